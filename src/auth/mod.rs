@@ -1,0 +1,8 @@
+//! Who is this, and what may they do: publisher keys and signatures, subscriber tokens, client addresses.
+
+pub mod keys;
+pub mod publisher;
+pub mod token;
+
+pub use publisher::{PublisherConfig, PublisherKey};
+pub use token::IssuerConfig;

@@ -1,0 +1,7 @@
+//! The rules: who listens here, fan-out, limits. Synchronous; time is an argument; owns no task and no socket.
+
+pub mod principal;
+pub mod rules;
+
+pub use principal::Principal;
+pub use rules::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer};

@@ -1,0 +1,20 @@
+//! A subscriber whose token was checked.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// Who a subscriber is and what its issuer vouches for. Identity is `(issuer, subject)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Principal {
+    pub issuer: Arc<str>,
+    pub subject: Arc<str>,
+    /// The words of the `scope` claim (RFC 8693 section 4.2), or of a `scp` list.
+    pub scopes: Vec<String>,
+    /// The members of the `groups` claim.
+    pub groups: Vec<String>,
+    /// Every claim of the token, for rules that ask for one.
+    pub claims: Map<String, Value>,
+    /// `exp`, in seconds since 1970. A live connection ends then.
+    pub expires: u64,
+}

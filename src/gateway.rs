@@ -1,0 +1,32 @@
+//! The composition root: a checked configuration in, a running gateway out.
+
+use std::time::Duration;
+
+use crate::auth::{IssuerConfig, PublisherConfig};
+use crate::broker::ChannelRules;
+use crate::transport::config::{Limits, ListenerConfig};
+
+/// Everything that a gateway is told, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listeners: Vec<ListenerConfig>,
+    pub limits: Limits,
+    pub drain: DrainConfig,
+    pub policy: Policy,
+}
+
+/// The part that a reload replaces.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub publishers: Vec<PublisherConfig>,
+    pub issuers: Vec<IssuerConfig>,
+    pub channels: ChannelRules,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainConfig {
+    /// Closes are spread over this time, so that clients do not come back in one wave.
+    pub window: Duration,
+    /// The process ends after this time, whatever is still open.
+    pub deadline: Duration,
+}

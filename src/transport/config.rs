@@ -1,0 +1,115 @@
+//! What the transport is told: listeners and limits, checked.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// What a listener serves; a request for another role gets 404.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    Subscribe,
+    Publish,
+    Ops,
+    Pair,
+    Login,
+    Tslm,
+    Flock,
+    FlockPublish,
+    Relay,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    pub name: String,
+    pub address: Address,
+    pub roles: BTreeSet<Role>,
+    pub tls: Option<TlsFiles>,
+    /// Browser origins allowed besides the listener's own, as browsers write them (`https://app.example.com`).
+    pub origins: Vec<String>,
+    /// Host names (with port, if not the default) this listener answers to; empty for any.
+    pub hosts: Vec<String>,
+    /// Connections at once on this listener; 0 for no limit of its own.
+    pub max_connections: u64,
+    /// Every connection begins with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+    /// For the role `tslm`.
+    pub tslm: TslmConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// What a TSLM listener allows, in the words of that system's own configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TslmConfig {
+    pub subscribe: bool,
+    pub create_channel: bool,
+    pub notify_channel: bool,
+    /// A client must present one of these; empty asks for none.
+    pub auth_tokens: Vec<String>,
+    /// Bytes of one message.
+    pub max_message_size: u64,
+    /// Frames per second of one connection, with a burst of the same size; 0 for no limit.
+    pub rate_limit_per_second: u32,
+}
+
+/// Limits of the sockets. Counts and bytes of 0 mean no limit only where the comment says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections over all listeners.
+    pub max_connections: u64,
+    /// Connections of one client address (IPv6: of one /64); 0 for no limit.
+    pub max_connections_per_address: u64,
+    /// For the PROXY header, TLS and the HTTP request head, each.
+    pub handshake: Duration,
+    /// Size of an HTTP request head.
+    pub max_header_bytes: usize,
+    /// From the upgrade to the first message of a client that brought no credential.
+    pub hello: Duration,
+    /// One message of a subscriber to the gateway.
+    pub max_command_bytes: usize,
+    /// Frames per second of a subscriber, with a burst of ten times as many.
+    pub max_commands_per_second: u32,
+    /// Fragments of one WebSocket message.
+    pub max_fragments: u32,
+    /// Channels of one connection.
+    pub max_subscriptions: usize,
+    /// Body of a batch, and one message of a publishing WebSocket.
+    pub max_batch_bytes: usize,
+    /// Messages of a batch.
+    pub max_batch_messages: usize,
+    /// What may wait for one connection's socket.
+    pub outbox_bytes: usize,
+    pub outbox_frames: usize,
+    /// How long a socket may take nothing while something waits.
+    pub outbox_stall: Duration,
+    /// How long a peer may take to read what waits and answer a Close.
+    pub close: Duration,
+    /// Between the gateway's pings.
+    pub ping: Duration,
+    /// From a ping to a sign of life.
+    pub pong: Duration,
+    /// Channels that exist at once.
+    pub max_channels: usize,
+    /// A channel without subscribers and publications is forgotten after this.
+    pub channel_idle: Duration,
+    /// Nonces remembered for one publisher.
+    pub replay_nonces: usize,
+    /// Idempotency keys remembered for one publisher, and for how long.
+    pub idempotency_keys: usize,
+    pub idempotency: Duration,
+    /// Proxies whose word on the client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
+}

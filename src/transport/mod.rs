@@ -1,0 +1,3 @@
+//! Sockets and HTTP. The only place that knows warp.
+
+pub mod config;
