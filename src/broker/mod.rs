@@ -1,7 +1,20 @@
 //! The rules: who listens here, fan-out, limits. Synchronous; time is an argument; owns no task and no socket.
 
+pub mod connection;
+pub mod counters;
+pub mod engine;
+pub mod fanout;
+pub mod hub;
+mod outbox;
 pub mod principal;
 pub mod rules;
+pub mod session;
+mod watch;
 
+pub use connection::{Connection, ConnectionLimits, Phase, Sent, Socket};
+pub use counters::Counters;
+pub use engine::{Engine, Now};
+pub use hub::{Hub, Membership, Newcomer};
 pub use principal::Principal;
 pub use rules::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer};
+pub use session::Session;

@@ -78,6 +78,23 @@ pub struct ChannelLimits {
     pub lifespan: Duration,
 }
 
+impl ChannelLimits {
+    /// The tighter of both in every respect.
+    pub fn narrowed_by(&self, other: &Self) -> Self {
+        let tighter = |a: u64, b: u64| if a == 0 || (b != 0 && b < a) { b } else { a };
+        Self {
+            max_connections: tighter(self.max_connections, other.max_connections),
+            max_messages: tighter(self.max_messages, other.max_messages),
+            max_data_bytes: tighter(self.max_data_bytes, other.max_data_bytes),
+            max_message_bytes: tighter(self.max_message_bytes, other.max_message_bytes),
+            lifespan: match (self.lifespan, other.lifespan) {
+                (one, Duration::ZERO) | (Duration::ZERO, one) => one,
+                (one, other) => one.min(other),
+            },
+        }
+    }
+}
+
 /// What the configuration says of the channels that match a pattern.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChannelRule {

@@ -3,8 +3,14 @@
 
 pub mod channel;
 pub mod close;
+pub mod command;
+pub mod dialects;
+pub mod publication;
 pub mod refusal;
+pub mod reply;
+pub mod websocket;
 
 pub use channel::{ChannelName, InvalidName, Pattern};
 pub use close::CloseReason;
+pub use publication::{Form, Payload, Position, Publication};
 pub use refusal::{Code, Refusal};

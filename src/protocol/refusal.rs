@@ -40,6 +40,7 @@ pub enum Code {
     ChannelUnknown,
     ChannelExists,
     ChannelEnded,
+    ConnectionLimit,
     LimitReached,
     RateLimited,
     EngineUnavailable,
@@ -49,7 +50,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in documents and tests.
-    pub const ALL: [Code; 30] = [
+    pub const ALL: [Code; 31] = [
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -75,6 +76,7 @@ impl Code {
         Self::ChannelUnknown,
         Self::ChannelExists,
         Self::ChannelEnded,
+        Self::ConnectionLimit,
         Self::LimitReached,
         Self::RateLimited,
         Self::EngineUnavailable,
@@ -136,6 +138,7 @@ impl Code {
             Self::ChannelUnknown => ("channel-unknown", 404, "There is no such channel."),
             Self::ChannelExists => ("channel-exists", 409, "The channel exists with other limits."),
             Self::ChannelEnded => ("channel-ended", 409, "The channel has ended."),
+            Self::ConnectionLimit => ("connection-limit", 429, "There are as many connections as allowed."),
             Self::LimitReached => ("limit-reached", 429, "A limit is reached."),
             Self::RateLimited => ("rate-limited", 429, "Too many requests."),
             Self::EngineUnavailable => ("engine-unavailable", 503, "Publications cannot be taken now."),

@@ -1,0 +1,25 @@
+//! What the broker counts. Names are part of the contract with operators.
+
+use metrics::{Counter, Gauge, counter, gauge};
+
+/// Handles, so that counting is one atomic addition.
+pub struct Counters {
+    pub publications: Counter,
+    pub deliveries: Counter,
+    pub slow_consumers: Counter,
+    pub channels: Gauge,
+    pub subscriptions: Gauge,
+}
+
+impl Default for Counters {
+    /// Registers with the recorder that is current where this is called.
+    fn default() -> Self {
+        Self {
+            publications: counter!("lastmile_publications_total"),
+            deliveries: counter!("lastmile_deliveries_total"),
+            slow_consumers: counter!("lastmile_slow_consumers_total"),
+            channels: gauge!("lastmile_channels"),
+            subscriptions: gauge!("lastmile_subscriptions"),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What the broker asks of an engine: the order of publications, their memory, and the limits of channels.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ChannelLimits;
+use super::fanout::Walks;
+use super::hub::{Membership, Newcomer};
+use crate::protocol::{ChannelName, Payload, Position, Publication, Refusal};
+
+/// The time of a call, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For lifespans and ages.
+    pub steady: Instant,
+    /// For people.
+    pub wall: jiff::Timestamp,
+}
+
+impl Now {
+    pub fn read() -> Self {
+        Self { steady: Instant::now(), wall: jiff::Timestamp::now() }
+    }
+
+    /// Seconds since 1970.
+    pub fn unix(&self) -> u64 {
+        self.wall.as_second().try_into().unwrap_or(0)
+    }
+}
+
+/// A publication that has its place.
+pub struct Accepted {
+    pub position: Position,
+    pub walks: Walks,
+}
+
+/// From where a subscriber wants to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From now on.
+    Live,
+    /// With the newest so many publications.
+    Backlog(u64),
+    /// With everything behind a position.
+    Since(Position),
+}
+
+/// What a subscriber is told before the first publication.
+pub struct Joined<'a> {
+    pub position: Position,
+    /// Nothing is missing between the start that was asked for and now.
+    pub recovered: bool,
+    pub history: &'a [Arc<Publication>],
+}
+
+/// The state of a channel.
+#[derive(Clone, Debug)]
+pub struct ChannelState {
+    pub position: Position,
+    pub data_bytes: u64,
+    pub subscribers: u64,
+    pub created: jiff::Timestamp,
+    pub limits: ChannelLimits,
+}
+
+/// What came of creating a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    New,
+    /// It was created before with the same limits.
+    Again,
+}
+
+/// Order and memory of channels. Appending is one step with handing the publication to the hub, so offsets reach
+/// every member in order.
+pub trait Engine: Send + Sync + 'static {
+    /// Gives a publication its place. A channel comes into being with its first publication.
+    fn append(
+        &self,
+        channel: &ChannelName,
+        publisher: &str,
+        payload: Payload<'_>,
+        now: Now,
+    ) -> Result<Accepted, Refusal>;
+
+    /// Makes a member of `newcomer`. `announce` is called before any publication can reach it.
+    fn subscribe(
+        &self,
+        channel: &ChannelName,
+        newcomer: Newcomer,
+        start: Start,
+        now: Now,
+        announce: &mut dyn FnMut(Joined<'_>),
+    ) -> Result<Membership, Refusal>;
+
+    /// Creates a channel, with limits no wider than `narrowed` says; `None` takes what is configured.
+    fn create(&self, channel: &ChannelName, limits: Option<ChannelLimits>, now: Now) -> Result<Created, Refusal>;
+
+    fn describe(&self, channel: &ChannelName) -> Option<ChannelState>;
+
+    /// Ends a channel and forgets it. `false` if there is none.
+    fn close(&self, channel: &ChannelName) -> bool;
+
+    /// To be called once a second: ends what has outlived its lifespan and forgets what nobody uses.
+    fn sweep(&self, now: Now);
+}

@@ -1,0 +1,175 @@
+//! A subscriber's session: what an authenticated connection may do, and the channels it listens to.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::engine::{Engine, Joined, Now, Start};
+use super::{ChannelRules, Connection, Membership, Newcomer, Principal};
+use crate::protocol::command::Command;
+use crate::protocol::publication::Position;
+use crate::protocol::reply::Reply;
+use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
+
+/// What every session shares.
+#[derive(Clone)]
+pub struct Channels {
+    pub engine: Arc<dyn Engine>,
+    pub rules: Arc<ArcSwap<ChannelRules>>,
+    /// Channels of one connection.
+    pub max_subscriptions: usize,
+}
+
+pub struct Session {
+    connection: Arc<Connection>,
+    channels: Channels,
+    principal: Option<Arc<Principal>>,
+    /// Sorted by channel: most sessions have few.
+    memberships: Vec<Membership>,
+    next_tag: u64,
+}
+
+impl Session {
+    /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
+    pub fn new(connection: Arc<Connection>, channels: Channels, principal: Option<Arc<Principal>>) -> Self {
+        connection.admit(principal.as_ref().map(|principal| principal.expires));
+        Self { connection, channels, principal, memberships: Vec::new(), next_tag: 0 }
+    }
+
+    /// Carries out a command and sends the answer. A token is checked by the caller, see [`Session::refresh`].
+    pub fn on_command(&mut self, command: &Command<'_>, now: Now) {
+        let id = command.id();
+        let result = match command.kind.0.as_ref() {
+            "subscribe" => self.subscribe(command, now),
+            "unsubscribe" => self.unsubscribe(command),
+            "ping" => {
+                self.reply(&Reply::Pong { id });
+                Ok(())
+            }
+            "hello" => {
+                Err(Refusal::new(Code::Malformed, "`hello` comes first and once; use `refresh` for a new token"))
+            }
+            "reply" => Err(Refusal::new(Code::Forbidden, "the channel takes no replies")),
+            other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
+        };
+        if let Err(refusal) = result {
+            self.refuse(id, &refusal);
+        }
+    }
+
+    /// Goes on with a newer token of the same person.
+    pub fn refresh(&mut self, id: Option<&str>, principal: Arc<Principal>) -> Result<(), Refusal> {
+        let same = self
+            .principal
+            .as_ref()
+            .is_none_or(|before| (&before.issuer, &before.subject) == (&principal.issuer, &principal.subject));
+        if !same {
+            return Err(Refusal::new(Code::Forbidden, "the token is another person's; open a new connection"));
+        }
+        self.connection.admit(Some(principal.expires));
+        self.reply(&Reply::Refreshed { id, expires: rfc3339(principal.expires) });
+        self.principal = Some(principal);
+        self.recheck();
+        Ok(())
+    }
+
+    /// Ends the subscriptions that the rules no longer allow.
+    pub fn recheck(&mut self) {
+        let rules = self.channels.rules.load();
+        let principal = self.principal.as_deref();
+        let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.memberships)
+            .into_iter()
+            .filter(Membership::is_active)
+            .partition(|membership| rules.of(membership.channel()).subscribers.allows(principal));
+        self.memberships = kept;
+        for membership in lost {
+            let channel = membership.channel().clone();
+            drop(membership);
+            self.reply(&Reply::ended(channel.as_str(), CloseReason::Forbidden));
+        }
+    }
+
+    pub fn refuse(&self, id: Option<&str>, refusal: &Refusal) {
+        self.reply(&Reply::error(id, refusal));
+    }
+
+    fn subscribe(&mut self, command: &Command<'_>, now: Now) -> Result<(), Refusal> {
+        let channel = channel_of(command)?;
+        let principal = self.principal.as_deref();
+        if !self.channels.rules.load().of(&channel).subscribers.allows(principal) {
+            return Err(match principal {
+                None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
+                Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
+            });
+        }
+        let at = match self.find(&channel) {
+            Ok(at) if self.memberships[at].is_active() => return Err(Code::AlreadySubscribed.into()),
+            Ok(at) => {
+                self.memberships.remove(at);
+                at
+            }
+            Err(at) => at,
+        };
+        if self.memberships.len() >= self.channels.max_subscriptions {
+            return Err(Refusal::new(Code::LimitReached, "the connection listens to as many channels as it may"));
+        }
+        let start = match (&command.since, command.backlog) {
+            (Some(since), _) => Start::Since(Position { epoch: since.epoch.0.as_ref().into(), offset: since.offset }),
+            (None, Some(count)) => Start::Backlog(count),
+            (None, None) => Start::Live,
+        };
+        self.next_tag += 1;
+        let newcomer = Newcomer { connection: self.connection.clone(), form: Form::Native, tag: self.next_tag };
+        let connection = self.connection.clone();
+        let mut announce = |joined: Joined<'_>| {
+            let Joined { position, recovered, history } = joined;
+            let reply = Reply::Subscribed {
+                id: command.id(),
+                channel: channel.as_str(),
+                epoch: &position.epoch,
+                offset: position.offset,
+                recovered,
+            };
+            connection.send_text(&reply.to_json());
+            for publication in history {
+                connection.send(publication.frame(Form::Native));
+            }
+        };
+        let membership = self.channels.engine.subscribe(&channel, newcomer, start, now, &mut announce)?;
+        self.memberships.insert(at, membership);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        let channel = channel_of(command)?;
+        let at = self.find(&channel).map_err(|_| Refusal::from(Code::NotSubscribed))?;
+        let membership = self.memberships.remove(at);
+        if !membership.is_active() {
+            return Err(Code::NotSubscribed.into());
+        }
+        drop(membership);
+        self.reply(&Reply::Unsubscribed { id: command.id(), channel: channel.as_str(), reason: None, code: None });
+        Ok(())
+    }
+
+    fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
+        self.memberships.binary_search_by(|membership| membership.channel().cmp(channel))
+    }
+
+    fn reply(&self, reply: &Reply<'_>) {
+        self.connection.send_text(&reply.to_json());
+    }
+}
+
+fn channel_of(command: &Command<'_>) -> Result<ChannelName, Refusal> {
+    let Some(channel) = &command.channel else {
+        return Err(Refusal::new(Code::Malformed, "`channel` is missing"));
+    };
+    ChannelName::parse(&channel.0).map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))
+}
+
+/// Seconds since 1970 as people and protocols write them.
+pub fn rfc3339(unix: u64) -> String {
+    let second = i64::try_from(unix).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
+    second.unwrap_or(jiff::Timestamp::MAX).to_string()
+}

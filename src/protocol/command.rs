@@ -1,0 +1,68 @@
+//! What clients of our own protocol say on a WebSocket (subprotocols `lastmile.v1`): subscribers and publishers.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::publication::check_depth;
+use super::{Code, Refusal};
+
+/// A JSON string, borrowed where nothing is escaped.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// One JSON text frame of a client. Members that a `type` does not know are ignored, so that newer clients
+/// can talk to older gateways.
+#[derive(Debug, Deserialize)]
+pub struct Command<'a> {
+    #[serde(borrow, rename = "type")]
+    pub kind: Text<'a>,
+    /// Chosen by the client and repeated in the answer.
+    #[serde(borrow, default)]
+    pub id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub channel: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub token: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub encoding: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub since: Option<Since<'a>>,
+    #[serde(default)]
+    pub backlog: Option<u64>,
+}
+
+/// The last publication that a subscriber has seen.
+#[derive(Debug, Deserialize)]
+pub struct Since<'a> {
+    #[serde(borrow)]
+    pub epoch: Text<'a>,
+    pub offset: u64,
+}
+
+/// Longest `id` of a client, in bytes: it is repeated in the answer.
+const MAX_ID_BYTES: usize = 128;
+
+impl<'a> Command<'a> {
+    pub fn parse(text: &'a str) -> Result<Self, Refusal> {
+        check_depth(text)?;
+        let command: Self = serde_json::from_str(text)
+            .map_err(|error| Refusal::new(Code::Malformed, format!("not a command: {error}")))?;
+        if command.id().is_some_and(|id| id.len() > MAX_ID_BYTES) {
+            return Err(Refusal::new(Code::Malformed, "`id` has at most 128 bytes"));
+        }
+        Ok(command)
+    }
+
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_ref().map(|id| id.0.as_ref())
+    }
+
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_ref().map(|token| token.0.as_ref())
+    }
+}

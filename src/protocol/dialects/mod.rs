@@ -1,0 +1,3 @@
+//! The words of older systems, translated at the edge.
+
+pub mod tslm;

@@ -1,0 +1,244 @@
+//! One publication: encoded once, shared by everybody who gets it.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::{ChannelName, Code, Refusal, dialects, websocket};
+
+/// Deepest nesting of JSON that is carried.
+pub const MAX_JSON_DEPTH: usize = 32;
+
+/// What a publisher sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// Checked JSON, carried byte for byte.
+    Json(&'a str),
+    /// Carried as a JSON string.
+    Text(&'a str),
+    /// Carried as base64 in a JSON string, with `"encoding":"base64"`.
+    Binary(&'a [u8]),
+}
+
+impl Payload<'_> {
+    /// Bytes as the limits count them.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Json(text) | Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Checks that `bytes` are one JSON value, not nested too deeply.
+pub fn check_json(bytes: &[u8]) -> Result<&str, Refusal> {
+    let malformed = |detail: String| Refusal::new(Code::Malformed, detail);
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed("the JSON is not UTF-8".into()))?;
+    check_depth(text)?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| malformed(format!("not JSON: {error}")))?;
+    Ok(text.trim_matches([' ', '\t', '\r', '\n']))
+}
+
+/// Refuses nesting deeper than [`MAX_JSON_DEPTH`]; `text` need not be valid JSON.
+pub fn check_depth(text: &str) -> Result<(), Refusal> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_JSON_DEPTH {
+                    return Err(Refusal::new(Code::Malformed, "the JSON is nested deeper than 32 levels"));
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Where a publication stands: offsets of one channel rise by one within an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Changes when history is lost.
+    pub epoch: Arc<str>,
+    pub offset: u64,
+}
+
+impl Position {
+    /// Names the publication at this position: unique over channels and restarts, because epochs are.
+    pub fn message_id(&self) -> String {
+        format!("{}-{}", self.epoch, self.offset)
+    }
+}
+
+/// How the data of a publication is written in its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataKind {
+    Json,
+    Text,
+    Base64,
+}
+
+/// One accepted item of a channel.
+pub struct Publication {
+    pub offset: u64,
+    /// The `message` frame of our own protocol.
+    frame: Bytes,
+    /// Where in the frame the data stands.
+    data: Range<usize>,
+    kind: DataKind,
+    channel: ChannelName,
+    tslm: OnceLock<Bytes>,
+}
+
+/// In which words a subscriber is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Native,
+    Tslm,
+}
+
+impl Publication {
+    /// `time` is RFC 3339 with milliseconds.
+    pub fn new(
+        channel: &ChannelName,
+        position: &Position,
+        time: jiff::Timestamp,
+        publisher: &str,
+        payload: Payload<'_>,
+    ) -> Self {
+        let Position { epoch, offset } = position;
+        let mut json = String::with_capacity(200 + channel.as_str().len() + publisher.len() + payload.len() * 4 / 3);
+        json.push_str(r#"{"type":"message","channel":"#);
+        push_json_string(&mut json, channel.as_str());
+        // Epochs and times hold nothing that JSON escapes.
+        let _ = write!(
+            json,
+            r#","message_id":"{epoch}-{offset}","epoch":"{epoch}","offset":{offset},"time":"{time:.3}","publisher":"#
+        );
+        push_json_string(&mut json, publisher);
+        json.push_str(r#","data":"#);
+        let start = json.len();
+        let kind = match payload {
+            Payload::Json(text) => {
+                json.push_str(text);
+                DataKind::Json
+            }
+            Payload::Text(text) => {
+                push_json_string(&mut json, text);
+                DataKind::Text
+            }
+            Payload::Binary(bytes) => {
+                use base64::Engine as _;
+                json.push('"');
+                base64::engine::general_purpose::STANDARD.encode_string(bytes, &mut json);
+                json.push('"');
+                DataKind::Base64
+            }
+        };
+        let end = json.len();
+        json.push_str(if kind == DataKind::Base64 { r#","encoding":"base64"}"# } else { "}" });
+        let frame = websocket::text_frame(json.as_bytes());
+        let header = frame.len() - json.len();
+        Self {
+            offset: *offset,
+            data: start + header..end + header,
+            frame,
+            kind,
+            channel: channel.clone(),
+            tslm: OnceLock::new(),
+        }
+    }
+
+    /// The frame for subscribers of `form`.
+    pub fn frame(&self, form: Form) -> &Bytes {
+        match form {
+            Form::Native => &self.frame,
+            Form::Tslm => {
+                self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
+            }
+        }
+    }
+
+    /// The data as JSON text.
+    pub fn data(&self) -> &str {
+        std::str::from_utf8(&self.frame[self.data.clone()]).expect("a frame is made of text")
+    }
+}
+
+/// Appends `text` as a JSON string with its quotes.
+pub fn push_json_string(json: &mut String, text: &str) {
+    let plain = text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
+    if plain {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        json.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(payload: Payload<'_>) -> Publication {
+        let position = Position { epoch: "k3".into(), offset: 42 };
+        let time = "2026-11-21T09:00:00.1234Z".parse().unwrap();
+        Publication::new(&ChannelName::parse("prices.\"eth\"").unwrap(), &position, time, "market-data", payload)
+    }
+
+    fn check(payload: Payload<'_>, data: &str, rest: &str) {
+        let publication = publication(payload);
+        let frame = publication.frame(Form::Native);
+        let text = std::str::from_utf8(&frame[frame.len() - usize::from(frame[1])..]);
+        let head = r#"{"type":"message","channel":"prices.\"eth\"","message_id":"k3-42","epoch":"k3","offset":42,"time":"2026-11-21T09:00:00.123Z","publisher":"market-data","data":"#;
+        if frame[1] < 126 {
+            assert_eq!(text.unwrap(), format!("{head}{data}{rest}"));
+        } else {
+            assert_eq!(std::str::from_utf8(&frame[4..]).unwrap(), format!("{head}{data}{rest}"));
+        }
+        assert_eq!(publication.data(), data);
+    }
+
+    #[test]
+    fn json_is_carried_byte_for_byte() {
+        let odd = "{ \"usd\":3001.50, \"a\":1e3 ,\n\"b\":12345678901234567890123}";
+        check(Payload::Json(check_json(odd.as_bytes()).unwrap()), odd, "}");
+    }
+
+    #[test]
+    fn text_is_a_string_and_anything_else_base64() {
+        check(Payload::Text("a\"b\n"), r#""a\"b\n""#, "}");
+        check(Payload::Binary(&[0xff, 0xfe]), r#""//4=""#, r#","encoding":"base64"}"#);
+    }
+
+    #[test]
+    fn what_is_not_one_json_value_is_refused() {
+        for bad in ["", "{", "{} {}", "nul", "\u{feff}1", "[1,]", "{\"a\":01}"] {
+            assert!(check_json(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert!(check_json(&[b'"', 0xff, b'"']).is_err());
+        assert!(check_json(b" [1] \n").is_ok());
+    }
+
+    #[test]
+    fn i1_nesting_is_bounded() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(check_json(nested(MAX_JSON_DEPTH).as_bytes()).is_ok());
+        assert!(check_json(nested(MAX_JSON_DEPTH + 1).as_bytes()).is_err());
+        assert!(check_json(nested(1_000_000).as_bytes()).is_err());
+        assert!(check_json(br#""[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[[[[""#).is_ok());
+    }
+}
