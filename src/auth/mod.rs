@@ -1,8 +1,10 @@
 //! Who is this, and what may they do: publisher keys and signatures, subscriber tokens, client addresses.
 
+pub mod client_addr;
 pub mod keys;
 pub mod publisher;
 pub mod token;
 
+pub use client_addr::{ClientAddr, client_address};
 pub use publisher::{PublisherConfig, PublisherKey};
-pub use token::IssuerConfig;
+pub use token::{IssuerConfig, Issuers, TokenError};

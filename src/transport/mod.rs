@@ -1,3 +1,4 @@
 //! Sockets and HTTP. The only place that knows warp.
 
 pub mod config;
+pub mod proxy;

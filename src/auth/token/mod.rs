@@ -1,6 +1,25 @@
-//! Subscriber tokens: signed JWTs of the configured issuers.
+//! Subscriber tokens: signed JWTs of the configured issuers (RFC 7519, RFC 8725, RFC 9068).
+//!
+//! Signatures are `jsonwebtoken`'s work; what a token must look like and say is decided here. Nothing is fetched.
+
+mod cache;
+mod claims;
+mod error;
+mod header;
+mod json;
+mod key_set;
+pub mod mint;
+mod verify;
+
+#[cfg(test)]
+mod tests;
 
 use jsonwebtoken::{Algorithm, jwk::JwkSet};
+
+pub use error::{Part, TokenError};
+pub use key_set::{SkippedKey, Unusable};
+pub use mint::{MintError, MintingKey, TokenRequest};
+pub use verify::{IssuerError, IssuerProblem, Issuers};
 
 /// One issuer whose tokens are accepted, as the configuration gives it.
 #[derive(Clone, Debug)]

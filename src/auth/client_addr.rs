@@ -1,0 +1,372 @@
+//! The address that counts as the client's: for limits, for rooms that are bound to one, for GeoIP.
+//!
+//! Pure: the socket's peer and the headers go in. A header counts only if the peer is a trusted proxy.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+
+use http::HeaderMap;
+use http::header::FORWARDED;
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+/// Entries of a header that are looked at, from the right.
+const MAX_ENTRIES: usize = 64;
+
+/// A client's address in the one form that everything compares: IPv4 inside IPv6 is IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientAddr(IpAddr);
+
+impl ClientAddr {
+    pub fn ip(self) -> IpAddr {
+        self.0
+    }
+
+    /// What limits count by: the IPv4 address, or the first address of the IPv6 /64, which one subscriber has to itself.
+    pub fn limit_key(self) -> IpAddr {
+        match self.0 {
+            IpAddr::V4(_) => self.0,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        }
+    }
+
+    /// Whether one of the ranges holds it. An IPv6 range of mapped addresses means the IPv4 range.
+    fn is_in(self, ranges: &[IpNet]) -> bool {
+        ranges.iter().any(|range| match (range, self.0) {
+            (IpNet::V6(range), IpAddr::V4(address)) => {
+                range.prefix_len() >= 96 && range.contains(&address.to_ipv6_mapped())
+            }
+            (range, address) => range.contains(&address),
+        })
+    }
+}
+
+impl From<IpAddr> for ClientAddr {
+    fn from(address: IpAddr) -> Self {
+        let IpAddr::V6(v6) = address else { return Self(address) };
+        // `::ffff:192.0.2.1`, and the older `::192.0.2.1` (RFC 4291 section 2.5.5), but not `::` and `::1`.
+        let is_compatible = v6.segments()[..6] == [0; 6] && v6.to_bits() > 1;
+        Self(if is_compatible { Ipv4Addr::from_bits(v6.to_bits() as u32).into() } else { address.to_canonical() })
+    }
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whose request this is: `peer`, or what trusted proxies say of it.
+///
+/// Proxies append what they saw, so the right-most address that is no trusted proxy is the client; what stands
+/// left of it is the client's own invention. The answer is `peer` whenever the headers leave a doubt, because a client
+/// must never be able to choose its address: an entry on the way that is no address, more than 64 entries, nothing
+/// but trusted proxies, or `X-Forwarded-For` and `Forwarded` (RFC 7239) that disagree.
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddr {
+    let peer = ClientAddr::from(peer);
+    if !peer.is_in(trusted) {
+        return peer;
+    }
+    let told = |name: &str, entries: EntriesOf| {
+        headers.contains_key(name).then(|| walk(headers, name, entries, trusted).unwrap_or(peer))
+    };
+    match (told(X_FORWARDED_FOR, x_forwarded_for), told(FORWARDED.as_str(), forwarded)) {
+        (None, None) => peer,
+        (Some(client), None) | (None, Some(client)) => client,
+        (Some(one), Some(other)) if one == other => one,
+        (Some(_), Some(_)) => peer,
+    }
+}
+
+/// The entries of one header line from the right; `None` for one that is no address.
+type EntriesOf = for<'a> fn(&'a str) -> Box<dyn Iterator<Item = Option<IpAddr>> + 'a>;
+
+/// The right-most address that is not trusted, over all lines of the header.
+fn walk(headers: &HeaderMap, name: &str, entries: EntriesOf, trusted: &[IpNet]) -> Option<ClientAddr> {
+    let mut left = MAX_ENTRIES;
+    // Several lines are one list, in the order of the lines (RFC 9110 section 5.3).
+    for line in headers.get_all(name).iter().rev() {
+        for entry in entries(line.to_str().ok()?) {
+            left = left.checked_sub(1)?;
+            let address = ClientAddr::from(entry?);
+            if !address.is_in(trusted) {
+                return Some(address);
+            }
+        }
+    }
+    None
+}
+
+fn x_forwarded_for(line: &str) -> Box<dyn Iterator<Item = Option<IpAddr>> + '_> {
+    Box::new(line.rsplit(',').map(|entry| parse_node(entry.trim_matches([' ', '\t']))))
+}
+
+fn forwarded(line: &str) -> Box<dyn Iterator<Item = Option<IpAddr>> + '_> {
+    // A backslash is never needed in an address and blurs where a quoted string ends.
+    let Some(elements) = (!line.contains('\\')).then(|| split_unquoted(line, ',')).flatten() else {
+        return Box::new(std::iter::once(None));
+    };
+    Box::new(elements.into_iter().rev().map(forwarded_for))
+}
+
+/// The `for` of one element: `for=192.0.2.1;proto=https`, `For="[2001:db8::1]:4711"`.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut found = None;
+    for pair in split_unquoted(element, ';')? {
+        let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
+        if name.eq_ignore_ascii_case("for") {
+            let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            if found.replace(parse_node(quoted.unwrap_or(value))?).is_some() {
+                return None;
+            }
+        }
+    }
+    found
+}
+
+/// Splits outside of double quotes; `None` if a quote stays open. Keeps the right-most parts only, one more than are
+/// looked at.
+fn split_unquoted(text: &str, separator: char) -> Option<VecDeque<&str>> {
+    let mut is_quoted = false;
+    let mut parts = VecDeque::new();
+    let parted = text.split(|c: char| {
+        is_quoted ^= c == '"';
+        c == separator && !is_quoted
+    });
+    for part in parted {
+        if parts.len() > MAX_ENTRIES {
+            parts.pop_front();
+        }
+        parts.push_back(part);
+    }
+    text.matches('"').count().is_multiple_of(2).then_some(parts)
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`; no zones, no names.
+fn parse_node(text: &str) -> Option<IpAddr> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let (address, port) = bracketed.split_once(']')?;
+        let is_port = |port: &str| port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+        return (port.is_empty() || is_port(port)).then(|| address.parse::<Ipv6Addr>().ok()).flatten().map(IpAddr::V6);
+    }
+    text.parse().ok().or_else(|| Some(IpAddr::V4(*text.parse::<SocketAddrV4>().ok()?.ip())))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PROXY: &str = "10.0.0.1";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn trusted() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]
+    }
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| -> (HeaderName, HeaderValue) {
+            (name.parse().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+        };
+        lines.iter().map(pair).collect()
+    }
+
+    fn address(peer: &str, lines: &[(&str, &str)]) -> String {
+        client_address(ip(peer), &headers(lines), &trusted()).to_string()
+    }
+
+    fn xff(value: &str) -> String {
+        address(PROXY, &[("x-forwarded-for", value)])
+    }
+
+    fn fwd(value: &str) -> String {
+        address(PROXY, &[("forwarded", value)])
+    }
+
+    #[test]
+    fn t_x1_nobody_is_trusted_by_default() {
+        let lines = headers(&[("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1")]);
+        assert_eq!(client_address(ip(PROXY), &lines, &[]).ip(), ip(PROXY));
+        assert_eq!(client_address(ip("::1"), &HeaderMap::new(), &[]).ip(), ip("::1"));
+    }
+
+    #[test]
+    fn t_x1_a_peer_that_is_no_proxy_cannot_speak_for_others() {
+        assert_eq!(address("203.0.113.9", &[("x-forwarded-for", "1.1.1.1")]), "203.0.113.9");
+        assert_eq!(address("203.0.113.9", &[("forwarded", "for=1.1.1.1")]), "203.0.113.9");
+    }
+
+    #[test]
+    fn t_x1_the_right_most_untrusted_address_is_the_client() {
+        assert_eq!(xff("203.0.113.9"), "203.0.113.9");
+        assert_eq!(xff("127.0.0.1, 6.6.6.6, 203.0.113.9"), "203.0.113.9");
+        assert_eq!(xff("6.6.6.6,203.0.113.9 ,\t10.2.3.4, fd00::7"), "203.0.113.9");
+        assert_eq!(fwd("for=6.6.6.6, for=203.0.113.9;proto=https;by=10.0.0.1, for=10.2.3.4"), "203.0.113.9");
+    }
+
+    #[test]
+    fn t_x1_many_header_lines_are_one_list() {
+        let lines =
+            [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.1.1.1")];
+        assert_eq!(address(PROXY, &lines), "203.0.113.9");
+        let lines = [("forwarded", "for=6.6.6.6"), ("forwarded", "for=203.0.113.9")];
+        assert_eq!(address(PROXY, &lines), "203.0.113.9");
+    }
+
+    #[test]
+    fn t_x1_ports_and_brackets_are_understood() {
+        for node in ["203.0.113.9:80", "203.0.113.9"] {
+            assert_eq!(xff(node), "203.0.113.9", "{node}");
+            assert_eq!(fwd(&format!("for=\"{node}\"")), "203.0.113.9", "{node}");
+        }
+        for node in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:65535"] {
+            assert_eq!(xff(node), "2001:db8::1", "{node}");
+            assert_eq!(fwd(&format!("For=\"{node}\"")), "2001:db8::1", "{node}");
+        }
+    }
+
+    #[test]
+    fn t_x1_what_is_no_address_on_the_way_leaves_the_peer() {
+        for entry in [
+            "",
+            "unknown",
+            "_hidden",
+            "fe80::1%eth0",
+            "[fe80::1%1]:80",
+            "010.1.2.3",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.4:",
+            "1.2.3.4:65536",
+            "[::2]x",
+            "[::2",
+            "::2]",
+            "[1.2.3.4]",
+            "2001:db8::1:80:80:80:80:80:80:80",
+            "a.example",
+            "\u{e9}",
+            "\"1.2.3.4\"",
+            "1.2.3.4 5.6.7.8",
+        ] {
+            assert_eq!(xff(entry), PROXY, "{entry}");
+            assert_eq!(xff(&format!("6.6.6.6, {entry}, 10.9.9.9")), PROXY, "{entry}");
+            assert_eq!(fwd(&format!("for=6.6.6.6, for={entry}x, for=10.9.9.9")), PROXY, "{entry}");
+            // Left of the client nobody looks.
+            assert_eq!(xff(&format!("{entry}, 203.0.113.9")), if entry.is_ascii() { "203.0.113.9" } else { PROXY });
+        }
+    }
+
+    #[test]
+    fn t_x1_a_malformed_forwarded_leaves_the_peer() {
+        for value in [
+            "",
+            "for",
+            "for=",
+            "proto=https",
+            "for=1.1.1.1;for=2.2.2.2",
+            "for=\"1.1.1.1",
+            "for=\"\\1.1.1.1\"",
+            "for=1.1.1.1;",
+            "for=\"6.6.6.6, for=203.0.113.9",
+            "for=\"6.6.6.6\\\", for=203.0.113.9",
+            "for=1.1.1.1,",
+            "for=[2001:db8::1]x",
+        ] {
+            assert_eq!(fwd(value), PROXY, "{value}");
+        }
+        assert_eq!(fwd("for=203.0.113.9;host=\"a,b;for=6.6.6.6\""), "203.0.113.9");
+    }
+
+    #[test]
+    fn t_x1_only_trusted_entries_leave_the_peer() {
+        assert_eq!(xff("10.1.1.1, 10.2.2.2"), PROXY);
+        assert_eq!(fwd("for=10.1.1.1"), PROXY);
+    }
+
+    #[test]
+    fn t_x1_two_kinds_of_headers_must_agree() {
+        let both = |one, other| address(PROXY, &[("x-forwarded-for", one), ("forwarded", other)]);
+        assert_eq!(both("203.0.113.9", "for=203.0.113.9"), "203.0.113.9");
+        assert_eq!(both("203.0.113.9", "for=6.6.6.6"), PROXY);
+        assert_eq!(both("6.6.6.6", "nonsense"), PROXY);
+    }
+
+    #[test]
+    fn t_x1_the_connection_header_cannot_take_the_address_away() {
+        let lines = [("connection", "x-forwarded-for, forwarded"), ("x-forwarded-for", "203.0.113.9")];
+        assert_eq!(address(PROXY, &lines), "203.0.113.9");
+    }
+
+    #[test]
+    fn t_x1_of_ten_thousand_entries_the_last_64_are_looked_at() {
+        let many = "6.6.6.6, ".repeat(10_000);
+        assert_eq!(xff(&format!("{many}203.0.113.9")), "203.0.113.9");
+        let list = |proxies: usize| format!("203.0.113.9{}", ", 10.1.1.1".repeat(proxies));
+        assert_eq!(xff(&list(63)), "203.0.113.9");
+        assert_eq!(xff(&list(64)), PROXY);
+        let list = |proxies: usize| format!("for=6.6.6.6, for=203.0.113.9{}", ", for=10.1.1.1".repeat(proxies));
+        assert_eq!(fwd(&list(63)), "203.0.113.9");
+        assert_eq!(fwd(&list(64)), PROXY);
+        assert_eq!(fwd(&format!("{}for=203.0.113.9", "for=6.6.6.6,".repeat(10_000))), "203.0.113.9");
+    }
+
+    #[test]
+    fn t_x2_ipv4_is_the_same_in_every_spelling() {
+        for text in ["127.0.0.1", "::ffff:127.0.0.1", "::127.0.0.1", "::ffff:7f00:1"] {
+            let client = ClientAddr::from(ip(text));
+            assert_eq!(client, ClientAddr::from(ip("127.0.0.1")), "{text}");
+            assert_eq!(client.limit_key(), ip("127.0.0.1"), "{text}");
+        }
+        assert_eq!(ClientAddr::from(ip("::1")).ip(), ip("::1"));
+        assert_eq!(ClientAddr::from(ip("::")).ip(), ip("::"));
+    }
+
+    #[test]
+    fn t_x2_trust_is_the_same_in_every_spelling() {
+        for peer in ["10.0.0.1", "::ffff:10.0.0.1", "::10.0.0.1"] {
+            for trusted in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
+                let lines = headers(&[("x-forwarded-for", "::ffff:203.0.113.9, ::ffff:10.3.3.3")]);
+                let client = client_address(ip(peer), &lines, &[trusted.parse().unwrap()]);
+                assert_eq!(client.ip(), ip("203.0.113.9"), "{peer} {trusted}");
+            }
+        }
+        // Every IPv6 address is not every IPv4 address.
+        let lines = headers(&[("x-forwarded-for", "6.6.6.6")]);
+        assert_eq!(client_address(ip("203.0.113.9"), &lines, &["::/0".parse().unwrap()]).ip(), ip("203.0.113.9"));
+    }
+
+    #[test]
+    fn t_x2_limits_count_an_ipv6_network_as_one() {
+        let key = |text| ClientAddr::from(ip(text)).limit_key();
+        assert_eq!(key("2001:db8:1:2:3:4:5:6"), ip("2001:db8:1:2::"));
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+
+    proptest! {
+        #[test]
+        fn t_x1_no_header_makes_it_panic_or_trust_a_stranger(
+            xff in proptest::collection::vec("[\\x20-\\x7e\\t\u{80}-\u{ff}]{0,80}|([0-9a-f.:\\[\\]\", ]{0,80})", 0..4),
+            fwd in proptest::collection::vec("[\\x20-\\x7e]{0,80}|(for=[0-9a-f.:\\[\\]\";, \\\\]{0,40}[,;]?){0,3}", 0..4),
+            peer: std::net::IpAddr,
+        ) {
+            let xff = xff.iter().map(|value| ("x-forwarded-for", value.as_str()));
+            let lines: Vec<_> = xff.chain(fwd.iter().map(|value| ("forwarded", value.as_str()))).collect();
+            let lines = headers(&lines);
+            client_address(ip(PROXY), &lines, &trusted());
+            prop_assert_eq!(client_address(peer, &lines, &[]), ClientAddr::from(peer));
+        }
+
+        #[test]
+        fn t_x1_whatever_a_client_writes_a_proxy_appends_the_truth(lie in "[\\x20-\\x7e]{0,60}") {
+            prop_assert_eq!(xff(&format!("{lie}, 203.0.113.9")), "203.0.113.9");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What a token must say (RFC 7519 section 4.1, RFC 8725 sections 3.8 to 3.12), once its signature is known to be good.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::error::TokenError;
+use crate::broker::Principal;
+
+/// What one issuer's tokens are held to.
+pub struct Rules {
+    pub issuer: Arc<str>,
+    pub audiences: Vec<String>,
+    pub leeway_secs: u64,
+    pub max_lifetime_secs: u64,
+}
+
+/// A token that was accepted.
+pub struct Accepted {
+    pub principal: Principal,
+    /// The seconds since 1970 in which the same token is accepted again, leeway included.
+    pub admitted: Range<u64>,
+}
+
+impl Rules {
+    /// `now` in seconds since 1970. `iss` was compared before, to find the issuer's keys.
+    pub fn check(&self, claims: Map<String, Value>, now: u64) -> Result<Accepted, TokenError> {
+        if claims.contains_key("events") {
+            return Err(TokenError::SecurityEvent);
+        }
+        self.check_audience(&claims)?;
+        let subject = required_string(&claims, "sub")?;
+        let expires = time(&claims, "exp")?.ok_or(TokenError::ClaimMissing("exp"))?;
+        let admitted = self.admission(expires, time(&claims, "iat")?, time(&claims, "nbf")?)?;
+        if now >= admitted.end {
+            return Err(TokenError::Expired);
+        }
+        if now < admitted.start {
+            // Without `iat` the start of the longest life counts, so this token is merely too long.
+            let dated = claims.contains_key("iat") || claims.contains_key("nbf");
+            return Err(if dated { TokenError::NotYetValid } else { TokenError::LifetimeTooLong });
+        }
+        let principal = Principal {
+            issuer: self.issuer.clone(),
+            subject: subject.into(),
+            scopes: scopes(&claims)?,
+            groups: words(claims.get("groups"), "groups")?,
+            expires,
+            claims,
+        };
+        Ok(Accepted { principal, admitted })
+    }
+
+    /// When the token may open a session. Leeway widens this alone: what is open ends at `exp` itself.
+    fn admission(&self, expires: u64, issued: Option<u64>, not_before: Option<u64>) -> Result<Range<u64>, TokenError> {
+        let earliest = expires.saturating_sub(self.max_lifetime_secs);
+        let start = match issued {
+            Some(issued) if issued > expires => return Err(TokenError::ClaimInvalid("iat")),
+            Some(issued) if issued < earliest => return Err(TokenError::LifetimeTooLong),
+            Some(issued) => issued.saturating_sub(self.leeway_secs),
+            None => earliest,
+        };
+        let not_before = not_before.unwrap_or(0).saturating_sub(self.leeway_secs);
+        Ok(start.max(not_before)..expires.saturating_add(self.leeway_secs))
+    }
+
+    fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+        let audience = claims.get("aud").ok_or(TokenError::ClaimMissing("aud"))?;
+        let audience = match audience {
+            Value::String(one) => vec![one.clone()],
+            other => list(other, "aud")?,
+        };
+        let ours = audience.iter().any(|one| self.audiences.contains(one));
+        if ours { Ok(()) } else { Err(TokenError::AudienceMismatch) }
+    }
+}
+
+/// A claim that must be there and not be empty.
+pub fn required_string<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, TokenError> {
+    match claims.get(name) {
+        None => Err(TokenError::ClaimMissing(name)),
+        Some(Value::String(text)) if !text.is_empty() => Ok(text),
+        Some(_) => Err(TokenError::ClaimInvalid(name)),
+    }
+}
+
+/// A NumericDate in whole seconds. A date of another type is refused, never taken for absent.
+fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, TokenError> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    value.as_u64().map(Some).ok_or(TokenError::ClaimInvalid(name))
+}
+
+/// `scope` is one string of words (RFC 8693 section 4.2); without it, `scp` is that or a list.
+fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+    match (claims.get("scope"), claims.get("scp")) {
+        (Some(Value::String(words)), _) | (None, Some(Value::String(words))) => {
+            Ok(words.split(' ').filter(|word| !word.is_empty()).map(String::from).collect())
+        }
+        (Some(_), _) => Err(TokenError::ClaimInvalid("scope")),
+        (None, scp) => words(scp, "scp"),
+    }
+}
+
+/// A list of strings, or one string.
+fn words(value: Option<&Value>, name: &'static str) -> Result<Vec<String>, TokenError> {
+    match value {
+        None => Ok(Vec::new()),
+        Some(Value::String(one)) => Ok(vec![one.clone()]),
+        Some(other) => list(other, name),
+    }
+}
+
+fn list(value: &Value, name: &'static str) -> Result<Vec<String>, TokenError> {
+    let Value::Array(items) = value else { return Err(TokenError::ClaimInvalid(name)) };
+    items.iter().map(|item| item.as_str().map(String::from).ok_or(TokenError::ClaimInvalid(name))).collect()
+}

@@ -1,0 +1,200 @@
+//! What a token must say.
+
+use super::*;
+
+#[test]
+fn the_principal_is_what_the_token_says() {
+    let claims = claims_with(json!({"scope": "read  write", "scp": ["x"], "groups": ["a", "b"], "tenant": "acme"}));
+    let principal = p256().verify(&token(header(), claims.clone()), NOW).unwrap();
+    assert_eq!((&*principal.issuer, &*principal.subject, principal.expires), (ISSUER, "alice", NOW + 600));
+    assert_eq!(principal.scopes, ["read", "write"]);
+    assert_eq!(principal.groups, ["a", "b"]);
+    assert_eq!(Value::Object(principal.claims.clone()), claims);
+}
+
+#[test]
+fn scopes_and_groups_come_as_strings_and_lists() {
+    let of = |changes| p256().verify(&token(header(), claims_with(changes)), NOW).unwrap();
+    assert_eq!(of(json!({"scp": "read write"})).scopes, ["read", "write"]);
+    assert_eq!(of(json!({"scp": ["read", "write"]})).scopes, ["read", "write"]);
+    assert_eq!(of(json!({"groups": "one group"})).groups, ["one group"]);
+    assert!(of(json!({})).scopes.is_empty() && of(json!({})).groups.is_empty());
+    for (name, value) in [("scope", json!(["a"])), ("scope", json!(1)), ("scp", json!({})), ("groups", json!([1]))] {
+        assert_eq!(refused(header(), claims_with(json!({ name: value }))), TokenError::ClaimInvalid(name));
+    }
+}
+
+#[test]
+fn t_j1_a_claim_of_the_wrong_type_is_not_an_absent_claim() {
+    let now = NOW.to_string();
+    let odd = [
+        "\"1800000300\"",
+        "1800000300.0",
+        "1800000300.5",
+        "-1",
+        "-0",
+        "1e9",
+        "null",
+        "[]",
+        "[1800000300]",
+        "{}",
+        "true",
+    ];
+    for name in ["exp", "nbf", "iat"] {
+        for value in odd {
+            let rest = r#""iss":"https://sso.example.com","sub":"alice","aud":"lastmile""#;
+            let exp = if name == "exp" { String::new() } else { format!(",\"exp\":{}", NOW + 600) };
+            let claims = format!("{{{rest}{exp},\"{name}\":{value}}}");
+            let token = sign(&header().to_string(), &claims, &P256.private, Algorithm::ES256);
+            assert_eq!(verdict(&p256(), &token), Err(TokenError::ClaimInvalid(name)), "{name} {value}");
+        }
+    }
+    for (name, values) in [
+        ("iss", &["1", "null", "[]", "[\"https://sso.example.com\"]", "{}", "\"\""][..]),
+        ("sub", &["1", "null", "[]", "[\"alice\"]", "{}", "\"\""]),
+        ("aud", &["1", "null", "{}", "[1]", "[\"lastmile\",null]", "[[\"lastmile\"]]"]),
+    ] {
+        for value in values {
+            let claims = claims_with(json!({ name: serde_json::from_str::<Value>("1").unwrap() })).to_string();
+            let claims = claims.replace(&format!("\"{name}\":1,"), &format!("\"{name}\":{value},"));
+            let claims = claims.replace(&format!("\"{name}\":1}}"), &format!("\"{name}\":{value}}}"));
+            let token = sign(&header().to_string(), &claims, &P256.private, Algorithm::ES256);
+            assert_eq!(verdict(&p256(), &token), Err(TokenError::ClaimInvalid(name)), "{claims}");
+        }
+    }
+    for name in ["iss", "sub", "aud", "exp"] {
+        assert_eq!(refused(header(), claims_with(json!({ name: null }))), TokenError::ClaimMissing(name));
+    }
+    for repeated in [
+        format!("\"exp\":{now}"),
+        "\"sub\":\"bob\"".to_owned(),
+        "\"\\u0061ud\":\"x\"".to_owned(),
+        "\"exp\":1e400".to_owned(),
+    ] {
+        let claims = claims().to_string().replacen('{', &format!("{{{repeated},"), 1);
+        let token = sign(&header().to_string(), &claims, &P256.private, Algorithm::ES256);
+        assert_eq!(verdict(&p256(), &token), Err(TokenError::NotAnObject(Part::Claims)), "{claims}");
+    }
+}
+
+#[test]
+fn t_j11_a_token_for_somebody_else_is_refused() {
+    for aud in [
+        json!("other"),
+        json!("lastmil"),
+        json!("lastmile "),
+        json!("Lastmile"),
+        json!("lastmile/"),
+        json!("other lastmile"),
+        json!([]),
+        json!(["a", "b"]),
+        json!(""),
+    ] {
+        assert_eq!(refused(header(), claims_with(json!({"aud": aud}))), TokenError::AudienceMismatch, "{aud}");
+    }
+    for aud in [json!("lastmile"), json!("lastmile-2"), json!(["other", "lastmile"])] {
+        assert!(verdict(&p256(), &token(header(), claims_with(json!({"aud": aud})))).is_ok());
+    }
+    for iss in [
+        "https://sso.example.com/",
+        "https://SSO.example.com",
+        "sso.example.com",
+        " https://sso.example.com",
+        "https://sso.example.com.evil.com",
+    ] {
+        assert_eq!(refused(header(), claims_with(json!({"iss": iss}))), TokenError::IssuerUnknown, "{iss}");
+    }
+}
+
+#[test]
+fn t_j11_a_token_of_another_kind_is_no_access_token() {
+    let check = |wanted: Option<&str>, typ: Value| {
+        let config = IssuerConfig {
+            typ: wanted.map(String::from),
+            ..config(vec![P256.jwk(json!({"kid": "k1"}))], &[Algorithm::ES256])
+        };
+        let mut header = header();
+        if !typ.is_null() {
+            header["typ"] = typ;
+        }
+        verdict(&Issuers::new(vec![config]).unwrap(), &token(header, claims()))
+    };
+    for typ in [json!(null), json!("at+jwt"), json!("AT+JWT"), json!("application/at+jwt"), json!("JWT"), json!("jwt")]
+    {
+        assert!(check(None, typ.clone()).is_ok(), "{typ}");
+    }
+    for typ in ["logout+jwt", "dpop+jwt", "secevent+jwt", "id+jwt", "application/json", "at+jwt ", ""] {
+        assert_eq!(check(None, json!(typ)), Err(TokenError::TypNotAllowed), "{typ}");
+    }
+    for typ in [json!("at+jwt"), json!("Application/AT+JWT")] {
+        assert!(check(Some("at+jwt"), typ.clone()).is_ok(), "{typ}");
+        assert!(check(Some("application/at+jwt"), typ.clone()).is_ok(), "{typ}");
+    }
+    for typ in [json!(null), json!("JWT"), json!("logout+jwt")] {
+        assert_eq!(check(Some("at+jwt"), typ.clone()), Err(TokenError::TypNotAllowed), "{typ}");
+    }
+    assert_eq!(check(None, json!(5)), Err(TokenError::HeaderType("typ")));
+    // A logout token of an issuer that does not set `typ`.
+    let events = json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}});
+    assert_eq!(refused(header(), claims_with(events)), TokenError::SecurityEvent);
+}
+
+#[test]
+fn t_j11_no_error_and_no_debug_output_holds_the_token() {
+    let canary = "canary-4711";
+    let issuers = p256();
+    let bad = claims_with(json!({"iss": canary, "sub": canary, "aud": canary, "exp": canary}));
+    for claims in [
+        bad,
+        claims_with(json!({"aud": canary})),
+        claims_with(json!({"exp": canary})),
+        claims_with(json!({"scp": {canary: 1}})),
+    ] {
+        for header in [
+            header(),
+            json!({"alg": canary}),
+            json!({"alg": "ES256", "kid": canary}),
+            json!({"alg": "ES256", "typ": canary}),
+        ] {
+            let error = issuers.verify(&token(header, claims.clone()), NOW).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains(canary));
+        }
+    }
+    verdict(&issuers, &token(header(), claims_with(json!({"sub": canary})))).unwrap();
+    assert!(!format!("{issuers:?}").contains(canary));
+    assert!(!format!("{:?}", minting(7)).contains("private"));
+}
+
+#[test]
+fn t_j12_leeway_admits_but_never_lengthens_a_session() {
+    let issuers = p256();
+    let token = token(header(), claims_with(json!({"nbf": NOW})));
+    let at = |now| issuers.verify(&token, now).map(|principal| principal.expires);
+    assert_eq!(at(NOW - 31), Err(TokenError::NotYetValid));
+    assert_eq!(at(NOW - 30), Ok(NOW + 600));
+    assert_eq!(at(NOW + 629), Ok(NOW + 600));
+    assert_eq!(at(NOW + 630), Err(TokenError::Expired));
+    // From memory as well as anew, and with a clock that is an hour off.
+    assert_eq!(at(NOW - 31), Err(TokenError::NotYetValid));
+    assert_eq!(at(NOW + 3600), Err(TokenError::Expired));
+    assert_eq!(at(NOW - 3600), Err(TokenError::NotYetValid));
+    assert_eq!(at(u64::MAX), Err(TokenError::Expired));
+    assert_eq!(at(0), Err(TokenError::NotYetValid));
+}
+
+#[test]
+fn t_j12_a_token_that_lives_too_long_is_refused() {
+    let of = |changes| verdict(&p256(), &token(header(), claims_with(changes)));
+    assert!(of(json!({"exp": NOW + 3600})).is_ok());
+    assert_eq!(of(json!({"exp": NOW + 3601})), Err(TokenError::LifetimeTooLong));
+    assert_eq!(of(json!({"exp": u64::MAX})), Err(TokenError::LifetimeTooLong));
+    assert_eq!(of(json!({"iat": NOW - 3001})), Err(TokenError::LifetimeTooLong));
+    assert!(of(json!({"iat": null, "exp": NOW + 3600})).is_ok());
+    assert_eq!(of(json!({"iat": null, "exp": NOW + 3601})), Err(TokenError::LifetimeTooLong));
+    assert_eq!(of(json!({"iat": null, "exp": u64::MAX})), Err(TokenError::LifetimeTooLong));
+    assert_eq!(of(json!({"iat": NOW + 31})), Err(TokenError::NotYetValid));
+    assert_eq!(of(json!({"iat": NOW + 601})), Err(TokenError::ClaimInvalid("iat")));
+    assert_eq!(of(json!({"nbf": NOW + 31})), Err(TokenError::NotYetValid));
+    assert_eq!(of(json!({"nbf": u64::MAX})), Err(TokenError::NotYetValid));
+    assert_eq!(of(json!({"exp": 0, "iat": 0})), Err(TokenError::Expired));
+}
