@@ -312,6 +312,13 @@ pub struct Walks {
     pub congestion: Option<Congestion>,
 }
 
+impl Walks {
+    pub fn add(&mut self, more: Walks) {
+        self.walks.extend(more.walks);
+        self.congestion = self.congestion.take().or(more.congestion);
+    }
+}
+
 /// A slice before which too much waits.
 pub struct Congestion(Arc<Slice>);
 

@@ -1,1 +1,5 @@
-//! To be written.
+//! Running it: phases, metrics, logs.
+
+pub mod lifecycle;
+
+pub use lifecycle::{Lifecycle, Phase};

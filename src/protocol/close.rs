@@ -33,6 +33,33 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Every reason, for tables and metrics.
+    pub const ALL: [Self; 23] = [
+        Self::Normal,
+        Self::ProtocolError,
+        Self::UnsupportedData,
+        Self::InvalidUtf8,
+        Self::MessageTooBig,
+        Self::Draining,
+        Self::SlowConsumer,
+        Self::PingTimeout,
+        Self::TokenExpired,
+        Self::RateLimited,
+        Self::EngineUnavailable,
+        Self::Malformed,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::Revoked,
+        Self::ChannelClosed,
+        Self::LifespanExpired,
+        Self::MessageLimit,
+        Self::DataLimit,
+        Self::ConnectionLimit,
+        Self::PeerLeft,
+        Self::UnsupportedProtocol,
+        Self::UnknownRoom,
+    ];
+
     /// The status code of the Close frame.
     pub fn code(self) -> u16 {
         self.entry().0

@@ -47,13 +47,25 @@ pub struct Since<'a> {
 /// Longest `id` of a client, in bytes: it is repeated in the answer.
 const MAX_ID_BYTES: usize = 128;
 
+/// Why a frame is no command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Not JSON at all: the peer speaks something else.
+    NotJson,
+    /// JSON that a client can be told about.
+    Refused(Refusal),
+}
+
 impl<'a> Command<'a> {
-    pub fn parse(text: &'a str) -> Result<Self, Refusal> {
-        check_depth(text)?;
-        let command: Self = serde_json::from_str(text)
-            .map_err(|error| Refusal::new(Code::Malformed, format!("not a command: {error}")))?;
+    pub fn parse(text: &'a str) -> Result<Self, Unreadable> {
+        let malformed = |detail: String| Unreadable::Refused(Refusal::new(Code::Malformed, detail));
+        check_depth(text).map_err(Unreadable::Refused)?;
+        let command: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => malformed(format!("not a command: {error}")),
+            _ => Unreadable::NotJson,
+        })?;
         if command.id().is_some_and(|id| id.len() > MAX_ID_BYTES) {
-            return Err(Refusal::new(Code::Malformed, "`id` has at most 128 bytes"));
+            return Err(malformed("`id` has at most 128 bytes".into()));
         }
         Ok(command)
     }

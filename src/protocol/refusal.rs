@@ -35,6 +35,7 @@ pub enum Code {
     UnsupportedMediaType,
     // The state of things.
     NotFound,
+    HostUnknown,
     MethodNotAllowed,
     UpgradeRequired,
     ChannelUnknown,
@@ -50,7 +51,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in documents and tests.
-    pub const ALL: [Code; 31] = [
+    pub const ALL: [Code; 32] = [
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -71,6 +72,7 @@ impl Code {
         Self::AlreadySubscribed,
         Self::UnsupportedMediaType,
         Self::NotFound,
+        Self::HostUnknown,
         Self::MethodNotAllowed,
         Self::UpgradeRequired,
         Self::ChannelUnknown,
@@ -133,6 +135,7 @@ impl Code {
             Self::AlreadySubscribed => ("already-subscribed", 409, "This subscription exists already."),
             Self::UnsupportedMediaType => ("unsupported-media-type", 415, "This content type is not understood here."),
             Self::NotFound => ("not-found", 404, "There is nothing here."),
+            Self::HostUnknown => ("host-unknown", 421, "This gateway has another name."),
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This method is not allowed here."),
             Self::UpgradeRequired => ("upgrade-required", 426, "This is a WebSocket endpoint."),
             Self::ChannelUnknown => ("channel-unknown", 404, "There is no such channel."),

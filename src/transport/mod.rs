@@ -1,4 +1,21 @@
 //! Sockets and HTTP. The only place that knows warp.
 
+pub mod admission;
+pub mod app;
+pub mod call;
 pub mod config;
-pub mod proxy;
+mod demo;
+pub mod fanout;
+mod front;
+pub mod listener;
+mod ops;
+mod origin;
+mod problem;
+mod proxy;
+pub mod publish;
+pub mod registry;
+pub mod routes;
+mod subscribe;
+pub mod tls;
+mod tslm;
+pub mod websocket;

@@ -1,0 +1,21 @@
+//! The page at `/demo`, of `lastmile demo` alone.
+
+use http::header;
+use warp::Reply;
+use warp::reply::{Response, with_header};
+
+use super::app::App;
+use crate::protocol::{Code, Refusal};
+
+pub fn page(app: &App, path: &str) -> Result<Response, Refusal> {
+    if !app.demo {
+        return Err(Code::NotFound.into());
+    }
+    let (text, content_type) = match path {
+        "" => (include_str!("page.html"), "text/html; charset=utf-8"),
+        "page.js" => (include_str!("page.js"), "text/javascript; charset=utf-8"),
+        "page.css" => (include_str!("page.css"), "text/css; charset=utf-8"),
+        _ => return Err(Code::NotFound.into()),
+    };
+    Ok(with_header(text, header::CONTENT_TYPE, content_type).into_response())
+}

@@ -1,0 +1,106 @@
+//! What stands before the filters: requests that must not reach them, who is calling, and headers on every answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use hyper::body::Incoming;
+use tower_service::Service;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+use super::app::App;
+use super::call::{Call, Peer};
+use super::problem;
+use crate::auth::client_addr::{ClientAddr, client_address};
+use crate::ops::Phase;
+use crate::protocol::{Code, Refusal};
+
+/// Answers one request.
+pub async fn handle(
+    app: Arc<App>,
+    peer: Peer,
+    routes: BoxedFilter<(Response,)>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let is_tls = peer.listener.tls.is_some();
+    let mut response = match prepare(&app, peer, request) {
+        Ok(request) => warp::service(routes).call(request).await?,
+        Err(refusal) => {
+            let mut response = problem::response(&refusal);
+            // Where the next request would begin is not to be trusted.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+    };
+    add_security_headers(response.headers_mut(), is_tls);
+    Ok(response)
+}
+
+fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
+    let (mut head, body) = request.into_parts();
+    check_framing(&head)?;
+    if app.lifecycle.phase() == Phase::Draining && !peer.listener.roles.contains(&super::config::Role::Ops) {
+        return Err(Code::Draining.into());
+    }
+    let client = peer.address.map(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
+    if let (Some(client), Some(address)) = (client, peer.address) {
+        // Behind a trusted proxy every request may be another client's; its first one speaks for the connection.
+        if client != ClientAddr::from(address) {
+            peer.permit.assign(client).map_err(|_| Refusal::from(Code::ConnectionLimit))?;
+        }
+    }
+    let mut described = head.clone();
+    described.extensions = http::Extensions::new();
+    let call = Call::new(described, peer, client);
+    check_host(&call)?;
+    head.extensions.insert(call);
+    Ok(Request::from_parts(head, body))
+}
+
+fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
+    let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+    // `CONNECT host:80` has no path, and the filters take one for granted.
+    if head.uri.path_and_query().is_none() || !head.uri.path().starts_with('/') {
+        return Err(malformed("the request has no path"));
+    }
+    // RFC 9112 section 6.3: two lengths are how requests are smuggled.
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if lengths > 1 || (lengths == 1 && head.headers.contains_key(header::TRANSFER_ENCODING)) {
+        return Err(malformed("the request has two lengths"));
+    }
+    if head.headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(malformed("the request has two hosts"));
+    }
+    Ok(())
+}
+
+/// A listener that knows its names answers to no others.
+fn check_host(call: &Call) -> Result<(), Refusal> {
+    let hosts = &call.peer().listener.hosts;
+    if hosts.is_empty() || hosts.iter().any(|host| host.eq_ignore_ascii_case(call.authority())) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::HostUnknown, "this gateway does not answer to that host name"))
+}
+
+const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+         form-action 'self'; frame-ancestors 'none'; object-src 'none'; require-trusted-types-for 'script'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+fn add_security_headers(headers: &mut HeaderMap, is_tls: bool) {
+    for (name, value) in SECURITY_HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if is_tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+}

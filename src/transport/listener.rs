@@ -1,0 +1,264 @@
+//! Listeners: their sockets, their accept loops, and each connection up to its requests.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+use super::admission::{Admission, Permit};
+use super::app::App;
+use super::call::Peer;
+use super::config::{Address, ListenerConfig};
+use super::front;
+use super::proxy;
+use super::tls::{Certificate, TlsError};
+use crate::auth::client_addr::ClientAddr;
+
+/// Connections that the kernel holds for the accept loop.
+const BACKLOG: i32 = 4096;
+
+/// hyper reads a request head into a buffer of at least this size.
+const MIN_HEAD_BUFFER: usize = 8192;
+
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound listener that does not accept yet.
+pub struct Listener {
+    config: Arc<ListenerConfig>,
+    socket: Socket,
+    tls: Option<(Arc<Certificate>, TlsAcceptor)>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A listener that cannot start.
+#[derive(Debug)]
+pub enum ListenError {
+    Bind { listener: String, address: String, error: io::Error },
+    Tls { listener: String, error: TlsError },
+}
+
+impl Listener {
+    pub fn bind(config: ListenerConfig) -> Result<Self, ListenError> {
+        let tls = config.tls.clone().map(|files| {
+            let certificate = Certificate::load(files)?;
+            let acceptor = certificate.acceptor()?;
+            Ok((certificate, acceptor))
+        });
+        let tls = tls.transpose().map_err(|error| ListenError::Tls { listener: config.name.clone(), error })?;
+        let socket = match &config.address {
+            Address::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
+            Address::Unix(path) => bind_unix(path).map(Socket::Unix),
+        };
+        let socket = socket.map_err(|error| ListenError::Bind {
+            listener: config.name.clone(),
+            address: config.address.to_string(),
+            error,
+        })?;
+        Ok(Self { config: Arc::new(config), socket, tls })
+    }
+
+    pub fn config(&self) -> &ListenerConfig {
+        &self.config
+    }
+
+    /// Where it really listens: the port that the kernel chose for port 0.
+    pub fn local_address(&self) -> Address {
+        match &self.socket {
+            Socket::Tcp(tcp) => tcp.local_addr().map_or_else(|_| self.config.address.clone(), Address::Tcp),
+            Socket::Unix(_) => self.config.address.clone(),
+        }
+    }
+
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.tls.as_ref().map(|(certificate, _)| certificate.clone())
+    }
+
+    /// Accepts until the drain begins.
+    pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
+        let Self { config, socket, tls } = self;
+        let acceptor = tls.map(|(_, acceptor)| acceptor);
+        let mut draining = pin!(app.lifecycle.draining());
+        loop {
+            let accepted = tokio::select! {
+                () = &mut draining => break,
+                accepted = socket.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(listener = config.name, %error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let admitted = admission.admit(&config.name, config.max_connections);
+            let incoming = Incoming { app: app.clone(), config: config.clone(), routes: routes.clone(), address };
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                match admitted {
+                    Ok(permit) => incoming.serve(stream, acceptor, permit).await,
+                    Err(_) => turn_away(stream, acceptor.is_some()).await,
+                }
+            });
+        }
+        if let (Socket::Unix(_), Address::Unix(path)) = (&socket, &config.address) {
+            // The socket's name is of no use without the socket.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (tcp, address) = listener.accept().await?;
+                // Messages are small and wanted now.
+                tcp.set_nodelay(true)?;
+                Ok((Stream::Tcp(tcp), Some(address.ip())))
+            }
+            Self::Unix(listener) => listener.accept().await.map(|(unix, _)| (Stream::Unix(unix), None)),
+        }
+    }
+}
+
+/// An accepted connection before its first request.
+struct Incoming {
+    app: Arc<App>,
+    config: Arc<ListenerConfig>,
+    routes: BoxedFilter<(Response,)>,
+    address: Option<IpAddr>,
+}
+
+impl Incoming {
+    async fn serve(mut self, stream: Stream, acceptor: Option<TlsAcceptor>, permit: Permit) {
+        let deadline = self.app.limits.handshake;
+        let mut tcp = match stream {
+            Stream::Tcp(tcp) => tcp,
+            Stream::Unix(unix) => return self.serve_http(TokioIo::new(unix), permit).await,
+        };
+        if self.config.proxy_protocol {
+            match timeout(deadline, proxy::read_header(&mut tcp)).await {
+                Ok(Ok(Some(client))) => self.address = Some(client.ip()),
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => return tracing::debug!(listener = self.config.name, %error, "no PROXY header"),
+                Err(_) => return,
+            }
+        }
+        let is_proxy = |ip: IpAddr| self.app.limits.trusted_proxies.iter().any(|range| range.contains(&ip.to_canonical()));
+        if let Some(address) = self.address.filter(|address| !is_proxy(*address))
+            && permit.assign(ClientAddr::from(address)).is_err()
+        {
+            return turn_away(Stream::Tcp(tcp), acceptor.is_some()).await;
+        }
+        // A connection that never speaks costs no more than this.
+        if !matches!(timeout(deadline, tcp.readable()).await, Ok(Ok(()))) {
+            return;
+        }
+        match acceptor {
+            None => self.serve_http(TokioIo::new(tcp), permit).await,
+            Some(acceptor) => match timeout(deadline, acceptor.accept(tcp)).await {
+                Ok(Ok(tls)) => self.serve_http(TokioIo::new(tls), permit).await,
+                Ok(Err(error)) => tracing::debug!(listener = self.config.name, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(listener = self.config.name, "TLS handshake took too long"),
+            },
+        }
+    }
+
+    async fn serve_http<I: Read + Write + Unpin + Send + 'static>(self, io: I, permit: Permit) {
+        let Self { app, config, routes, address } = self;
+        let peer = Peer { listener: config, address, permit: Arc::new(permit) };
+        let shared = app.clone();
+        let service = service_fn(move |request| front::handle(shared.clone(), peer.clone(), routes.clone(), request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(app.limits.handshake)
+            .max_buf_size(app.limits.max_header_bytes.max(MIN_HEAD_BUFFER))
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let draining = app.lifecycle.draining();
+        // How a connection breaks is its client's matter.
+        let _ = tokio::select! {
+            done = connection.as_mut() => done,
+            () = draining => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+    }
+}
+
+/// Tells a client that there is no room, where that can be said in one write.
+async fn turn_away(stream: Stream, is_tls: bool) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    if is_tls {
+        return;
+    }
+    let written = async {
+        match stream {
+            Stream::Tcp(mut tcp) => tcp.write_all(FULL).await,
+            Stream::Unix(mut unix) => unix.write_all(FULL).await,
+        }
+    };
+    let _ = timeout(Duration::from_secs(1), written).await;
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Takes over the name of a socket that nobody serves any more.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(gone) if gone.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+                _ => return Err(error),
+            }
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { listener, address, error } => write!(f, "listeners.{listener}: cannot listen on {address}: {error}"),
+            Self::Tls { listener, error } => write!(f, "listeners.{listener}.tls: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}

@@ -1,0 +1,26 @@
+//! The role `ops`: health, readiness and metrics.
+
+use http::{StatusCode, header};
+use warp::Reply;
+use warp::reply::{Response, with_header, with_status};
+
+use super::app::App;
+
+/// The process runs and answers.
+pub fn live() -> Response {
+    "ok\n".into_response()
+}
+
+/// Traffic may be sent here.
+pub fn ready(app: &App) -> Response {
+    match app.lifecycle.phase().unready_reason() {
+        None => "ready\n".into_response(),
+        Some(reason) => with_status(format!("{reason}\n"), StatusCode::SERVICE_UNAVAILABLE).into_response(),
+    }
+}
+
+/// In the text format of Prometheus.
+pub fn metrics(app: &App) -> Response {
+    let text = app.metrics.render();
+    with_header(text, header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8").into_response()
+}

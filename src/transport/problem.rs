@@ -1,0 +1,55 @@
+//! Refusals as HTTP answers: RFC 9457 `application/problem+json`.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use warp::Reply;
+
+use crate::protocol::{Code, Refusal};
+
+/// The problem types are relative references: they resolve to a page of the gateway itself.
+const TYPE_BASE: &str = "/problems/";
+
+pub fn response(refusal: &Refusal) -> warp::reply::Response {
+    let Refusal { code, retry_after, .. } = refusal;
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = Response::new(body(refusal).to_string()).into_response();
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(wait) = retry_after {
+        // At least a second: RFC 9110 section 10.2.3 has no fractions.
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+    } else if code.is_temporary() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    match code {
+        // RFC 9110 section 15.5.2: a 401 says how to do better.
+        Code::Unauthenticated => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ if status == StatusCode::UNAUTHORIZED => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
+        }
+        Code::UpgradeRequired => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// The problem as a JSON object.
+pub fn body(refusal: &Refusal) -> serde_json::Value {
+    let Refusal { code, detail, .. } = refusal;
+    serde_json::json!({
+        "type": format!("{TYPE_BASE}{}", code.slug()),
+        "title": code.title(),
+        "status": code.status(),
+        "detail": detail,
+    })
+}
+
+/// The page of a problem type.
+pub fn describe(slug: &str) -> Option<String> {
+    let code = Code::ALL.into_iter().find(|code| code.slug() == slug)?;
+    Some(format!("{} (HTTP {}): {}\n", code.slug(), code.status(), code.title()))
+}

@@ -1,0 +1,113 @@
+//! `PUT`, `GET` and `DELETE /v1/channels/{channel}`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use futures_util::Stream;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+use warp::Reply;
+
+use super::{authenticate, check_channel};
+use crate::broker::engine::Created;
+use crate::broker::{ChannelLimits, Now};
+use crate::protocol::{ChannelName, Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::{Call, channel_in};
+
+/// A description of limits is small.
+const MAX_BODY_BYTES: usize = 4096;
+
+/// The body of `PUT`: what is left out stays as configured.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Declared {
+    max_connections: Option<u64>,
+    max_messages: Option<u64>,
+    max_data_bytes: Option<u64>,
+    max_message_bytes: Option<u64>,
+    lifespan_secs: Option<u64>,
+}
+
+impl Declared {
+    fn over(self, configured: &ChannelLimits) -> ChannelLimits {
+        let Self { max_connections, max_messages, max_data_bytes, max_message_bytes, lifespan_secs } = self;
+        ChannelLimits {
+            max_connections: max_connections.unwrap_or(configured.max_connections),
+            max_messages: max_messages.unwrap_or(configured.max_messages),
+            max_data_bytes: max_data_bytes.unwrap_or(configured.max_data_bytes),
+            max_message_bytes: max_message_bytes.unwrap_or(configured.max_message_bytes),
+            lifespan: lifespan_secs.map_or(configured.lifespan, Duration::from_secs),
+        }
+    }
+}
+
+pub async fn put(
+    app: Arc<App>,
+    call: Call,
+    segment: String,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let channel = channel_in(&segment)?;
+    let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
+    check_channel(&signed.publisher, &channel)?;
+    let declared: Declared = match &signed.body[..] {
+        [] => Declared::default(),
+        body => serde_json::from_slice(body)
+            .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of limits: {error}")))?,
+    };
+    let limits = declared.over(&app.policy.rules().load().of(&channel).limits);
+    let status = match app.engine.create(&channel, Some(limits), Now::read())? {
+        Created::New => StatusCode::CREATED,
+        Created::Again => StatusCode::OK,
+    };
+    Ok(warp::reply::with_status(describe(&app, &channel)?, status).into_response())
+}
+
+pub async fn get(
+    app: Arc<App>,
+    call: Call,
+    segment: String,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let channel = channel_in(&segment)?;
+    let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
+    check_channel(&signed.publisher, &channel)?;
+    describe(&app, &channel)
+}
+
+pub async fn delete(
+    app: Arc<App>,
+    call: Call,
+    segment: String,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let channel = channel_in(&segment)?;
+    let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
+    check_channel(&signed.publisher, &channel)?;
+    if app.engine.close(&channel) { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(Code::ChannelUnknown.into()) }
+}
+
+fn describe(app: &App, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {
+    let state = app.engine.describe(channel).ok_or(Code::ChannelUnknown)?;
+    let ChannelLimits { max_connections, max_messages, max_data_bytes, max_message_bytes, lifespan } = state.limits;
+    let body = json!({
+        "channel": channel.as_str(),
+        "epoch": &*state.position.epoch,
+        "offset": state.position.offset,
+        "messages": state.position.offset,
+        "data_bytes": state.data_bytes,
+        "connections": state.subscribers,
+        "created": format!("{:.3}", state.created),
+        "limits": {
+            "max_connections": max_connections,
+            "max_messages": max_messages,
+            "max_data_bytes": max_data_bytes,
+            "max_message_bytes": max_message_bytes,
+            "lifespan_secs": lifespan.as_secs(),
+        },
+    });
+    Ok(warp::reply::json(&body).into_response())
+}

@@ -1,0 +1,69 @@
+//! The role `publish`: signed requests that publish, and that create, describe and close channels.
+
+pub mod batch;
+pub mod channel;
+pub mod idempotency;
+pub mod message;
+pub mod stream;
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+
+use super::app::App;
+use super::call::Call;
+use crate::auth::publisher::{Publisher, RequestHead};
+use crate::broker::Now;
+use crate::protocol::{ChannelName, Code, Refusal};
+
+/// A request whose signature, digest and nonce were good.
+pub struct Signed {
+    pub publisher: Arc<Publisher>,
+    pub body: Bytes,
+}
+
+/// Authenticates a request and reads its body, of at most `max_bytes`.
+///
+/// The signature is checked before the body is read, so that strangers cannot make the gateway hold anything;
+/// the nonce is spent last, so that a body that does not arrive spends none.
+pub async fn authenticate(
+    app: &App,
+    call: &Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    max_bytes: usize,
+) -> Result<Signed, Refusal> {
+    let head = RequestHead {
+        method: call.method(),
+        authority: call.authority(),
+        path: call.path(),
+        query: call.query(),
+        headers: call.headers(),
+    };
+    let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
+    let body = read(body, max_bytes).await?;
+    verified.check_body(&body)?;
+    verified.spend_nonce(Now::read().unix())?;
+    Ok(Signed { publisher: verified.publisher, body })
+}
+
+async fn read(
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    max_bytes: usize,
+) -> Result<Bytes, Refusal> {
+    let mut body = std::pin::pin!(body);
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let mut chunk = chunk.map_err(|_| Refusal::new(Code::Malformed, "the body ends too early"))?;
+        if whole.len() + chunk.remaining() > max_bytes {
+            return Err(Refusal::new(Code::MessageTooLarge, format!("the body may have at most {max_bytes} bytes")));
+        }
+        whole.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+    }
+    Ok(whole.freeze())
+}
+
+/// Whether a publisher may use a channel at all.
+pub fn check_channel(publisher: &Publisher, channel: &ChannelName) -> Result<(), Refusal> {
+    if publisher.may_use(channel) { Ok(()) } else { Err(Code::ChannelForbidden.into()) }
+}

@@ -1,0 +1,183 @@
+//! `GET /v1/publish`: one signed handshake, then publications as JSON frames, pipelined.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use futures_util::Stream;
+use hyper::upgrade::OnUpgrade;
+
+use super::{authenticate, check_channel};
+use crate::auth::publisher::Publisher;
+use crate::broker::fanout::{Congestion, Walks};
+use crate::broker::{Connection, Now};
+use crate::protocol::command::{Command, Unreadable};
+use crate::protocol::reply::{Reply, published};
+use crate::protocol::websocket::{Bounds, text_frame};
+use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+use crate::transport::subscribe::SUBPROTOCOL;
+use crate::transport::websocket::upgrade::Handshake;
+use crate::transport::websocket::{Handler, Wire};
+use crate::transport::{fanout, origin};
+
+pub async fn upgrade(
+    app: Arc<App>,
+    call: Call,
+    upgrade: Option<OnUpgrade>,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let handshake = Handshake::read(&call, upgrade)?;
+    origin::check(&call)?;
+    let publisher = authenticate(&app, &call, body, 0).await?.publisher;
+    let shared = app.clone();
+    Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
+        connection.admit(None);
+        let welcome = Reply::Welcome {
+            connection: &format!("c-{:x}", connection.id),
+            ping_secs: shared.limits.ping.as_secs(),
+            principal: Some(&publisher.name),
+            expires: publisher.not_after.map(|end| end.to_string()),
+        };
+        connection.send_text(&welcome.to_json());
+        PublishStream::new(shared, connection.clone(), publisher)
+    }))
+}
+
+struct PublishStream {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    publisher: Arc<Publisher>,
+    generation: u64,
+    /// The channel of the last publication: most publishers have few.
+    channel: Option<ChannelName>,
+    /// Answers of one read, written together.
+    answers: BytesMut,
+    /// What the publications of one read asked for.
+    walks: Walks,
+    /// Too much waits before subscribers: nothing more is read until it has moved on.
+    relief: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl PublishStream {
+    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, publisher: Arc<Publisher>) -> Self {
+        let generation = app.policy.generation();
+        Self {
+            app,
+            connection,
+            publisher,
+            generation,
+            channel: None,
+            answers: BytesMut::new(),
+            walks: Walks::default(),
+            relief: None,
+        }
+    }
+
+    fn on_command(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        match command.kind.0.as_ref() {
+            "publish" => {
+                let (channel, position) = self.publish(command)?;
+                let mut json = String::with_capacity(128);
+                published(&mut json, command.id(), channel.as_str(), &position);
+                self.answer(&json);
+                Ok(())
+            }
+            "ping" => {
+                self.answer(&Reply::Pong { id: command.id() }.to_json());
+                Ok(())
+            }
+            other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
+        }
+    }
+
+    fn publish(&mut self, command: &Command<'_>) -> Result<(ChannelName, Position), Refusal> {
+        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let name = command.channel.as_ref().ok_or(malformed("`channel` is missing"))?;
+        let channel = match &self.channel {
+            Some(channel) if channel.as_str() == name.0 => channel.clone(),
+            _ => {
+                let channel = ChannelName::parse(&name.0)
+                    .map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))?;
+                check_channel(&self.publisher, &channel)?;
+                self.channel.insert(channel).clone()
+            }
+        };
+        let data = command.data.ok_or(malformed("`data` is missing"))?.get();
+        let now = Now::read();
+        self.publisher.check_current(now.wall)?;
+        self.publisher.check_rate(now.steady)?;
+        let accepted = match command.encoding.as_ref().map(|encoding| encoding.0.as_ref()) {
+            None => self.app.engine.append(&channel, &self.publisher.name, Payload::Json(data), now)?,
+            Some("base64") => {
+                use base64::Engine as _;
+                let text: String = serde_json::from_str(data).map_err(|_| malformed("base64 data is a string"))?;
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(text)
+                    .map_err(|_| malformed("the data is not base64"))?;
+                self.app.engine.append(&channel, &self.publisher.name, Payload::Binary(&bytes), now)?
+            }
+            Some(_) => return Err(malformed("the only `encoding` is base64")),
+        };
+        self.walks.add(accepted.walks);
+        Ok((channel, accepted.position))
+    }
+
+    fn answer(&mut self, json: &str) {
+        self.answers.extend_from_slice(&text_frame(json.as_bytes()));
+    }
+}
+
+impl Handler for PublishStream {
+    fn bounds(&self) -> Bounds {
+        Bounds { message_bytes: self.app.limits.max_batch_bytes, fragments: self.app.limits.max_fragments }
+    }
+
+    /// Publishers are limited by their own rate, per publication.
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        match Command::parse(text) {
+            Ok(command) => {
+                if let Err(refusal) = self.on_command(&command) {
+                    self.answer(&Reply::error(command.id(), &refusal).to_json());
+                }
+            }
+            Err(Unreadable::Refused(refusal)) => self.answer(&Reply::error(None, &refusal).to_json()),
+            Err(Unreadable::NotJson) => return Err(CloseReason::Malformed),
+        }
+        Ok(())
+    }
+
+    fn on_read_end(&mut self) {
+        if !self.answers.is_empty() {
+            self.connection.send(&self.answers.split().freeze());
+        }
+        let congestion = fanout::run(std::mem::take(&mut self.walks));
+        self.relief = congestion.map(|congestion| Box::pin(Congestion::relieved(congestion)) as _);
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(relief) = &mut self.relief {
+            std::task::ready!(relief.as_mut().poll(cx));
+            self.relief = None;
+        }
+        Poll::Ready(())
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        let generation = self.app.policy.generation();
+        if std::mem::replace(&mut self.generation, generation) == generation {
+            return Ok(());
+        }
+        // The whitelist may know the key under new terms, or not at all any more.
+        self.channel = None;
+        self.publisher = self.app.policy.whitelist().find(&self.publisher.fingerprint).ok_or(CloseReason::Revoked)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Every live connection of this node: for the sweep, for reloads and for the drain.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, counter, gauge};
+use parking_lot::Mutex;
+use slab::Slab;
+
+use super::websocket::Wire;
+use crate::broker::{Connection, Phase};
+use crate::protocol::CloseReason;
+
+/// Locks over the connections, so that connecting and sweeping rarely meet.
+const SHARDS: usize = 16;
+
+pub struct Registry {
+    shards: [Mutex<Slab<Arc<Connection<Wire>>>>; SHARDS],
+    next_id: AtomicU64,
+    open: Gauge,
+    opened: Counter,
+    closes: Closes,
+}
+
+/// A connection's place; it is given up when this is dropped.
+pub struct Registered {
+    registry: Arc<Registry>,
+    connection: Arc<Connection<Wire>>,
+    at: usize,
+}
+
+impl Registry {
+    /// Registers its metrics with the current recorder.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            shards: Default::default(),
+            next_id: AtomicU64::new(1),
+            open: gauge!("lastmile_connections"),
+            opened: counter!("lastmile_connections_total"),
+            closes: Closes::new(),
+        })
+    }
+
+    /// A number that no other connection of this process has.
+    pub fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn register(self: &Arc<Self>, connection: Arc<Connection<Wire>>) -> Registered {
+        let at = self.shard(connection.id).lock().insert(connection.clone());
+        self.open.increment(1);
+        self.opened.increment(1);
+        Registered { registry: self.clone(), connection, at }
+    }
+
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// To be called once a second: deadlines, pings, silence.
+    pub fn sweep(&self, now_unix: u64) {
+        for shard in &self.shards {
+            for (_, connection) in shard.lock().iter() {
+                connection.sweep(now_unix);
+            }
+        }
+    }
+
+    /// Wakes every connection's task, so that it looks at the rules again.
+    pub fn wake_all(&self) {
+        for shard in &self.shards {
+            shard.lock().iter().for_each(|(_, connection)| connection.wake());
+        }
+    }
+
+    /// Closes every connection, spread evenly over `window`. Returns how many there were.
+    pub async fn close_all(&self, reason: CloseReason, window: Duration) -> usize {
+        let connections: Vec<_> =
+            self.shards.iter().flat_map(|shard| shard.lock().iter().map(|(_, c)| c.clone()).collect::<Vec<_>>()).collect();
+        let begun = tokio::time::Instant::now();
+        for (index, connection) in connections.iter().enumerate() {
+            // Many may be due at the same tick of the timer, and then this does not wait.
+            tokio::time::sleep_until(begun + window.mul_f64(index as f64 / connections.len() as f64)).await;
+            connection.close(reason);
+        }
+        connections.len()
+    }
+
+    fn shard(&self, id: u64) -> &Mutex<Slab<Arc<Connection<Wire>>>> {
+        &self.shards[id as usize % SHARDS]
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.shard(self.connection.id).lock().remove(self.at);
+        self.registry.open.decrement(1);
+        if let Phase::Closing(reason) | Phase::Closed(reason) = self.connection.phase() {
+            self.registry.closes.count(reason);
+        }
+    }
+}
+
+
+/// `lastmile_closes_total{reason}`.
+struct Closes(HashMap<CloseReason, Counter>);
+
+impl Closes {
+    fn new() -> Self {
+        let name = |reason: CloseReason| if reason == CloseReason::Normal { "normal" } else { reason.name() };
+        let counter = |reason| (reason, counter!("lastmile_closes_total", "reason" => name(reason)));
+        Self(CloseReason::ALL.into_iter().map(counter).collect())
+    }
+
+    fn count(&self, reason: CloseReason) {
+        if let Some(counter) = self.0.get(&reason) {
+            counter.increment(1);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Every URL of the gateway on one screen, as a warp filter chain.
+//!
+//! A filter matches role, path and method; everything else, authentication first, is decided by the handler that
+//! then answers for good, so that a refusal never falls through to another route.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Buf;
+use futures_util::Stream;
+use http::Method;
+use hyper::upgrade::OnUpgrade;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+use warp::{Filter, Rejection, Reply};
+
+use super::app::App;
+use super::call::Call;
+use super::config::Role;
+use super::{demo, ops, problem, publish, subscribe, tslm};
+use crate::protocol::{Code, Refusal};
+
+pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
+    let channel = || on(Role::Publish).and(warp::path!("v1" / "channels" / String));
+    let messages = on(Role::Publish).and(warp::path!("v1" / "channels" / String / "messages"));
+
+    let publish = (messages.and(method(Method::POST)).and(with(&app)).and(body()).then(
+        |segment, call, app, body| answer(publish::message::post(app, call, segment, body)),
+    ))
+    .or(channel().and(method(Method::PUT)).and(with(&app)).and(body()).then(|segment, call, app, body| {
+        answer(publish::channel::put(app, call, segment, body))
+    }))
+    .unify()
+    .or(channel().and(method(Method::GET)).and(with(&app)).and(body()).then(|segment, call, app, body| {
+        answer(publish::channel::get(app, call, segment, body))
+    }))
+    .unify()
+    .or(channel().and(method(Method::DELETE)).and(with(&app)).and(body()).then(|segment, call, app, body| {
+        answer(publish::channel::delete(app, call, segment, body))
+    }))
+    .unify()
+    .or(on(Role::Publish)
+        .and(warp::path!("v1" / "publish"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .and(on_upgrade())
+        .and(body())
+        .then(|call, app, upgrade, body| answer(publish::stream::upgrade(app, call, upgrade, body))))
+    .unify()
+    .boxed();
+
+    let subscribe = on(Role::Subscribe)
+        .and(warp::path!("v1" / "subscribe"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .and(on_upgrade())
+        .then(|call: Call, app, upgrade| async move { reply(subscribe::upgrade(&app, &call, upgrade)) })
+        .boxed();
+
+    let ops = (on(Role::Ops).and(warp::path!("healthz")).and(method(Method::GET)).then(|_| async { ops::live() }))
+        .or(on(Role::Ops)
+            .and(warp::path!("readyz"))
+            .and(method(Method::GET))
+            .and(with(&app))
+            .then(|_, app: Arc<App>| async move { ops::ready(&app) }))
+        .unify()
+        .or(on(Role::Ops)
+            .and(warp::path!("metrics"))
+            .and(method(Method::GET))
+            .and(with(&app))
+            .then(|_, app: Arc<App>| async move { ops::metrics(&app) }))
+        .unify()
+        .boxed();
+
+    let problems = warp::path!("problems" / String)
+        .and(method(Method::GET))
+        .then(|slug: String, _| async move { reply(problem::describe(&slug).ok_or(Code::NotFound.into())) });
+
+    let demo = on(Role::Subscribe)
+        .and(warp::path!("demo" / ..))
+        .and(warp::path::tail())
+        .and(method(Method::GET))
+        .and(with(&app))
+        .then(|tail: warp::path::Tail, _, app: Arc<App>| async move { reply(demo::page(&app, tail.as_str())) });
+
+    // The dialect owns every path of its listener.
+    let tslm = on(Role::Tslm)
+        .and(method(Method::GET))
+        .and(with(&app))
+        .and(on_upgrade())
+        .then(|call: Call, app, upgrade| async move { reply(tslm::upgrade(&app, &call, upgrade)) });
+
+    publish
+        .or(subscribe)
+        .unify()
+        .or(ops)
+        .unify()
+        .or(tslm)
+        .unify()
+        .or(problems)
+        .unify()
+        .or(demo)
+        .unify()
+        .recover(recover)
+        .unify()
+        .boxed()
+}
+
+/// Lets a request through to a listener's role only; elsewhere it does not exist.
+fn on(role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::ext::get::<Call>()
+        .and_then(move |call: Call| async move { if call.has_role(role) { Ok(()) } else { Err(warp::reject::not_found()) } })
+        .untuple_one()
+}
+
+/// Matches a method and hands the request on.
+fn method(wanted: Method) -> impl Filter<Extract = (Call,), Error = Rejection> + Clone {
+    warp::ext::get::<Call>().and_then(move |call: Call| {
+        let is_wanted = call.method() == wanted.as_str();
+        async move { if is_wanted { Ok(call) } else { Err(warp::reject::custom(WrongMethod)) } }
+    })
+}
+
+fn with(app: &Arc<App>) -> impl Filter<Extract = (Arc<App>,), Error = Infallible> + Clone + use<> {
+    let app = app.clone();
+    warp::any().map(move || app.clone())
+}
+
+fn on_upgrade() -> impl Filter<Extract = (Option<OnUpgrade>,), Error = Infallible> + Clone {
+    warp::ext::optional::<OnUpgrade>()
+}
+
+fn body()
+-> impl Filter<Extract = (impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,), Error = Rejection> + Clone {
+    warp::body::stream()
+}
+
+async fn answer(handled: impl Future<Output = Result<Response, Refusal>>) -> Response {
+    reply(handled.await)
+}
+
+fn reply<R: Reply>(handled: Result<R, Refusal>) -> Response {
+    match handled {
+        Ok(response) => response.into_response(),
+        Err(refusal) => problem::response(&refusal),
+    }
+}
+
+/// The path matched and the method did not.
+#[derive(Debug)]
+struct WrongMethod;
+
+impl warp::reject::Reject for WrongMethod {}
+
+async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
+    let code = if rejection.find::<WrongMethod>().is_some() { Code::MethodNotAllowed } else { Code::NotFound };
+    Ok(problem::response(&code.into()))
+}

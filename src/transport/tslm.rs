@@ -1,0 +1,206 @@
+//! The role `tslm`: an unchanged client of the TSLM last-mile, on any path of its listener.
+
+use std::sync::Arc;
+
+use http::header;
+use hyper::upgrade::OnUpgrade;
+use subtle::ConstantTimeEq;
+
+use super::app::App;
+use super::call::Call;
+use super::config::ListenerConfig;
+use super::websocket::upgrade::Handshake;
+use super::websocket::{Handler, Wire};
+use super::{fanout, origin};
+use crate::broker::engine::Start;
+use crate::broker::fanout::Congestion;
+use crate::broker::rate::RateLimit;
+use crate::broker::{Audience, Connection, Membership, Newcomer, Now};
+use crate::protocol::dialects::tslm::{Command, Content, Reply};
+use crate::protocol::websocket::Bounds;
+use crate::protocol::{ChannelName, CloseReason, Code, Form, Payload, Refusal};
+
+pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
+    let handshake = Handshake::read(call, upgrade)?;
+    origin::check(call)?;
+    let listener = call.peer().listener.clone();
+    // A browser can bring its token only as a subprotocol, and then needs that subprotocol chosen.
+    let token = present_token(&listener.tslm.auth_tokens, call, handshake.offered())?;
+    let shared = app.clone();
+    Ok(handshake.accept(app, call, token.as_deref(), move |connection| {
+        connection.admit(None);
+        Tslm::new(shared, connection.clone(), listener)
+    }))
+}
+
+/// The token that the client presents, if the listener asks for one.
+fn present_token(accepted: &[String], call: &Call, offered: &[String]) -> Result<Option<String>, Refusal> {
+    if accepted.is_empty() {
+        return Ok(None);
+    }
+    let is_accepted = |token: &str| {
+        // Every comparison is made, whatever the first one says.
+        accepted.iter().fold(false, |found, accepted| found | bool::from(accepted.as_bytes().ct_eq(token.as_bytes())))
+    };
+    let bearer = call.bearer().filter(|token| is_accepted(token)).map(str::to_owned);
+    bearer
+        .or_else(|| offered.iter().find(|token| is_accepted(token)).cloned())
+        .map(Some)
+        .ok_or_else(|| Refusal::new(Code::Unauthenticated, "this listener needs one of its tokens"))
+}
+
+struct Tslm {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    listener: Arc<ListenerConfig>,
+    frames: Option<RateLimit>,
+    /// Sorted by channel.
+    memberships: Vec<Membership>,
+    next_tag: u64,
+    relief: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Tslm {
+    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, listener: Arc<ListenerConfig>) -> Self {
+        let rate = listener.tslm.rate_limit_per_second;
+        let frames = (rate > 0).then(|| RateLimit::new(rate, rate));
+        Self { app, connection, listener, frames, memberships: Vec::new(), next_tag: 0, relief: None }
+    }
+
+    fn on_command(&mut self, command: &Command) -> Result<(), Reply> {
+        let allowed = &self.listener.tslm;
+        match command {
+            Command::CreateChannel(_) if !allowed.create_channel => Err(denied("CreateChannel")),
+            Command::Subscribe(_) if !allowed.subscribe => Err(denied("Subscribe")),
+            Command::NotifyChannel(..) if !allowed.notify_channel => Err(denied("NotifyChannel")),
+            Command::CreateChannel(channel) => self.create(channel),
+            Command::Subscribe(channel) => self.subscribe(channel),
+            Command::NotifyChannel(channel, content) => self.notify(channel, content),
+        }
+    }
+
+    fn create(&mut self, channel: &str) -> Result<(), Reply> {
+        let name = named(channel)?;
+        if self.app.engine.describe(&name).is_some() {
+            return Err(Reply::Error(format!("Channel '{channel}' is already registered")));
+        }
+        self.app.engine.create(&name, None, Now::read()).map(|_| ()).map_err(|refusal| error(&refusal))
+    }
+
+    fn subscribe(&mut self, channel: &str) -> Result<(), Reply> {
+        let name = self.existing(channel)?;
+        // The listener's permission stands for a valid token, not for what a token would have to hold.
+        if matches!(self.app.policy.rules().load().of(&name).subscribers, Audience::Matching(_)) {
+            return Err(denied("Subscribe"));
+        }
+        let at = match self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
+            // Subscribing again changes nothing, unless the channel was closed meanwhile.
+            Ok(at) if self.memberships[at].is_active() => return Ok(()),
+            Ok(at) => {
+                self.memberships.remove(at);
+                at
+            }
+            Err(at) => at,
+        };
+        if self.memberships.len() >= self.app.limits.max_subscriptions {
+            return Err(Reply::Error("Too many subscriptions".into()));
+        }
+        self.next_tag += 1;
+        let newcomer = Newcomer { connection: self.connection.clone(), form: Form::Tslm, tag: self.next_tag };
+        let membership = self
+            .app
+            .engine
+            .subscribe(&name, newcomer, Start::Live, Now::read(), &mut |_| {})
+            .map_err(|refusal| error(&refusal))?;
+        self.memberships.insert(at, membership);
+        Ok(())
+    }
+
+    fn notify(&mut self, channel: &str, content: &Content) -> Result<(), Reply> {
+        let name = self.existing(channel)?;
+        let publisher = format!("tslm:{}", self.listener.name);
+        let json;
+        let payload = match content {
+            Content::Text(text) => Payload::Text(text),
+            Content::Json(value) => {
+                json = value.to_string();
+                Payload::Json(&json)
+            }
+        };
+        let accepted =
+            self.app.engine.append(&name, &publisher, payload, Now::read()).map_err(|refusal| error(&refusal))?;
+        let congestion = fanout::run(accepted.walks);
+        self.relief = congestion.map(|congestion| Box::pin(Congestion::relieved(congestion)) as _);
+        // A publisher that listens too gets its own message before the answer.
+        if let Ok(at) = self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
+            self.memberships[at].catch_up();
+        }
+        Ok(())
+    }
+
+    /// The dialect knows only channels that were created.
+    fn existing(&self, channel: &str) -> Result<ChannelName, Reply> {
+        let not_found = || Reply::Error(format!("Channel not found: {channel}"));
+        let name = ChannelName::from_dialect(channel).map_err(|_| not_found())?;
+        self.app.engine.describe(&name).map(|_| name).ok_or_else(not_found)
+    }
+}
+
+impl Handler for Tslm {
+    fn bounds(&self) -> Bounds {
+        let message_bytes = usize::try_from(self.listener.tslm.max_message_size).unwrap_or(usize::MAX);
+        Bounds { message_bytes, fragments: self.app.limits.max_fragments }
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        let reply = if self.is_over_rate() {
+            Reply::Error("Rate limit exceeded".into())
+        } else {
+            match Command::parse(text) {
+                Ok(command) => match self.on_command(&command) {
+                    Ok(()) => command.success(),
+                    Err(reply) => reply,
+                },
+                Err(reply) => reply,
+            }
+        };
+        self.connection.send(&reply.frame());
+        Ok(())
+    }
+
+    fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
+        let reply = if self.is_over_rate() { "Rate limit exceeded" } else { "Binary messages not supported" };
+        self.connection.send(&Reply::Error(reply.into()).frame());
+        Ok(())
+    }
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        if let Some(relief) = &mut self.relief {
+            std::task::ready!(relief.as_mut().poll(cx));
+            self.relief = None;
+        }
+        std::task::Poll::Ready(())
+    }
+}
+
+impl Tslm {
+    fn is_over_rate(&mut self) -> bool {
+        self.frames.as_mut().is_some_and(|frames| frames.try_take(Now::read().steady).is_err())
+    }
+}
+
+fn named(channel: &str) -> Result<ChannelName, Reply> {
+    ChannelName::from_dialect(channel).map_err(|error| Reply::Error(error.to_string()))
+}
+
+fn denied(what: &str) -> Reply {
+    Reply::Error(format!("Permission denied: {what}"))
+}
+
+fn error(refusal: &Refusal) -> Reply {
+    Reply::Error(refusal.detail.to_string())
+}

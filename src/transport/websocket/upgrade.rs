@@ -1,0 +1,137 @@
+//! From an HTTP request to a WebSocket (RFC 6455 section 4.2), taking the socket out of hyper.
+
+use std::io;
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+use tungstenite::handshake::derive_accept_key;
+use warp::Reply;
+
+use super::{Driver, Handler, Wire};
+use crate::broker::Connection;
+use crate::protocol::{Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+
+/// What a client asks for, checked.
+pub struct Handshake {
+    accept: String,
+    /// The subprotocols that it offers, in its order; empty if it offers none.
+    offered: Vec<String>,
+    upgrade: OnUpgrade,
+}
+
+impl Handshake {
+    pub fn read(call: &Call, upgrade: Option<OnUpgrade>) -> Result<Self, Refusal> {
+        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let has_token = |name, wanted: &str| {
+            let values = call.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+            values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
+        };
+        let (true, true, Some(upgrade)) =
+            (has_token(header::UPGRADE, "websocket"), has_token(header::CONNECTION, "upgrade"), upgrade)
+        else {
+            return Err(Code::UpgradeRequired.into());
+        };
+        if call.header(header::SEC_WEBSOCKET_VERSION) != Some("13") {
+            return Err(Refusal::new(Code::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
+        }
+        if call.has_body() {
+            return Err(malformed("an upgrade has no body"));
+        }
+        let key = call.header(header::SEC_WEBSOCKET_KEY).ok_or(malformed("one Sec-WebSocket-Key is needed"))?;
+        // 16 bytes in base64.
+        if key.len() != 24 || !key.ends_with("==") {
+            return Err(malformed("Sec-WebSocket-Key is not 16 bytes in base64"));
+        }
+        let protocols = call.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let offered = protocols
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(|protocol| protocol.trim().to_owned())
+            .collect();
+        Ok(Self { accept: derive_accept_key(key.as_bytes()), offered, upgrade })
+    }
+
+    pub fn offered(&self) -> &[String] {
+        &self.offered
+    }
+
+    /// Whether a client that speaks `protocol` may go on: it offers it, or nothing at all.
+    pub fn speaks(&self, protocol: &str) -> bool {
+        self.offered.is_empty() || self.offered.iter().any(|offered| offered == protocol)
+    }
+
+    /// Answers 101 and, once the socket is free, runs the handler that `start` makes on it.
+    pub fn accept<H: Handler>(
+        self,
+        app: &Arc<App>,
+        call: &Call,
+        protocol: Option<&str>,
+        start: impl FnOnce(&Arc<Connection<Wire>>) -> H + Send + 'static,
+    ) -> warp::reply::Response {
+        let Self { accept, offered, upgrade } = self;
+        let (app, permit) = (app.clone(), call.peer().permit.clone());
+        tokio::spawn(async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            let Ok((wire, early)) = take_socket(upgraded) else { return };
+            let connection = Connection::new(app.registry.new_id(), app.connection_limits.clone(), wire);
+            let connection = Arc::new(connection);
+            let registered = app.registry.register(connection.clone());
+            let handler = start(&connection);
+            // A task of its own, so that it holds nothing of the handshake.
+            tokio::spawn(Alive { driver: Driver::new(connection, handler, &early), _registered: registered, _permit: permit });
+        });
+        let mut response = Response::new(String::new()).into_response();
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        if let Ok(accept) = HeaderValue::try_from(accept) {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        let chosen = protocol.filter(|protocol| offered.iter().any(|offered| offered == protocol));
+        if let Some(Ok(chosen)) = chosen.map(HeaderValue::try_from) {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+        }
+        response
+    }
+}
+
+/// The future of one connection's task, with what it gives back at its end.
+struct Alive<H: Handler> {
+    driver: Driver<H>,
+    _registered: crate::transport::registry::Registered,
+    _permit: Arc<crate::transport::admission::Permit>,
+}
+
+impl<H: Handler> Future for Alive<H> {
+    type Output = ();
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        std::pin::Pin::new(&mut self.driver).poll(cx)
+    }
+}
+
+/// The socket under an upgraded connection, with the bytes that were read behind the request.
+fn take_socket(upgraded: Upgraded) -> io::Result<(Wire, Vec<u8>)> {
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner()), parts.read_buf.to_vec())),
+        Err(upgraded) => upgraded,
+    };
+    let upgraded = match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+        Ok(parts) => {
+            let (tcp, session) = parts.io.into_inner().into_inner();
+            return Ok((Wire::tls(tcp, session), parts.read_buf.to_vec()));
+        }
+        Err(upgraded) => upgraded,
+    };
+    match upgraded.downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner()), parts.read_buf.to_vec())),
+        Err(_) => Err(io::Error::other("an upgraded connection of an unknown kind")),
+    }
+}

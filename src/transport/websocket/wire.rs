@@ -1,0 +1,148 @@
+//! The sockets under a WebSocket, without buffers of their own: TCP, Unix, TLS over TCP.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use rustls::ServerConnection;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::broker::Socket;
+
+/// Plaintext that one TLS connection may hold encrypted but unsent.
+const MAX_TLS_UNSENT: usize = 64 * 1024;
+
+pub enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsWire>),
+}
+
+pub struct TlsWire {
+    tcp: TcpStream,
+    session: Mutex<ServerConnection>,
+}
+
+impl Wire {
+    pub fn tls(tcp: TcpStream, mut session: ServerConnection) -> Self {
+        session.set_buffer_limit(Some(MAX_TLS_UNSENT));
+        Self::Tls(Box::new(TlsWire { tcp, session: Mutex::new(session) }))
+    }
+
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(cx),
+            Self::Unix(unix) => unix.poll_read_ready(cx),
+            Self::Tls(tls) => tls.tcp.poll_read_ready(cx),
+        }
+    }
+
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_write_ready(cx),
+            Self::Unix(unix) => unix.poll_write_ready(cx),
+            Self::Tls(tls) => tls.tcp.poll_write_ready(cx),
+        }
+    }
+
+    /// Reads what is there; `Ok(0)` at the end of the stream.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_read(buffer),
+            Self::Unix(unix) => unix.try_read(buffer),
+            Self::Tls(tls) => tls.try_read(buffer),
+        }
+    }
+
+    /// Says goodbye on protocols that do, as far as the socket takes it now.
+    pub fn finish(&self) {
+        if let Self::Tls(tls) = self {
+            tls.session.lock().send_close_notify();
+            // The connection ends either way.
+            let _ = self.try_flush();
+        }
+    }
+}
+
+impl Socket for Wire {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Unix(unix) => unix.try_write(bytes),
+            Self::Tls(tls) => tls.try_write(bytes),
+        }
+    }
+
+    fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(tcp) => tcp.try_write_vectored(buffers),
+            Self::Unix(unix) => unix.try_write_vectored(buffers),
+            // Records are built by copying anyway, so the buffers gain nothing from going together.
+            Self::Tls(tls) => tls.try_write(buffers.first().map_or(&[], |buffer| buffer)),
+        }
+    }
+
+    fn try_flush(&self) -> io::Result<()> {
+        match self {
+            Self::Tls(tls) => tls.send_records(&mut tls.session.lock()),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_unsent(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.session.lock().wants_write())
+    }
+}
+
+impl TlsWire {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut session = self.session.lock();
+        // Nothing is encrypted while older records wait, so a full socket fills the outbox and not this buffer.
+        self.send_records(&mut session)?;
+        let written = session.writer().write(bytes)?;
+        match self.send_records(&mut session) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(written),
+        }
+    }
+
+    fn send_records(&self, session: &mut ServerConnection) -> io::Result<()> {
+        while session.wants_write() {
+            session.write_tls(&mut Nonblocking(&self.tcp))?;
+        }
+        Ok(())
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut session = self.session.lock();
+        loop {
+            match session.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            if session.read_tls(&mut Nonblocking(&self.tcp))? == 0 {
+                return Ok(0);
+            }
+            session.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        }
+    }
+}
+
+/// `Read` and `Write` on a socket that answers [`ErrorKind::WouldBlock`] instead of waiting.
+struct Nonblocking<'a>(&'a TcpStream);
+
+impl Read for Nonblocking<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl Write for Nonblocking<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
