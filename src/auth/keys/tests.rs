@@ -72,14 +72,20 @@ fn a_written_key_is_read_back() {
 }
 
 #[test]
+fn a_written_key_is_byte_for_byte_what_openssl_writes() {
+    let text = fixture!("throwaway-openssl.pem");
+    assert_eq!(*to_pkcs8_pem(&parse_private_key(text).unwrap()).unwrap(), text);
+    let line = fixture!("throwaway-openssh.pub").trim();
+    assert_eq!(to_openssh_public(&parse_public_key(line).unwrap(), "throwaway@example"), line);
+}
+
+#[test]
 fn pkcs8_with_a_public_key_is_read_and_both_must_agree() {
     let (key, other) = (generate().unwrap(), generate().unwrap());
     assert_eq!(parse_private_key(&key.to_pkcs8_pem(LineEnding::LF).unwrap()), Ok(key.clone()));
 
-    let mixed = KeypairBytes {
-        secret_key: key.to_bytes(),
-        public_key: Some(PublicKeyBytes(other.verifying_key().to_bytes())),
-    };
+    let mixed =
+        KeypairBytes { secret_key: key.to_bytes(), public_key: Some(PublicKeyBytes(other.verifying_key().to_bytes())) };
     let mixed = mixed.to_pkcs8_pem(LineEnding::LF).unwrap();
     assert!(matches!(parse_private_key(&mixed), Err(KeyError::Malformed(_))));
 }
