@@ -1,6 +1,25 @@
 //! Publishers: the whitelist and the signatures that prove a request comes from one of them.
+//!
+//! A request is checked in three steps: [`Whitelist::verify`] on its head, the caller's own rules (the channel, the
+//! rate), and [`Verified::accept`] with its body. Only then is its nonce used up.
+
+mod base;
+mod digest;
+mod replay;
+mod signature;
+mod signer;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod whitelist;
 
 use ed25519_dalek::VerifyingKey;
+
+pub use base::RequestHead;
+pub use signature::MAX_SKEW_SECS;
+pub use signer::{SignError, Signer, Target, fresh_nonce};
+pub use verify::Verified;
+pub use whitelist::{DuplicateKey, Publisher, Whitelist};
 
 use super::keys::Fingerprint;
 use crate::protocol::Pattern;
@@ -23,4 +42,13 @@ pub enum PublisherKey {
     Known(VerifyingKey),
     /// The gateway knows the fingerprint alone; each request carries the key.
     Hash(Fingerprint),
+}
+
+impl PublisherKey {
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Known(key) => Fingerprint::of(key),
+            Self::Hash(fingerprint) => *fingerprint,
+        }
+    }
 }

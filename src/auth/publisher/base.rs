@@ -1,0 +1,223 @@
+//! The signature base of RFC 9421 section 2.5: the text that is signed.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName};
+use sfv::{FieldType, InnerList, List, ListEntry};
+
+/// What of a request is signed, as the peer sent it.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    pub method: &'a str,
+    /// The `Host` header or the `:authority`.
+    pub authority: &'a str,
+    /// Percent-encoded, never decoded before.
+    pub path: &'a str,
+    /// Without the `?`.
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+}
+
+/// Why there is no signature base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum BaseError {
+    /// The request does not have this component.
+    Missing(String),
+    /// A header of the request is not ASCII, or the identifier is none that is understood here.
+    Unsupported(String),
+}
+
+/// Builds the base for the components and parameters of `input`.
+///
+/// Knows `@method`, `@authority`, `@path`, `@query` and every header, none with parameters.
+pub(super) fn signature_base(head: &RequestHead<'_>, input: &InnerList) -> Result<String, BaseError> {
+    let mut base = String::new();
+    for item in &input.items {
+        let name = item.bare_item.as_string().filter(|_| item.params.is_empty());
+        let name = name.ok_or_else(|| BaseError::Unsupported("a component with parameters".into()))?.as_str();
+        base.push_str(&format!("\"{name}\": {}\n", component(head, name)?));
+    }
+    base.push_str(&format!("\"@signature-params\": {}", serialize(input)));
+    Ok(base)
+}
+
+/// The strict serialization (RFC 9651 section 4.1), which section 2.3 of RFC 9421 asks for.
+fn serialize(input: &InnerList) -> String {
+    let list: List = vec![ListEntry::InnerList(input.clone())];
+    list.serialize().unwrap_or_default()
+}
+
+fn component(head: &RequestHead<'_>, name: &str) -> Result<String, BaseError> {
+    match name {
+        "@method" => Ok(head.method.to_owned()),
+        "@authority" => Ok(normalized_authority(head.authority)),
+        "@path" => Ok(if head.path.is_empty() { "/" } else { head.path }.to_owned()),
+        "@query" => Ok(format!("?{}", head.query.unwrap_or_default())),
+        _ => header(head.headers, name),
+    }
+}
+
+/// RFC 9421 section 2.2.3: in lower case and without the default port.
+///
+/// Both default ports are dropped, because the gateway may stand behind something that ends TLS.
+fn normalized_authority(authority: &str) -> String {
+    let authority = authority.to_ascii_lowercase();
+    let host = [":80", ":443", ":"].iter().find_map(|port| authority.strip_suffix(port));
+    host.unwrap_or(&authority).to_owned()
+}
+
+/// RFC 9421 section 2.1: every line of the header without white space around, joined by a comma and a space.
+fn header(headers: &HeaderMap, name: &str) -> Result<String, BaseError> {
+    let unsupported = || BaseError::Unsupported(name.to_owned());
+    let is_canonical = !name.starts_with('@') && !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    let field = HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| is_canonical).ok_or_else(unsupported)?;
+    let lines: Result<Vec<&str>, _> =
+        headers.get_all(field).iter().map(|line| line.to_str().map(|text| text.trim_matches([' ', '\t']))).collect();
+    match lines.map_err(|_| unsupported())?.as_slice() {
+        [] => Err(BaseError::Missing(name.to_owned())),
+        lines => Ok(lines.join(", ")),
+    }
+}
+
+impl fmt::Display for BaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(name) => write!(f, "`{name}` is signed and the request does not have it."),
+            Self::Unsupported(name) => write!(f, "`{name}` cannot be signed here."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use ed25519_dalek::Signature;
+    use http::HeaderValue;
+    use sfv::{Dictionary, Parser};
+
+    use super::*;
+    use crate::auth::keys::parse_public_key;
+
+    fn parse(input: &str) -> InnerList {
+        match Parser::new(input).parse::<Dictionary>().unwrap().swap_remove_index(0) {
+            Some((_, ListEntry::InnerList(list))) => list,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            map.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn the_example_of_rfc_9421_b_2_6_is_rebuilt_byte_for_byte() {
+        let vector: serde_json::Value =
+            serde_json::from_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/rfc9421-b26.json")))
+                .unwrap();
+        let text = |name: &str| vector[name].as_str().unwrap();
+        let lines: Vec<(&str, &str)> = vector["headers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| (line[0].as_str().unwrap(), line[1].as_str().unwrap()))
+            .collect();
+        let head = RequestHead {
+            method: text("method"),
+            authority: text("authority"),
+            path: text("path"),
+            query: Some(text("query")),
+            headers: &headers(&lines),
+        };
+        let base = signature_base(&head, &parse(text("signature_input"))).unwrap();
+        assert_eq!(base, text("signature_base"));
+
+        let signature = Signature::from_slice(&STANDARD.decode(text("signature")).unwrap()).unwrap();
+        let key = parse_public_key(text("public_key")).unwrap();
+        assert!(key.verify_strict(base.as_bytes(), &signature).is_ok());
+    }
+
+    /// The base of one component, without the line of parameters.
+    fn value_of(name: &str, head: &RequestHead<'_>) -> Result<String, BaseError> {
+        let base = signature_base(head, &parse(&format!("s=(\"{name}\")")))?;
+        let line = base.strip_suffix(&format!("\n\"@signature-params\": (\"{name}\")")).unwrap();
+        Ok(line.strip_prefix(&format!("\"{name}\": ")).unwrap().to_owned())
+    }
+
+    fn empty_head(headers: &HeaderMap) -> RequestHead<'_> {
+        RequestHead { method: "GET", authority: "example.com", path: "/", query: None, headers }
+    }
+
+    #[test]
+    fn t_s8_white_space_and_repeated_headers_have_one_canonical_form() {
+        for (lines, expected) in [
+            (vec![("x", "one")], "one"),
+            (vec![("x", "  one \t ")], "one"),
+            (vec![("x", "\tone  two\t")], "one  two"),
+            (vec![("x", "")], ""),
+            (vec![("x", " ")], ""),
+            (vec![("x", "one"), ("x", "two")], "one, two"),
+            (vec![("x", " one "), ("x", " two ")], "one, two"),
+            (vec![("x", "one,two"), ("x", "three")], "one,two, three"),
+            (vec![("x", ""), ("x", "two")], ", two"),
+            (vec![("X", "one"), ("y", "other"), ("x", "two")], "one, two"),
+        ] {
+            assert_eq!(value_of("x", &empty_head(&headers(&lines))).as_deref(), Ok(expected), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn t_s8_an_authority_is_in_lower_case_and_without_its_default_port() {
+        for (authority, expected) in [
+            ("example.com", "example.com"),
+            ("EXAMPLE.com", "example.com"),
+            ("example.com:80", "example.com"),
+            ("example.com:443", "example.com"),
+            ("example.com:", "example.com"),
+            ("example.com:8080", "example.com:8080"),
+            ("example.com:4430", "example.com:4430"),
+            ("example.com:1443", "example.com:1443"),
+            ("[2001:DB8::1]:443", "[2001:db8::1]"),
+            ("[2001:db8::80]", "[2001:db8::80]"),
+            ("127.0.0.1:8081", "127.0.0.1:8081"),
+        ] {
+            let headers = HeaderMap::new();
+            let head = RequestHead { authority, ..empty_head(&headers) };
+            assert_eq!(value_of("@authority", &head).as_deref(), Ok(expected), "{authority}");
+        }
+    }
+
+    #[test]
+    fn t_s8_paths_and_queries_are_taken_as_they_were_sent() {
+        for (path, query, expected_path, expected_query) in [
+            ("", None, "/", "?"),
+            ("/", Some(""), "/", "?"),
+            ("/a%2Fb/%c3%a9", Some("x=%20&y=+"), "/a%2Fb/%c3%a9", "?x=%20&y=+"),
+            ("/a//b/../c", Some("a?b"), "/a//b/../c", "?a?b"),
+        ] {
+            let headers = HeaderMap::new();
+            let head = RequestHead { path, query, ..empty_head(&headers) };
+            assert_eq!(value_of("@path", &head).as_deref(), Ok(expected_path));
+            assert_eq!(value_of("@query", &head).as_deref(), Ok(expected_query));
+        }
+    }
+
+    #[test]
+    fn a_component_that_is_not_there_or_not_understood_gives_no_base() {
+        let headers = headers(&[("x-latin", "caf\u{e9}")]);
+        let head = empty_head(&headers);
+        assert_eq!(value_of("x-none", &head), Err(BaseError::Missing("x-none".into())));
+        for name in ["@target-uri", "@status", "X-Upper", "x latin", "", "x-latin"] {
+            assert_eq!(value_of(name, &head), Err(BaseError::Unsupported(name.into())), "{name}");
+        }
+        let with_parameters = parse("s=(\"@method\";req)");
+        assert!(matches!(signature_base(&head, &with_parameters), Err(BaseError::Unsupported(_))));
+        let not_a_string = parse("s=(method)");
+        assert!(matches!(signature_base(&head, &not_a_string), Err(BaseError::Unsupported(_))));
+    }
+}

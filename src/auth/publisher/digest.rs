@@ -1,0 +1,117 @@
+//! `Content-Digest` (RFC 9530 section 2): what a body must hash to.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName};
+use sfv::{Dictionary, ListEntry, Parser};
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::protocol::{Code, Refusal};
+
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+
+/// The digests of a request that are understood here; at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ContentDigest {
+    sha256: Option<Vec<u8>>,
+    sha512: Option<Vec<u8>>,
+}
+
+impl ContentDigest {
+    /// Reads the header; `None` where there is none. Digests of other algorithms are passed over, as RFC 9530 asks.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
+        if !headers.contains_key(CONTENT_DIGEST) {
+            return Ok(None);
+        }
+        let lines: Vec<&[u8]> = headers.get_all(CONTENT_DIGEST).iter().map(|line| line.as_bytes()).collect();
+        let dictionary = Parser::new(&lines.join(b", ".as_slice())).parse::<Dictionary>().map_err(|_| useless())?;
+        let digest = Self { sha256: take(&dictionary, "sha-256")?, sha512: take(&dictionary, "sha-512")? };
+        if digest.sha256.is_none() && digest.sha512.is_none() { Err(useless()) } else { Ok(Some(digest)) }
+    }
+
+    /// Refuses a body that any of the digests does not fit.
+    pub(super) fn check(&self, body: &[u8]) -> Result<(), Refusal> {
+        let fits_sha256 = self.sha256.as_ref().is_none_or(|digest| Sha256::digest(body)[..] == digest[..]);
+        let fits_sha512 = self.sha512.as_ref().is_none_or(|digest| Sha512::digest(body)[..] == digest[..]);
+        if fits_sha256 && fits_sha512 {
+            Ok(())
+        } else {
+            Err(Refusal::new(
+                Code::DigestMismatch,
+                "The body does not fit its Content-Digest. Hash the bytes exactly as they are sent.",
+            ))
+        }
+    }
+}
+
+/// The header for a body, as the gateway's own client sends it.
+pub(super) fn content_digest(body: &[u8]) -> String {
+    format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(body)))
+}
+
+fn take(dictionary: &Dictionary, algorithm: &str) -> Result<Option<Vec<u8>>, Refusal> {
+    match dictionary.get(algorithm) {
+        None => Ok(None),
+        Some(ListEntry::Item(item)) => {
+            item.bare_item.as_byte_sequence().map(|bytes| Some(bytes.to_vec())).ok_or_else(useless)
+        }
+        Some(ListEntry::InnerList(_)) => Err(useless()),
+    }
+}
+
+fn useless() -> Refusal {
+    Refusal::new(
+        Code::DigestMismatch,
+        "Content-Digest must be `sha-256=:BASE64:` (RFC 9530); sha-512 is taken as well.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// The request of RFC 9421 appendix B.2, whose digests RFC 9530 appendix B lists as well.
+    const BODY: &[u8] = b"{\"hello\": \"world\"}";
+    const SHA256: &str = "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:";
+    const SHA512: &str =
+        "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:";
+    const OTHER_SHA256: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+
+    fn check(lines: &[&str], body: &[u8]) -> Result<(), Code> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(CONTENT_DIGEST, HeaderValue::from_str(line).unwrap());
+        }
+        let digest = ContentDigest::of(&headers).map_err(|refusal| refusal.code)?;
+        digest.unwrap().check(body).map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn the_digests_of_the_rfc_fit() {
+        assert_eq!(check(&[SHA256], BODY), Ok(()));
+        assert_eq!(check(&[SHA512], BODY), Ok(()));
+        assert_eq!(check(&[&format!("{SHA256}, {SHA512}")], BODY), Ok(()));
+        assert_eq!(check(&[SHA256, SHA512], BODY), Ok(()));
+        assert_eq!(check(&[&format!("md5=:AAAA:, {SHA256}")], BODY), Ok(()));
+        assert_eq!(check(&[OTHER_SHA256], b""), Ok(()));
+        assert_eq!(content_digest(BODY), SHA256);
+    }
+
+    #[test]
+    fn s2_every_known_digest_must_fit() {
+        assert_eq!(check(&[SHA256], b"{\"hello\": \"World\"}"), Err(Code::DigestMismatch));
+        assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], BODY), Err(Code::DigestMismatch));
+        assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], b""), Err(Code::DigestMismatch));
+    }
+
+    #[test]
+    fn s2_a_digest_that_proves_nothing_is_refused() {
+        for line in ["", "md5=:1B2M2Y8AsgTpgAmY7PhCfg==:", "sha-256", "sha-256=X48E", "sha-256=:!:", "sha-256=::", "("]
+        {
+            assert_eq!(check(&[line], b""), Err(Code::DigestMismatch), "{line}");
+        }
+        assert_eq!(ContentDigest::of(&HeaderMap::new()), Ok(None));
+    }
+}

@@ -1,0 +1,139 @@
+//! The proof that a request comes from a publisher: RFC 9421 with RFC 9530, nothing optional.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::VerifyingKey;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+use super::PublisherKey;
+use super::base::{BaseError, RequestHead, signature_base};
+use super::digest::{CONTENT_DIGEST, ContentDigest};
+use super::signature::{PUBLIC_KEY, RequestSignature, invalid};
+use super::whitelist::{Publisher, Whitelist};
+use crate::auth::keys::{Fingerprint, parse_fingerprint, public_key_from_bytes};
+use crate::protocol::{Code, Refusal};
+
+/// A request head with a good signature. Its body and its nonce are not checked yet: see [`Verified::accept`].
+#[derive(Debug)]
+#[must_use = "the body and the nonce are still to be checked"]
+pub struct Verified {
+    publisher: Arc<Publisher>,
+    created: u64,
+    nonce: String,
+    /// `None` where the request was signed as one without a body.
+    digest: Option<ContentDigest>,
+}
+
+impl Whitelist {
+    /// Verifies the head of a request. Pure: nothing is remembered, and nothing is used up.
+    ///
+    /// `has_body` is whether bytes of a body follow; a request without one may sign the digest of nothing.
+    /// `now_unix_secs` is seconds since 1970.
+    pub fn verify(&self, head: &RequestHead<'_>, has_body: bool, now_unix_secs: u64) -> Result<Verified, Refusal> {
+        let signed = RequestSignature::of(head.headers)?;
+        let publisher = self.find(&signed.parameters.keyid)?;
+        publisher.check_not_after(now_unix_secs)?;
+        let created = signed.parameters.check_fresh(now_unix_secs)?;
+        check_body_headers(head.headers, has_body, signed.covers_body())?;
+        signed.check_components()?;
+
+        let key = publisher.key_of(head.headers)?;
+        let base = signature_base(head, &signed.input).map_err(explain)?;
+        key.verify_strict(base.as_bytes(), &signed.signature).map_err(|_| {
+            invalid(
+                "The signature does not fit the request. Something between may have changed the method, the host, \
+                 the path, the query or a signed header; or another key signed.",
+            )
+        })?;
+        let digest = if signed.covers_body() { ContentDigest::of(head.headers)? } else { None };
+        Ok(Verified { publisher: publisher.clone(), created, nonce: signed.parameters.nonce, digest })
+    }
+
+    fn find(&self, keyid: &str) -> Result<&Arc<Publisher>, Refusal> {
+        let fingerprint = parse_fingerprint(keyid).map_err(|_| {
+            Refusal::new(
+                Code::KeyUnknown,
+                "`keyid` must be the OpenSSH fingerprint of the key, `SHA256:…` as `ssh-keygen -lf` prints it.",
+            )
+        })?;
+        self.get(&fingerprint).ok_or_else(|| {
+            Refusal::new(Code::KeyUnknown, "The key is not on the whitelist. Give its fingerprint to the operator.")
+        })
+    }
+}
+
+impl Publisher {
+    fn key_of(&self, headers: &HeaderMap) -> Result<VerifyingKey, Refusal> {
+        match &self.key {
+            PublisherKey::Known(key) => Ok(*key),
+            PublisherKey::Hash(fingerprint) => carried_key(headers, fingerprint),
+        }
+    }
+}
+
+impl Verified {
+    pub fn publisher(&self) -> &Arc<Publisher> {
+        &self.publisher
+    }
+
+    /// The last step: the body must be the one that was signed and the nonce is used up, in this order, so that
+    /// nobody but the publisher can use up a nonce. Pass an empty body for a request without one.
+    pub fn accept(self, body: &[u8], now_unix_secs: u64) -> Result<Arc<Publisher>, Refusal> {
+        self.check_body(body)?;
+        self.publisher.use_nonce(self.created, &self.nonce, now_unix_secs)?;
+        Ok(self.publisher)
+    }
+
+    fn check_body(&self, body: &[u8]) -> Result<(), Refusal> {
+        match &self.digest {
+            Some(digest) => digest.check(body),
+            None if body.is_empty() => Ok(()),
+            None => Err(digest_missing()),
+        }
+    }
+}
+
+fn check_body_headers(headers: &HeaderMap, has_body: bool, covers_body: bool) -> Result<(), Refusal> {
+    if has_body && !headers.contains_key(CONTENT_DIGEST) {
+        return Err(digest_missing());
+    }
+    if has_body && !covers_body {
+        return Err(invalid("A request with a body must sign \"content-digest\" \"content-type\" as well."));
+    }
+    // Two lines and one line with a comma have the same base: which one the publisher meant must not be a guess.
+    if covers_body && headers.get_all(CONTENT_TYPE).iter().count() > 1 {
+        return Err(invalid("Content-Type must be sent once."));
+    }
+    Ok(())
+}
+
+/// The key that a request carries, where the whitelist knows its hash alone.
+fn carried_key(headers: &HeaderMap, fingerprint: &Fingerprint) -> Result<VerifyingKey, Refusal> {
+    let mut lines = headers.get_all(PUBLIC_KEY).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return Err(invalid("The gateway knows this key by its hash alone: send it in Lastmile-Public-Key, once."));
+    };
+    let bytes = STANDARD.decode(line.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    let bytes = bytes.ok_or_else(|| invalid("Lastmile-Public-Key must be the base64 of the 32 bytes of the key."))?;
+    let key =
+        public_key_from_bytes(&bytes).map_err(|_| invalid("The key in Lastmile-Public-Key is weak or no key."))?;
+    if Fingerprint::of(&key) == *fingerprint {
+        Ok(key)
+    } else {
+        Err(invalid("The key in Lastmile-Public-Key is not the one that `keyid` names."))
+    }
+}
+
+fn digest_missing() -> Refusal {
+    Refusal::new(
+        Code::DigestMissing,
+        "A request with a body needs `Content-Digest: sha-256=:BASE64:` (RFC 9530), and must sign it.",
+    )
+}
+
+fn explain(error: BaseError) -> Refusal {
+    Refusal::new(Code::SignatureInvalid, error.to_string())
+}
