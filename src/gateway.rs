@@ -1,10 +1,28 @@
-//! The composition root: a checked configuration in, a running gateway out.
+//! The composition root: a checked configuration in, a running gateway out; the order of start and of stop.
 
-use std::time::Duration;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::auth::{IssuerConfig, PublisherConfig};
-use crate::broker::ChannelRules;
-use crate::transport::config::{Limits, ListenerConfig};
+use ::metrics::{Counter, counter};
+use tokio::task::JoinSet;
+
+use crate::auth::publisher::{DuplicateKey, Whitelist};
+use crate::auth::token::{IssuerError, Issuers};
+use crate::auth::{IssuerConfig, Policy, PublisherConfig};
+use crate::broker::{ChannelRules, Counters, Hub, Now};
+use crate::engine::Memory;
+use crate::engine::memory::MemoryLimits;
+use crate::ops::{Lifecycle, Phase, metrics};
+use crate::protocol::CloseReason;
+use crate::transport::admission::Admission;
+use crate::transport::app::App;
+use crate::transport::config::{Address, Limits, ListenerConfig};
+use crate::transport::listener::{ListenError, Listener};
+use crate::transport::publish::idempotency::Idempotency;
+use crate::transport::registry::Registry;
+use crate::transport::routes::routes;
+use crate::transport::tls::{Certificate, TlsError};
 
 /// Everything that a gateway is told, checked.
 #[derive(Clone, Debug)]
@@ -12,12 +30,12 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub drain: DrainConfig,
-    pub policy: Policy,
+    pub policy: PolicyConfig,
 }
 
 /// The part that a reload replaces.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct PolicyConfig {
     pub publishers: Vec<PublisherConfig>,
     pub issuers: Vec<IssuerConfig>,
     pub channels: ChannelRules,
@@ -29,4 +47,216 @@ pub struct DrainConfig {
     pub window: Duration,
     /// The process ends after this time, whatever is still open.
     pub deadline: Duration,
+}
+
+/// How often deadlines, lifespans and pings are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A gateway whose listeners are bound and do not accept yet.
+pub struct Gateway {
+    app: Arc<App>,
+    listeners: Vec<Listener>,
+    admission: Arc<Admission>,
+    drain: DrainConfig,
+    reloads: Reloads,
+}
+
+/// What a drain found and left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Connections that were told to go.
+    pub closed: usize,
+    /// Connections that were still there at the deadline.
+    pub left: usize,
+}
+
+/// Changes the policy of a running gateway.
+#[derive(Clone)]
+pub struct Reloader {
+    app: Arc<App>,
+    certificates: Vec<Arc<Certificate>>,
+    reloads: Reloads,
+}
+
+#[derive(Clone)]
+struct Reloads {
+    applied: Counter,
+    refused: Counter,
+}
+
+impl Gateway {
+    /// Checks and binds everything; nothing is accepted before [`Gateway::run`]. Needs a tokio runtime.
+    pub fn bind(config: Config, demo: bool) -> Result<Self, StartError> {
+        let (recorder, handle) = metrics::recorder();
+        ::metrics::with_local_recorder(&recorder, || Self::bind_counted(config, demo, handle))
+    }
+
+    fn bind_counted(
+        config: Config,
+        demo: bool,
+        metrics: metrics_exporter_prometheus::PrometheusHandle,
+    ) -> Result<Self, StartError> {
+        let Config { listeners, limits, drain, policy } = config;
+        let PolicyConfig { publishers, issuers, channels } = policy;
+        let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
+        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let counters = Arc::new(Counters::default());
+        let hub = Hub::new(cores, counters.clone());
+        let memory_limits = MemoryLimits { max_channels: limits.max_channels, idle: limits.channel_idle };
+        let engine = Memory::new(memory_limits, policy.rules().clone(), hub, counters);
+        let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
+        let app = Arc::new(App {
+            connection_limits: Arc::new((&limits).into()),
+            policy,
+            engine: Arc::new(engine),
+            idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
+            registry: Registry::new(),
+            lifecycle: Lifecycle::default(),
+            refusals: Default::default(),
+            metrics,
+            demo,
+            limits,
+        });
+        let listeners = listeners.into_iter().map(Listener::bind).collect::<Result<_, _>>()?;
+        let reloads = Reloads {
+            applied: counter!("lastmile_reloads_total"),
+            refused: counter!("lastmile_reload_failures_total"),
+        };
+        Ok(Self { app, listeners, admission, drain, reloads })
+    }
+
+    /// Each listener with where it really listens.
+    pub fn listeners(&self) -> impl Iterator<Item = (&ListenerConfig, Address)> {
+        self.listeners.iter().map(|listener| (listener.config(), listener.local_address()))
+    }
+
+    pub fn reloader(&self) -> Reloader {
+        Reloader {
+            app: self.app.clone(),
+            certificates: self.listeners.iter().filter_map(Listener::certificate).collect(),
+            reloads: self.reloads.clone(),
+        }
+    }
+
+    /// Serves until `shutdown`, then drains.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> DrainReport {
+        let Self { app, listeners, admission, drain, reloads: _ } = self;
+        let routes = routes(app.clone());
+        let mut tasks = JoinSet::new();
+        for listener in listeners {
+            tasks.spawn(listener.run(app.clone(), admission.clone(), routes.clone()));
+        }
+        let sweeper = tokio::spawn(sweep(app.clone()));
+        app.lifecycle.enter(Phase::Ready);
+
+        shutdown.await;
+
+        // From here on nothing is accepted and readiness says so.
+        app.lifecycle.enter(Phase::Draining);
+        let deadline = tokio::time::Instant::now() + drain.deadline;
+        let closing = app.registry.close_all(CloseReason::Draining, drain.window);
+        let closed = tokio::time::timeout_at(deadline, closing).await.unwrap_or_else(|_| app.registry.len());
+        let gone = async {
+            while !app.registry.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            while tasks.join_next().await.is_some() {}
+        };
+        // What is left at the deadline is the report's matter.
+        let _ = tokio::time::timeout_at(deadline, gone).await;
+        sweeper.abort();
+        DrainReport { closed, left: app.registry.len() }
+    }
+}
+
+async fn sweep(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    // After a stall one sweep is due, not one for every second that was missed.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let now = Now::read();
+        app.registry.sweep(now.unix());
+        app.engine.sweep(now);
+    }
+}
+
+impl Reloader {
+    /// Replaces the policy and the certificates, all or nothing.
+    pub fn reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
+        let began = Instant::now();
+        let result = self.try_reload(policy);
+        match &result {
+            Ok(()) => self.reloads.applied.increment(1),
+            Err(_) => self.refused(),
+        }
+        tracing::debug!(took_ms = began.elapsed().as_millis() as u64, "reload");
+        result
+    }
+
+    /// Counts a reload that did not even come to [`Reloader::reload`].
+    pub fn refused(&self) {
+        self.reloads.refused.increment(1);
+    }
+
+    fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
+        let PolicyConfig { publishers, issuers, channels } = policy;
+        let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
+        let issuers = Issuers::new(issuers)?;
+        let keys =
+            self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
+        self.app.policy.replace(whitelist, issuers, channels);
+        for (certificate, key) in self.certificates.iter().zip(keys) {
+            certificate.replace(key);
+        }
+        self.app.registry.wake_all();
+        Ok(())
+    }
+}
+
+/// Why a gateway does not start, or does not take a new policy.
+#[derive(Debug)]
+pub enum StartError {
+    Listen(ListenError),
+    Tls(TlsError),
+    Publishers(DuplicateKey),
+    Issuers(IssuerError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+            Self::Publishers(error) => error.fmt(f),
+            Self::Issuers(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> Self {
+        Self::Listen(error)
+    }
+}
+
+impl From<TlsError> for StartError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
+    }
+}
+
+impl From<DuplicateKey> for StartError {
+    fn from(error: DuplicateKey) -> Self {
+        Self::Publishers(error)
+    }
+}
+
+impl From<IssuerError> for StartError {
+    fn from(error: IssuerError) -> Self {
+        Self::Issuers(error)
+    }
 }

@@ -2,9 +2,11 @@
 
 pub mod client_addr;
 pub mod keys;
+pub mod policy;
 pub mod publisher;
 pub mod token;
 
 pub use client_addr::{ClientAddr, client_address};
+pub use policy::Policy;
 pub use publisher::{PublisherConfig, PublisherKey};
 pub use token::{IssuerConfig, Issuers, TokenError};

@@ -1,5 +1,6 @@
 //! Running it: phases, metrics, logs.
 
 pub mod lifecycle;
+pub mod metrics;
 
 pub use lifecycle::{Lifecycle, Phase};

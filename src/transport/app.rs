@@ -5,6 +5,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::Limits;
+use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
 use crate::auth::Policy;
@@ -21,6 +22,7 @@ pub struct App {
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
+    pub refusals: Refusals,
     pub metrics: PrometheusHandle,
     /// Serves the demonstration page.
     pub demo: bool,

@@ -33,6 +33,9 @@ pub async fn handle(
             response
         }
     };
+    if let Some(code) = response.extensions().get::<Code>() {
+        app.refusals.count(*code);
+    }
     add_security_headers(response.headers_mut(), is_tls);
     Ok(response)
 }

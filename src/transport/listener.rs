@@ -169,7 +169,8 @@ impl Incoming {
                 Err(_) => return,
             }
         }
-        let is_proxy = |ip: IpAddr| self.app.limits.trusted_proxies.iter().any(|range| range.contains(&ip.to_canonical()));
+        let is_proxy =
+            |ip: IpAddr| self.app.limits.trusted_proxies.iter().any(|range| range.contains(&ip.to_canonical()));
         if let Some(address) = self.address.filter(|address| !is_proxy(*address))
             && permit.assign(ClientAddr::from(address)).is_err()
         {
@@ -215,7 +216,8 @@ impl Incoming {
 
 /// Tells a client that there is no room, where that can be said in one write.
 async fn turn_away(stream: Stream, is_tls: bool) {
-    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    const FULL: &[u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     if is_tls {
         return;
     }
@@ -255,7 +257,9 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bind { listener, address, error } => write!(f, "listeners.{listener}: cannot listen on {address}: {error}"),
+            Self::Bind { listener, address, error } => {
+                write!(f, "listeners.{listener}: cannot listen on {address}: {error}")
+            }
             Self::Tls { listener, error } => write!(f, "listeners.{listener}.tls: {error}"),
         }
     }

@@ -1,6 +1,9 @@
 //! Refusals as HTTP answers: RFC 9457 `application/problem+json`.
 
+use std::collections::HashMap;
+
 use http::{HeaderValue, Response, StatusCode, header};
+use metrics::{Counter, counter};
 use warp::Reply;
 
 use crate::protocol::{Code, Refusal};
@@ -34,6 +37,8 @@ pub fn response(refusal: &Refusal) -> warp::reply::Response {
         }
         _ => {}
     }
+    // For whoever logs and counts answers.
+    response.extensions_mut().insert(*code);
     response
 }
 
@@ -46,6 +51,24 @@ pub fn body(refusal: &Refusal) -> serde_json::Value {
         "status": code.status(),
         "detail": detail,
     })
+}
+
+/// `lastmile_refusals_total{type}`, registered with the recorder that is current where this is made.
+pub struct Refusals(HashMap<Code, Counter>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let counter = |code: Code| (code, counter!("lastmile_refusals_total", "type" => code.slug()));
+        Self(Code::ALL.into_iter().map(counter).collect())
+    }
+}
+
+impl Refusals {
+    pub fn count(&self, code: Code) {
+        if let Some(counter) = self.0.get(&code) {
+            counter.increment(1);
+        }
+    }
 }
 
 /// The page of a problem type.

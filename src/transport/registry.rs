@@ -81,8 +81,11 @@ impl Registry {
 
     /// Closes every connection, spread evenly over `window`. Returns how many there were.
     pub async fn close_all(&self, reason: CloseReason, window: Duration) -> usize {
-        let connections: Vec<_> =
-            self.shards.iter().flat_map(|shard| shard.lock().iter().map(|(_, c)| c.clone()).collect::<Vec<_>>()).collect();
+        let connections: Vec<_> = self
+            .shards
+            .iter()
+            .flat_map(|shard| shard.lock().iter().map(|(_, c)| c.clone()).collect::<Vec<_>>())
+            .collect();
         let begun = tokio::time::Instant::now();
         for (index, connection) in connections.iter().enumerate() {
             // Many may be due at the same tick of the timer, and then this does not wait.
@@ -106,7 +109,6 @@ impl Drop for Registered {
         }
     }
 }
-
 
 /// `lastmile_closes_total{reason}`.
 struct Closes(HashMap<CloseReason, Counter>);

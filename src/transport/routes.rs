@@ -25,20 +25,28 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     let channel = || on(Role::Publish).and(warp::path!("v1" / "channels" / String));
     let messages = on(Role::Publish).and(warp::path!("v1" / "channels" / String / "messages"));
 
-    let publish = (messages.and(method(Method::POST)).and(with(&app)).and(body()).then(
-        |segment, call, app, body| answer(publish::message::post(app, call, segment, body)),
-    ))
-    .or(channel().and(method(Method::PUT)).and(with(&app)).and(body()).then(|segment, call, app, body| {
-        answer(publish::channel::put(app, call, segment, body))
-    }))
+    let publish = (messages
+        .and(method(Method::POST))
+        .and(with(&app))
+        .and(body())
+        .then(|segment, call, app, body| answer(publish::message::post(app, call, segment, body))))
+    .or(channel()
+        .and(method(Method::PUT))
+        .and(with(&app))
+        .and(body())
+        .then(|segment, call, app, body| answer(publish::channel::put(app, call, segment, body))))
     .unify()
-    .or(channel().and(method(Method::GET)).and(with(&app)).and(body()).then(|segment, call, app, body| {
-        answer(publish::channel::get(app, call, segment, body))
-    }))
+    .or(channel()
+        .and(method(Method::GET))
+        .and(with(&app))
+        .and(body())
+        .then(|segment, call, app, body| answer(publish::channel::get(app, call, segment, body))))
     .unify()
-    .or(channel().and(method(Method::DELETE)).and(with(&app)).and(body()).then(|segment, call, app, body| {
-        answer(publish::channel::delete(app, call, segment, body))
-    }))
+    .or(channel()
+        .and(method(Method::DELETE))
+        .and(with(&app))
+        .and(body())
+        .then(|segment, call, app, body| answer(publish::channel::delete(app, call, segment, body))))
     .unify()
     .or(on(Role::Publish)
         .and(warp::path!("v1" / "publish"))
@@ -110,7 +118,9 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
 /// Lets a request through to a listener's role only; elsewhere it does not exist.
 fn on(role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::ext::get::<Call>()
-        .and_then(move |call: Call| async move { if call.has_role(role) { Ok(()) } else { Err(warp::reject::not_found()) } })
+        .and_then(
+            move |call: Call| async move { if call.has_role(role) { Ok(()) } else { Err(warp::reject::not_found()) } },
+        )
         .untuple_one()
 }
 
@@ -132,7 +142,8 @@ fn on_upgrade() -> impl Filter<Extract = (Option<OnUpgrade>,), Error = Infallibl
 }
 
 fn body()
--> impl Filter<Extract = (impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,), Error = Rejection> + Clone {
+-> impl Filter<Extract = (impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,), Error = Rejection> + Clone
+{
     warp::body::stream()
 }
 

@@ -8,7 +8,7 @@ use super::app::App;
 use super::call::Call;
 use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
-use super::{origin, problem};
+use super::origin;
 use crate::broker::rate::RateLimit;
 use crate::broker::session::rfc3339;
 use crate::broker::{Connection, Now, Principal, Session};

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use http::header;
 use hyper::upgrade::OnUpgrade;
 use subtle::ConstantTimeEq;
 

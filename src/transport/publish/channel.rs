@@ -87,7 +87,11 @@ pub async fn delete(
     let channel = channel_in(&segment)?;
     let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
     check_channel(&signed.publisher, &channel)?;
-    if app.engine.close(&channel) { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(Code::ChannelUnknown.into()) }
+    if app.engine.close(&channel) {
+        Ok(StatusCode::NO_CONTENT.into_response())
+    } else {
+        Err(Code::ChannelUnknown.into())
+    }
 }
 
 fn describe(app: &App, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {

@@ -110,12 +110,8 @@ mod tests {
 
     #[test]
     fn keys_are_bounded_in_number_and_age_and_bound_to_their_request() {
-        let mut store = Store {
-            max_keys: 2,
-            age: Duration::from_secs(10),
-            answers: HashMap::new(),
-            order: VecDeque::new(),
-        };
+        let mut store =
+            Store { max_keys: 2, age: Duration::from_secs(10), answers: HashMap::new(), order: VecDeque::new() };
         let start = Instant::now();
         let mut publish = |store: &mut Store, key: &str, body: &[u8], seconds: u64| {
             let now = start + Duration::from_secs(seconds);

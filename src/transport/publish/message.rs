@@ -50,7 +50,7 @@ pub async fn post(
     let published = match call.header(idempotency::HEADER) {
         None => publish()?,
         Some(key) => {
-            let store = app.idempotency.of(signed.publisher.fingerprint);
+            let store = app.idempotency.of(signed.publisher.fingerprint());
             // Held over the publication, so that the same key twice at once publishes once.
             let mut store = store.lock();
             let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
@@ -132,7 +132,7 @@ fn append(
 ) -> Result<(Position, Option<Congestion>), Refusal> {
     let now = Now::read();
     publisher.check_rate(now.steady)?;
-    let accepted = app.engine.append(channel, &publisher.name, payload, now)?;
+    let accepted = app.engine.append(channel, publisher.name(), payload, now)?;
     Ok((accepted.position, fanout::run(accepted.walks)))
 }
 

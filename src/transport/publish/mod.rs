@@ -1,6 +1,5 @@
 //! The role `publish`: signed requests that publish, and that create, describe and close channels.
 
-pub mod batch;
 pub mod channel;
 pub mod idempotency;
 pub mod message;
@@ -42,9 +41,8 @@ pub async fn authenticate(
     };
     let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
     let body = read(body, max_bytes).await?;
-    verified.check_body(&body)?;
-    verified.spend_nonce(Now::read().unix())?;
-    Ok(Signed { publisher: verified.publisher, body })
+    let publisher = verified.accept(&body, Now::read().unix())?;
+    Ok(Signed { publisher, body })
 }
 
 async fn read(

@@ -39,8 +39,8 @@ pub async fn upgrade(
         let welcome = Reply::Welcome {
             connection: &format!("c-{:x}", connection.id),
             ping_secs: shared.limits.ping.as_secs(),
-            principal: Some(&publisher.name),
-            expires: publisher.not_after.map(|end| end.to_string()),
+            principal: Some(publisher.name()),
+            expires: publisher.not_after().map(|end| end.to_string()),
         };
         connection.send_text(&welcome.to_json());
         PublishStream::new(shared, connection.clone(), publisher)
@@ -108,17 +108,17 @@ impl PublishStream {
         };
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
         let now = Now::read();
-        self.publisher.check_current(now.wall)?;
+        self.publisher.check_not_after(now.unix())?;
         self.publisher.check_rate(now.steady)?;
         let accepted = match command.encoding.as_ref().map(|encoding| encoding.0.as_ref()) {
-            None => self.app.engine.append(&channel, &self.publisher.name, Payload::Json(data), now)?,
+            None => self.app.engine.append(&channel, self.publisher.name(), Payload::Json(data), now)?,
             Some("base64") => {
                 use base64::Engine as _;
                 let text: String = serde_json::from_str(data).map_err(|_| malformed("base64 data is a string"))?;
                 let bytes = base64::engine::general_purpose::STANDARD
                     .decode(text)
                     .map_err(|_| malformed("the data is not base64"))?;
-                self.app.engine.append(&channel, &self.publisher.name, Payload::Binary(&bytes), now)?
+                self.app.engine.append(&channel, self.publisher.name(), Payload::Binary(&bytes), now)?
             }
             Some(_) => return Err(malformed("the only `encoding` is base64")),
         };
@@ -177,7 +177,8 @@ impl Handler for PublishStream {
         }
         // The whitelist may know the key under new terms, or not at all any more.
         self.channel = None;
-        self.publisher = self.app.policy.whitelist().find(&self.publisher.fingerprint).ok_or(CloseReason::Revoked)?;
+        let whitelist = self.app.policy.whitelist();
+        self.publisher = whitelist.get(&self.publisher.fingerprint()).cloned().ok_or(CloseReason::Revoked)?;
         Ok(())
     }
 }

@@ -84,7 +84,11 @@ impl Handshake {
             let registered = app.registry.register(connection.clone());
             let handler = start(&connection);
             // A task of its own, so that it holds nothing of the handshake.
-            tokio::spawn(Alive { driver: Driver::new(connection, handler, &early), _registered: registered, _permit: permit });
+            tokio::spawn(Alive {
+                driver: Driver::new(connection, handler, &early),
+                _registered: registered,
+                _permit: permit,
+            });
         });
         let mut response = Response::new(String::new()).into_response();
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

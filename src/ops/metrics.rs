@@ -1,0 +1,33 @@
+//! The recorder behind `/metrics`. Whoever counts keeps handles, made where the recorder is current.
+
+use metrics::{describe_counter, describe_gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// Every metric, whether it is a counter, and what it says.
+pub const METRICS: [(&str, bool, &str); 13] = [
+    ("lastmile_connections", false, "WebSocket connections that are open"),
+    ("lastmile_connections_total", true, "WebSocket connections since the start"),
+    ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
+    ("lastmile_sockets", false, "Accepted sockets that are open, on all listeners"),
+    ("lastmile_sockets_refused_total", true, "Sockets and requests refused by a limit on connections"),
+    ("lastmile_channels", false, "Channels that exist"),
+    ("lastmile_subscriptions", false, "Subscriptions of all connections"),
+    ("lastmile_publications_total", true, "Publications accepted"),
+    ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),
+    ("lastmile_slow_consumers_total", true, "Subscribers closed because their outbox was full"),
+    ("lastmile_refusals_total", true, "Requests refused, by problem type"),
+    ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
+    ("lastmile_reload_failures_total", true, "Reloads that were refused; the state before them stays"),
+];
+
+/// A recorder of this gateway alone, so that several can live in one process.
+pub fn recorder() -> (PrometheusRecorder, PrometheusHandle) {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        for (name, is_counter, text) in METRICS {
+            if is_counter { describe_counter!(name, text) } else { describe_gauge!(name, text) }
+        }
+    });
+    let handle = recorder.handle();
+    (recorder, handle)
+}
