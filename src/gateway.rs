@@ -4,15 +4,27 @@ use std::time::Duration;
 
 use crate::auth::{IssuerConfig, PublisherConfig};
 use crate::broker::ChannelRules;
+use crate::ops::config::LogConfig;
 use crate::transport::config::{Limits, ListenerConfig};
 
 /// Everything that a gateway is told, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub egress: Egress,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub drain: DrainConfig,
+    pub log: LogConfig,
     pub policy: Policy,
+}
+
+/// Which connections the gateway may open itself. It never opens one to a publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// Those that the configuration names.
+    Configured,
+    /// None at all.
+    None,
 }
 
 /// The part that a reload replaces.
