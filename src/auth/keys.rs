@@ -127,7 +127,8 @@ pub fn parse_fingerprint(text: &str) -> Result<Fingerprint, KeyError> {
 /// Takes the 32 bytes of RFC 8032 section 5.1.2, unless they are no point, not the canonical form of one, or
 /// one of the points of small order, for which a signature can be made that fits almost every message.
 pub fn public_key_from_bytes(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
-    let key = VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed("its bytes are no point of the curve"))?;
+    let key =
+        VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed("its bytes are no point of the curve"))?;
     let canonical = key.to_edwards().compress().to_bytes() == *bytes;
     if key.is_weak() || !canonical { Err(KeyError::Weak) } else { Ok(key) }
 }

@@ -76,10 +76,8 @@ fn pkcs8_with_a_public_key_is_read_and_both_must_agree() {
     let (key, other) = (generate().unwrap(), generate().unwrap());
     assert_eq!(parse_private_key(&key.to_pkcs8_pem(LineEnding::LF).unwrap()), Ok(key.clone()));
 
-    let mixed = KeypairBytes {
-        secret_key: key.to_bytes(),
-        public_key: Some(PublicKeyBytes(other.verifying_key().to_bytes())),
-    };
+    let mixed =
+        KeypairBytes { secret_key: key.to_bytes(), public_key: Some(PublicKeyBytes(other.verifying_key().to_bytes())) };
     let mixed = mixed.to_pkcs8_pem(LineEnding::LF).unwrap();
     assert!(matches!(parse_private_key(&mixed), Err(KeyError::Malformed(_))));
 }
