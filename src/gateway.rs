@@ -7,47 +7,23 @@ use std::time::{Duration, Instant};
 use ::metrics::{Counter, counter};
 use tokio::task::JoinSet;
 
+use crate::auth::Policy;
 use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{IssuerConfig, Policy, PublisherConfig};
-use crate::broker::{ChannelRules, Counters, Hub, Now};
+use crate::broker::{Counters, Hub, Now};
+use crate::config::{Config, DrainConfig, PolicyConfig};
 use crate::engine::Memory;
 use crate::engine::memory::MemoryLimits;
 use crate::ops::{Lifecycle, Phase, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
-use crate::transport::config::{Address, Limits, ListenerConfig};
+use crate::transport::config::{Address, ListenerConfig};
 use crate::transport::listener::{ListenError, Listener};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
 use crate::transport::routes::routes;
 use crate::transport::tls::{Certificate, TlsError};
-
-/// Everything that a gateway is told, checked.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub listeners: Vec<ListenerConfig>,
-    pub limits: Limits,
-    pub drain: DrainConfig,
-    pub policy: PolicyConfig,
-}
-
-/// The part that a reload replaces.
-#[derive(Clone, Debug)]
-pub struct PolicyConfig {
-    pub publishers: Vec<PublisherConfig>,
-    pub issuers: Vec<IssuerConfig>,
-    pub channels: ChannelRules,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrainConfig {
-    /// Closes are spread over this time, so that clients do not come back in one wave.
-    pub window: Duration,
-    /// The process ends after this time, whatever is still open.
-    pub deadline: Duration,
-}
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -96,7 +72,8 @@ impl Gateway {
         demo: bool,
         metrics: metrics_exporter_prometheus::PrometheusHandle,
     ) -> Result<Self, StartError> {
-        let Config { listeners, limits, drain, policy } = config;
+        // `egress` needs nothing here: this version opens no connection at all. `log` is the process's own.
+        let Config { egress: _, log: _, listeners, limits, drain, policy } = config;
         let PolicyConfig { publishers, issuers, channels } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels);

@@ -1,5 +1,6 @@
 //! Running it: phases, metrics, logs.
 
+pub mod config;
 pub mod lifecycle;
 pub mod metrics;
 

@@ -1,6 +1,7 @@
 //! What the transport is told: listeners and limits, checked.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,7 +62,7 @@ pub struct TlsFiles {
 }
 
 /// What a TSLM listener allows, in the words of that system's own configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct TslmConfig {
     pub subscribe: bool,
     pub create_channel: bool,
@@ -72,6 +73,22 @@ pub struct TslmConfig {
     pub max_message_size: u64,
     /// Frames per second of one connection, with a burst of the same size; 0 for no limit.
     pub rate_limit_per_second: u32,
+}
+
+/// Without the tokens.
+impl fmt::Debug for TslmConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subscribe, create_channel, notify_channel, auth_tokens, max_message_size, rate_limit_per_second } =
+            self;
+        f.debug_struct("TslmConfig")
+            .field("subscribe", subscribe)
+            .field("create_channel", create_channel)
+            .field("notify_channel", notify_channel)
+            .field("auth_tokens", &format_args!("[{}]", auth_tokens.len()))
+            .field("max_message_size", max_message_size)
+            .field("rate_limit_per_second", rate_limit_per_second)
+            .finish()
+    }
 }
 
 /// Limits of the sockets. Counts and bytes of 0 mean no limit only where the comment says so.

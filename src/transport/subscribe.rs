@@ -6,9 +6,9 @@ use hyper::upgrade::OnUpgrade;
 
 use super::app::App;
 use super::call::Call;
+use super::origin;
 use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
-use super::origin;
 use crate::broker::rate::RateLimit;
 use crate::broker::session::rfc3339;
 use crate::broker::{Connection, Now, Principal, Session};

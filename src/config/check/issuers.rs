@@ -1,0 +1,119 @@
+//! Issuers: whose tokens count, and by which keys and algorithms.
+
+use jsonwebtoken::{Algorithm, jwk::JwkSet};
+use serde_json::Value;
+
+use super::super::files::{Files, read_text};
+use super::super::path::Path;
+use super::super::report::Report;
+use super::super::settings::{Issuer, OneOrMany};
+use super::super::suggest::one_of;
+use super::limits::Numbers;
+use crate::auth::IssuerConfig;
+
+/// What may be configured. Anybody who can check an HMAC can also make one, so those are not among them.
+pub const ALGORITHMS: [(&str, Algorithm); 9] = [
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+];
+
+/// Clocks that differ by more are broken; a larger value would only keep dead tokens alive.
+const MAX_LEEWAY_SECS: u64 = 60;
+
+pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Vec<IssuerConfig> {
+    let mut checked: Vec<IssuerConfig> = Vec::new();
+    for (index, issuer) in issuers.into_iter().enumerate() {
+        let path = Path::of("issuers").index(index);
+        let issuer = check_one(issuer, &path, report, files);
+        if !issuer.issuer.is_empty() && checked.iter().any(|known| known.issuer == issuer.issuer) {
+            let right = "is there already; one entry may list several audiences and keys";
+            report.wrong(&path.key("issuer"), issuer.issuer.as_str(), right);
+        }
+        checked.push(issuer);
+    }
+    checked
+}
+
+fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files) -> IssuerConfig {
+    let Issuer { issuer, audience, jwks_file, algorithms, typ, leeway_secs, max_lifetime_secs } = issuer;
+    let issuer = issuer.filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| {
+        report.missing(path, "issuer", "must be the `iss` of its tokens, letter by letter");
+        String::new()
+    });
+    let audiences = audience.map(OneOrMany::into_vec).unwrap_or_default();
+    if audiences.is_empty() || audiences.iter().any(String::is_empty) {
+        report.missing(path, "audience", "must be the `aud` of its tokens for this gateway, one or a list");
+    }
+    if typ.as_deref() == Some("") {
+        report.wrong(&path.key("typ"), "", "must be the `typ` of its tokens, or left out");
+    }
+    if leeway_secs > MAX_LEEWAY_SECS {
+        report.wrong(&path.key("leeway_secs"), leeway_secs, format_args!("must be at most {MAX_LEEWAY_SECS}"));
+    }
+    Numbers::new(path.clone(), report).secs("max_lifetime_secs", max_lifetime_secs, 1);
+    IssuerConfig {
+        issuer,
+        audiences,
+        keys: check_keys(jwks_file, path, report, files),
+        algorithms: check_algorithms(algorithms, &path.key("algorithms"), report),
+        typ,
+        leeway_secs,
+        max_lifetime_secs,
+    }
+}
+
+fn check_algorithms(names: Vec<String>, path: &Path, report: &mut Report) -> Vec<Algorithm> {
+    if names.is_empty() && !report.has_mistake_in(path) {
+        report.wrong(path, Value::Array(Vec::new()), "must list at least one, like [\"ES256\"]");
+    }
+    let mut algorithms = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let path = path.index(index);
+        match ALGORITHMS.iter().find(|(known, _)| known == name) {
+            Some((_, algorithm)) => algorithms.push(*algorithm),
+            None if name.eq_ignore_ascii_case("none") => {
+                report.wrong(&path, name.as_str(), "refused: such a token is not signed at all");
+            }
+            None if name.to_ascii_uppercase().starts_with("HS") => {
+                let why = "refused: whoever can check such a token can also make one; use a public-key algorithm";
+                report.wrong(&path, name.as_str(), why);
+            }
+            None => report.wrong(&path, name.as_str(), one_of(name, &ALGORITHMS.map(|(name, _)| name))),
+        }
+    }
+    algorithms
+}
+
+fn check_keys(file: Option<String>, path: &Path, report: &mut Report, files: &mut Files) -> JwkSet {
+    let Some(file) = file else {
+        report.missing(path, "jwks_file", "must be a file with the issuer's public keys (a JWK Set, RFC 7517)");
+        return JwkSet { keys: Vec::new() };
+    };
+    read_text(&files.locate(&file)).and_then(|text| key_set(&text)).unwrap_or_else(|reason| {
+        report.wrong(&path.key("jwks_file"), file, format_args!("must be a JWK Set with public keys: {reason}"));
+        JwkSet { keys: Vec::new() }
+    })
+}
+
+/// A set of public keys; the file must not hold a secret that a broken-in gateway would give away.
+fn key_set(text: &str) -> Result<JwkSet, String> {
+    let set: Value = serde_json::from_str(text).map_err(|error| format!("not JSON ({error})"))?;
+    let keys = set.get("keys").and_then(Value::as_array).ok_or("it has no list `keys`")?;
+    if keys.is_empty() {
+        return Err("it has no keys".to_owned());
+    }
+    if keys.iter().any(|key| key.get("d").is_some()) {
+        return Err("it holds a private key, which belongs to the issuer alone".to_owned());
+    }
+    if keys.iter().any(|key| key.get("kty").is_some_and(|kty| kty == "oct")) {
+        return Err("it holds a shared secret, with which tokens could be made".to_owned());
+    }
+    serde_json::from_value(set).map_err(|error| error.to_string())
+}

@@ -1,0 +1,195 @@
+//! Listeners: addresses, roles, and whether it is safe to be there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::files::{Files, is_world_readable, open};
+use super::super::path::Path;
+use super::super::report::Report;
+use super::super::settings::{Listener, Tls};
+use super::super::suggest::one_of;
+use super::limits::Numbers;
+use super::{address, check_name};
+use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
+
+pub const ROLES: [(&str, Role); 9] = [
+    ("subscribe", Role::Subscribe),
+    ("publish", Role::Publish),
+    ("ops", Role::Ops),
+    ("pair", Role::Pair),
+    ("login", Role::Login),
+    ("tslm", Role::Tslm),
+    ("flock", Role::Flock),
+    ("flock-publish", Role::FlockPublish),
+    ("relay", Role::Relay),
+];
+
+/// Known, but nothing answers yet.
+const NOT_SERVED: [Role; 5] = [Role::Pair, Role::Login, Role::Flock, Role::FlockPublish, Role::Relay];
+
+/// The keys that mean something on a listener with the role `tslm` alone.
+const TSLM_KEYS: [&str; 4] =
+    ["default_endpoint_permissions", "auth_tokens", "max_message_size", "rate_limit_per_second"];
+
+const PERMISSIONS: [&str; 3] = ["Subscribe", "CreateChannel", "NotifyChannel"];
+
+pub fn check(listeners: BTreeMap<String, Listener>, report: &mut Report, files: &mut Files) -> Vec<ListenerConfig> {
+    let mut checked: Vec<ListenerConfig> = Vec::new();
+    for (name, listener) in listeners {
+        let path = Path::of("listeners").key(&name);
+        let Some(listener) = check_one(name, listener, &path, report, files) else { continue };
+        let any_port = matches!(listener.address, Address::Tcp(address) if address.port() == 0);
+        let twin = checked.iter().find(|other| other.address == listener.address && !any_port);
+        if let Some(twin) = twin {
+            let right = format_args!("must be another address than that of listeners.{}", twin.name).to_string();
+            report.wrong(&path.key("address"), address::text(&listener.address), right);
+        }
+        checked.push(listener);
+    }
+    checked
+}
+
+fn check_one(
+    name: String,
+    listener: Listener,
+    path: &Path,
+    report: &mut Report,
+    files: &mut Files,
+) -> Option<ListenerConfig> {
+    let Listener {
+        address,
+        roles,
+        tls,
+        plaintext,
+        origins,
+        hosts,
+        max_connections,
+        proxy_protocol,
+        default_endpoint_permissions,
+        auth_tokens,
+        max_message_size,
+        rate_limit_per_second,
+    } = listener;
+    check_name(&name, path, report);
+    let roles = check_roles(roles, path, report);
+    let tls = tls.and_then(|tls| check_tls(tls, &path.key("tls"), report, files));
+    address::check_origins(&origins, &path.key("origins"), report);
+    address::check_hosts(&hosts, &path.key("hosts"), report);
+    if !roles.contains(&Role::Tslm) {
+        for key in TSLM_KEYS.map(|key| path.key(key)) {
+            if report.origins.is_set(&key) {
+                report.misplaced(&key, "only for a listener with the role \"tslm\"");
+            }
+        }
+    }
+    let [subscribe, create_channel, notify_channel] =
+        check_permissions(&default_endpoint_permissions, &path.key("default_endpoint_permissions"), report);
+    if auth_tokens.iter().any(String::is_empty) {
+        report.wrong(&path.key("auth_tokens"), auth_tokens.clone(), "must hold no empty token");
+    }
+    let mut numbers = Numbers::new(path.clone(), report);
+    let tslm = TslmConfig {
+        subscribe,
+        create_channel,
+        notify_channel,
+        auth_tokens,
+        max_message_size: numbers.bytes("max_message_size", max_message_size, 1),
+        rate_limit_per_second: numbers.small("rate_limit_per_second", rate_limit_per_second, 0),
+    };
+    let max_connections = numbers.count("max_connections", max_connections, 0);
+    let address = address::check(address, path, report)?;
+    check_exposure(&address, tls.is_some() || report.origins.is_set(&path.key("tls")), plaintext, path, report);
+    Some(ListenerConfig { name, address, roles, tls, origins, hosts, max_connections, proxy_protocol, tslm })
+}
+
+/// Outside of the machine, either TLS or a decision against it (RFC 9700 section 2.6 asks for end-to-end TLS).
+fn check_exposure(address: &Address, has_tls: bool, plaintext: bool, path: &Path, report: &mut Report) {
+    let is_local = match address {
+        Address::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        Address::Unix(_) => true,
+    };
+    if has_tls && plaintext {
+        report.wrong(&path.key("plaintext"), true, "must be false beside tls");
+    }
+    if !is_local && !has_tls && !plaintext {
+        let right = "must be a loopback address, or have tls, or plaintext = true if a TLS proxy stands before it";
+        report.wrong(&path.key("address"), address::text(address), right);
+    }
+}
+
+fn check_roles(names: Vec<String>, listener: &Path, report: &mut Report) -> BTreeSet<Role> {
+    let path = listener.key("roles");
+    if names.is_empty() {
+        let words = ROLES.map(|(name, _)| name).join(", ");
+        report.missing(listener, "roles", format_args!("must list what it serves: {words}"));
+    }
+    let mut roles = BTreeSet::new();
+    for (index, name) in names.iter().enumerate() {
+        match ROLES.iter().find(|(known, _)| known == name) {
+            Some((_, role)) => {
+                roles.insert(*role);
+                // Nobody asked for those of the default listeners.
+                if NOT_SERVED.contains(role) && report.origins.is_set(&path) {
+                    report.warn(&path.index(index), format_args!("the role {name:?} is not served by this version"));
+                }
+            }
+            None => {
+                let right = one_of(name, &ROLES.map(|(name, _)| name));
+                report.wrong(&path.index(index), name.as_str(), right);
+            }
+        }
+    }
+    check_neighbours(&roles, names, &path, report);
+    roles
+}
+
+/// The paths of the older dialects collide with each other and with ours.
+fn check_neighbours(roles: &BTreeSet<Role>, names: Vec<String>, path: &Path, report: &mut Report) {
+    let is_flock = |role: &Role| matches!(role, Role::Flock | Role::FlockPublish);
+    let alone = |role: Role| roles.contains(&role) && roles.len() > 1;
+    if alone(Role::Tslm) {
+        report.wrong(path, names, "\"tslm\" must stand on a listener of its own");
+    } else if alone(Role::Relay) {
+        report.wrong(path, names, "\"relay\" must stand on a listener of its own");
+    } else if roles.iter().any(is_flock) && !roles.iter().all(is_flock) {
+        report.wrong(path, names, "\"flock\" and \"flock-publish\" must stand on a listener of their own");
+    }
+}
+
+fn check_permissions(names: &[String], path: &Path, report: &mut Report) -> [bool; 3] {
+    for (index, name) in names.iter().enumerate() {
+        if !PERMISSIONS.contains(&name.as_str()) {
+            report.wrong(&path.index(index), name.as_str(), one_of(name, &PERMISSIONS));
+        }
+    }
+    PERMISSIONS.map(|permission| names.iter().any(|name| name == permission))
+}
+
+/// Whether the files are there; their content is read when the listener starts.
+fn check_tls(tls: Tls, path: &Path, report: &mut Report, files: &mut Files) -> Option<TlsFiles> {
+    let Tls { certificate, key } = tls;
+    let mut file = |name: &str, file: Option<String>, right: &str| {
+        let Some(file) = file else {
+            report.missing(path, name, right);
+            return None;
+        };
+        let found = files.locate(&file);
+        match open(&found) {
+            Ok(open) => {
+                if name == "key" && is_world_readable(&open) {
+                    report.warn(
+                        &path.key(name),
+                        format_args!("{file}: everybody on this machine may read it; chmod 600"),
+                    );
+                }
+                Some(found)
+            }
+            Err(reason) => {
+                report.wrong(&path.key(name), file, format_args!("{right} ({reason})"));
+                None
+            }
+        }
+    };
+    let certificate = file("certificate", certificate, "must be a PEM file with the certificate and its chain");
+    let key = file("key", key, "must be a PEM file with the certificate's private key");
+    Some(TlsFiles { certificate: certificate?, key: key? })
+}

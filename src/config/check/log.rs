@@ -1,0 +1,40 @@
+//! What is logged, and how.
+
+use tracing_subscriber::EnvFilter;
+
+use super::super::path::Path;
+use super::super::report::Report;
+use super::super::settings;
+use super::super::suggest::one_of;
+use crate::ops::config::{LogConfig, LogFormat};
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+pub fn check(log: settings::Log, report: &mut Report) -> LogConfig {
+    let settings::Log { format, filter } = log;
+    let path = Path::of("log");
+    let format = match format.as_str() {
+        "auto" => LogFormat::Auto,
+        "human" => LogFormat::Human,
+        "json" => LogFormat::Json,
+        other => {
+            report.wrong(&path.key("format"), other, one_of(other, &["auto", "human", "json"]));
+            LogFormat::Auto
+        }
+    };
+    check_filter(&filter, &path.key("filter"), report);
+    LogConfig { format, filter }
+}
+
+/// A word alone must be a level: the library would take any other one for a module and log all of that.
+fn check_filter(filter: &str, path: &Path, report: &mut Report) {
+    let word = filter
+        .split(',')
+        .map(str::trim)
+        .find(|part| !part.contains(['=', '[']) && !LEVELS.contains(&part.to_lowercase().as_str()));
+    if let Some(word) = word {
+        report.wrong(path, filter, one_of(word, &LEVELS));
+    } else if let Err(error) = EnvFilter::try_new(filter) {
+        report.wrong(path, filter, format_args!("must be like \"info\" or \"info,lastmile=debug\" ({error})"));
+    }
+}

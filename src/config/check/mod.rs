@@ -1,0 +1,104 @@
+//! From the settings to the checked configuration. Mistakes go into the report; a stand-in takes the place of a
+//! wrong value, so that everything is looked at in one go.
+
+mod address;
+mod channels;
+mod issuers;
+mod limits;
+mod listeners;
+mod log;
+mod publishers;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::files::Files;
+use super::path::Path;
+use super::report::Report;
+use super::settings::{Engine, Settings};
+use super::suggest::one_of;
+use crate::config::{Config, Egress, PolicyConfig};
+
+pub use address::text as address_text;
+pub use issuers::ALGORITHMS;
+pub use listeners::ROLES;
+pub use publishers::fingerprint;
+
+/// Takes the settings apart. What comes out is only good if the report holds no mistakes.
+pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Config {
+    let Settings {
+        egress,
+        trusted_proxies,
+        listeners,
+        publishers,
+        issuers,
+        channels,
+        channel_defaults,
+        engine,
+        limits,
+        drain,
+        log,
+    } = settings;
+    check_engine(engine, report);
+    let trusted_proxies = check_proxies(trusted_proxies, report);
+    Config {
+        egress: check_egress(&egress, report),
+        listeners: listeners::check(listeners, report, files),
+        limits: limits::check(limits, trusted_proxies, report),
+        drain: limits::check_drain(drain, report),
+        log: log::check(log, report),
+        policy: PolicyConfig {
+            publishers: publishers::check(publishers, report, files),
+            issuers: issuers::check(issuers, report, files),
+            channels: channels::check(channels, channel_defaults, report),
+        },
+    }
+}
+
+fn check_egress(egress: &str, report: &mut Report) -> Egress {
+    match egress {
+        "configured" => Egress::Configured,
+        "none" => Egress::None,
+        _ => {
+            report.wrong(&Path::of("egress"), egress, one_of(egress, &["configured", "none"]));
+            Egress::None
+        }
+    }
+}
+
+fn check_engine(engine: Engine, report: &mut Report) {
+    let Engine { kind } = engine;
+    let path = Path::of("engine").key("kind");
+    match kind.as_str() {
+        "memory" => {}
+        "disk" | "redis" => report.wrong(&path, kind, "not in this version; must be \"memory\""),
+        _ => report.wrong(&path, kind.as_str(), one_of(&kind, &["memory"])),
+    }
+}
+
+fn check_proxies(proxies: Vec<String>, report: &mut Report) -> Vec<IpNet> {
+    let mut ranges = Vec::new();
+    for (index, proxy) in proxies.into_iter().enumerate() {
+        let path = Path::of("trusted_proxies").index(index);
+        let address = proxy.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+        match address.or_else(|_| proxy.parse::<IpNet>()) {
+            Ok(range) => {
+                if range.prefix_len() == 0 {
+                    report.warn(&path, format_args!("{range} lets every client say which address it has"));
+                }
+                ranges.push(range.trunc());
+            }
+            Err(_) => report.wrong(&path, proxy, "must be an IP address or a range, like 10.0.0.0/8"),
+        }
+    }
+    ranges
+}
+
+/// Whether a name of a listener or publisher can be used in logs, metrics and variables.
+fn check_name(name: &str, path: &Path, report: &mut Report) {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
+        report.misplaced(path, "a name has 1 to 64 letters, digits, `-`, `_` and `.`");
+    }
+}

@@ -1,0 +1,120 @@
+//! The whitelist: each publisher's key, channels and last day.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use super::super::files::{Files, read_text};
+use super::super::path::Path;
+use super::super::report::Report;
+use super::super::settings::Publisher;
+use super::channels::check_pattern;
+use super::check_name;
+use super::limits::Numbers;
+use crate::auth::keys::{Fingerprint, parse_fingerprint, parse_public_key};
+use crate::auth::{PublisherConfig, PublisherKey};
+
+const A_KEY: &str =
+    "must be an ed25519 public key, OpenSSH (ssh-ed25519 AAAA…) or PEM, as text or in a file; or set sha256 instead";
+
+pub fn check(publishers: BTreeMap<String, Publisher>, report: &mut Report, files: &mut Files) -> Vec<PublisherConfig> {
+    let mut owners: Vec<(Fingerprint, Path)> = Vec::new();
+    let mut checked = Vec::new();
+    for (name, publisher) in publishers {
+        let path = Path::of("publishers").key(&name);
+        let Some(publisher) = check_one(name, publisher, &path, report, files) else { continue };
+        let fingerprint = fingerprint(&publisher.key);
+        match owners.iter().find(|(known, _)| *known == fingerprint) {
+            Some((_, owner)) => report.misplaced(&path, format_args!("has the same key as {owner}; one key, one name")),
+            None => owners.push((fingerprint, path)),
+        }
+        checked.push(publisher);
+    }
+    checked
+}
+
+/// The fingerprint that requests with this key carry as `keyid`.
+pub fn fingerprint(key: &PublisherKey) -> Fingerprint {
+    match key {
+        PublisherKey::Known(key) => Fingerprint::of(key),
+        PublisherKey::Hash(fingerprint) => *fingerprint,
+    }
+}
+
+fn check_one(
+    name: String,
+    publisher: Publisher,
+    path: &Path,
+    report: &mut Report,
+    files: &mut Files,
+) -> Option<PublisherConfig> {
+    let Publisher { key, sha256, channels, not_after, rate_limit_per_second } = publisher;
+    check_name(&name, path, report);
+    let patterns_path = path.key("channels");
+    if channels.is_empty() {
+        report.missing(path, "channels", "must list what it may publish to, like [\"prices.*\"]");
+    }
+    let channels = channels.iter().enumerate();
+    let channels =
+        channels.map(|(index, pattern)| check_pattern(pattern, &patterns_path.index(index), report)).collect();
+    let not_after = not_after.and_then(|text| check_not_after(&text, &path.key("not_after"), report));
+    let rate = Numbers::new(path.clone(), report).small("rate_limit_per_second", rate_limit_per_second, 0);
+    let key = check_key(key, sha256, path, report, files)?;
+    Some(PublisherConfig { name, key, channels, not_after, rate_limit_per_second: Some(rate).filter(|rate| *rate > 0) })
+}
+
+fn check_key(
+    key: Option<String>,
+    sha256: Option<String>,
+    path: &Path,
+    report: &mut Report,
+    files: &mut Files,
+) -> Option<PublisherKey> {
+    match (key, sha256) {
+        (Some(key), None) => public_key(&key, &path.key("key"), report, files),
+        (None, Some(hash)) => match parse_fingerprint(&hash) {
+            Ok(fingerprint) => Some(PublisherKey::Hash(fingerprint)),
+            Err(reason) => {
+                let right = "must be a fingerprint as `ssh-keygen -lf` prints it, SHA256:…";
+                report.wrong(&path.key("sha256"), hash, format_args!("{right} ({reason})"));
+                None
+            }
+        },
+        (Some(_), Some(_)) => {
+            report.misplaced(&path.key("sha256"), "stands beside key; one of the two is enough");
+            None
+        }
+        (None, None) => {
+            report.missing(path, "key", A_KEY);
+            None
+        }
+    }
+}
+
+fn public_key(key: &str, path: &Path, report: &mut Report, files: &mut Files) -> Option<PublisherKey> {
+    let is_text = key.contains('\n') || key.trim_start().starts_with("-----") || key.contains("ssh-ed25519 ");
+    let parsed = if is_text {
+        parse_public_key(key).map_err(|reason| reason.to_string())
+    } else {
+        let file = files.locate(key);
+        let parsed = read_text(&file).and_then(|text| parse_public_key(&text).map_err(|reason| reason.to_string()));
+        parsed.map_err(|reason| format!("{}: {reason}", file.display()))
+    };
+    match parsed {
+        Ok(key) => Some(PublisherKey::Known(key)),
+        Err(reason) => {
+            report.wrong(path, key, format_args!("{A_KEY} ({reason})"));
+            None
+        }
+    }
+}
+
+fn check_not_after(text: &str, path: &Path, report: &mut Report) -> Option<jiff::Timestamp> {
+    let Ok(time) = text.parse::<jiff::Timestamp>() else {
+        report.wrong(path, text, "must be a time with its zone, like 2027-12-31T00:00:00Z (RFC 3339)");
+        return None;
+    };
+    if SystemTime::from(time) <= SystemTime::now() {
+        report.warn(path, format_args!("{time} is over: the key is refused"));
+    }
+    Some(time)
+}

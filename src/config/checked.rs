@@ -1,0 +1,44 @@
+//! The checked configuration: what a gateway is told, once every setting made sense.
+
+use std::time::Duration;
+
+use crate::auth::{IssuerConfig, PublisherConfig};
+use crate::broker::ChannelRules;
+use crate::ops::config::LogConfig;
+use crate::transport::config::{Limits, ListenerConfig};
+
+/// Everything that a gateway is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub egress: Egress,
+    pub listeners: Vec<ListenerConfig>,
+    pub limits: Limits,
+    pub drain: DrainConfig,
+    pub log: LogConfig,
+    pub policy: PolicyConfig,
+}
+
+/// Which connections the gateway may open itself. It never opens one to a publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// Those that the configuration names.
+    Configured,
+    /// None at all.
+    None,
+}
+
+/// The part that a reload replaces.
+#[derive(Clone, Debug)]
+pub struct PolicyConfig {
+    pub publishers: Vec<PublisherConfig>,
+    pub issuers: Vec<IssuerConfig>,
+    pub channels: ChannelRules,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainConfig {
+    /// Closes are spread over this time, so that clients do not come back in one wave.
+    pub window: Duration,
+    /// The process ends after this time, whatever is still open.
+    pub deadline: Duration,
+}

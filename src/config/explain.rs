@@ -1,0 +1,179 @@
+//! The policy that results from a configuration, in words.
+
+use std::fmt::Write;
+
+use super::check::{self, ALGORITHMS, ROLES};
+use super::suggest;
+use crate::auth::keys::Fingerprint;
+use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
+use crate::broker::{Audience, ChannelRule, SlowConsumer};
+use crate::config::{Config, Egress};
+use crate::protocol::{ChannelName, Pattern};
+use crate::transport::config::ListenerConfig;
+
+/// The policy of one channel and one publisher or, if neither is named, of the whole gateway. Lines end in `\n`.
+pub fn explain(config: &Config, channel: Option<&str>, publisher: Option<&str>) -> String {
+    let mut text = String::new();
+    if let Some(name) = channel {
+        text += &channel_text(config, name);
+    }
+    if let Some(name) = publisher {
+        text += &named_publisher_text(config, name);
+    }
+    if channel.is_none() && publisher.is_none() {
+        text += &gateway_text(config);
+    }
+    text
+}
+
+fn gateway_text(config: &Config) -> String {
+    let mut text = String::new();
+    let egress = match config.egress {
+        Egress::Configured => "outgoing connections: only those that are configured",
+        Egress::None => "outgoing connections: none",
+    };
+    line(&mut text, 0, egress);
+    config.listeners.iter().for_each(|listener| line(&mut text, 0, &listener_text(listener)));
+    if config.policy.publishers.is_empty() {
+        line(&mut text, 0, "no publishers: nobody can publish");
+    }
+    config.policy.publishers.iter().for_each(|publisher| text += &publisher_text(publisher));
+    if config.policy.issuers.is_empty() {
+        line(&mut text, 0, "no issuers: only channels for anyone can be subscribed to");
+    }
+    config.policy.issuers.iter().for_each(|issuer| line(&mut text, 0, &issuer_text(issuer)));
+    let rules = &config.policy.channels;
+    for rule in &rules.rules {
+        text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
+    }
+    text += &rule_text("all other channels", &rules.default);
+    text
+}
+
+fn channel_text(config: &Config, name: &str) -> String {
+    let channel = match ChannelName::parse(name) {
+        Ok(channel) => channel,
+        Err(reason) => return format!("channel {name:?}: {reason}\n"),
+    };
+    let rules = &config.policy.channels;
+    let rule = rules.of(&channel);
+    let place = match rules.rules.iter().position(|known| known.pattern.matches(&channel)) {
+        Some(index) => format!("channels[{index}], match = {:?}", rule.pattern.as_str()),
+        None => "channel_defaults".to_owned(),
+    };
+    let mut text = rule_text(&format!("channel {name:?}, by {place}"), rule);
+    let may = |publisher: &&PublisherConfig| publisher.channels.iter().any(|pattern| pattern.matches(&channel));
+    let publishers = config.policy.publishers.iter().filter(may).map(|publisher| publisher.name.as_str());
+    line(&mut text, 1, &format!("publishers: {}", listed(publishers)));
+    text
+}
+
+/// By name or by fingerprint.
+fn named_publisher_text(config: &Config, name: &str) -> String {
+    let publishers = &config.policy.publishers;
+    let is_meant = |publisher: &&PublisherConfig| publisher.name == name || keyid(publisher).to_string() == name;
+    match publishers.iter().find(is_meant) {
+        Some(publisher) => publisher_text(publisher),
+        None => match suggest::word(name, publishers.iter().map(|publisher| publisher.name.as_str())) {
+            Some(meant) => format!("publisher {name}: not on the whitelist; did you mean {meant}?\n"),
+            None => format!("publisher {name}: not on the whitelist\n"),
+        },
+    }
+}
+
+fn publisher_text(publisher: &PublisherConfig) -> String {
+    let mut text = String::new();
+    line(&mut text, 0, &format!("publisher {}", publisher.name));
+    let carried = match publisher.key {
+        PublisherKey::Known(_) => "",
+        PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
+    };
+    line(&mut text, 1, &format!("key: {}{carried}", keyid(publisher)));
+    line(
+        &mut text,
+        1,
+        &format!("may create and publish to: {}", listed(publisher.channels.iter().map(Pattern::as_str))),
+    );
+    if let Some(end) = publisher.not_after {
+        line(&mut text, 1, &format!("refused from: {end}"));
+    }
+    if let Some(rate) = publisher.rate_limit_per_second {
+        line(&mut text, 1, &format!("publications per second: {rate}"));
+    }
+    text
+}
+
+fn keyid(publisher: &PublisherConfig) -> Fingerprint {
+    check::fingerprint(&publisher.key)
+}
+
+fn listener_text(listener: &ListenerConfig) -> String {
+    let roles = listed(ROLES.iter().filter(|(_, role)| listener.roles.contains(role)).map(|(name, _)| *name));
+    let tls = if listener.tls.is_some() { "with TLS" } else { "without TLS" };
+    format!("listener {}: {} {tls}, serves {roles}", listener.name, check::address_text(&listener.address))
+}
+
+fn issuer_text(issuer: &IssuerConfig) -> String {
+    let algorithms = ALGORITHMS.iter().filter(|(_, algorithm)| issuer.algorithms.contains(algorithm));
+    format!(
+        "issuer {}: for {}, by {}, {} key(s), tokens of at most {} s",
+        issuer.issuer,
+        listed(issuer.audiences.iter().map(String::as_str)),
+        listed(algorithms.map(|(name, _)| *name)),
+        issuer.keys.keys.len(),
+        issuer.max_lifetime_secs
+    )
+}
+
+fn rule_text(title: &str, rule: &ChannelRule) -> String {
+    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, backlog_messages, backlog_age } = rule;
+    let mut text = String::new();
+    line(&mut text, 0, title);
+    line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
+    let limits = [
+        ("max_connections", limits.max_connections),
+        ("max_messages", limits.max_messages),
+        ("max_data_bytes", limits.max_data_bytes),
+        ("max_message_bytes", limits.max_message_bytes),
+        ("lifespan_secs", limits.lifespan.as_secs()),
+    ];
+    for (name, limit) in limits.into_iter().filter(|(_, limit)| *limit > 0) {
+        line(&mut text, 1, &format!("{name}: {limit}"));
+    }
+    let backlog = match (backlog_messages, backlog_age.as_secs()) {
+        (0, _) => "none".to_owned(),
+        (messages, 0) => format!("{messages} messages"),
+        (messages, secs) => format!("{messages} messages, {secs} s"),
+    };
+    line(&mut text, 1, &format!("backlog: {backlog}"));
+    let slow = match slow_consumer {
+        SlowConsumer::Disconnect => "disconnect",
+        SlowConsumer::Latest => "latest",
+    };
+    line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    text
+}
+
+fn audience_text(audience: &Audience) -> String {
+    let requirements = match audience {
+        Audience::Anyone => return "anyone, also without a token".to_owned(),
+        Audience::Authenticated => return "any valid token".to_owned(),
+        Audience::Matching(requirements) => requirements,
+    };
+    let scope = requirements.scope.iter().map(|scope| format!("the scope {scope:?}"));
+    let groups = &requirements.groups;
+    let groups =
+        (!groups.is_empty()).then(|| format!("a group of {}", listed(groups.iter().map(String::as_str)))).into_iter();
+    let claims = requirements.claims.iter().map(|(name, value)| format!("{name} = {value}"));
+    format!("a token with {}", scope.chain(groups).chain(claims).collect::<Vec<_>>().join(" and "))
+}
+
+fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let words = words.collect::<Vec<_>>().join(", ");
+    if words.is_empty() { "none".to_owned() } else { words }
+}
+
+fn line(text: &mut String, level: usize, content: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{:indent$}{content}", "", indent = level * 2);
+}

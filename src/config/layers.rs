@@ -1,0 +1,81 @@
+//! Puts the sources over one another: defaults, file, environment, flags.
+
+use std::path::{Path as FilePath, PathBuf};
+
+use config::{Config, File, FileFormat};
+use serde_json::Value;
+use toml::de::DeTable;
+
+use super::Sources;
+use super::files::read_text;
+use super::origin::{FileLines, Origins};
+use super::overrides;
+use super::report::{ConfigError, Report};
+use super::schema::Schema;
+use super::settings::DEFAULT_LISTENERS;
+
+/// Read if nobody names another file.
+const DEFAULT_FILE: &str = "config/lastmile.toml";
+
+/// The variable that names the file.
+pub const FILE_VARIABLE: &str = "LASTMILE_CONFIG";
+
+/// Every source in one tree, not yet held against the schema.
+pub struct Layers {
+    pub tree: Value,
+    pub report: Report,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+}
+
+impl Layers {
+    pub fn read(sources: &Sources, schema: &Schema) -> Result<Self, ConfigError> {
+        let file = file_of(sources);
+        let text = match &file {
+            Some(file) => read_text(file).map_err(|error| format!("{}: {error}", file.display()))?,
+            None => String::new(),
+        };
+        let name = file.as_deref().unwrap_or(FilePath::new("")).display().to_string();
+        let document = DeTable::parse(&text).map_err(|error| syntax_error(&name, &text, &error))?;
+        // Reads the values too: a number too large has its line here, and nowhere later.
+        toml::from_str::<toml::Table>(&text).map_err(|error| syntax_error(&name, &text, &error))?;
+        let listeners = document.get_ref().get("listeners").and_then(|listeners| listeners.get_ref().as_table());
+        let names_listeners = listeners.is_some_and(|listeners| !listeners.is_empty());
+        let mut report = Report::new(Origins::of_file(Some(FileLines::new(name, &text, document.get_ref()))));
+
+        let mut builder = Config::builder();
+        if !names_listeners {
+            builder = builder.add_source(File::from_str(DEFAULT_LISTENERS, FileFormat::Toml));
+        }
+        builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+        let base = tree_of(builder.clone())?;
+        for (path, value) in overrides::read(sources, schema, &base, &mut report) {
+            builder = builder.set_override(path.to_string(), value).map_err(|error| format!("{path}: {error}"))?;
+        }
+        Ok(Self { tree: tree_of(builder)?, report, file })
+    }
+}
+
+/// The file to read: as named, or the default one if it is there.
+fn file_of(sources: &Sources) -> Option<PathBuf> {
+    let is_named = |(name, value): &&(String, String)| name == FILE_VARIABLE && !value.is_empty();
+    let variable = || sources.env.iter().find(is_named).map(|(_, value)| value.into());
+    let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.exists());
+    sources.file.clone().or_else(variable).or_else(default)
+}
+
+fn tree_of(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Result<Value, ConfigError> {
+    let merged = builder.build().and_then(Config::try_deserialize::<Value>);
+    merged.map_err(|error| ConfigError::from(error.to_string()))
+}
+
+/// Line, column and caret. The line itself is left out of a file that holds secrets.
+fn syntax_error(name: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let mut error = error.clone();
+    if text.contains("auth_tokens") {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        return ConfigError::from(format!("{name}, line {line}: {}", error.message()));
+    }
+    error.set_input(Some(text));
+    ConfigError::from(format!("{name}: {}", error.to_string().trim_end().replace('\n', "\n  ")))
+}

@@ -1,0 +1,214 @@
+//! What settings there are and of which type: read off a sample of [`Settings`], so it cannot drift from them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::path::{Path, Segment};
+use super::settings::{
+    Channel, ChannelDefaults, Issuer, Listener, OneOrMany, Publisher, Requirements, Settings, Subscribers, Tls,
+};
+
+/// Stands in a sample for a name that the operator chooses.
+pub const NAME: &str = "NAME";
+
+/// What may stand in one place; several kinds where a setting has several forms.
+#[derive(Clone, Debug, Default)]
+pub struct Schema {
+    pub string: bool,
+    /// A whole number, not negative.
+    pub integer: bool,
+    pub boolean: bool,
+    pub list: Option<Box<Schema>>,
+    pub table: Option<Table>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Table {
+    Fields(BTreeMap<String, Schema>),
+    /// Any names, all with the same content.
+    Named(Box<Schema>),
+}
+
+impl Schema {
+    pub fn of_settings() -> Self {
+        let mut schema = Self::default();
+        for form in 0..3 {
+            schema.add(&sample(form));
+        }
+        schema
+    }
+
+    /// Whether a variable or a flag can set it: a plain value or a list of them.
+    pub fn is_leaf(&self) -> bool {
+        self.string || self.integer || self.boolean || self.list.as_ref().is_some_and(|item| item.string)
+    }
+
+    /// Every setting, with `NAME` and `[0]` for what the operator chooses.
+    pub fn leaves(&self) -> Vec<Path> {
+        let mut leaves = Vec::new();
+        self.collect_leaves(&Path::root(), &mut leaves);
+        leaves
+    }
+
+    pub fn expected(&self) -> String {
+        let list = match &self.list {
+            Some(item) if item.string => Some("a list of strings"),
+            Some(_) => Some("a list of tables"),
+            None => None,
+        };
+        [
+            self.string.then_some("a string"),
+            self.integer.then_some("a whole number, not negative"),
+            self.boolean.then_some("true or false"),
+            list,
+            self.table.is_some().then_some("a table"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" or ")
+    }
+
+    fn collect_leaves(&self, path: &Path, leaves: &mut Vec<Path>) {
+        if self.is_leaf() {
+            leaves.push(path.clone());
+        } else if let Some(item) = &self.list {
+            item.collect_leaves(&path.index(0), leaves);
+        }
+        match &self.table {
+            Some(Table::Fields(fields)) => {
+                fields.iter().for_each(|(key, field)| field.collect_leaves(&path.key(key), leaves));
+            }
+            Some(Table::Named(content)) => content.collect_leaves(&path.key(NAME), leaves),
+            None => {}
+        }
+    }
+
+    fn add(&mut self, sample: &Value) {
+        match sample {
+            Value::Null => {}
+            Value::Bool(_) => self.boolean = true,
+            Value::Number(_) => self.integer = true,
+            Value::String(_) => self.string = true,
+            Value::Array(items) => {
+                let item = self.list.get_or_insert_default();
+                items.iter().for_each(|sample| item.add(sample));
+            }
+            Value::Object(fields) => self.add_table(fields),
+        }
+    }
+
+    fn add_table(&mut self, fields: &Map<String, Value>) {
+        let named = fields.contains_key(NAME);
+        let empty = || if named { Table::Named(Box::default()) } else { Table::Fields(BTreeMap::new()) };
+        match self.table.get_or_insert_with(empty) {
+            Table::Named(content) => fields.values().for_each(|sample| content.add(sample)),
+            Table::Fields(known) => {
+                for (key, sample) in fields {
+                    known.entry(key.clone()).or_default().add(sample);
+                }
+            }
+        }
+    }
+}
+
+/// The default of a setting of [`Schema::leaves`]; `None` where there is none.
+pub fn default_of(path: &Path) -> Option<Value> {
+    let defaults = Settings {
+        listeners: [(NAME.to_owned(), Listener::default())].into(),
+        publishers: [(NAME.to_owned(), Publisher::default())].into(),
+        issuers: vec![Issuer::default()],
+        channels: vec![Channel::default()],
+        ..Settings::default()
+    };
+    let mut place = &json!(defaults);
+    for segment in path.segments() {
+        place = match segment {
+            Segment::Key(key) => place.get(key)?,
+            Segment::Index(index) => place.get(index)?,
+        };
+    }
+    Some(place.clone()).filter(|value| !value.is_null())
+}
+
+/// Settings with everything set. Some have several forms: the samples of 0 to 2 together show them all.
+fn sample(form: usize) -> Value {
+    let text = || Some("text".to_owned());
+    let list = || vec!["text".to_owned()];
+    let one_or_many = || Some(if form == 1 { OneOrMany::One("text".to_owned()) } else { OneOrMany::Many(list()) });
+    // A claim has any plain value.
+    let claims = [(NAME, json!("text")), ("NAME2", json!(1)), ("NAME3", json!(true))];
+    let subscribers = if form == 0 {
+        Subscribers::Word("text".to_owned())
+    } else {
+        Subscribers::Matching(Requirements {
+            scope: text(),
+            group: one_or_many(),
+            claim: claims.map(|(name, value)| (name.to_owned(), value)).into(),
+        })
+    };
+    let listener = Listener {
+        address: text(),
+        roles: list(),
+        tls: Some(Tls { certificate: text(), key: text() }),
+        origins: list(),
+        hosts: list(),
+        default_endpoint_permissions: list(),
+        auth_tokens: list(),
+        ..Listener::default()
+    };
+    let publisher =
+        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), rate_limit_per_second: 1 };
+    let issuer = Issuer {
+        issuer: text(),
+        audience: one_or_many(),
+        jwks_file: text(),
+        algorithms: list(),
+        typ: text(),
+        ..Issuer::default()
+    };
+    let channel = Channel {
+        r#match: text(),
+        subscribers: Some(subscribers.clone()),
+        max_connections: Some(1),
+        max_messages: Some(1),
+        max_data_bytes: Some(1),
+        max_message_bytes: Some(1),
+        lifespan_secs: Some(1),
+        backlog_messages: Some(1),
+        backlog_secs: Some(1),
+        slow_consumer: text(),
+        replies: Some(false),
+    };
+    json!(Settings {
+        trusted_proxies: list(),
+        listeners: [(NAME.to_owned(), listener)].into(),
+        publishers: [(NAME.to_owned(), publisher)].into(),
+        issuers: vec![issuer],
+        channels: vec![channel],
+        channel_defaults: ChannelDefaults { subscribers, ..ChannelDefaults::default() },
+        ..Settings::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_samples_show_a_type_for_every_setting() {
+        fn check(schema: &Schema, path: &Path) {
+            assert!(!schema.expected().is_empty(), "{path} is not set in any sample");
+            if let Some(item) = &schema.list {
+                check(item, &path.index(0));
+            }
+            match &schema.table {
+                Some(Table::Fields(fields)) => fields.iter().for_each(|(key, field)| check(field, &path.key(key))),
+                Some(Table::Named(content)) => check(content, &path.key(NAME)),
+                None => {}
+            }
+        }
+        check(&Schema::of_settings(), &Path::root());
+    }
+}

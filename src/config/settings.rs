@@ -1,0 +1,310 @@
+//! The settings as people write them: names, types and defaults, nothing checked yet.
+//!
+//! [`super::check`] takes each struct apart without `..`, so a setting that nobody uses does not compile.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// All settings.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub egress: String,
+    pub trusted_proxies: Vec<String>,
+    pub listeners: BTreeMap<String, Listener>,
+    pub publishers: BTreeMap<String, Publisher>,
+    pub issuers: Vec<Issuer>,
+    pub channels: Vec<Channel>,
+    pub channel_defaults: ChannelDefaults,
+    pub engine: Engine,
+    pub limits: Limits,
+    pub drain: Drain,
+    pub log: Log,
+}
+
+/// The listeners of a gateway whose file names none. All on loopback: being public is a decision.
+pub const DEFAULT_LISTENERS: &str = r#"
+[listeners.public]
+address = "127.0.0.1:8080"
+roles = ["subscribe", "pair", "login"]
+[listeners.publish]
+address = "127.0.0.1:8081"
+roles = ["publish"]
+[listeners.ops]
+address = "127.0.0.1:8082"
+roles = ["ops"]
+"#;
+
+/// No `Debug`: it holds tokens.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listener {
+    pub address: Option<String>,
+    pub roles: Vec<String>,
+    pub tls: Option<Tls>,
+    pub plaintext: bool,
+    pub origins: Vec<String>,
+    pub hosts: Vec<String>,
+    pub max_connections: u64,
+    pub proxy_protocol: bool,
+    pub default_endpoint_permissions: Vec<String>,
+    pub auth_tokens: Vec<String>,
+    pub max_message_size: u64,
+    pub rate_limit_per_second: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    pub certificate: Option<String>,
+    pub key: Option<String>,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Publisher {
+    pub key: Option<String>,
+    pub sha256: Option<String>,
+    pub channels: Vec<String>,
+    pub not_after: Option<String>,
+    pub rate_limit_per_second: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Issuer {
+    pub issuer: Option<String>,
+    pub audience: Option<OneOrMany>,
+    pub jwks_file: Option<String>,
+    pub algorithms: Vec<String>,
+    pub typ: Option<String>,
+    pub leeway_secs: u64,
+    pub max_lifetime_secs: u64,
+}
+
+/// The rule of the channels that match; what it leaves out is as in [`ChannelDefaults`].
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Channel {
+    pub r#match: Option<String>,
+    pub subscribers: Option<Subscribers>,
+    pub max_connections: Option<u64>,
+    pub max_messages: Option<u64>,
+    pub max_data_bytes: Option<u64>,
+    pub max_message_bytes: Option<u64>,
+    pub lifespan_secs: Option<u64>,
+    pub backlog_messages: Option<u64>,
+    pub backlog_secs: Option<u64>,
+    pub slow_consumer: Option<String>,
+    pub replies: Option<bool>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChannelDefaults {
+    pub subscribers: Subscribers,
+    pub max_connections: u64,
+    pub max_messages: u64,
+    pub max_data_bytes: u64,
+    pub max_message_bytes: u64,
+    pub lifespan_secs: u64,
+    pub backlog_messages: u64,
+    pub backlog_secs: u64,
+    pub slow_consumer: String,
+    pub replies: bool,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Subscribers {
+    Word(String),
+    Matching(Requirements),
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Requirements {
+    pub scope: Option<String>,
+    pub group: Option<OneOrMany>,
+    pub claim: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    pub kind: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub max_connections: u64,
+    pub max_connections_per_address: u64,
+    pub handshake_secs: u64,
+    pub max_header_bytes: u64,
+    pub hello_secs: u64,
+    pub max_command_bytes: u64,
+    pub max_commands_per_second: u64,
+    pub max_fragments: u64,
+    pub max_subscriptions: u64,
+    pub max_batch_bytes: u64,
+    pub max_batch_messages: u64,
+    pub outbox_bytes: u64,
+    pub outbox_frames: u64,
+    pub outbox_stall_secs: u64,
+    pub close_secs: u64,
+    pub ping_secs: u64,
+    pub pong_secs: u64,
+    pub max_channels: u64,
+    pub channel_idle_secs: u64,
+    pub replay_nonces: u64,
+    pub idempotency_keys: u64,
+    pub idempotency_secs: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    pub window_secs: u64,
+    pub deadline_secs: u64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: String,
+    pub filter: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            egress: "configured".to_owned(),
+            trusted_proxies: Vec::new(),
+            listeners: BTreeMap::new(),
+            publishers: BTreeMap::new(),
+            issuers: Vec::new(),
+            channels: Vec::new(),
+            channel_defaults: ChannelDefaults::default(),
+            engine: Engine::default(),
+            limits: Limits::default(),
+            drain: Drain::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            address: None,
+            roles: Vec::new(),
+            tls: None,
+            plaintext: false,
+            origins: Vec::new(),
+            hosts: Vec::new(),
+            max_connections: 0,
+            proxy_protocol: false,
+            default_endpoint_permissions: Vec::new(),
+            auth_tokens: Vec::new(),
+            max_message_size: 65_536,
+            rate_limit_per_second: 0,
+        }
+    }
+}
+
+impl Default for Issuer {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            audience: None,
+            jwks_file: None,
+            algorithms: ["ES256", "EdDSA", "RS256"].map(str::to_owned).into(),
+            typ: None,
+            leeway_secs: 30,
+            max_lifetime_secs: 86_400,
+        }
+    }
+}
+
+impl Default for ChannelDefaults {
+    fn default() -> Self {
+        Self {
+            subscribers: Subscribers::Word("authenticated".to_owned()),
+            max_connections: 100_000,
+            max_messages: 0,
+            max_data_bytes: 0,
+            max_message_bytes: 65_536,
+            lifespan_secs: 0,
+            backlog_messages: 0,
+            backlog_secs: 300,
+            slow_consumer: "disconnect".to_owned(),
+            replies: false,
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { kind: "memory".to_owned() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 100_000,
+            max_connections_per_address: 0,
+            handshake_secs: 10,
+            max_header_bytes: 16_384,
+            hello_secs: 10,
+            max_command_bytes: 65_536,
+            max_commands_per_second: 100,
+            max_fragments: 1_024,
+            max_subscriptions: 1_000,
+            max_batch_bytes: 4_194_304,
+            max_batch_messages: 1_000,
+            outbox_bytes: 1_048_576,
+            outbox_frames: 16_384,
+            outbox_stall_secs: 15,
+            close_secs: 30,
+            ping_secs: 25,
+            pong_secs: 10,
+            max_channels: 100_000,
+            channel_idle_secs: 3_600,
+            replay_nonces: 500_000,
+            idempotency_keys: 10_000,
+            idempotency_secs: 600,
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { window_secs: 5, deadline_secs: 15 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: "auto".to_owned(), filter: "info".to_owned() }
+    }
+}

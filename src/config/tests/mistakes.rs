@@ -1,0 +1,245 @@
+//! The table of mistakes: each message names key, value, source and what would be right.
+
+use super::*;
+
+/// The message of a mistake in the file must hold all the parts.
+#[track_caller]
+fn file(text: &str, parts: &[&str]) {
+    expect(&error_of(text, &[], &[]), parts);
+}
+
+#[track_caller]
+fn variable(name: &str, value: &str, parts: &[&str]) {
+    expect(&error_of("", &[(name, value)], &[]), parts);
+}
+
+#[track_caller]
+fn flag(set: &str, parts: &[&str]) {
+    expect(&error_of("", &[], &[set]), parts);
+}
+
+#[track_caller]
+fn expect(message: &str, parts: &[&str]) {
+    assert!(message.starts_with("1 mistake in the configuration:\n  "), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "no {part:?} in:\n{message}");
+    }
+}
+
+/// A listener with this line in it.
+#[track_caller]
+fn listener(line: &str, parts: &[&str]) {
+    let rest = ["address = \"127.0.0.1:0\"", "roles = [\"subscribe\"]"];
+    let key = |line: &str| line.split('=').next().unwrap_or("").trim().to_owned();
+    let rest: Vec<_> = rest.into_iter().filter(|other| key(other) != key(line)).collect();
+    file(&format!("[listeners.a]\n{line}\n{}", rest.join("\n")), parts);
+}
+
+#[track_caller]
+fn publisher(lines: &str, parts: &[&str]) {
+    file(&format!("[publishers.a]\n{lines}"), parts);
+}
+
+#[track_caller]
+fn issuer(lines: &str, parts: &[&str]) {
+    let directory = Directory::new();
+    directory.file("private.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","d":"AA"}]}"#);
+    directory.file("shared.json", r#"{"keys":[{"kty":"oct","k":"AA"}]}"#);
+    directory.file("empty.json", r#"{"keys":[]}"#);
+    directory.file("good.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA"}]}"#);
+    let good = ["issuer = \"i\"", "audience = \"a\"", "jwks_file = \"good.json\""];
+    let rest: Vec<_> = good.into_iter().filter(|line| !lines.contains(line.split(' ').next().unwrap())).collect();
+    let text = format!("[[issuers]]\n{lines}\n{}", rest.join("\n"));
+    expect(&load_in(&directory, &text, &[], &[]).unwrap_err().to_string(), parts);
+}
+
+#[test]
+fn mistakes_of_syntax_show_the_line_and_the_place() {
+    file("[limits]\nmax_connections = = 1", &["lastmile.toml", "line 2", "^"]);
+    file("[limits]\nping_secs = 99999999999999999999", &["line 2", "ping_secs = 9999", "^"]);
+    file("[limits]\na = 1\na = 2", &["lastmile.toml", "line 3", "duplicate key"]);
+    let missing = load(&Sources { file: Some("/nowhere/a.toml".into()), ..Sources::default() }).unwrap_err();
+    expect(&missing.to_string(), &["/nowhere/a.toml", "cannot be read"]);
+}
+
+#[test]
+fn unknown_keys_are_reported_with_their_line_and_a_suggestion() {
+    let in_limits = ["limits.max_conections", "lastmile.toml, line 2", "did you mean limits.max_connections?"];
+    file("[limits]\nmax_conections = 1", &in_limits);
+    file("[limit]\nping_secs = 1", &["limit (", "line 1", "did you mean limits?"]);
+    file("max_fragments = 1", &["did you mean limits.max_fragments?"]);
+    listener("role = [\"ops\"]", &["listeners.a.role ", "did you mean listeners.a.roles?"]);
+    file("[[channels]]\nmatch = \"a\"\nbacklog_message = 1", &["did you mean channels[0].backlog_messages?"]);
+    file("qqq = 1", &["qqq (", "no such setting"]);
+    assert!(!error_of("[limits]\nfoo_bar_baz = 1", &[], &[]).contains("did you mean"));
+}
+
+#[test]
+fn unknown_variables_and_flags_are_reported_with_a_suggestion() {
+    let meant = "did you mean LASTMILE_LIMITS__MAX_CONNECTIONS?";
+    variable("LASTMILE_LIMITS__MAX_CONECTIONS", "1", &["LASTMILE_LIMITS__MAX_CONECTIONS", meant]);
+    variable("LASTMILE_LIMITS_MAX_CONNECTIONS", "1", &[meant]);
+    variable("LASTMILE_LISTENERS_PUBLIC_ADDRESS", "x", &["did you mean LASTMILE_LISTENERS__PUBLIC__ADDRESS?"]);
+    variable("LASTMILE_PUBLISHER__NEW__CHANNELS", "x", &["did you mean LASTMILE_PUBLISHERS__NEW__CHANNELS?"]);
+    variable("LASTMILE_LIMITS", "1", &["LASTMILE_LIMITS", "a table", "one by one"]);
+    variable("LASTMILE_CHANNELS__99999999__MATCH", "a", &["no such setting"]);
+    flag("limits.max_conections=1", &["flag --set limits.max_conections", "did you mean limits.max_connections?"]);
+    flag("limits.max_connections", &["flag --set", "limits.max_connections=1000"]);
+}
+
+#[test]
+fn values_of_the_wrong_type_are_reported_with_their_source() {
+    let whole = "must be a whole number";
+    file("[limits]\nping_secs = \"soon\"", &["limits.ping_secs = \"soon\"", "lastmile.toml, line 2", whole]);
+    file("[limits]\nping_secs = -1", &["limits.ping_secs = -1", whole]);
+    file("[limits]\nping_secs = 1.5", &["limits.ping_secs = 1.5", whole]);
+    file("limits = 1", &["limits = 1", "must be a table"]);
+    file("[[channels]]\nmatch = 5", &["channels[0].match = 5", "line 2", "must be a string"]);
+    listener("roles = \"subscribe\"", &["listeners.a.roles = \"subscribe\"", "must be a list of strings"]);
+    listener("hosts = [\"a\", 5, \"b\"]", &["listeners.a.hosts[1] = 5", "must be a string"]);
+    listener("plaintext = \"yes\"", &["listeners.a.plaintext = \"yes\"", "must be true or false"]);
+    let source = "environment variable LASTMILE_LIMITS__PING_SECS";
+    variable("LASTMILE_LIMITS__PING_SECS", "soon", &["limits.ping_secs = \"soon\"", source, whole]);
+    flag("limits.ping_secs=soon", &["limits.ping_secs = \"soon\"", "flag --set limits.ping_secs", whole]);
+}
+
+#[test]
+fn the_strongest_source_is_the_one_that_is_named() {
+    let text = "[limits]\nping_secs = \"file\"";
+    let env = [("LASTMILE_LIMITS__PING_SECS", "env")];
+    expect(&error_of(text, &env, &[]), &["limits.ping_secs = \"env\" (environment variable"]);
+    expect(&error_of(text, &env, &["limits.ping_secs=flag"]), &["limits.ping_secs = \"flag\" (flag --set"]);
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_refused() {
+    file("[limits]\nmax_connections = 0", &["limits.max_connections = 0", "must be at least 1"]);
+    file("[limits]\nmax_header_bytes = 100", &["limits.max_header_bytes = 100", "must be at least 8192"]);
+    file("[limits]\nping_secs = 9000000000000", &["limits.ping_secs", "must be at most"]);
+    file("[drain]\nwindow_secs = 15", &["drain.window_secs = 15", "must be less than deadline_secs, 15"]);
+    flag("channel_defaults.max_connections=18446744073709551615", &["must be at most 4294967295"]);
+}
+
+#[test]
+fn words_that_are_not_on_the_list_are_refused_with_the_list() {
+    file("egress = \"non\"", &["egress = \"non\"", "\"configured\", \"none\"", "did you mean \"none\"?"]);
+    file("[engine]\nkind = \"redis\"", &["engine.kind = \"redis\"", "not in this version"]);
+    file("[engine]\nurl = \"redis://x\"", &["engine.url", "not in this version"]);
+    file("[log]\nformat = \"JSON\"", &["log.format = \"JSON\"", "did you mean \"json\"?"]);
+    file("[log]\nfilter = \"inof\"", &["log.filter = \"inof\"", "did you mean \"info\"?"]);
+    listener("roles = [\"subscribes\"]", &["listeners.a.roles[0] = \"subscribes\"", "did you mean \"subscribe\"?"]);
+    file("trusted_proxies = [\"10.0.0.0/99\"]", &["trusted_proxies[0] = \"10.0.0.0/99\"", "10.0.0.0/8"]);
+}
+
+#[test]
+fn t_w1_a_plain_listener_outside_of_loopback_needs_a_decision() {
+    let parts = ["listeners.a.address = \"0.0.0.0:8080\"", "line 2", "loopback", "tls", "plaintext = true"];
+    listener("address = \"0.0.0.0:8080\"", &parts);
+    let parts = ["\"0.0.0.0:80\"", "environment variable LASTMILE_LISTENERS__OPS__ADDRESS", "plaintext = true"];
+    variable("LASTMILE_LISTENERS__OPS__ADDRESS", "0.0.0.0:80", &parts);
+}
+
+#[test]
+fn listeners_are_checked() {
+    listener("address = \"example.com:80\"", &["listeners.a.address = \"example.com:80\"", "127.0.0.1:8080"]);
+    listener("address = \"127.0.0.1\"", &["listeners.a.address = \"127.0.0.1\"", "a port"]);
+    listener("roles = [\"tslm\", \"ops\"]", &["listeners.a.roles", "\"tslm\" must stand on a listener of its own"]);
+    listener("roles = [\"flock\", \"ops\"]", &["listeners.a.roles", "of their own"]);
+    listener("auth_tokens = [\"canary\"]", &["listeners.a.auth_tokens", "role \"tslm\""]);
+    listener("max_message_size = 65536", &["listeners.a.max_message_size", "role \"tslm\""]);
+    for origin in ["https://a.example/", "a.example", "*", "https://A.example", "https://a.example:443", "null"] {
+        listener(&format!("origins = [\"{origin}\"]"), &["listeners.a.origins[0]", origin, "https://app.example.com"]);
+    }
+    listener("hosts = [\"https://a\"]", &["listeners.a.hosts[0] = \"https://a\"", "live.example.com"]);
+    listener("tls = { key = \"Cargo.toml\" }", &["listeners.a.tls.certificate is not set"]);
+    let tls = "tls = { certificate = \"no.crt\", key = \"Cargo.toml\" }";
+    listener(tls, &["listeners.a.tls.certificate = \"no.crt\"", "cannot be read"]);
+    file("[listeners.a]\nroles = [\"ops\"]", &["listeners.a.address is not set", "line 1"]);
+    file("[listeners.a]\naddress = \"127.0.0.1:0\"", &["listeners.a.roles is not set"]);
+    file("[listeners.\"a b\"]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\"]", &["listeners.\"a b\"", "letters"]);
+    let twins = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\n[listeners.b]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]";
+    file(twins, &["listeners.b.address = \"127.0.0.1:1\"", "listeners.a"]);
+}
+
+#[test]
+fn publishers_are_checked() {
+    let channels = "channels = [\"a\"]";
+    publisher(channels, &["publishers.a.key is not set", "ssh-ed25519"]);
+    publisher(&format!("key = \"{KEY}\""), &["publishers.a.channels is not set", "prices.*"]);
+    publisher(&format!("key = \"no.pub\"\n{channels}"), &["publishers.a.key = \"no.pub\"", "cannot be read"]);
+    publisher(&format!("key = \"{KEY}\"\nsha256 = \"x\"\n{channels}"), &["publishers.a.sha256", "beside key"]);
+    publisher(&format!("sha256 = \"MD5:x\"\n{channels}"), &["publishers.a.sha256 = \"MD5:x\"", "SHA256:"]);
+    let when = format!("key = \"{KEY}\"\n{channels}\nnot_after = \"tomorrow\"");
+    publisher(&when, &["publishers.a.not_after = \"tomorrow\"", "RFC 3339"]);
+    let reserved = format!("key = \"{KEY}\"\nchannels = [\"ok\", \"$x\"]");
+    publisher(&reserved, &["publishers.a.channels[1] = \"$x\"", "reserved"]);
+    let twins = format!("key = \"{KEY}\"\n{channels}\n[publishers.b]\nkey = \"{KEY}\"\n{channels}");
+    publisher(&twins, &["publishers.b", "same key as publishers.a"]);
+}
+
+#[test]
+fn issuers_are_checked() {
+    issuer("issuer = \"\"", &["issuers[0].issuer is not set"]);
+    issuer("audience = []", &["issuers[0].audience is not set"]);
+    issuer("jwks_file = \"no.json\"", &["issuers[0].jwks_file = \"no.json\"", "cannot be read"]);
+    issuer("jwks_file = \"private.json\"", &["issuers[0].jwks_file", "private key"]);
+    issuer("jwks_file = \"shared.json\"", &["issuers[0].jwks_file", "shared secret"]);
+    issuer("jwks_file = \"empty.json\"", &["issuers[0].jwks_file", "no keys"]);
+    issuer("leeway_secs = 61", &["issuers[0].leeway_secs = 61", "must be at most 60"]);
+    issuer("jwks_url = \"https://x\"", &["issuers[0].jwks_url", "not in this version"]);
+    issuer("discovery = true", &["issuers[0].discovery", "not in this version"]);
+}
+
+#[test]
+fn t_j2_shared_secrets_and_unsigned_tokens_cannot_be_configured() {
+    issuer("algorithms = [\"ES256\", \"HS256\"]", &["issuers[0].algorithms[1] = \"HS256\"", "can also make one"]);
+    issuer("algorithms = [\"none\"]", &["issuers[0].algorithms[0] = \"none\"", "not signed"]);
+    issuer("algorithms = [\"NONE\"]", &["not signed"]);
+    issuer("algorithms = []", &["issuers[0].algorithms = []", "at least one"]);
+    issuer("algorithms = [\"ES265\"]", &["issuers[0].algorithms[0] = \"ES265\"", "did you mean \"ES256\"?"]);
+}
+
+#[test]
+fn channels_are_checked() {
+    file("[[channels]]\nmax_connections = 1", &["channels[0].match is not set", "prices.*"]);
+    file("[[channels]]\nmatch = \"\"", &["channels[0].match = \"\"", "prices.*"]);
+    let words = ["channel_defaults.subscribers = \"everyone\"", "\"anyone\", \"authenticated\"", "scope, group, claim"];
+    file("[channel_defaults]\nsubscribers = \"everyone\"", &words);
+    file("[channel_defaults]\nsubscribers = {}", &["channel_defaults.subscribers = {}", "\"authenticated\""]);
+    file("[channel_defaults]\nreplies = true", &["channel_defaults.replies = true", "not in this version"]);
+    file("[channel_defaults]\nslow_consumer = \"drop\"", &["slow_consumer = \"drop\"", "\"disconnect\", \"latest\""]);
+    let claim = "[channel_defaults]\nsubscribers = { claim = { a = [1] } }";
+    file(claim, &["channel_defaults.subscribers.claim.a = [1]", "must be a string"]);
+}
+
+#[test]
+fn all_mistakes_are_reported_together_up_to_twenty() {
+    let text = "egress = 1\n[limits]\nping_secs = 0\nfoo_bar_baz = 1\n[engine]\nkind = \"x\"";
+    let message = error_of(text, &[("LASTMILE_QQQQQQQQ", "1")], &[]);
+    assert!(message.starts_with("5 mistakes in the configuration:\n"), "{message}");
+    assert_eq!(message.lines().count(), 6);
+    let many: String = (0..50).map(|number| format!("unknown_{number} = 1\n")).collect();
+    let message = error_of(&many, &[], &[]);
+    assert!(message.starts_with("50 mistakes") && message.ends_with("… and 30 more"), "{message}");
+    assert_eq!(message.lines().count(), 22);
+}
+
+#[test]
+fn t_s4_secrets_do_not_appear_in_messages() {
+    let tslm = "[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\n";
+    let quiet = |text: String, env: &[(&str, &str)], set: &[&str]| {
+        let message = error_of(&text, env, set);
+        assert!(!message.contains("canary"), "{message}");
+    };
+    quiet(format!("{tslm}auth_tokens = \"canary\""), &[], &[]);
+    quiet(format!("{tslm}auth_tokens = [\"canary\", \"\"]"), &[], &[]);
+    quiet(format!("{tslm}auth_tokens = [\"canary\", 5]"), &[], &[]);
+    quiet(format!("{tslm}auth_tokens = [\"canary\""), &[], &[]);
+    quiet(format!("{tslm}auth_token = [\"canary\"]"), &[], &[]);
+    quiet(String::new(), &[("LASTMILE_LISTENERS__PUBLIC__AUTH_TOKENS", "canary")], &[]);
+    quiet(String::new(), &[("LASTMILE_LISTENERS__PUBLIC__AUTH_TOKEN", "canary")], &[]);
+    quiet(String::new(), &[], &["listeners.public.auth_token=canary"]);
+    quiet(String::new(), &[], &["canary"]);
+    let private = "-----BEGIN PRIVATE KEY-----canary-----END PRIVATE KEY-----";
+    quiet(format!("[publishers.a]\nkey = \"{private}\"\nchannels = [\"a\"]"), &[], &[]);
+}

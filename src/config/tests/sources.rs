@@ -1,0 +1,118 @@
+//! Which source wins, and how each one spells a setting.
+
+use super::*;
+
+fn max_connections(file: &str, env: &[(&str, &str)], set: &[&str]) -> u64 {
+    load_all(file, env, set).unwrap().config.limits.max_connections
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
+    let file = "[limits]\nmax_connections = 1";
+    let env = [("LASTMILE_LIMITS__MAX_CONNECTIONS", "2")];
+    let set = ["limits.max_connections=3"];
+    assert_eq!(max_connections("", &[], &[]), 100_000);
+    assert_eq!(max_connections(file, &[], &[]), 1);
+    assert_eq!(max_connections(file, &env, &[]), 2);
+    assert_eq!(max_connections(file, &env, &set), 3);
+    assert_eq!(max_connections(file, &[], &set), 3);
+    assert_eq!(max_connections(file, &[], &["limits.max_connections=3", "limits.max_connections=4"]), 4);
+}
+
+#[test]
+fn a_variable_names_the_file_unless_a_flag_does() {
+    let directory = Directory::new();
+    let one = directory.file("one.toml", "[limits]\nmax_connections = 1");
+    let two = directory.file("two.toml", "[limits]\nmax_connections = 2");
+    let env = vec![("LASTMILE_CONFIG".to_owned(), one.display().to_string())];
+    let by_variable = load(&Sources { file: None, env: env.clone(), set: Vec::new() }).unwrap();
+    let by_flag = load(&Sources { file: Some(two.clone()), env, set: Vec::new() }).unwrap();
+    assert_eq!(by_variable.config.limits.max_connections, 1);
+    assert_eq!(by_variable.watched, [one]);
+    assert_eq!(by_flag.config.limits.max_connections, 2);
+    assert_eq!(by_flag.watched, [two]);
+}
+
+#[test]
+fn without_anything_there_are_three_listeners_on_loopback() {
+    let loaded = load(&Sources::default()).unwrap();
+    let listeners: Vec<_> = loaded
+        .config
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.as_str(), check::address_text(&listener.address)))
+        .collect();
+    let expected = [("ops", "127.0.0.1:8082"), ("public", "127.0.0.1:8080"), ("publish", "127.0.0.1:8081")];
+    assert_eq!(listeners, expected.map(|(name, address)| (name, address.to_owned())));
+    assert!(loaded.watched.is_empty());
+}
+
+#[test]
+fn the_default_listeners_go_when_the_file_names_one_and_stay_when_a_variable_adjusts_them() {
+    let names = |loaded: Loaded| loaded.config.listeners.into_iter().map(|listener| listener.name).collect::<Vec<_>>();
+    let file = "[listeners.inside]\naddress = \"127.0.0.1:0\"\nroles = [\"publish\"]";
+    assert_eq!(names(load_file(file)), ["inside"]);
+    let env = [("LASTMILE_LISTENERS__PUBLIC__ADDRESS", "127.0.0.1:9000")];
+    let loaded = load_all("", &env, &[]).unwrap();
+    let public = loaded.config.listeners.iter().find(|listener| listener.name == "public").unwrap();
+    assert_eq!(check::address_text(&public.address), "127.0.0.1:9000");
+    assert_eq!(public.roles.len(), 3);
+    assert_eq!(names(loaded), ["ops", "public", "publish"]);
+}
+
+#[test]
+fn variables_give_a_setting_its_own_type() {
+    let env = [
+        ("LASTMILE_LISTENERS__PUBLIC__ORIGINS", "https://a.example, https://b.example"),
+        ("LASTMILE_LISTENERS__PUBLIC__PROXY_PROTOCOL", "true"),
+        ("LASTMILE_TRUSTED_PROXIES", "10.0.0.0/8,::1"),
+        ("LASTMILE_DRAIN__WINDOW_SECS", "2"),
+        ("LASTMILE_CHANNEL_DEFAULTS__SUBSCRIBERS__SCOPE", "0012"),
+        ("LASTMILE_PUBLISHERS__MARKET_DATA__KEY", KEY),
+        ("LASTMILE_PUBLISHERS__MARKET_DATA__CHANNELS", "prices.*"),
+        ("LASTMILE_CHANNELS__0__MATCH", "a"),
+        ("LASTMILE_CHANNELS__1__MATCH", "b"),
+        ("LASTMILE_CHANNELS__1__SUBSCRIBERS", "anyone"),
+        ("PATH", "/bin"),
+    ];
+    let config = load_all("", &env, &[]).unwrap().config;
+    let public = &config.listeners[1];
+    assert_eq!(public.origins, ["https://a.example", "https://b.example"]);
+    assert!(public.proxy_protocol);
+    assert_eq!(config.limits.trusted_proxies.len(), 2);
+    assert_eq!(config.drain.window.as_secs(), 2);
+    let default = &config.policy.channels.default.subscribers;
+    assert!(matches!(default, crate::broker::Audience::Matching(wanted) if wanted.scope.as_deref() == Some("0012")));
+    assert_eq!(config.policy.publishers[0].name, "market_data");
+    assert_eq!(config.policy.channels.rules[1].subscribers, crate::broker::Audience::Anyone);
+}
+
+#[test]
+fn a_variable_finds_a_name_in_the_file_whatever_its_case_and_hyphens() {
+    let file = format!("[publishers.Market-Data]\nkey = \"{KEY}\"\nchannels = [\"a\"]");
+    let env = [("LASTMILE_PUBLISHERS__MARKET_DATA__RATE_LIMIT_PER_SECOND", "7")];
+    let publishers = load_all(&file, &env, &[]).unwrap().config.policy.publishers;
+    assert_eq!(publishers.len(), 1);
+    assert_eq!((publishers[0].name.as_str(), publishers[0].rate_limit_per_second), ("Market-Data", Some(7)));
+}
+
+#[test]
+fn a_flag_reaches_into_lists_of_tables() {
+    let file = "[[channels]]\nmatch = \"a\"\n[[channels]]\nmatch = \"b\"\nmax_connections = 5";
+    let rules = load_all(file, &[], &["channels[1].max_connections=6"]).unwrap().config.policy.channels.rules;
+    assert_eq!(rules[1].limits.max_connections, 6);
+    assert_eq!(rules[0].limits.max_connections, 100_000);
+}
+
+#[test]
+fn files_are_found_from_the_working_directory_and_beside_the_configuration() {
+    let directory = Directory::new();
+    let beside = directory.file("keys/a.pub", KEY);
+    let file = "[publishers.a]\nkey = \"keys/a.pub\"\nchannels = [\"a\"]";
+    let loaded = load_in(&directory, file, &[], &[]).unwrap();
+    assert_eq!(loaded.watched, [directory.0.join("lastmile.toml"), beside]);
+    // `Cargo.toml` is there from the working directory, so that one is read, which is no key.
+    directory.file("Cargo.toml", KEY);
+    let error = load_in(&directory, &file.replace("keys/a.pub", "Cargo.toml"), &[], &[]).unwrap_err().to_string();
+    assert!(error.contains("publishers.a.key = \"Cargo.toml\""), "{error}");
+}

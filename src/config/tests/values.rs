@@ -1,0 +1,192 @@
+//! What good settings become.
+
+use crate::auth::PublisherKey;
+use crate::broker::{Audience, SlowConsumer};
+use crate::transport::config::{Address, Role};
+
+use super::*;
+
+#[test]
+fn the_shipped_example_loads_without_warnings() {
+    let loaded = load(&Sources { file: Some(shipped("lastmile.example.toml")), ..Sources::default() }).unwrap();
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    assert_eq!(loaded.config.policy.publishers.len(), 2);
+    assert_eq!(loaded.config.policy.channels.rules.len(), 2);
+}
+
+#[test]
+fn rules_take_what_they_leave_out_from_the_defaults() {
+    let file = r#"
+        [channel_defaults]
+        subscribers = "anyone"
+        max_connections = 7
+        slow_consumer = "latest"
+        [[channels]]
+        match = "a.*"
+        max_connections = 8
+        backlog_messages = 3
+    "#;
+    let rules = load_file(file).config.policy.channels;
+    let rule = &rules.rules[0];
+    assert_eq!((rule.limits.max_connections, rules.default.limits.max_connections), (8, 7));
+    assert_eq!((rule.backlog_messages, rules.default.backlog_messages), (3, 0));
+    assert_eq!((&rule.subscribers, rule.slow_consumer), (&Audience::Anyone, SlowConsumer::Latest));
+    assert_eq!(rule.backlog_age.as_secs(), 300);
+}
+
+#[test]
+fn subscribers_need_a_valid_token_unless_somebody_says_otherwise() {
+    assert_eq!(load_file("").config.policy.channels.default.subscribers, Audience::Authenticated);
+}
+
+#[test]
+fn requirements_hold_scope_groups_and_claims() {
+    let file = r#"
+        [channel_defaults]
+        subscribers = { scope = "s", group = "g", claim = { tenant = "t", "https://x.example/level" = 3 } }
+    "#;
+    let Audience::Matching(wanted) = load_file(file).config.policy.channels.default.subscribers else { panic!() };
+    assert_eq!((wanted.scope.as_deref(), wanted.groups.as_slice()), (Some("s"), ["g".to_owned()].as_slice()));
+    assert_eq!(wanted.claims["tenant"], "t");
+    assert_eq!(wanted.claims["https://x.example/level"], 3);
+}
+
+#[test]
+fn a_listener_outside_of_loopback_has_tls_or_a_decision() {
+    let directory = Directory::new();
+    directory.file("a.crt", "certificate");
+    directory.file("a.key", "key");
+    let listener = |rest: &str| format!("[listeners.a]\naddress = \"0.0.0.0:8080\"\nroles = [\"subscribe\"]\n{rest}");
+    assert!(load_in(&directory, &listener(""), &[], &[]).is_err());
+    assert!(load_in(&directory, &listener("plaintext = true"), &[], &[]).is_ok());
+    let loaded =
+        load_in(&directory, &listener("tls = { certificate = \"a.crt\", key = \"a.key\" }"), &[], &[]).unwrap();
+    assert_eq!(loaded.config.listeners[0].tls.as_ref().unwrap().key, directory.0.join("a.key"));
+    assert_eq!(loaded.watched.len(), 3);
+}
+
+#[test]
+fn a_private_key_that_everybody_can_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::new();
+    directory.file("a.crt", "certificate");
+    let key = directory.file("a.key", "key");
+    let file =
+        "[listeners.a]\naddress = \"[::1]:0\"\nroles = [\"ops\"]\ntls = { certificate = \"a.crt\", key = \"a.key\" }";
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+    let warnings = load_in(&directory, file, &[], &[]).unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("chmod 600"), "{warnings:?}");
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(load_in(&directory, file, &[], &[]).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn addresses_are_ip_localhost_or_a_unix_socket() {
+    let address = |text: &str| {
+        let file = format!("[listeners.a]\naddress = \"{text}\"\nroles = [\"ops\"]");
+        load_file(&file).config.listeners[0].address.clone()
+    };
+    assert_eq!(address("localhost:0"), Address::Tcp("127.0.0.1:0".parse().unwrap()));
+    assert_eq!(address("[::1]:80"), Address::Tcp("[::1]:80".parse().unwrap()));
+    assert_eq!(address("unix:/run/lastmile.sock"), Address::Unix("/run/lastmile.sock".into()));
+}
+
+#[test]
+fn roles_that_nothing_serves_yet_are_warnings_and_so_are_settings_of_rooms() {
+    let file = "[rooms]\nmax_exchanges = 20\n[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\", \"login\"]";
+    let loaded = load_all(file, &[("LASTMILE_ROOMS__CONN_LIFESPAN_SECS", "5")], &[]).unwrap();
+    assert_eq!(load_file("").warnings, Vec::<String>::new());
+    let warnings = loaded.warnings.join("\n");
+    for part in ["\"pair\" is not served", "\"login\" is not served", "rooms (", "rooms.conn_lifespan_secs"] {
+        assert!(warnings.contains(part), "{part} in {warnings}");
+    }
+}
+
+#[test]
+fn a_tslm_listener_takes_the_keys_of_that_system_and_hides_its_tokens() {
+    let file = r#"
+        [listeners.old]
+        address = "127.0.0.1:0"
+        roles = ["tslm"]
+        default_endpoint_permissions = ["Subscribe", "NotifyChannel"]
+        auth_tokens = ["canary"]
+        rate_limit_per_second = 5
+    "#;
+    let listener = &load_file(file).config.listeners[0];
+    assert_eq!(listener.roles, [Role::Tslm].into());
+    let tslm = &listener.tslm;
+    assert_eq!((tslm.subscribe, tslm.create_channel, tslm.notify_channel), (true, false, true));
+    assert_eq!((tslm.auth_tokens.len(), tslm.max_message_size, tslm.rate_limit_per_second), (1, 65_536, 5));
+    assert!(!format!("{listener:?}").contains("canary"));
+}
+
+#[test]
+fn a_publisher_is_known_by_key_by_file_or_by_hash() {
+    let directory = Directory::new();
+    directory.file("a.pub", KEY);
+    let hash = "SHA256:diYkNAb4rK3KZpOOAEx1ruje1LyUAgvehCCx0/f/Whw";
+    let file = format!(
+        "[publishers.a]\nkey = \"a.pub\"\nchannels = [\"*\"]\n[publishers.b]\nsha256 = \"{hash}\"\nchannels = [\"b\"]"
+    );
+    let publishers = load_in(&directory, &file, &[], &[]).unwrap().config.policy.publishers;
+    assert!(matches!(publishers[0].key, PublisherKey::Known(_)));
+    assert_eq!(check::fingerprint(&publishers[1].key).to_string(), hash);
+    assert_eq!(publishers[0].rate_limit_per_second, None);
+}
+
+#[test]
+fn a_last_day_is_a_time_with_or_without_quotes_and_a_past_one_is_a_warning() {
+    let of = |not_after: &str| {
+        let file = format!("[publishers.a]\nkey = \"{KEY}\"\nchannels = [\"a\"]\nnot_after = {not_after}");
+        let loaded = load_file(&file);
+        (loaded.config.policy.publishers[0].not_after.unwrap().to_string(), loaded.warnings.len())
+    };
+    assert_eq!(of("2099-12-31T00:00:00Z"), ("2099-12-31T00:00:00Z".to_owned(), 0));
+    assert_eq!(of("\"2099-12-31T01:00:00+01:00\""), ("2099-12-31T00:00:00Z".to_owned(), 0));
+    assert_eq!(of("\"2001-01-01T00:00:00Z\""), ("2001-01-01T00:00:00Z".to_owned(), 1));
+}
+
+#[test]
+fn an_issuer_brings_its_keys() {
+    let directory = Directory::new();
+    let jwks =
+        r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"1"}]}"#;
+    directory.file("sso.json", jwks);
+    let file = r#"
+        [[issuers]]
+        issuer = "https://sso.example.com"
+        audience = "lastmile"
+        jwks_file = "sso.json"
+    "#;
+    let loaded = load_in(&directory, file, &[], &[]).unwrap();
+    let issuer = &loaded.config.policy.issuers[0];
+    assert_eq!((issuer.audiences.as_slice(), issuer.keys.keys.len()), (["lastmile".to_owned()].as_slice(), 1));
+    assert_eq!((issuer.algorithms.len(), issuer.leeway_secs, issuer.max_lifetime_secs), (3, 30, 86_400));
+    assert_eq!(loaded.watched.len(), 2);
+}
+
+#[test]
+fn the_policy_is_explained_by_channel_by_publisher_and_as_a_whole() {
+    let loaded = load(&Sources { file: Some(shipped("lastmile.example.toml")), ..Sources::default() }).unwrap();
+    let check = |channel: Option<&str>, publisher: Option<&str>, parts: &[&str]| {
+        let text = explain(&loaded.config, channel, publisher);
+        for part in parts {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    };
+    let prices =
+        ["channels[0], match = \"prices.*\"", "anyone", "backlog: 100 messages, 300 s", "publishers: market-data"];
+    check(Some("prices.btc"), None, &prices);
+    check(Some("alerts.fire"), None, &["the scope \"alerts\" and a group of staff, on-call and tenant = \"acme\""]);
+    check(Some("other"), None, &["channel_defaults", "any valid token", "publishers: none"]);
+    check(Some("$sys"), None, &["reserved"]);
+    let alerts = ["SHA256:diYkNAb4rK3KZpOOAEx1ruje1LyUAgvehCCx0/f/Whw", "alerts.*, status", "per second: 100"];
+    check(None, Some("alerts"), &alerts);
+    check(None, Some(alerts[0]), &["publisher alerts"]);
+    check(None, Some("alert"), &["did you mean alerts?"]);
+    check(
+        None,
+        None,
+        &["listener public: 127.0.0.1:8080 without TLS, serves subscribe", "no issuers", "all other channels"],
+    );
+}

@@ -1,0 +1,17 @@
+//! What the operator's tools are told: logs.
+
+/// How the log looks, and what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// Levels, of everything or by module: `info`, `info,lastmile=debug`.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    Human,
+    Json,
+}
