@@ -19,7 +19,7 @@ use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
 use crate::transport::config::{Address, ListenerConfig};
-use crate::transport::listener::{ListenError, Listener};
+use crate::transport::listener::{ListenError, Listener, load_tls};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
 use crate::transport::routes::routes;
@@ -95,7 +95,7 @@ impl Gateway {
             demo,
             limits,
         });
-        let listeners = listeners.into_iter().map(Listener::bind).collect::<Result<_, _>>()?;
+        let listeners = Listener::bind_all(listeners)?;
         let reloads = Reloads {
             applied: counter!("lastmile_reloads_total"),
             refused: counter!("lastmile_reload_failures_total"),
@@ -190,6 +190,21 @@ impl Reloader {
         self.app.registry.wake_all();
         Ok(())
     }
+}
+
+impl StartError {
+    /// Whether the configuration is at fault, and not the state of the machine.
+    pub fn is_misconfigured(&self) -> bool {
+        !matches!(self, Self::Listen(ListenError::Bind { .. }))
+    }
+}
+
+/// Checks what only the composition can tell: certificates, key sets, keys that are listed twice.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    Whitelist::new(config.policy.publishers.clone(), config.limits.replay_nonces)?;
+    Issuers::new(config.policy.issuers.clone())?;
+    config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
+    Ok(())
 }
 
 /// Why a gateway does not start, or does not take a new policy.

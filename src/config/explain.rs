@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::check::{self, ALGORITHMS, ROLES};
+use super::check::{self, ALGORITHMS};
 use super::suggest;
 use crate::auth::keys::Fingerprint;
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
@@ -108,7 +108,7 @@ fn keyid(publisher: &PublisherConfig) -> Fingerprint {
 }
 
 fn listener_text(listener: &ListenerConfig) -> String {
-    let roles = listed(ROLES.iter().filter(|(_, role)| listener.roles.contains(role)).map(|(name, _)| *name));
+    let roles = listed(listener.roles.iter().map(|role| role.name()));
     let tls = if listener.tls.is_some() { "with TLS" } else { "without TLS" };
     format!("listener {}: {} {tls}, serves {roles}", listener.name, check::address_text(&listener.address))
 }

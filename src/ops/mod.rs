@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod lifecycle;
+pub mod log;
 pub mod metrics;
 
 pub use lifecycle::{Lifecycle, Phase};

@@ -22,6 +22,25 @@ pub enum Role {
     Relay,
 }
 
+impl Role {
+    /// Every role with its word in the configuration.
+    pub const NAMES: [(&str, Self); 9] = [
+        ("subscribe", Self::Subscribe),
+        ("publish", Self::Publish),
+        ("ops", Self::Ops),
+        ("pair", Self::Pair),
+        ("login", Self::Login),
+        ("tslm", Self::Tslm),
+        ("flock", Self::Flock),
+        ("flock-publish", Self::FlockPublish),
+        ("relay", Self::Relay),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, role)| *role == self).map_or("", |(name, _)| name)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),

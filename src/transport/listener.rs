@@ -41,7 +41,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Listener {
     config: Arc<ListenerConfig>,
     socket: Socket,
-    tls: Option<(Arc<Certificate>, TlsAcceptor)>,
+    tls: Option<Tls>,
+}
+
+/// A listener's certificate and what accepts handshakes with it.
+type Tls = (Arc<Certificate>, TlsAcceptor);
+
+/// Loads a listener's certificate, if it has one.
+pub fn load_tls(config: &ListenerConfig) -> Result<Option<Tls>, ListenError> {
+    let load = |files| {
+        let certificate = Certificate::load(files)?;
+        let acceptor = certificate.acceptor()?;
+        Ok((certificate, acceptor))
+    };
+    let tls = config.tls.clone().map(load).transpose();
+    tls.map_err(|error| ListenError::Tls { listener: config.name.clone(), error })
 }
 
 enum Socket {
@@ -57,13 +71,13 @@ pub enum ListenError {
 }
 
 impl Listener {
-    pub fn bind(config: ListenerConfig) -> Result<Self, ListenError> {
-        let tls = config.tls.clone().map(|files| {
-            let certificate = Certificate::load(files)?;
-            let acceptor = certificate.acceptor()?;
-            Ok((certificate, acceptor))
-        });
-        let tls = tls.transpose().map_err(|error| ListenError::Tls { listener: config.name.clone(), error })?;
+    /// Loads every certificate before the first socket is bound.
+    pub fn bind_all(configs: Vec<ListenerConfig>) -> Result<Vec<Self>, ListenError> {
+        let tls = configs.iter().map(load_tls).collect::<Result<Vec<_>, _>>()?;
+        configs.into_iter().zip(tls).map(|(config, tls)| Self::bind(config, tls)).collect()
+    }
+
+    fn bind(config: ListenerConfig, tls: Option<Tls>) -> Result<Self, ListenError> {
         let socket = match &config.address {
             Address::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
             Address::Unix(path) => bind_unix(path).map(Socket::Unix),

@@ -11,18 +11,6 @@ use super::limits::Numbers;
 use super::{address, check_name};
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
-pub const ROLES: [(&str, Role); 9] = [
-    ("subscribe", Role::Subscribe),
-    ("publish", Role::Publish),
-    ("ops", Role::Ops),
-    ("pair", Role::Pair),
-    ("login", Role::Login),
-    ("tslm", Role::Tslm),
-    ("flock", Role::Flock),
-    ("flock-publish", Role::FlockPublish),
-    ("relay", Role::Relay),
-];
-
 /// Known, but nothing answers yet.
 const NOT_SERVED: [Role; 5] = [Role::Pair, Role::Login, Role::Flock, Role::FlockPublish, Role::Relay];
 
@@ -119,12 +107,12 @@ fn check_exposure(address: &Address, has_tls: bool, plaintext: bool, path: &Path
 fn check_roles(names: Vec<String>, listener: &Path, report: &mut Report) -> BTreeSet<Role> {
     let path = listener.key("roles");
     if names.is_empty() {
-        let words = ROLES.map(|(name, _)| name).join(", ");
+        let words = Role::NAMES.map(|(name, _)| name).join(", ");
         report.missing(listener, "roles", format_args!("must list what it serves: {words}"));
     }
     let mut roles = BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
-        match ROLES.iter().find(|(known, _)| known == name) {
+        match Role::NAMES.iter().find(|(known, _)| known == name) {
             Some((_, role)) => {
                 roles.insert(*role);
                 // Nobody asked for those of the default listeners.
@@ -133,7 +121,7 @@ fn check_roles(names: Vec<String>, listener: &Path, report: &mut Report) -> BTre
                 }
             }
             None => {
-                let right = one_of(name, &ROLES.map(|(name, _)| name));
+                let right = one_of(name, &Role::NAMES.map(|(name, _)| name));
                 report.wrong(&path.index(index), name.as_str(), right);
             }
         }

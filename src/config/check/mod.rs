@@ -22,7 +22,6 @@ use crate::config::{Config, Egress, PolicyConfig};
 
 pub use address::text as address_text;
 pub use issuers::ALGORITHMS;
-pub use listeners::ROLES;
 pub use publishers::fingerprint;
 
 /// Takes the settings apart. What comes out is only good if the report holds no mistakes.
