@@ -24,7 +24,7 @@ use crate::protocol::{ChannelName, CloseReason, Publication};
 const SLICE_FILL: usize = 256;
 
 /// Bytes that may wait before a slice until publishers are asked to wait.
-const CONGESTED_BYTES: usize = 256 * 1024;
+const CONGESTED_BYTES: usize = 128 * 1024;
 
 /// One subscription of one connection.
 pub struct Member {
