@@ -1,0 +1,114 @@
+//! The scenarios. Each opens its clients, measures one thing and returns one report.
+
+mod connections;
+mod fan_out;
+mod publish;
+mod relay;
+mod sleeper;
+
+use std::io;
+
+use crate::fleet::{Fleet, Opening};
+use crate::publisher::Publisher;
+use crate::stats::{Report, Server};
+use crate::sys;
+use crate::target::Target;
+
+/// What to run, with bounds on time and counts.
+pub struct Plan {
+    pub scenario: String,
+    /// Subscribers, connections, pairs or cycles, as the scenario has it.
+    pub n: usize,
+    pub secs: f64,
+    /// Publications or messages per second, where they are paced.
+    pub rate: f64,
+    pub publishers: usize,
+    pub in_flight: usize,
+    /// Bytes in all, for `sleeper`.
+    pub volume: u64,
+    pub target: Target,
+    pub server: Server,
+}
+
+pub const NAMES: &str = "paced flood alone idle connect churn publish post sleeper relay";
+
+pub fn run(plan: &Plan) -> io::Result<Report> {
+    let report = match plan.scenario.as_str() {
+        "paced" => fan_out::paced(plan),
+        "flood" => fan_out::flood(plan),
+        "alone" => fan_out::alone(plan),
+        "idle" => connections::idle(plan),
+        "connect" => connections::connect(plan),
+        "churn" => connections::churn(plan),
+        "publish" => publish::stream(plan),
+        "post" => publish::post(plan),
+        "sleeper" => sleeper::run(plan),
+        "relay" => relay::run(plan),
+        other => Err(io::Error::other(format!("no scenario {other}; there are {NAMES}"))),
+    };
+    report.map(|report| report.text("scenario", &plan.scenario).number("n", plan.n as f64))
+}
+
+impl Plan {
+    fn fleet(&self) -> io::Result<Fleet> {
+        Fleet::new(self.target.address())
+    }
+
+    fn subscribers(&self, n: usize) -> io::Result<Fleet> {
+        let mut fleet = self.fleet()?;
+        fleet.open_all(n, Opening::default(), |i| self.target.subscriber(i))?;
+        Ok(fleet)
+    }
+
+    fn publishers(&self, fleet: &Fleet) -> io::Result<Vec<Publisher>> {
+        (0..self.publishers).map(|k| Publisher::connect(&self.target, fleet, k as u64)).collect()
+    }
+}
+
+/// Every subscriber must get every publication of its channel once and in order.
+struct Checker {
+    next: Vec<u64>,
+    deliveries: u64,
+    bytes: u64,
+    lost: u64,
+    repeated: u64,
+}
+
+impl Checker {
+    fn new(subscribers: usize) -> Checker {
+        Checker { next: vec![0; subscribers], deliveries: 0, bytes: 0, lost: 0, repeated: 0 }
+    }
+
+    fn see(&mut self, subscriber: usize, seq: u64, bytes: usize) {
+        let next = &mut self.next[subscriber];
+        if seq < *next {
+            self.repeated += 1;
+            return;
+        }
+        self.lost += seq - *next;
+        *next = seq + 1;
+        self.deliveries += 1;
+        self.bytes += bytes as u64;
+    }
+
+    fn report(&self, report: Report) -> Report {
+        report
+            .number("deliveries", self.deliveries as f64)
+            .number("frame_bytes", self.bytes as f64 / self.deliveries.max(1) as f64)
+            .number("lost", self.lost as f64)
+            .number("repeated", self.repeated as f64)
+    }
+}
+
+/// Runs the clients for `ns` without looking at what they get.
+fn pause(fleet: &mut Fleet, ns: u64) -> io::Result<()> {
+    let until = sys::now() + ns;
+    while let Some(left) = until.checked_sub(sys::now()).filter(|left| *left > 0) {
+        fleet.poll(left as i64, |_, _, _| {})?;
+    }
+    Ok(())
+}
+
+fn seconds(secs: f64) -> u64 {
+    (secs * 1e9) as u64
+}
