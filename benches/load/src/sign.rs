@@ -39,9 +39,8 @@ impl Key {
     pub fn sign(&self, method: &str, authority: &str, path: &str, body: Option<(&str, &[u8])>) -> String {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let mut headers = String::new();
-        let mut base = format!(
-            "\"@method\": {method}\n\"@authority\": {authority}\n\"@path\": {path}\n\"@query\": ?\n"
-        );
+        let mut base =
+            format!("\"@method\": {method}\n\"@authority\": {authority}\n\"@path\": {path}\n\"@query\": ?\n");
         let mut components = String::from(r#""@method" "@authority" "@path" "@query""#);
         if let Some((kind, body)) = body {
             let digest = format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(body)));
@@ -50,9 +49,8 @@ impl Key {
             components += r#" "content-digest" "content-type""#;
         }
         let (nonce, id) = (nonce(), &self.id);
-        let parameters = format!(
-            r#"({components});created={created};nonce="{nonce}";keyid="{id}";alg="ed25519";tag="lastmile""#
-        );
+        let parameters =
+            format!(r#"({components});created={created};nonce="{nonce}";keyid="{id}";alg="ed25519";tag="lastmile""#);
         base += &format!("\"@signature-params\": {parameters}");
         let signature = STANDARD.encode(self.key.sign(base.as_bytes()).to_bytes());
         headers + &format!("Signature-Input: sig1={parameters}\r\nSignature: sig1=:{signature}:\r\n")

@@ -31,10 +31,8 @@ impl Issuer {
     pub fn token(&self, number: usize) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","typ":"JWT","kid":"bench"}"#);
-        let claims = format!(
-            r#"{{"iss":"{ISSUER}","aud":"{AUDIENCE}","sub":"s{number}","iat":{now},"exp":{}}}"#,
-            now + 3600
-        );
+        let claims =
+            format!(r#"{{"iss":"{ISSUER}","aud":"{AUDIENCE}","sub":"s{number}","iat":{now},"exp":{}}}"#, now + 3600);
         let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims));
         let signature: Signature = self.0.sign(signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))

@@ -112,3 +112,17 @@ fn pause(fleet: &mut Fleet, ns: u64) -> io::Result<()> {
 fn seconds(secs: f64) -> u64 {
     (secs * 1e9) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_a_loss_and_an_older_number_a_repetition() {
+        let mut checker = Checker::new(2);
+        for (subscriber, seq) in [(0, 0), (0, 1), (1, 0), (0, 4), (0, 4), (0, 3), (1, 1)] {
+            checker.see(subscriber, seq, 1);
+        }
+        assert_eq!((checker.deliveries, checker.lost, checker.repeated), (5, 2, 2));
+    }
+}
