@@ -106,12 +106,13 @@ fn own_cpu() -> u64 {
 /// Times in nanoseconds, in buckets of about 3 %.
 pub struct Histogram {
     buckets: Vec<u64>,
+    min: u64,
     max: u64,
 }
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram { buckets: vec![0; 64 * STEPS], max: 0 }
+        Histogram { buckets: vec![0; 64 * STEPS], min: u64::MAX, max: 0 }
     }
 }
 
@@ -119,6 +120,7 @@ const STEPS: usize = 32;
 
 impl Histogram {
     pub fn add(&mut self, ns: u64, times: u64) {
+        self.min = self.min.min(ns);
         self.max = self.max.max(ns);
         let value = ns.max(STEPS as u64);
         let power = 63 - value.leading_zeros() as usize;
@@ -140,6 +142,15 @@ impl Histogram {
             }
         }
         0.0
+    }
+
+    /// The least and the greatest value in nanoseconds.
+    pub fn min(&self) -> u64 {
+        self.min
+    }
+
+    pub fn max(&self) -> u64 {
+        self.max
     }
 
     pub fn max_us(&self) -> f64 {

@@ -1,4 +1,5 @@
-//! The load generator: runs one scenario against a server that is already there, prints one JSON object.
+//! The load generator: runs one scenario against a server that is already there, prints one JSON object for
+//! each measurement.
 
 use std::io;
 use std::path::Path;
@@ -40,6 +41,7 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
         publishers: 1,
         in_flight: 16,
         volume: 200_000_000,
+        turns: false,
         target: Target {
             dialect: Dialect::Raw,
             port: 0,
@@ -51,6 +53,11 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
         },
         server: Server::of(std::process::id() as i32),
     };
+    let (turns, options) = match options.split_first() {
+        Some((first, rest)) if first == "--turns" => (true, rest),
+        _ => (false, options),
+    };
+    plan.turns = turns;
     let (pairs, rest) = options.as_chunks::<2>();
     if !rest.is_empty() {
         usage();
@@ -89,8 +96,7 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
     if !plan.server.alive() {
         return Err(io::Error::other(format!("there is no process {pid}")));
     }
-    scenario::run(&plan)?.print();
-    Ok(())
+    scenario::run(&plan)
 }
 
 fn number<T: std::str::FromStr>(value: &str) -> T {
@@ -99,7 +105,7 @@ fn number<T: std::str::FromStr>(value: &str) -> T {
 
 fn usage() -> ! {
     eprintln!(
-        "usage: load SCENARIO --port PORT --pid PID [--publish-port PORT] [--dialect raw|lastmile] [--key FILE]\n\
+        "usage: load SCENARIO [--turns] --port PORT --pid PID [--publish-port PORT] [--dialect raw|lastmile] [--key FILE]\n\
          \x20           [--n N] [--secs S] [--rate PER_SECOND] [--size BYTES] [--channels C] [--publishers P]\n\
          \x20           [--in-flight K] [--volume BYTES] [--tokens T]\n\
          \x20      load jwks | load public KEY_FILE\n\

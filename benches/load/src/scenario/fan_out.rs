@@ -89,93 +89,103 @@ impl<'a> Stage<'a> {
         }
         self.settle()
     }
-}
 
-/// CPU per delivery at a fixed rate of publications.
-pub fn paced(plan: &Plan) -> io::Result<Report> {
-    let mut stage = Stage::new(plan)?;
-    stage.run_paced((plan.rate / 2.0).ceil() as usize)?;
-    let before = stage.checker.deliveries;
-    stage.latency = Histogram::default();
-    let count = (plan.rate * plan.secs).ceil() as usize;
-    let meter = Meter::start(&plan.server);
-    stage.run_paced(count)?;
-    let spent = meter.stop(&plan.server);
-    let deliveries = stage.checker.deliveries - before;
-    let missing = stage.sent.len() - stage.complete;
-    let report = Report::default()
-        .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64)
-        .number("p50_us", stage.latency.quantile_us(0.5))
-        .number("p99_us", stage.latency.quantile_us(0.99))
-        .number("max_us", stage.latency.max_us())
-        .number("incomplete", missing as f64);
-    Ok(stage.checker.report(report).spent(&spent))
-}
-
-/// Deliveries per second with a fixed number of publications in flight.
-pub fn flood(plan: &Plan) -> io::Result<Report> {
-    let mut stage = Stage::new(plan)?;
-    stage.timed = false;
-    let begin = sys::now() + seconds((plan.secs / 4.0).min(1.0));
-    let mut measured: Option<(Meter, u64, u64)> = None;
-    let spent_and_deliveries = loop {
-        let room = (stage.complete + plan.in_flight).saturating_sub(stage.sent.len());
-        (0..room).for_each(|_| stage.publish());
-        stage.flush()?;
-        stage.poll(1_000_000_000)?;
-        let now = sys::now();
-        match &measured {
-            None if now >= begin => {
-                measured = Some((Meter::start(&plan.server), stage.checker.deliveries, now + seconds(plan.secs)));
-            }
-            Some((meter, before, end)) if now >= *end => {
-                break (meter.stop(&plan.server), stage.checker.deliveries - before);
-            }
-            _ => {}
+    /// Keeps the plan's number of publications in flight for `secs`.
+    fn run_flood(&mut self, secs: f64) -> io::Result<()> {
+        let end = sys::now() + seconds(secs);
+        while sys::now() < end {
+            let room = (self.complete + self.plan.in_flight).saturating_sub(self.sent.len());
+            (0..room).for_each(|_| self.publish());
+            self.flush()?;
+            self.poll(1_000_000_000)?;
         }
-    };
-    let (spent, deliveries) = spent_and_deliveries;
-    stage.settle()?;
-    let report = Report::default()
-        .number("deliveries_per_s", deliveries as f64 / (spent.wall / 1e9))
-        .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64)
-        .number("incomplete", (stage.sent.len() - stage.complete) as f64);
-    Ok(stage.checker.report(report).spent(&spent))
-}
+        Ok(())
+    }
 
-/// Latency of the first and of the last subscriber when nothing else is going on.
-pub fn alone(plan: &Plan) -> io::Result<Report> {
-    let mut stage = Stage::new(plan)?;
-    let (mut first, mut last) = (Histogram::default(), Histogram::default());
-    let end = sys::now() + seconds(plan.secs);
-    let mut round = 0;
-    while sys::now() < end || round < 30 {
-        let id = stage.sent.len();
-        stage.publish();
+    /// Nanoseconds until the first and until the last subscriber have a publication; then a pause.
+    fn one_alone(&mut self) -> io::Result<(u64, u64)> {
+        self.publish();
         let sent = sys::now();
-        stage.flush()?;
-        stage.latency = Histogram::default();
-        while stage.complete <= id {
-            stage.poll(1_000_000_000)?;
+        self.flush()?;
+        self.latency = Histogram::default();
+        while self.complete < self.sent.len() {
+            self.poll(1_000_000_000)?;
             if sys::now() - sent > 5_000_000_000 {
                 return Err(io::Error::other("a publication did not reach everyone within 5 s"));
             }
         }
-        round += 1;
-        // The first ones warm the caches.
-        if round > 10 {
-            first.add((stage.latency.quantile_us(0.0) * 1000.0) as u64, 1);
-            last.add((stage.latency.max_us() * 1000.0) as u64, 1);
-        }
         let rest = sys::now() + 3_000_000;
         while sys::now() < rest {
-            stage.poll(1_000_000)?;
+            self.poll(1_000_000)?;
         }
+        Ok((self.latency.min(), self.latency.max()))
     }
-    let report = Report::default()
-        .number("first_us", first.quantile_us(0.5))
-        .number("last_us", last.quantile_us(0.5))
-        .number("last_p99_us", last.quantile_us(0.99))
-        .number("publications", f64::from(round));
-    Ok(stage.checker.report(report))
+
+    fn report(&mut self, report: Report) -> Report {
+        self.checker.report(report).number("incomplete", (self.sent.len() - self.complete) as f64)
+    }
+}
+
+/// How long a turn runs before it is measured, in seconds.
+const WARM_UP: f64 = 0.3;
+
+/// CPU per delivery at a fixed rate of publications.
+pub fn paced(plan: &Plan) -> io::Result<()> {
+    let mut stage = Stage::new(plan)?;
+    plan.in_turns(|| {
+        stage.run_paced((plan.rate * WARM_UP).ceil() as usize)?;
+        let before = stage.checker.deliveries;
+        stage.latency = Histogram::default();
+        let meter = Meter::start(&plan.server);
+        stage.run_paced((plan.rate * plan.secs).ceil() as usize)?;
+        let spent = meter.stop(&plan.server);
+        let deliveries = stage.checker.deliveries - before;
+        let report = Report::default()
+            .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64)
+            .number("p50_us", stage.latency.quantile_us(0.5))
+            .number("p99_us", stage.latency.quantile_us(0.99))
+            .number("max_us", stage.latency.max_us());
+        Ok(stage.report(report).spent(&spent))
+    })
+}
+
+/// Deliveries per second with a fixed number of publications in flight.
+pub fn flood(plan: &Plan) -> io::Result<()> {
+    let mut stage = Stage::new(plan)?;
+    stage.timed = false;
+    plan.in_turns(|| {
+        stage.run_flood(WARM_UP)?;
+        let before = stage.checker.deliveries;
+        let meter = Meter::start(&plan.server);
+        stage.run_flood(plan.secs)?;
+        let spent = meter.stop(&plan.server);
+        let deliveries = stage.checker.deliveries - before;
+        stage.settle()?;
+        let report = Report::default()
+            .number("deliveries_per_s", deliveries as f64 / (spent.wall / 1e9))
+            .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64);
+        Ok(stage.report(report).spent(&spent))
+    })
+}
+
+/// Latency of the first and of the last subscriber when nothing else is going on.
+pub fn alone(plan: &Plan) -> io::Result<()> {
+    let mut stage = Stage::new(plan)?;
+    plan.in_turns(|| {
+        let (mut first, mut last) = (Histogram::default(), Histogram::default());
+        let warm = sys::now() + seconds(WARM_UP);
+        let end = warm + seconds(plan.secs);
+        while sys::now() < end {
+            let (nearest, farthest) = stage.one_alone()?;
+            if sys::now() > warm {
+                first.add(nearest, 1);
+                last.add(farthest, 1);
+            }
+        }
+        let report = Report::default()
+            .number("first_us", first.quantile_us(0.5))
+            .number("last_us", last.quantile_us(0.5))
+            .number("last_p99_us", last.quantile_us(0.99));
+        Ok(stage.report(report))
+    })
 }

@@ -26,30 +26,55 @@ pub struct Plan {
     pub in_flight: usize,
     /// Bytes in all, for `sleeper`.
     pub volume: u64,
+    /// Measure once for each line of standard input, so that several servers can be measured in turn while all
+    /// of them keep their connections: a slow moment of the machine then meets them alike.
+    pub turns: bool,
     pub target: Target,
     pub server: Server,
 }
 
 pub const NAMES: &str = "paced flood alone idle connect churn publish post sleeper relay";
 
-pub fn run(plan: &Plan) -> io::Result<Report> {
-    let report = match plan.scenario.as_str() {
+/// Runs the scenario and prints its reports, one for each turn.
+pub fn run(plan: &Plan) -> io::Result<()> {
+    match plan.scenario.as_str() {
         "paced" => fan_out::paced(plan),
         "flood" => fan_out::flood(plan),
         "alone" => fan_out::alone(plan),
-        "idle" => connections::idle(plan),
-        "connect" => connections::connect(plan),
-        "churn" => connections::churn(plan),
-        "publish" => publish::stream(plan),
-        "post" => publish::post(plan),
-        "sleeper" => sleeper::run(plan),
         "relay" => relay::run(plan),
+        "idle" => plan.once(connections::idle),
+        "connect" => plan.once(connections::connect),
+        "churn" => plan.once(connections::churn),
+        "publish" => plan.once(publish::stream),
+        "post" => plan.once(publish::post),
+        "sleeper" => plan.once(sleeper::run),
         other => Err(io::Error::other(format!("no scenario {other}; there are {NAMES}"))),
-    };
-    report.map(|report| report.text("scenario", &plan.scenario).number("n", plan.n as f64))
+    }
 }
 
 impl Plan {
+    fn once(&self, measure: impl FnOnce(&Plan) -> io::Result<Report>) -> io::Result<()> {
+        self.print(measure(self)?);
+        Ok(())
+    }
+
+    /// Measures once, or in turns until standard input ends.
+    fn in_turns(&self, mut measure: impl FnMut() -> io::Result<Report>) -> io::Result<()> {
+        if !self.turns {
+            return self.once(|_| measure());
+        }
+        println!("ready");
+        for line in io::stdin().lines() {
+            line?;
+            self.print(measure()?);
+        }
+        Ok(())
+    }
+
+    fn print(&self, report: Report) {
+        report.text("scenario", &self.scenario).number("n", self.n as f64).print();
+    }
+
     fn fleet(&self) -> io::Result<Fleet> {
         Fleet::new(self.target.address())
     }
@@ -91,12 +116,15 @@ impl Checker {
         self.bytes += bytes as u64;
     }
 
-    fn report(&self, report: Report) -> Report {
-        report
+    /// Adds what was counted since the last report.
+    fn report(&mut self, report: Report) -> Report {
+        let report = report
             .number("deliveries", self.deliveries as f64)
             .number("frame_bytes", self.bytes as f64 / self.deliveries.max(1) as f64)
             .number("lost", self.lost as f64)
-            .number("repeated", self.repeated as f64)
+            .number("repeated", self.repeated as f64);
+        (self.deliveries, self.bytes, self.lost, self.repeated) = (0, 0, 0, 0);
+        report
     }
 }
 

@@ -3,55 +3,86 @@
 use std::io;
 
 use super::{Plan, pause, seconds};
-use crate::fleet::Opening;
+use crate::fleet::{Fleet, Opening};
 use crate::stats::{Meter, Report};
 use crate::sys;
 use crate::ws;
 
-pub fn run(plan: &Plan) -> io::Result<Report> {
+pub fn run(plan: &Plan) -> io::Result<()> {
     let mut fleet = plan.fleet()?;
     fleet.open_all(2 * plan.n, Opening::default(), |i| plan.target.peer(i / 2))?;
     pause(&mut fleet, 200_000_000)?;
-    // The number of a message is how often it was relayed in its room.
-    let mut relayed = vec![0u64; plan.n];
-    let mut wrong = 0;
-    for room in 0..plan.n {
-        fleet.send(2 * room, &frame(plan, 0))?;
+    let mut rooms = Rooms { plan, fleet, relayed: vec![0; plan.n], wrong: 0, held: Vec::new() };
+    rooms.held = (0..plan.n).map(|room| (2 * room, 0)).collect();
+    plan.in_turns(|| {
+        rooms.run(0.3)?;
+        let before = rooms.messages();
+        let meter = Meter::start(&plan.server);
+        rooms.run(plan.secs)?;
+        let spent = meter.stop(&plan.server);
+        let messages = rooms.messages() - before;
+        rooms.collect()?;
+        Ok(Report::default()
+            .number("cpu_us_per_message", spent.cpu / 1000.0 / messages as f64)
+            .number("messages_per_s", messages as f64 / (spent.wall / 1e9))
+            .number("messages", messages as f64)
+            .number("incomplete", (plan.n - rooms.held.len()) as f64)
+            .number("repeated", rooms.wrong as f64)
+            .spent(&spent))
+    })
+}
+
+struct Rooms<'a> {
+    plan: &'a Plan,
+    fleet: Fleet,
+    /// How often the message of each room was relayed: the number that it carries.
+    relayed: Vec<u64>,
+    wrong: u64,
+    /// Messages that a peer has got and not sent back: the peer and the next number.
+    held: Vec<(usize, u64)>,
+}
+
+impl Rooms<'_> {
+    fn run(&mut self, secs: f64) -> io::Result<()> {
+        let end = sys::now() + seconds(secs);
+        while sys::now() < end {
+            for (peer, number) in std::mem::take(&mut self.held) {
+                self.fleet.send(peer, &frame(self.plan, number))?;
+            }
+            self.poll(1_000_000_000)?;
+        }
+        Ok(())
     }
-    let begin = sys::now() + seconds((plan.secs / 4.0).min(1.0));
-    let mut measured: Option<(Meter, u64, u64)> = None;
-    let mut arrived = Vec::new();
-    let (spent, messages) = loop {
-        arrived.clear();
-        fleet.poll(1_000_000_000, |i, _, payload| {
+
+    /// Waits, at most two seconds, until no message is on its way.
+    fn collect(&mut self) -> io::Result<()> {
+        let end = sys::now() + 2_000_000_000;
+        while self.held.len() < self.plan.n && sys::now() < end {
+            self.poll(100_000_000)?;
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, timeout_ns: i64) -> io::Result<()> {
+        let Rooms { plan, fleet, relayed, wrong, held } = self;
+        fleet.poll(timeout_ns, |i, _, payload| {
             // What the server itself says on joining carries no number.
             let Some(seq) = plan.target.seq(payload) else { return };
             let count = &mut relayed[i / 2];
-            wrong += u64::from(seq != *count || i % 2 == (seq % 2) as usize);
+            *wrong += u64::from(seq != *count || i % 2 == (seq % 2) as usize);
             *count += 1;
-            arrived.push((i, *count));
+            held.push((i, *count));
         })?;
-        for (i, next) in &arrived {
-            fleet.send(*i, &frame(plan, *next))?;
-        }
         if !fleet.closed.is_empty() {
             let trouble = fleet.trouble.take().unwrap_or_default();
             return Err(io::Error::other(format!("a peer was closed: {trouble}")));
         }
-        let (now, all) = (sys::now(), relayed.iter().sum::<u64>());
-        match &measured {
-            None if now >= begin => measured = Some((Meter::start(&plan.server), all, now + seconds(plan.secs))),
-            Some((meter, before, end)) if now >= *end => break (meter.stop(&plan.server), all - before),
-            _ => {}
-        }
-    };
-    Ok(Report::default()
-        .number("cpu_us_per_message", spent.cpu / 1000.0 / messages as f64)
-        .number("messages_per_s", messages as f64 / (spent.wall / 1e9))
-        .number("messages", messages as f64)
-        .number("lost", 0.0)
-        .number("repeated", wrong as f64)
-        .spent(&spent))
+        Ok(())
+    }
+
+    fn messages(&self) -> u64 {
+        self.relayed.iter().sum()
+    }
 }
 
 fn frame(plan: &Plan, seq: u64) -> Vec<u8> {
