@@ -110,8 +110,7 @@ class Lastmile(Server):
 
     def command(self, directory, port, publish_port, variant):
         key = directory / "bench.key"
-        subprocess.run([lastmile_path(), "keygen", "-o", key], check=True, stdout=subprocess.DEVNULL)
-        public = subprocess.check_output([BUILT / "load", "public", key], text=True).strip()
+        public = subprocess.check_output([BUILT / "load", "keygen", key], text=True).strip()
         (directory / "jwks.json").write_bytes(subprocess.check_output([BUILT / "load", "jwks"]))
         anyone = "" if variant == "token" else 'subscribers = "anyone"'
         config = f"""

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("jwks") => println!("{}", Issuer::default().jwks()),
-        Some("public") => match arguments.get(1).map(|path| Key::read(Path::new(path))) {
+        Some("keygen") => match arguments.get(1).map(|path| Key::write(Path::new(path))) {
             Some(Ok(key)) => println!("{}", key.openssh()),
             _ => usage(),
         },
@@ -108,7 +108,7 @@ fn usage() -> ! {
         "usage: load SCENARIO [--turns] --port PORT --pid PID [--publish-port PORT] [--dialect raw|lastmile] [--key FILE]\n\
          \x20           [--n N] [--secs S] [--rate PER_SECOND] [--size BYTES] [--channels C] [--publishers P]\n\
          \x20           [--in-flight K] [--volume BYTES] [--tokens T]\n\
-         \x20      load jwks | load public KEY_FILE\n\
+         \x20      load jwks | load keygen KEY_FILE\n\
          scenarios: {NAMES}"
     );
     std::process::exit(64)
