@@ -124,6 +124,16 @@ pub fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
+/// Whether a line came on standard input: `None` when there is nothing now, false at its end.
+pub fn stdin_line() -> io::Result<Option<bool>> {
+    let mut wanted = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+    if check(unsafe { libc::poll(&mut wanted, 1, 0) })? == 0 {
+        return Ok(None);
+    }
+    let mut line = [0; 64];
+    Ok(read(libc::STDIN_FILENO, &mut line)?.map(|n| n > 0))
+}
+
 /// Nanoseconds of the monotonic clock.
 pub fn now() -> u64 {
     clock(libc::CLOCK_MONOTONIC).unwrap_or(0)

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Checker, Plan, seconds};
+use super::{Checker, Plan, Steady, WARM_UP, seconds};
 use crate::fleet::Fleet;
 use crate::publisher::Publisher;
 use crate::stats::{Histogram, Meter, Report};
@@ -21,28 +21,14 @@ struct Stage<'a> {
     latency: Histogram,
     /// Off where a look at the clock for each delivery would be what is measured.
     timed: bool,
+    measure: Measure<'a>,
 }
 
-impl<'a> Stage<'a> {
-    fn new(plan: &'a Plan) -> io::Result<Stage<'a>> {
-        let fleet = plan.subscribers(plan.n)?;
-        let publishers = plan.publishers(&fleet)?;
-        let checker = Checker::new(plan.n);
-        let (sent, latency) = (Vec::new(), Histogram::default());
-        Ok(Stage { plan, fleet, publishers, checker, sent, complete: 0, latency, timed: true })
-    }
+type Measure<'a> = fn(&mut Stage<'a>) -> io::Result<Report>;
 
-    /// Queues the next publication: they take the channels in turn, and a channel has one publisher.
-    fn publish(&mut self) {
-        let (id, target) = (self.sent.len(), &self.plan.target);
-        let channel = id % target.channels;
-        let publisher = channel % self.publishers.len();
-        self.publishers[publisher].publish(target, channel, (id / target.channels) as u64);
-        self.sent.push((sys::now(), 0));
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.publishers.iter_mut().try_for_each(|p| p.flush(&self.fleet))
+impl Steady for Stage<'_> {
+    fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     fn poll(&mut self, timeout_ns: i64) -> io::Result<()> {
@@ -65,6 +51,33 @@ impl<'a> Stage<'a> {
             return Err(io::Error::other(format!("subscriber {i} was closed: {why}")));
         }
         self.publishers.iter_mut().try_for_each(|p| p.serve(&self.fleet))
+    }
+
+    fn measure(&mut self) -> io::Result<Report> {
+        (self.measure)(self)
+    }
+}
+
+impl<'a> Stage<'a> {
+    fn new(plan: &'a Plan, measure: Measure<'a>) -> io::Result<Stage<'a>> {
+        let fleet = plan.subscribers(plan.n)?;
+        let publishers = plan.publishers(&fleet)?;
+        let checker = Checker::new(plan.n);
+        let (sent, latency) = (Vec::new(), Histogram::default());
+        Ok(Stage { plan, fleet, publishers, checker, sent, complete: 0, latency, timed: true, measure })
+    }
+
+    /// Queues the next publication: they take the channels in turn, and a channel has one publisher.
+    fn publish(&mut self) {
+        let (id, target) = (self.sent.len(), &self.plan.target);
+        let channel = id % target.channels;
+        let publisher = channel % self.publishers.len();
+        self.publishers[publisher].publish(target, channel, (id / target.channels) as u64);
+        self.sent.push((sys::now(), 0));
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.publishers.iter_mut().try_for_each(|p| p.flush(&self.fleet))
     }
 
     /// Waits until everything that was published has arrived, at most for ten seconds.
@@ -121,62 +134,44 @@ impl<'a> Stage<'a> {
         Ok((self.latency.min(), self.latency.max()))
     }
 
-    fn report(&mut self, report: Report) -> Report {
-        self.checker.report(report).number("incomplete", (self.sent.len() - self.complete) as f64)
-    }
-}
-
-/// How long a turn runs before it is measured, in seconds.
-const WARM_UP: f64 = 0.3;
-
-/// CPU per delivery at a fixed rate of publications.
-pub fn paced(plan: &Plan) -> io::Result<()> {
-    let mut stage = Stage::new(plan)?;
-    plan.in_turns(|| {
-        stage.run_paced((plan.rate * WARM_UP).ceil() as usize)?;
-        let before = stage.checker.deliveries;
-        stage.latency = Histogram::default();
+    fn measure_paced(&mut self) -> io::Result<Report> {
+        let plan = self.plan;
+        self.run_paced((plan.rate * WARM_UP).ceil() as usize)?;
+        let before = self.checker.deliveries;
+        self.latency = Histogram::default();
         let meter = Meter::start(&plan.server);
-        stage.run_paced((plan.rate * plan.secs).ceil() as usize)?;
+        self.run_paced((plan.rate * plan.secs).ceil() as usize)?;
         let spent = meter.stop(&plan.server);
-        let deliveries = stage.checker.deliveries - before;
+        let deliveries = self.checker.deliveries - before;
         let report = Report::default()
             .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64)
-            .number("p50_us", stage.latency.quantile_us(0.5))
-            .number("p99_us", stage.latency.quantile_us(0.99))
-            .number("max_us", stage.latency.max_us());
-        Ok(stage.report(report).spent(&spent))
-    })
-}
+            .number("p50_us", self.latency.quantile_us(0.5))
+            .number("p99_us", self.latency.quantile_us(0.99))
+            .number("max_us", self.latency.max_us());
+        Ok(self.report(report).spent(&spent))
+    }
 
-/// Deliveries per second with a fixed number of publications in flight.
-pub fn flood(plan: &Plan) -> io::Result<()> {
-    let mut stage = Stage::new(plan)?;
-    stage.timed = false;
-    plan.in_turns(|| {
-        stage.run_flood(WARM_UP)?;
-        let before = stage.checker.deliveries;
+    fn measure_flood(&mut self) -> io::Result<Report> {
+        let plan = self.plan;
+        self.run_flood(WARM_UP)?;
+        let before = self.checker.deliveries;
         let meter = Meter::start(&plan.server);
-        stage.run_flood(plan.secs)?;
+        self.run_flood(plan.secs)?;
         let spent = meter.stop(&plan.server);
-        let deliveries = stage.checker.deliveries - before;
-        stage.settle()?;
+        let deliveries = self.checker.deliveries - before;
+        self.settle()?;
         let report = Report::default()
             .number("deliveries_per_s", deliveries as f64 / (spent.wall / 1e9))
             .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64);
-        Ok(stage.report(report).spent(&spent))
-    })
-}
+        Ok(self.report(report).spent(&spent))
+    }
 
-/// Latency of the first and of the last subscriber when nothing else is going on.
-pub fn alone(plan: &Plan) -> io::Result<()> {
-    let mut stage = Stage::new(plan)?;
-    plan.in_turns(|| {
+    fn measure_alone(&mut self) -> io::Result<Report> {
         let (mut first, mut last) = (Histogram::default(), Histogram::default());
         let warm = sys::now() + seconds(WARM_UP);
-        let end = warm + seconds(plan.secs);
+        let end = warm + seconds(self.plan.secs);
         while sys::now() < end {
-            let (nearest, farthest) = stage.one_alone()?;
+            let (nearest, farthest) = self.one_alone()?;
             if sys::now() > warm {
                 first.add(nearest, 1);
                 last.add(farthest, 1);
@@ -186,6 +181,25 @@ pub fn alone(plan: &Plan) -> io::Result<()> {
             .number("first_us", first.quantile_us(0.5))
             .number("last_us", last.quantile_us(0.5))
             .number("last_p99_us", last.quantile_us(0.99));
-        Ok(stage.report(report))
-    })
+        Ok(self.report(report))
+    }
+
+    fn report(&mut self, report: Report) -> Report {
+        self.checker.report(report).number("incomplete", (self.sent.len() - self.complete) as f64)
+    }
+}
+
+/// CPU per delivery at a fixed rate of publications.
+pub fn paced(plan: &Plan) -> io::Result<()> {
+    plan.in_turns(Stage::new(plan, Stage::measure_paced)?)
+}
+
+/// Deliveries per second with a fixed number of publications in flight.
+pub fn flood(plan: &Plan) -> io::Result<()> {
+    plan.in_turns(Stage { timed: false, ..Stage::new(plan, Stage::measure_flood)? })
+}
+
+/// Latency of the first and of the last subscriber when nothing else is going on.
+pub fn alone(plan: &Plan) -> io::Result<()> {
+    plan.in_turns(Stage::new(plan, Stage::measure_alone)?)
 }

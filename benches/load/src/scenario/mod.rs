@@ -58,17 +58,20 @@ impl Plan {
         Ok(())
     }
 
-    /// Measures once, or in turns until standard input ends.
-    fn in_turns(&self, mut measure: impl FnMut() -> io::Result<Report>) -> io::Result<()> {
+    /// Measures once, or in turns until standard input ends. Between turns the clients go on answering pings.
+    fn in_turns<S: Steady>(&self, mut state: S) -> io::Result<()> {
         if !self.turns {
-            return self.once(|_| measure());
+            return self.once(|_| state.measure());
         }
+        state.fleet().epoll.add(libc::STDIN_FILENO, sys::IN, u64::MAX)?;
         println!("ready");
-        for line in io::stdin().lines() {
-            line?;
-            self.print(measure()?);
+        loop {
+            match sys::stdin_line()? {
+                Some(true) => self.print(state.measure()?),
+                Some(false) => return Ok(()),
+                None => state.poll(1_000_000_000)?,
+            }
         }
-        Ok(())
     }
 
     fn print(&self, report: Report) {
@@ -89,6 +92,16 @@ impl Plan {
         (0..self.publishers).map(|k| Publisher::connect(&self.target, fleet, k as u64)).collect()
     }
 }
+
+/// A state that can be measured again and again.
+trait Steady {
+    fn fleet(&self) -> &Fleet;
+    fn poll(&mut self, timeout_ns: i64) -> io::Result<()>;
+    fn measure(&mut self) -> io::Result<Report>;
+}
+
+/// How long a turn runs before it is measured, in seconds.
+const WARM_UP: f64 = 0.3;
 
 /// Every subscriber must get every publication of its channel once and in order.
 struct Checker {
