@@ -91,7 +91,7 @@ fn ten_minutes_from_a_key_to_a_message() {
     let toml = moved(toml).replace("ssh-ed25519 AAAA… market-data", key);
     std::fs::write(folder.0.join("lastmile.toml"), toml).unwrap();
 
-    let (check, serve) = check_and_serve.split_once('\n').unwrap();
+    let (check, serve) = check_and_serve.trim().split_once('\n').unwrap();
     assert!(folder.run(check).contains("prices"));
     let _gateway = folder.start(serve);
     let is_ready = || {
@@ -108,7 +108,7 @@ fn ten_minutes_from_a_key_to_a_message() {
     }
 
     // The subscriber asks for the backlog, so it does not matter who is first.
-    let token = subscribe.rsplit_once('\n').unwrap();
+    let token = subscribe.trim().rsplit_once('\n').unwrap();
     let listen = format!("{} --backlog 10 --count 1", moved(token.1));
     let minted = folder.run(&format!("{}\necho \"$LASTMILE_TOKEN\"", token.0));
     folder.run(&moved(publish));
