@@ -37,7 +37,7 @@ impl Healthcheck {
             return Err(Failure::usage("--url: expected something like http://127.0.0.1:8082/readyz"));
         };
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
-        let asked = runtime()?.block_on(timeout(DEADLINE, ask(&address, &self.url)));
+        let asked = runtime()?.block_on(async { timeout(DEADLINE, ask(&address, &self.url)).await });
         let failed = |why: String| Failure::failed(format!("{}: {why}", self.url));
         let (is_good, answer) = match asked {
             Ok(asked) => asked.map_err(|error| failed(error.to_string()))?,
