@@ -16,8 +16,7 @@ use crate::protocol::ChannelName;
   lastmile check
   lastmile check --config /etc/lastmile.toml --channel prices.btc
   lastmile check --publisher market-data
-  lastmile token --key keys/issuer.key --issuer https://app.example --subject alice |
-    lastmile check --token-file - --channel prices.btc
+  lastmile check --token-file alice.token --channel prices.btc
 
 Exit code 0: the gateway would start. 64: it would not; every mistake is named. 1: it would refuse the token.")]
 pub struct Check {

@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(600);
 #[command(after_help = "Examples:
   lastmile publish prices.btc '{\"usd\": 67000}' --key keys/publisher.key
   lastmile publish prices.btc --text 'closed today' --key ~/.ssh/id_ed25519
-  tail -f trades.jsonl | lastmile publish trades - --key keys/publisher.key --url https://gateway.internal:8081
+  tail -f trades.jsonl | lastmile publish trades - --key k.pem --url https://gateway.internal:8081
 
 Prints one JSON line for each message that the gateway has taken.
 Exit code 0: all were taken. 1: one was not; the message says which and why.")]

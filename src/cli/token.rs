@@ -13,17 +13,16 @@ use crate::broker::Now;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  lastmile keygen -o keys/issuer.key
-  lastmile token --key keys/issuer.key --jwks > keys/issuer.jwks.json
-  lastmile token --key keys/issuer.key --issuer https://app.example --subject alice --scope alerts --group staff
-  LASTMILE_TOKEN=$(lastmile token --key keys/issuer.key --issuer https://app.example --subject alice --expires 15m) \\
-    lastmile subscribe alerts.fire
+  lastmile token --key keys/app.key --jwks > keys/app.jwks.json
+  lastmile token --key keys/app.key --issuer https://app.example --subject alice --scope alerts
+  lastmile token --key keys/app.key --issuer https://app.example --subject alice > alice.token
+  lastmile subscribe alerts.fire --token-file alice.token
 
-The gateway accepts such tokens once its configuration says:
+`lastmile keygen -o keys/app.key` makes a key. The gateway accepts such tokens once its configuration says:
   [[issuers]]
   issuer = \"https://app.example\"
   audience = \"lastmile\"
-  jwks_file = \"keys/issuer.jwks.json\"")]
+  jwks_file = \"keys/app.jwks.json\"")]
 pub struct Token {
     /// The issuer's private key: ed25519 (OpenSSH or PEM), P-256 or P-384 (PKCS#8 PEM)
     #[arg(long, value_name = "FILE")]

@@ -99,6 +99,8 @@ impl Urls {
         let Self { public, publish, ops } = self;
         let key = quoted(&workshop.key_file());
         let token = quoted(&workshop.token_file());
+        // As it was called here, which is not always by its name.
+        let lastmile = quoted(Path::new(&std::env::args_os().next().unwrap_or_else(|| "lastmile".into())));
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(
@@ -112,13 +114,13 @@ impl Urls {
 
 Try, in another terminal:
 
-  lastmile publish {TICKER} '{{\"hello\": \"world\"}}' --url {publish} --key {key}
-  lastmile subscribe {TICKER} --backlog 5 --url {public}
+  {lastmile} publish {TICKER} '{{\"hello\": \"world\"}}' --url {publish} --key {key}
+  {lastmile} subscribe {TICKER} --backlog 5 --url {public}
 
 This channel needs a token:
 
-  lastmile subscribe {MEMBERS} --url {public} --token-file {token}
-  lastmile publish {MEMBERS} 'for members only' --url {publish} --key {key}
+  {lastmile} subscribe {MEMBERS} --url {public} --token-file {token}
+  {lastmile} publish {MEMBERS} 'for members only' --url {publish} --key {key}
 
 What a subscriber of {TICKER} gets:
 
