@@ -1,0 +1,6 @@
+//! The gateway over real sockets, by feature.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod smoke;
