@@ -10,7 +10,7 @@ use lastmile::transport::config::Address;
 use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::http::{Answer, connect, exchange};
 use super::within;
@@ -92,6 +92,23 @@ impl Ws {
                 Some(Err(_)) | None => return Err(None),
             }
         }
+    }
+
+    /// The payload of the next pong of the protocol below.
+    pub async fn pong(&mut self) -> Vec<u8> {
+        loop {
+            match within("a pong", self.stream.next()).await {
+                Some(Ok(Message::Pong(payload))) => return payload.to_vec(),
+                Some(Ok(Message::Ping(_))) => {}
+                other => panic!("expected a pong, got {other:?}"),
+            }
+        }
+    }
+
+    /// Says Close; the answer is still to be read.
+    pub async fn close(&mut self, code: u16, reason: &str) {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.send_message(Message::Close(Some(frame))).await;
     }
 
     /// The next text.

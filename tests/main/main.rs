@@ -3,4 +3,18 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod smoke;
+mod channels;
+mod drain;
+mod fanout;
+mod limits;
+mod ops;
+mod publishing;
+mod python;
+mod recovery;
+mod reload;
+mod signatures;
+mod slow;
+mod stream;
+mod subscribers;
+mod tokens;
+mod tslm;
