@@ -102,6 +102,10 @@ impl Session {
                 Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
             });
         }
+        if self.memberships.len() >= self.channels.max_subscriptions {
+            // Those that the gateway ended count no more.
+            self.memberships.retain(Membership::is_active);
+        }
         let at = match self.find(&channel) {
             Ok(at) if self.memberships[at].is_active() => return Err(Code::AlreadySubscribed.into()),
             Ok(at) => {
