@@ -13,7 +13,6 @@ use super::app::App;
 use super::call::{Call, Peer};
 use super::problem;
 use crate::auth::client_addr::{ClientAddr, client_address};
-use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
 /// Answers one request.
@@ -43,9 +42,6 @@ pub async fn handle(
 fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
     let (mut head, body) = request.into_parts();
     check_framing(&head)?;
-    if app.lifecycle.phase() == Phase::Draining && !peer.listener.roles.contains(&super::config::Role::Ops) {
-        return Err(Code::Draining.into());
-    }
     let client = peer.address.map(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
     if let (Some(client), Some(address)) = (client, peer.address) {
         // Behind a trusted proxy every request may be another client's; its first one speaks for the connection.
