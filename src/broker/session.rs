@@ -36,6 +36,11 @@ impl Session {
         Self { connection, channels, principal, memberships: Vec::new(), next_tag: 0 }
     }
 
+    /// Who this is; `None` without a token.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_deref()
+    }
+
     /// Carries out a command and sends the answer. A token is checked by the caller, see [`Session::refresh`].
     pub fn on_command(&mut self, command: &Command<'_>, now: Now) {
         let id = command.id();
