@@ -33,7 +33,7 @@ async fn a_channel_is_created_once_and_only_ever_narrower() {
     }
     assert_eq!(world.call("GET", "/v1/channels/c.2", None).await.refusal(), (404, "channel-unknown".into()));
 
-    for bad in [json!({"max_mesages": 1}), json!({"max_messages": -1}), json!([])] {
+    for bad in [json!({"max_mesages": 1}), json!({"max_messages": -1}), json!([]), json!([1])] {
         assert_eq!(put(&world, "c.3", bad).await.refusal(), (400, "malformed".into()));
     }
     assert_eq!(world.call("PUT", "/v1/channels/c.3", None).await.status, 201, "no body declares nothing");

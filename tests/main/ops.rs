@@ -2,7 +2,9 @@
 
 use ::http::Request;
 use bytes::Bytes;
+use lastmile::transport::config::Address;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::{World, Ws, get, http};
 
@@ -16,31 +18,26 @@ async fn a_running_gateway_is_live_and_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_draining_gateway_is_live_and_not_ready() {
-    let world = World::start("[drain]\nwindow_secs = 5\ndeadline_secs = 10\n").await;
+async fn a_draining_gateway_is_live_and_not_ready_and_takes_nobody() {
+    let mixed = "[listeners.mixed]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\", \"subscribe\"]\n";
+    let world = World::start(&format!("{mixed}[drain]\nwindow_secs = 1\ndeadline_secs = 4\n")).await;
     // Two, so that the second one's close is half a window away.
-    let (_first, _second) = (world.subscriber().await, world.subscriber().await);
-    let ops = world.gateway.address("ops").clone();
-    let io = http::connect(&ops).await;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(io)).await.unwrap();
-    tokio::spawn(connection);
-    let request = || {
-        let body = http_body_util::Full::new(Bytes::new());
-        Request::get("/readyz").header("host", ops.to_string()).body(body).unwrap()
-    };
-    // On a connection that was open before; new ones are not accepted any more.
-    assert_eq!(sender.send_request(request()).await.unwrap().status(), 200);
-    let public = world.gateway.address("public").clone();
+    let (mut first, _second) = (world.subscriber().await, world.subscriber().await);
+    let [ops, mixed, public] = ["ops", "mixed", "public"].map(|name| world.gateway.address(name).clone());
+    let authority = mixed.to_string();
     let stopped = world.gateway.shut_down();
-    let answer = crate::common::eventually("the drain", async || match sender.send_request(request()).await {
-        Ok(answer) if answer.status() == 200 => None,
-        answer => Some(answer),
-    })
-    .await;
-    assert_eq!(answer.expect("an answer while draining").status(), 503);
+    first.expect_close(4000, "draining").await;
+
+    let ready = get(&ops, "/readyz").await;
+    assert_eq!((ready.status.as_u16(), ready.text()), (503, "draining\n"));
+    assert_eq!(get(&ops, "/healthz").await.status, 200);
+    assert!(get(&ops, "/metrics").await.text().contains("\nlastmile_connections 1\n"));
     assert!(tokio::net::TcpStream::connect(public.to_string()).await.is_err());
-    stopped.abort();
+    let refused = Ws::open(&mixed, Ws::request(&authority, "/v1/subscribe", &[])).await.err().expect("a refusal");
+    assert_eq!(refused.refusal(), (503, "draining".into()));
+
+    assert_eq!(crate::common::within("the drain", stopped).await.unwrap().left, 1, "it never read its Close");
+    assert!(tokio::net::TcpStream::connect(ops.to_string()).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,8 +173,51 @@ async fn t_lim_connections_over_a_listeners_limit_are_turned_away_and_room_is_gi
     let open = async || Ws::open(address, Ws::request(&authority, "/v1/subscribe", &[])).await;
     let first = open().await.expect("an upgrade");
     let _second = open().await.expect("an upgrade");
-    let refused = open().await.err().expect("a refusal");
-    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "5"));
+    // It is said at once, without waiting for a request.
+    let said = said_unasked(address).await;
+    assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("\r\nretry-after: 5\r\n"), "{said}");
     drop(first);
-    crate::common::eventually("room", async || open().await.ok()).await;
+    world.await_metric("lastmile_connections", 1.0).await;
+    open().await.expect("an upgrade");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_lim_one_address_has_as_many_connections_as_it_may() {
+    let world = World::start("[limits]\nmax_connections_per_address = 2\n").await;
+    let first = world.connect().await;
+    let _second = world.connect().await;
+    assert!(said_unasked(world.gateway.address("public")).await.starts_with("HTTP/1.1 503 "));
+    assert!(said_unasked(world.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "), "over all listeners");
+    drop(first);
+    healthy_at_last(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_lim_there_are_as_many_connections_in_all_as_there_may_be() {
+    let world = World::start("[limits]\nmax_connections = 3\n").await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(world.subscriber().await);
+    }
+    assert!(said_unasked(world.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "));
+    open.pop();
+    healthy_at_last(&world).await;
+}
+
+/// Waits until there is room for one connection more.
+async fn healthy_at_last(world: &World) {
+    crate::common::eventually("room", async || {
+        let (mut io, mut said) = (http::connect(world.gateway.address("ops")).await, String::new());
+        let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let asked = io.write_all(request).await.is_ok() && io.read_to_string(&mut said).await.is_ok();
+        (asked && said.starts_with("HTTP/1.1 200 ")).then_some(())
+    })
+    .await;
+}
+
+/// What a listener says to a connection that asks nothing.
+async fn said_unasked(address: &Address) -> String {
+    let (mut io, mut said) = (http::connect(address).await, String::new());
+    crate::common::within("an answer", io.read_to_string(&mut said)).await.unwrap();
+    said
 }

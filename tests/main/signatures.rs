@@ -34,7 +34,6 @@ async fn a_request_without_a_signature_is_told_how_to_sign() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s1_one_changed_byte_of_anything_that_is_signed_is_refused() {
     let world = World::start("").await;
-    let port = world.gateway.authority("publish");
     let check = async |what: &str, expected: &str, change: &dyn Fn(&mut Request<Bytes>)| {
         let mut request = world.request("POST", PATH, JSON);
         change(&mut request);
@@ -89,7 +88,6 @@ async fn s1_one_changed_byte_of_anything_that_is_signed_is_refused() {
     let mut request = world.request("GET", "/v1/channels/c", None);
     *request.method_mut() = http::Method::DELETE;
     assert_eq!(world.send(request).await.refusal(), (401, "signature-invalid".into()));
-    let _ = port;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,6 +201,16 @@ async fn s4_a_request_that_was_refused_for_its_body_spends_no_nonce() {
     *bad.body_mut() = "{\"usd\":2}".into();
     assert_eq!(world.send(bad).await.problem(), "digest-mismatch");
     assert_eq!(world.send(good).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_before_the_body_was_read_says_that_the_connection_ends() {
+    let world = World::start("").await;
+    let stranger = TestPublisher::new();
+    let refused = world.send(stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON)).await;
+    assert_eq!((refused.status.as_u16(), refused.header("connection")), (401, "close"));
+    let taken = world.call("POST", PATH, JSON).await;
+    assert_eq!((taken.status.as_u16(), taken.header("connection")), (200, ""));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,7 +64,7 @@ async fn mistakes_are_answered_and_close_nothing() {
         assert_eq!((&error["id"], &error["temporary"]), (&json!("1"), &json!(false)), "{command}");
         assert!(error["message"].is_string());
     }
-    for text in ["{}", "[]", "1", r#"{"type":7}"#, r#"{"type":"subscribe","channel":["c"]}"#] {
+    for text in ["{}", "[]", r#"["ping","1"]"#, "1", r#"{"type":7}"#, r#"{"type":"subscribe","channel":["c"]}"#] {
         alice.send_text(text).await;
         alice.expect_error("malformed").await;
     }

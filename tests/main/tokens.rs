@@ -68,7 +68,7 @@ async fn a_bad_token_is_refused_with_401_or_4501() {
     let world = World::start("").await;
     let good = world.issuer.token("alice");
     let for_others = world.issuer.token_with("alice", 60, |token| token.audiences = vec!["another".into()]);
-    for token in [for_others.as_str(), &good[..good.len() - 1], "x", "a.b.c", ""] {
+    for token in [for_others.as_str(), &good[..good.len() - 1], "x", "a.b.c", "  x"] {
         let answer =
             world.connect_with(&[("authorization", &format!("Bearer {token}"))]).await.err().expect("a refusal");
         assert_eq!(answer.refusal(), (401, "unauthenticated".into()), "{token}");
