@@ -65,6 +65,10 @@ impl<'a> Command<'a> {
             serde_json::error::Category::Data => malformed(format!("not a command: {error}")),
             _ => Unreadable::NotJson,
         })?;
+        // The library would take a list for the members in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(malformed("a command is an object".into()));
+        }
         if command.id().is_some_and(|id| id.len() > MAX_ID_BYTES) {
             return Err(malformed("`id` has at most 128 bytes".into()));
         }

@@ -148,6 +148,10 @@ impl Handler for Subscriber {
         if std::mem::replace(&mut self.generation, generation) != generation
             && let Some(session) = &mut self.session
         {
+            let issuers = self.app.policy.issuers();
+            if session.principal().is_some_and(|principal| !issuers.knows(&principal.issuer)) {
+                return Err(CloseReason::Revoked);
+            }
             session.recheck();
         }
         Ok(())

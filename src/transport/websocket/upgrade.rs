@@ -88,6 +88,10 @@ impl Handshake {
                 connection.close(CloseReason::Draining);
             }
             let handler = start(&connection);
+            // The drain closes what was registered when it began; this one came too late for that.
+            if app.lifecycle.phase() >= Phase::Draining {
+                connection.close(CloseReason::Draining);
+            }
             // A task of its own, so that it holds nothing of the handshake.
             tokio::spawn(Alive {
                 driver: Driver::new(connection, handler, &early),
