@@ -170,7 +170,7 @@ impl Slice {
         self.state.lock().members.len() >= SLICE_FILL
     }
 
-    pub fn len(&self) -> usize {
+    pub fn members(&self) -> usize {
         self.state.lock().members.len()
     }
 
@@ -256,12 +256,8 @@ struct Load {
 
 impl Walk {
     /// Members that it leads to, about.
-    pub fn len(&self) -> usize {
-        self.slice.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn members(&self) -> usize {
+        self.slice.members()
     }
 
     /// Writes to at most `count` members; `false` when nothing is left to do.

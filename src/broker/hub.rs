@@ -154,7 +154,7 @@ impl ListenersState {
         if self.slices.len() < max_slices {
             self.slices.push(Slice::new(counters.clone()));
         }
-        self.slices.iter().min_by_key(|slice| slice.len()).expect("there is at least one slice").clone()
+        self.slices.iter().min_by_key(|slice| slice.members()).expect("there is at least one slice").clone()
     }
 }
 

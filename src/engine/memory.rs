@@ -132,7 +132,7 @@ impl Engine for Memory {
             let seen = log.position().offset;
             // Nothing can be appended here, so the announcement comes before the first publication.
             let membership = self.hub.join(channel, newcomer, rule.slow_consumer, seen, limits.max_connections)?;
-            log.join(start, rule, now, |joined| announce(joined));
+            log.join(start, rule, now, announce);
             Ok(membership)
         })
     }
