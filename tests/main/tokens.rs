@@ -146,7 +146,7 @@ async fn t_j12_refresh_extends_a_session_of_the_same_person() {
     let world = World::start(RULES).await;
     let read = |token: &mut lastmile::auth::token::TokenRequest| token.scopes = vec!["read".into()];
     let mut ws = world.connect().await;
-    ws.hello(Some(&world.issuer.token_with("alice", 2, read))).await;
+    ws.hello(Some(&world.issuer.token_with("alice", 4, read))).await;
     ws.subscribe("scope.1").await;
     ws.subscribe("plain").await;
 
@@ -158,7 +158,7 @@ async fn t_j12_refresh_extends_a_session_of_the_same_person() {
     ws.expect_error("malformed").await;
 
     // The new token holds less than the old one.
-    let ends = unix_now() + 2;
+    let ends = unix_now() + 4;
     ws.send(json!({"type": "refresh", "id": "4", "token": world.issuer.token("alice")})).await;
     let refreshed = ws.expect("refreshed").await;
     assert_eq!(refreshed["id"], "4");
