@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,8 +34,10 @@ impl Certified {
         roots.add(der.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let client = Arc::new(client.with_root_certificates(roots).with_no_client_auth());
-        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), der, client }
+        let mut client = client.with_root_certificates(roots).with_no_client_auth();
+        // A session that is resumed shows no certificate.
+        client.resumption = Resumption::disabled();
+        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), der, client: Arc::new(client) }
     }
 
     fn write(&self, folder: &Folder) {
