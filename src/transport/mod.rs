@@ -19,3 +19,4 @@ mod subscribe;
 pub mod tls;
 mod tslm;
 pub mod websocket;
+mod write_deadline;
