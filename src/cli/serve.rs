@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{ConfigArgs, Failure};
+use super::signals::Signals;
+use super::{ConfigArgs, Failure, runtime};
 use crate::config::Loaded;
 use crate::gateway::{DrainReport, Gateway, Reloader};
 use crate::ops::log;
@@ -37,12 +38,6 @@ impl Serve {
     }
 }
 
-/// A runtime with a thread for every core.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    built.map_err(|error| Failure::failed(format!("cannot start: {error}")))
-}
-
 async fn serve(args: ConfigArgs, loaded: Loaded) -> Result<(), Failure> {
     let Loaded { config, watched, warnings: _ } = loaded;
     let gateway = Gateway::bind(config, false).map_err(|error| match error.is_misconfigured() {
@@ -54,35 +49,15 @@ async fn serve(args: ConfigArgs, loaded: Loaded) -> Result<(), Failure> {
         tracing::info!(listener = listener.name, %address, roles = roles.join(","), tls = listener.tls.is_some(), "listening");
     }
     let signals = Signals::new()?;
+    let shutdown = async {
+        signals.first().await;
+        tracing::info!("draining; a second signal ends at once");
+    };
     let reload = tokio::spawn(reload(args, gateway.reloader(), watched));
-    let DrainReport { closed, left } = gateway.run(signals.shutdown()).await;
+    let DrainReport { closed, left } = gateway.run(shutdown).await;
     reload.abort();
     tracing::info!(closed, left, "stopped");
     Ok(())
-}
-
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    /// Waits for the first signal; a second one ends the process at once.
-    async fn shutdown(mut self) {
-        let mut either =
-            async move || tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} };
-        either().await;
-        tracing::info!("draining; a second signal ends at once");
-        tokio::spawn(async move {
-            either().await;
-            std::process::exit(130);
-        });
-    }
 }
 
 /// Reloads on SIGHUP and when a file changes.

@@ -22,11 +22,12 @@ use warp::reply::Response;
 use super::admission::{Admission, Permit};
 use super::app::App;
 use super::call::Peer;
-use super::config::{Address, ListenerConfig};
+use super::config::{Address, ListenerConfig, Role};
 use super::front;
 use super::proxy;
 use super::tls::{Certificate, TlsError};
 use crate::auth::client_addr::ClientAddr;
+use crate::ops::Phase;
 
 /// Connections that the kernel holds for the accept loop.
 const BACKLOG: i32 = 4096;
@@ -106,14 +107,14 @@ impl Listener {
         self.tls.as_ref().map(|(certificate, _)| certificate.clone())
     }
 
-    /// Accepts until the drain begins.
+    /// Accepts until the drain begins; with the role `ops`, until its end.
     pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
         let acceptor = tls.map(|(_, acceptor)| acceptor);
-        let mut draining = pin!(app.lifecycle.draining());
+        let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
         loop {
             let accepted = tokio::select! {
-                () = &mut draining => break,
+                () = &mut closing => break,
                 accepted = socket.accept() => accepted,
             };
             let (stream, address) = match accepted {
@@ -206,6 +207,7 @@ impl Incoming {
 
     async fn serve_http<I: Read + Write + Unpin + Send + 'static>(self, io: I, permit: Permit) {
         let Self { app, config, routes, address } = self;
+        let closes_at = closes_at(&config);
         let peer = Peer { listener: config, address, permit: Arc::new(permit) };
         let shared = app.clone();
         let service = service_fn(move |request| front::handle(shared.clone(), peer.clone(), routes.clone(), request));
@@ -216,16 +218,21 @@ impl Incoming {
             .serve_connection(io, service)
             .with_upgrades();
         let mut connection = pin!(connection);
-        let draining = app.lifecycle.draining();
+        let closing = app.lifecycle.reached(closes_at);
         // How a connection breaks is its client's matter.
         let _ = tokio::select! {
             done = connection.as_mut() => done,
-            () = draining => {
+            () = closing => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
     }
+}
+
+/// The phase in which a listener takes no more requests. Operators watch the drain.
+fn closes_at(config: &ListenerConfig) -> Phase {
+    if config.roles.contains(&Role::Ops) { Phase::Stopped } else { Phase::Draining }
 }
 
 /// Tells a client that there is no room, where that can be said in one write.

@@ -13,7 +13,8 @@ use warp::Reply;
 
 use super::{Driver, Handler, Wire};
 use crate::broker::{Connection, ConnectionLimits};
-use crate::protocol::{Code, Refusal};
+use crate::ops::Phase;
+use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
 
@@ -94,7 +95,15 @@ impl Handshake {
             let connection = Connection::new(app.registry.new_id(), limits, wire);
             let connection = Arc::new(connection);
             let registered = app.registry.register(connection.clone());
+            // The drain has closed those that were registered when it began.
+            if app.lifecycle.phase() == Phase::Draining {
+                connection.close(CloseReason::Draining);
+            }
             let handler = start(&connection);
+            // The drain closes what was registered when it began; this one came too late for that.
+            if app.lifecycle.phase() >= Phase::Draining {
+                connection.close(CloseReason::Draining);
+            }
             // A task of its own, so that it holds nothing of the handshake.
             tokio::spawn(Alive {
                 driver: Driver::new(connection, handler, &early),
