@@ -14,8 +14,12 @@ pub struct Signals {
 
 impl Signals {
     pub fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")));
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// SIGHUP, which no longer ends the process.
+    pub fn hangup() -> Result<Signal, Failure> {
+        listen(SignalKind::hangup())
     }
 
     /// Waits for the first signal; from then on a second one ends the process at once.
@@ -28,4 +32,8 @@ impl Signals {
             std::process::exit(EXIT_INTERRUPTED);
         });
     }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")))
 }

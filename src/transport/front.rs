@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use hyper::body::{Body, Incoming};
 use tower_service::Service;
 use warp::filters::BoxedFilter;
@@ -24,15 +24,17 @@ pub async fn handle(
 ) -> Result<Response, Infallible> {
     let is_tls = peer.listener.tls.is_some();
     let has_body = !request.body().is_end_stream();
-    let mut response = match prepare(&app, peer, request) {
+    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
+    let prepared = prepare(&app, peer, request);
+    // Where the next request would begin is not to be trusted, nor is what follows an upgrade that did not happen.
+    let is_last = prepared.is_err() || wants_upgrade;
+    let mut response = match prepared {
         Ok(request) => warp::service(routes).call(request).await?,
-        Err(refusal) => {
-            let mut response = problem::response(&refusal);
-            // Where the next request would begin is not to be trusted.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
+        Err(refusal) => problem::response(&refusal),
     };
+    if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(code) = response.extensions().get::<Code>() {
         app.refusals.count(*code);
         if has_body && may_leave_body(*code) {

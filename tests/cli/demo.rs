@@ -34,6 +34,7 @@ fn it_prints_what_to_try_serves_the_page_and_cleans_up_after_ctrl_c() {
         ("/demo", "text/html", "page.js"),
         ("/demo/page.js", "text/javascript", "WebSocket"),
         ("/demo/page.css", "text/css", "body"),
+        ("/demo/page.svg", "image/svg+xml", "<svg"),
     ] {
         let (head, body) = get(&public, path);
         let head = head.to_lowercase();

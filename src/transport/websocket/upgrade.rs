@@ -17,6 +17,7 @@ use crate::ops::Phase;
 use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
+use crate::transport::write_deadline::WriteDeadline;
 
 /// What a client asks for, checked.
 pub struct Handshake {
@@ -144,19 +145,22 @@ impl<H: Handler> Future for Alive<H> {
 
 /// The socket under an upgraded connection, with the bytes that were read behind the request.
 fn take_socket(upgraded: Upgraded) -> io::Result<(Wire, Vec<u8>)> {
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner()), parts.read_buf.to_vec())),
+    let upgraded = match upgraded.downcast::<Http<TcpStream>>() {
+        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner().into_inner()), parts.read_buf.to_vec())),
         Err(upgraded) => upgraded,
     };
-    let upgraded = match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+    let upgraded = match upgraded.downcast::<Http<TlsStream<TcpStream>>>() {
         Ok(parts) => {
-            let (tcp, session) = parts.io.into_inner().into_inner();
+            let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
             return Ok((Wire::tls(tcp, session), parts.read_buf.to_vec()));
         }
         Err(upgraded) => upgraded,
     };
-    match upgraded.downcast::<TokioIo<UnixStream>>() {
-        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner()), parts.read_buf.to_vec())),
+    match upgraded.downcast::<Http<UnixStream>>() {
+        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner().into_inner()), parts.read_buf.to_vec())),
         Err(_) => Err(io::Error::other("an upgraded connection of an unknown kind")),
     }
 }
+
+/// How the listeners hand their streams to hyper.
+type Http<S> = TokioIo<WriteDeadline<S>>;
