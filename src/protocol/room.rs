@@ -68,6 +68,10 @@ pub struct RoomCommand<'a> {
     pub kind: Text<'a>,
     #[serde(borrow, default)]
     id: Option<Text<'a>>,
+    #[serde(default)]
+    pub max_seats: Option<usize>,
+    #[serde(borrow, default)]
+    pub token: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub secret: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -108,7 +112,21 @@ impl<'a> RoomCommand<'a> {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RoomReply<'a> {
-    /// The first frame: the client has a seat.
+    /// The room that the client asked for.
+    Opened {
+        room: &'a str,
+        link: &'a str,
+        /// Lets in whoever shows it. A secret.
+        join_secret: &'a str,
+        /// When the room ends, if it does.
+        expires: Option<&'a str>,
+        /// Lets in one more, for a short time.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code_secs: Option<u64>,
+    },
+    /// The client has a seat.
     Joined {
         room: String,
         peer: &'a str,

@@ -29,6 +29,16 @@ pub enum CodeForm {
     Words,
 }
 
+impl CodeForm {
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "digits" => Some(Self::Digits),
+            "words" => Some(Self::Words),
+            _ => None,
+        }
+    }
+}
+
 /// A new code; the caller makes sure that no other room has it.
 pub fn new_code(form: CodeForm) -> Result<String, Refusal> {
     match form {

@@ -116,7 +116,7 @@ async fn authorize(
             return publish::authenticate(app, call, body, max_bytes).await.map(|signed| signed.body);
         }
     }
-    publish::read(body, max_bytes).await
+    publish::read_body(app, body, max_bytes).await
 }
 
 /// The older systems answer 400 to what is no upgrade.

@@ -55,12 +55,15 @@ pub async fn post(
     };
     let options = OpenOptions { max_seats: asked.max_seats, code };
     let address = call.client().map(|client| client.limit_key());
-    let Opened { room, join_secret, code, expires } = app.rooms.open(options, address, Now::read())?;
-    let link = format!("/v1/rooms/{room}");
+    let opened = app.rooms.open(options, address, Now::read())?;
+    let link = link(&opened);
     let mut answer = json!({
-        "room": room.to_string(), "link": link, "join_secret": join_secret, "expires": expires,
+        "room": opened.room.to_string(),
+        "link": link,
+        "join_secret": opened.join_secret,
+        "expires": opened.expires,
     });
-    if let Some(code) = code {
+    if let Some(code) = opened.code {
         answer["code"] = code.into();
         answer["code_secs"] = app.rooms_config.limits.code.as_secs().into();
     }
@@ -69,4 +72,9 @@ pub async fn post(
         response.headers_mut().insert(header::LOCATION, link);
     }
     Ok(response)
+}
+
+/// Where a room is on its gateway.
+pub fn link(opened: &Opened) -> String {
+    format!("/v1/rooms/{}", opened.room)
 }
