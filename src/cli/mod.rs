@@ -7,6 +7,7 @@ mod healthcheck;
 mod input;
 mod keygen;
 mod output;
+mod pair;
 mod publish;
 mod serve;
 mod signals;
@@ -47,6 +48,8 @@ enum Command {
     Publish(publish::Publish),
     /// Listen to channels.
     Subscribe(subscribe::Subscribe),
+    /// Connect two terminals through a room.
+    Pair(pair::Pair),
     /// Make a token for a subscriber.
     Token(token::Token),
     /// Check a configuration and print what it means.
@@ -118,6 +121,7 @@ pub fn run() -> ExitCode {
         Command::Keygen(keygen) => keygen.run(),
         Command::Publish(publish) => publish.run(),
         Command::Subscribe(subscribe) => subscribe.run(),
+        Command::Pair(pair) => pair.run(),
         Command::Token(token) => token.run(),
         Command::Check(check) => check.run(),
         Command::Healthcheck(healthcheck) => healthcheck.run(),

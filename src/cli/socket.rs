@@ -21,7 +21,7 @@ use tungstenite::{Message, Utf8Bytes};
 use super::Failure;
 use super::gateway_url::GatewayUrl;
 
-/// What both sides speak.
+/// What publishers, subscribers and the gateway speak.
 const SUBPROTOCOL: &str = "lastmile.v1";
 
 /// For the connection, TLS and the upgrade together.
@@ -41,6 +41,7 @@ pub struct Client {
     url: GatewayUrl,
     /// `None` trusts what the system trusts.
     tls: Option<Connector>,
+    protocol: &'static str,
 }
 
 /// An open connection.
@@ -52,7 +53,12 @@ impl Client {
         // The library asks the process for its cryptography. Somebody may have said the same before.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let tls = ca.map(|ca| trust(ca).map_err(|error| Failure::usage(format!("{}: {error}", ca.display()))));
-        Ok(Self { url, tls: tls.transpose()? })
+        Ok(Self { url, tls: tls.transpose()?, protocol: SUBPROTOCOL })
+    }
+
+    /// The same with another subprotocol.
+    pub fn speaking(self, protocol: &'static str) -> Self {
+        Self { protocol, ..self }
     }
 
     /// The URL that [`Client::connect`] opens for `path`.
@@ -66,7 +72,7 @@ impl Client {
         headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
     ) -> Result<Socket, ConnectError> {
         let mut request = uri.into_client_request().map_err(ConnectError::from)?;
-        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(self.protocol));
         request.headers_mut().extend(headers);
         let connecting = connect_async_tls_with_config(request, None, true, self.tls.clone());
         match timeout(CONNECT, connecting).await {

@@ -20,6 +20,7 @@ pub struct Settings {
     pub channel_defaults: ChannelDefaults,
     pub engine: Engine,
     pub limits: Limits,
+    pub rooms: Rooms,
     pub drain: Drain,
     pub log: Log,
 }
@@ -53,6 +54,7 @@ pub struct Listener {
     pub auth_tokens: Vec<String>,
     pub max_message_size: u64,
     pub rate_limit_per_second: u64,
+    pub scope: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -182,6 +184,29 @@ pub struct Limits {
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct Rooms {
+    pub max_exchanges: u64,
+    pub max_data_bytes: u64,
+    pub conn_lifespan_secs: u64,
+    pub client_timeout_secs: u64,
+    pub heartbeat_interval_secs: u64,
+    pub max_connections: u64,
+    pub geoip: bool,
+    pub max_rooms: u64,
+    pub max_rooms_per_address: u64,
+    pub max_message_bytes: u64,
+    pub open: String,
+    pub max_seats: u64,
+    pub resume_secs: u64,
+    pub resume_messages: u64,
+    pub resume_bytes: u64,
+    pub code_secs: u64,
+    pub code_attempts: u64,
+    pub relay_strict: bool,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Drain {
     pub window_secs: u64,
     pub deadline_secs: u64,
@@ -206,6 +231,7 @@ impl Default for Settings {
             channel_defaults: ChannelDefaults::default(),
             engine: Engine::default(),
             limits: Limits::default(),
+            rooms: Rooms::default(),
             drain: Drain::default(),
             log: Log::default(),
         }
@@ -227,6 +253,7 @@ impl Default for Listener {
             auth_tokens: Vec::new(),
             max_message_size: 65_536,
             rate_limit_per_second: 0,
+            scope: None,
         }
     }
 }
@@ -293,6 +320,31 @@ impl Default for Limits {
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
+        }
+    }
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self {
+            max_exchanges: 10,
+            max_data_bytes: 0,
+            conn_lifespan_secs: 300,
+            client_timeout_secs: 60,
+            heartbeat_interval_secs: 5,
+            max_connections: 3,
+            geoip: false,
+            max_rooms: 100_000,
+            max_rooms_per_address: 0,
+            max_message_bytes: 65_536,
+            open: "anyone".to_owned(),
+            max_seats: 2,
+            resume_secs: 30,
+            resume_messages: 64,
+            resume_bytes: 262_144,
+            code_secs: 120,
+            code_attempts: 3,
+            relay_strict: false,
         }
     }
 }

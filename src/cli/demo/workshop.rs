@@ -82,7 +82,7 @@ impl Workshop {
         format!(
             r#"egress = "none"
 [listeners]
-public = {{ address = "127.0.0.1:{public}", roles = ["subscribe"] }}
+public = {{ address = "127.0.0.1:{public}", roles = ["subscribe", "pair"] }}
 publish = {{ address = "127.0.0.1:{publish}", roles = ["publish"] }}
 ops = {{ address = "127.0.0.1:{ops}", roles = ["ops"] }}
 [publishers.demo]

@@ -8,6 +8,7 @@ mod limits;
 mod listeners;
 mod log;
 mod publishers;
+mod rooms;
 
 use std::net::IpAddr;
 
@@ -36,6 +37,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         channel_defaults,
         engine,
         limits,
+        rooms,
         drain,
         log,
     } = settings;
@@ -45,6 +47,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         egress: check_egress(&egress, report),
         listeners: listeners::check(listeners, report, files),
         limits: limits::check(limits, trusted_proxies, report),
+        rooms: rooms::check(rooms, report),
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),
         policy: PolicyConfig {
