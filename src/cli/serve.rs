@@ -104,6 +104,11 @@ async fn reload(args: ConfigArgs, reloader: Reloader, mut watched: Vec<PathBuf>)
             let applied = reloader.reload(loaded.config.policy).map_err(|error| error.to_string());
             applied.map(|()| watched = loaded.watched)
         });
+        match reloader.reload_places().await {
+            Ok(true) => tracing::info!("new GeoIP databases"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the GeoIP databases before it stay"),
+        }
         match result {
             Ok(()) => {
                 seen = look(&watched);

@@ -11,9 +11,7 @@ enum Meanwhile {
     Refused,
 }
 
-const LATER: [(&str, Meanwhile); 6] = [
-    ("rooms", Meanwhile::Ignored),
-    ("statsd", Meanwhile::Refused),
+const LATER: [(&str, Meanwhile); 4] = [
     ("engine.path", Meanwhile::Refused),
     ("engine.url", Meanwhile::Refused),
     ("issuers[].jwks_url", Meanwhile::Refused),

@@ -20,6 +20,9 @@ pub struct Settings {
     pub channel_defaults: ChannelDefaults,
     pub engine: Engine,
     pub limits: Limits,
+    pub rooms: Rooms,
+    pub geoip: Geoip,
+    pub statsd: Statsd,
     pub drain: Drain,
     pub log: Log,
 }
@@ -182,6 +185,32 @@ pub struct Limits {
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct Rooms {
+    pub max_exchanges: u64,
+    pub max_data_bytes: u64,
+    pub conn_lifespan_secs: u64,
+    pub client_timeout_secs: u64,
+    pub heartbeat_interval_secs: u64,
+    pub max_connections: u64,
+    pub geoip: bool,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Geoip {
+    pub database: OneOrMany,
+    pub default_language: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Statsd {
+    pub host: String,
+    pub prefix: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Drain {
     pub window_secs: u64,
     pub deadline_secs: u64,
@@ -206,6 +235,9 @@ impl Default for Settings {
             channel_defaults: ChannelDefaults::default(),
             engine: Engine::default(),
             limits: Limits::default(),
+            rooms: Rooms::default(),
+            geoip: Geoip::default(),
+            statsd: Statsd::default(),
             drain: Drain::default(),
             log: Log::default(),
         }
@@ -294,6 +326,32 @@ impl Default for Limits {
             idempotency_keys: 10_000,
             idempotency_secs: 600,
         }
+    }
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self {
+            max_exchanges: 10,
+            max_data_bytes: 0,
+            conn_lifespan_secs: 300,
+            client_timeout_secs: 60,
+            heartbeat_interval_secs: 5,
+            max_connections: 3,
+            geoip: false,
+        }
+    }
+}
+
+impl Default for Geoip {
+    fn default() -> Self {
+        Self { database: OneOrMany::One("mmdb/city.mmdb".to_owned()), default_language: "en".to_owned() }
+    }
+}
+
+impl Default for Statsd {
+    fn default() -> Self {
+        Self { host: String::new(), prefix: "lastmile".to_owned() }
     }
 }
 
