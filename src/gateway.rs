@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy};
+use crate::broker::room::Rooms;
 use crate::broker::{Counters, Hub, Now};
 use crate::config::{Config, DrainConfig, PolicyConfig};
 use crate::engine::Memory;
@@ -76,7 +77,7 @@ impl Gateway {
         metrics: metrics_exporter_prometheus::PrometheusHandle,
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
-        let Config { egress: _, log: _, listeners, limits, geoip, statsd, drain, policy } = config;
+        let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
         let PolicyConfig { publishers, issuers, channels } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels);
@@ -88,6 +89,9 @@ impl Gateway {
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
+            room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
+            rooms: Rooms::new(rooms.limits.clone()),
+            rooms_config: rooms,
             policy,
             engine: Arc::new(engine),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
@@ -167,6 +171,7 @@ async fn sweep(app: Arc<App>) {
         let now = Now::read();
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
+        app.rooms.sweep(now.steady);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,6 +66,8 @@ struct State {
     watch: Watch,
     /// The connection's own task, which writes what waits and ends the connection.
     task: Option<Waker>,
+    /// Those who wait until less waits here.
+    relief: Vec<Waker>,
 }
 
 /// How far a connection is on its way.
@@ -93,7 +95,7 @@ pub enum Sent {
 impl<S: Socket> Connection<S> {
     pub fn new(id: u64, limits: Arc<ConnectionLimits>, socket: S) -> Self {
         let watch = Watch::new(id, &limits);
-        let state = State { outbox: Outbox::default(), phase: Phase::Open, watch, task: None };
+        let state = State { outbox: Outbox::default(), phase: Phase::Open, watch, task: None, relief: Vec::new() };
         Self {
             id,
             limits,
@@ -168,6 +170,19 @@ impl<S: Socket + ?Sized> Connection<S> {
         if let Some(task) = task {
             task.wake();
         }
+    }
+
+    /// Ready while at most `bytes` wait for the socket, and when the connection is on its way out. Otherwise the
+    /// task of `cx` is woken when something of it was written.
+    pub fn poll_relief(&self, cx: &Context<'_>, bytes: usize) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open || state.outbox.bytes() <= bytes {
+            return Poll::Ready(());
+        }
+        if !state.relief.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.relief.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Writes what waits until it is gone (`true`) or the socket is full.
@@ -289,6 +304,7 @@ impl<S: Socket + ?Sized> Outgoing<'_, S> {
         };
         self.state.phase = Phase::Closed(reason);
         self.state.outbox = Outbox::default();
+        self.relieve();
         self.wake();
     }
 
@@ -302,11 +318,16 @@ impl<S: Socket + ?Sized> Outgoing<'_, S> {
                 Err(error) => break Err(error),
             }
         };
+        self.relieve();
         match flushed {
             Ok(()) => Ok(!self.connection.socket.has_unsent()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn relieve(&mut self) {
+        self.state.relief.drain(..).for_each(Waker::wake);
     }
 
     fn wake(&self) {

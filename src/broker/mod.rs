@@ -8,6 +8,7 @@ pub mod hub;
 mod outbox;
 pub mod principal;
 pub mod rate;
+pub mod room;
 pub mod rules;
 pub mod session;
 mod watch;

@@ -82,7 +82,7 @@ impl Watch {
             return Verdict::Ping;
         }
         // A peer whose socket is full cannot be heard answering; the stall decides about it.
-        if self.quiet > self.ping_after.saturating_add(sweeps(limits.pong)) && !waiting {
+        if self.quiet > sweeps(limits.ping).saturating_add(whole(limits.pong)) && !waiting {
             return Verdict::Close(CloseReason::PingTimeout);
         }
         Verdict::Fine
@@ -91,7 +91,11 @@ impl Watch {
 
 /// Whole seconds, at least one.
 fn sweeps(time: Duration) -> u16 {
-    u16::try_from(time.as_secs().max(1)).unwrap_or(u16::MAX)
+    whole(time).max(1)
+}
+
+fn whole(time: Duration) -> u16 {
+    u16::try_from(time.as_secs()).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig};
 use crate::broker::ChannelRules;
 use crate::ops::config::{LogConfig, StatsdConfig};
-use crate::transport::config::{Limits, ListenerConfig};
+use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
 
 /// Everything that a gateway is told.
 #[derive(Clone, Debug)]
@@ -13,6 +13,7 @@ pub struct Config {
     pub egress: Egress,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
+    pub rooms: RoomsConfig,
     /// If places are on.
     pub geoip: Option<GeoConfig>,
     /// If it is on.

@@ -156,6 +156,7 @@ fn sample(form: usize) -> Value {
         hosts: list(),
         default_endpoint_permissions: list(),
         auth_tokens: list(),
+        scope: text(),
         ..Listener::default()
     };
     let publisher =

@@ -56,6 +56,7 @@ pub struct Listener {
     pub auth_tokens: Vec<String>,
     pub max_message_size: u64,
     pub rate_limit_per_second: u64,
+    pub scope: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -193,6 +194,17 @@ pub struct Rooms {
     pub heartbeat_interval_secs: u64,
     pub max_connections: u64,
     pub geoip: bool,
+    pub max_rooms: u64,
+    pub max_rooms_per_address: u64,
+    pub max_message_bytes: u64,
+    pub open: String,
+    pub max_seats: u64,
+    pub resume_secs: u64,
+    pub resume_messages: u64,
+    pub resume_bytes: u64,
+    pub code_secs: u64,
+    pub code_attempts: u64,
+    pub relay_strict: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -259,6 +271,7 @@ impl Default for Listener {
             auth_tokens: Vec::new(),
             max_message_size: 65_536,
             rate_limit_per_second: 0,
+            scope: None,
         }
     }
 }
@@ -339,6 +352,17 @@ impl Default for Rooms {
             heartbeat_interval_secs: 5,
             max_connections: 3,
             geoip: false,
+            max_rooms: 100_000,
+            max_rooms_per_address: 0,
+            max_message_bytes: 65_536,
+            open: "anyone".to_owned(),
+            max_seats: 2,
+            resume_secs: 30,
+            resume_messages: 64,
+            resume_bytes: 262_144,
+            code_secs: 120,
+            code_attempts: 3,
+            relay_strict: false,
         }
     }
 }

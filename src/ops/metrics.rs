@@ -4,7 +4,7 @@ use metrics::{describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Every metric, whether it is a counter, and what it says.
-pub const METRICS: [(&str, bool, &str); 13] = [
+pub const METRICS: [(&str, bool, &str); 18] = [
     ("lastmile_connections", false, "WebSocket connections that are open"),
     ("lastmile_connections_total", true, "WebSocket connections since the start"),
     ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
@@ -15,6 +15,11 @@ pub const METRICS: [(&str, bool, &str); 13] = [
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),
     ("lastmile_slow_consumers_total", true, "Subscribers closed because their outbox was full"),
+    ("lastmile_rooms", false, "Rooms that are open; a pair of the relay form is one"),
+    ("lastmile_rooms_opened_total", true, "Rooms opened"),
+    ("lastmile_rooms_closed_total", true, "Rooms that ended, by reason"),
+    ("lastmile_room_messages_total", true, "Messages relayed between peers of rooms"),
+    ("lastmile_room_timeouts_total", true, "Peers of rooms that were silent for too long"),
     ("lastmile_refusals_total", true, "Requests refused, by problem type"),
     ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
     ("lastmile_reload_failures_total", true, "Reloads that were refused; the state before them stays"),

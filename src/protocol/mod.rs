@@ -8,6 +8,7 @@ pub mod dialects;
 pub mod publication;
 pub mod refusal;
 pub mod reply;
+pub mod room;
 pub mod websocket;
 
 pub use channel::{ChannelName, InvalidName, Pattern};

@@ -41,6 +41,7 @@ pub enum Code {
     ChannelUnknown,
     ChannelExists,
     ChannelEnded,
+    PeerAbsent,
     ConnectionLimit,
     LimitReached,
     RateLimited,
@@ -51,7 +52,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in documents and tests.
-    pub const ALL: [Code; 32] = [
+    pub const ALL: [Code; 33] = [
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -78,6 +79,7 @@ impl Code {
         Self::ChannelUnknown,
         Self::ChannelExists,
         Self::ChannelEnded,
+        Self::PeerAbsent,
         Self::ConnectionLimit,
         Self::LimitReached,
         Self::RateLimited,
@@ -108,7 +110,7 @@ impl Code {
 
     /// Whether the same request may succeed later.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::RateLimited | Self::EngineUnavailable | Self::Draining)
+        matches!(self, Self::RateLimited | Self::EngineUnavailable | Self::Draining | Self::PeerAbsent)
     }
 
     fn entry(self) -> (&'static str, u16, &'static str) {
@@ -141,6 +143,7 @@ impl Code {
             Self::ChannelUnknown => ("channel-unknown", 404, "There is no such channel."),
             Self::ChannelExists => ("channel-exists", 409, "The channel exists with other limits."),
             Self::ChannelEnded => ("channel-ended", 409, "The channel has ended."),
+            Self::PeerAbsent => ("peer-absent", 409, "Nobody else is in the room."),
             Self::ConnectionLimit => ("connection-limit", 429, "There are as many connections as allowed."),
             Self::LimitReached => ("limit-reached", 429, "A limit is reached."),
             Self::RateLimited => ("rate-limited", 429, "Too many requests."),

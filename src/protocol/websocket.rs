@@ -224,6 +224,11 @@ pub fn text_frame(text: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Text), text)
 }
 
+/// An unmasked frame that holds a whole binary message.
+pub fn binary_frame(bytes: &[u8]) -> Bytes {
+    frame(OpCode::Data(Data::Binary), bytes)
+}
+
 /// A pong that answers `payload`.
 pub fn pong_frame(payload: &[u8]) -> Bytes {
     frame(OpCode::Control(Control::Pong), payload)

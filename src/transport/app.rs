@@ -1,14 +1,16 @@
 //! What every request handler shares.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::config::Limits;
+use super::config::{Limits, RoomsConfig};
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
 use crate::auth::{GeoDb, Policy};
+use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
 use crate::broker::{ConnectionLimits, Engine};
 use crate::ops::{Lifecycle, Statsd};
@@ -17,6 +19,10 @@ pub struct App {
     pub limits: Limits,
     /// The part of the limits that every connection carries.
     pub connection_limits: Arc<ConnectionLimits>,
+    pub rooms_config: RoomsConfig,
+    /// The same for peers of rooms.
+    pub room_connection_limits: Arc<ConnectionLimits>,
+    pub rooms: Rooms,
     pub policy: Policy,
     pub engine: Arc<dyn Engine>,
     pub idempotency: Idempotency,
@@ -52,5 +58,20 @@ impl From<&Limits> for ConnectionLimits {
             ping: limits.ping,
             pong: limits.pong,
         }
+    }
+}
+
+impl RoomsConfig {
+    /// The limits of a peer's connection: those of all connections, with the heartbeat of rooms.
+    pub fn connection_limits(&self, limits: &Limits) -> ConnectionLimits {
+        let (ping, pong) = if self.client_timeout.is_zero() {
+            (self.heartbeat, Duration::MAX)
+        } else {
+            let second = Duration::from_secs(1);
+            let ping = self.heartbeat.min(self.client_timeout.saturating_sub(second)).max(second);
+            // The sweep that finds the peer silent is up to a second after the last sign of life.
+            (ping, self.client_timeout.saturating_sub(ping + second))
+        };
+        ConnectionLimits { ping, pong, ..limits.into() }
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::broker::room::RoomLimits;
+
 /// What a listener serves; a request for another role gets 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -72,6 +74,8 @@ pub struct ListenerConfig {
     pub proxy_protocol: bool,
     /// For the role `tslm`.
     pub tslm: TslmConfig,
+    /// For the role `relay`: what stands before the id in the path, without slashes at its ends; empty for nothing.
+    pub scope: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,4 +161,37 @@ pub struct Limits {
     pub idempotency: Duration,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Rooms, as far as their sockets are concerned, and the limits of the rooms themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomsConfig {
+    pub limits: RoomLimits,
+    /// Between the gateway's pings of a silent peer.
+    pub heartbeat: Duration,
+    /// A peer that was silent for so long is gone; zero for no limit.
+    pub client_timeout: Duration,
+    /// One message of a peer.
+    pub max_message_bytes: usize,
+    pub open: OpenTo,
+    /// Texts of peers that look like words of the gateway are refused in the relay form.
+    pub relay_strict: bool,
+    /// Peers learn each other's city, region and country.
+    pub geoip: bool,
+}
+
+/// Who may open a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenTo {
+    Anyone,
+    /// With a valid token.
+    Login,
+    /// With a publisher's signature.
+    Publisher,
+}
+
+impl OpenTo {
+    /// Every kind with its word in the configuration.
+    pub const NAMES: [(&str, Self); 3] =
+        [("anyone", Self::Anyone), ("login", Self::Login), ("publisher", Self::Publisher)];
 }

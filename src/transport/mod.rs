@@ -14,6 +14,7 @@ mod problem;
 mod proxy;
 pub mod publish;
 pub mod registry;
+mod rooms;
 pub mod routes;
 mod subscribe;
 pub mod tls;

@@ -18,7 +18,7 @@ use warp::{Filter, Rejection, Reply};
 use super::app::App;
 use super::call::Call;
 use super::config::Role;
-use super::{demo, ops, problem, publish, subscribe, tslm};
+use super::{demo, ops, problem, publish, rooms, subscribe, tslm};
 use crate::protocol::{Code, Refusal};
 
 pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
@@ -92,7 +92,55 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(&app))
         .then(|tail: warp::path::Tail, _, app: Arc<App>| async move { reply(demo::page(&app, tail.as_str())) });
 
-    // The dialect owns every path of its listener.
+    // Paths that older clients spell to the last slash are taken apart by their handlers.
+    let pair = (on(Role::Pair)
+        .and(warp::path!("v1" / "ws" / ..))
+        .and(call())
+        .and(with(&app))
+        .and(on_upgrade())
+        .and(body())
+        .then(|call, app, upgrade, body| answer(rooms::channelserver::upgrade(app, call, upgrade, body))))
+    .or(on(Role::Pair)
+        .and(warp::path!("v1" / "relay" / ..))
+        .and(call())
+        .and(with(&app))
+        .and(on_upgrade())
+        .and(body())
+        .then(|call, app, upgrade, body| answer(rooms::relay::upgrade(app, call, upgrade, body))))
+    .unify()
+    .or(on(Role::Pair)
+        .and(warp::path!("v1" / "rooms" / ..))
+        .and(call())
+        .and(with(&app))
+        .and(on_upgrade())
+        .and(body())
+        .then(|call, app, upgrade, body| answer(rooms::native::handle(app, call, upgrade, body))))
+    .unify()
+    .or(on(Role::Pair)
+        .and(warp::path!("__heartbeat__"))
+        .and(call())
+        .then(|call: Call| async move { rooms::heartbeat::heartbeat(&call) }))
+    .unify()
+    .or(on(Role::Pair)
+        .and(warp::path!("__lbheartbeat__"))
+        .and(call())
+        .then(|call: Call| async move { rooms::heartbeat::lbheartbeat(&call) }))
+    .unify()
+    .or(on(Role::Pair)
+        .and(warp::path!("__version__"))
+        .and(call())
+        .then(|call: Call| async move { rooms::heartbeat::version(&call) }))
+    .unify()
+    .boxed();
+
+    // The dialects own every path of their listeners.
+    let relay = on(Role::Relay)
+        .and(call())
+        .and(with(&app))
+        .and(on_upgrade())
+        .and(body())
+        .then(|call, app, upgrade, body| answer(rooms::relay::upgrade(app, call, upgrade, body)));
+
     let tslm = on(Role::Tslm)
         .and(method(Method::GET))
         .and(with(&app))
@@ -104,7 +152,11 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .unify()
         .or(ops)
         .unify()
+        .or(pair)
+        .unify()
         .or(tslm)
+        .unify()
+        .or(relay)
         .unify()
         .or(problems)
         .unify()
@@ -122,6 +174,11 @@ fn on(role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone {
             move |call: Call| async move { if call.has_role(role) { Ok(()) } else { Err(warp::reject::not_found()) } },
         )
         .untuple_one()
+}
+
+/// Hands the request on, whatever its method.
+fn call() -> impl Filter<Extract = (Call,), Error = Rejection> + Clone {
+    warp::ext::get::<Call>()
 }
 
 /// Matches a method and hands the request on.

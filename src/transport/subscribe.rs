@@ -46,7 +46,8 @@ pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Resul
     }))
 }
 
-fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
+/// Who a token speaks for.
+pub fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
     app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| {
         tracing::info!(%error, "token refused");
         problem_of_token()

@@ -116,12 +116,12 @@ impl<'a> Numbers<'a> {
     }
 
     /// A count of at least one, of things in memory.
-    fn places(&mut self, key: &str, value: u64) -> usize {
+    pub fn places(&mut self, key: &str, value: u64) -> usize {
         usize::try_from(self.count(key, value, 1)).unwrap_or(usize::MAX)
     }
 
     /// Bytes in memory.
-    fn size(&mut self, key: &str, value: u64, least: u64) -> usize {
+    pub fn size(&mut self, key: &str, value: u64, least: u64) -> usize {
         usize::try_from(self.bytes(key, value, least)).unwrap_or(usize::MAX)
     }
 

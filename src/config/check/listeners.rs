@@ -12,7 +12,7 @@ use super::{address, check_name};
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
 /// Known, but nothing answers yet.
-const NOT_SERVED: [Role; 5] = [Role::Pair, Role::Login, Role::Flock, Role::FlockPublish, Role::Relay];
+const NOT_SERVED: [Role; 3] = [Role::Login, Role::Flock, Role::FlockPublish];
 
 /// The keys that mean something on a listener with the role `tslm` alone.
 const TSLM_KEYS: [&str; 4] =
@@ -56,6 +56,7 @@ fn check_one(
         auth_tokens,
         max_message_size,
         rate_limit_per_second,
+        scope,
     } = listener;
     check_name(&name, path, report);
     let roles = check_roles(roles, path, report);
@@ -69,6 +70,7 @@ fn check_one(
             }
         }
     }
+    let scope = check_scope(scope, roles.contains(&Role::Relay), &path.key("scope"), report);
     let [subscribe, create_channel, notify_channel] =
         check_permissions(&default_endpoint_permissions, &path.key("default_endpoint_permissions"), report);
     if auth_tokens.iter().any(String::is_empty) {
@@ -86,7 +88,7 @@ fn check_one(
     let max_connections = numbers.count("max_connections", max_connections, 0);
     let address = address::check(address, path, report)?;
     check_exposure(&address, tls.is_some() || report.origins.is_set(&path.key("tls")), plaintext, path, report);
-    Some(ListenerConfig { name, address, roles, tls, origins, hosts, max_connections, proxy_protocol, tslm })
+    Some(ListenerConfig { name, address, roles, tls, origins, hosts, max_connections, proxy_protocol, tslm, scope })
 }
 
 /// Outside of the machine, either TLS or a decision against it (RFC 9700 section 2.6 asks for end-to-end TLS).
@@ -141,6 +143,20 @@ fn check_neighbours(roles: &BTreeSet<Role>, names: Vec<String>, path: &Path, rep
     } else if roles.iter().any(is_flock) && !roles.iter().all(is_flock) {
         report.wrong(path, names, "\"flock\" and \"flock-publish\" must stand on a listener of their own");
     }
+}
+
+/// What stands before the id in the paths of a relay, without the slashes that people write around it.
+fn check_scope(scope: Option<String>, is_relay: bool, path: &Path, report: &mut Report) -> String {
+    let Some(scope) = scope else { return String::new() };
+    if !is_relay {
+        report.misplaced(path, "only for a listener with the role \"relay\"");
+    }
+    let bare = scope.trim_matches('/');
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'/');
+    if bare.is_empty() || !bare.bytes().all(allowed) || bare.contains("//") {
+        report.wrong(path, scope.as_str(), "must be a path of letters, digits, `-`, `_`, `.` and `~`, like \"rooms\"");
+    }
+    bare.to_owned()
 }
 
 fn check_permissions(names: &[String], path: &Path, report: &mut Report) -> [bool; 3] {

@@ -9,6 +9,7 @@ mod limits;
 mod listeners;
 mod log;
 mod publishers;
+mod rooms;
 mod statsd;
 
 use std::net::IpAddr;
@@ -53,6 +54,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
         statsd: statsd::check(statsd, egress, report),
+        rooms: rooms::check(rooms, report),
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),
         policy: PolicyConfig {

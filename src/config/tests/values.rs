@@ -3,7 +3,7 @@
 use crate::auth::PublisherKey;
 use crate::auth::geo::Language;
 use crate::broker::{Audience, SlowConsumer};
-use crate::transport::config::{Address, Role};
+use crate::transport::config::{Address, OpenTo, Role};
 
 use super::*;
 
@@ -95,12 +95,41 @@ fn addresses_are_ip_localhost_or_a_unix_socket() {
 #[test]
 fn roles_that_nothing_serves_yet_are_warnings() {
     let file = "[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\", \"login\"]";
-    let loaded = load_file(file);
     assert_eq!(load_file("").warnings, Vec::<String>::new());
-    let warnings = loaded.warnings.join("\n");
-    for part in ["\"pair\" is not served", "\"login\" is not served"] {
-        assert!(warnings.contains(part), "{part} in {warnings}");
+    let warnings = load_file(file).warnings.join("\n");
+    assert!(warnings.contains("\"login\" is not served"), "{warnings}");
+    assert!(!warnings.contains("pair"), "{warnings}");
+}
+
+#[test]
+fn rooms_take_their_limits_from_file_and_environment() {
+    let file = "[rooms]\nmax_exchanges = 20\nopen = \"login\"";
+    let rooms = load_all(file, &[("LASTMILE_ROOMS__CONN_LIFESPAN_SECS", "5")], &[]).unwrap().config.rooms;
+    assert_eq!((rooms.limits.max_exchanges, rooms.limits.lifespan.as_secs()), (20, 5));
+    assert_eq!(rooms.open, OpenTo::Login);
+    for (file, part) in [
+        ("open = \"loggin\"", "did you mean \"login\""),
+        ("max_seats = 1", "must be 2 to 64"),
+        ("code_secs = 301", "must be 1 to 300"),
+        ("heartbeat_interval_secs = 0", "must be at least 1"),
+    ] {
+        let error = error_of(&format!("[rooms]\n{file}"), &[], &[]);
+        assert!(error.contains(part), "{error}");
     }
+}
+
+#[test]
+fn the_scope_of_a_relay_loses_the_slashes_around_it() {
+    let file = |more: &str| format!("[listeners.a]\naddress = \"127.0.0.1:0\"\n{more}");
+    let scope = |scope: &str| {
+        load_file(&file(&format!("roles = [\"relay\"]\nscope = {scope:?}"))).config.listeners[0].scope.clone()
+    };
+    assert_eq!(scope("foo"), "foo");
+    assert_eq!(scope("/bar/baz/"), "bar/baz");
+    let error = error_of(&file("roles = [\"relay\"]\nscope = \"a b\""), &[], &[]);
+    assert!(error.contains("listeners.a.scope"), "{error}");
+    let error = error_of(&file("roles = [\"pair\"]\nscope = \"a\""), &[], &[]);
+    assert!(error.contains("only for a listener with the role"), "{error}");
 }
 
 #[test]

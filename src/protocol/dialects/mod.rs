@@ -1,3 +1,5 @@
 //! The words of older systems, translated at the edge.
 
+pub mod pairsona;
+pub mod relay;
 pub mod tslm;

@@ -45,7 +45,8 @@ pub async fn authenticate(
     Ok(Signed { publisher, body })
 }
 
-async fn read(
+/// The whole body of a request, of at most `max_bytes`.
+pub async fn read(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,
 ) -> Result<Bytes, Refusal> {

@@ -40,6 +40,12 @@ pub trait Handler: Send + Unpin + 'static {
         Err(CloseReason::UnsupportedData)
     }
 
+    /// The peer says Close, with this payload (RFC 6455 section 5.5.1).
+    fn on_close(&mut self, _payload: &[u8]) {}
+
+    /// The connection is on its way out: nothing that is sent reaches the peer any more. May be called again.
+    fn on_end(&mut self) {}
+
     /// All messages of one read were handed over.
     fn on_read_end(&mut self) {}
 
@@ -95,6 +101,7 @@ impl<H: Handler> Driver<H> {
                 Message::Pong => Ok(()),
                 Message::Close(payload) => {
                     *peer_closed = true;
+                    handler.on_close(payload);
                     connection.close_echo(payload);
                     Ok(())
                 }
@@ -180,7 +187,11 @@ impl<H: Handler> Future for Driver<H> {
         }
         loop {
             let flushed = this.poll_flush(cx);
-            match this.connection.phase() {
+            let phase = this.connection.phase();
+            if phase != Phase::Open {
+                this.handler.on_end();
+            }
+            match phase {
                 Phase::Closed(_) => return Poll::Ready(()),
                 Phase::Closing(_) if this.peer_closed => {
                     if flushed.is_ready() {

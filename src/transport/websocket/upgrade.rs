@@ -12,7 +12,7 @@ use tungstenite::handshake::derive_accept_key;
 use warp::Reply;
 
 use super::{Driver, Handler, Wire};
-use crate::broker::Connection;
+use crate::broker::{Connection, ConnectionLimits};
 use crate::protocol::{Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
@@ -74,12 +74,24 @@ impl Handshake {
         protocol: Option<&str>,
         start: impl FnOnce(&Arc<Connection<Wire>>) -> H + Send + 'static,
     ) -> warp::reply::Response {
+        self.accept_with(app, call, &app.connection_limits, protocol, start)
+    }
+
+    /// The same for a kind of connection that has limits of its own.
+    pub fn accept_with<H: Handler>(
+        self,
+        app: &Arc<App>,
+        call: &Call,
+        limits: &Arc<ConnectionLimits>,
+        protocol: Option<&str>,
+        start: impl FnOnce(&Arc<Connection<Wire>>) -> H + Send + 'static,
+    ) -> warp::reply::Response {
         let Self { accept, offered, upgrade } = self;
-        let (app, permit) = (app.clone(), call.peer().permit.clone());
+        let (app, limits, permit) = (app.clone(), limits.clone(), call.peer().permit.clone());
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let Ok((wire, early)) = take_socket(upgraded) else { return };
-            let connection = Connection::new(app.registry.new_id(), app.connection_limits.clone(), wire);
+            let connection = Connection::new(app.registry.new_id(), limits, wire);
             let connection = Arc::new(connection);
             let registered = app.registry.register(connection.clone());
             let handler = start(&connection);

@@ -1,0 +1,85 @@
+//! How many rooms there are, and how many each address opened.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::counters::RoomCounters;
+use super::limits::RoomLimits;
+
+/// Counts open rooms.
+pub struct Ledger {
+    max_rooms: u64,
+    max_per_address: u64,
+    counts: Mutex<Counts>,
+    counters: Arc<RoomCounters>,
+}
+
+#[derive(Default)]
+struct Counts {
+    all: u64,
+    addresses: HashMap<IpAddr, u64>,
+}
+
+/// A counted room; it is given back when this is dropped.
+pub struct Place {
+    ledger: Arc<Ledger>,
+    address: Option<IpAddr>,
+}
+
+impl Ledger {
+    pub fn new(limits: &RoomLimits, counters: Arc<RoomCounters>) -> Arc<Self> {
+        Arc::new(Self {
+            max_rooms: limits.max_rooms,
+            max_per_address: limits.max_rooms_per_address,
+            counts: Mutex::default(),
+            counters,
+        })
+    }
+
+    /// A place for one more room that `address` opens; `None` if there is none.
+    pub fn open(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
+        // Nobody counts by address without a limit.
+        let address = address.filter(|_| self.max_per_address != 0);
+        let mut counts = self.counts.lock();
+        let of_address = address.and_then(|address| counts.addresses.get(&address).copied()).unwrap_or(0);
+        if counts.all >= self.max_rooms || (address.is_some() && of_address >= self.max_per_address) {
+            return None;
+        }
+        counts.all += 1;
+        if let Some(address) = address {
+            *counts.addresses.entry(address).or_default() += 1;
+        }
+        self.counters.open.increment(1);
+        self.counters.opened.increment(1);
+        Some(Place { ledger: self.clone(), address })
+    }
+
+    pub fn count(&self) -> u64 {
+        self.counts.lock().all
+    }
+
+    /// Addresses that are remembered.
+    #[cfg(test)]
+    pub fn addresses(&self) -> usize {
+        self.counts.lock().addresses.len()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.ledger.counts.lock();
+        counts.all -= 1;
+        if let Some(address) = self.address
+            && let Some(count) = counts.addresses.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                counts.addresses.remove(&address);
+            }
+        }
+        self.ledger.counters.open.decrement(1);
+    }
+}

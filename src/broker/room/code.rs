@@ -1,0 +1,156 @@
+//! Short codes that people read out: six digits, or three words. Short-lived, good for one pair, few tries.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::secret::{Digest, random};
+use crate::protocol::Refusal;
+use crate::protocol::room::RoomId;
+
+/// 256 short words that are easy to tell apart.
+const WORDS: &str = include_str!("words.txt");
+
+/// Wrong codes are counted over this time.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Wrong codes in a window, from one address and from all: guessing six digits has to stay hopeless.
+const MAX_WRONG_PER_ADDRESS: u32 = 10;
+const MAX_WRONG: u32 = 600;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeForm {
+    /// Six of them.
+    Digits,
+    /// Three of them, with `-` between.
+    Words,
+}
+
+/// A new code; the caller makes sure that no other room has it.
+pub fn new_code(form: CodeForm) -> Result<String, Refusal> {
+    match form {
+        // 2^64 is so much more than a million that no code is noticeably more likely.
+        CodeForm::Digits => Ok(format!("{:06}", u64::from_le_bytes(random()?) % 1_000_000)),
+        CodeForm::Words => {
+            let words: Vec<_> = WORDS.lines().collect();
+            let chosen = random::<3>()?.map(|index| words.get(usize::from(index)).copied().unwrap_or("zone"));
+            Ok(chosen.join("-"))
+        }
+    }
+}
+
+/// A code in its one spelling, whatever people put between its parts.
+pub fn normal_form(code: &str) -> String {
+    let code = code.trim().to_lowercase();
+    if code.starts_with(|first: char| first.is_ascii_digit()) {
+        code.chars().filter(|c| !matches!(c, ' ' | '-')).collect()
+    } else {
+        code.split([' ', '-']).filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-")
+    }
+}
+
+/// The code of one room. It lives in the room, so that it ends with it.
+pub struct RoomCode {
+    pub digest: Digest,
+    pub text: String,
+    pub expires: Instant,
+    pub tries_left: u32,
+}
+
+/// Which room a code opens, and who guesses wrong.
+#[derive(Default)]
+pub struct Codes {
+    rooms: HashMap<String, RoomId>,
+    wrong: u32,
+    wrong_by_address: HashMap<IpAddr, u32>,
+    window: Option<Instant>,
+}
+
+impl Codes {
+    /// `false` if another room has the code.
+    pub fn insert(&mut self, code: &str, room: RoomId) -> bool {
+        if self.rooms.contains_key(code) {
+            return false;
+        }
+        self.rooms.insert(code.to_owned(), room);
+        true
+    }
+
+    pub fn remove(&mut self, code: &str) {
+        self.rooms.remove(code);
+    }
+
+    pub fn room(&self, code: &str) -> Option<RoomId> {
+        self.rooms.get(code).copied()
+    }
+
+    /// Whether `address` may try another code.
+    pub fn may_try(&mut self, address: Option<IpAddr>, now: Instant) -> bool {
+        if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
+            self.window = Some(now);
+            self.wrong = 0;
+            // As large as the number of wrong codes at most.
+            self.wrong_by_address = HashMap::new();
+        }
+        let by_address = address.and_then(|address| self.wrong_by_address.get(&address)).copied().unwrap_or(0);
+        self.wrong < MAX_WRONG && by_address < MAX_WRONG_PER_ADDRESS
+    }
+
+    pub fn count_wrong(&mut self, address: Option<IpAddr>) {
+        self.wrong = self.wrong.saturating_add(1);
+        if let Some(address) = address {
+            let count = self.wrong_by_address.entry(address).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.rooms.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_words_are_256_and_differ_early() {
+        let words: Vec<_> = WORDS.lines().collect();
+        assert_eq!(words.len(), 256);
+        assert_eq!(words.iter().collect::<HashSet<_>>().len(), 256);
+        assert!(words.iter().all(|word| (3..=6).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_lowercase())));
+    }
+
+    #[test]
+    fn a_code_is_found_however_it_is_typed() {
+        assert_eq!(normal_form(" 123 456 "), "123456");
+        assert_eq!(normal_form("123-456"), "123456");
+        assert_eq!(normal_form("Apple  river-STONE"), "apple-river-stone");
+        for form in [CodeForm::Digits, CodeForm::Words] {
+            let code = new_code(form).unwrap();
+            assert_eq!(normal_form(&code), code);
+        }
+    }
+
+    #[test]
+    fn t_p4_wrong_codes_are_limited_by_address_and_in_all() {
+        let start = Instant::now();
+        let mut codes = Codes::default();
+        let address = |n: u32| Some(IpAddr::from(n.to_be_bytes()));
+        for _ in 0..MAX_WRONG_PER_ADDRESS {
+            assert!(codes.may_try(address(1), start));
+            codes.count_wrong(address(1));
+        }
+        assert!(!codes.may_try(address(1), start));
+        assert!(codes.may_try(address(2), start));
+        (0..MAX_WRONG).for_each(|n| codes.count_wrong(address(n + 10)));
+        assert!(!codes.may_try(address(2), start));
+        assert!(codes.may_try(address(1), start + WINDOW));
+    }
+}

@@ -1,0 +1,83 @@
+//! What rooms may use, and what one room has used.
+
+use std::time::{Duration, Instant};
+
+use crate::protocol::CloseReason;
+
+/// Limits of every room. Counts, bytes and times of 0 mean no limit only where the comment says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomLimits {
+    /// Messages of one room in all; 0 for no limit.
+    pub max_exchanges: u64,
+    /// Bytes of all messages of one room; 0 for no limit.
+    pub max_data_bytes: u64,
+    /// From a room's creation to its end, whatever its traffic; 0 for no limit.
+    pub lifespan: Duration,
+    /// Peers of one room of the channelserver form at once.
+    pub max_connections: usize,
+    /// Rooms of this node at once.
+    pub max_rooms: u64,
+    /// Rooms at once that one address opened; 0 for no limit.
+    pub max_rooms_per_address: u64,
+    /// Seats that a room of our own form may ask for.
+    pub max_seats: usize,
+    /// How long a seat is kept for a peer whose connection was lost.
+    pub resume: Duration,
+    /// The newest messages of a room that are kept for peers who come back.
+    pub resume_messages: usize,
+    pub resume_bytes: usize,
+    /// Life of a short code.
+    pub code: Duration,
+    /// Wrong codes that one room bears.
+    pub code_attempts: u32,
+}
+
+/// What one room has used.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    created: Instant,
+    exchanges: u64,
+    data_bytes: u64,
+}
+
+impl Spent {
+    pub fn new(created: Instant) -> Self {
+        Self { created, exchanges: 0, data_bytes: 0 }
+    }
+
+    /// Messages so far.
+    pub fn exchanges(&self) -> u64 {
+        self.exchanges
+    }
+
+    /// Whether the room has outlived its lifespan.
+    pub fn is_over(&self, now: Instant, limits: &RoomLimits) -> bool {
+        !limits.lifespan.is_zero() && now.saturating_duration_since(self.created) >= limits.lifespan
+    }
+
+    /// Counts a message of `bytes`; an error ends the room, and the message is not delivered.
+    pub fn take(&mut self, bytes: usize, now: Instant, limits: &RoomLimits) -> Result<(), CloseReason> {
+        if self.is_over(now, limits) {
+            return Err(CloseReason::LifespanExpired);
+        }
+        let exchanges = self.exchanges.saturating_add(1);
+        let data_bytes = self.data_bytes.saturating_add(bytes as u64);
+        if limits.max_exchanges != 0 && exchanges > limits.max_exchanges {
+            return Err(CloseReason::MessageLimit);
+        }
+        if limits.max_data_bytes != 0 && data_bytes > limits.max_data_bytes {
+            return Err(CloseReason::DataLimit);
+        }
+        (self.exchanges, self.data_bytes) = (exchanges, data_bytes);
+        Ok(())
+    }
+
+    /// Of two rooms that become one: nobody gains by it.
+    pub fn merge(self, other: Self) -> Self {
+        Self {
+            created: self.created.min(other.created),
+            exchanges: self.exchanges.max(other.exchanges),
+            data_bytes: self.data_bytes.max(other.data_bytes),
+        }
+    }
+}

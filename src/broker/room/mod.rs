@@ -1,0 +1,26 @@
+//! Rooms: two peers (or a few) who relay messages to each other. One model for three forms of clients.
+//!
+//! A [`Rooms`] handle knows every room of this node. What stands under one name is a [`lobby::Lobby`], behind one
+//! lock: a single room, or for the relay form any number of pairs and at most one peer that waits. Whoever joins gets
+//! a [`Seat`], which is given up when it is dropped. Limits belong to the room, so coming back resets none.
+
+mod address;
+mod channel;
+mod code;
+mod counters;
+mod limits;
+mod lobby;
+mod native;
+mod relay;
+mod rooms;
+mod seat;
+mod secret;
+#[cfg(test)]
+mod tests;
+
+pub use code::CodeForm;
+pub use limits::RoomLimits;
+pub use lobby::{Joiner, Relayed};
+pub use native::{Claim, OpenOptions, Opened};
+pub use rooms::Rooms;
+pub use seat::Seat;

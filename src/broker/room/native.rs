@@ -1,0 +1,329 @@
+//! Our own form: a room is opened before anybody joins, joining takes a secret or a short code, and a seat is kept for
+//! a peer whose connection was lost.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::code::RoomCode;
+use super::limits::RoomLimits;
+use super::lobby::{Joiner, Lobby, Room, Shared, State};
+use super::secret::{Digest, new_secret};
+use super::{CodeForm, code};
+use crate::protocol::CloseReason;
+use crate::protocol::room::{PeerLeft, Present, RoomId, RoomReply, Sender};
+use crate::protocol::websocket::text_frame;
+
+/// A room that has no lifespan is forgotten when nobody was in it for so long.
+const EMPTY: Duration = Duration::from_secs(300);
+
+/// What somebody who opens a room asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// 2 if it is not said.
+    pub max_seats: Option<usize>,
+    pub code: Option<CodeForm>,
+}
+
+/// A room that was opened. No `Debug`: it holds secrets.
+pub struct Opened {
+    pub room: RoomId,
+    pub join_secret: String,
+    pub code: Option<String>,
+    /// When the room ends, if it does.
+    pub expires: Option<String>,
+}
+
+/// What a client shows for a seat. No `Debug`: it holds secrets.
+#[derive(Clone, Copy)]
+pub enum Claim<'a> {
+    Secret(&'a str),
+    Code(&'a str),
+    Resume {
+        secret: &'a str,
+        /// The newest message that the client has seen.
+        seen: Option<u64>,
+    },
+}
+
+/// What only rooms of our own form have.
+pub struct Native {
+    pub join: Digest,
+    pub seats: usize,
+    pub code: Option<RoomCode>,
+    pub expires: Option<String>,
+    /// The number of the newest guest.
+    guests: u64,
+    /// The newest messages, for peers who come back.
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+    /// Nobody is in it, since the sweep at this time.
+    empty_since: Option<Instant>,
+}
+
+/// A message that was sent.
+struct Kept {
+    seq: u64,
+    from: u64,
+    frame: Bytes,
+}
+
+/// A peer of such a room.
+pub struct Guest {
+    pub number: u64,
+    /// `p1`, `p2`, …
+    pub name: String,
+    resume: Digest,
+    away: Option<Away>,
+}
+
+struct Away {
+    /// The newest message when it left.
+    seq: u64,
+    /// The first sweep that found it away.
+    since: Option<Instant>,
+}
+
+/// A seat in such a room, as its holder knows it.
+pub struct Taken {
+    pub seat: (usize, u64),
+    pub name: String,
+}
+
+impl Native {
+    pub fn new(join: Digest, seats: usize, code: Option<RoomCode>, expires: Option<String>) -> Self {
+        let kept = VecDeque::new();
+        Self { join, seats, code, expires, guests: 0, kept, kept_bytes: 0, empty_since: None }
+    }
+
+    /// Keeps a message for those who come back.
+    pub fn keep(&mut self, seq: u64, from: u64, frame: Bytes, limits: &RoomLimits) {
+        self.kept_bytes += frame.len();
+        self.kept.push_back(Kept { seq, from, frame });
+        while self.kept.len() > limits.resume_messages || self.kept_bytes > limits.resume_bytes {
+            let Some(oldest) = self.kept.pop_front() else { return };
+            self.kept_bytes -= oldest.frame.len();
+        }
+    }
+
+    /// The messages behind `seen`, of others than `to`, and whether none of them is missing. `newest` is the number of
+    /// the newest message of all.
+    fn unread(&self, seen: u64, to: u64, newest: u64) -> (bool, impl Iterator<Item = &Bytes>) {
+        let oldest = self.kept.front().map_or(newest + 1, |kept| kept.seq);
+        let unread = self.kept.iter().filter(move |kept| kept.seq > seen && kept.from != to);
+        (seen.saturating_add(1) >= oldest, unread.map(|kept| &kept.frame))
+    }
+
+    pub fn drop_code(&mut self, shared: &Shared) {
+        if let Some(code) = self.code.take() {
+            shared.codes.lock().remove(&code.text);
+        }
+    }
+
+    /// Whether a code opens this room. A wrong one counts.
+    fn try_code(&mut self, written: &str, now: Instant, shared: &Shared) -> bool {
+        let Some(code) = &mut self.code else {
+            let _ = Digest::NONE.is_of(written);
+            return false;
+        };
+        let is_right = code.digest.is_of(written) && now < code.expires;
+        if !is_right {
+            code.tries_left = code.tries_left.saturating_sub(1);
+        }
+        if code.tries_left == 0 {
+            self.drop_code(shared);
+        }
+        is_right
+    }
+}
+
+impl Lobby {
+    /// Admits a client with the join secret or the code. Until one of them was right every answer is the same.
+    pub fn join_native(
+        &self,
+        id: RoomId,
+        claim: Claim<'_>,
+        joiner: Joiner,
+        now: Instant,
+        shared: &Shared,
+    ) -> Result<Taken, CloseReason> {
+        let mut state = self.lock();
+        let Some((number, room)) = state.open_room(now, shared) else {
+            return Err(refuse(&claim));
+        };
+        let native = room.native.as_mut().ok_or(CloseReason::UnknownRoom)?;
+        let is_right = match claim {
+            Claim::Secret(secret) => native.join.is_of(secret),
+            Claim::Code(written) => native.try_code(&code::normal_form(written), now, shared),
+            Claim::Resume { secret, seen } => return state.resume(id, number, secret, seen, joiner),
+        };
+        if !is_right {
+            return Err(CloseReason::UnknownRoom);
+        }
+        if room.members.len() >= native.seats {
+            return Err(CloseReason::ConnectionLimit);
+        }
+        // A code is good for one pair.
+        if matches!(claim, Claim::Code(_)) || room.members.len() + 1 >= 2 {
+            native.drop_code(shared);
+        }
+        let resume = new_secret().map_err(|_| CloseReason::RateLimited)?;
+        native.guests += 1;
+        let guest = Guest {
+            number: native.guests,
+            name: format!("p{}", native.guests),
+            resume: Digest::of(&resume),
+            away: None,
+        };
+        let (name, sender) = (guest.name.clone(), joiner.sender.clone());
+        let seat = state.sit(number, joiner, Some(guest));
+        state.announce_native(id, seat.0, &resume, None, &sender);
+        Ok(Taken { seat, name })
+    }
+
+    /// `said`: the peer gave its seat up; otherwise it is kept for a while.
+    pub fn leave_native(&self, (at, token): (usize, u64), said: bool, shared: &Shared) -> bool {
+        let mut state = self.lock();
+        if state.peer(at, token).is_some() {
+            if said || shared.limits.resume.is_zero() {
+                state.dismiss(at, PeerLeft::Left);
+            } else {
+                let seq = state.rooms[state.peers[at].room].spent.exchanges();
+                let peer = &mut state.peers[at];
+                peer.connection = None;
+                if let Some(guest) = &mut peer.guest {
+                    guest.away = Some(Away { seq, since: None });
+                }
+                state.tell_left(at, PeerLeft::Away);
+            }
+        }
+        self.forget_if_empty(&state)
+    }
+
+    /// Ends the room for everybody.
+    pub fn end_native(&self, (at, token): (usize, u64), shared: &Shared) -> bool {
+        let mut state = self.lock();
+        if let Some(room) = state.peer(at, token).map(|peer| peer.room) {
+            state.end(room, CloseReason::PeerLeft, shared);
+        }
+        self.forget_if_empty(&state)
+    }
+}
+
+impl State {
+    fn open_room(&mut self, now: Instant, shared: &Shared) -> Option<(usize, &mut Room)> {
+        self.rooms.iter_mut().find(|(_, room)| !room.spent.is_over(now, &shared.limits))
+    }
+
+    /// Gives a seat back to who knows its secret, also while another connection holds it.
+    fn resume(
+        &mut self,
+        id: RoomId,
+        room: usize,
+        secret: &str,
+        seen: Option<u64>,
+        joiner: Joiner,
+    ) -> Result<Taken, CloseReason> {
+        let is_its = |at: &usize| self.peers[*at].guest.as_ref().is_some_and(|guest| guest.resume.is_of(secret));
+        let at = self.rooms[room].members.iter().copied().find(is_its).ok_or_else(|| refuse(&Claim::Secret(secret)))?;
+        let sender = joiner.sender.clone();
+        let (before, token) = self.reseat(at, joiner);
+        if let Some(before) = before {
+            before.close(CloseReason::ConnectionLimit);
+        }
+        let newest = self.rooms[room].spent.exchanges();
+        let guest = self.peers[at].guest.as_mut().ok_or(CloseReason::UnknownRoom)?;
+        let left_at = guest.away.take().map_or(newest, |away| away.seq);
+        let seen = seen.unwrap_or(left_at);
+        let (number, name) = (guest.number, guest.name.clone());
+        let native = self.rooms[room].native.as_ref().ok_or(CloseReason::UnknownRoom)?;
+        let (recovered, unread) = native.unread(seen, number, newest);
+        let unread: Vec<Bytes> = unread.cloned().collect();
+        self.announce_native(id, at, secret, Some(recovered), &sender);
+        unread.iter().for_each(|frame| self.send(at, frame));
+        Ok(Taken { seat: (at, token), name })
+    }
+
+    /// Tells a peer that it has its seat, and the others that it is there.
+    fn announce_native(&self, id: RoomId, at: usize, resume: &str, recovered: Option<bool>, sender: &Sender) {
+        let Peers { name, others } = self.peers_around(at);
+        let room = &self.rooms[self.peers[at].room];
+        let joined = RoomReply::Joined {
+            room: id.to_string(),
+            peer: name,
+            resume,
+            recovered,
+            peers: others,
+            expires: room.native.as_ref().and_then(|native| native.expires.as_deref()),
+        };
+        self.send(at, &text_frame(joined.to_json().as_bytes()));
+        self.tell_others(at, &RoomReply::PeerJoined { peer: name, resumed: recovered.is_some(), sender });
+    }
+
+    fn peers_around(&self, at: usize) -> Peers<'_> {
+        let name = |at: usize| self.peers[at].guest.as_ref().map_or("", |guest| guest.name.as_str());
+        let members = self.rooms[self.peers[at].room].members.iter().filter(|other| **other != at);
+        let others = members.map(|other| {
+            let peer = &self.peers[*other];
+            Present { peer: name(*other), away: peer.connection.is_none(), sender: &peer.sender }
+        });
+        Peers { name: name(at), others: others.collect() }
+    }
+
+    fn tell_left(&self, at: usize, reason: PeerLeft) {
+        let name = self.peers_around(at).name;
+        self.tell_others(at, &RoomReply::PeerLeft { peer: name, reason });
+    }
+
+    fn tell_others(&self, at: usize, reply: &RoomReply<'_>) {
+        let frame = text_frame(reply.to_json().as_bytes());
+        let others = self.rooms[self.peers[at].room].members.iter().filter(|other| **other != at);
+        others.for_each(|other| self.send(*other, &frame));
+    }
+
+    fn dismiss(&mut self, at: usize, reason: PeerLeft) {
+        self.tell_left(at, reason);
+        self.rise(at);
+    }
+
+    /// Gives up seats and codes whose time is over, and rooms that nobody uses.
+    pub fn sweep_native(&mut self, now: Instant, shared: &Shared) {
+        let mut gone = Vec::new();
+        for (at, peer) in &mut self.peers {
+            if let Some(away) = peer.guest.as_mut().and_then(|guest| guest.away.as_mut()) {
+                let since = *away.since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= shared.limits.resume {
+                    gone.push(at);
+                }
+            }
+        }
+        gone.into_iter().for_each(|at| self.dismiss(at, PeerLeft::Timeout));
+        let mut unused = Vec::new();
+        for (number, room) in &mut self.rooms {
+            let Some(native) = &mut room.native else { continue };
+            if native.code.as_ref().is_some_and(|code| now >= code.expires) {
+                native.drop_code(shared);
+            }
+            if !room.members.is_empty() || !shared.limits.lifespan.is_zero() {
+                native.empty_since = None;
+            } else if now.saturating_duration_since(*native.empty_since.get_or_insert(now)) >= EMPTY {
+                unused.push(number);
+            }
+        }
+        unused.into_iter().for_each(|room| self.remove_room(room, CloseReason::Normal, shared));
+    }
+}
+
+/// A peer's name, and the others of its room.
+struct Peers<'a> {
+    name: &'a str,
+    others: Vec<Present<'a>>,
+}
+
+/// The answer to whoever showed nothing that is right, after the same work as a comparison.
+pub fn refuse(claim: &Claim<'_>) -> CloseReason {
+    let (Claim::Secret(secret) | Claim::Code(secret) | Claim::Resume { secret, .. }) = claim;
+    let _ = Digest::NONE.is_of(secret);
+    CloseReason::UnknownRoom
+}

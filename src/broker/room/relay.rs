@@ -1,0 +1,93 @@
+//! The relay form: any number of pairs under one id, and at most one peer that waits. A pair is a room; its limits stay
+//! with who is left of it.
+
+use std::time::Instant;
+
+use super::lobby::{Joiner, Lobby, Room, Shared, State};
+use crate::protocol::CloseReason;
+use crate::protocol::dialects::relay::Word;
+
+impl Lobby {
+    /// Pairs `joiner` with who waits, or makes it wait. `None` if there is no place for one more room. To be called
+    /// under the lock of the names.
+    pub fn join_relay(&self, joiner: Joiner, now: Instant, shared: &Shared) -> Option<(usize, u64)> {
+        let mut state = self.lock();
+        // Its last peer may have left since it was found.
+        self.revive();
+        if let Some((room, waiter)) = state.waiter(now, shared) {
+            joiner.connection.send(&Word::Connected.frame());
+            state.waiting = None;
+            let seat = state.sit(room, joiner, None);
+            state.tell(waiter, &[Word::Open, Word::Connected]);
+            return Some(seat);
+        }
+        let Some(place) = shared.ledger.open(joiner.address) else {
+            // Nobody may be left under this id.
+            self.forget_if_empty(&state);
+            return None;
+        };
+        let room = state.rooms.insert(Room::new(place, now));
+        joiner.connection.send(&Word::Waiting.frame());
+        state.waiting = Some(room);
+        Some(state.sit(room, joiner, None))
+    }
+
+    pub fn leave_relay(&self, (at, token): (usize, u64), now: Instant, shared: &Shared) -> bool {
+        let mut state = self.lock();
+        if state.peer(at, token).is_some() {
+            let room = state.rise(at);
+            match state.rooms[room].members.first().copied() {
+                None => state.remove_room(room, CloseReason::Normal, shared),
+                Some(left) if !state.is_here(left) => {
+                    state.rise(left);
+                    state.remove_room(room, CloseReason::Normal, shared);
+                }
+                Some(left) => {
+                    state.tell(left, &[Word::Close]);
+                    state.pair_again(left, room, now, shared);
+                }
+            }
+        }
+        self.forget_if_empty(&state)
+    }
+}
+
+impl State {
+    /// Who waits, and where. Whoever stopped waiting without being noticed is put out of the way.
+    fn waiter(&mut self, now: Instant, shared: &Shared) -> Option<(usize, usize)> {
+        let room = self.waiting?;
+        if self.rooms[room].spent.is_over(now, &shared.limits) {
+            self.end(room, CloseReason::LifespanExpired, shared);
+            return None;
+        }
+        let waiter = self.rooms[room].members.first().copied()?;
+        if self.is_here(waiter) {
+            return Some((room, waiter));
+        }
+        self.rise(waiter);
+        self.remove_room(room, CloseReason::Normal, shared);
+        None
+    }
+
+    /// Finds another peer for the one that is left in `room`.
+    fn pair_again(&mut self, left: usize, room: usize, now: Instant, shared: &Shared) {
+        let Some((waiting, waiter)) = self.waiter(now, shared) else {
+            self.tell(left, &[Word::Waiting]);
+            self.waiting = Some(room);
+            return;
+        };
+        let spent = self.rooms[room].spent.merge(self.rooms[waiting].spent);
+        let moved = &mut self.rooms[room];
+        moved.spent = spent;
+        moved.members.push(waiter);
+        self.peers[waiter].room = room;
+        self.rooms[waiting].members.clear();
+        self.remove_room(waiting, CloseReason::Normal, shared);
+        self.tell(left, &[Word::Connected]);
+        self.tell(waiter, &[Word::Open, Word::Connected]);
+    }
+
+    fn tell(&self, at: usize, words: &[Word]) {
+        words.iter().for_each(|word| self.send(at, &word.frame()));
+    }
+}

@@ -1,0 +1,208 @@
+//! Every room of this node, by name.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::address::Ledger;
+use super::code::{Codes, RoomCode, new_code, normal_form};
+use super::counters::RoomCounters;
+use super::limits::RoomLimits;
+use super::lobby::{Joiner, Key, Lobby, Room, Shared};
+use super::native::{Claim, Native, OpenOptions, Opened, Taken, refuse};
+use super::seat::Seat;
+use super::secret::{Digest, new_id, new_secret};
+use crate::broker::Now;
+use crate::protocol::room::RoomId;
+use crate::protocol::{CloseReason, Code, Refusal};
+
+/// Locks over the names, so that rooms rarely wait for each other.
+const SHARDS: usize = 64;
+
+/// Tries for a code that no room has: with 100,000 codes of six digits alive, one in ten fails.
+const CODE_TRIES: usize = 16;
+
+/// A cheap handle; every method is synchronous and no lock is held when it returns.
+#[derive(Clone)]
+pub struct Rooms(Arc<Inner>);
+
+struct Inner {
+    shared: Shared,
+    shards: Vec<Mutex<HashMap<Key, Arc<Lobby>>>>,
+    hasher: RandomState,
+}
+
+impl Rooms {
+    /// Registers its metrics with the current recorder.
+    pub fn new(limits: RoomLimits) -> Self {
+        let counters = Arc::new(RoomCounters::default());
+        let ledger = Ledger::new(&limits, counters.clone());
+        let shared = Shared { limits, counters, ledger, codes: Mutex::new(Codes::default()) };
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self(Arc::new(Inner { shared, shards, hasher: RandomState::new() }))
+    }
+
+    /// A new room of the channelserver form. Errors are the reason to close with.
+    pub fn open_channel(&self, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
+        let place = self.0.shared.ledger.open(joiner.address).ok_or(CloseReason::RateLimited)?;
+        let id = new_id().map_err(|_| CloseReason::RateLimited)?;
+        let lobby = Arc::new(Lobby::new(Key::Channel(id)));
+        // Before anybody can find it.
+        let seat = lobby.open_channel(id, Room::new(place, now), joiner);
+        self.shard(&lobby.key).lock().insert(lobby.key.clone(), lobby.clone());
+        Ok(self.seat(lobby, seat, String::new()))
+    }
+
+    pub fn join_channel(&self, id: RoomId, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
+        let lobby = self.find(&Key::Channel(id)).ok_or(CloseReason::UnknownRoom)?;
+        let seat = lobby.join_channel(id, joiner, now, &self.0.shared)?;
+        Ok(self.seat(lobby, seat, String::new()))
+    }
+
+    /// Joins or begins to wait under an id of the relay form.
+    pub fn join_relay(&self, id: &str, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
+        let key = Key::Relay(id.into());
+        // The lock of the names is held, so that nobody takes the lobby off meanwhile.
+        let mut shard = self.shard(&key).lock();
+        let lobby = match shard.get(&key) {
+            Some(lobby) => lobby.clone(),
+            None => {
+                let lobby = Arc::new(Lobby::new(key.clone()));
+                shard.insert(key, lobby.clone());
+                lobby
+            }
+        };
+        match lobby.join_relay(joiner, now, &self.0.shared) {
+            Some(seat) => Ok(self.seat(lobby.clone(), seat, String::new())),
+            None => {
+                if lobby.is_forgotten() {
+                    shard.remove(&lobby.key);
+                }
+                Err(CloseReason::RateLimited)
+            }
+        }
+    }
+
+    /// Opens a room of our own form, which nobody has joined yet.
+    pub fn open(&self, options: OpenOptions, address: Option<IpAddr>, now: Now) -> Result<Opened, Refusal> {
+        let Shared { limits, ledger, .. } = &self.0.shared;
+        let seats = options.max_seats.unwrap_or(2);
+        if !(2..=limits.max_seats).contains(&seats) {
+            return Err(Refusal::new(Code::Malformed, format!("`max_seats` is 2 to {}", limits.max_seats)));
+        }
+        let place = ledger
+            .open(address)
+            .ok_or_else(|| Refusal::new(Code::LimitReached, "there are as many rooms as there may be"))?;
+        let (id, join_secret) = (new_id()?, new_secret()?);
+        let code = options.code.map(|form| self.new_code(form, id, now.steady)).transpose()?;
+        let expires = expiry(now, limits.lifespan);
+        let mut room = Room::new(place, now.steady);
+        let text = code.as_ref().map(|code| code.text.clone());
+        room.native = Some(Box::new(Native::new(Digest::of(&join_secret), seats, code, expires.clone())));
+        let lobby = Arc::new(Lobby::new(Key::Native(id)));
+        lobby.lock().rooms.insert(room);
+        self.shard(&lobby.key).lock().insert(lobby.key.clone(), lobby);
+        Ok(Opened { room: id, join_secret, code: text, expires })
+    }
+
+    fn new_code(&self, form: super::CodeForm, room: RoomId, now: Instant) -> Result<RoomCode, Refusal> {
+        let limits = &self.0.shared.limits;
+        for _ in 0..CODE_TRIES {
+            let text = new_code(form)?;
+            if self.0.shared.codes.lock().insert(&text, room) {
+                let (digest, expires) = (Digest::of(&text), now + limits.code);
+                return Ok(RoomCode { digest, text, expires, tries_left: limits.code_attempts });
+            }
+        }
+        Err(Refusal::new(Code::LimitReached, "there are too many codes at the moment"))
+    }
+
+    /// Admits a client to a room of our own form; a code alone names its room.
+    pub fn enter(
+        &self,
+        room: Option<RoomId>,
+        claim: Claim<'_>,
+        joiner: Joiner,
+        now: Instant,
+    ) -> Result<Seat, CloseReason> {
+        let shared = &self.0.shared;
+        let address = joiner.address;
+        let mut room = room;
+        if let Claim::Code(written) = claim {
+            let mut codes = shared.codes.lock();
+            if !codes.may_try(address, now) {
+                return Err(CloseReason::RateLimited);
+            }
+            room = room.or_else(|| codes.room(&normal_form(written)));
+        }
+        let lobby = room.and_then(|id| Some((id, self.find(&Key::Native(id))?)));
+        let taken = match lobby {
+            Some((id, lobby)) => lobby.join_native(id, claim, joiner, now, shared).map(|taken| (lobby, taken)),
+            None => Err(refuse(&claim)),
+        };
+        if matches!((&claim, &taken), (Claim::Code(_), Err(_))) {
+            shared.codes.lock().count_wrong(address);
+        }
+        let (lobby, Taken { seat, name }) = taken?;
+        Ok(self.seat(lobby, seat, name))
+    }
+
+    /// To be called once a second: ends what has outlived its lifespan and gives up seats that nobody came back to.
+    pub fn sweep(&self, now: Instant) {
+        for shard in &self.0.shards {
+            let mut shard = shard.lock();
+            shard.retain(|_, lobby| lobby.sweep(now, &self.0.shared));
+            if shard.capacity() > 4 * shard.len() + 64 {
+                shard.shrink_to_fit();
+            }
+        }
+    }
+
+    /// Rooms at this moment.
+    pub fn count(&self) -> u64 {
+        self.0.shared.ledger.count()
+    }
+
+    /// Names that stand for a room.
+    #[cfg(test)]
+    pub fn names(&self) -> usize {
+        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    /// Takes a lobby off that is forgotten.
+    pub(super) fn remove(&self, lobby: &Arc<Lobby>) {
+        let mut shard = self.shard(&lobby.key).lock();
+        // Another one may have its name by now, or it may be in use again.
+        if shard.get(&lobby.key).is_some_and(|known| Arc::ptr_eq(known, lobby) && known.is_forgotten()) {
+            shard.remove(&lobby.key);
+        }
+    }
+
+    fn find(&self, key: &Key) -> Option<Arc<Lobby>> {
+        self.shard(key).lock().get(key).cloned()
+    }
+
+    fn seat(&self, lobby: Arc<Lobby>, (at, token): (usize, u64), name: String) -> Seat {
+        Seat::new(self.clone(), lobby, (at, token), name)
+    }
+
+    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Arc<Lobby>>> {
+        &self.0.shards[self.0.hasher.hash_one(key) as usize % SHARDS]
+    }
+}
+
+/// When a room that is opened now ends, as people and protocols write it.
+fn expiry(now: Now, lifespan: Duration) -> Option<String> {
+    if lifespan.is_zero() {
+        return None;
+    }
+    Some(crate::broker::session::rfc3339(now.unix().saturating_add(lifespan.as_secs())))
+}

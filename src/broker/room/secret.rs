@@ -1,0 +1,43 @@
+//! Secrets of rooms: the gateway keeps their SHA-256 alone.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::protocol::room::RoomId;
+use crate::protocol::{Code, Refusal};
+
+/// What is kept of a secret. Equal to nothing that anybody can send while it is [`Digest::NONE`].
+#[derive(Clone, Copy)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Stands where there is no secret, so that a comparison takes its time all the same.
+    pub const NONE: Self = Self([0; 32]);
+
+    pub fn of(secret: &str) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// In constant time.
+    pub fn is_of(&self, secret: &str) -> bool {
+        self.0.ct_eq(&Self::of(secret).0).into()
+    }
+}
+
+/// 256 random bits as text.
+pub fn new_secret() -> Result<String, Refusal> {
+    random::<32>().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// 128 random bits.
+pub fn new_id() -> Result<RoomId, Refusal> {
+    random().map(RoomId::from)
+}
+
+pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| Refusal::from(Code::Internal))?;
+    Ok(bytes)
+}

@@ -1,0 +1,82 @@
+//! Rooms: their limits, and who may open one.
+
+use super::super::path::Path;
+use super::super::report::Report;
+use super::super::settings;
+use super::super::suggest::one_of;
+use super::limits::Numbers;
+use crate::broker::room::RoomLimits;
+use crate::transport::config::{OpenTo, RoomsConfig};
+
+/// A short code is no secret for long.
+const MAX_CODE_SECS: u64 = 300;
+
+/// Each peer of a room hears all others, under one lock.
+const MAX_PEERS: u64 = 64;
+
+pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
+    let settings::Rooms {
+        max_exchanges,
+        max_data_bytes,
+        conn_lifespan_secs,
+        client_timeout_secs,
+        heartbeat_interval_secs,
+        max_connections,
+        geoip,
+        max_rooms,
+        max_rooms_per_address,
+        max_message_bytes,
+        open,
+        max_seats,
+        resume_secs,
+        resume_messages,
+        resume_bytes,
+        code_secs,
+        code_attempts,
+        relay_strict,
+    } = rooms;
+    let path = Path::of("rooms");
+    let open = check_open(&open, &path, report);
+    let mut numbers = Numbers::new(path, report);
+    for (key, count, least) in [("max_connections", max_connections, 1), ("max_seats", max_seats, 2)] {
+        if !(least..=MAX_PEERS).contains(&count) {
+            numbers.wrong(key, count, format_args!("must be {least} to {MAX_PEERS}"));
+        }
+    }
+    if !(1..=MAX_CODE_SECS).contains(&code_secs) {
+        numbers.wrong("code_secs", code_secs, format_args!("must be 1 to {MAX_CODE_SECS}"));
+    }
+    let limits = RoomLimits {
+        max_exchanges: numbers.count("max_exchanges", max_exchanges, 0),
+        max_data_bytes: numbers.bytes("max_data_bytes", max_data_bytes, 0),
+        lifespan: numbers.secs("conn_lifespan_secs", conn_lifespan_secs, 0),
+        max_connections: numbers.places("max_connections", max_connections),
+        max_rooms: numbers.count("max_rooms", max_rooms, 1),
+        max_rooms_per_address: numbers.count("max_rooms_per_address", max_rooms_per_address, 0),
+        max_seats: numbers.places("max_seats", max_seats),
+        resume: numbers.secs("resume_secs", resume_secs, 0),
+        resume_messages: numbers.places("resume_messages", resume_messages),
+        resume_bytes: numbers.size("resume_bytes", resume_bytes, 1),
+        code: numbers.secs("code_secs", code_secs, 1),
+        code_attempts: numbers.small("code_attempts", code_attempts, 1),
+    };
+    RoomsConfig {
+        limits,
+        heartbeat: numbers.secs("heartbeat_interval_secs", heartbeat_interval_secs, 1),
+        client_timeout: numbers.secs("client_timeout_secs", client_timeout_secs, 0),
+        max_message_bytes: numbers.size("max_message_bytes", max_message_bytes, 1),
+        open,
+        relay_strict,
+        geoip,
+    }
+}
+
+fn check_open(word: &str, rooms: &Path, report: &mut Report) -> OpenTo {
+    match OpenTo::NAMES.iter().find(|(name, _)| *name == word) {
+        Some((_, open)) => *open,
+        None => {
+            report.wrong(&rooms.key("open"), word, one_of(word, &OpenTo::NAMES.map(|(name, _)| name)));
+            OpenTo::Publisher
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `/v1/ws/` and `/v1/ws/{id}`: unchanged clients of the channelserver.
+//!
+//! `Origin` is not looked at: its clients are pages of other sites, and nothing that a browser adds by itself counts
+//! here. The id is what lets a client in.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Buf;
+use futures_util::Stream;
+use hyper::upgrade::OnUpgrade;
+
+use super::{Caller, Peer, authorize, decoded, not_allowed, older_handshake};
+use crate::protocol::dialects::pairsona::{self, Wanted};
+use crate::protocol::websocket::{Bounds, text_frame};
+use crate::protocol::{CloseReason, Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+use crate::transport::websocket::Handler;
+
+pub async fn upgrade(
+    app: Arc<App>,
+    call: Call,
+    upgrade: Option<OnUpgrade>,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(Code::NotFound)?;
+    let wanted = match segment {
+        "" => None,
+        id => Some(decoded(id).and_then(|id| pairsona::parse_id(&id)).ok_or(Code::NotFound)?),
+    };
+    if call.method() != "GET" {
+        return Ok(not_allowed("GET"));
+    }
+    let handshake = older_handshake(&call, upgrade)?;
+    if wanted.is_none() {
+        authorize(&app, &call, body, 0).await?;
+    }
+    let (shared, caller) = (app.clone(), Caller::of(&call));
+    Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
+        let (joiner, now) = (caller.joiner(connection), Instant::now());
+        let joined = match wanted {
+            None => shared.rooms.open_channel(joiner, now),
+            Some(Wanted::Room(id)) => shared.rooms.join_channel(id, joiner, now),
+            Some(Wanted::Unknown) => Err(CloseReason::UnknownRoom),
+        };
+        Channelserver { peer: Peer::new(shared, connection, joined), sender: caller.sender.to_json().into() }
+    }))
+}
+
+struct Channelserver {
+    peer: Peer,
+    /// The peer's metadata as JSON.
+    sender: Box<str>,
+}
+
+impl Handler for Channelserver {
+    fn bounds(&self) -> Bounds {
+        self.peer.bounds()
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        if let Some(seat) = &self.peer.seat {
+            let envelope = pairsona::envelope(text, &self.sender);
+            // If the room has ended, this connection was closed with it.
+            let _ = seat.relay(envelope.len(), Instant::now(), |_| text_frame(envelope.as_bytes()));
+        }
+        Ok(())
+    }
+
+    /// As in the older system.
+    fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_end(&mut self) {
+        self.peer.on_end();
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.peer.poll_ready(cx)
+    }
+}

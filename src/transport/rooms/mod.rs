@@ -1,0 +1,136 @@
+//! The roles `pair` and `relay`: rooms of peers, in three forms.
+
+pub mod channelserver;
+pub mod heartbeat;
+pub mod native;
+pub mod open;
+pub mod relay;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use futures_util::Stream;
+use http::{HeaderValue, header};
+use hyper::upgrade::OnUpgrade;
+
+use super::app::App;
+use super::call::Call;
+use super::config::OpenTo;
+use super::websocket::Wire;
+use super::websocket::upgrade::Handshake;
+use super::{problem, publish, subscribe};
+use crate::broker::room::{Joiner, Seat};
+use crate::broker::{Connection, Phase};
+use crate::protocol::room::Sender;
+use crate::protocol::websocket::Bounds;
+use crate::protocol::{CloseReason, Code, Refusal};
+
+/// Characters of a `User-Agent` that peers learn: every message carries it.
+const MAX_UA_CHARS: usize = 512;
+
+/// Who is calling, kept until its connection is there.
+#[derive(Clone)]
+struct Caller {
+    sender: Arc<Sender>,
+    address: Option<std::net::IpAddr>,
+}
+
+impl Caller {
+    fn of(call: &Call) -> Self {
+        let sender = Sender {
+            remote: call.client().map(|client| client.ip()),
+            ua: call.header(header::USER_AGENT).map(|ua| ua.chars().take(MAX_UA_CHARS).collect()),
+            // Known only with a database of places.
+            city: None,
+            country: None,
+            region: None,
+        };
+        Self { sender: Arc::new(sender), address: call.client().map(|client| client.limit_key()) }
+    }
+
+    fn joiner(&self, connection: &Arc<Connection<Wire>>) -> Joiner {
+        Joiner { connection: connection.clone(), sender: self.sender.clone(), address: self.address }
+    }
+}
+
+/// What the connections of all forms have in common.
+struct Peer {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    /// `None` before it joined and after it left.
+    seat: Option<Seat>,
+}
+
+impl Peer {
+    /// A connection that joined, or is told why not.
+    fn new(app: Arc<App>, connection: &Arc<Connection<Wire>>, joined: Result<Seat, CloseReason>) -> Self {
+        connection.admit(None);
+        let mut peer = Self { app, connection: connection.clone(), seat: None };
+        peer.join(joined);
+        peer
+    }
+
+    fn join(&mut self, joined: Result<Seat, CloseReason>) {
+        match joined {
+            Ok(seat) => self.seat = Some(seat),
+            Err(reason) => self.connection.close(reason),
+        }
+    }
+
+    /// Gives the seat up as soon as the connection is of no use.
+    fn on_end(&mut self) {
+        if let Some(seat) = self.seat.take()
+            && let Phase::Closing(CloseReason::PingTimeout) | Phase::Closed(CloseReason::PingTimeout) =
+                self.connection.phase()
+        {
+            seat.timed_out();
+        }
+    }
+
+    fn bounds(&self) -> Bounds {
+        let message_bytes = self.app.rooms_config.max_message_bytes;
+        Bounds { message_bytes, fragments: self.app.limits.max_fragments }
+    }
+
+    /// A sender waits for peers who read slowly.
+    fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        self.seat.as_ref().map_or(Poll::Ready(()), |seat| seat.poll_relief(cx))
+    }
+}
+
+/// Lets through whoever may open a room; gives the body of the request.
+async fn authorize(
+    app: &App,
+    call: &Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    max_bytes: usize,
+) -> Result<Bytes, Refusal> {
+    match app.rooms_config.open {
+        OpenTo::Anyone => {}
+        OpenTo::Login => {
+            let token = call.bearer().ok_or(Code::Unauthenticated)?;
+            subscribe::verify(app, token)?;
+        }
+        OpenTo::Publisher => {
+            return publish::authenticate(app, call, body, max_bytes).await.map(|signed| signed.body);
+        }
+    }
+    publish::read(body, max_bytes).await
+}
+
+/// The older systems answer 400 to what is no upgrade.
+fn older_handshake(call: &Call, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
+    Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(Code::Malformed, refusal.detail))
+}
+
+fn not_allowed(allow: &'static str) -> warp::reply::Response {
+    let mut response = problem::response(&Code::MethodNotAllowed.into());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// A path segment, percent-decoded; `None` if it is not UTF-8.
+fn decoded(segment: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(Into::into)
+}

@@ -1,0 +1,72 @@
+//! `POST /v1/rooms`: opens a room of our own form.
+
+use std::sync::Arc;
+
+use bytes::Buf;
+use futures_util::Stream;
+use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use warp::Reply;
+
+use super::authorize;
+use crate::broker::Now;
+use crate::broker::room::{CodeForm, OpenOptions, Opened};
+use crate::protocol::{Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+use crate::transport::origin;
+
+/// What may be asked for is small.
+const MAX_BODY_BYTES: usize = 4096;
+
+/// The body; none at all asks for two seats and no code.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Asked {
+    max_seats: Option<usize>,
+    code: Option<AskedCode>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AskedCode {
+    /// `true` is six digits.
+    Any(bool),
+    Form(CodeForm),
+}
+
+pub async fn post(
+    app: Arc<App>,
+    call: Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    origin::check(&call)?;
+    let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?;
+    let asked: Asked = match &body[..] {
+        [] => Asked::default(),
+        body => serde_json::from_slice(body)
+            .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of a room: {error}")))?,
+    };
+    let code = match asked.code {
+        None | Some(AskedCode::Any(false)) => None,
+        Some(AskedCode::Any(true)) => Some(CodeForm::Digits),
+        Some(AskedCode::Form(form)) => Some(form),
+    };
+    let options = OpenOptions { max_seats: asked.max_seats, code };
+    let address = call.client().map(|client| client.limit_key());
+    let Opened { room, join_secret, code, expires } = app.rooms.open(options, address, Now::read())?;
+    let link = format!("/v1/rooms/{room}");
+    let mut answer = json!({
+        "room": room.to_string(), "link": link, "join_secret": join_secret, "expires": expires,
+    });
+    if let Some(code) = code {
+        answer["code"] = code.into();
+        answer["code_secs"] = app.rooms_config.limits.code.as_secs().into();
+    }
+    let mut response = warp::reply::with_status(warp::reply::json(&answer), StatusCode::CREATED).into_response();
+    if let Ok(link) = HeaderValue::try_from(link) {
+        response.headers_mut().insert(header::LOCATION, link);
+    }
+    Ok(response)
+}

@@ -1,0 +1,106 @@
+//! `/v1/relay/{id}` and the role `relay`: unchanged clients of the relay.
+//!
+//! `Origin` is not looked at, as in the older system: nothing that a browser adds by itself counts here.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use futures_util::Stream;
+use hyper::upgrade::OnUpgrade;
+
+use super::{Caller, Peer, authorize, decoded, older_handshake};
+use crate::broker::room::Relayed;
+use crate::protocol::dialects::relay::{MAX_ID_BYTES, looks_like_a_word, not_received};
+use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
+use crate::protocol::{CloseReason, Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+use crate::transport::config::Role;
+use crate::transport::websocket::Handler;
+
+pub async fn upgrade(
+    app: Arc<App>,
+    call: Call,
+    upgrade: Option<OnUpgrade>,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(Code::NotFound)?;
+    let handshake = older_handshake(&call, upgrade)?;
+    // Whoever comes first opens a room.
+    authorize(&app, &call, body, 0).await?;
+    let (shared, caller) = (app.clone(), Caller::of(&call));
+    Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
+        let joined = shared.rooms.join_relay(&id, caller.joiner(connection), Instant::now());
+        let strict = shared.rooms_config.relay_strict;
+        Relay { peer: Peer::new(shared, connection, joined), strict }
+    }))
+}
+
+/// The one path segment behind the scope: any text that is not empty and not too long.
+fn id_in(call: &Call) -> Option<String> {
+    let rest = if call.has_role(Role::Relay) {
+        let rest = call.path().strip_prefix('/')?;
+        match call.peer().listener.scope.as_str() {
+            "" => rest,
+            scope => rest.strip_prefix(scope)?.strip_prefix('/')?,
+        }
+    } else {
+        call.path().strip_prefix("/v1/relay/")?
+    };
+    let id = decoded(rest).filter(|_| !rest.contains('/'))?;
+    (1..=MAX_ID_BYTES).contains(&id.len()).then_some(id)
+}
+
+struct Relay {
+    peer: Peer,
+    strict: bool,
+}
+
+impl Relay {
+    /// `text` is what the answer repeats if nobody is there.
+    fn relay(&self, bytes: &[u8], text: &str, frame: fn(&[u8]) -> Bytes) {
+        if let Some(seat) = &self.peer.seat {
+            match seat.relay(bytes.len(), Instant::now(), |_| frame(bytes)) {
+                Relayed::NoPeer => {
+                    self.peer.connection.send(&not_received(text));
+                }
+                // If the room has ended, this connection was closed with it.
+                Relayed::Sent | Relayed::Ended => {}
+            }
+        }
+    }
+}
+
+impl Handler for Relay {
+    fn bounds(&self) -> Bounds {
+        self.peer.bounds()
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        if self.strict && looks_like_a_word(text) {
+            self.peer.connection.send(&not_received(text));
+        } else {
+            self.relay(text.as_bytes(), text, text_frame);
+        }
+        Ok(())
+    }
+
+    fn on_binary(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
+        self.relay(bytes, "", binary_frame);
+        Ok(())
+    }
+
+    fn on_end(&mut self) {
+        self.peer.on_end();
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.peer.poll_ready(cx)
+    }
+}
