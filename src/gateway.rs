@@ -150,10 +150,12 @@ impl Gateway {
             while !app.registry.is_empty() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            app.lifecycle.enter(Phase::Stopped);
             while tasks.join_next().await.is_some() {}
         };
         // What is left at the deadline is the report's matter.
         let _ = tokio::time::timeout_at(deadline, gone).await;
+        app.lifecycle.enter(Phase::Stopped);
         sweeper.abort();
         // What was counted last is still sent, if that is done at once.
         drop(stop_statsd);

@@ -24,7 +24,7 @@ use crate::protocol::{ChannelName, CloseReason, Publication};
 const SLICE_FILL: usize = 256;
 
 /// Bytes that may wait before a slice until publishers are asked to wait.
-const CONGESTED_BYTES: usize = 256 * 1024;
+const CONGESTED_BYTES: usize = 128 * 1024;
 
 /// One subscription of one connection.
 pub struct Member {
@@ -59,12 +59,12 @@ impl Member {
     }
 
     /// Tells the subscriber that its subscription ended. A connection whose last channel ends is closed with the
-    /// same reason, so that its client knows whether to come back.
-    fn end(&self, channel: &ChannelName, reason: CloseReason) {
+    /// same reason, so that its client knows whether to come back. `false` if it had ended before.
+    fn end(&self, channel: &ChannelName, reason: CloseReason) -> bool {
         {
             let mut outgoing = self.connection.lock();
             if !self.active.swap(false, Ordering::Relaxed) {
-                return;
+                return false;
             }
             if self.form == Form::Native {
                 let json = Reply::ended(channel.as_str(), reason).to_json();
@@ -74,6 +74,7 @@ impl Member {
         if self.connection.unsubscribed() == 0 {
             self.connection.close(reason);
         }
+        true
     }
 
     /// Sends what of `batch` it has not been sent.
@@ -169,7 +170,7 @@ impl Slice {
         self.state.lock().members.len() >= SLICE_FILL
     }
 
-    pub fn len(&self) -> usize {
+    pub fn members(&self) -> usize {
         self.state.lock().members.len()
     }
 
@@ -211,13 +212,20 @@ impl Slice {
         self.count(&tally);
     }
 
-    pub fn end(&self, channel: &ChannelName, reason: CloseReason) {
-        // Publications that were accepted before the end are delivered before it.
-        let members: Vec<_> = self.state.lock().members.iter().map(|(_, member)| member.clone()).collect();
-        for member in members {
+    /// Ends the subscription of every member and removes it. Returns how many there were.
+    pub fn end(&self, channel: &ChannelName, reason: CloseReason) -> u64 {
+        let members: Vec<_> = self.state.lock().members.iter().map(|(at, member)| (at, member.clone())).collect();
+        let mut ended = 0;
+        for (at, member) in members {
+            // Publications that were accepted before the end are delivered before it.
             self.catch_up(&member);
-            member.end(channel, reason);
+            // Whoever ends a membership removes it: its place may be another's right after.
+            if member.end(channel, reason) {
+                self.remove(at);
+                ended += 1;
+            }
         }
+        ended
     }
 
     fn is_congested(&self) -> bool {
@@ -248,12 +256,8 @@ struct Load {
 
 impl Walk {
     /// Members that it leads to, about.
-    pub fn len(&self) -> usize {
-        self.slice.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn members(&self) -> usize {
+        self.slice.members()
     }
 
     /// Writes to at most `count` members; `false` when nothing is left to do.

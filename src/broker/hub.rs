@@ -111,7 +111,8 @@ impl Hub {
     pub fn end(&self, channel: &ChannelName, reason: CloseReason) {
         if let Some(listeners) = self.listeners(channel) {
             let slices = listeners.state.lock().slices.clone();
-            slices.iter().for_each(|slice| slice.end(channel, reason));
+            let ended = slices.iter().map(|slice| slice.end(channel, reason)).sum();
+            self.leave(channel, ended);
         }
     }
 
@@ -120,12 +121,14 @@ impl Hub {
         self.listeners(channel).map_or(0, |listeners| listeners.state.lock().members)
     }
 
-    fn leave(&self, channel: &ChannelName) {
+    /// So many members were removed from their slices.
+    fn leave(&self, channel: &ChannelName, count: u64) {
+        self.0.counters.subscriptions.decrement(count as f64);
         let mut shard = self.shard(channel).write();
         let Some(listeners) = shard.get(channel) else { return };
         let left = {
             let mut state = listeners.state.lock();
-            state.members -= 1;
+            state.members -= count;
             state.members
         };
         if left == 0 {
@@ -151,7 +154,7 @@ impl ListenersState {
         if self.slices.len() < max_slices {
             self.slices.push(Slice::new(counters.clone()));
         }
-        self.slices.iter().min_by_key(|slice| slice.len()).expect("there is at least one slice").clone()
+        self.slices.iter().min_by_key(|slice| slice.members()).expect("there is at least one slice").clone()
     }
 }
 
@@ -173,9 +176,10 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.member.deactivate();
-        self.slice.remove(self.at);
-        self.hub.leave(&self.channel);
-        self.hub.0.counters.subscriptions.decrement(1);
+        // If the gateway ended it, it was removed then, and its place may be another's.
+        if self.member.deactivate() {
+            self.slice.remove(self.at);
+            self.hub.leave(&self.channel, 1);
+        }
     }
 }

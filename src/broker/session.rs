@@ -36,6 +36,11 @@ impl Session {
         Self { connection, channels, principal, memberships: Vec::new(), next_tag: 0 }
     }
 
+    /// Who this is; `None` without a token.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_deref()
+    }
+
     /// Carries out a command and sends the answer. A token is checked by the caller, see [`Session::refresh`].
     pub fn on_command(&mut self, command: &Command<'_>, now: Now) {
         let id = command.id();
@@ -101,6 +106,10 @@ impl Session {
                 None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
                 Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
             });
+        }
+        if self.memberships.len() >= self.channels.max_subscriptions {
+            // Those that the gateway ended count no more.
+            self.memberships.retain(Membership::is_active);
         }
         let at = match self.find(&channel) {
             Ok(at) if self.memberships[at].is_active() => return Err(Code::AlreadySubscribed.into()),

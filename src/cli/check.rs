@@ -1,17 +1,24 @@
 //! `lastmile check`: is this configuration good, and what does it mean?
 
+use std::path::PathBuf;
+
 use clap::Args;
 
-use super::{ConfigArgs, Failure};
-use crate::{config, gateway};
+use super::{ConfigArgs, Failure, input, output};
+use crate::auth::token::Issuers;
+use crate::broker::{Now, Principal, session::rfc3339};
+use crate::config::{self, Config};
+use crate::gateway;
+use crate::protocol::ChannelName;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
   lastmile check
   lastmile check --config /etc/lastmile.toml --channel prices.btc
   lastmile check --publisher market-data
+  lastmile check --token-file alice.token --channel prices.btc
 
-Exit code 0: the gateway would start. 64: it would not; every mistake is named.")]
+Exit code 0: the gateway would start. 64: it would not; every mistake is named. 1: it would refuse the token.")]
 pub struct Check {
     #[command(flatten)]
     config: ConfigArgs,
@@ -21,6 +28,13 @@ pub struct Check {
     /// Print what this publisher may do, by its name or fingerprint
     #[arg(long)]
     publisher: Option<String>,
+    /// Say who this token proves and what it opens, or why it is refused; other users of this machine can see
+    /// arguments, so better give a file
+    #[arg(long, conflicts_with = "token_file")]
+    token: Option<String>,
+    /// The same for the token in this file; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl Check {
@@ -28,9 +42,54 @@ impl Check {
         let loaded = self.config.load()?;
         gateway::check(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
         for warning in &loaded.warnings {
-            eprintln!("lastmile: warning: {warning}");
+            output::note(&format!("warning: {warning}"));
         }
-        print!("{}", config::explain(&loaded.config, self.channel.as_deref(), self.publisher.as_deref()));
-        Ok(())
+        let token = match (self.token, &self.token_file) {
+            (None, Some(file)) => Some(input::token_file(file)?),
+            (token, _) => token,
+        };
+        let channel = self.channel.as_deref();
+        // A question about a token alone needs no description of everything else.
+        if token.is_none() || channel.is_some() || self.publisher.is_some() {
+            output::text(&config::explain(&loaded.config, channel, self.publisher.as_deref()))?;
+        }
+        match token {
+            Some(token) => check_token(&loaded.config, token.trim(), channel),
+            None => Ok(()),
+        }
     }
+}
+
+fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<(), Failure> {
+    let issuers = Issuers::new(config.policy.issuers.clone()).map_err(|error| Failure::usage(error.to_string()))?;
+    let verified = issuers.verify(token, Now::read().unix());
+    let principal = verified.map_err(|error| Failure::failed(format!("the token is refused: {error}")))?;
+    output::text(&principal_text(&principal))?;
+    let rules = &config.policy.channels;
+    let mut opened = Vec::new();
+    match channel.map(ChannelName::parse) {
+        Some(Ok(channel)) => opened.push((format!("channel {:?}", channel.as_str()), rules.of(&channel))),
+        // `explain` has said what is wrong with the name.
+        Some(Err(_)) => {}
+        None => {
+            opened.extend(rules.rules.iter().map(|rule| (format!("channels {:?}", rule.pattern.as_str()), rule)));
+            opened.push(("all other channels".to_owned(), &rules.default));
+        }
+    }
+    for (what, rule) in opened {
+        let verdict = if rule.subscribers.allows(Some(&principal)) { "opens" } else { "does not open" };
+        output::text(&format!("  {verdict} {what}\n"))?;
+    }
+    Ok(())
+}
+
+fn principal_text(principal: &Principal) -> String {
+    let Principal { issuer, subject, scopes, groups, claims: _, expires } = principal;
+    let mut text = format!("token of {subject:?}, issuer {issuer:?}, until {}\n", rfc3339(*expires));
+    for (what, words) in [("scopes", scopes), ("groups", groups)] {
+        if !words.is_empty() {
+            text += &format!("  {what}: {}\n", words.join(", ").escape_debug());
+        }
+    }
+    text
 }

@@ -1,7 +1,18 @@
 //! The command line: parse, run, exit code.
 
 mod check;
+mod demo;
+mod gateway_url;
+mod healthcheck;
+mod input;
+mod keygen;
+mod output;
+mod publish;
 mod serve;
+mod signals;
+mod socket;
+mod subscribe;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +23,9 @@ use crate::config::{self, Loaded, Sources};
 
 /// A bad setting or argument (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
+
+/// Variables of the commands, which are no settings of the gateway.
+const COMMAND_VARIABLES: [&str; 1] = [input::TOKEN_VARIABLE];
 
 /// A publisher-authenticated gateway: live data leaves a private network, nothing connects inward.
 #[derive(Parser)]
@@ -25,8 +39,20 @@ struct Cli {
 enum Command {
     /// Run the gateway.
     Serve(serve::Serve),
+    /// Try it: a gateway, a publisher, a subscriber and a page, all on this machine.
+    Demo(demo::Demo),
+    /// Make a key for a publisher or for tokens.
+    Keygen(keygen::Keygen),
+    /// Publish to a channel.
+    Publish(publish::Publish),
+    /// Listen to channels.
+    Subscribe(subscribe::Subscribe),
+    /// Make a token for a subscriber.
+    Token(token::Token),
     /// Check a configuration and print what it means.
     Check(check::Check),
+    /// Ask a gateway whether it is ready.
+    Healthcheck(healthcheck::Healthcheck),
 }
 
 /// Where the configuration comes from.
@@ -47,6 +73,7 @@ impl ConfigArgs {
             // A variable that is not text cannot be a setting.
             env: std::env::vars_os()
                 .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .filter(|(name, _)| !COMMAND_VARIABLES.contains(&name.as_str()))
                 .collect(),
             set: self.set.clone(),
         };
@@ -54,7 +81,7 @@ impl ConfigArgs {
     }
 }
 
-/// Why a command ends without success: what to print, and the exit code.
+/// Why a command ends early: what to print, and the exit code.
 struct Failure {
     message: String,
     code: u8,
@@ -67,6 +94,11 @@ impl Failure {
 
     fn failed(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 1 }
+    }
+
+    /// Nobody reads any more what the command prints, as in `lastmile subscribe … | head`.
+    fn unread() -> Self {
+        Self { message: String::new(), code: 0 }
     }
 }
 
@@ -82,13 +114,27 @@ pub fn run() -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve(serve) => serve.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Keygen(keygen) => keygen.run(),
+        Command::Publish(publish) => publish.run(),
+        Command::Subscribe(subscribe) => subscribe.run(),
+        Command::Token(token) => token.run(),
         Command::Check(check) => check.run(),
+        Command::Healthcheck(healthcheck) => healthcheck.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { message, code }) => {
-            eprintln!("lastmile: {message}");
+            if !message.is_empty() {
+                output::note(&message);
+            }
             code.into()
         }
     }
+}
+
+/// A runtime with a thread for every core.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| Failure::failed(format!("cannot start: {error}")))
 }

@@ -1,13 +1,14 @@
 //! `lastmile serve`: runs the gateway until it is told to stop.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
-use super::{ConfigArgs, Failure};
+use super::signals::Signals;
+use super::{ConfigArgs, Failure, runtime};
 use crate::config::Loaded;
 use crate::gateway::{DrainReport, Gateway, Reloader};
 use crate::ops::log;
@@ -37,14 +38,11 @@ impl Serve {
     }
 }
 
-/// A runtime with a thread for every core.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    built.map_err(|error| Failure::failed(format!("cannot start: {error}")))
-}
-
 async fn serve(args: ConfigArgs, loaded: Loaded) -> Result<(), Failure> {
     let Loaded { config, watched, warnings: _ } = loaded;
+    // Before anybody can see that the gateway is there, and then signals it or edits its files.
+    let (signals, hangup) = (Signals::new()?, Signals::hangup()?);
+    let files = Files::new(watched);
     let gateway = Gateway::bind(config, false).map_err(|error| match error.is_misconfigured() {
         true => Failure::usage(error.to_string()),
         false => Failure::failed(error.to_string()),
@@ -53,80 +51,87 @@ async fn serve(args: ConfigArgs, loaded: Loaded) -> Result<(), Failure> {
         let roles: Vec<_> = listener.roles.iter().map(|role| role.name()).collect();
         tracing::info!(listener = listener.name, %address, roles = roles.join(","), tls = listener.tls.is_some(), "listening");
     }
-    let signals = Signals::new()?;
-    let reload = tokio::spawn(reload(args, gateway.reloader(), watched));
-    let DrainReport { closed, left } = gateway.run(signals.shutdown()).await;
+    let shutdown = async {
+        signals.first().await;
+        tracing::info!("draining; a second signal ends at once");
+    };
+    let reload = tokio::spawn(reload(args, gateway.reloader(), hangup, files));
+    let DrainReport { closed, left } = gateway.run(shutdown).await;
     reload.abort();
     tracing::info!(closed, left, "stopped");
     Ok(())
 }
 
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    /// Waits for the first signal; a second one ends the process at once.
-    async fn shutdown(mut self) {
-        let mut either =
-            async move || tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} };
-        either().await;
-        tracing::info!("draining; a second signal ends at once");
-        tokio::spawn(async move {
-            either().await;
-            std::process::exit(130);
-        });
-    }
-}
-
 /// Reloads on SIGHUP and when a file changes.
-async fn reload(args: ConfigArgs, reloader: Reloader, mut watched: Vec<PathBuf>) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    let mut seen = look(&watched);
+async fn reload(args: ConfigArgs, reloader: Reloader, mut hangup: Signal, mut files: Files) {
     loop {
         let is_asked = tokio::select! {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(WATCH) => false,
         };
-        let now = look(&watched);
-        if !is_asked && now == seen {
+        if !files.have_changed() && !is_asked {
             continue;
         }
-        seen = now;
-        let result = args.load().map_err(|failure| failure.message).and_then(|loaded| {
-            loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            let applied = reloader.reload(loaded.config.policy).map_err(|error| error.to_string());
-            applied.map(|()| watched = loaded.watched)
-        });
         match reloader.reload_places().await {
             Ok(true) => tracing::info!("new GeoIP databases"),
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "the GeoIP databases before it stay"),
         }
-        match result {
-            Ok(()) => {
-                seen = look(&watched);
+        match try_reload(&args, &reloader) {
+            Ok(watched) => {
+                files.watch(watched);
                 tracing::info!("reloaded");
             }
-            Err(error) => {
-                reloader.refused();
-                tracing::error!(%error, "not reloaded; what was in force stays");
-            }
+            Err(error) => tracing::error!(%error, "not reloaded; what was in force stays"),
         }
     }
 }
 
-/// What tells a file from its next version, cheaply.
-fn look(files: &[PathBuf]) -> HashMap<PathBuf, Option<(SystemTime, u64)>> {
-    let version = |file: &PathBuf| {
-        let metadata = std::fs::metadata(file).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    };
-    files.iter().map(|file| (file.clone(), version(file))).collect()
+/// Gives the files to watch from now on.
+fn try_reload(args: &ConfigArgs, reloader: &Reloader) -> Result<Vec<PathBuf>, String> {
+    let Loaded { config, watched, warnings } = args.load().map_err(|failure| {
+        reloader.refused();
+        failure.message
+    })?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    reloader.reload(config.policy).map_err(|error| error.to_string())?;
+    Ok(watched)
+}
+
+/// The files of a configuration, each as it was last seen.
+struct Files(HashMap<PathBuf, Version>);
+
+/// What tells a file from its next version, cheaply; `None` for a file that is not there.
+type Version = Option<(SystemTime, u64)>;
+
+impl Files {
+    fn new(watched: Vec<PathBuf>) -> Self {
+        Self(watched.into_iter().map(|file| (file.clone(), version(&file))).collect())
+    }
+
+    /// Looks again at all of them. A file is looked at before it is read, so that no change is lost in between.
+    fn have_changed(&mut self) -> bool {
+        let mut changed = false;
+        for (file, seen) in &mut self.0 {
+            let now = version(file);
+            changed |= *seen != now;
+            *seen = now;
+        }
+        changed
+    }
+
+    /// Goes on with these; what is known of a file stays known.
+    fn watch(&mut self, watched: Vec<PathBuf>) {
+        let mut known = std::mem::take(&mut self.0);
+        let with_version = |file: PathBuf| {
+            let seen = known.remove(&file).unwrap_or_else(|| version(&file));
+            (file, seen)
+        };
+        self.0 = watched.into_iter().map(with_version).collect();
+    }
+}
+
+fn version(file: &Path) -> Version {
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
 }

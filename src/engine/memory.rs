@@ -58,21 +58,20 @@ impl Memory {
         now: Now,
         act: impl FnOnce(&mut Log) -> Result<R, Refused>,
     ) -> Result<R, Refusal> {
-        let refused = loop {
+        loop {
             let log = self.find_or_make(channel, now)?;
             let mut log = log.lock();
             if log.state == LogState::Forgotten {
                 continue;
             }
-            match act(&mut log) {
-                Ok(result) => return Ok(result),
-                Err(refused) => break refused,
-            }
-        };
-        if let Some(reason) = refused.ended {
-            self.hub.end(channel, reason);
+            return act(&mut log).map_err(|Refused { refusal, ended }| {
+                // Under the log's lock, so that nobody who joins the channel anew is ended with it.
+                if let Some(reason) = ended {
+                    self.hub.end(channel, reason);
+                }
+                refusal
+            });
         }
-        Err(refused.refusal)
     }
 
     fn find_or_make(&self, channel: &ChannelName, now: Now) -> Result<Arc<Mutex<Log>>, Refusal> {
@@ -132,7 +131,7 @@ impl Engine for Memory {
             let seen = log.position().offset;
             // Nothing can be appended here, so the announcement comes before the first publication.
             let membership = self.hub.join(channel, newcomer, rule.slow_consumer, seen, limits.max_connections)?;
-            log.join(start, rule, now, |joined| announce(joined));
+            log.join(start, rule, now, announce);
             Ok(membership)
         })
     }
@@ -180,7 +179,8 @@ impl Engine for Memory {
         let Some(log) = self.shard(channel).lock().remove(channel) else {
             return false;
         };
-        log.lock().state = LogState::Forgotten;
+        let mut log = log.lock();
+        log.state = LogState::Forgotten;
         self.count_forgotten(1);
         self.hub.end(channel, CloseReason::ChannelClosed);
         true
@@ -189,14 +189,13 @@ impl Engine for Memory {
     fn sweep(&self, now: Now) {
         let rules = self.rules.load();
         for shard in &self.shards {
-            let mut expired = Vec::new();
             let mut forgotten = 0;
             shard.lock().retain(|channel, log| {
                 let mut log = log.lock();
                 let limits = log.limits(rules.of(channel));
                 if log.state == LogState::Live && log.has_expired(&limits, now) {
                     log.state = LogState::Ended(CloseReason::LifespanExpired);
-                    expired.push(channel.clone());
+                    self.hub.end(channel, CloseReason::LifespanExpired);
                 }
                 let idle = now.steady.duration_since(log.last_used) >= self.limits.idle;
                 if idle && !self.hub.is_wanted(channel) {
@@ -206,9 +205,6 @@ impl Engine for Memory {
                 log.state != LogState::Forgotten
             });
             self.count_forgotten(forgotten);
-            for channel in expired {
-                self.hub.end(&channel, CloseReason::LifespanExpired);
-            }
         }
     }
 }

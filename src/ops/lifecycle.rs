@@ -1,13 +1,16 @@
-//! The phases of a gateway: starting, ready, draining.
+//! The phases of a gateway: starting, ready, draining, stopped.
 
 use tokio::sync::watch;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// In their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Starting,
     Ready,
-    /// No new connections; those that are open are being closed.
+    /// No new connections; those that are open are being closed. Only operators are still answered.
     Draining,
+    /// Nobody is answered any more.
+    Stopped,
 }
 
 impl Phase {
@@ -17,6 +20,7 @@ impl Phase {
             Self::Starting => Some("starting"),
             Self::Ready => None,
             Self::Draining => Some("draining"),
+            Self::Stopped => Some("stopped"),
         }
     }
 }
@@ -39,9 +43,9 @@ impl Lifecycle {
         self.0.send_replace(phase);
     }
 
-    /// Waits for the drain.
-    pub async fn draining(&self) {
+    /// Waits for a phase, or one behind it.
+    pub async fn reached(&self, wanted: Phase) {
         // The sender is in `self`, so this cannot fail while it is awaited.
-        let _ = self.0.subscribe().wait_for(|phase| *phase == Phase::Draining).await;
+        let _ = self.0.subscribe().wait_for(|phase| *phase >= wanted).await;
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::publication::check_depth;
+use super::publication::{MAX_JSON_DEPTH, check_depth};
 use super::{Code, Refusal};
 
 /// A JSON string, borrowed where nothing is escaped.
@@ -59,11 +59,16 @@ pub enum Unreadable {
 impl<'a> Command<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Unreadable> {
         let malformed = |detail: String| Unreadable::Refused(Refusal::new(Code::Malformed, detail));
-        check_depth(text).map_err(Unreadable::Refused)?;
+        // A publication's data may have its full depth inside the command.
+        check_depth(text, MAX_JSON_DEPTH + 1).map_err(Unreadable::Refused)?;
         let command: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => malformed(format!("not a command: {error}")),
             _ => Unreadable::NotJson,
         })?;
+        // The library would take a list for the members in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(malformed("a command is an object".into()));
+        }
         if command.id().is_some_and(|id| id.len() > MAX_ID_BYTES) {
             return Err(malformed("`id` has at most 128 bytes".into()));
         }

@@ -40,13 +40,13 @@ impl Payload<'_> {
 pub fn check_json(bytes: &[u8]) -> Result<&str, Refusal> {
     let malformed = |detail: String| Refusal::new(Code::Malformed, detail);
     let text = std::str::from_utf8(bytes).map_err(|_| malformed("the JSON is not UTF-8".into()))?;
-    check_depth(text)?;
+    check_depth(text, MAX_JSON_DEPTH)?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| malformed(format!("not JSON: {error}")))?;
     Ok(text.trim_matches([' ', '\t', '\r', '\n']))
 }
 
-/// Refuses nesting deeper than [`MAX_JSON_DEPTH`]; `text` need not be valid JSON.
-pub fn check_depth(text: &str) -> Result<(), Refusal> {
+/// Refuses nesting deeper than `max_depth`; `text` need not be valid JSON.
+pub fn check_depth(text: &str, max_depth: usize) -> Result<(), Refusal> {
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in text.bytes() {
         match byte {
@@ -56,8 +56,11 @@ pub fn check_depth(text: &str) -> Result<(), Refusal> {
             _ if in_string => {}
             b'[' | b'{' => {
                 depth += 1;
-                if depth > MAX_JSON_DEPTH {
-                    return Err(Refusal::new(Code::Malformed, "the JSON is nested deeper than 32 levels"));
+                if depth > max_depth {
+                    return Err(Refusal::new(
+                        Code::Malformed,
+                        format!("the JSON is nested deeper than {max_depth} levels"),
+                    ));
                 }
             }
             b']' | b'}' => depth = depth.saturating_sub(1),

@@ -5,7 +5,6 @@
 //! peer can forge a frame.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::command::{Text, Unreadable};
-use super::publication::{check_depth, push_json_string};
+use super::publication::{MAX_JSON_DEPTH, check_depth, push_json_string};
 use super::{Code, Refusal};
 
 /// Names a room. Not a secret where a join secret stands beside it, and hard to guess where none does.
@@ -51,7 +50,7 @@ pub struct Sender {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub remote: Option<IpAddr>,
+    pub remote: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ua: Option<String>,
 }
@@ -88,7 +87,7 @@ const MAX_ID_BYTES: usize = 128;
 impl<'a> RoomCommand<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Unreadable> {
         let malformed = |detail: String| Unreadable::Refused(Refusal::new(Code::Malformed, detail));
-        check_depth(text).map_err(Unreadable::Refused)?;
+        check_depth(text, MAX_JSON_DEPTH + 1).map_err(Unreadable::Refused)?;
         let command: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
             // The words of the error could repeat a secret.
             serde_json::error::Category::Data => malformed("not a command".into()),

@@ -11,7 +11,7 @@ const STEP: usize = 128;
 /// Returns where the publisher ought to wait, if anywhere.
 pub fn run(walks: Walks) -> Option<Congestion> {
     let Walks { walks, congestion } = walks;
-    let is_small = walks.iter().map(Walk::len).sum::<usize>() <= INLINE_MEMBERS;
+    let is_small = walks.iter().map(Walk::members).sum::<usize>() <= INLINE_MEMBERS;
     for mut walk in walks {
         if is_small {
             while walk.step(INLINE_MEMBERS) {}

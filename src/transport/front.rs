@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use hyper::body::{Body, Incoming};
 use tower_service::Service;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -13,7 +13,6 @@ use super::app::App;
 use super::call::{Call, Peer};
 use super::problem;
 use crate::auth::client_addr::{ClientAddr, client_address};
-use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
 /// Answers one request.
@@ -24,28 +23,37 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let is_tls = peer.listener.tls.is_some();
-    let mut response = match prepare(&app, peer, request) {
+    let has_body = !request.body().is_end_stream();
+    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
+    let prepared = prepare(&app, peer, request);
+    // Where the next request would begin is not to be trusted, nor is what follows an upgrade that did not happen.
+    let is_last = prepared.is_err() || wants_upgrade;
+    let mut response = match prepared {
         Ok(request) => warp::service(routes).call(request).await?,
-        Err(refusal) => {
-            let mut response = problem::response(&refusal);
-            // Where the next request would begin is not to be trusted.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
+        Err(refusal) => problem::response(&refusal),
     };
+    if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(code) = response.extensions().get::<Code>() {
         app.refusals.count(*code);
+        if has_body && may_leave_body(*code) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
     add_security_headers(response.headers_mut(), is_tls);
     Ok(response)
 }
 
+/// Whether a request may have been refused before its body was read. Its connection cannot be used again then, and
+/// a client that is not told so finds out with its next request.
+fn may_leave_body(code: Code) -> bool {
+    matches!(code.status(), 400 | 401 | 404 | 405 | 413 | 503)
+}
+
 fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
     let (mut head, body) = request.into_parts();
     check_framing(&head)?;
-    if app.lifecycle.phase() == Phase::Draining && !peer.listener.roles.contains(&super::config::Role::Ops) {
-        return Err(Code::Draining.into());
-    }
     let client = peer.address.map(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
     if let (Some(client), Some(address)) = (client, peer.address) {
         // Behind a trusted proxy every request may be another client's; its first one speaks for the connection.

@@ -8,11 +8,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -22,11 +21,13 @@ use warp::reply::Response;
 use super::admission::{Admission, Permit};
 use super::app::App;
 use super::call::Peer;
-use super::config::{Address, ListenerConfig};
+use super::config::{Address, ListenerConfig, Role};
 use super::front;
 use super::proxy;
 use super::tls::{Certificate, TlsError};
+use super::write_deadline::WriteDeadline;
 use crate::auth::client_addr::ClientAddr;
+use crate::ops::Phase;
 
 /// Connections that the kernel holds for the accept loop.
 const BACKLOG: i32 = 4096;
@@ -106,14 +107,14 @@ impl Listener {
         self.tls.as_ref().map(|(certificate, _)| certificate.clone())
     }
 
-    /// Accepts until the drain begins.
+    /// Accepts until the drain begins; with the role `ops`, until its end.
     pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
         let acceptor = tls.map(|(_, acceptor)| acceptor);
-        let mut draining = pin!(app.lifecycle.draining());
+        let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
         loop {
             let accepted = tokio::select! {
-                () = &mut draining => break,
+                () = &mut closing => break,
                 accepted = socket.accept() => accepted,
             };
             let (stream, address) = match accepted {
@@ -173,7 +174,7 @@ impl Incoming {
         let deadline = self.app.limits.handshake;
         let mut tcp = match stream {
             Stream::Tcp(tcp) => tcp,
-            Stream::Unix(unix) => return self.serve_http(TokioIo::new(unix), permit).await,
+            Stream::Unix(unix) => return Box::pin(self.serve_http(unix, permit)).await,
         };
         if self.config.proxy_protocol {
             match timeout(deadline, proxy::read_header(&mut tcp)).await {
@@ -190,23 +191,30 @@ impl Incoming {
         {
             return turn_away(Stream::Tcp(tcp), acceptor.is_some()).await;
         }
-        // A connection that never speaks costs no more than this.
-        if !matches!(timeout(deadline, tcp.readable()).await, Ok(Ok(()))) {
-            return;
-        }
-        match acceptor {
-            None => self.serve_http(TokioIo::new(tcp), permit).await,
-            Some(acceptor) => match timeout(deadline, acceptor.accept(tcp)).await {
-                Ok(Ok(tls)) => self.serve_http(TokioIo::new(tls), permit).await,
-                Ok(Err(error)) => tracing::debug!(listener = self.config.name, %error, "TLS handshake failed"),
-                Err(_) => tracing::debug!(listener = self.config.name, "TLS handshake took too long"),
-            },
+        // Not `readable`, which is true of a fresh socket before anybody has looked.
+        if matches!(timeout(deadline, tcp.peek(&mut [0])).await, Ok(Ok(1..))) {
+            // Boxed, here and below, so that a connection holds memory only for how far it has come.
+            Box::pin(self.serve_spoken(tcp, acceptor, permit)).await;
         }
     }
 
-    async fn serve_http<I: Read + Write + Unpin + Send + 'static>(self, io: I, permit: Permit) {
+    /// Serves a connection on which something has arrived.
+    async fn serve_spoken(self, tcp: TcpStream, acceptor: Option<TlsAcceptor>, permit: Permit) {
+        let Some(acceptor) = acceptor else {
+            return Box::pin(self.serve_http(tcp, permit)).await;
+        };
+        match timeout(self.app.limits.handshake, acceptor.accept(tcp)).await {
+            Ok(Ok(tls)) => Box::pin(self.serve_http(tls, permit)).await,
+            Ok(Err(error)) => tracing::debug!(listener = self.config.name, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(listener = self.config.name, "TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, permit: Permit) {
         let Self { app, config, routes, address } = self;
+        let closes_at = closes_at(&config);
         let peer = Peer { listener: config, address, permit: Arc::new(permit) };
+        let io = TokioIo::new(WriteDeadline::new(stream, app.limits.handshake));
         let shared = app.clone();
         let service = service_fn(move |request| front::handle(shared.clone(), peer.clone(), routes.clone(), request));
         let connection = http1::Builder::new()
@@ -216,16 +224,21 @@ impl Incoming {
             .serve_connection(io, service)
             .with_upgrades();
         let mut connection = pin!(connection);
-        let draining = app.lifecycle.draining();
+        let closing = app.lifecycle.reached(closes_at);
         // How a connection breaks is its client's matter.
         let _ = tokio::select! {
             done = connection.as_mut() => done,
-            () = draining => {
+            () = closing => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
     }
+}
+
+/// The phase in which a listener takes no more requests. Operators watch the drain.
+fn closes_at(config: &ListenerConfig) -> Phase {
+    if config.roles.contains(&Role::Ops) { Phase::Stopped } else { Phase::Draining }
 }
 
 /// Tells a client that there is no room, where that can be said in one write.

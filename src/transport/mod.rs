@@ -20,3 +20,4 @@ mod subscribe;
 pub mod tls;
 mod tslm;
 pub mod websocket;
+mod write_deadline;

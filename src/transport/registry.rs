@@ -86,13 +86,14 @@ impl Registry {
             .iter()
             .flat_map(|shard| shard.lock().iter().map(|(_, c)| c.clone()).collect::<Vec<_>>())
             .collect();
-        let begun = tokio::time::Instant::now();
-        for (index, connection) in connections.iter().enumerate() {
+        let (begun, count) = (tokio::time::Instant::now(), connections.len());
+        // Each is let go after its close: a socket that is held here would stay open until the last one's turn.
+        for (index, connection) in connections.into_iter().enumerate() {
             // Many may be due at the same tick of the timer, and then this does not wait.
-            tokio::time::sleep_until(begun + window.mul_f64(index as f64 / connections.len() as f64)).await;
+            tokio::time::sleep_until(begun + window.mul_f64(index as f64 / count as f64)).await;
             connection.close(reason);
         }
-        connections.len()
+        count
     }
 
     fn shard(&self, id: u64) -> &Mutex<Slab<Arc<Connection<Wire>>>> {

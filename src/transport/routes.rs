@@ -19,11 +19,12 @@ use super::app::App;
 use super::call::Call;
 use super::config::Role;
 use super::{demo, ops, problem, publish, rooms, subscribe, tslm};
+use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
 pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
-    let channel = || on(Role::Publish).and(warp::path!("v1" / "channels" / String));
-    let messages = on(Role::Publish).and(warp::path!("v1" / "channels" / String / "messages"));
+    let channel = || on(&app, Role::Publish).and(warp::path!("v1" / "channels" / String));
+    let messages = on(&app, Role::Publish).and(warp::path!("v1" / "channels" / String / "messages"));
 
     let publish = (messages
         .and(method(Method::POST))
@@ -48,7 +49,7 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(body())
         .then(|segment, call, app, body| answer(publish::channel::delete(app, call, segment, body))))
     .unify()
-    .or(on(Role::Publish)
+    .or(on(&app, Role::Publish)
         .and(warp::path!("v1" / "publish"))
         .and(method(Method::GET))
         .and(with(&app))
@@ -58,7 +59,7 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     .unify()
     .boxed();
 
-    let subscribe = on(Role::Subscribe)
+    let subscribe = on(&app, Role::Subscribe)
         .and(warp::path!("v1" / "subscribe"))
         .and(method(Method::GET))
         .and(with(&app))
@@ -66,26 +67,27 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .then(|call: Call, app, upgrade| async move { reply(subscribe::upgrade(&app, &call, upgrade)) })
         .boxed();
 
-    let ops = (on(Role::Ops).and(warp::path!("healthz")).and(method(Method::GET)).then(|_| async { ops::live() }))
-        .or(on(Role::Ops)
-            .and(warp::path!("readyz"))
-            .and(method(Method::GET))
-            .and(with(&app))
-            .then(|_, app: Arc<App>| async move { ops::ready(&app) }))
-        .unify()
-        .or(on(Role::Ops)
-            .and(warp::path!("metrics"))
-            .and(method(Method::GET))
-            .and(with(&app))
-            .then(|_, app: Arc<App>| async move { ops::metrics(&app) }))
-        .unify()
-        .boxed();
+    let ops =
+        (on(&app, Role::Ops).and(warp::path!("healthz")).and(method(Method::GET)).then(|_| async { ops::live() }))
+            .or(on(&app, Role::Ops)
+                .and(warp::path!("readyz"))
+                .and(method(Method::GET))
+                .and(with(&app))
+                .then(|_, app: Arc<App>| async move { ops::ready(&app) }))
+            .unify()
+            .or(on(&app, Role::Ops)
+                .and(warp::path!("metrics"))
+                .and(method(Method::GET))
+                .and(with(&app))
+                .then(|_, app: Arc<App>| async move { ops::metrics(&app) }))
+            .unify()
+            .boxed();
 
     let problems = warp::path!("problems" / String)
         .and(method(Method::GET))
         .then(|slug: String, _| async move { reply(problem::describe(&slug).ok_or(Code::NotFound.into())) });
 
-    let demo = on(Role::Subscribe)
+    let demo = on(&app, Role::Subscribe)
         .and(warp::path!("demo" / ..))
         .and(warp::path::tail())
         .and(method(Method::GET))
@@ -93,14 +95,14 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .then(|tail: warp::path::Tail, _, app: Arc<App>| async move { reply(demo::page(&app, tail.as_str())) });
 
     // Paths that older clients spell to the last slash are taken apart by their handlers.
-    let pair = (on(Role::Pair)
+    let pair = (on(&app, Role::Pair)
         .and(warp::path!("v1" / "ws" / ..))
         .and(call())
         .and(with(&app))
         .and(on_upgrade())
         .and(body())
         .then(|call, app, upgrade, body| answer(rooms::channelserver::upgrade(app, call, upgrade, body))))
-    .or(on(Role::Pair)
+    .or(on(&app, Role::Pair)
         .and(warp::path!("v1" / "relay" / ..))
         .and(call())
         .and(with(&app))
@@ -108,7 +110,7 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(body())
         .then(|call, app, upgrade, body| answer(rooms::relay::upgrade(app, call, upgrade, body))))
     .unify()
-    .or(on(Role::Pair)
+    .or(on(&app, Role::Pair)
         .and(warp::path!("v1" / "rooms" / ..))
         .and(call())
         .and(with(&app))
@@ -116,17 +118,17 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(body())
         .then(|call, app, upgrade, body| answer(rooms::native::handle(app, call, upgrade, body))))
     .unify()
-    .or(on(Role::Pair)
+    .or(on(&app, Role::Pair)
         .and(warp::path!("__heartbeat__"))
         .and(call())
         .then(|call: Call| async move { rooms::heartbeat::heartbeat(&call) }))
     .unify()
-    .or(on(Role::Pair)
+    .or(on(&app, Role::Pair)
         .and(warp::path!("__lbheartbeat__"))
         .and(call())
         .then(|call: Call| async move { rooms::heartbeat::lbheartbeat(&call) }))
     .unify()
-    .or(on(Role::Pair)
+    .or(on(&app, Role::Pair)
         .and(warp::path!("__version__"))
         .and(call())
         .then(|call: Call| async move { rooms::heartbeat::version(&call) }))
@@ -134,14 +136,14 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     .boxed();
 
     // The dialects own every path of their listeners.
-    let relay = on(Role::Relay)
+    let relay = on(&app, Role::Relay)
         .and(call())
         .and(with(&app))
         .and(on_upgrade())
         .and(body())
         .then(|call, app, upgrade, body| answer(rooms::relay::upgrade(app, call, upgrade, body)));
 
-    let tslm = on(Role::Tslm)
+    let tslm = on(&app, Role::Tslm)
         .and(method(Method::GET))
         .and(with(&app))
         .and(on_upgrade())
@@ -167,12 +169,20 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-/// Lets a request through to a listener's role only; elsewhere it does not exist.
-fn on(role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+/// Lets a request through to a listener's role only; elsewhere it does not exist. A drain ends all but operators'.
+fn on(app: &Arc<App>, role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone + use<> {
+    let app = app.clone();
     warp::ext::get::<Call>()
-        .and_then(
-            move |call: Call| async move { if call.has_role(role) { Ok(()) } else { Err(warp::reject::not_found()) } },
-        )
+        .and_then(move |call: Call| {
+            let is_over = role != Role::Ops && app.lifecycle.phase() >= Phase::Draining;
+            async move {
+                match call.has_role(role) {
+                    false => Err(warp::reject::not_found()),
+                    true if is_over => Err(warp::reject::custom(Over)),
+                    true => Ok(()),
+                }
+            }
+        })
         .untuple_one()
 }
 
@@ -221,7 +231,19 @@ struct WrongMethod;
 
 impl warp::reject::Reject for WrongMethod {}
 
+/// The gateway is draining.
+#[derive(Debug)]
+struct Over;
+
+impl warp::reject::Reject for Over {}
+
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
-    let code = if rejection.find::<WrongMethod>().is_some() { Code::MethodNotAllowed } else { Code::NotFound };
+    let code = if rejection.find::<Over>().is_some() {
+        Code::Draining
+    } else if rejection.find::<WrongMethod>().is_some() {
+        Code::MethodNotAllowed
+    } else {
+        Code::NotFound
+    };
     Ok(problem::response(&code.into()))
 }

@@ -20,6 +20,9 @@ use crate::protocol::{CloseReason, Code, Refusal};
 /// The subprotocol of subscribers and publishers.
 pub const SUBPROTOCOL: &str = "lastmile.v1";
 
+/// The first message: a token has at most 8 KiB.
+const MAX_HELLO_BYTES: usize = 10 * 1024;
+
 /// A burst of commands: a client may subscribe to all its channels at once.
 const BURST: u32 = 10;
 
@@ -117,7 +120,12 @@ impl Subscriber {
 
 impl Handler for Subscriber {
     fn bounds(&self) -> Bounds {
-        Bounds { message_bytes: self.app.limits.max_command_bytes, fragments: self.app.limits.max_fragments }
+        // Before it is known who this is, there is room for a token and little else.
+        let message_bytes = match self.session {
+            None => MAX_HELLO_BYTES.min(self.app.limits.max_command_bytes),
+            Some(_) => self.app.limits.max_command_bytes,
+        };
+        Bounds { message_bytes, fragments: self.app.limits.max_fragments }
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
@@ -141,6 +149,10 @@ impl Handler for Subscriber {
         if std::mem::replace(&mut self.generation, generation) != generation
             && let Some(session) = &mut self.session
         {
+            let issuers = self.app.policy.issuers();
+            if session.principal().is_some_and(|principal| !issuers.knows(&principal.issuer)) {
+                return Err(CloseReason::Revoked);
+            }
             session.recheck();
         }
         Ok(())

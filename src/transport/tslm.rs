@@ -92,6 +92,10 @@ impl Tslm {
         if matches!(self.app.policy.rules().load().of(&name).subscribers, Audience::Matching(_)) {
             return Err(denied("Subscribe"));
         }
+        if self.memberships.len() >= self.app.limits.max_subscriptions {
+            // Those that the gateway ended count no more.
+            self.memberships.retain(Membership::is_active);
+        }
         let at = match self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
             // Subscribing again changes nothing, unless the channel was closed meanwhile.
             Ok(at) if self.memberships[at].is_active() => return Ok(()),

@@ -87,6 +87,11 @@ impl Issuers {
         Ok(principal)
     }
 
+    /// Whether this issuer may vouch for anybody.
+    pub fn knows(&self, issuer: &str) -> bool {
+        self.by_name.contains_key(issuer)
+    }
+
     /// The keys that were skipped, with the issuer's name.
     pub fn skipped_keys(&self) -> impl Iterator<Item = (&str, &SkippedKey)> {
         self.by_name.iter().flat_map(|(name, issuer)| issuer.keys.skipped.iter().map(|key| (&**name, key)))

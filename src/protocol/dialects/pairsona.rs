@@ -62,7 +62,7 @@ mod tests {
             city: Some("London".into()),
             country: Some("United Kingdom".into()),
             region: Some("England".into()),
-            remote: Some("81.2.69.142".parse().unwrap()),
+            remote: Some("81.2.69.142".into()),
             ua: Some("Mozilla/5.0 X".into()),
         };
         assert_eq!(

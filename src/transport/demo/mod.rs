@@ -14,6 +14,8 @@ pub fn page(app: &App, path: &str) -> Result<Response, Refusal> {
     let (text, content_type) = match path {
         "" => (include_str!("page.html"), "text/html; charset=utf-8"),
         "page.js" => (include_str!("page.js"), "text/javascript; charset=utf-8"),
+        "room.js" => (include_str!("room.js"), "text/javascript; charset=utf-8"),
+        "page.svg" => (include_str!("page.svg"), "image/svg+xml"),
         "page.css" => (include_str!("page.css"), "text/css; charset=utf-8"),
         _ => return Err(Code::NotFound.into()),
     };

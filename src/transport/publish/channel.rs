@@ -55,6 +55,10 @@ pub async fn put(
     check_channel(&signed.publisher, &channel)?;
     let declared: Declared = match &signed.body[..] {
         [] => Declared::default(),
+        // The library would take a list for the members in their order.
+        body if !body.trim_ascii_start().starts_with(b"{") => {
+            return Err(Refusal::new(Code::Malformed, "a description of limits is an object"));
+        }
         body => serde_json::from_slice(body)
             .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of limits: {error}")))?,
     };

@@ -113,7 +113,7 @@ mod tests {
         let mut store =
             Store { max_keys: 2, age: Duration::from_secs(10), answers: HashMap::new(), order: VecDeque::new() };
         let start = Instant::now();
-        let mut publish = |store: &mut Store, key: &str, body: &[u8], seconds: u64| {
+        let publish = |store: &mut Store, key: &str, body: &[u8], seconds: u64| {
             let now = start + Duration::from_secs(seconds);
             match store.find(key, &[body], now).map_err(|refusal| refusal.code)? {
                 Found::Answer(answer) => Ok(answer),

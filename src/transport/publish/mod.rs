@@ -6,15 +6,20 @@ pub mod message;
 pub mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use tokio::time::timeout;
 
 use super::app::App;
 use super::call::Call;
-use crate::auth::publisher::{Publisher, RequestHead};
+use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
 use crate::broker::Now;
 use crate::protocol::{ChannelName, Code, Refusal};
+
+/// A body that takes longer comes after its signature is stale anyway.
+const BODY_TIME: Duration = Duration::from_secs(2 * MAX_SKEW_SECS);
 
 /// A request whose signature, digest and nonce were good.
 pub struct Signed {
@@ -40,7 +45,8 @@ pub async fn authenticate(
         headers: call.headers(),
     };
     let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
-    let body = read(body, max_bytes).await?;
+    let reading = timeout(BODY_TIME, read(body, max_bytes, app.limits.handshake));
+    let body = reading.await.unwrap_or_else(|_| Err(too_slow()))?;
     let publisher = verified.accept(&body, Now::read().unix())?;
     Ok(Signed { publisher, body })
 }
@@ -49,10 +55,11 @@ pub async fn authenticate(
 pub async fn read(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,
+    max_silence: Duration,
 ) -> Result<Bytes, Refusal> {
     let mut body = std::pin::pin!(body);
     let mut whole = BytesMut::new();
-    while let Some(chunk) = body.next().await {
+    while let Some(chunk) = timeout(max_silence, body.next()).await.map_err(|_| too_slow())? {
         let mut chunk = chunk.map_err(|_| Refusal::new(Code::Malformed, "the body ends too early"))?;
         if whole.len() + chunk.remaining() > max_bytes {
             return Err(Refusal::new(Code::MessageTooLarge, format!("the body may have at most {max_bytes} bytes")));
@@ -60,6 +67,10 @@ pub async fn read(
         whole.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
     }
     Ok(whole.freeze())
+}
+
+fn too_slow() -> Refusal {
+    Refusal::new(Code::Malformed, "the body does not come to its end")
 }
 
 /// Whether a publisher may use a channel at all.

@@ -39,7 +39,7 @@ struct Caller {
 impl Caller {
     fn of(call: &Call) -> Self {
         let sender = Sender {
-            remote: call.client().map(|client| client.ip()),
+            remote: call.client().map(|client| client.ip().to_string()),
             ua: call.header(header::USER_AGENT).map(|ua| ua.chars().take(MAX_UA_CHARS).collect()),
             // Known only with a database of places.
             city: None,

@@ -13,9 +13,11 @@ use warp::Reply;
 
 use super::{Driver, Handler, Wire};
 use crate::broker::{Connection, ConnectionLimits};
-use crate::protocol::{Code, Refusal};
+use crate::ops::Phase;
+use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
+use crate::transport::write_deadline::WriteDeadline;
 
 /// What a client asks for, checked.
 pub struct Handshake {
@@ -94,7 +96,15 @@ impl Handshake {
             let connection = Connection::new(app.registry.new_id(), limits, wire);
             let connection = Arc::new(connection);
             let registered = app.registry.register(connection.clone());
+            // The drain has closed those that were registered when it began.
+            if app.lifecycle.phase() == Phase::Draining {
+                connection.close(CloseReason::Draining);
+            }
             let handler = start(&connection);
+            // The drain closes what was registered when it began; this one came too late for that.
+            if app.lifecycle.phase() >= Phase::Draining {
+                connection.close(CloseReason::Draining);
+            }
             // A task of its own, so that it holds nothing of the handshake.
             tokio::spawn(Alive {
                 driver: Driver::new(connection, handler, &early),
@@ -135,19 +145,22 @@ impl<H: Handler> Future for Alive<H> {
 
 /// The socket under an upgraded connection, with the bytes that were read behind the request.
 fn take_socket(upgraded: Upgraded) -> io::Result<(Wire, Vec<u8>)> {
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner()), parts.read_buf.to_vec())),
+    let upgraded = match upgraded.downcast::<Http<TcpStream>>() {
+        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner().into_inner()), parts.read_buf.to_vec())),
         Err(upgraded) => upgraded,
     };
-    let upgraded = match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+    let upgraded = match upgraded.downcast::<Http<TlsStream<TcpStream>>>() {
         Ok(parts) => {
-            let (tcp, session) = parts.io.into_inner().into_inner();
+            let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
             return Ok((Wire::tls(tcp, session), parts.read_buf.to_vec()));
         }
         Err(upgraded) => upgraded,
     };
-    match upgraded.downcast::<TokioIo<UnixStream>>() {
-        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner()), parts.read_buf.to_vec())),
+    match upgraded.downcast::<Http<UnixStream>>() {
+        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner().into_inner()), parts.read_buf.to_vec())),
         Err(_) => Err(io::Error::other("an upgraded connection of an unknown kind")),
     }
 }
+
+/// How the listeners hand their streams to hyper.
+type Http<S> = TokioIo<WriteDeadline<S>>;

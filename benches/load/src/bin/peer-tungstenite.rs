@@ -1,0 +1,84 @@
+//! A server of the common design, to compare with: tokio-tungstenite, a task and a queue for each client.
+//! Speaks the same paths as the floor.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_tungstenite::accept_hdr_async;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+
+type Queue = UnboundedSender<Message>;
+
+#[derive(Default)]
+struct Hub {
+    listeners: Mutex<HashMap<u64, Queue>>,
+    /// The peers of each room, with their numbers.
+    rooms: Mutex<HashMap<String, Vec<(u64, Queue)>>>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> io::Result<()> {
+    let port: u16 = std::env::args().nth(1).and_then(|p| p.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let hub = Arc::new(Hub::default());
+    for number in 0.. {
+        let (socket, _) = listener.accept().await?;
+        socket.set_nodelay(true)?;
+        tokio::spawn(serve(socket, number, hub.clone()));
+    }
+    Ok(())
+}
+
+async fn serve(socket: TcpStream, number: u64, hub: Arc<Hub>) {
+    let mut path = String::new();
+    // The signature of the callback is tungstenite's.
+    #[allow(clippy::result_large_err)]
+    let remember = |request: &Request, response: Response| {
+        path = request.uri().path().to_owned();
+        Ok(response)
+    };
+    let Ok(stream) = accept_hdr_async(socket, remember).await else { return };
+    let (mut sink, mut source) = stream.split();
+    let (queue, mut waiting): (Queue, UnboundedReceiver<Message>) = unbounded_channel();
+    if path == "/sub" {
+        lock(&hub.listeners).insert(number, queue.clone());
+    } else if path != "/pub" {
+        lock(&hub.rooms).entry(path.clone()).or_default().push((number, queue.clone()));
+    }
+    let writer = tokio::spawn(async move {
+        while let Some(message) = waiting.recv().await {
+            if sink.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    while let Some(Ok(message)) = source.next().await {
+        match message {
+            Message::Ping(data) => drop(queue.send(Message::Pong(data))),
+            Message::Text(_) | Message::Binary(_) if path == "/pub" => {
+                for listener in lock(&hub.listeners).values() {
+                    let _ = listener.send(message.clone());
+                }
+            }
+            Message::Text(_) | Message::Binary(_) => {
+                let rooms = lock(&hub.rooms);
+                for (_, peer) in rooms.get(&path).into_iter().flatten().filter(|(peer, _)| *peer != number) {
+                    let _ = peer.send(message.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+    writer.abort();
+    lock(&hub.listeners).remove(&number);
+    lock(&hub.rooms).remove(&path);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,274 @@
+//! Many clients on one epoll: opens them by their script, hands on the frames they get, answers pings.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::sys::{self, Epoll, IN, OUT};
+use crate::target::Script;
+use crate::ws;
+
+pub struct Fleet {
+    pub epoll: Epoll,
+    to: SocketAddrV4,
+    clients: Vec<Client>,
+    buffer: Vec<u8>,
+    /// Tokens and readiness of sockets that are not clients, of the last [`Fleet::poll`].
+    pub others: Vec<(u64, u32)>,
+    /// Clients whose script ended, and clients that were closed, in the last poll.
+    pub joined: Vec<usize>,
+    pub closed: Vec<usize>,
+    /// The last thing that went wrong, for the report.
+    pub trouble: Option<String>,
+}
+
+/// Tokens from here on are not clients.
+pub const OTHERS: u64 = 1 << 32;
+
+struct Client {
+    fd: Option<OwnedFd>,
+    phase: Phase,
+    /// Bytes of a frame that is not whole yet.
+    partial: Vec<u8>,
+    script: Option<Box<Script>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Connecting,
+    Upgrading,
+    Joining,
+    Ready,
+}
+
+/// How a group of clients is opened.
+#[derive(Clone, Copy)]
+pub struct Opening {
+    pub in_flight: usize,
+    pub receive_buffer: Option<i32>,
+}
+
+impl Default for Opening {
+    fn default() -> Opening {
+        Opening { in_flight: 64, receive_buffer: None }
+    }
+}
+
+impl Fleet {
+    pub fn new(to: SocketAddrV4) -> io::Result<Fleet> {
+        Ok(Fleet {
+            epoll: Epoll::new()?,
+            to,
+            clients: Vec::new(),
+            buffer: vec![0; 256 * 1024],
+            others: Vec::new(),
+            joined: Vec::new(),
+            closed: Vec::new(),
+            trouble: None,
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// Begins client `i`, a new one or one that was closed.
+    pub fn open(&mut self, i: usize, script: Script, opening: Opening) -> io::Result<()> {
+        // 10,000 connections from each source address stay clear of the end of the port range.
+        let source = Ipv4Addr::new(127, 0, 0, 1 + (i / 10_000) as u8);
+        let fd = sys::connect(self.to, source, opening.receive_buffer)?;
+        self.epoll.add(fd.as_raw_fd(), IN | OUT, i as u64)?;
+        let script = Some(Box::new(script));
+        let client = Client { fd: Some(fd), phase: Phase::Connecting, partial: Vec::new(), script };
+        match self.clients.get_mut(i) {
+            Some(place) => *place = client,
+            None => self.clients.push(client),
+        }
+        Ok(())
+    }
+
+    /// Opens `n` more clients and waits until all are ready. Frames that arrive meanwhile are dropped.
+    pub fn open_all(&mut self, n: usize, opening: Opening, script: impl Fn(usize) -> Script) -> io::Result<()> {
+        let first = self.clients.len();
+        let (mut begun, mut ready) = (0, 0);
+        let deadline = sys::now() + 120_000_000_000;
+        while ready < n {
+            while begun < n && begun - ready < opening.in_flight {
+                self.open(first + begun, script(first + begun), opening)?;
+                begun += 1;
+            }
+            self.poll(100_000_000, |_, _, _| {})?;
+            ready += self.joined.len();
+            if !self.closed.is_empty() || sys::now() > deadline {
+                let trouble = self.trouble.take().unwrap_or_default();
+                return Err(io::Error::other(format!("{ready} of {n} clients got in: {trouble}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits at most `timeout_ns` for something and hands on data frames: client, opcode, payload.
+    pub fn poll(&mut self, timeout_ns: i64, mut on_frame: impl FnMut(usize, u8, &[u8])) -> io::Result<()> {
+        self.others.clear();
+        self.joined.clear();
+        self.closed.clear();
+        for at in 0..self.epoll.wait(timeout_ns)? {
+            let (token, readiness) = self.epoll.event(at);
+            if token >= OTHERS {
+                self.others.push((token, readiness));
+                continue;
+            }
+            let i = token as usize;
+            if let Err(e) = self.serve(i, readiness, &mut on_frame) {
+                self.trouble = Some(e.to_string());
+                self.close(i);
+                self.closed.push(i);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends client `i`; `politely` sends a Close frame first.
+    pub fn end(&mut self, i: usize, politely: bool) {
+        if politely && let Some(fd) = &self.clients[i].fd {
+            let mut close = Vec::new();
+            ws::client_frame(&mut close, ws::CLOSE, &1000u16.to_be_bytes());
+            let _ = sys::write(fd.as_raw_fd(), &close);
+        }
+        self.close(i);
+    }
+
+    /// Sends encoded bytes from client `i`.
+    pub fn send(&self, i: usize, bytes: &[u8]) -> io::Result<()> {
+        let fd = self.clients[i].fd.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        send_all(fd.as_raw_fd(), bytes)
+    }
+
+    /// Never reads client `i` again, though it stays open.
+    pub fn fall_asleep(&self, i: usize) -> io::Result<()> {
+        self.clients[i].fd.as_ref().map_or(Ok(()), |fd| self.epoll.remove(fd.as_raw_fd()))
+    }
+
+    fn close(&mut self, i: usize) {
+        self.clients[i].fd = None;
+        self.clients[i].partial = Vec::new();
+    }
+
+    fn serve(&mut self, i: usize, readiness: u32, on_frame: &mut impl FnMut(usize, u8, &[u8])) -> io::Result<()> {
+        let client = &mut self.clients[i];
+        let Some(fd) = client.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
+        if client.phase == Phase::Connecting && readiness & OUT != 0 {
+            let script = client.script.as_ref().ok_or(io::ErrorKind::InvalidData)?;
+            send_all(fd, script.request.as_bytes())?;
+            client.phase = Phase::Upgrading;
+            return self.epoll.change(fd, IN, i as u64);
+        }
+        let Some(n) = sys::read(fd, &mut self.buffer)? else { return Ok(()) };
+        if n == 0 {
+            return Err(io::Error::other("closed by the server"));
+        }
+        let joined = if client.partial.is_empty() {
+            let (used, joined) = client.consume(i, fd, &self.buffer[..n], on_frame)?;
+            client.partial.extend_from_slice(&self.buffer[used..n]);
+            joined
+        } else {
+            let mut bytes = std::mem::take(&mut client.partial);
+            bytes.extend_from_slice(&self.buffer[..n]);
+            let (used, joined) = client.consume(i, fd, &bytes, on_frame)?;
+            if used < bytes.len() {
+                client.partial = bytes.split_off(used);
+            }
+            joined
+        };
+        if joined {
+            self.joined.push(i);
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// How many bytes were used, and whether the script ended.
+    fn consume(
+        &mut self,
+        i: usize,
+        fd: RawFd,
+        bytes: &[u8],
+        on_frame: &mut impl FnMut(usize, u8, &[u8]),
+    ) -> io::Result<(usize, bool)> {
+        let (mut used, mut joined) = (0, false);
+        if self.phase == Phase::Upgrading {
+            let Some(end) = ws::head_end(bytes) else { return Ok((0, false)) };
+            expect_upgrade(&bytes[..end])?;
+            used = end;
+            let script = self.script.take().ok_or(io::ErrorKind::InvalidData)?;
+            if !script.after.is_empty() {
+                send_all(fd, &script.after)?;
+            }
+            joined = script.ready.is_none();
+            self.phase = if joined { Phase::Ready } else { Phase::Joining };
+            self.script = (!joined).then_some(script);
+        }
+        while let Some(frame) = ws::parse(&bytes[used..]) {
+            let payload = &bytes[used + frame.start..used + frame.end];
+            used += frame.end;
+            match frame.opcode {
+                ws::TEXT | ws::BINARY if self.phase == Phase::Ready => on_frame(i, frame.opcode, payload),
+                ws::TEXT | ws::BINARY => {
+                    let wanted = self.script.as_ref().and_then(|s| s.ready).unwrap_or("");
+                    if contains(payload, wanted.as_bytes()) {
+                        self.script = None;
+                        self.phase = Phase::Ready;
+                        joined = true;
+                    } else if contains(payload, br#""type":"error""#) {
+                        return Err(io::Error::other(String::from_utf8_lossy(payload)));
+                    }
+                }
+                ws::PING => {
+                    let mut pong = Vec::new();
+                    ws::client_frame(&mut pong, ws::PONG, payload);
+                    send_all(fd, &pong)?;
+                }
+                ws::PONG => {}
+                ws::CLOSE => return Err(io::Error::other(format!("Close {}", close_text(payload)))),
+                other => return Err(io::Error::other(format!("a frame of opcode {other}"))),
+            }
+        }
+        Ok((used, joined))
+    }
+}
+
+/// The head of an answer must be that of an upgrade.
+pub fn expect_upgrade(head: &[u8]) -> io::Result<()> {
+    let head = String::from_utf8_lossy(head);
+    if head.starts_with("HTTP/1.1 101") && ws::header(&head, "sec-websocket-accept").is_some() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("no upgrade: {head}")))
+}
+
+/// Sends all; waits when the socket is full, which small messages hardly ever see.
+pub fn send_all(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match sys::write(fd, bytes)? {
+            Some(n) => bytes = &bytes[n..],
+            None => std::thread::sleep(std::time::Duration::from_micros(100)),
+        }
+    }
+    Ok(())
+}
+
+pub fn close_text(payload: &[u8]) -> String {
+    match payload.split_first_chunk::<2>() {
+        Some((code, reason)) => format!("{} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(reason)),
+        None => "without a code".to_owned(),
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len().max(1)).any(|w| w == part)
+}

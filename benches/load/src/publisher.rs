@@ -1,0 +1,146 @@
+//! A publisher: one WebSocket with a queue of encoded frames, and the count of what the server answered.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use crate::fleet::{Fleet, OTHERS, close_text, expect_upgrade};
+use crate::sys::{self, IN, OUT};
+use crate::target::Target;
+use crate::ws;
+
+pub struct Publisher {
+    fd: OwnedFd,
+    token: u64,
+    out: Vec<u8>,
+    written: usize,
+    blocked: bool,
+    partial: Vec<u8>,
+    buffer: Vec<u8>,
+    /// Data frames that came back: confirmations, where the server sends them.
+    pub confirmed: u64,
+    pub pongs: u64,
+}
+
+impl Publisher {
+    /// Connects, upgrades and joins the epoll of `fleet`, as the `number`th that is not a client.
+    pub fn connect(target: &Target, fleet: &Fleet, number: u64) -> io::Result<Publisher> {
+        let fd = sys::connect(target.publish_address(), Ipv4Addr::new(127, 0, 1, 1), None)?;
+        let mut publisher = Publisher {
+            fd,
+            token: OTHERS + number,
+            out: target.publisher().into_bytes(),
+            written: 0,
+            blocked: false,
+            partial: Vec::new(),
+            buffer: vec![0; 64 * 1024],
+            confirmed: 0,
+            pongs: 0,
+        };
+        publisher.upgrade()?;
+        fleet.epoll.add(publisher.fd.as_raw_fd(), IN, publisher.token)?;
+        Ok(publisher)
+    }
+
+    fn upgrade(&mut self) -> io::Result<()> {
+        let deadline = sys::now() + 10_000_000_000;
+        let mut head = Vec::new();
+        while sys::now() < deadline {
+            while self.written < self.out.len() {
+                match sys::write(self.fd.as_raw_fd(), &self.out[self.written..]) {
+                    Ok(Some(n)) => self.written += n,
+                    _ => break,
+                }
+            }
+            if let Ok(Some(n)) = sys::read(self.fd.as_raw_fd(), &mut self.buffer) {
+                head.extend_from_slice(&self.buffer[..n]);
+                if let Some(end) = ws::head_end(&head) {
+                    self.partial = head.split_off(end);
+                    (self.out, self.written) = (Vec::new(), 0);
+                    return expect_upgrade(&head);
+                }
+                if n == 0 {
+                    break;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(io::Error::other("the publisher got no answer to its upgrade"))
+    }
+
+    pub fn publish(&mut self, target: &Target, channel: usize, seq: u64) {
+        target.publication(channel, seq, &mut self.out);
+    }
+
+    /// Asks for a pong, which shows that all before it was read.
+    pub fn ping(&mut self) {
+        ws::client_frame(&mut self.out, ws::PING, b"end");
+    }
+
+    /// Encoded bytes that the socket has not taken.
+    pub fn queued(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Writes what the socket takes; the rest follows when `fleet` says that it is writable.
+    pub fn flush(&mut self, fleet: &Fleet) -> io::Result<()> {
+        while self.written < self.out.len() {
+            match sys::write(self.fd.as_raw_fd(), &self.out[self.written..])? {
+                Some(n) => self.written += n,
+                None => break,
+            }
+        }
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+        }
+        let blocked = self.queued() > 0;
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            let interest = if blocked { IN | OUT } else { IN };
+            fleet.epoll.change(self.fd.as_raw_fd(), interest, self.token)?;
+        }
+        Ok(())
+    }
+
+    /// Does what the events of the last poll say.
+    pub fn serve(&mut self, fleet: &Fleet) -> io::Result<()> {
+        let Some(&(_, readiness)) = fleet.others.iter().find(|(token, _)| *token == self.token) else {
+            return Ok(());
+        };
+        if readiness & OUT != 0 {
+            self.flush(fleet)?;
+        }
+        if readiness & !OUT != 0 {
+            self.read()?;
+            self.flush(fleet)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let Some(n) = sys::read(self.fd.as_raw_fd(), &mut self.buffer)? else { return Ok(()) };
+        if n == 0 {
+            return Err(io::Error::other("the publisher's connection was closed"));
+        }
+        self.partial.extend_from_slice(&self.buffer[..n]);
+        let mut used = 0;
+        while let Some(frame) = ws::parse(&self.partial[used..]) {
+            let payload = &self.partial[used + frame.start..used + frame.end];
+            used += frame.end;
+            match frame.opcode {
+                ws::PONG => self.pongs += 1,
+                ws::PING => ws::client_frame(&mut self.out, ws::PONG, payload),
+                ws::CLOSE => return Err(io::Error::other(format!("publisher: Close {}", close_text(payload)))),
+                _ if payload.starts_with(br#"{"type":"error""#) => {
+                    return Err(io::Error::other(format!("publisher: {}", String::from_utf8_lossy(payload))));
+                }
+                _ if payload.starts_with(br#"{"type":"published""#) => self.confirmed += 1,
+                _ => {}
+            }
+        }
+        self.partial.drain(..used);
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! One publication to many: at a fixed pace, as fast as they arrive, and one at a time.
+
+use std::io;
+
+use super::{Checker, Plan, Steady, WARM_UP, seconds};
+use crate::fleet::Fleet;
+use crate::publisher::Publisher;
+use crate::stats::{Histogram, Meter, Report};
+use crate::sys;
+
+/// All that the three have in common: clients, publishers, and who got what.
+struct Stage<'a> {
+    plan: &'a Plan,
+    fleet: Fleet,
+    publishers: Vec<Publisher>,
+    checker: Checker,
+    /// When each publication was sent, and how many got it.
+    sent: Vec<(u64, u32)>,
+    /// Publications that all their subscribers have.
+    complete: usize,
+    latency: Histogram,
+    /// Off where a look at the clock for each delivery would be what is measured.
+    timed: bool,
+    measure: Measure<'a>,
+}
+
+type Measure<'a> = fn(&mut Stage<'a>) -> io::Result<Report>;
+
+impl Steady for Stage<'_> {
+    fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    fn poll(&mut self, timeout_ns: i64) -> io::Result<()> {
+        let Stage { plan, fleet, checker, sent, complete, latency, timed, .. } = self;
+        let channels = plan.target.channels;
+        fleet.poll(timeout_ns, |i, _, payload| {
+            let Some(seq) = plan.target.seq(payload) else { return };
+            checker.see(i, seq, payload.len());
+            let channel = i % channels;
+            let Some((at, got)) = sent.get_mut(seq as usize * channels + channel) else { return };
+            *got += 1;
+            if *timed {
+                latency.add(sys::now() - *at, 1);
+            }
+            let listeners = plan.n / channels + usize::from(channel < plan.n % channels);
+            *complete += usize::from(*got as usize == listeners);
+        })?;
+        if let Some(i) = fleet.closed.first() {
+            let why = fleet.trouble.take().unwrap_or_default();
+            return Err(io::Error::other(format!("subscriber {i} was closed: {why}")));
+        }
+        self.publishers.iter_mut().try_for_each(|p| p.serve(&self.fleet))
+    }
+
+    fn measure(&mut self) -> io::Result<Report> {
+        (self.measure)(self)
+    }
+}
+
+impl<'a> Stage<'a> {
+    fn new(plan: &'a Plan, measure: Measure<'a>) -> io::Result<Stage<'a>> {
+        let fleet = plan.subscribers(plan.n)?;
+        let publishers = plan.publishers(&fleet)?;
+        let checker = Checker::new(plan.n);
+        let (sent, latency) = (Vec::new(), Histogram::default());
+        Ok(Stage { plan, fleet, publishers, checker, sent, complete: 0, latency, timed: true, measure })
+    }
+
+    /// Queues the next publication: they take the channels in turn, and a channel has one publisher.
+    fn publish(&mut self) {
+        let (id, target) = (self.sent.len(), &self.plan.target);
+        let channel = id % target.channels;
+        let publisher = channel % self.publishers.len();
+        self.publishers[publisher].publish(target, channel, (id / target.channels) as u64);
+        self.sent.push((sys::now(), 0));
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.publishers.iter_mut().try_for_each(|p| p.flush(&self.fleet))
+    }
+
+    /// Waits until everything that was published has arrived, at most for ten seconds.
+    fn settle(&mut self) -> io::Result<()> {
+        let deadline = sys::now() + 10_000_000_000;
+        while self.complete < self.sent.len() && sys::now() < deadline {
+            self.poll(100_000_000)?;
+        }
+        Ok(())
+    }
+
+    /// Sends `count` publications at the plan's rate, and waits for them.
+    fn run_paced(&mut self, count: usize) -> io::Result<()> {
+        let start = sys::now();
+        for k in 0..count {
+            let due = start + (k as f64 / self.plan.rate * 1e9) as u64;
+            while let Some(left) = due.checked_sub(sys::now()).filter(|left| *left > 0) {
+                self.poll(left as i64)?;
+            }
+            self.publish();
+            self.flush()?;
+        }
+        self.settle()
+    }
+
+    /// Keeps the plan's number of publications in flight for `secs`.
+    fn run_flood(&mut self, secs: f64) -> io::Result<()> {
+        let end = sys::now() + seconds(secs);
+        while sys::now() < end {
+            let room = (self.complete + self.plan.in_flight).saturating_sub(self.sent.len());
+            (0..room).for_each(|_| self.publish());
+            self.flush()?;
+            self.poll(1_000_000_000)?;
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds until the first and until the last subscriber have a publication; then a pause.
+    fn one_alone(&mut self) -> io::Result<(u64, u64)> {
+        self.publish();
+        let sent = sys::now();
+        self.flush()?;
+        self.latency = Histogram::default();
+        while self.complete < self.sent.len() {
+            self.poll(1_000_000_000)?;
+            if sys::now() - sent > 5_000_000_000 {
+                return Err(io::Error::other("a publication did not reach everyone within 5 s"));
+            }
+        }
+        let rest = sys::now() + 3_000_000;
+        while sys::now() < rest {
+            self.poll(1_000_000)?;
+        }
+        Ok((self.latency.min(), self.latency.max()))
+    }
+
+    fn measure_paced(&mut self) -> io::Result<Report> {
+        let plan = self.plan;
+        self.run_paced((plan.rate * WARM_UP).ceil() as usize)?;
+        let before = self.checker.deliveries;
+        self.latency = Histogram::default();
+        let meter = Meter::start(&plan.server);
+        self.run_paced((plan.rate * plan.secs).ceil() as usize)?;
+        let spent = meter.stop(&plan.server);
+        let deliveries = self.checker.deliveries - before;
+        let report = Report::default()
+            .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64)
+            .number("p50_us", self.latency.quantile_us(0.5))
+            .number("p99_us", self.latency.quantile_us(0.99))
+            .number("max_us", self.latency.max_us());
+        Ok(self.report(report).spent(&spent))
+    }
+
+    fn measure_flood(&mut self) -> io::Result<Report> {
+        let plan = self.plan;
+        self.run_flood(WARM_UP)?;
+        let before = self.checker.deliveries;
+        let meter = Meter::start(&plan.server);
+        self.run_flood(plan.secs)?;
+        let spent = meter.stop(&plan.server);
+        let deliveries = self.checker.deliveries - before;
+        self.settle()?;
+        let report = Report::default()
+            .number("deliveries_per_s", deliveries as f64 / (spent.wall / 1e9))
+            .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64);
+        Ok(self.report(report).spent(&spent))
+    }
+
+    fn measure_alone(&mut self) -> io::Result<Report> {
+        let (mut first, mut last) = (Histogram::default(), Histogram::default());
+        let warm = sys::now() + seconds(WARM_UP);
+        let end = warm + seconds(self.plan.secs);
+        while sys::now() < end {
+            let (nearest, farthest) = self.one_alone()?;
+            if sys::now() > warm {
+                first.add(nearest, 1);
+                last.add(farthest, 1);
+            }
+        }
+        let report = Report::default()
+            .number("first_us", first.quantile_us(0.5))
+            .number("last_us", last.quantile_us(0.5))
+            .number("last_p99_us", last.quantile_us(0.99));
+        Ok(self.report(report))
+    }
+
+    fn report(&mut self, report: Report) -> Report {
+        self.checker.report(report).number("incomplete", (self.sent.len() - self.complete) as f64)
+    }
+}
+
+/// CPU per delivery at a fixed rate of publications.
+pub fn paced(plan: &Plan) -> io::Result<()> {
+    plan.in_turns(Stage::new(plan, Stage::measure_paced)?)
+}
+
+/// Deliveries per second with a fixed number of publications in flight.
+pub fn flood(plan: &Plan) -> io::Result<()> {
+    plan.in_turns(Stage { timed: false, ..Stage::new(plan, Stage::measure_flood)? })
+}
+
+/// Latency of the first and of the last subscriber when nothing else is going on.
+pub fn alone(plan: &Plan) -> io::Result<()> {
+    plan.in_turns(Stage::new(plan, Stage::measure_alone)?)
+}

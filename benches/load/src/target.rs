@@ -1,0 +1,201 @@
+//! How to speak to a server: what a subscriber, a publisher and a peer of a room send, and how a delivery is known.
+//!
+//! `raw` is what the floor and the compared servers speak: `/sub` listens, a frame sent to `/pub` is the
+//! publication, `/relay/ID` is a room. `lastmile` is the gateway's own protocol.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::sign::Key;
+use crate::ws;
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Dialect {
+    Raw,
+    Lastmile,
+}
+
+pub struct Target {
+    pub dialect: Dialect,
+    /// Ports of subscribers and rooms, and of publishers.
+    pub port: u16,
+    pub publish_port: u16,
+    /// A publisher's key; the gateway wants one.
+    pub key: Option<Key>,
+    /// One for each subscriber in turn; empty where anyone may listen.
+    pub tokens: Vec<String>,
+    /// Publications are spread over as many channels.
+    pub channels: usize,
+    /// Length of a payload in bytes.
+    pub size: usize,
+}
+
+/// What a client sends until it counts as connected.
+pub struct Script {
+    pub request: String,
+    /// Frames that follow the upgrade at once, encoded.
+    pub after: Vec<u8>,
+    /// A part of the frame that ends the script; without one the upgrade ends it.
+    pub ready: Option<&'static str>,
+}
+
+impl Target {
+    pub fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port)
+    }
+
+    pub fn publish_address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.publish_port)
+    }
+
+    /// Subscriber `i` listens to channel `i % channels`.
+    pub fn subscriber(&self, i: usize) -> Script {
+        if self.dialect == Dialect::Raw {
+            return Script { request: upgrade(self.port, "/sub", ""), after: Vec::new(), ready: None };
+        }
+        let token = match self.tokens.get(i % self.tokens.len().max(1)) {
+            Some(token) => format!(r#","token":"{token}""#),
+            None => String::new(),
+        };
+        let channel = i % self.channels;
+        let mut after = Vec::new();
+        ws::client_frame(&mut after, ws::TEXT, format!(r#"{{"type":"hello"{token}}}"#).as_bytes());
+        let subscribe = format!(r#"{{"type":"subscribe","id":"1","channel":"bench.{channel}"}}"#);
+        ws::client_frame(&mut after, ws::TEXT, subscribe.as_bytes());
+        let request = upgrade(self.port, "/v1/subscribe", "Sec-WebSocket-Protocol: lastmile.v1\r\n");
+        Script { request, after, ready: Some(r#""type":"subscribed""#) }
+    }
+
+    /// One of the two peers of a room.
+    pub fn peer(&self, room: usize) -> Script {
+        match self.dialect {
+            Dialect::Raw => Script {
+                request: upgrade(self.port, &format!("/relay/room-{room}"), ""),
+                after: Vec::new(),
+                ready: None,
+            },
+            Dialect::Lastmile => Script {
+                request: upgrade(self.port, &format!("/v1/relay/room-{room}"), ""),
+                after: Vec::new(),
+                ready: Some("/status:connected"),
+            },
+        }
+    }
+
+    pub fn publisher(&self) -> String {
+        match &self.key {
+            Some(key) => {
+                let signature = key.sign("GET", &authority(self.publish_port), "/v1/publish", None);
+                upgrade(self.publish_port, "/v1/publish", &signature)
+            }
+            None => upgrade(self.publish_port, "/pub", ""),
+        }
+    }
+
+    /// Whether each publication over a WebSocket is confirmed by a frame.
+    pub fn confirms(&self) -> bool {
+        self.dialect == Dialect::Lastmile
+    }
+
+    /// Appends publication `seq` of a channel as a client's frame.
+    pub fn publication(&self, channel: usize, seq: u64, out: &mut Vec<u8>) {
+        let mut payload = Vec::with_capacity(self.size + 100);
+        if self.dialect == Dialect::Lastmile {
+            let head = format!(r#"{{"type":"publish","id":"{seq}","channel":"bench.{channel}","data":"#);
+            payload.extend_from_slice(head.as_bytes());
+        }
+        self.payload(seq, &mut payload);
+        if self.dialect == Dialect::Lastmile {
+            payload.push(b'}');
+        }
+        ws::client_frame(out, ws::TEXT, &payload);
+    }
+
+    /// The same as an HTTP request, signed where the server wants it.
+    pub fn post(&self, seq: u64) -> Vec<u8> {
+        let mut body = Vec::with_capacity(self.size);
+        self.payload(seq, &mut body);
+        const KIND: &str = "application/json";
+        let host = authority(self.publish_port);
+        let (path, headers) = match &self.key {
+            Some(key) => {
+                let path = "/v1/channels/bench.0/messages";
+                (path, key.sign("POST", &host, path, Some((KIND, &body))))
+            }
+            None => ("/pub", format!("Content-Type: {KIND}\r\n")),
+        };
+        let length = body.len();
+        let mut request =
+            format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Length: {length}\r\n\r\n").into_bytes();
+        request.extend_from_slice(&body);
+        request
+    }
+
+    /// The number of the publication that a delivered frame carries.
+    pub fn seq(&self, frame: &[u8]) -> Option<u64> {
+        // The payload is the last member of a message of the gateway: it begins at the same distance from the end.
+        let behind = self.size + usize::from(self.dialect == Dialect::Lastmile);
+        frame.len().checked_sub(behind).and_then(|at| number_at(frame, at)).or_else(|| {
+            let at = frame.windows(2).position(|w| w == MARK)?;
+            number_at(frame, at)
+        })
+    }
+
+    /// A JSON string of `size` bytes that begins with the number.
+    pub fn payload(&self, seq: u64, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(format!("\"#{seq:0width$}#", width = DIGITS).as_bytes());
+        out.resize(start + self.size - 1, b'x');
+        out.push(b'"');
+    }
+}
+
+/// The shortest payload that carries its number.
+pub const SHORTEST: usize = DIGITS + 4;
+
+const MARK: &[u8] = b"\"#";
+const DIGITS: usize = 10;
+
+fn number_at(frame: &[u8], at: usize) -> Option<u64> {
+    let text = frame.get(at..at + 2 + DIGITS)?;
+    if &text[..2] != MARK {
+        return None;
+    }
+    Some(text[2..].iter().fold(0, |n, digit| n * 10 + u64::from(digit.wrapping_sub(b'0'))))
+}
+
+fn authority(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn upgrade(port: u16, path: &str, headers: &str) -> String {
+    let (host, key) = (authority(port), ws::CLIENT_KEY);
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_is_found_at_the_end_and_anywhere_else() {
+        let target = Target {
+            dialect: Dialect::Lastmile,
+            port: 1,
+            publish_port: 1,
+            key: None,
+            tokens: Vec::new(),
+            channels: 1,
+            size: 64,
+        };
+        let mut data = Vec::new();
+        target.payload(4711, &mut data);
+        assert_eq!(data.len(), 64);
+        let data = String::from_utf8(data).unwrap();
+        assert_eq!(target.seq(format!(r#"{{"type":"message","data":{data}}}"#).as_bytes()), Some(4711));
+        assert_eq!(target.seq(format!(r#"{{"data":{data},"type":"message"}}"#).as_bytes()), Some(4711));
+        assert_eq!(target.seq(br#"{"type":"welcome"}"#), None);
+    }
+}

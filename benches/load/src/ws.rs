@@ -1,0 +1,131 @@
+//! WebSocket framing (RFC 6455) as far as a benchmark needs it: whole frames, no fragments, no extensions.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha1::{Digest, Sha1};
+
+pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
+
+/// The key that every client of the load generator sends; it proves nothing here.
+pub const CLIENT_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+const MASK: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
+
+/// `Sec-WebSocket-Accept` for a client's key (RFC 6455 section 4.2.2).
+pub fn accept_key(key: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(hash.finalize())
+}
+
+/// Value of a header, by lower-case name, in the head of a request or an answer.
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.split("\r\n").skip(1).find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// Where the head of an HTTP message ends, behind its empty line.
+pub fn head_end(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// A frame's place in the bytes received: payload at `start..end`.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    pub opcode: u8,
+    pub mask: Option<[u8; 4]>,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// The first whole frame of `bytes`, if it is all there.
+pub fn parse(bytes: &[u8]) -> Option<Frame> {
+    let (&[first, second], rest) = bytes.split_first_chunk::<2>()?;
+    let (length, mut start) = match second & 0x7f {
+        126 => (u16::from_be_bytes(*rest.first_chunk()?) as usize, 4),
+        127 => (u64::from_be_bytes(*rest.first_chunk()?) as usize, 10),
+        short => (short as usize, 2),
+    };
+    let mask = if second & 0x80 != 0 {
+        let mask = *bytes.get(start..)?.first_chunk::<4>()?;
+        start += 4;
+        Some(mask)
+    } else {
+        None
+    };
+    let end = start + length;
+    (bytes.len() >= end).then_some(Frame { opcode: first & 0x0f, mask, start, end })
+}
+
+/// Appends a server's frame (not masked).
+pub fn server_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    head(out, opcode, payload.len(), 0);
+    out.extend_from_slice(payload);
+}
+
+/// Appends a client's frame (masked).
+pub fn client_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    head(out, opcode, payload.len(), 0x80);
+    out.extend_from_slice(&MASK);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    unmask(&mut out[start..], MASK);
+}
+
+/// Takes a mask off, or puts it on.
+pub fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    let mut chunks = bytes.chunks_exact_mut(4);
+    for chunk in &mut chunks {
+        for i in 0..4 {
+            chunk[i] ^= mask[i];
+        }
+    }
+    for (byte, m) in chunks.into_remainder().iter_mut().zip(mask) {
+        *byte ^= m;
+    }
+}
+
+fn head(out: &mut Vec<u8>, opcode: u8, length: usize, mask_bit: u8) {
+    out.push(0x80 | opcode);
+    match length {
+        0..126 => out.push(mask_bit | length as u8),
+        126..65536 => {
+            out.push(mask_bit | 126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(mask_bit | 127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_key_is_that_of_the_rfc() {
+        assert_eq!(accept_key(CLIENT_KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_client_frame_parses_back_at_every_length_form() {
+        for length in [0, 1, 125, 126, 1000, 65535, 65536, 70000] {
+            let payload: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let mut bytes = Vec::new();
+            client_frame(&mut bytes, TEXT, &payload);
+            assert!(parse(&bytes[..bytes.len() - 1]).is_none());
+            let frame = parse(&bytes).unwrap();
+            let mut got = bytes[frame.start..frame.end].to_vec();
+            unmask(&mut got, frame.mask.unwrap());
+            assert_eq!((frame.end, got), (bytes.len(), payload));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Empty: only the dependency's sources are used.

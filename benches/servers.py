@@ -1,0 +1,221 @@
+"""The servers of a benchmark run: how each is started on a free loopback port and spoken to.
+
+A server is a process group of ours: it is started for one measurement and ended after it, by its id.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+BUILT = HERE / "load" / "target" / "release"
+NCHAN_MODULE = pathlib.Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+
+
+def lastmile_path():
+    return pathlib.Path(os.environ.get("LASTMILE", HERE.parent / "target" / "release" / "lastmile"))
+
+
+class Server:
+    """One way to start a server. `options` are the load generator's for this server."""
+
+    name = ""
+    about = ""
+    scenarios = None  # None: all
+
+    def missing(self):
+        """Why the server cannot be started here, or None."""
+
+    def command(self, directory, port, publish_port, variant):
+        raise NotImplementedError
+
+    def options(self, directory, publish_port, variant):
+        return []
+
+
+class Floor(Server):
+    about = "one epoll thread and the system calls that cannot be avoided"
+
+    def __init__(self, name, *flags):
+        self.name, self.flags = name, flags
+
+    def command(self, directory, port, publish_port, variant):
+        return [BUILT / "floor", "--port", port, *self.flags]
+
+
+class Tungstenite(Server):
+    name = "tungstenite"
+    about = "tokio-tungstenite, a task and a queue for each client, one thread"
+
+    def command(self, directory, port, publish_port, variant):
+        return [BUILT / "peer-tungstenite", port]
+
+
+class Ws(Server):
+    name = "ws"
+    about = "npm ws, simple broadcast (sends no pings)"
+
+    def missing(self):
+        if not shutil.which("node"):
+            return "needs node"
+        if not (HERE / "peers/ws/node_modules").is_dir():
+            return "run benches/setup"
+
+    def command(self, directory, port, publish_port, variant):
+        return ["node", HERE / "peers/ws/server.js", port]
+
+
+class Uws(Server):
+    name = "uws"
+    about = "native µWebSockets (C++), its own publish/subscribe"
+
+    def missing(self):
+        if not (HERE / "peers/uws/target/server").exists():
+            return "run benches/setup (needs g++)"
+
+    def command(self, directory, port, publish_port, variant):
+        return [HERE / "peers/uws/target/server", port]
+
+
+class Nchan(Server):
+    name = "nchan"
+    about = "nginx with nchan, one worker"
+    scenarios = {"paced", "flood", "alone", "idle", "connect", "churn", "post", "publish", "sleeper"}
+
+    def missing(self):
+        if not shutil.which("nginx") or not NCHAN_MODULE.exists():
+            return "run benches/setup --apt"
+
+    def command(self, directory, port, publish_port, variant):
+        conf = (HERE / "peers/nchan/nginx.conf.in").read_text()
+        for key, value in {"@DIR@": directory, "@PORT@": port, "@MODULE@": NCHAN_MODULE}.items():
+            conf = conf.replace(key, str(value))
+        (directory / "nginx.conf").write_text(conf)
+        return ["nginx", "-p", directory, "-c", directory / "nginx.conf", "-e", directory / "error.log"]
+
+
+class Lastmile(Server):
+    name = "lastmile"
+    about = "the gateway, release build, its own protocol and signatures"
+
+    def missing(self):
+        if not lastmile_path().exists():
+            return f"no {lastmile_path()}: cargo build --release, or set LASTMILE"
+
+    def command(self, directory, port, publish_port, variant):
+        key = directory / "bench.key"
+        public = subprocess.check_output([BUILT / "load", "keygen", key], text=True).strip()
+        (directory / "jwks.json").write_bytes(subprocess.check_output([BUILT / "load", "jwks"]))
+        anyone = "" if variant == "token" else 'subscribers = "anyone"'
+        config = f"""
+[listeners.public]
+address = "127.0.0.1:{port}"
+roles = ["subscribe", "pair"]
+
+[listeners.publish]
+address = "127.0.0.1:{publish_port}"
+roles = ["publish"]
+
+[publishers.bench]
+key = "{public}"
+channels = ["*"]
+
+[[issuers]]
+issuer = "https://issuer.bench"
+audience = "lastmile"
+jwks_file = "{directory}/jwks.json"
+algorithms = ["ES256"]
+
+[[channels]]
+match = "bench.*"
+{anyone}
+
+[rooms]
+max_exchanges = 0
+conn_lifespan_secs = 3600
+"""
+        (directory / "lastmile.toml").write_text(config)
+        return [lastmile_path(), "serve", "--config", directory / "lastmile.toml"]
+
+    def options(self, directory, publish_port, variant):
+        return ["--dialect", "lastmile", "--publish-port", publish_port, "--key", directory / "bench.key"]
+
+
+SERVERS = {
+    server.name: server
+    for server in [
+        Floor("floor"),
+        Floor("floor-batch", "--batch"),
+        Floor("floor-pings", "--ping-secs", "25"),
+        Floor("floor-verify", "--verify"),
+        Lastmile(),
+        Uws(),
+        Nchan(),
+        Ws(),
+        Tungstenite(),
+    ]
+}
+
+
+@contextlib.contextmanager
+def running(server, cores, variant=None):
+    """Starts a server pinned to `cores`; gives its process id and the load generator's options."""
+    with tempfile.TemporaryDirectory(prefix="lastmile-bench-") as name:
+        directory = pathlib.Path(name)
+        port, publish_port = free_ports(2)
+        command = [str(part) for part in server.command(directory, port, publish_port, variant)]
+        log = open(directory / "log", "w+")
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+        try:
+            wait_until_listening(process, port, log)
+            options = ["--port", port, "--pid", process.pid, *server.options(directory, publish_port, variant)]
+            yield [str(option) for option in options]
+        finally:
+            end(process)
+            log.close()
+
+
+def free_ports(count):
+    # All are held until all are known, so that they differ.
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def wait_until_listening(process, port, log):
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            time.sleep(0.2)
+            return
+        time.sleep(0.05)
+    log.seek(0)
+    raise RuntimeError(f"the server did not start: {log.read()[-600:]}")
+
+
+def end(process):
+    """Ends the process group that was started for the server, workers included."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=3)
+            return

@@ -1,0 +1,122 @@
+//! The demonstration's directory: keys, a token and a configuration, gone at the end.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use ed25519_dalek::SigningKey;
+
+use super::{MEMBERS, TICKER};
+use crate::auth::keys::{generate, to_openssh_public, to_pkcs8_pem};
+use crate::auth::publisher::fresh_nonce;
+use crate::auth::token::{MintingKey, TokenRequest};
+use crate::broker::Now;
+use crate::cli::Failure;
+use crate::cli::keygen::write_new;
+
+const ISSUER: &str = "lastmile-demo";
+const AUDIENCE: &str = "lastmile";
+/// A day: as long as the gateway takes tokens at most, unless it is told otherwise.
+const TOKEN_SECS: u64 = 24 * 60 * 60;
+
+pub struct Workshop {
+    directory: PathBuf,
+    key: SigningKey,
+}
+
+impl Workshop {
+    /// `port` is the first of three; 0 stands for any free ones.
+    pub fn new(port: u16) -> Result<Self, Failure> {
+        let random = fresh_nonce().map_err(failed)?;
+        let directory = std::env::temp_dir().join(format!("lastmile-demo-{random}"));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|error| Failure::failed(format!("{}: {error}", directory.display())))?;
+        // From here on the directory goes when this does.
+        let workshop = Self { directory, key: generate().map_err(failed)? };
+        workshop.furnish(port)?;
+        Ok(workshop)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("lastmile.toml")
+    }
+
+    pub fn key_file(&self) -> PathBuf {
+        self.directory.join("publisher.key")
+    }
+
+    pub fn token_file(&self) -> PathBuf {
+        self.directory.join("token")
+    }
+
+    /// The publisher's private key.
+    pub fn key(&self) -> SigningKey {
+        self.key.clone()
+    }
+
+    fn furnish(&self, port: u16) -> Result<(), Failure> {
+        let issuer = MintingKey::from_ed25519(&generate().map_err(failed)?).map_err(failed)?;
+        let request = TokenRequest {
+            issuer: ISSUER.to_owned(),
+            subject: "you".to_owned(),
+            audiences: vec![AUDIENCE.to_owned()],
+            lifetime_secs: TOKEN_SECS,
+            ..TokenRequest::default()
+        };
+        let token = issuer.mint(request, Now::read().unix()).map_err(failed)?;
+        let jwks = serde_json::to_string(&issuer.jwks()).map_err(failed)?;
+        let pem = to_pkcs8_pem(&self.key).map_err(failed)?;
+        write_new(&self.key_file(), pem.as_bytes())?;
+        write_new(&self.token_file(), token.as_bytes())?;
+        write_new(&self.directory.join("issuer.jwks.json"), jwks.as_bytes())?;
+        write_new(&self.config(), self.config_text(port).as_bytes())
+    }
+
+    fn config_text(&self, port: u16) -> String {
+        let [public, publish, ops] = if port == 0 { [0; 3] } else { [port, port + 1, port + 2] };
+        let key = to_openssh_public(&self.key.verifying_key(), "demo");
+        // A string of JSON is one of TOML.
+        let jwks = serde_json::Value::from(self.directory.join("issuer.jwks.json").to_string_lossy());
+        format!(
+            r#"egress = "none"
+[listeners]
+public = {{ address = "127.0.0.1:{public}", roles = ["subscribe", "pair"] }}
+publish = {{ address = "127.0.0.1:{publish}", roles = ["publish"] }}
+ops = {{ address = "127.0.0.1:{ops}", roles = ["ops"] }}
+[publishers.demo]
+key = "{key}"
+channels = ["{TICKER}", "{MEMBERS}", "demo.*"]
+[[issuers]]
+issuer = "{ISSUER}"
+audience = "{AUDIENCE}"
+jwks_file = {jwks}
+[[channels]]
+match = "demo.*"
+subscribers = "anyone"
+backlog_messages = 20
+[[channels]]
+match = "{MEMBERS}"
+subscribers = "authenticated"
+backlog_messages = 20
+[drain]
+window_secs = 0
+deadline_secs = 3
+[log]
+filter = "warn"
+"#
+        )
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        // It lies among the temporary files, which go sooner or later anyway.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::failed(error.to_string())
+}

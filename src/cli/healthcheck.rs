@@ -1,0 +1,64 @@
+//! `lastmile healthcheck`: one request to a gateway, for containers whose image has nothing else to ask with.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::{Request, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Failure, output, runtime};
+
+/// For the whole request.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The answer is a word.
+const MAX_BODY: usize = 4096;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lastmile healthcheck
+  lastmile healthcheck --url http://127.0.0.1:8082/healthz
+
+Exit code 0: the answer was 200. 1: another answer, or none.")]
+pub struct Healthcheck {
+    /// What to ask: /readyz, or /healthz, of a listener with the role ops; without TLS
+    #[arg(long, default_value = "http://127.0.0.1:8082/readyz")]
+    url: Uri,
+}
+
+impl Healthcheck {
+    pub fn run(self) -> Result<(), Failure> {
+        let Some(authority) = self.url.authority().filter(|_| self.url.scheme_str() == Some("http")) else {
+            return Err(Failure::usage("--url: expected something like http://127.0.0.1:8082/readyz"));
+        };
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        let asked = runtime()?.block_on(async { timeout(DEADLINE, ask(&address, &self.url)).await });
+        let failed = |why: String| Failure::failed(format!("{}: {why}", self.url));
+        let (is_good, answer) = match asked {
+            Ok(asked) => asked.map_err(|error| failed(error.to_string()))?,
+            Err(_) => return Err(failed(format!("no answer within {} s", DEADLINE.as_secs()))),
+        };
+        let answer = answer.trim().escape_debug().to_string();
+        if is_good { output::text(&format!("{answer}\n")) } else { Err(failed(answer)) }
+    }
+}
+
+/// Whether the answer is 200, and what it says.
+async fn ask(address: &str, url: &Uri) -> Result<(bool, String), Box<dyn std::error::Error + Send + Sync>> {
+    let tcp = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
+    tokio::spawn(connection);
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::get(path).header(header::HOST, address).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let is_good = response.status() == http::StatusCode::OK;
+    let status = response.status().to_string();
+    let body = Limited::new(response.into_body(), MAX_BODY).collect().await?.to_bytes();
+    let answer = String::from_utf8_lossy(&body).into_owned();
+    Ok((is_good, if is_good { answer } else { format!("{status}, {answer}") }))
+}

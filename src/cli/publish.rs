@@ -1,0 +1,275 @@
+//! `lastmile publish`: one signed handshake, then messages over one WebSocket.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::gateway_url::GatewayUrl;
+use super::signals::Signals;
+use super::socket::{Client, Closed, ConnectError, Socket};
+use super::{Failure, input, output, runtime};
+use crate::auth::publisher::{Signer, Target, fresh_nonce};
+use crate::broker::Now;
+use crate::protocol::publication::push_json_string;
+
+/// Messages on their way that are not answered yet: enough for a long way, and few enough that the answers always
+/// fit into what the gateway keeps for a connection.
+const WINDOW: usize = 1000;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Without messages of its own a connection lives on the gateway's pings.
+const SILENCE: Duration = Duration::from_secs(600);
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lastmile publish prices.btc '{\"usd\": 67000}' --key keys/publisher.key
+  lastmile publish prices.btc --text 'closed today' --key ~/.ssh/id_ed25519
+  tail -f trades.jsonl | lastmile publish trades - --key k.pem --url https://gateway.internal:8081
+
+Prints one JSON line for each message that the gateway has taken.
+Exit code 0: all were taken. 1: one was not; the message says which and why.")]
+pub struct Publish {
+    /// The channel
+    channel: String,
+    /// The payload, or `-` for one message per line of standard input
+    #[arg(default_value = "-", allow_negative_numbers = true)]
+    data: String,
+    /// The gateway's publish listener
+    #[arg(long, default_value = "http://127.0.0.1:8081", value_parser = GatewayUrl::parse)]
+    url: GatewayUrl,
+    /// The publisher's private key, OpenSSH or PEM, without a passphrase
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// PEM file with the certificate authorities to trust, in place of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Send strings, also where the payload is JSON
+    #[arg(long)]
+    text: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl Publish {
+    pub fn run(self) -> Result<(), Failure> {
+        let signer = Signer::new(input::private_key(&self.key)?);
+        let client = Client::new(self.url.clone(), self.ca.as_deref())?;
+        runtime()?.block_on(async {
+            let signals = Signals::new()?;
+            let socket = connect(&client, &signer).await;
+            let socket = socket.map_err(|error| Failure::failed(format!("{}: {error}", self.url)))?;
+            let is_stream = self.data == "-";
+            let payloads = if is_stream { input::lines() } else { single(&self.data) };
+            let mut stream = Stream::new(socket, self);
+            let ended = stream.run(payloads, signals).await;
+            stream.finish(ended, is_stream).await
+        })
+    }
+}
+
+/// Opens `GET /v1/publish` with a signature of its own.
+pub async fn connect(client: &Client, signer: &Signer) -> Result<Socket, ConnectError> {
+    let cannot = |error: &dyn std::fmt::Display| ConnectError::Unreachable(error.to_string());
+    let uri = client.uri("/v1/publish")?;
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let target = Target { method: "GET", authority, path: uri.path(), query: uri.query() };
+    let nonce = fresh_nonce().map_err(|error| cannot(&error))?;
+    let headers = signer.sign(&target, None, Now::read().unix(), &nonce).map_err(|error| cannot(&error))?;
+    client.connect(uri, headers).await
+}
+
+/// A `publish` frame; `data` is JSON.
+pub fn frame(id: u64, channel: &str, data: &str) -> String {
+    let mut json = format!(r#"{{"type":"publish","id":"{id}","channel":"#);
+    push_json_string(&mut json, channel);
+    json.push_str(r#","data":"#);
+    json.push_str(data);
+    json.push('}');
+    json
+}
+
+/// What the gateway answers to a publication, in the order of the publications.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Answer {
+    Published,
+    Error {
+        code: String,
+        message: String,
+    },
+    #[serde(other)]
+    Other,
+}
+
+fn single(data: &str) -> mpsc::Receiver<Result<String, Failure>> {
+    let (sender, receiver) = mpsc::channel(1);
+    // There is room for one, and nobody else sends.
+    let _ = sender.try_send(Ok(data.to_owned()));
+    receiver
+}
+
+struct Stream {
+    socket: Socket,
+    args: Publish,
+    /// The numbers of the messages that are not answered yet, oldest first.
+    unanswered: VecDeque<u64>,
+    sent: u64,
+    published: u64,
+    refused: BTreeMap<String, u64>,
+}
+
+/// Why no more is sent.
+enum Ended {
+    /// Everything was answered.
+    Done,
+    Closed(Closed),
+    Failed(Failure),
+}
+
+impl From<Closed> for Ended {
+    fn from(closed: Closed) -> Self {
+        Self::Closed(closed)
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Stream {
+    fn new(socket: Socket, args: Publish) -> Self {
+        Self { socket, args, unanswered: VecDeque::new(), sent: 0, published: 0, refused: BTreeMap::new() }
+    }
+
+    /// Sends until the input ends or Ctrl-C, then waits for the answers.
+    async fn run(&mut self, payloads: mpsc::Receiver<Result<String, Failure>>, signals: Signals) -> Ended {
+        match self.pump(payloads, signals).await {
+            Ok(()) => Ended::Done,
+            Err(ended) => ended,
+        }
+    }
+
+    async fn pump(
+        &mut self,
+        mut payloads: mpsc::Receiver<Result<String, Failure>>,
+        signals: Signals,
+    ) -> Result<(), Ended> {
+        let mut interrupted = std::pin::pin!(signals.first());
+        let mut more = true;
+        let mut input_failed = None;
+        while more || !self.unanswered.is_empty() {
+            let patience = if self.unanswered.is_empty() { SILENCE } else { PATIENCE };
+            tokio::select! {
+                payload = payloads.recv(), if more && self.unanswered.len() < WINDOW => match payload {
+                    Some(Ok(payload)) => self.send(&payload, payloads.is_empty()).await?,
+                    Some(Err(failure)) => (more, input_failed) = (false, Some(failure)),
+                    None => more = false,
+                },
+                text = self.socket.next(patience) => self.on_answer(&text?)?,
+                () = &mut interrupted, if more => more = false,
+            }
+        }
+        input_failed.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    async fn send(&mut self, payload: &str, is_last_for_now: bool) -> Result<(), Closed> {
+        if let Some(data) = to_json(payload, self.args.text) {
+            self.sent += 1;
+            self.unanswered.push_back(self.sent);
+            self.socket.feed(frame(self.sent, &self.args.channel, &data)).await?;
+        }
+        if is_last_for_now || self.unanswered.len() == WINDOW {
+            self.socket.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn on_answer(&mut self, text: &str) -> Result<(), Failure> {
+        match serde_json::from_str(text) {
+            Ok(Answer::Published) => {
+                self.unanswered.pop_front();
+                self.published += 1;
+                if self.args.quiet { Ok(()) } else { output::json_line(text) }
+            }
+            Ok(Answer::Error { code, message }) => {
+                let number = self.unanswered.pop_front().unwrap_or(self.sent);
+                let count = self.refused.entry(code.clone()).or_default();
+                *count += 1;
+                // The first of each kind; the rest is in the sum.
+                if *count == 1 {
+                    let (code, message) = (code.escape_debug(), message.escape_debug());
+                    output::note(&format!("message {number} refused: {code}: {message}"));
+                }
+                Ok(())
+            }
+            Ok(Answer::Other) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn finish(self, ended: Ended, is_stream: bool) -> Result<(), Failure> {
+        let Self { socket, args, unanswered, sent, published, refused } = self;
+        let all = refused.values().sum::<u64>();
+        if is_stream && !args.quiet {
+            output::note(&format!("{published} published, {all} refused, {} unanswered", unanswered.len()));
+        }
+        match ended {
+            Ended::Done => socket.close().await,
+            Ended::Closed(closed) => {
+                return Err(Failure::failed(format!("{closed}; {} of {sent} messages unanswered", unanswered.len())));
+            }
+            Ended::Failed(failure) => {
+                socket.close().await;
+                return Err(failure);
+            }
+        }
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let kinds: Vec<_> = refused.iter().map(|(code, count)| format!("{} ({count})", code.escape_debug())).collect();
+        Err(Failure::failed(format!("{all} of {sent} messages refused: {}", kinds.join(", "))))
+    }
+}
+
+/// A payload as JSON, `None` for an empty line, which says nothing unless it is text.
+fn to_json(payload: &str, is_text: bool) -> Option<String> {
+    if !is_text {
+        let json = payload.trim_matches([' ', '\t', '\r', '\n']);
+        if json.is_empty() {
+            return None;
+        }
+        if serde_json::from_str::<serde::de::IgnoredAny>(json).is_ok() {
+            return Some(json.to_owned());
+        }
+    }
+    let mut string = String::with_capacity(payload.len() + 2);
+    push_json_string(&mut string, payload);
+    Some(string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_goes_as_it_is_and_the_rest_as_a_string() {
+        let check = |payload: &str, is_text: bool, expected: Option<&str>| {
+            assert_eq!(to_json(payload, is_text).as_deref(), expected, "{payload:?}");
+        };
+        check(r#"{"usd": 3001.50}"#, false, Some(r#"{"usd": 3001.50}"#));
+        check(" 7 ", false, Some("7"));
+        check("hello", false, Some(r#""hello""#));
+        check(r#"{"a""#, false, Some(r#""{\"a\"""#));
+        check("", false, None);
+        check("", true, Some(r#""""#));
+        check("7", true, Some(r#""7""#));
+    }
+}

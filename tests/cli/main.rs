@@ -1,0 +1,10 @@
+//! The commands as people run them: the real program, on free ports of this machine.
+
+mod demo;
+mod keys;
+mod packaging;
+mod publish;
+mod serve;
+mod subscribe;
+mod support;
+mod tokens;

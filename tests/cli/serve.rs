@@ -1,0 +1,148 @@
+//! `serve` and `healthcheck`: starting, reloading, stopping.
+
+use std::net::TcpListener;
+
+use crate::support::{Gateway, LISTENERS, Ran, Scratch, get, until};
+
+#[test]
+fn a_bad_setting_is_exit_64_with_everything_one_needs_to_mend_it_and_no_port_is_bound() {
+    let scratch = Scratch::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // The port is taken: whoever tried to bind it would fail with another message.
+    scratch.write(
+        "bad.toml",
+        &format!(
+            "[listeners.public]\naddress = \"{address}\"\nroles = [\"subscribe\"]\n[limits]\nmax_conections = 1\n"
+        ),
+    );
+    let ran = scratch.run(["serve", "--config", "bad.toml"]).failed(64, "did you mean limits.max_connections");
+    assert!(ran.stderr.contains("bad.toml"), "{ran:?}");
+    let mut command = scratch.lastmile(["serve"]);
+    let ran = Ran::from(command.env("LASTMILE_LIMITS__MAX_CONNECTIONS", "many").output().unwrap());
+    ran.failed(64, "LASTMILE_LIMITS__MAX_CONNECTIONS");
+    scratch.run(["serve", "--config", "missing.toml"]).failed(64, "missing.toml");
+    scratch.run(["serve", "--nonsense"]).failed(64, "--nonsense");
+
+    scratch.write("taken.toml", &format!("[listeners.public]\naddress = \"{address}\"\nroles = [\"subscribe\"]\n"));
+    scratch.run(["serve", "--config", "taken.toml"]).failed(1, "listeners.public: cannot listen on");
+}
+
+#[test]
+fn sigterm_and_ctrl_c_end_it_with_exit_0() {
+    for signal in ["TERM", "INT"] {
+        let scratch = Scratch::new();
+        let mut gateway = Gateway::start(&scratch, "");
+        until(|| (get(&gateway.ops, "/readyz").1 == "ready\n").then_some(()));
+        gateway.running.signal(signal);
+        gateway.running.stderr.wait_for("stopped");
+        assert_eq!(gateway.running.wait(), Some(0));
+    }
+}
+
+#[test]
+fn the_health_check_says_whether_the_gateway_is_ready() {
+    let scratch = Scratch::new();
+    let mut gateway = Gateway::start(&scratch, "");
+    let url = format!("{}/readyz", gateway.ops);
+    until(|| (scratch.run(["healthcheck", "--url", &url]).code == Some(0)).then_some(()));
+    scratch.run(["healthcheck", "--url", &format!("{}/nothing", gateway.ops)]).failed(1, "404");
+    scratch.run(["healthcheck", "--url", "https://127.0.0.1:1"]).failed(64, "--url");
+    gateway.running.signal("TERM");
+    assert_eq!(gateway.running.wait(), Some(0));
+    scratch.run(["healthcheck", "--url", &url]).failed(1, &url);
+}
+
+fn publish(scratch: &Scratch, gateway: &Gateway, key: &str) -> Ran {
+    scratch.run(["publish", "c", "1", "--url", &gateway.publish, "--key", key])
+}
+
+#[test]
+fn sighup_and_a_changed_file_put_a_new_whitelist_in_force() {
+    let scratch = Scratch::new();
+    let (_, one) = scratch.key("one");
+    let (_, two) = scratch.key("two");
+    let config = |key: &str| format!("{LISTENERS}[publishers.p]\n{key}\nchannels = [\"*\"]\n");
+    let gateway = Gateway::start(&scratch, &config(&one)[LISTENERS.len()..]);
+    publish(&scratch, &gateway, "one.key").ok();
+    publish(&scratch, &gateway, "two.key").failed(1, "key-unknown");
+
+    scratch.write("gateway.toml", &config(&two));
+    gateway.running.signal("HUP");
+    gateway.running.stderr.wait_for("\"reloaded\"");
+    publish(&scratch, &gateway, "two.key").ok();
+    publish(&scratch, &gateway, "one.key").failed(1, "key-unknown");
+
+    // Both keys under two names: another length, so that the change is seen whatever the clock says.
+    scratch.write("gateway.toml", &format!("{}[publishers.q]\n{one}\nchannels = [\"*\"]\n", config(&two)));
+    gateway.running.stderr.wait_for("\"reloaded\"");
+    publish(&scratch, &gateway, "one.key").ok();
+    publish(&scratch, &gateway, "two.key").ok();
+}
+
+#[test]
+fn a_changed_key_file_is_seen_as_well() {
+    let scratch = Scratch::new();
+    let (_, one) = scratch.key("one");
+    let (_, two) = scratch.key("two");
+    let line = |key: &str| key.split('"').nth(1).unwrap().to_owned();
+    scratch.write("p.pub", &line(&one));
+    let gateway = Gateway::start(&scratch, "[publishers.p]\nkey = \"p.pub\"\nchannels = [\"*\"]\n");
+    publish(&scratch, &gateway, "one.key").ok();
+    scratch.write("p.pub", &format!("{} and a longer comment\n", line(&two)));
+    gateway.running.stderr.wait_for("\"reloaded\"");
+    publish(&scratch, &gateway, "two.key").ok();
+}
+
+#[test]
+fn a_bad_file_is_reported_and_what_was_in_force_stays() {
+    let scratch = Scratch::new();
+    let (_, key) = scratch.key("one");
+    let rest = format!("[publishers.p]\n{key}\nchannels = [\"*\"]\n");
+    let gateway = Gateway::start(&scratch, &rest);
+    scratch.write("gateway.toml", &format!("{LISTENERS}[publishers.p]\nkey = \"no key\"\nchannels = []\n"));
+    gateway.running.signal("HUP");
+    let line = gateway.running.stderr.wait_for("not reloaded");
+    assert!(line.contains("publishers.p.key"), "{line}");
+    publish(&scratch, &gateway, "one.key").ok();
+    assert!(get(&gateway.ops, "/metrics").1.contains("lastmile_reload_failures_total 1"));
+
+    // And it goes on once the file is good again.
+    scratch.write("gateway.toml", &format!("{LISTENERS}{rest}# mended\n"));
+    gateway.running.stderr.wait_for("\"reloaded\"");
+    publish(&scratch, &gateway, "one.key").ok();
+}
+
+#[test]
+fn channel_rules_are_reloaded() {
+    let scratch = Scratch::new();
+    let (_, key) = scratch.key("one");
+    let rest = |bytes: u32| {
+        format!("[publishers.p]\n{key}\nchannels = [\"*\"]\n[[channels]]\nmatch = \"c\"\nmax_message_bytes = {bytes}\n")
+    };
+    let gateway = Gateway::start(&scratch, &rest(4));
+    let long = || scratch.run(["publish", "c", "123456", "--url", &gateway.publish, "--key", "one.key"]);
+    long().failed(1, "message_too_large");
+    scratch.write("gateway.toml", &format!("{LISTENERS}{}", rest(100)));
+    gateway.running.signal("HUP");
+    gateway.running.stderr.wait_for("\"reloaded\"");
+    long().ok();
+}
+
+#[test]
+fn help_has_examples_for_every_command() {
+    let scratch = Scratch::new();
+    let help = scratch.run(["--help"]).ok().stdout;
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names: Vec<_> = commands
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(names.len() >= 8, "{names:?}");
+    for name in names {
+        let help = scratch.run([name, "--help"]).ok().stdout;
+        assert!(help.contains(&format!("Examples:\n  lastmile {name}")), "{name}: {help}");
+    }
+}

@@ -1,0 +1,231 @@
+//! A gateway in this process, made from the text of a configuration file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ::http::Request;
+use bytes::Bytes;
+use lastmile::config::{self, Sources};
+use lastmile::gateway::{DrainReport, Gateway, Reloader};
+use lastmile::transport::config::Address;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::http::{self, Answer};
+use super::keys::{TestIssuer, TestPublisher};
+use super::within;
+use super::ws::Ws;
+
+/// A folder that goes away with the test.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("lastmile-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running gateway.
+pub struct TestGateway {
+    addresses: BTreeMap<String, Address>,
+    reloader: Reloader,
+    shutdown: oneshot::Sender<()>,
+    task: JoinHandle<DrainReport>,
+}
+
+impl TestGateway {
+    /// `folder` holds the files that the configuration names.
+    pub async fn start(toml: &str, folder: &Folder) -> Self {
+        let loaded = load(toml, folder).unwrap();
+        let gateway = Gateway::bind(loaded, false).unwrap();
+        let addresses = gateway.listeners().map(|(listener, address)| (listener.name.clone(), address)).collect();
+        let reloader = gateway.reloader();
+        let (shutdown, stopped) = oneshot::channel();
+        let task = tokio::spawn(gateway.run(async {
+            // A test that ends without a drain drops its side.
+            let _ = stopped.await;
+        }));
+        Self { addresses, reloader, shutdown, task }
+    }
+
+    pub fn address(&self, listener: &str) -> &Address {
+        &self.addresses[listener]
+    }
+
+    /// Host and port as a client writes them.
+    pub fn authority(&self, listener: &str) -> String {
+        self.address(listener).to_string()
+    }
+
+    /// Takes a new policy, as after SIGHUP.
+    pub fn reload(&self, toml: &str, folder: &Folder) -> Result<(), String> {
+        let config = load(toml, folder)?;
+        self.reloader.reload(config.policy).map_err(|error| error.to_string())
+    }
+
+    /// Begins the drain; the report comes at its end.
+    pub fn shut_down(self) -> JoinHandle<DrainReport> {
+        let _ = self.shutdown.send(());
+        self.task
+    }
+
+    pub async fn stop(self) -> DrainReport {
+        within("the end of the drain", self.shut_down()).await.unwrap()
+    }
+}
+
+fn load(toml: &str, folder: &Folder) -> Result<config::Config, String> {
+    let file = folder.write("lastmile.toml", toml);
+    let sources = Sources { file: Some(file), ..Sources::default() };
+    Ok(config::load(&sources).map_err(|error| error.to_string())?.config)
+}
+
+/// What most tests need: a gateway with the listeners `public`, `publish` and `ops`, one publisher (`market-data`)
+/// and one issuer.
+pub struct World {
+    pub gateway: TestGateway,
+    pub folder: Folder,
+    pub publisher: TestPublisher,
+    pub issuer: TestIssuer,
+}
+
+pub const ISSUER: &str = "https://sso.example.com";
+
+impl World {
+    /// `more` is appended to the configuration: channels, limits, listeners.
+    pub async fn start(more: &str) -> Self {
+        let (publisher, issuer, folder) = (TestPublisher::new(), TestIssuer::new(ISSUER), Folder::new());
+        let toml = Self::toml(&publisher.toml("market-data", &["*"]), more);
+        folder.write("sso.json", &issuer.jwks());
+        let gateway = TestGateway::start(&toml, &folder).await;
+        Self { gateway, folder, publisher, issuer }
+    }
+
+    /// A whole configuration with these publishers.
+    pub fn toml(publishers: &str, more: &str) -> String {
+        // A test that says nothing of drains does not wait for one.
+        let drain = if more.contains("[drain]") { "" } else { "[drain]\nwindow_secs = 0\ndeadline_secs = 10\n" };
+        format!(
+            r#"
+            [listeners.public]
+            address = "127.0.0.1:0"
+            roles = ["subscribe"]
+            [listeners.publish]
+            address = "127.0.0.1:0"
+            roles = ["publish"]
+            [listeners.ops]
+            address = "127.0.0.1:0"
+            roles = ["ops"]
+            {publishers}
+            [[issuers]]
+            issuer = "{ISSUER}"
+            audience = "lastmile"
+            jwks_file = "sso.json"
+            {drain}{more}"#
+        )
+    }
+
+    pub fn reload(&self, publishers: &str, more: &str) {
+        self.gateway.reload(&Self::toml(publishers, more), &self.folder).unwrap();
+    }
+
+    /// A request to the listener `publish`, signed by the publisher.
+    pub fn request(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Request<Bytes> {
+        self.publisher.request(&self.gateway.authority("publish"), method, path, body)
+    }
+
+    /// Sends a request as it is to the listener `publish`.
+    pub async fn send(&self, request: Request<Bytes>) -> Answer {
+        http::send(self.gateway.address("publish"), request).await
+    }
+
+    pub async fn call(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Answer {
+        self.send(self.request(method, path, body)).await
+    }
+
+    /// Publishes a body of a type; gives whatever comes.
+    pub async fn post(&self, channel: &str, content_type: &str, body: &[u8]) -> Answer {
+        self.call("POST", &format!("/v1/channels/{channel}/messages"), Some((content_type, body))).await
+    }
+
+    /// Publishes JSON, which must be taken; gives the answer.
+    pub async fn publish(&self, channel: &str, data: &str) -> Value {
+        let answer = self.post(channel, "application/json", data.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// A publishing WebSocket, after its `welcome`.
+    pub async fn publisher_ws(&self) -> Ws {
+        let mut ws = self.open_publisher(&self.publisher).await.expect("an upgrade");
+        ws.expect("welcome").await;
+        ws
+    }
+
+    pub async fn open_publisher(&self, publisher: &TestPublisher) -> Result<Ws, Answer> {
+        let request = publisher.request(&self.gateway.authority("publish"), "GET", "/v1/publish", None);
+        Ws::open(self.gateway.address("publish"), request).await
+    }
+
+    /// A connection to the listener `public` that has said nothing yet.
+    pub async fn connect(&self) -> Ws {
+        self.connect_with(&[("sec-websocket-protocol", "lastmile.v1")]).await.expect("an upgrade")
+    }
+
+    pub async fn connect_with(&self, headers: &[(&str, &str)]) -> Result<Ws, Answer> {
+        let request = Ws::request(&self.gateway.authority("public"), "/v1/subscribe", headers);
+        Ws::open(self.gateway.address("public"), request).await
+    }
+
+    /// A connection after `hello` with a token of `alice`.
+    pub async fn subscriber(&self) -> Ws {
+        let mut ws = self.connect().await;
+        ws.hello(Some(&self.issuer.token("alice"))).await;
+        ws
+    }
+
+    /// A connection after `hello` without a token.
+    pub async fn anonymous(&self) -> Ws {
+        let mut ws = self.connect().await;
+        ws.hello(None).await;
+        ws
+    }
+
+    /// The sum of a metric over its labels, or of one series if `name` has its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let answer = http::get(self.gateway.address("ops"), "/metrics").await;
+        let series = answer.text().lines().filter_map(|line| line.rsplit_once(' '));
+        series
+            .filter(|(series, _)| *series == name || series.split('{').next() == Some(name))
+            .map(|(_, value)| value.parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// Waits until a metric has a value.
+    pub async fn await_metric(&self, name: &str, value: f64) {
+        super::eventually(&format!("{name} = {value}"), async || (self.metric(name).await == value).then_some(()))
+            .await;
+    }
+}

@@ -1,0 +1,37 @@
+//! The harness of the tests over real sockets: gateways in this process, clients written against the protocol alone.
+
+// Every test binary takes what it needs of this.
+#![allow(dead_code, unused_imports)]
+
+pub mod gateway;
+pub mod http;
+pub mod keys;
+pub mod ws;
+
+use std::time::Duration;
+
+pub use self::gateway::{TestGateway, World};
+pub use self::http::{Answer, get};
+pub use self::keys::{TestIssuer, TestPublisher, unix_now};
+pub use self::ws::{End, Ws};
+
+/// The deadline of everything that is waited for: far more than it takes, also on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for `future`, and fails with `what` if it takes too long.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+/// Asks again and again until `probe` has an answer.
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}

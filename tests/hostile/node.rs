@@ -1,0 +1,302 @@
+//! The program as a child process: where it listens, what it logs, how much memory it has, how it ends.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::common::gateway::{Folder, ISSUER};
+use crate::common::{PATIENCE, TestIssuer, TestPublisher, eventually};
+use crate::raw::{Reply, ask, request_bytes};
+use crate::ws::RawWs;
+
+/// What differs from one test's configuration to the next.
+#[derive(Clone, Copy)]
+pub struct Setup<'a> {
+    /// Lines for `[listeners.public]`.
+    pub public: &'a str,
+    /// Lines for `[limits]`.
+    pub limits: &'a str,
+    /// Lines before the first table.
+    pub top: &'a str,
+    /// Further tables.
+    pub more: &'a str,
+    /// `log.filter`.
+    pub log: &'a str,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self { public: "", limits: "", top: "", more: "", log: "info" }
+    }
+}
+
+impl Setup<'_> {
+    /// Everybody may subscribe to `open.*`; everything else needs a token.
+    fn toml(&self, publisher: &TestPublisher) -> String {
+        let Self { public, limits, top, more, log } = self;
+        let publisher = publisher.toml("market-data", &["*"]);
+        let close = if limits.contains("close_secs") { "" } else { "close_secs = 1" };
+        let drain = if more.contains("[drain]") { "" } else { "[drain]\nwindow_secs = 0\ndeadline_secs = 5" };
+        format!(
+            r#"
+            {top}
+            [listeners.public]
+            address = "127.0.0.1:0"
+            roles = ["subscribe"]
+            {public}
+            [listeners.publish]
+            address = "127.0.0.1:0"
+            roles = ["publish"]
+            [listeners.ops]
+            address = "127.0.0.1:0"
+            roles = ["ops"]
+            {publisher}
+            [[issuers]]
+            issuer = "{ISSUER}"
+            audience = "lastmile"
+            jwks_file = "sso.json"
+            [log]
+            format = "json"
+            filter = "{log}"
+            [limits]
+            {close}
+            {limits}
+            {drain}
+            {more}
+            [[channels]]
+            match = "open.*"
+            subscribers = "anyone"
+            "#
+        )
+    }
+}
+
+/// A running gateway with the listeners `public`, `publish` and `ops`, the publisher `market-data` and an issuer.
+pub struct Node {
+    process: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    addresses: BTreeMap<String, SocketAddr>,
+    pub folder: Folder,
+    pub publisher: TestPublisher,
+    pub issuer: TestIssuer,
+}
+
+impl Node {
+    pub async fn start(setup: Setup<'_>) -> Self {
+        Self::start_in(Folder::new(), setup).await
+    }
+
+    /// `folder` holds the files that the configuration names.
+    pub async fn start_in(folder: Folder, setup: Setup<'_>) -> Self {
+        let (publisher, issuer) = (TestPublisher::new(), TestIssuer::new(ISSUER));
+        folder.write("sso.json", &issuer.jwks());
+        folder.write("lastmile.toml", &setup.toml(&publisher));
+        let mut process = command(&folder).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, kept) = (BufReader::new(process.stderr.take().unwrap()), log.clone());
+        std::thread::spawn(move || lines.lines().map_while(Result::ok).for_each(|line| kept.lock().push(line)));
+        let mut node = Self { process, log, addresses: BTreeMap::new(), folder, publisher, issuer };
+        let listeners = 3 + setup.more.matches("[listeners.").count();
+        node.addresses = eventually("the listeners", async || {
+            let addresses = node.listening();
+            (addresses.len() == listeners).then_some(addresses)
+        })
+        .await;
+        node
+    }
+
+    /// What it said about its listeners.
+    fn listening(&self) -> BTreeMap<String, SocketAddr> {
+        let of_line = |line: &String| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let address = line["address"].as_str()?.parse().ok()?;
+            (line["message"] == "listening").then_some(())?;
+            Some((line["listener"].as_str()?.to_owned(), address))
+        };
+        self.log.lock().iter().filter_map(of_line).collect()
+    }
+
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        self.addresses[listener]
+    }
+
+    pub fn public(&self) -> SocketAddr {
+        self.address("public")
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Resident memory in KiB.
+    pub fn rss(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most resident memory since [`Node::reset_peak`], in KiB.
+    pub fn peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    pub fn reset_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
+    }
+
+    fn status(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a living process");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// `SIGTERM` or `SIGHUP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn exit(&mut self, within: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < within, "the process is still there after {within:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Publishes a body of a type; gives whatever comes.
+    pub async fn post(&self, channel: &str, content_type: &str, body: &[u8]) -> Reply {
+        let path = format!("/v1/channels/{channel}/messages");
+        self.signed("POST", &path, Some((content_type, body))).await
+    }
+
+    /// Publishes JSON, which must be taken.
+    pub async fn publish(&self, channel: &str, data: &str) -> Value {
+        let reply = self.post(channel, "application/json", data.as_bytes()).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()
+    }
+
+    /// Sends a signed request on a connection of its own.
+    pub async fn signed(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Reply {
+        ask(self.address("publish"), &self.signed_bytes(method, path, body)).await.expect("an answer")
+    }
+
+    /// A signed request as it goes over the wire.
+    pub fn signed_bytes(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Vec<u8> {
+        request_bytes(&self.publisher.request(&self.address("publish").to_string(), method, path, body))
+    }
+
+    /// A publishing WebSocket, after its `welcome`.
+    pub async fn publisher_ws(&self) -> RawWs {
+        let authority = self.address("publish").to_string();
+        let signed = self.publisher.request(&authority, "GET", "/v1/publish", None);
+        let headers = signed.headers().iter().filter(|(name, _)| *name != "host");
+        let headers: String = headers.map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap())).collect();
+        let mut ws = RawWs::open(self.address("publish"), "/v1/publish", &headers).await.expect("an upgrade");
+        assert_eq!(ws.json().await["type"], "welcome");
+        ws
+    }
+
+    /// A connection to the listener `public` that has said nothing yet.
+    pub async fn connect(&self) -> RawWs {
+        RawWs::open(self.public(), "/v1/subscribe", "sec-websocket-protocol: lastmile.v1\r\n")
+            .await
+            .expect("an upgrade")
+    }
+
+    /// A subscriber of a channel for anyone.
+    pub async fn subscriber(&self, channel: &str) -> RawWs {
+        let mut ws = self.connect().await;
+        ws.hello().await;
+        ws.subscribe(channel).await;
+        ws
+    }
+
+    /// The sum of a metric over its labels, or of one series if `name` has its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let reply = ask(self.address("ops"), b"GET /metrics HTTP/1.1\r\nhost: ops\r\n\r\n").await.expect("metrics");
+        let series = reply.text();
+        series
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter(|(series, _)| *series == name || series.split('{').next() == Some(name))
+            .map(|(_, value)| value.parse::<f64>().unwrap())
+            .sum()
+    }
+
+    pub async fn await_metric(&self, name: &str, value: f64) {
+        eventually(&format!("{name} = {value}"), async || (self.metric(name).await == value).then_some(())).await;
+    }
+
+    /// Waits until the memory is at most `limit` KiB; gives what it is.
+    pub async fn await_rss(&self, limit: u64, what: &str) -> u64 {
+        let begun = Instant::now();
+        loop {
+            let rss = self.rss();
+            if rss <= limit {
+                return rss;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what}: {rss} KiB, the bound is {limit} KiB");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let panic = self.log.lock().iter().find(|line| line.contains("panicked at")).cloned();
+        if !std::thread::panicking() {
+            assert_eq!(panic, None, "the gateway panicked");
+        }
+    }
+}
+
+/// `lastmile serve` with the configuration of a folder.
+pub fn command(folder: &Folder) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
+    command
+        .args(["serve", "--config"])
+        .arg(folder.path().join("lastmile.toml"))
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A subscriber who is served before, during and after whatever else happens.
+pub struct Neighbour {
+    ws: RawWs,
+    next: u64,
+}
+
+impl Neighbour {
+    pub async fn of(node: &Node) -> Self {
+        Self { ws: node.subscriber("open.neighbour").await, next: 1 }
+    }
+
+    /// Gets the very next publication, and the gateway takes new connections too.
+    pub async fn is_served(&mut self, node: &Node) {
+        node.publish("open.neighbour", &format!("{}", self.next)).await;
+        let message = self.ws.json().await;
+        assert_eq!((&message["offset"], &message["data"]), (&self.next.into(), &self.next.into()), "{message}");
+        self.next += 1;
+        node.connect().await.hello().await;
+    }
+}

@@ -1,0 +1,254 @@
+//! TLS: certificates that change or do not fit, handshakes that are none, and WebSockets over it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::common::gateway::Folder;
+use crate::common::within;
+use crate::node::{Node, Setup, command};
+use crate::raw::{connect, read_reply, read_to_end, send};
+use crate::ws::{RawWs, command as ws_command, offset_of, text, upgrade};
+
+const FILES: &str = r#"tls = { certificate = "gateway.crt", key = "gateway.key" }"#;
+
+/// A certificate for `localhost` with its key, and a client that trusts nothing else.
+pub struct Certified {
+    certificate: String,
+    key: String,
+    der: CertificateDer<'static>,
+    client: Arc<ClientConfig>,
+}
+
+impl Certified {
+    pub fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let der = made.cert.der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut client = client.with_root_certificates(roots).with_no_client_auth();
+        // A session that is resumed shows no certificate.
+        client.resumption = Resumption::disabled();
+        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), der, client: Arc::new(client) }
+    }
+
+    fn write(&self, folder: &Folder) {
+        folder.write("gateway.crt", &self.certificate);
+        folder.write("gateway.key", &self.key);
+    }
+
+    /// A gateway whose public listener has this certificate.
+    pub async fn node(&self, setup: Setup<'_>) -> Node {
+        let folder = Folder::new();
+        self.write(&folder);
+        Node::start_in(folder, Setup { public: FILES, ..setup }).await
+    }
+
+    pub async fn connect(&self, node: &Node) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let tcp = connect(node.public()).await;
+        within("a handshake", TlsConnector::from(self.client.clone()).connect(name, tcp)).await
+    }
+
+    pub async fn subscriber(&self, node: &Node, channel: &str) -> RawWs<TlsStream<TcpStream>> {
+        let stream = self.connect(node).await.expect("a handshake");
+        let mut ws = RawWs::over(stream, &upgrade("/v1/subscribe", "localhost", "")).await.expect("an upgrade");
+        ws.hello().await;
+        ws.subscribe(channel).await;
+        ws
+    }
+
+    /// The first bytes of a handshake.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut hello = Vec::new();
+        ClientConnection::new(self.client.clone(), name).unwrap().write_tls(&mut hello).unwrap();
+        hello
+    }
+}
+
+#[tokio::test]
+async fn r11_a_new_certificate_is_for_new_handshakes_and_drops_nobody() {
+    let (old, new) = (Certified::new(), Certified::new());
+    let node = old.node(Setup::default()).await;
+    let mut held = old.subscriber(&node, "open.a").await;
+    new.write(&node.folder);
+    node.signal("HUP");
+    crate::common::eventually("the new certificate", async || new.connect(&node).await.ok()).await;
+    assert!(old.connect(&node).await.is_err(), "the old certificate is gone");
+    node.publish("open.a", "1").await;
+    assert_eq!(held.json().await["offset"], 1);
+    held.is_alive().await;
+    let mut fresh = new.subscriber(&node, "open.a").await;
+    assert_eq!(fresh.stream.get_ref().1.peer_certificates().unwrap(), std::slice::from_ref(&new.der));
+    fresh.is_alive().await;
+    assert!(node.metric("lastmile_reloads_total").await >= 1.0);
+}
+
+#[tokio::test]
+async fn r11_a_key_of_another_certificate_is_not_taken_over() {
+    let (old, other) = (Certified::new(), Certified::new());
+    let node = old.node(Setup::default()).await;
+    node.folder.write("gateway.key", &other.key);
+    node.signal("HUP");
+    crate::common::eventually("the refusal", async || {
+        (node.metric("lastmile_reload_failures_total").await >= 1.0).then_some(())
+    })
+    .await;
+    old.subscriber(&node, "open.a").await.is_alive().await;
+    assert_eq!(node.metric("lastmile_reloads_total").await, 0.0);
+    // Rubbish is no certificate either.
+    node.folder.write("gateway.crt", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n");
+    node.signal("HUP");
+    crate::common::eventually("the refusal", async || {
+        (node.metric("lastmile_reload_failures_total").await >= 2.0).then_some(())
+    })
+    .await;
+    old.subscriber(&node, "open.a").await.is_alive().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_refused_before_a_port_is_bound() {
+    let (one, other) = (Certified::new(), Certified::new());
+    // Somebody has this port: a gateway that tried to bind would say so.
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    for (certificate, key, named) in [
+        (one.certificate.as_str(), other.key.as_str(), "gateway.key"),
+        ("rubbish", &one.key, "gateway.crt"),
+        ("", &one.key, "gateway.crt"),
+        (&one.certificate, "rubbish", "gateway.key"),
+        (&one.key, &one.certificate, "gateway."),
+    ] {
+        let folder = Folder::new();
+        folder.write("gateway.crt", certificate);
+        folder.write("gateway.key", key);
+        folder.write(
+            "lastmile.toml",
+            &format!(
+                "[listeners.a]\naddress = \"{address}\"\nroles = [\"ops\"]\n[listeners.b]\n\
+                      address = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\n{FILES}\n"
+            ),
+        );
+        let output = command(&folder).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains("listeners.b.tls") && said.contains(named), "{said}");
+        assert!(!said.contains("listeners.a"), "{said}");
+        let secret = one.key.lines().nth(1).unwrap();
+        assert!(!said.contains(secret), "the key is in the message");
+    }
+}
+
+#[tokio::test]
+async fn t_h9_what_is_no_handshake_ends_within_its_deadline() {
+    let certified = Certified::new();
+    let node = certified.node(Setup { limits: "handshake_secs = 1", ..Setup::default() }).await;
+    let hello = certified.client_hello();
+    let mut broken = hello.clone();
+    broken[40] ^= 0xff;
+    broken[3] = 0xff;
+    let cases: [(&str, Vec<u8>); 12] = [
+        ("nothing", Vec::new()),
+        ("HTTP", b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec()),
+        ("zeros", vec![0; 100_000]),
+        ("ones", vec![0xff; 100_000]),
+        ("SSL 2", b"\x80\x2e\x01\0\x02\0\x15\0\0\0\x10".to_vec()),
+        ("half a record", hello[..hello.len() / 2].to_vec()),
+        ("one byte", hello[..1].to_vec()),
+        ("a broken record", broken),
+        ("twice the same", [&hello[..], &hello].concat()),
+        ("an alert", b"\x15\x03\x03\0\x02\x02\x28".to_vec()),
+        ("a warning again and again", b"\x15\x03\x03\0\x02\x01\x5a".repeat(20_000)),
+        ("empty records", b"\x16\x03\x01\0\0".repeat(20_000)),
+    ];
+    for (what, bytes) in cases {
+        let mut stream = connect(node.public()).await;
+        let begun = Instant::now();
+        send(&mut stream, &bytes).await;
+        assert!(read_to_end(&mut stream, Duration::from_secs(5)).await.is_some(), "{what}: still open");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{what}");
+    }
+    // Behind a handshake there are deadlines too.
+    let mut silent = certified.connect(&node).await.unwrap();
+    assert!(read_to_end(&mut silent, Duration::from_secs(5)).await.is_some(), "still open");
+    let mut slow = certified.connect(&node).await.unwrap();
+    send(&mut slow, b"GET / HTTP/1.1\r\nhost: localh").await;
+    assert!(read_to_end(&mut slow, Duration::from_secs(5)).await.is_some(), "still open");
+    certified.subscriber(&node, "open.a").await.is_alive().await;
+    node.await_metric("lastmile_sockets", 1.0).await;
+}
+
+#[tokio::test]
+async fn answers_over_tls_tell_browsers_to_stay_with_it() {
+    let certified = Certified::new();
+    let node = certified.node(Setup::default()).await;
+    let mut stream = certified.connect(&node).await.unwrap();
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    send(&mut stream, b"GET /nothing HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let reply = read_reply(&mut stream).await.unwrap();
+    assert_eq!((reply.status, reply.header("strict-transport-security")), (404, Some("max-age=31536000")));
+}
+
+#[tokio::test]
+async fn frames_in_the_tls_record_of_the_upgrade_are_not_lost() {
+    let certified = Certified::new();
+    let node = certified.node(Setup::default()).await;
+    let subscribe = ws_command(serde_json::json!({"type": "subscribe", "id": "1", "channel": "open.early"}));
+    let early = [upgrade("/v1/subscribe", "localhost", ""), text(r#"{"type":"hello"}"#), subscribe].concat();
+    for _ in 0..10 {
+        let stream = certified.connect(&node).await.unwrap();
+        let mut ws = RawWs::over(stream, &early).await.unwrap();
+        assert_eq!(ws.json().await["type"], "welcome");
+        assert_eq!(ws.json().await["type"], "subscribed");
+        ws.is_alive().await;
+    }
+}
+
+#[tokio::test]
+async fn a_subscriber_over_tls_that_lags_behind_catches_up_without_a_gap() {
+    let certified = Certified::new();
+    let limits = "outbox_bytes = 100000000\noutbox_stall_secs = 60\nclose_secs = 60";
+    let more = "[channel_defaults]\nmax_message_bytes = 400000";
+    let node = certified.node(Setup { limits, more, ..Setup::default() }).await;
+    let mut lagging = certified.subscriber(&node, "open.burst").await;
+    let mut publisher = node.publisher_ws().await;
+    // Sizes around those of TLS records and of the gateway's own buffers.
+    let sizes = [1, 100, 16_000, 16_384, 16_385, 65_000, 65_536, 65_537, 131_072, 300_000];
+    let total = 20 * sizes.len() as u64;
+    let sending = async |publisher: &mut RawWs, from: u64| {
+        for (size, offset) in sizes.iter().zip(from..) {
+            let data = "x".repeat(*size);
+            publisher.send(&text(&format!(r#"{{"type":"publish","channel":"open.burst","data":"{data}"}}"#))).await;
+            assert_eq!(offset_of(&publisher.text().await.expect("an answer")), offset);
+        }
+    };
+    // Nothing is read while half of it is published, and then slowly.
+    for round in 0..10 {
+        sending(&mut publisher, round * sizes.len() as u64 + 1).await;
+    }
+    let reading = async {
+        for offset in 1..=total {
+            let message = lagging.text().await.expect("a message");
+            assert_eq!(offset_of(&message), offset);
+            let size = sizes[(offset - 1) as usize % sizes.len()];
+            assert!(message.ends_with(&format!("\"{}\"}}", "x".repeat(size))), "offset {offset}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let publishing = async {
+        for round in 10..20 {
+            sending(&mut publisher, round * sizes.len() as u64 + 1).await;
+        }
+    };
+    tokio::join!(reading, publishing);
+    lagging.is_alive().await;
+}

@@ -1,0 +1,61 @@
+//! The end of a gateway: everybody is told, nobody is left.
+
+use std::time::{Duration, Instant};
+
+use crate::common::World;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_open_sockets_are_each_told_to_reconnect() {
+    let world = World::start("[drain]\nwindow_secs = 1\ndeadline_secs = 15\n").await;
+    let mut sockets = Vec::new();
+    for n in 0..200 {
+        let mut ws = world.subscriber().await;
+        if n % 2 == 0 {
+            ws.subscribe("c").await;
+        }
+        sockets.push(ws);
+    }
+    let mut publisher = world.publisher_ws().await;
+    let began = Instant::now();
+    let drain = world.gateway.shut_down();
+    let clients: Vec<_> = sockets
+        .into_iter()
+        .map(|mut ws| {
+            tokio::spawn(async move {
+                ws.expect_close(4000, "draining").await;
+                began.elapsed()
+            })
+        })
+        .collect();
+    publisher.expect_close(4000, "draining").await;
+    let mut ends = Vec::new();
+    for client in clients {
+        ends.push(client.await.unwrap());
+    }
+    let report = crate::common::within("the drain", drain).await.unwrap();
+    assert_eq!((report.closed, report.left), (201, 0));
+    // Spread over the window: neither all at once, nor late.
+    ends.sort();
+    assert!(ends[199] - ends[0] >= Duration::from_millis(500), "{:?} to {:?}", ends[0], ends[199]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_answer_does_not_hold_the_drain() {
+    let world = World::start("[drain]\nwindow_secs = 0\ndeadline_secs = 1\n").await;
+    // It never reads, and so never answers the Close.
+    let _silent = world.subscriber().await;
+    let began = Instant::now();
+    let report = world.gateway.stop().await;
+    assert_eq!((report.closed, report.left), (1, 1));
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_without_connections_stops_at_once() {
+    let world = World::start("[drain]\nwindow_secs = 5\ndeadline_secs = 15\n").await;
+    world.publish("c", "1").await;
+    let began = Instant::now();
+    let report = world.gateway.stop().await;
+    assert_eq!((report.closed, report.left), (0, 0));
+    assert!(began.elapsed() < Duration::from_secs(4));
+}

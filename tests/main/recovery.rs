@@ -1,0 +1,104 @@
+//! `since` and `backlog`: coming back without missing anything, or knowing that something is missing.
+
+use serde_json::{Value, json};
+
+use crate::common::World;
+
+const RULES: &str = "[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\n";
+
+async fn world_with(publications: u64) -> (World, Value) {
+    let world = World::start(RULES).await;
+    let mut epoch = Value::Null;
+    for n in 1..=publications {
+        epoch = world.publish("c", &n.to_string()).await["epoch"].clone();
+    }
+    (world, epoch)
+}
+
+/// Subscribes with `more`; checks `recovered` and the offsets that follow.
+async fn check(world: &World, more: Value, recovered: bool, offsets: std::ops::Range<u64>) {
+    let mut alice = world.subscriber().await;
+    let subscribed = alice.subscribe_with("c", more.clone()).await;
+    assert_eq!((&subscribed["recovered"], &subscribed["offset"]), (&json!(recovered), &json!(8)), "{more}");
+    for offset in offsets {
+        let message = alice.expect("message").await;
+        assert_eq!((&message["offset"], &message["data"]), (&json!(offset), &json!(offset)), "{more}");
+    }
+    alice.expect_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovered_is_true_only_if_nothing_is_missing() {
+    let (world, epoch) = world_with(8).await;
+    // 4 to 8 are retained.
+    let since = |offset: u64| json!({"since": {"epoch": epoch, "offset": offset}});
+    check(&world, since(8), true, 9..9).await;
+    check(&world, since(5), true, 6..9).await;
+    check(&world, since(3), true, 4..9).await;
+    check(&world, since(2), false, 4..9).await;
+    check(&world, since(0), false, 4..9).await;
+    check(&world, since(9), false, 4..9).await;
+    check(&world, json!({"since": {"epoch": "another", "offset": 7}}), false, 4..9).await;
+    check(&world, json!({"backlog": 2}), true, 7..9).await;
+    check(&world, json!({"backlog": 5}), true, 4..9).await;
+    check(&world, json!({"backlog": 6}), false, 4..9).await;
+    check(&world, json!({"backlog": u64::MAX}), false, 4..9).await;
+    check(&world, json!({"backlog": 0}), true, 9..9).await;
+    check(&world, json!({}), false, 9..9).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_comes_back_goes_on_where_it_was() {
+    let world = World::start(RULES).await;
+    let mut alice = world.subscriber().await;
+    alice.subscribe("c").await;
+    world.publish("c", "1").await;
+    let last = alice.expect("message").await;
+    drop(alice);
+    world.publish("c", "2").await;
+    world.publish("c", "3").await;
+    let mut alice = world.subscriber().await;
+    let since = json!({"since": {"epoch": last["epoch"], "offset": last["offset"]}});
+    let subscribed = alice.subscribe_with("c", since).await;
+    assert_eq!(subscribed["recovered"], true);
+    world.publish("c", "4").await;
+    for data in 2..=4 {
+        assert_eq!(alice.expect("message").await["data"], data);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_grows_old() {
+    let world = World::start("[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\nbacklog_secs = 1\n").await;
+    let epoch = world.publish("c", "1").await["epoch"].clone();
+    crate::common::eventually("the backlog to grow old", async || {
+        let mut alice = world.subscriber().await;
+        let subscribed = alice.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
+        let recovered = subscribed["recovered"].as_bool().unwrap();
+        if recovered {
+            assert_eq!(alice.expect("message").await["data"], 1);
+        }
+        alice.expect_silence().await;
+        (!recovered).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_position_is_refused() {
+    let (world, epoch) = world_with(1).await;
+    let mut alice = world.subscriber().await;
+    for more in [
+        json!({"since": {"epoch": epoch}}),
+        json!({"since": {"epoch": epoch, "offset": -1}}),
+        json!({"since": "x"}),
+        json!({"backlog": -1}),
+        json!({"backlog": "1"}),
+    ] {
+        let mut command = json!({"type": "subscribe", "id": "1", "channel": "c"});
+        command.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        alice.send(command).await;
+        alice.expect_error("malformed").await;
+    }
+    alice.subscribe("c").await;
+}

@@ -1,0 +1,289 @@
+//! Who may publish: every way in which a signed request is refused, and what the refusal says.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request};
+
+use crate::common::{TestPublisher, World, unix_now};
+
+const PATH: &str = "/v1/channels/prices.btc/messages?a=1";
+const JSON: Option<(&str, &[u8])> = Some(("application/json", b"{\"usd\":1}"));
+
+fn set(request: &mut Request<Bytes>, name: &'static str, change: impl FnOnce(&str) -> String) {
+    let before = request.headers()[name].to_str().unwrap();
+    let after = HeaderValue::try_from(change(before)).unwrap();
+    request.headers_mut().insert(HeaderName::from_static(name), after);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_a_signature_is_told_how_to_sign() {
+    let world = World::start("").await;
+    for name in ["signature", "signature-input"] {
+        let mut request = world.request("POST", PATH, JSON);
+        request.headers_mut().remove(name);
+        let answer = world.send(request).await;
+        assert_eq!(answer.refusal(), (401, "signature-missing".into()));
+        assert_eq!(answer.header("www-authenticate"), "Signature");
+    }
+    for (method, path) in [("GET", "/v1/channels/c"), ("PUT", "/v1/channels/c"), ("DELETE", "/v1/channels/c")] {
+        let mut request = world.request(method, path, None);
+        request.headers_mut().remove("signature");
+        assert_eq!(world.send(request).await.refusal(), (401, "signature-missing".into()), "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_one_changed_byte_of_anything_that_is_signed_is_refused() {
+    let world = World::start("").await;
+    let check = async |what: &str, expected: &str, change: &dyn Fn(&mut Request<Bytes>)| {
+        let mut request = world.request("POST", PATH, JSON);
+        change(&mut request);
+        assert_eq!(world.send(request).await.refusal(), (401, expected.into()), "{what}");
+    };
+    check("path", "signature-invalid", &|request| {
+        *request.uri_mut() = "/v1/channels/prices.btd/messages?a=1".parse().unwrap();
+    })
+    .await;
+    check("path in another spelling", "signature-invalid", &|request| {
+        *request.uri_mut() = "/v1/channels/prices%2Ebtc/messages?a=1".parse().unwrap();
+    })
+    .await;
+    check("query", "signature-invalid", &|request| *request.uri_mut() = PATH.replace("a=1", "a=2").parse().unwrap())
+        .await;
+    check("no query", "signature-invalid", &|request| *request.uri_mut() = PATH.replace("?a=1", "").parse().unwrap())
+        .await;
+    check("authority", "signature-invalid", &|request| {
+        set(request, "host", |host| host.replace("127.0.0.1", "127.0.0.2"));
+    })
+    .await;
+    check("port", "signature-invalid", &|request| set(request, "host", |host| format!("{host}1"))).await;
+    check("type", "signature-invalid", &|request| set(request, "content-type", |_| "application/jsom".into())).await;
+    check("body", "digest-mismatch", &|request| *request.body_mut() = "{\"usd\":2}".into()).await;
+    check("longer body", "digest-mismatch", &|request| *request.body_mut() = "{\"usd\":1} ".into()).await;
+    check("digest", "signature-invalid", &|request| {
+        set(request, "content-digest", |_| format!("sha-256=:{}:", "A".repeat(43) + "="));
+    })
+    .await;
+    check("signature", "signature-invalid", &|request| {
+        set(request, "signature", |old| {
+            let at = "lastmile=:".len() + 3;
+            let other = if old.as_bytes()[at] == b'A' { "B" } else { "A" };
+            format!("{}{other}{}", &old[..at], &old[at + 1..])
+        });
+    })
+    .await;
+    check("created", "signature-invalid", &|request| {
+        set(request, "signature-input", |old| {
+            let now = old.split("created=").nth(1).unwrap().split(';').next().unwrap();
+            let before = now.parse::<u64>().unwrap() - 1;
+            old.replace(now, &before.to_string())
+        });
+    })
+    .await;
+    check("nonce", "signature-invalid", &|request| {
+        set(request, "signature-input", |old| old.replace("nonce=\"", "nonce=\"x"));
+    })
+    .await;
+
+    // The method decides the route as well: a signed GET is no DELETE.
+    let mut request = world.request("GET", "/v1/channels/c", None);
+    *request.method_mut() = http::Method::DELETE;
+    assert_eq!(world.send(request).await.refusal(), (401, "signature-invalid".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s5_a_signature_has_one_form_only() {
+    let world = World::start("").await;
+    let check = async |what: &str, change: &dyn Fn(&mut Request<Bytes>)| {
+        let mut request = world.request("POST", PATH, JSON);
+        change(&mut request);
+        assert_eq!(world.send(request).await.refusal(), (401, "signature-invalid".into()), "{what}");
+    };
+    let edit = |from: &'static str, to: &'static str| {
+        move |request: &mut Request<Bytes>| {
+            set(request, "signature-input", |old| {
+                assert!(old.contains(from), "{old}");
+                old.replace(from, to)
+            });
+        }
+    };
+    check("a component less", &edit(" \"@query\"", "")).await;
+    check("a component more", &edit("\"content-type\")", "\"content-type\" \"host\")")).await;
+    check("another order", &edit("\"@method\" \"@authority\"", "\"@authority\" \"@method\"")).await;
+    check("a component's parameter", &edit("\"content-type\")", "\"content-type\";sf)")).await;
+    check("another algorithm", &edit("alg=\"ed25519\"", "alg=\"hmac-sha256\"")).await;
+    check("another tag", &edit("tag=\"lastmile\"", "tag=\"lastmilf\"")).await;
+    check("an unknown parameter", &edit(";tag=", ";x=1;tag=")).await;
+    check("a short nonce", &|request| {
+        set(request, "signature-input", |old| {
+            let nonce = old.split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
+            old.replace(nonce, "short")
+        });
+    })
+    .await;
+    check("two signatures", &|request| {
+        for name in ["signature", "signature-input"] {
+            set(request, name, |old| format!("{old}, other{}", &old["lastmile".len()..]));
+        }
+    })
+    .await;
+    check("a header twice", &|request| {
+        let again = request.headers()["signature-input"].clone();
+        request.headers_mut().append("signature-input", again);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s2_a_body_needs_its_digest() {
+    let world = World::start("").await;
+    let mut request = world.request("POST", PATH, JSON);
+    request.headers_mut().remove("content-digest");
+    assert_eq!(world.send(request).await.refusal(), (401, "digest-missing".into()));
+
+    // Signed as a request without a body, and then given one.
+    let mut request = world.request("POST", PATH, None);
+    *request.body_mut() = "1".into();
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    assert_eq!(world.send(request).await.refusal(), (401, "digest-missing".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_not_on_the_whitelist_is_unknown() {
+    let world = World::start("").await;
+    let stranger = TestPublisher::new();
+    let request = stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON);
+    let answer = world.send(request).await;
+    assert_eq!(answer.refusal(), (401, "key-unknown".into()));
+
+    // Nor does naming another's key help.
+    let mut request = stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON);
+    set(&mut request, "signature-input", |old| old.replace(stranger.fingerprint(), world.publisher.fingerprint()));
+    assert_eq!(world.send(request).await.refusal(), (401, "signature-invalid".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_a_signature_is_good_for_a_minute_around_now() {
+    let world = World::start("").await;
+    let authority = world.gateway.authority("publish");
+    let send = async |now: u64| world.send(world.publisher.request_at(&authority, "POST", PATH, JSON, now)).await;
+    assert_eq!(send(unix_now() - 50).await.status, 200);
+    assert_eq!(send(unix_now() + 50).await.status, 200);
+    for stale in [unix_now() - 62, unix_now() + 70, 0] {
+        assert_eq!(send(stale).await.refusal(), (401, "signature-stale".into()), "{stale}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_a_request_is_taken_once_however_often_and_however_many_at_once_it_is_sent() {
+    let world = std::sync::Arc::new(World::start("").await);
+    let request = world.request("POST", PATH, JSON);
+    let sends = (0..16).map(|_| {
+        let (world, request) = (world.clone(), request.clone());
+        tokio::spawn(async move { world.send(request).await })
+    });
+    let mut taken = 0;
+    for send in sends.collect::<Vec<_>>() {
+        let answer = send.await.unwrap();
+        match answer.status.as_u16() {
+            200 => taken += 1,
+            _ => assert_eq!(answer.refusal(), (401, "signature-replayed".into())),
+        }
+    }
+    assert_eq!(taken, 1);
+    assert_eq!(world.metric("lastmile_publications_total").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_a_request_that_was_refused_for_its_body_spends_no_nonce() {
+    let world = World::start("").await;
+    let good = world.request("POST", PATH, JSON);
+    let mut bad = good.clone();
+    *bad.body_mut() = "{\"usd\":2}".into();
+    assert_eq!(world.send(bad).await.problem(), "digest-mismatch");
+    assert_eq!(world.send(good).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_before_the_body_was_read_says_that_the_connection_ends() {
+    let world = World::start("").await;
+    let stranger = TestPublisher::new();
+    let refused = world.send(stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON)).await;
+    assert_eq!((refused.status.as_u16(), refused.header("connection")), (401, "close"));
+    let taken = world.call("POST", PATH, JSON).await;
+    assert_eq!((taken.status.as_u16(), taken.header("connection")), (200, ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_known_by_its_hash_alone_is_carried_by_the_request() {
+    let world = World::start("").await;
+    let hashed = TestPublisher::new();
+    let entry = format!("\n[publishers.hashed]\nsha256 = \"{}\"\nchannels = [\"*\"]\n", hashed.fingerprint());
+    world.reload(&entry, "");
+    let authority = world.gateway.authority("publish");
+    let request = || hashed.request(&authority, "POST", PATH, JSON);
+    assert!(request().headers().contains_key("lastmile-public-key"));
+    assert_eq!(world.send(request()).await.status, 200);
+
+    let mut without = request();
+    without.headers_mut().remove("lastmile-public-key");
+    assert_eq!(world.send(without).await.refusal(), (401, "signature-invalid".into()));
+
+    let mut other = request();
+    let key = world.request("POST", PATH, JSON).headers()["lastmile-public-key"].clone();
+    other.headers_mut().insert("lastmile-public-key", key);
+    assert_eq!(world.send(other).await.refusal(), (401, "signature-invalid".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_refused_after_its_last_moment_also_on_a_connection_that_is_open() {
+    let world = World::start("").await;
+    let ends = jiff::Timestamp::from_second(unix_now() as i64 + 3).unwrap();
+    let limited = TestPublisher::new();
+    world.reload(&format!("{}not_after = \"{ends}\"\n", limited.toml("limited", &["*"])), "");
+    let authority = world.gateway.authority("publish");
+    assert_eq!(world.send(limited.request(&authority, "POST", PATH, JSON)).await.status, 200);
+    let mut ws = world.open_publisher(&limited).await.expect("an upgrade");
+    assert_eq!(ws.expect("welcome").await["expires"], ends.to_string());
+
+    crate::common::eventually("the key's end", async || (unix_now() >= ends.as_second() as u64).then_some(())).await;
+    let answer = world.send(limited.request(&authority, "POST", PATH, JSON)).await;
+    assert_eq!(answer.refusal(), (401, "key-expired".into()));
+    let refused = world.open_publisher(&limited).await.err().expect("no upgrade");
+    assert_eq!(refused.refusal(), (401, "key-expired".into()));
+    ws.send(serde_json::json!({"type": "publish", "id": "1", "channel": "c", "data": 1})).await;
+    ws.expect_error("key_expired").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_over_its_rate_is_told_when_to_come_back() {
+    let world = World::start("").await;
+    let fast = TestPublisher::new();
+    world.reload(&format!("{}rate_limit_per_second = 2\n", fast.toml("fast", &["*"])), "");
+    let authority = world.gateway.authority("publish");
+    let mut limited = 0;
+    for _ in 0..6 {
+        let answer = world.send(fast.request(&authority, "POST", PATH, JSON)).await;
+        if answer.status != 200 {
+            assert_eq!(answer.refusal(), (429, "rate-limited".into()));
+            assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+            limited += 1;
+        }
+    }
+    assert!((1..=4).contains(&limited), "{limited} of 6 were refused");
+
+    let mut ws = world.open_publisher(&fast).await.expect("an upgrade");
+    ws.expect("welcome").await;
+    for id in 0..6 {
+        ws.feed(format!(r#"{{"type":"publish","id":"{id}","channel":"c","data":1}}"#)).await;
+    }
+    ws.flush().await;
+    let mut refused = 0;
+    for _ in 0..6 {
+        let answer = ws.json().await;
+        if answer["type"] == "error" {
+            assert_eq!((&answer["code"], &answer["temporary"]), (&"rate_limited".into(), &true.into()), "{answer}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 1);
+}

@@ -1,0 +1,355 @@
+//! Tests of the broker with sockets that take as many bytes as a test lets them: random interleavings against
+//! what must hold for every subscriber.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use lastmile::broker::engine::{Created, Joined, Start};
+use lastmile::broker::fanout::Walk;
+use lastmile::broker::*;
+use lastmile::engine::Memory;
+use lastmile::engine::memory::MemoryLimits;
+use lastmile::protocol::{ChannelName, CloseReason, Code, Form, Pattern, Payload, Position};
+
+/// Takes `room` bytes, then is full until a test makes room.
+#[derive(Default)]
+struct Fake(Mutex<FakeState>);
+
+#[derive(Default)]
+struct FakeState {
+    room: usize,
+    taken: Vec<u8>,
+}
+
+impl Fake {
+    fn make_room(&self, bytes: usize) {
+        let mut state = self.0.lock();
+        state.room = state.room.saturating_add(bytes);
+    }
+
+    /// The payloads of the frames that arrived whole, and whether more bytes follow them.
+    fn frames(&self) -> (Vec<String>, bool) {
+        let taken = self.0.lock().taken.clone();
+        let mut rest = &taken[..];
+        let mut frames = Vec::new();
+        while let [_, length, body @ ..] = rest {
+            let (length, body) = match (*length, body) {
+                (126, [high, low, body @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), body),
+                (126.., _) => break,
+                (length, body) => (usize::from(length), body),
+            };
+            if body.len() < length {
+                break;
+            }
+            frames.push(String::from_utf8_lossy(&body[..length]).into_owned());
+            rest = &body[length..];
+        }
+        (frames, !rest.is_empty())
+    }
+
+    fn offsets(&self) -> Vec<u64> {
+        let messages = self.frames().0.into_iter().filter(|frame| frame.starts_with(r#"{"type":"message""#));
+        messages
+            .map(|frame| serde_json::from_str::<serde_json::Value>(&frame).unwrap()["offset"].as_u64().unwrap())
+            .collect()
+    }
+}
+
+impl Socket for Fake {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.lock();
+        let count = bytes.len().min(state.room);
+        if count == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        state.room -= count;
+        state.taken.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write(&buffers.iter().flat_map(|buffer| buffer.to_vec()).collect::<Vec<_>>())
+    }
+}
+
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    outbox_bytes: 2000,
+    outbox_frames: 1000,
+    stall: Duration::from_secs(5),
+    close: Duration::from_secs(5),
+    ping: Duration::from_secs(25),
+    pong: Duration::from_secs(10),
+};
+
+fn connection(id: u64, room: usize) -> Arc<Connection<Fake>> {
+    let fake = Fake::default();
+    fake.make_room(room);
+    Arc::new(Connection::new(id, Arc::new(LIMITS), fake))
+}
+
+/// An engine with one rule for all channels.
+fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> Memory {
+    let counters = Arc::new(Counters::default());
+    let default = ChannelRule {
+        pattern: Pattern::new("*"),
+        subscribers: Audience::Anyone,
+        limits,
+        slow_consumer,
+        backlog_messages: backlog,
+        backlog_age: Duration::ZERO,
+    };
+    let rules = Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default }));
+    let hub = Hub::new(2, counters.clone());
+    Memory::new(MemoryLimits { max_channels: 10, idle: Duration::from_secs(60) }, rules, hub, counters)
+}
+
+const NO_LIMITS: ChannelLimits = ChannelLimits {
+    max_connections: 0,
+    max_messages: 0,
+    max_data_bytes: 0,
+    max_message_bytes: 0,
+    lifespan: Duration::ZERO,
+};
+
+fn channel() -> ChannelName {
+    ChannelName::parse("c").unwrap()
+}
+
+fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (Membership, u64, bool) {
+    let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1 };
+    let mut told = (0, false);
+    let mut announce = |joined: Joined<'_>| {
+        told = (joined.position.offset, joined.recovered);
+        for publication in joined.history {
+            connection.send(publication.frame(Form::Native));
+        }
+    };
+    let membership = engine.subscribe(&channel(), newcomer, start, Now::read(), &mut announce).unwrap();
+    (membership, told.0, told.1)
+}
+
+fn publish(engine: &Memory) -> Vec<Walk> {
+    engine.append(&channel(), "p", Payload::Json("1"), Now::read()).unwrap().walks.walks
+}
+
+fn finish(mut walk: Walk) {
+    while walk.step(1) {}
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish,
+    /// One member of one walk that is under way.
+    Walk(usize),
+    Join(u64),
+    Leave(usize),
+    Room(usize, usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Publish),
+        8 => any::<usize>().prop_map(Step::Walk),
+        2 => (0u64..4).prop_map(Step::Join),
+        1 => any::<usize>().prop_map(Step::Leave),
+        6 => (any::<usize>(), 0usize..400).prop_map(|(who, bytes)| Step::Room(who, bytes)),
+    ]
+}
+
+struct Subscriber {
+    connection: Arc<Connection<Fake>>,
+    membership: Option<Membership>,
+    /// The first offset it must get, and the last one if it left.
+    first: u64,
+    last: Option<u64>,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever joins, leaves, publishes and stalls in between: each subscriber gets each publication from its
+    /// first to its last once and in order, unless it was closed as a slow consumer, and then a part from the front.
+    #[test]
+    fn every_subscriber_sees_every_publication_once_and_in_order(steps in proptest::collection::vec(step(), 1..200)) {
+        let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 3);
+        let mut subscribers: Vec<Subscriber> = Vec::new();
+        let mut walks: VecDeque<Walk> = VecDeque::new();
+        let mut published = 0;
+        for step in steps {
+            match step {
+                Step::Publish => {
+                    walks.extend(publish(&engine));
+                    published += 1;
+                }
+                Step::Walk(which) if !walks.is_empty() => {
+                    let which = which % walks.len();
+                    if !walks[which].step(1) {
+                        walks.remove(which);
+                    }
+                }
+                Step::Join(backlog) => {
+                    let connection = connection(subscribers.len() as u64, 100);
+                    let (membership, offset, _) = join(&engine, &connection, Start::Backlog(backlog));
+                    prop_assert_eq!(offset, published);
+                    let first = published - backlog.min(3).min(published) + 1;
+                    subscribers.push(Subscriber { connection, membership: Some(membership), first, last: None });
+                }
+                Step::Leave(who) if !subscribers.is_empty() => {
+                    let who = who % subscribers.len();
+                    let subscriber = &mut subscribers[who];
+                    if subscriber.membership.take().is_some() {
+                        subscriber.last = Some(published);
+                    }
+                }
+                Step::Room(who, bytes) if !subscribers.is_empty() => {
+                    let who = who % subscribers.len();
+                    let subscriber = &mut subscribers[who];
+                    subscriber.connection.socket().make_room(bytes);
+                    subscriber.connection.flush().unwrap();
+                }
+                _ => {}
+            }
+        }
+        walks.into_iter().for_each(finish);
+        for subscriber in &subscribers {
+            let connection = &subscriber.connection;
+            connection.socket().make_room(usize::MAX);
+            connection.flush().unwrap();
+            prop_assert!(!connection.socket().frames().1, "half a frame was sent");
+            let got = connection.socket().offsets();
+            let in_order: Vec<u64> = (subscriber.first..).take(got.len()).collect();
+            prop_assert_eq!(&got, &in_order);
+            let is_slow = connection.phase() == Phase::Closing(CloseReason::SlowConsumer);
+            let wanted = subscriber.last.unwrap_or(published) + 1 - subscriber.first;
+            if subscriber.last.is_none() && !is_slow {
+                prop_assert_eq!(got.len() as u64, wanted);
+            } else {
+                prop_assert!(got.len() as u64 <= wanted);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_waits_together_goes_out_in_one_write() {
+    let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
+    let connection = connection(1, usize::MAX);
+    let (_membership, ..) = join(&engine, &connection, Start::Live);
+    let walks = publish(&engine);
+    assert_eq!(walks.len(), 1);
+    // The walk is not run yet, so the next ones wait for it.
+    assert!(publish(&engine).is_empty() && publish(&engine).is_empty());
+    walks.into_iter().for_each(finish);
+    assert_eq!(connection.socket().offsets(), [1, 2, 3]);
+    assert_eq!(publish(&engine).len(), 1, "the next publication begins a walk again");
+}
+
+#[test]
+fn a_subscriber_that_never_reads_is_closed_and_holds_no_more_than_its_limit() {
+    let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
+    let (sleeper, reader) = (connection(1, 50), connection(2, usize::MAX));
+    let (_one, ..) = join(&engine, &sleeper, Start::Live);
+    let (_other, ..) = join(&engine, &reader, Start::Live);
+    for _ in 0..1000 {
+        publish(&engine).into_iter().for_each(finish);
+        assert!(sleeper.waiting_bytes() <= LIMITS.outbox_bytes);
+    }
+    assert_eq!(sleeper.phase(), Phase::Closing(CloseReason::SlowConsumer));
+    assert_eq!(reader.socket().offsets(), (1..=1000).collect::<Vec<_>>());
+    // When it reads at last, it finds the frame that was begun and then its Close.
+    sleeper.socket().make_room(usize::MAX);
+    sleeper.flush().unwrap();
+    let (frames, rest) = sleeper.socket().frames();
+    assert_eq!((frames.len(), rest), (2, false));
+    assert!(frames[1].ends_with("slow_consumer"));
+}
+
+#[test]
+fn latest_keeps_only_the_newest_for_who_lags() {
+    let engine = engine(SlowConsumer::Latest, NO_LIMITS, 0);
+    let laggard = connection(1, 50);
+    let (_membership, ..) = join(&engine, &laggard, Start::Live);
+    for _ in 0..1000 {
+        publish(&engine).into_iter().for_each(finish);
+    }
+    assert_eq!(laggard.phase(), Phase::Open);
+    laggard.socket().make_room(usize::MAX);
+    laggard.flush().unwrap();
+    assert_eq!(laggard.socket().offsets(), [1, 1000], "the one that was begun, and the newest");
+}
+
+#[test]
+fn nothing_of_a_channel_follows_its_end() {
+    let engine = engine(SlowConsumer::Disconnect, ChannelLimits { max_messages: 2, ..NO_LIMITS }, 0);
+    let connection = connection(1, usize::MAX);
+    let (membership, ..) = join(&engine, &connection, Start::Live);
+    let walks: Vec<_> = (0..2).flat_map(|_| publish(&engine)).collect();
+    // The third ends the channel while the walk of the first two has not been run.
+    assert!(engine.append(&channel(), "p", Payload::Json("1"), Now::read()).is_err());
+    walks.into_iter().for_each(finish);
+    let (frames, _) = connection.socket().frames();
+    assert_eq!(connection.socket().offsets(), [1, 2]);
+    assert!(frames[2].contains(r#""reason":"message_limit","code":4506"#), "{frames:?}");
+    assert!(frames[3].ends_with("message_limit"), "it was the last channel: {frames:?}");
+    assert!(!membership.is_active());
+}
+
+#[test]
+fn recovered_is_true_only_when_nothing_is_missing() {
+    let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 3);
+    let first = join(&engine, &connection(0, usize::MAX), Start::Live);
+    (0..5).for_each(|_| publish(&engine).into_iter().for_each(finish));
+    let epoch = engine.describe(&channel()).unwrap().position.epoch;
+    let check = |start: Start, expected: &[u64], recovered: bool| {
+        let connection = connection(1, usize::MAX);
+        let (_membership, _, told) = join(&engine, &connection, start.clone());
+        assert_eq!((connection.socket().offsets().as_slice(), told), (expected, recovered), "{start:?}");
+    };
+    let since = |offset| Start::Since(Position { epoch: epoch.clone(), offset });
+    check(Start::Live, &[], false);
+    check(since(5), &[], true);
+    check(since(3), &[4, 5], true);
+    check(since(2), &[3, 4, 5], true);
+    check(since(1), &[3, 4, 5], false);
+    check(since(6), &[3, 4, 5], false);
+    check(Start::Since(Position { epoch: "other".into(), offset: 5 }), &[3, 4, 5], false);
+    check(Start::Backlog(2), &[4, 5], true);
+    check(Start::Backlog(9), &[3, 4, 5], false);
+    drop(first);
+}
+
+#[test]
+fn a_lifespan_ends_a_channel_on_time_and_a_publisher_begins_it_anew() {
+    let engine = engine(SlowConsumer::Disconnect, ChannelLimits { lifespan: Duration::from_secs(10), ..NO_LIMITS }, 0);
+    let connection = connection(1, usize::MAX);
+    let start = Now::read();
+    let (membership, ..) = join(&engine, &connection, Start::Live);
+    let at = |seconds: u64| Now { steady: start.steady + Duration::from_secs(seconds), ..start };
+    engine.sweep(at(9));
+    assert!(membership.is_active());
+    engine.sweep(Now { steady: Instant::now() + Duration::from_secs(10), ..start });
+    assert!(!membership.is_active());
+    assert!(engine.append(&channel(), "p", Payload::Json("1"), at(11)).is_err());
+    assert_eq!(engine.create(&channel(), None, at(12)).unwrap(), Created::New);
+    assert_eq!(engine.append(&channel(), "p", Payload::Json("1"), at(13)).unwrap().position.offset, 1);
+}
+
+#[test]
+fn what_nobody_uses_is_forgotten() {
+    let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
+    publish(&engine).into_iter().for_each(finish);
+    let later = |seconds| Now { steady: Instant::now() + Duration::from_secs(seconds), ..Now::read() };
+    engine.sweep(later(59));
+    assert!(engine.describe(&channel()).is_some());
+    engine.sweep(later(61));
+    assert!(engine.describe(&channel()).is_none());
+    let mut channels = (0..11).map(|n| ChannelName::parse(&format!("c{n}")).unwrap());
+    let refused = channels.find_map(|name| engine.append(&name, "p", Payload::Json("1"), Now::read()).err());
+    assert_eq!(refused.map(|refusal| refusal.code), Some(Code::LimitReached));
+}
