@@ -11,10 +11,12 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
+use http::header::ACCEPT_LANGUAGE;
 use parking_lot::Mutex;
 
 pub use database::GeoError;
@@ -66,20 +68,21 @@ impl GeoDb {
         Ok(is_changed)
     }
 
+    /// Where the client of a request is, in its language. `peer_is_trusted` says whether the socket's peer is a trusted
+    /// proxy, whose word counts where no city is known.
+    pub fn place(&self, client: ClientAddr, headers: &HeaderMap, peer_is_trusted: bool) -> Place {
+        // Several lines are one list (RFC 9110 section 5.3).
+        let lines = headers.get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok());
+        let wanted = lines.collect::<Vec<_>>().join(",");
+        let languages = Languages::parse(Some(&wanted), self.config.default_language);
+        self.lookup(client, &languages).or_told(headers, peer_is_trusted)
+    }
+
     /// Where the client is, in the first of its languages that the database has for each field; what is not known is
     /// not there.
     pub fn lookup(&self, client: ClientAddr, languages: &Languages) -> Place {
         let databases = self.databases.load();
         let mut places = databases.iter().map(|database| database.lookup(client.ip(), languages));
         places.find(|place| *place != Place::default()).unwrap_or_default()
-    }
-
-    /// The languages that an `Accept-Language` header asks for, with the configured one for want of any.
-    pub fn languages(&self, accept_language: Option<&str>) -> Languages {
-        Languages::parse(accept_language, self.config.default_language)
-    }
-
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.config.files.iter().map(PathBuf::as_path)
     }
 }

@@ -1,7 +1,9 @@
 //! Lookups in the project's own tiny databases, damaged files, and reloads.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use http::HeaderName;
 use proptest::prelude::*;
 
 use super::*;
@@ -56,7 +58,8 @@ fn client(address: &str) -> ClientAddr {
 
 /// City, region and country, `-` for what is not known.
 fn place(db: &GeoDb, address: &str, accept_language: &str) -> String {
-    let Place { city, region, country } = db.lookup(client(address), &db.languages(Some(accept_language)));
+    let languages = Languages::parse(Some(accept_language), Language::English);
+    let Place { city, region, country } = db.lookup(client(address), &languages);
     [city, region, country].map(|name| name.unwrap_or("-".to_owned())).join("/")
 }
 
@@ -134,6 +137,22 @@ fn the_first_file_that_knows_an_address_answers() {
     let db = open_all(vec![vector("test-ipv4.mmdb"), vector("test-flat.mmdb")]).unwrap();
     assert_eq!(place(&db, "192.0.2.1", "en"), "London/England/United Kingdom");
     assert_eq!(place(&db, "2001:db8:1::1", "en"), "Tokyo/Tokyo/JP");
+}
+
+#[test]
+fn t_x1_the_place_of_a_request_is_what_its_headers_ask_for_and_a_trusted_proxy_adds() {
+    let db = open("test-city.mmdb");
+    let place = |address: &str, peer_is_trusted| {
+        let lines =
+            [("accept-language", "nl"), ("accept-language", "fr;q=0.5, ja"), ("x-client-geo-location", "CA,Paris")];
+        let pair = |(name, value): (&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
+        let Place { city, region, country } =
+            db.place(client(address), &lines.into_iter().map(pair).collect(), peer_is_trusted);
+        [city, region, country].map(|name| name.unwrap_or("-".to_owned())).join("/")
+    };
+    assert_eq!(place("192.0.2.1", true), "ロンドン/Angleterre/イギリス");
+    assert_eq!(place("198.51.100.200", true), "Paris/CA/Bhoutan");
+    assert_eq!(place("198.51.100.200", false), "-/-/Bhoutan");
 }
 
 #[test]

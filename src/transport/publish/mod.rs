@@ -45,14 +45,22 @@ pub async fn authenticate(
         headers: call.headers(),
     };
     let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
-    let reading = timeout(BODY_TIME, read(body, max_bytes, app.limits.handshake));
-    let body = reading.await.unwrap_or_else(|_| Err(too_slow()))?;
+    let body = read_body(app, body, max_bytes).await?;
     let publisher = verified.accept(&body, Now::read().unix())?;
     Ok(Signed { publisher, body })
 }
 
-/// The whole body of a request, of at most `max_bytes`.
-pub async fn read(
+/// The whole body of a request, of at most `max_bytes`, if it comes in time.
+pub async fn read_body(
+    app: &App,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    max_bytes: usize,
+) -> Result<Bytes, Refusal> {
+    let reading = timeout(BODY_TIME, read(body, max_bytes, app.limits.handshake));
+    reading.await.unwrap_or_else(|_| Err(too_slow()))
+}
+
+async fn read(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,
     max_silence: Duration,
