@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use ::metrics::{Counter, counter};
 use tokio::task::JoinSet;
 
-use crate::auth::Policy;
 use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
+use crate::auth::{GeoDb, GeoError, Policy};
 use crate::broker::room::Rooms;
 use crate::broker::{Counters, Hub, Now};
 use crate::config::{Config, DrainConfig, PolicyConfig};
 use crate::engine::Memory;
 use crate::engine::memory::MemoryLimits;
-use crate::ops::{Lifecycle, Phase, metrics};
+use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
@@ -28,6 +28,9 @@ use crate::transport::tls::{Certificate, TlsError};
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long the stop waits for the last counts to be sent.
+const LAST_COUNTS: Duration = Duration::from_millis(500);
 
 /// A gateway whose listeners are bound and do not accept yet.
 pub struct Gateway {
@@ -73,8 +76,8 @@ impl Gateway {
         demo: bool,
         metrics: metrics_exporter_prometheus::PrometheusHandle,
     ) -> Result<Self, StartError> {
-        // `egress` needs nothing here: this version opens no connection at all. `log` is the process's own.
-        let Config { egress: _, log: _, listeners, limits, rooms, drain, policy } = config;
+        // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
+        let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
         let PolicyConfig { publishers, issuers, channels } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels);
@@ -95,6 +98,8 @@ impl Gateway {
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
             refusals: Default::default(),
+            places: geoip.map(GeoDb::open).transpose()?,
+            statsd: Statsd::new(statsd),
             metrics,
             demo,
             limits,
@@ -129,6 +134,9 @@ impl Gateway {
             tasks.spawn(listener.run(app.clone(), admission.clone(), routes.clone()));
         }
         let sweeper = tokio::spawn(sweep(app.clone()));
+        let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
+        let counted = app.clone();
+        let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
         app.lifecycle.enter(Phase::Ready);
 
         shutdown.await;
@@ -149,6 +157,9 @@ impl Gateway {
         let _ = tokio::time::timeout_at(deadline, gone).await;
         app.lifecycle.enter(Phase::Stopped);
         sweeper.abort();
+        // What was counted last is still sent, if that is done at once.
+        drop(stop_statsd);
+        let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;
         DrainReport { closed, left: app.registry.len() }
     }
 }
@@ -179,6 +190,17 @@ impl Reloader {
         result
     }
 
+    /// Takes new databases of places, apart from the rest: reading them takes seconds. Whether there were any.
+    pub async fn reload_places(&self) -> Result<bool, StartError> {
+        let app = self.app.clone();
+        let reading = tokio::task::spawn_blocking(move || app.places.as_ref().map(GeoDb::reload).transpose());
+        match reading.await {
+            Ok(result) => Ok(result?.unwrap_or(false)),
+            // The runtime is ending.
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Counts a reload that did not even come to [`Reloader::reload`].
     pub fn refused(&self) {
         self.reloads.refused.increment(1);
@@ -206,10 +228,11 @@ impl StartError {
     }
 }
 
-/// Checks what only the composition can tell: certificates, key sets, keys that are listed twice.
+/// Checks what only the composition can tell: certificates, key sets, keys that are listed twice, databases of places.
 pub fn check(config: &Config) -> Result<(), StartError> {
     Whitelist::new(config.policy.publishers.clone(), config.limits.replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
+    config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
     Ok(())
 }
@@ -221,6 +244,7 @@ pub enum StartError {
     Tls(TlsError),
     Publishers(DuplicateKey),
     Issuers(IssuerError),
+    Places(GeoError),
 }
 
 impl fmt::Display for StartError {
@@ -230,11 +254,18 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
+            Self::Places(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for StartError {}
+
+impl From<GeoError> for StartError {
+    fn from(error: GeoError) -> Self {
+        Self::Places(error)
+    }
+}
 
 impl From<ListenError> for StartError {
     fn from(error: ListenError) -> Self {

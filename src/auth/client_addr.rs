@@ -64,8 +64,9 @@ impl fmt::Display for ClientAddr {
 /// must never be able to choose its address: an entry on the way that is no address, more than 64 entries, nothing
 /// but trusted proxies, or `X-Forwarded-For` and `Forwarded` (RFC 7239) that disagree.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddr {
+    let is_proxy = is_trusted(peer, trusted);
     let peer = ClientAddr::from(peer);
-    if !peer.is_in(trusted) {
+    if !is_proxy {
         return peer;
     }
     let told = |name: &str, entries: EntriesOf| {
@@ -77,6 +78,11 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> C
         (Some(one), Some(other)) if one == other => one,
         (Some(_), Some(_)) => peer,
     }
+}
+
+/// Whether the socket's peer is a trusted proxy, so that its other headers about the client count too.
+pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    ClientAddr::from(peer).is_in(trusted)
 }
 
 /// The entries of one header line from the right; `None` for one that is no address.

@@ -72,6 +72,11 @@ async fn reload(args: ConfigArgs, reloader: Reloader, mut hangup: Signal, mut fi
         if !files.have_changed() && !is_asked {
             continue;
         }
+        match reloader.reload_places().await {
+            Ok(true) => tracing::info!("new GeoIP databases"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the GeoIP databases before it stay"),
+        }
         match try_reload(&args, &reloader) {
             Ok(watched) => {
                 files.watch(watched);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::auth::{IssuerConfig, PublisherConfig};
+use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig};
 use crate::broker::ChannelRules;
-use crate::ops::config::LogConfig;
+use crate::ops::config::{LogConfig, StatsdConfig};
 use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
 
 /// Everything that a gateway is told.
@@ -14,6 +14,10 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub rooms: RoomsConfig,
+    /// If places are on.
+    pub geoip: Option<GeoConfig>,
+    /// If it is on.
+    pub statsd: Option<StatsdConfig>,
     pub drain: DrainConfig,
     pub log: LogConfig,
     pub policy: PolicyConfig,

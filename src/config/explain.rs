@@ -8,6 +8,7 @@ use crate::auth::keys::Fingerprint;
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
 use crate::config::{Config, Egress};
+use crate::ops::config::StatsdConfig;
 use crate::protocol::{ChannelName, Pattern};
 use crate::transport::config::ListenerConfig;
 
@@ -33,6 +34,12 @@ fn gateway_text(config: &Config) -> String {
         Egress::None => "outgoing connections: none",
     };
     line(&mut text, 0, egress);
+    for file in config.geoip.iter().flat_map(|geoip| &geoip.files) {
+        line(&mut text, 0, &format!("places of peers: from {}", file.display()));
+    }
+    if let Some(StatsdConfig { host, port, prefix }) = &config.statsd {
+        line(&mut text, 0, &format!("statsd: {host}, UDP port {port}, names {prefix}.…"));
+    }
     config.listeners.iter().for_each(|listener| line(&mut text, 0, &listener_text(listener)));
     if config.policy.publishers.is_empty() {
         line(&mut text, 0, "no publishers: nobody can publish");

@@ -12,6 +12,7 @@ mod later;
 mod layers;
 mod origin;
 mod overrides;
+mod pair_env;
 mod path;
 mod report;
 mod schema;
@@ -34,7 +35,7 @@ pub use table::{Setting, settings_table};
 pub struct Sources {
     /// `--config`; otherwise `LASTMILE_CONFIG`, otherwise `config/lastmile.toml` if it is there.
     pub file: Option<PathBuf>,
-    /// The whole environment; only `LASTMILE_…` is looked at.
+    /// The whole environment; only `LASTMILE_…` and `PAIR_…` are looked at.
     pub env: Vec<(String, String)>,
     /// `--set`: `path=value`.
     pub set: Vec<String>,

@@ -7,6 +7,7 @@ use super::Sources;
 use super::later;
 use super::layers::FILE_VARIABLE;
 use super::origin::Source;
+use super::pair_env;
 use super::path::{Path, Segment, is_plain};
 use super::report::Report;
 use super::schema::{Schema, Table};
@@ -17,9 +18,9 @@ const PREFIX: &str = "LASTMILE_";
 /// More entries than this in a list of tables are for a file.
 const MAX_INDEX: usize = 999;
 
-/// Variables, then flags, each with the path and the value that it sets. The rest is reported.
+/// Variables of older deployments, our own, then flags, each with the path and the value that it sets. The rest is reported.
 pub fn read(sources: &Sources, schema: &Schema, tree: &Value, report: &mut Report) -> Vec<(Path, Raw)> {
-    let mut overrides = Vec::new();
+    let mut overrides = pair_env::read(sources, schema, tree, report);
     let mut finder = Finder { schema, tree, report };
     let mut variables: Vec<_> = sources.env.iter().collect();
     variables.sort();
@@ -91,7 +92,7 @@ impl Finder<'_> {
 }
 
 /// The setting that the words name: case does not count, nor does `-` against `_`; names in use come first.
-fn resolve<'a>(schema: &'a Schema, tree: &Value, words: &[String]) -> Option<(Path, &'a Schema)> {
+pub fn resolve<'a>(schema: &'a Schema, tree: &Value, words: &[String]) -> Option<(Path, &'a Schema)> {
     let (mut schema, mut place, mut path) = (schema, Some(tree), Path::root());
     for word in words {
         let segment;
@@ -129,7 +130,7 @@ fn same(key: &str, word: &str) -> bool {
 }
 
 /// What does not fit stays a string, which is then reported with its place.
-fn typed(schema: &Schema, value: &str) -> Raw {
+pub fn typed(schema: &Schema, value: &str) -> Raw {
     let list = schema.list.is_some() && (!schema.string || value.contains(','));
     let kind = if list {
         let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());

@@ -77,6 +77,11 @@ impl Report {
         self.warnings.push(format!("{path} ({}): {what}", self.origins.of(path)));
     }
 
+    /// A warning of another form, said in full.
+    pub fn remark(&mut self, line: String) {
+        self.warnings.push(line);
+    }
+
     /// The warnings, or every mistake.
     pub fn finish(self) -> Result<Vec<String>, ConfigError> {
         if self.mistakes.is_empty() {

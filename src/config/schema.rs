@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Issuer, Listener, OneOrMany, Publisher, Requirements, Settings, Subscribers, Tls,
+    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Settings, Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -136,7 +136,7 @@ pub fn default_of(path: &Path) -> Option<Value> {
 fn sample(form: usize) -> Value {
     let text = || Some("text".to_owned());
     let list = || vec!["text".to_owned()];
-    let one_or_many = || Some(if form == 1 { OneOrMany::One("text".to_owned()) } else { OneOrMany::Many(list()) });
+    let one_or_many = || if form == 1 { OneOrMany::One("text".to_owned()) } else { OneOrMany::Many(list()) };
     // A claim has any plain value.
     let claims = [(NAME, json!("text")), ("NAME2", json!(1)), ("NAME3", json!(true))];
     let subscribers = if form == 0 {
@@ -144,7 +144,7 @@ fn sample(form: usize) -> Value {
     } else {
         Subscribers::Matching(Requirements {
             scope: text(),
-            group: one_or_many(),
+            group: Some(one_or_many()),
             claim: claims.map(|(name, value)| (name.to_owned(), value)).into(),
         })
     };
@@ -163,7 +163,7 @@ fn sample(form: usize) -> Value {
         Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), rate_limit_per_second: 1 };
     let issuer = Issuer {
         issuer: text(),
-        audience: one_or_many(),
+        audience: Some(one_or_many()),
         jwks_file: text(),
         algorithms: list(),
         typ: text(),
@@ -189,6 +189,7 @@ fn sample(form: usize) -> Value {
         issuers: vec![issuer],
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, ..ChannelDefaults::default() },
+        geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })
 }

@@ -21,6 +21,8 @@ pub struct Settings {
     pub engine: Engine,
     pub limits: Limits,
     pub rooms: Rooms,
+    pub geoip: Geoip,
+    pub statsd: Statsd,
     pub drain: Drain,
     pub log: Log,
 }
@@ -207,6 +209,20 @@ pub struct Rooms {
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct Geoip {
+    pub database: OneOrMany,
+    pub default_language: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Statsd {
+    pub host: String,
+    pub prefix: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Drain {
     pub window_secs: u64,
     pub deadline_secs: u64,
@@ -232,6 +248,8 @@ impl Default for Settings {
             engine: Engine::default(),
             limits: Limits::default(),
             rooms: Rooms::default(),
+            geoip: Geoip::default(),
+            statsd: Statsd::default(),
             drain: Drain::default(),
             log: Log::default(),
         }
@@ -346,6 +364,18 @@ impl Default for Rooms {
             code_attempts: 3,
             relay_strict: false,
         }
+    }
+}
+
+impl Default for Geoip {
+    fn default() -> Self {
+        Self { database: OneOrMany::One("mmdb/city.mmdb".to_owned()), default_language: "en".to_owned() }
+    }
+}
+
+impl Default for Statsd {
+    fn default() -> Self {
+        Self { host: String::new(), prefix: "lastmile".to_owned() }
     }
 }
 

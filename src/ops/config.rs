@@ -1,4 +1,4 @@
-//! What the operator's tools are told: logs.
+//! What the operator's tools are told: logs, statsd.
 
 /// How the log looks, and what is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,4 +14,14 @@ pub enum LogFormat {
     Auto,
     Human,
     Json,
+}
+
+/// Where counts of rooms are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatsdConfig {
+    /// Name or IP address, without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Stands before every name, with a dot between them.
+    pub prefix: String,
 }

@@ -1,8 +1,10 @@
-//! Running it: phases, metrics, logs.
+//! Running it: phases, metrics, statsd, logs.
 
 pub mod config;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;
+pub mod statsd;
 
 pub use lifecycle::{Lifecycle, Phase};
+pub use statsd::{RoomEvent, Statsd};

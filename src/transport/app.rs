@@ -9,11 +9,11 @@ use super::config::{Limits, RoomsConfig};
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
-use crate::auth::Policy;
+use crate::auth::{GeoDb, Policy};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
 use crate::broker::{ConnectionLimits, Engine};
-use crate::ops::Lifecycle;
+use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
     pub limits: Limits,
@@ -30,6 +30,9 @@ pub struct App {
     pub lifecycle: Lifecycle,
     pub refusals: Refusals,
     pub metrics: PrometheusHandle,
+    /// Where peers of rooms are, if that is on.
+    pub places: Option<GeoDb>,
+    pub statsd: Statsd,
     /// Serves the demonstration page.
     pub demo: bool,
 }

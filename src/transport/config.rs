@@ -121,7 +121,8 @@ pub struct Limits {
     pub max_connections: u64,
     /// Connections of one client address (IPv6: of one /64); 0 for no limit.
     pub max_connections_per_address: u64,
-    /// For the PROXY header, TLS and the HTTP request head, each.
+    /// For the PROXY header, TLS and the HTTP request head, each; and how long a body that is being sent or an answer
+    /// that is being read may stand still.
     pub handshake: Duration,
     /// Size of an HTTP request head.
     pub max_header_bytes: usize,

@@ -42,20 +42,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Listener {
     config: Arc<ListenerConfig>,
     socket: Socket,
-    tls: Option<Tls>,
+    tls: Option<Arc<Certificate>>,
 }
 
-/// A listener's certificate and what accepts handshakes with it.
-type Tls = (Arc<Certificate>, TlsAcceptor);
-
 /// Loads a listener's certificate, if it has one.
-pub fn load_tls(config: &ListenerConfig) -> Result<Option<Tls>, ListenError> {
-    let load = |files| {
-        let certificate = Certificate::load(files)?;
-        let acceptor = certificate.acceptor()?;
-        Ok((certificate, acceptor))
-    };
-    let tls = config.tls.clone().map(load).transpose();
+pub fn load_tls(config: &ListenerConfig) -> Result<Option<Arc<Certificate>>, ListenError> {
+    let tls = config.tls.clone().map(Certificate::load).transpose();
     tls.map_err(|error| ListenError::Tls { listener: config.name.clone(), error })
 }
 
@@ -78,7 +70,7 @@ impl Listener {
         configs.into_iter().zip(tls).map(|(config, tls)| Self::bind(config, tls)).collect()
     }
 
-    fn bind(config: ListenerConfig, tls: Option<Tls>) -> Result<Self, ListenError> {
+    fn bind(config: ListenerConfig, tls: Option<Arc<Certificate>>) -> Result<Self, ListenError> {
         let socket = match &config.address {
             Address::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
             Address::Unix(path) => bind_unix(path).map(Socket::Unix),
@@ -104,13 +96,12 @@ impl Listener {
     }
 
     pub fn certificate(&self) -> Option<Arc<Certificate>> {
-        self.tls.as_ref().map(|(certificate, _)| certificate.clone())
+        self.tls.clone()
     }
 
     /// Accepts until the drain begins; with the role `ops`, until its end.
     pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
-        let acceptor = tls.map(|(_, acceptor)| acceptor);
         let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
         loop {
             let accepted = tokio::select! {
@@ -127,7 +118,7 @@ impl Listener {
             };
             let admitted = admission.admit(&config.name, config.max_connections);
             let incoming = Incoming { app: app.clone(), config: config.clone(), routes: routes.clone(), address };
-            let acceptor = acceptor.clone();
+            let acceptor = tls.as_ref().map(|certificate| certificate.acceptor());
             tokio::spawn(async move {
                 match admitted {
                     Ok(permit) => incoming.serve(stream, acceptor, permit).await,

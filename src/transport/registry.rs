@@ -22,6 +22,7 @@ pub struct Registry {
     open: Gauge,
     opened: Counter,
     closes: Closes,
+    slow_consumers: Counter,
 }
 
 /// A connection's place; it is given up when this is dropped.
@@ -40,6 +41,7 @@ impl Registry {
             open: gauge!("lastmile_connections"),
             opened: counter!("lastmile_connections_total"),
             closes: Closes::new(),
+            slow_consumers: counter!("lastmile_slow_consumers_total"),
         })
     }
 
@@ -67,7 +69,10 @@ impl Registry {
     pub fn sweep(&self, now_unix: u64) {
         for shard in &self.shards {
             for (_, connection) in shard.lock().iter() {
-                connection.sweep(now_unix);
+                // A full outbox is counted where it overflows, a stalled one here.
+                if connection.sweep(now_unix) == Some(CloseReason::SlowConsumer) {
+                    self.slow_consumers.increment(1);
+                }
             }
         }
     }

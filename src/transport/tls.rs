@@ -8,17 +8,14 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
 
 use super::config::TlsFiles;
 
 /// One listener's certificate. New handshakes use the newest; open connections keep theirs.
-#[derive(Debug)]
 pub struct Certificate {
     files: TlsFiles,
-    current: ArcSwap<CertifiedKey>,
+    current: ArcSwap<ServerConfig>,
 }
 
 /// A certificate that cannot be used.
@@ -27,38 +24,27 @@ pub struct TlsError(String);
 
 impl Certificate {
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let current = ArcSwap::from_pointee(read(&files)?);
+        let current = ArcSwap::new(read(&files)?);
         Ok(Arc::new(Self { files, current }))
     }
 
     /// Reads the files again, without using them yet.
-    pub fn read_again(&self) -> Result<CertifiedKey, TlsError> {
+    pub fn read_again(&self) -> Result<Arc<ServerConfig>, TlsError> {
         read(&self.files)
     }
 
-    pub fn replace(&self, key: CertifiedKey) {
-        self.current.store(Arc::new(key));
+    /// Sessions that were begun with the old certificate cannot be resumed any more.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.current.store(config);
     }
 
-    pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError(error.to_string()))?
-            .with_no_client_auth()
-            .with_cert_resolver(self.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
+    /// For one handshake.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
     }
 }
 
-impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
-    }
-}
-
-fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
+fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let TlsFiles { certificate, key } = files;
     let certificates = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -68,12 +54,17 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     }
     let unusable = |error: &dyn fmt::Display| TlsError(format!("{}: {error}", key.display()));
     let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(&error))?;
-    let signing_key = aws_lc_rs::sign::any_supported_type(&private_key).map_err(|error| unusable(&error))?;
-    let certified = CertifiedKey::new(certificates, signing_key);
-    match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(_) => Err(unusable(&"the key does not belong to the certificate")),
-    }
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&error))?
+        .with_no_client_auth()
+        .with_single_cert(certificates, private_key);
+    let mut config = config.map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => unusable(&"the key does not belong to the certificate"),
+        other => unusable(&other),
+    })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 impl fmt::Display for TlsError {

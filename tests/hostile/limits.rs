@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::common::eventually;
 use crate::node::{Node, Setup};
-use crate::raw::{connect, read_reply, send};
+use crate::raw::{ask, connect, read_reply, send};
 use crate::ws::{End, PING, RawWs, command, frame, upgrade};
 
 /// Opens a subscriber's WebSocket, or says with which status that was refused.
@@ -22,7 +22,7 @@ async fn t_lim_connections_of_one_listener() {
     let node = Node::start(Setup { public: "max_connections = 3", ..Setup::default() }).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(open(&node).await.ok().expect("as many as allowed"));
+        held.push(open(&node).await.expect("as many as allowed"));
     }
     for _ in 0..3 {
         let mut refused = connect(node.public()).await;
@@ -30,6 +30,9 @@ async fn t_lim_connections_of_one_listener() {
         let reply = read_reply(&mut refused).await.expect("a refusal");
         assert_eq!((reply.status, reply.header("retry-after")), (503, Some("5")));
     }
+    // T-H7: the same verdict for a request that is no upgrade.
+    let plain = ask(node.public(), b"GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n").await;
+    assert_eq!(plain.expect("a refusal").status, 503);
     node.publish("open.a", "1").await;
     held.pop();
     let mut again = reopen(&node).await;
@@ -44,7 +47,7 @@ async fn t_lim_connections_in_all() {
     let node = Node::start(Setup { limits: "max_connections = 4", ..Setup::default() }).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(open(&node).await.ok().expect("as many as allowed"));
+        held.push(open(&node).await.expect("as many as allowed"));
     }
     node.publish("open.a", "1").await;
     held.push(reopen(&node).await);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::node::{Neighbour, Node, Setup};
-use crate::raw::{connect, connect_from, read_reply, read_to_end, send};
+use crate::raw::{ask, connect, connect_from, read_reply, read_to_end, send};
 use crate::ws::upgrade;
 
 const PROXY_LISTENER: &str = "[listeners.balanced]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\n\
@@ -44,6 +44,9 @@ async fn t_x1_a_trusted_proxy_speaks_for_its_clients() {
     ] {
         assert_eq!(behind(same).await.0, 429, "{same}");
     }
+    // T-H7: the same verdict for a request that is no upgrade.
+    let plain = "GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\nx-forwarded-for: 203.0.113.1\r\n\r\n";
+    assert_eq!(ask(node.public(), plain.as_bytes()).await.unwrap().problem(), "connection-limit");
     let (status, _other) = behind("x-forwarded-for: 203.0.113.2\r\n").await;
     assert_eq!(status, 101, "another client");
     // An IPv6 network is one client.

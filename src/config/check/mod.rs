@@ -3,12 +3,14 @@
 
 mod address;
 mod channels;
+mod geoip;
 mod issuers;
 mod limits;
 mod listeners;
 mod log;
 mod publishers;
 mod rooms;
+mod statsd;
 
 use std::net::IpAddr;
 
@@ -38,15 +40,20 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         engine,
         limits,
         rooms,
+        geoip,
+        statsd,
         drain,
         log,
     } = settings;
     check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
+    let egress = check_egress(&egress, report);
     Config {
-        egress: check_egress(&egress, report),
+        egress,
         listeners: listeners::check(listeners, report, files),
         limits: limits::check(limits, trusted_proxies, report),
+        geoip: geoip::check(geoip, rooms.geoip, report, files),
+        statsd: statsd::check(statsd, egress, report),
         rooms: rooms::check(rooms, report),
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),

@@ -37,9 +37,6 @@ pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
     } = rooms;
     let path = Path::of("rooms");
     let open = check_open(&open, &path, report);
-    if geoip {
-        report.wrong(&path.key("geoip"), true, "not in this version; must be false");
-    }
     let mut numbers = Numbers::new(path, report);
     for (key, count, least) in [("max_connections", max_connections, 1), ("max_seats", max_seats, 2)] {
         if !(least..=MAX_PEERS).contains(&count) {

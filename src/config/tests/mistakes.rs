@@ -191,6 +191,27 @@ fn issuers_are_checked() {
 }
 
 #[test]
+fn places_and_statsd_are_checked() {
+    let on = "[rooms]\ngeoip = true\n[geoip]\n";
+    file(&format!("{on}database = \"no.mmdb\""), &["geoip.database = \"no.mmdb\"", "line 4", "mmdb/fetch", "read"]);
+    file(&format!("{on}database = [\"Cargo.toml\", \"src\"]"), &["geoip.database[1] = \"src\"", "directory"]);
+    file(&format!("{on}database = []"), &["geoip.database = []", "MaxMind DB"]);
+    file("[geoip]\ndefault_language = \"ge\"", &["geoip.default_language = \"ge\"", "\"de\"", "zh-CN"]);
+    for host in ["a b", ":8125", "host:", "host:0", "host:x", "[::1", "http://host", "a:1:2"] {
+        file(&format!("[statsd]\nhost = {host:?}"), &["statsd.host = ", "a port if it is not 8125"]);
+    }
+    file("[statsd]\nprefix = \"a:b\"", &["statsd.prefix = \"a:b\"", "letters"]);
+}
+
+#[test]
+fn a_sealed_gateway_has_no_statsd() {
+    file("egress = \"none\"\n[statsd]\nhost = \"a\"", &["statsd.host = \"a\"", "line 3", "egress = \"none\""]);
+    let env = [("PAIR_STATSD_HOST", "a"), ("LASTMILE_EGRESS", "none")];
+    expect(&error_of("", &env, &[]), &["statsd.host = \"a\"", "PAIR_STATSD_HOST", "egress"]);
+    assert!(load_all("egress = \"none\"", &[("PAIR_STATSD_HOST", "")], &[]).is_ok());
+}
+
+#[test]
 fn t_j2_shared_secrets_and_unsigned_tokens_cannot_be_configured() {
     issuer("algorithms = [\"ES256\", \"HS256\"]", &["issuers[0].algorithms[1] = \"HS256\"", "can also make one"]);
     issuer("algorithms = [\"none\"]", &["issuers[0].algorithms[0] = \"none\"", "not signed"]);

@@ -1,6 +1,7 @@
 //! Settings from outside: what is read, which source wins, and what a checked configuration looks like.
 
 mod mistakes;
+mod pair_env;
 mod sources;
 mod values;
 

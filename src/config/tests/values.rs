@@ -1,6 +1,7 @@
 //! What good settings become.
 
 use crate::auth::PublisherKey;
+use crate::auth::geo::Language;
 use crate::broker::{Audience, SlowConsumer};
 use crate::transport::config::{Address, OpenTo, Role};
 
@@ -218,4 +219,42 @@ fn the_policy_is_explained_by_channel_by_publisher_and_as_a_whole() {
         None,
         &["listener public: 127.0.0.1:8080 without TLS, serves subscribe", "no issuers", "all other channels"],
     );
+}
+
+#[test]
+fn places_are_off_unless_rooms_want_them() {
+    let directory = Directory::new();
+    directory.file("a.mmdb", "not looked into here");
+    directory.file("b.mmdb", "");
+    assert_eq!(load_file("[geoip]\ndatabase = \"no.mmdb\"").config.geoip, None);
+    let geoip = |lines: &str| {
+        let loaded = load_in(&directory, &format!("[rooms]\ngeoip = true\n[geoip]\n{lines}"), &[], &[]).unwrap();
+        (loaded.config.geoip.unwrap(), loaded.watched)
+    };
+    let (one, watched) = geoip("database = \"a.mmdb\"");
+    assert_eq!((one.files.clone(), one.default_language), (vec![directory.0.join("a.mmdb")], Language::English));
+    assert!(watched.contains(&one.files[0]));
+    let (two, _) = geoip("database = [\"a.mmdb\", \"b.mmdb\"]\ndefault_language = \"pt-BR\"");
+    assert_eq!((two.files.len(), two.default_language), (2, Language::Portuguese));
+}
+
+#[test]
+fn statsd_is_off_without_a_host_and_has_a_port_of_its_own() {
+    assert_eq!(load_file("").config.statsd, None);
+    let statsd = |host: &str| {
+        let config = load_file(&format!("[statsd]\nhost = {host:?}")).config.statsd.unwrap();
+        assert_eq!(config.prefix, "lastmile");
+        (config.host, config.port)
+    };
+    for (text, host, port) in [
+        ("localhost", "localhost", 8125),
+        ("stats.example.com:9125", "stats.example.com", 9125),
+        ("192.0.2.1", "192.0.2.1", 8125),
+        ("192.0.2.1:1", "192.0.2.1", 1),
+        ("::1", "::1", 8125),
+        ("[::1]", "::1", 8125),
+        ("[::1]:9125", "::1", 9125),
+    ] {
+        assert_eq!(statsd(text), (host.to_owned(), port), "{text}");
+    }
 }

@@ -37,7 +37,7 @@ pub async fn upgrade(
     if wanted.is_none() {
         authorize(&app, &call, body, 0).await?;
     }
-    let (shared, caller) = (app.clone(), Caller::of(&call));
+    let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let (joiner, now) = (caller.joiner(connection), Instant::now());
         let joined = match wanted {

@@ -20,6 +20,7 @@ use super::config::OpenTo;
 use super::websocket::Wire;
 use super::websocket::upgrade::Handshake;
 use super::{problem, publish, subscribe};
+use crate::auth::{Place, is_trusted};
 use crate::broker::room::{Joiner, Seat};
 use crate::broker::{Connection, Phase};
 use crate::protocol::room::Sender;
@@ -37,14 +38,17 @@ struct Caller {
 }
 
 impl Caller {
-    fn of(call: &Call) -> Self {
+    fn of(app: &App, call: &Call) -> Self {
+        let is_trusted = call.peer().address.is_some_and(|peer| is_trusted(peer, &app.limits.trusted_proxies));
+        let located = app.places.as_ref().zip(call.client());
+        let place = located.map(|(places, client)| places.place(client, call.headers(), is_trusted));
+        let Place { city, region, country } = place.unwrap_or_default();
         let sender = Sender {
             remote: call.client().map(|client| client.ip().to_string()),
             ua: call.header(header::USER_AGENT).map(|ua| ua.chars().take(MAX_UA_CHARS).collect()),
-            // Known only with a database of places.
-            city: None,
-            country: None,
-            region: None,
+            city,
+            country,
+            region,
         };
         Self { sender: Arc::new(sender), address: call.client().map(|client| client.limit_key()) }
     }

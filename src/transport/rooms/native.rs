@@ -63,7 +63,7 @@ async fn join(
         authorize(app, call, body, 0).await?;
     }
     let is_spoken = handshake.speaks(SUBPROTOCOL);
-    let (shared, caller) = (app.clone(), Caller::of(call));
+    let (shared, caller) = (app.clone(), Caller::of(app, call));
     let protocol = is_spoken.then_some(SUBPROTOCOL);
     Ok(handshake.accept_with(app, call, &app.room_connection_limits, protocol, move |connection| {
         if is_spoken {

@@ -30,7 +30,7 @@ pub async fn upgrade(
     let handshake = older_handshake(&call, upgrade)?;
     // Whoever comes first opens a room.
     authorize(&app, &call, body, 0).await?;
-    let (shared, caller) = (app.clone(), Caller::of(&call));
+    let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let joined = shared.rooms.join_relay(&id, caller.joiner(connection), Instant::now());
         let strict = shared.rooms_config.relay_strict;

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -46,8 +48,7 @@ impl Handshake {
             return Err(malformed("an upgrade has no body"));
         }
         let key = call.header(header::SEC_WEBSOCKET_KEY).ok_or(malformed("one Sec-WebSocket-Key is needed"))?;
-        // 16 bytes in base64.
-        if key.len() != 24 || !key.ends_with("==") {
+        if !BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
             return Err(malformed("Sec-WebSocket-Key is not 16 bytes in base64"));
         }
         let protocols = call.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();

@@ -1,0 +1,149 @@
+//! One field of a record, whatever its type: names by language, a text, or nothing that is of use.
+//!
+//! Reads the nested layout (GeoIP2, GeoLite2 and DB-IP: `city.names.en`, `subdivisions[0].names.en`) and the flat one
+//! (ip-location-db: `city`, `state1`, `country_code`). Nothing but damaged bytes is an error.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{Language, Languages};
+
+/// Longest name that is passed on, in bytes.
+const MAX_NAME: usize = 256;
+
+#[derive(Default)]
+pub struct Field<'a> {
+    names: Names<'a>,
+    text: Option<&'a str>,
+}
+
+/// A name for each language, in the order of [`Language::ALL`].
+#[derive(Default)]
+struct Names<'a>([Option<&'a str>; Language::ALL.len()]);
+
+/// A text, or nothing if it is something else.
+struct Text<'a>(Option<&'a str>);
+
+impl Field<'_> {
+    /// The name in the first language that has one, otherwise the text.
+    pub fn name(&self, languages: &Languages) -> Option<String> {
+        let named = languages.iter().find_map(|language| self.names.0[language as usize]);
+        named.or(self.text).map(str::to_owned)
+    }
+}
+
+impl<'de> Deserialize<'de> for Field<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut field = Field::default();
+        match deserializer.deserialize_any(AnyVisitor(Level::Field))? {
+            Any::Text(text) => field.text = usable(text),
+            Any::Field(found) => field = found,
+            _ => {}
+        }
+        Ok(field)
+    }
+}
+
+impl<'de> Deserialize<'de> for Names<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match deserializer.deserialize_any(AnyVisitor(Level::Names))? {
+            Any::Names(names) => Ok(names),
+            _ => Ok(Names::default()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match deserializer.deserialize_any(AnyVisitor(Level::Text))? {
+            Any::Text(text) => Ok(Text(usable(text))),
+            _ => Ok(Text(None)),
+        }
+    }
+}
+
+fn usable(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty() && text.len() <= MAX_NAME)
+}
+
+/// Which maps mean something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Field,
+    Names,
+    Text,
+}
+
+enum Any<'a> {
+    Text(&'a str),
+    Field(Field<'a>),
+    Names(Names<'a>),
+    Nothing,
+}
+
+/// Takes every type, so that one of them in the wrong place spoils nothing else.
+struct AnyVisitor(Level);
+
+impl<'de> Visitor<'de> for AnyVisitor {
+    type Value = Any<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Any::Text(text))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut field = Field::default();
+        let mut names = Names::default();
+        while let Some(key) = map.next_key::<&str>()? {
+            let language = Language::ALL.into_iter().find(|language| language.name() == key);
+            match (self.0, key, language) {
+                (Level::Field, "names", _) => field.names = map.next_value()?,
+                (Level::Names, _, Some(language)) => names.0[language as usize] = map.next_value::<Text>()?.0,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(match self.0 {
+            Level::Field => Any::Field(field),
+            Level::Names => Any::Names(names),
+            Level::Text => Any::Nothing,
+        })
+    }
+
+    /// The first of a list counts: the largest subdivision comes first.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let first = if self.0 == Level::Field { list.next_element::<Field>()? } else { None };
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(first.map_or(Any::Nothing, Any::Field))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Any::Nothing)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Any::Nothing)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Any::Nothing)
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<Self::Value, E> {
+        Ok(Any::Nothing)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Any::Nothing)
+    }
+
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<Self::Value, E> {
+        Ok(Any::Nothing)
+    }
+}

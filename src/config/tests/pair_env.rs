@@ -1,0 +1,201 @@
+//! The variables of channelserver deployments: which settings they become, and which win over them.
+
+use serde_json::{Value, json};
+
+use super::super::{layers::Layers, schema::Schema};
+use super::*;
+use crate::auth::geo::Language;
+use crate::ops::config::LogFormat;
+use crate::transport::config::Address;
+
+/// The settings before they are checked.
+fn tree(file: &str, env: &[(&str, &str)], set: &[&str]) -> Value {
+    let directory = Directory::new();
+    let sources = Sources {
+        file: Some(directory.file("lastmile.toml", file)),
+        env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        set: set.iter().map(|flag| flag.to_string()).collect(),
+    };
+    Layers::read(&sources, &Schema::of_settings()).unwrap().tree
+}
+
+fn public(loaded: &Loaded) -> String {
+    let listener = loaded.config.listeners.iter().find(|listener| listener.name == "public").unwrap();
+    listener.address.to_string()
+}
+
+#[test]
+fn limits_of_rooms_keep_their_old_names() {
+    let env = [
+        ("PAIR_MAX_EXCHANGES", "20"),
+        ("PAIR_MAX_DATA", "2048"),
+        ("PAIR_CONN_LIFESPAN", "60"),
+        ("PAIR_CLIENT_TIMEOUT", "30"),
+        ("PAIR_HEARTBEAT_INTERVAL", "2"),
+        ("PAIR_MAX_CHANNEL_CONNECTIONS", "5"),
+    ];
+    let rooms = json!({
+        "max_exchanges": 20,
+        "max_data_bytes": 2048,
+        "conn_lifespan_secs": 60,
+        "client_timeout_secs": 30,
+        "heartbeat_interval_secs": 2,
+        "max_connections": 5,
+    });
+    assert_eq!(tree("", &env, &[])["rooms"], rooms);
+    assert!(load_all("", &env, &[]).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn they_win_over_the_file_and_lose_against_our_own() {
+    let file = "[rooms]\nmax_exchanges = 1";
+    let pair = ("PAIR_MAX_EXCHANGES", "2");
+    let own = ("LASTMILE_ROOMS__MAX_EXCHANGES", "3");
+    let of = |env: &[(&str, &str)], set: &[&str]| tree(file, env, set)["rooms"]["max_exchanges"].clone();
+    assert_eq!(of(&[pair], &[]), 2);
+    assert_eq!(of(&[own, pair], &[]), 3);
+    assert_eq!(of(&[pair], &["rooms.max_exchanges=4"]), 4);
+    assert_eq!(of(&[("PAIR_MAX_EXCHANGES", "")], &[]), 1);
+}
+
+#[test]
+fn a_database_switches_places_on() {
+    let directory = Directory::new();
+    let database = directory.file("a, b.mmdb", "").display().to_string();
+    let env = [("PAIR_MMDB_LOC", database.as_str()), ("PAIR_DEFAULT_LANG", "fr-CA")];
+    let geoip = load_in(&directory, "", &env, &[]).unwrap().config.geoip.unwrap();
+    assert_eq!((geoip.files, geoip.default_language), (vec![database.clone().into()], Language::French));
+    let off = [env[0], ("LASTMILE_ROOMS__GEOIP", "false")];
+    assert_eq!(load_in(&directory, "", &off, &[]).unwrap().config.geoip, None);
+    let error = error_of("", &[("PAIR_MMDB_LOC", "/nowhere/city.mmdb")], &[]);
+    assert!(error.contains("geoip.database = \"/nowhere/city.mmdb\" (environment variable PAIR_MMDB_LOC)"), "{error}");
+}
+
+#[test]
+fn statsd_and_logs_keep_their_old_names() {
+    let env =
+        [("PAIR_STATSD_HOST", "stats.example.com"), ("PAIR_METRIC_NAME", "channelserver"), ("PAIR_HUMAN_LOGS", "true")];
+    let config = load_all("[log]\nformat = \"json\"", &env, &[]).unwrap().config;
+    let statsd = config.statsd.unwrap();
+    assert_eq!(
+        (statsd.host.as_str(), statsd.port, statsd.prefix.as_str()),
+        ("stats.example.com", 8125, "channelserver")
+    );
+    assert_eq!(config.log.format, LogFormat::Human);
+    let off = load_all("[statsd]\nhost = \"a\"", &[("PAIR_STATSD_HOST", "")], &[]).unwrap();
+    assert_eq!(off.config.statsd, None);
+}
+
+#[test]
+fn trusted_proxies_come_with_the_private_ranges_and_a_warning() {
+    let proxies = |env: &[(&str, &str)]| {
+        let loaded = load_all("", env, &[]).unwrap();
+        let ranges: Vec<_> = loaded.config.limits.trusted_proxies.iter().map(ToString::to_string).collect();
+        (ranges.join(" "), loaded.warnings.join("\n"))
+    };
+    let (ranges, warnings) = proxies(&[("PAIR_TRUSTED_PROXY_LIST", "203.0.113.9, 2001:db8::1,198.51.100.0/24")]);
+    let private = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16";
+    assert_eq!(ranges, format!("203.0.113.9/32 2001:db8::1/128 198.51.100.0/24 {private}"));
+    assert!(warnings.contains("172.16.0.0/12") && warnings.contains("PAIR_TRUSTED_PROXY_LIST"), "{warnings}");
+    assert_eq!(proxies(&[("PAIR_TRUSTED_PROXY_LIST", "")]), (String::new(), String::new()));
+    let own = [("PAIR_TRUSTED_PROXY_LIST", "203.0.113.9"), ("LASTMILE_TRUSTED_PROXIES", "::1")];
+    assert_eq!(proxies(&own), ("::1/128".to_owned(), String::new()));
+    let error = error_of("", &[("PAIR_TRUSTED_PROXY_LIST", "proxy.example")], &[]);
+    assert!(error.contains("trusted_proxies[0] = \"proxy.example\" (environment variable PAIR_TRUST"), "{error}");
+}
+
+#[test]
+fn host_and_port_are_the_address_of_the_listener_for_rooms() {
+    let address = |env: &[(&str, &str)]| {
+        let loaded = load_all("", env, &[]).unwrap();
+        (public(&loaded), loaded.warnings.len())
+    };
+    let host = |host| ("PAIR_HOSTNAME", host);
+    let port = ("PAIR_PORT", "8058");
+    assert_eq!(address(&[host("0.0.0.0"), port]), ("0.0.0.0:8058".to_owned(), 1));
+    assert_eq!(address(&[host("::"), port]), ("[::]:8058".to_owned(), 1));
+    assert_eq!(address(&[host("localhost"), port]), ("127.0.0.1:8058".to_owned(), 0));
+    assert_eq!(address(&[host("::1"), port]), ("[::1]:8058".to_owned(), 0));
+    assert_eq!(address(&[port]), ("127.0.0.1:8058".to_owned(), 0));
+    assert_eq!(address(&[host("0.0.0.0")]), ("0.0.0.0:8080".to_owned(), 1));
+    assert_eq!(address(&[host(""), ("PAIR_PORT", "")]), ("127.0.0.1:8080".to_owned(), 0));
+
+    let file = "[listeners.a]\naddress = \"unix:/tmp/a\"\nroles = [\"pair\"]";
+    let loaded = load_all(file, &[port], &[]).unwrap();
+    assert_eq!(loaded.config.listeners[0].address, Address::Tcp("127.0.0.1:8058".parse().unwrap()));
+    for (env, part) in [(host("rooms.example"), "PAIR_HOSTNAME"), (("PAIR_PORT", "x"), "PAIR_PORT")] {
+        let error = error_of("", &[env], &[]);
+        assert!(error.contains(part) && error.contains("must be an IP address and a port"), "{error}");
+    }
+}
+
+#[test]
+fn t_w1_plaintext_is_implied_for_the_address_of_these_variables_alone() {
+    let pair = [("PAIR_HOSTNAME", "0.0.0.0"), ("PAIR_PORT", "8058")];
+    let warning = load_all("", &pair, &[]).unwrap().warnings.remove(0);
+    assert!(warning.contains("listeners.public.plaintext (environment variable PAIR_HOSTNAME)"), "{warning}");
+    // Our own variable or flag has the address: the decision must be its own.
+    let own = [pair[0], pair[1], ("LASTMILE_LISTENERS__PUBLIC__ADDRESS", "0.0.0.0:9000")];
+    assert!(error_of("", &own, &[]).contains("LASTMILE_LISTENERS__PUBLIC__ADDRESS"));
+    assert!(error_of("", &pair, &["listeners.public.address=0.0.0.0:1"]).contains("plaintext = true"));
+    let local = [pair[0], ("LASTMILE_LISTENERS__PUBLIC__ADDRESS", "127.0.0.1:9000")];
+    let loaded = load_all("", &local, &[]).unwrap();
+    assert_eq!((public(&loaded).as_str(), loaded.warnings.len()), ("127.0.0.1:9000", 0));
+    // Somebody said no.
+    let file = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"pair\"]\nplaintext = false";
+    assert!(error_of(file, &pair, &[]).contains("0.0.0.0:8058"));
+}
+
+#[test]
+fn tls_stays_with_the_address_of_these_variables() {
+    let directory = Directory::new();
+    directory.file("a.crt", "certificate");
+    directory.file("a.key", "key");
+    let file = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"pair\"]\n\
+                tls = { certificate = \"a.crt\", key = \"a.key\" }";
+    let pair = [("PAIR_HOSTNAME", "0.0.0.0"), ("PAIR_PORT", "8058")];
+    let listener = load_in(&directory, file, &pair, &[]).unwrap().config.listeners.remove(0);
+    assert!(listener.tls.is_some() && listener.address.to_string() == "0.0.0.0:8058");
+}
+
+#[test]
+fn without_one_listener_for_rooms_the_address_has_no_place() {
+    let listener =
+        |name: &str, role: &str| format!("[listeners.{name}]\naddress = \"127.0.0.1:0\"\nroles = [{role:?}]\n");
+    let pair = [("PAIR_PORT", "8058")];
+    assert!(error_of(&listener("a", "ops"), &pair, &[]).contains("PAIR_PORT: no listener has the role \"pair\""));
+    let two = listener("a", "pair") + &listener("b", "pair");
+    assert!(error_of(&two, &pair, &[]).contains("PAIR_PORT: several listeners"));
+}
+
+#[test]
+fn variables_without_effect_are_taken_with_a_warning() {
+    let names = ["DEBUG", "VERBOSE", "HEARTBEAT", "IP_REPUTATION_SERVER", "IPREP_MIN", "IP_VIOLATION"];
+    for name in names.map(|name| format!("PAIR_{name}")) {
+        let warnings = load_all("", &[(name.as_str(), "true")], &[]).unwrap().warnings;
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(&name) && warnings[0].contains("no effect"),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_name_the_variable() {
+    let error = |name: &str, value: &str| error_of("", &[(name, value)], &[]);
+    let message = error("PAIR_MAX_EXCHANGES", "many");
+    assert!(message.contains("rooms.max_exchanges = \"many\" (environment variable PAIR_MAX_EXCHANGES)"), "{message}");
+    assert!(error("PAIR_MAX_EXCHANGE", "1").contains("did you mean PAIR_MAX_EXCHANGES?"));
+    assert!(error("PAIR_XYZZY", "1").contains("PAIR_XYZZY: no such variable"));
+    assert!(!error("PAIR_XYZZY", "secret").contains("secret"));
+    assert!(error("PAIR_HUMAN_LOGS", "maybe").contains("PAIR_HUMAN_LOGS = \"maybe\": must be true or false"));
+}
+
+#[test]
+fn the_document_has_every_variable() {
+    let document = std::fs::read_to_string(shipped("README.md")).unwrap();
+    let documented: Vec<_> = document.split(|c: char| c != '_' && !c.is_ascii_uppercase()).collect();
+    for (name, _) in super::super::pair_env::VARIABLES {
+        assert!(documented.contains(&format!("PAIR_{name}").as_str()), "PAIR_{name}");
+    }
+}
