@@ -3,6 +3,7 @@
 mod demo;
 mod keys;
 mod packaging;
+mod pair;
 mod publish;
 mod serve;
 mod subscribe;

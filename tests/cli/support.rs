@@ -199,7 +199,7 @@ pub struct Gateway {
 /// Listeners on any free ports.
 pub const LISTENERS: &str = r#"
 [listeners]
-public = { address = "127.0.0.1:0", roles = ["subscribe"] }
+public = { address = "127.0.0.1:0", roles = ["subscribe", "pair"] }
 publish = { address = "127.0.0.1:0", roles = ["publish"] }
 ops = { address = "127.0.0.1:0", roles = ["ops"] }
 [drain]

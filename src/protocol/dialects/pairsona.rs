@@ -21,7 +21,7 @@ pub fn parse_id(text: &str) -> Option<Wanted> {
     let padding = text.bytes().rev().take_while(|byte| *byte == b'=').count();
     let bare = &text[..text.len() - padding];
     // Padding fills up to a multiple of four, or is left out.
-    if padding > 2 || (padding > 0 && text.len() % 4 != 0) {
+    if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) {
         return None;
     }
     let bytes = URL_SAFE_NO_PAD.decode(bare).ok()?;

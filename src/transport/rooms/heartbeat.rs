@@ -14,7 +14,7 @@ pub fn heartbeat(call: &Call) -> Response {
 }
 
 pub fn lbheartbeat(call: &Call) -> Response {
-    get(call, || Response::default())
+    get(call, Response::default)
 }
 
 pub fn version(call: &Call) -> Response {

@@ -218,10 +218,10 @@ impl Handler for Native {
     /// A peer that closes normally, or says no reason, is not coming back.
     fn on_close(&mut self, payload: &[u8]) {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
-        if payload.is_empty() || payload.starts_with(&NORMAL) {
-            if let Some(seat) = self.peer.seat.take() {
-                seat.leave();
-            }
+        if (payload.is_empty() || payload.starts_with(&NORMAL))
+            && let Some(seat) = self.peer.seat.take()
+        {
+            seat.leave();
         }
     }
 

@@ -43,9 +43,9 @@ pub async fn post(
 ) -> Result<warp::reply::Response, Refusal> {
     origin::check(&call)?;
     let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?;
-    let asked: Asked = match &body[..] {
+    let asked = match &body[..] {
         [] => Asked::default(),
-        body => serde_json::from_slice(body)
+        body => read(body)
             .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of a room: {error}")))?,
     };
     let code = match asked.code {
@@ -72,6 +72,11 @@ pub async fn post(
         response.headers_mut().insert(header::LOCATION, link);
     }
     Ok(response)
+}
+
+fn read(body: &[u8]) -> serde_json::Result<Asked> {
+    // An object: a struct by itself would also be read from an array.
+    serde_json::from_slice::<serde_json::Map<_, _>>(body).and_then(|object| serde_json::from_value(object.into()))
 }
 
 /// Where a room is on its gateway.

@@ -1,0 +1,127 @@
+//! The channelserver form: what its own clients and its own test suite rely on.
+
+use ::http::Request;
+use bytes::Bytes;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::client::{Got, Peer, channel, world};
+use crate::common::{get, http};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_transcript_of_the_older_system() {
+    let world = world("").await;
+    let mut a = Peer::open(&world, "/v1/ws/").await;
+    let first = a.text().await;
+    let id = first.split('"').nth(3).unwrap().to_owned();
+    assert_eq!(first, format!(r#"{{"channelid":"{id}","link":"/v1/ws/{id}"}}"#));
+    assert_eq!(id.len(), 22);
+    let padded = format!("/v1/ws/{id}==?x=1");
+    let mut b = Peer::try_open(&world, "pair", &padded, &[("user-agent", "Mozilla/5.0 X")]).await.unwrap();
+    assert_eq!(b.text().await, first);
+    b.say(" \u{2003}aBc12e\r\n").await;
+    let envelope = r#"{"message":"aBc12e","sender":{"remote":"127.0.0.1","ua":"Mozilla/5.0 X"}}"#;
+    a.hears(&[envelope]).await;
+    // Not to the sender; binary is ignored; fragments are one message.
+    b.send(Message::binary(vec![1, 2, 3])).await;
+    for (data, part, is_final) in [(Data::Text, "fr", false), (Data::Continue, "ag", true)] {
+        let frame = Frame::message(Bytes::from(part), OpCode::Data(data), is_final);
+        b.send(Message::Frame(frame)).await;
+    }
+    a.hears(&[r#"{"message":"frag","sender":{"remote":"127.0.0.1","ua":"Mozilla/5.0 X"}}"#]).await;
+    a.say(r#"{"channelid":"x"} "q" \ é"#).await;
+    b.hears(&[r#"{"message":"{\"channelid\":\"x\"} \"q\" \\ é","sender":{"remote":"127.0.0.1"}}"#]).await;
+    // A third one hears and is heard by all others.
+    let mut c = Peer::open(&world, &format!("/v1/ws/{id}")).await;
+    assert_eq!(c.text().await, first);
+    c.say("c").await;
+    let from_c = r#"{"message":"c","sender":{"remote":"127.0.0.1"}}"#;
+    a.hears(&[from_c]).await;
+    b.hears(&[from_c]).await;
+    Peer::open(&world, &format!("/v1/ws/{id}")).await.closes(4508, "connection_limit").await;
+    // Who leaves can come back while somebody is there; with the last one the room is gone.
+    a.close(1000, "").await;
+    assert_eq!(a.next().await, Got::Close(1000, String::new()));
+    let mut again = Peer::open(&world, &format!("/v1/ws/{id}")).await;
+    assert_eq!(again.text().await, first);
+    for peer in [&mut again, &mut b, &mut c] {
+        peer.close(1000, "").await;
+        peer.next().await;
+    }
+    world.await_metric("lastmile_rooms", 0.0).await;
+    Peer::open(&world, &format!("/v1/ws/{id}")).await.closes(4511, "unknown_room").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_id_is_404_and_an_unknown_one_is_closed_after_the_upgrade() {
+    let world = world("").await;
+    let long = "A".repeat(4000);
+    for unknown in ["jvg-n0FXB0kE3rGUIOS5Yw", "0123456789abcdef0123456789abcdef", long.as_str()] {
+        let mut peer = Peer::open(&world, &format!("/v1/ws/{unknown}")).await;
+        peer.closes(4511, "unknown_room").await;
+    }
+    let wrong = [
+        "abcd",
+        "jvg-n0FXB0kE3rGUIOS5Y",
+        "jvg+n0FXB0kE3rGUIOS5Yw",
+        "%FF%FE%FD%FC",
+        "jvg-n0FXB0kE3rGUIOS5Yw%00",
+        "jvg-n0FXB0kE3rGUIOS5Yw/",
+        "a/b",
+        "jvg-n0FXB0kE3rGUIOS5Yw===",
+        "==",
+        "%",
+    ];
+    for id in wrong {
+        let answer = Peer::try_open(&world, "pair", &format!("/v1/ws/{id}"), &[]).await.err().expect("no upgrade");
+        assert_eq!(answer.status, 404, "{id}");
+    }
+    assert_eq!(Peer::try_open(&world, "pair", "/v1/ws", &[]).await.err().expect("no upgrade").status, 404);
+    assert_eq!(Peer::try_open(&world, "public", "/v1/ws/", &[]).await.err().expect("no role").status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rest_of_its_http_is_there_too() {
+    let world = world("").await;
+    let address = world.gateway.address("pair");
+    let heartbeat = get(address, "/__heartbeat__").await;
+    assert_eq!((heartbeat.status.as_u16(), heartbeat.header("content-type")), (200, "application/json"));
+    assert_eq!(heartbeat.json(), json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
+    let lbheartbeat = get(address, "/__lbheartbeat__").await;
+    assert_eq!((lbheartbeat.status.as_u16(), lbheartbeat.text()), (200, ""));
+    assert_eq!(get(address, "/__version__").await.json()["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(get(address, "/v1/ws/").await.status, 400);
+    assert_eq!(get(address, "/").await.status, 404);
+    for path in ["/v1/ws/", "/v1/ws/jvg-n0FXB0kE3rGUIOS5Yw", "/__heartbeat__"] {
+        let request = Request::post(path).header("host", "x").body(Bytes::new()).unwrap();
+        let answer = http::send(address, request).await;
+        assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "GET"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_other_sites_may_come_as_they_could_before() {
+    let world = world("").await;
+    let headers = [("origin", "https://accounts.example.com")];
+    assert!(Peer::try_open(&world, "pair", "/v1/ws/", &headers).await.is_ok());
+    let refused = Peer::try_open(&world, "pair", "/v1/rooms", &headers).await.err().expect("no upgrade");
+    assert_eq!(refused.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minimal_session_of_nine_messages_fits_the_default_limits() {
+    let world = world("").await;
+    let (link, mut a) = channel(&world).await;
+    let mut b = Peer::open(&world, &link).await;
+    b.text().await;
+    for n in 0..10 {
+        let (from, to) = if n % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+        from.say(&format!("message-{n}=")).await;
+        assert_eq!(to.json().await["message"], format!("message-{n}="));
+    }
+    a.say("one too many").await;
+    a.closes(4506, "message_limit").await;
+    b.closes(4506, "message_limit").await;
+}

@@ -1,0 +1,179 @@
+//! The limits of rooms, at their values and one above, in every form.
+
+use std::time::{Duration, Instant};
+
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::client::{FORMS, Got, Peer, channel, heard, pair, post_room, spoken, world};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p_a_message_n_plus_1_ends_the_room_for_all() {
+    let world = world("max_exchanges = 3").await;
+    for form in FORMS {
+        let (mut a, mut b) = pair(&world, form).await;
+        for n in 0..3 {
+            let (from, to) = if n == 1 { (&mut b, &mut a) } else { (&mut a, &mut b) };
+            from.say(&spoken(form, "x")).await;
+            assert_eq!(heard(form, &to.text().await), "x");
+        }
+        b.say(&spoken(form, "y")).await;
+        a.closes(4506, "message_limit").await;
+        b.closes(4506, "message_limit").await;
+    }
+    assert_eq!(world.metric(r#"lastmile_rooms_closed_total{reason="message_limit"}"#).await, 3.0);
+    assert_eq!(world.metric("lastmile_room_messages_total").await, 9.0);
+    assert_eq!(world.metric("lastmile_rooms_opened_total").await, 3.0);
+    world.await_metric("lastmile_rooms", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p_a_the_byte_above_the_limit_ends_the_room() {
+    let world = world("max_data_bytes = 100\nmax_exchanges = 0").await;
+    for form in FORMS {
+        let (mut a, mut b) = pair(&world, form).await;
+        // What the form counts around the text: the envelope, nothing, the quotes of JSON.
+        let around = match form {
+            "channelserver" => r#"{"message":"","sender":{"remote":"127.0.0.1"}}"#.len(),
+            "relay" => 0,
+            _ => 2,
+        };
+        a.say(&spoken(form, &"x".repeat(50 - around))).await;
+        b.text().await;
+        b.say(&spoken(form, &"x".repeat(50 - around))).await;
+        a.text().await;
+        a.say(&spoken(form, "")).await;
+        if form == "relay" {
+            a.say("y").await;
+            b.hears(&[""]).await;
+        }
+        a.closes(4507, "data_limit").await;
+        b.closes(4507, "data_limit").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p_a_a_room_ends_at_its_second_whatever_its_traffic() {
+    let world = world("conn_lifespan_secs = 2\nmax_exchanges = 0").await;
+    for form in FORMS {
+        let began = Instant::now();
+        let (mut a, mut b) = pair(&world, form).await;
+        let end = loop {
+            b.say(&spoken(form, "x")).await;
+            match a.next().await {
+                Got::Text(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                end => break end,
+            }
+        };
+        assert_eq!(end, Got::Close(4505, "lifespan_expired".into()), "{form}");
+        b.closes(4505, "lifespan_expired").await;
+        let lived = began.elapsed();
+        assert!(lived >= Duration::from_millis(1900) && lived < Duration::from_secs(6), "{form}: {lived:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p_a_coming_back_resets_nothing() {
+    let world = world("max_exchanges = 4\nconn_lifespan_secs = 4").await;
+    let (link, mut a) = channel(&world).await;
+    let began = Instant::now();
+    for _ in 0..2 {
+        let mut b = Peer::open(&world, &link).await;
+        b.text().await;
+        b.say("x").await;
+        a.text().await;
+        b.say("x").await;
+        a.text().await;
+        b.close(1000, "").await;
+        b.next().await;
+    }
+    let mut b = Peer::open(&world, &link).await;
+    b.text().await;
+    b.say("x").await;
+    a.closes(4506, "message_limit").await;
+    b.closes(4506, "message_limit").await;
+
+    let mut a = Peer::open(&world, "/v1/relay/x").await;
+    a.hears(&["/status:waiting"]).await;
+    for _ in 0..4 {
+        let mut b = Peer::open(&world, "/v1/relay/x").await;
+        b.hears(&["/status:connected"]).await;
+        b.say("x").await;
+        a.hears(&["/remote:open", "/status:connected", "x"]).await;
+        drop(b);
+        a.hears(&["/remote:close", "/status:waiting"]).await;
+    }
+    let mut b = Peer::open(&world, "/v1/relay/x").await;
+    b.hears(&["/status:connected"]).await;
+    b.say("x").await;
+    a.hears(&["/remote:open", "/status:connected"]).await;
+    a.closes(4506, "message_limit").await;
+    assert!(began.elapsed() < Duration::from_secs(4), "the lifespan was not to be the reason");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_kibibytes_pass_and_one_byte_more_is_1009() {
+    let world = world("").await;
+    for form in ["channelserver", "relay"] {
+        let (mut a, mut b) = pair(&world, form).await;
+        let most = "x".repeat(65_536);
+        a.say(&most).await;
+        assert_eq!(heard(form, &b.text().await), most);
+        a.say(&format!("{most}x")).await;
+        a.closes(1009, "message_too_big").await;
+    }
+    let (mut a, mut b) = pair(&world, "native").await;
+    let text = "x".repeat(65_536 - spoken("native", "").len());
+    a.say(&spoken("native", &text)).await;
+    assert_eq!(heard("native", &b.text().await), text);
+    a.say(&spoken("native", &format!("{text}x"))).await;
+    a.closes(1009, "message_too_big").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_never_reads_slows_its_sender_down_and_is_closed() {
+    let world = crate::common::World::start(
+        r#"
+        [limits]
+        outbox_stall_secs = 2
+        [listeners.pair]
+        address = "127.0.0.1:0"
+        roles = ["pair"]
+        [rooms]
+        max_exchanges = 0
+        "#,
+    )
+    .await;
+    let (mut a, b) = pair(&world, "relay").await;
+    let flood = async {
+        let text = "x".repeat(60_000);
+        // Far more than sockets and outboxes hold.
+        for _ in 0..2_000 {
+            if futures_util::SinkExt::send(&mut a.0, Message::text(text.clone())).await.is_err() {
+                break;
+            }
+        }
+    };
+    // The sender is held back until its peer is given up.
+    assert!(tokio::time::timeout(Duration::from_secs(3), flood).await.is_err());
+    let relayed = world.metric("lastmile_room_messages_total").await;
+    assert!(relayed < 500.0, "{relayed} messages went to somebody who reads nothing");
+    loop {
+        match a.next().await {
+            Got::Text(text) if text == "/remote:close" => break,
+            Got::Text(_) => {}
+            other => panic!("expected the word that the peer left, got {other:?}"),
+        }
+    }
+    drop(b);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p2_open_rooms_are_capped_in_all_and_by_address() {
+    let world = world("max_rooms_per_address = 2").await;
+    let _a = channel(&world).await;
+    let _b = channel(&world).await;
+    Peer::open(&world, "/v1/ws/").await.closes(4004, "rate_limited").await;
+    Peer::open(&world, "/v1/relay/x").await.closes(4004, "rate_limited").await;
+    let refused = post_room(&world, serde_json::json!({})).await;
+    assert_eq!(refused.refusal(), (429, "limit-reached".into()));
+}

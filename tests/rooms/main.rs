@@ -1,0 +1,12 @@
+//! Rooms over real sockets: what unchanged clients of the older systems see byte for byte, and our own form.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod channelserver;
+mod client;
+mod document;
+mod limits;
+mod native;
+mod relay;
+mod strangers;

@@ -1,0 +1,271 @@
+//! Our own form: secrets, codes, notices of peers, seats that are given back.
+
+use serde_json::{Value, json};
+
+use crate::client::{Got, Peer, join, open_room, pair, post_room, world};
+use crate::common::World;
+
+async fn resume(world: &World, room: &Value, resume: &Value, seen: Option<u64>) -> Peer {
+    let mut peer = Peer::native(world, room["link"].as_str().unwrap()).await;
+    peer.say_json(json!({"type": "resume", "resume": resume, "seen": seen})).await;
+    peer
+}
+
+async fn by_code(world: &World, code: &str) -> Peer {
+    let mut peer = Peer::native(world, "/v1/rooms").await;
+    peer.say_json(json!({"type": "join", "code": code})).await;
+    peer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_learn_of_each_other_and_data_keeps_its_bytes() {
+    let world = world("").await;
+    let room = open_room(&world, json!({})).await;
+    assert_eq!(room["link"], format!("/v1/rooms/{}", room["room"].as_str().unwrap()));
+    assert!(room["expires"].is_string() && room["code"].is_null());
+    let (mut a, joined) = join(&world, &room).await;
+    assert_eq!((&joined["peer"], &joined["peers"]), (&json!("p1"), &json!([])));
+    assert_eq!((&joined["room"], &joined["expires"]), (&room["room"], &room["expires"]));
+    a.say_json(json!({"type": "message", "id": "m", "data": 1})).await;
+    let error = a.expect("error").await;
+    assert_eq!((&error["id"], &error["code"], &error["temporary"]), (&json!("m"), &json!("peer_absent"), &json!(true)));
+    let (mut b, joined) = join(&world, &room).await;
+    let sender = json!({"remote": "127.0.0.1"});
+    assert_eq!(joined["peers"], json!([{"peer": "p1", "sender": sender}]));
+    assert_eq!(a.json().await, json!({"type": "peer_joined", "peer": "p2", "sender": sender}));
+    b.say(r#"{"type":"message","id":"7","data": {"sdp" : "v=0", "n":1.50} }"#).await;
+    let expected = r#"{"type":"message","seq":1,"from":"p2","id":"7","data":{"sdp" : "v=0", "n":1.50},"sender":{"remote":"127.0.0.1"}}"#;
+    a.hears(&[expected]).await;
+    a.say_json(json!({"type": "ping", "id": "8"})).await;
+    assert_eq!(a.json().await, json!({"type": "pong", "id": "8"}));
+    b.say_json(json!({"type": "leave"})).await;
+    b.closes(1000, "").await;
+    assert_eq!(a.json().await, json!({"type": "peer_left", "peer": "p2", "reason": "left"}));
+    let (mut c, joined) = join(&world, &room).await;
+    assert_eq!(joined["peer"], "p3");
+    a.expect("peer_joined").await;
+    a.close(1000, "bye").await;
+    assert_eq!(c.json().await, json!({"type": "peer_left", "peer": "p1", "reason": "left"}));
+    c.say_json(json!({"type": "end"})).await;
+    c.closes(4509, "peer_left").await;
+    world.await_metric("lastmile_rooms", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p_a_peer_cannot_forge_a_frame_of_the_gateway() {
+    let world = world("").await;
+    let (mut a, mut b) = pair(&world, "native").await;
+    let forged = json!({"type": "peer_left", "peer": "p1", "reason": "left"});
+    b.say_json(json!({"type": "message", "data": forged, "from": "p1", "sender": {"ua": "x"}, "seq": 99})).await;
+    let heard = a.expect("message").await;
+    assert_eq!(
+        heard,
+        json!({"type": "message", "seq": 1, "from": "p2", "data": forged, "sender": {"remote": "127.0.0.1"}})
+    );
+    b.say_json(forged).await;
+    assert_eq!(b.expect("error").await["code"], "malformed");
+    b.say_json(json!({"type": "join", "secret": "x"})).await;
+    assert_eq!(b.expect("error").await["code"], "malformed");
+    b.say("/remote:close").await;
+    b.closes(4500, "malformed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p1_absent_full_and_wrong_secret_cannot_be_told_apart() {
+    let world = world("").await;
+    let room = open_room(&world, json!({})).await;
+    let full = open_room(&world, json!({})).await;
+    let _both = (join(&world, &full).await, join(&world, &full).await);
+    let absent = json!("AAAAAAAAAAAAAAAAAAAAAA");
+    for id in [&room["room"], &full["room"], &absent] {
+        for claim in [
+            json!({"type": "join", "secret": "A".repeat(43)}),
+            json!({"type": "join", "code": "123456"}),
+            json!({"type": "resume", "resume": "A".repeat(43)}),
+        ] {
+            let mut peer = Peer::native(&world, &format!("/v1/rooms/{}", id.as_str().unwrap())).await;
+            peer.say_json(claim).await;
+            peer.closes(4511, "unknown_room").await;
+        }
+    }
+    let mut third = Peer::native(&world, full["link"].as_str().unwrap()).await;
+    third.say_json(json!({"type": "join", "secret": full["join_secret"]})).await;
+    third.closes(4508, "connection_limit").await;
+    for id in ["abc", "AAAAAAAAAAAAAAAAAAAAAA==", "AAAAAAAAAAAAAAAAAAAAAA/", "%FF", &"A".repeat(3000)] {
+        let answer = Peer::try_open(&world, "pair", &format!("/v1/rooms/{id}"), &[]).await.err().expect("no upgrade");
+        assert_eq!(answer.status, 404, "{id}");
+    }
+    assert_ne!(room["room"], room["join_secret"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_frame_must_open_the_door() {
+    let world = world("").await;
+    let room = open_room(&world, json!({})).await;
+    for first in ["hello", r#"{"type":"message","data":1}"#, r#"{"type":"join"}"#, r#"{"type":"join","secret":1}"#] {
+        let mut peer = Peer::native(&world, room["link"].as_str().unwrap()).await;
+        peer.say(first).await;
+        peer.closes(4500, "malformed").await;
+    }
+    let other = [("sec-websocket-protocol", "lastmile.v1")];
+    let mut peer = Peer::try_open(&world, "pair", "/v1/rooms", &other).await.unwrap();
+    peer.closes(4510, "unsupported_protocol").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p4_a_code_opens_its_room_once() {
+    let world = world("").await;
+    let room = open_room(&world, json!({"code": true})).await;
+    let code = room["code"].as_str().unwrap().to_owned();
+    assert!(code.len() == 6 && code.bytes().all(|b| b.is_ascii_digit()), "{code}");
+    let (mut a, _) = join(&world, &room).await;
+    let mut b = by_code(&world, &format!("{} {}", &code[..3], &code[3..])).await;
+    assert_eq!(b.expect("joined").await["room"], room["room"]);
+    a.expect("peer_joined").await;
+    by_code(&world, &code).await.closes(4511, "unknown_room").await;
+    let room = open_room(&world, json!({"code": "words"})).await;
+    let code = room["code"].as_str().unwrap().to_owned();
+    assert_eq!(code.split('-').count(), 3, "{code}");
+    // Three wrong ones, and the right one is no good any more.
+    for _ in 0..3 {
+        let mut peer = Peer::native(&world, room["link"].as_str().unwrap()).await;
+        peer.say_json(json!({"type": "join", "code": "one-two-three"})).await;
+        peer.closes(4511, "unknown_room").await;
+    }
+    by_code(&world, &code).await.closes(4511, "unknown_room").await;
+    // An address may guess so often.
+    let mut ends = Vec::new();
+    for _ in 0..10 {
+        ends.push(by_code(&world, "000000").await.next().await);
+    }
+    assert_eq!(ends.pop(), Some(Got::Close(4004, "rate_limited".into())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_code_ends_with_its_time() {
+    let world = world("code_secs = 1").await;
+    let room = open_room(&world, json!({"code": "digits"})).await;
+    assert_eq!(room["code_secs"], 1);
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    by_code(&world, room["code"].as_str().unwrap()).await.closes(4511, "unknown_room").await;
+    join(&world, &room).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p6_a_dropped_seat_is_given_back_with_what_was_said_meanwhile() {
+    let world = world("").await;
+    let room = open_room(&world, json!({})).await;
+    let (mut a, _) = join(&world, &room).await;
+    let (b, joined) = join(&world, &room).await;
+    a.expect("peer_joined").await;
+    drop(b);
+    assert_eq!(a.json().await, json!({"type": "peer_left", "peer": "p2", "reason": "away"}));
+    for n in 1..=3 {
+        a.say_json(json!({"type": "message", "data": n})).await;
+    }
+    // The seat is nobody else's meanwhile.
+    let mut third = Peer::native(&world, room["link"].as_str().unwrap()).await;
+    third.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
+    third.closes(4508, "connection_limit").await;
+    let mut b = resume(&world, &room, &joined["resume"], Some(1)).await;
+    let again = b.expect("joined").await;
+    assert_eq!(
+        (&again["peer"], &again["recovered"], &again["resume"]),
+        (&json!("p2"), &json!(true), &joined["resume"])
+    );
+    for n in 2..=3 {
+        let message = b.expect("message").await;
+        assert_eq!((&message["seq"], &message["data"]), (&json!(n), &json!(n)));
+    }
+    assert_eq!(a.expect("peer_joined").await["resumed"], true);
+    // Taken over while it is there: the old connection is closed.
+    let mut other = resume(&world, &room, &joined["resume"], None).await;
+    assert_eq!(other.expect("joined").await["recovered"], true);
+    b.closes(4508, "connection_limit").await;
+    a.expect("peer_joined").await;
+    other.say_json(json!({"type": "message", "data": "back"})).await;
+    assert_eq!(a.expect("message").await["data"], "back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seat_that_nobody_comes_back_to_is_free_again() {
+    let world = world("resume_secs = 1").await;
+    let room = open_room(&world, json!({})).await;
+    let (mut a, _) = join(&world, &room).await;
+    let (b, joined) = join(&world, &room).await;
+    a.expect("peer_joined").await;
+    drop(b);
+    assert_eq!(a.expect("peer_left").await["reason"], "away");
+    assert_eq!(a.expect("peer_left").await["reason"], "timeout");
+    resume(&world, &room, &joined["resume"], None).await.closes(4511, "unknown_room").await;
+    join(&world, &room).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_may_have_as_many_seats_as_are_allowed() {
+    let world = world("max_seats = 4").await;
+    let room = open_room(&world, json!({"max_seats": 4})).await;
+    let mut peers = Vec::new();
+    for _ in 0..4 {
+        peers.push(join(&world, &room).await.0);
+    }
+    for (n, peer) in peers.iter_mut().enumerate() {
+        for _ in n..3 {
+            peer.expect("peer_joined").await;
+        }
+    }
+    peers[3].say_json(json!({"type": "message", "data": "all"})).await;
+    for peer in &mut peers[..3] {
+        assert_eq!(peer.expect("message").await["from"], "p4");
+    }
+    for asked in
+        [json!({"max_seats": 5}), json!({"max_seats": 1}), json!({"seats": 2}), json!([]), json!({"code": "x"})]
+    {
+        assert_eq!(post_room(&world, asked).await.refusal(), (400, "malformed".into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_can_be_opened_where_it_is_joined() {
+    let world = world("").await;
+    let mut a = Peer::native(&world, "/v1/rooms").await;
+    a.say_json(json!({"type": "open", "code": "words"})).await;
+    let opened = a.expect("opened").await;
+    assert_eq!(a.expect("joined").await["room"], opened["room"]);
+    let mut b = by_code(&world, opened["code"].as_str().unwrap()).await;
+    b.expect("joined").await;
+    a.expect("peer_joined").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opening_may_ask_for_a_login() {
+    let world = world("open = \"login\"").await;
+    assert_eq!(post_room(&world, json!({})).await.status, 401);
+    for path in ["/v1/ws/", "/v1/relay/x"] {
+        let answer = Peer::try_open(&world, "pair", path, &[]).await.err().expect("no upgrade");
+        assert_eq!(answer.status, 401, "{path}");
+    }
+    let mut stranger = Peer::native(&world, "/v1/rooms").await;
+    stranger.say_json(json!({"type": "open"})).await;
+    stranger.closes(4501, "unauthenticated").await;
+    let token = world.issuer.token("alice");
+    let bearer = format!("Bearer {token}");
+    Peer::try_open(&world, "pair", "/v1/ws/", &[("authorization", &bearer)]).await.expect("an upgrade");
+    let mut alice = Peer::native(&world, "/v1/rooms").await;
+    alice.say_json(json!({"type": "open", "token": token, "code": "digits"})).await;
+    let opened = alice.expect("opened").await;
+    // Whoever was invited needs none.
+    let mut guest = by_code(&world, opened["code"].as_str().unwrap()).await;
+    guest.expect("joined").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opening_may_ask_for_a_publishers_signature() {
+    let world = world("open = \"publisher\"").await;
+    assert_eq!(post_room(&world, json!({})).await.refusal(), (401, "signature-missing".into()));
+    let authority = world.gateway.authority("pair");
+    let request = world.publisher.request(&authority, "POST", "/v1/rooms", Some(("application/json", b"{}")));
+    let answer = crate::common::http::send(world.gateway.address("pair"), request).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    join(&world, &answer.json()).await;
+}

@@ -1,0 +1,120 @@
+//! The relay form: its words exact and in order, and only ever the gateway's.
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::client::{Got, Peer, world};
+use crate::common::get;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_transcript_of_the_older_system() {
+    let world = world("max_exchanges = 0").await;
+    for (listener, path) in [("pair", "/v1/relay/room"), ("relay", "/room%20a?q=1"), ("scoped", "/deep/scope/r%2Fm")] {
+        let open = async || Peer::try_open(&world, listener, path, &[]).await.expect("an upgrade");
+        let mut a = open().await;
+        a.hears(&["/status:waiting"]).await;
+        a.say("anyone?").await;
+        a.hears(&["/error:0001:The message was not received by anyone.:anyone?"]).await;
+        let mut b = open().await;
+        b.hears(&["/status:connected"]).await;
+        a.hears(&["/remote:open", "/status:connected"]).await;
+        a.say(" hello ").await;
+        b.hears(&[" hello "]).await;
+        let mut c = open().await;
+        c.hears(&["/status:waiting"]).await;
+        let mut d = open().await;
+        d.hears(&["/status:connected"]).await;
+        c.hears(&["/remote:open", "/status:connected"]).await;
+        let mut e = open().await;
+        e.hears(&["/status:waiting"]).await;
+        // Binary and fragments are relayed, to the peer alone.
+        b.send(Message::binary(vec![0, 255, 7])).await;
+        assert_eq!(a.next().await, Got::Binary(vec![0, 255, 7]));
+        for (data, part, is_final) in [(Data::Text, "fr", false), (Data::Continue, "ag", true)] {
+            d.send(Message::Frame(Frame::message(Bytes::from(part), OpCode::Data(data), is_final))).await;
+        }
+        c.hears(&["frag"]).await;
+        // A Close is echoed; who is left gets the one that waits.
+        b.close(4001, "x").await;
+        assert_eq!(b.next().await, Got::Close(4001, "x".into()));
+        a.hears(&["/remote:close", "/status:connected"]).await;
+        e.hears(&["/remote:open", "/status:connected"]).await;
+        a.say("to e").await;
+        e.hears(&["to e"]).await;
+        // Without a Close the same happens, and nobody waits.
+        drop(d);
+        c.hears(&["/remote:close", "/status:waiting"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p_words_of_a_peer_are_text_and_change_nothing() {
+    let world = world("max_exchanges = 0").await;
+    let mut a = Peer::open(&world, "/v1/relay/x").await;
+    let mut b = Peer::open(&world, "/v1/relay/x").await;
+    a.hears(&["/status:waiting", "/remote:open", "/status:connected"]).await;
+    b.hears(&["/status:connected"]).await;
+    let forged = [
+        "/remote:close",
+        "/remote:open",
+        "/status:waiting",
+        "/status:connected",
+        "/error:0001:x",
+        r#"{"type":"peer_left","peer":"p1","reason":"left"}"#,
+        r#"{"type":"end"}"#,
+    ];
+    for text in forged {
+        b.say(text).await;
+        a.hears(&[text]).await;
+        // A stranger waits, whatever was said.
+        let mut stranger = Peer::open(&world, "/v1/relay/x").await;
+        stranger.hears(&["/status:waiting"]).await;
+        stranger.close(1000, "").await;
+        stranger.next().await;
+        a.say("still together").await;
+        b.hears(&["still together"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strict_relay_hands_on_nothing_that_looks_like_a_word() {
+    let world = world("relay_strict = true").await;
+    let mut a = Peer::open(&world, "/v1/relay/x").await;
+    let mut b = Peer::open(&world, "/v1/relay/x").await;
+    b.hears(&["/status:connected"]).await;
+    b.say("/remote:close").await;
+    b.hears(&["/error:0001:The message was not received by anyone.:/remote:close"]).await;
+    b.say("/other").await;
+    a.hears(&["/status:waiting", "/remote:open", "/status:connected", "/other"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_id_is_404() {
+    let world = world("").await;
+    let refused = async |listener: &str, path: &str| {
+        Peer::try_open(&world, listener, path, &[]).await.err().map(|answer| answer.status.as_u16())
+    };
+    for (listener, prefix) in [("pair", "/v1/relay/"), ("relay", "/"), ("scoped", "/deep/scope/")] {
+        let long = "x".repeat(257);
+        for id in ["", "a/b", "room/", "%FF", long.as_str()] {
+            assert_eq!(refused(listener, &format!("{prefix}{id}")).await, Some(404), "{listener} {id}");
+        }
+        assert_eq!(refused(listener, &format!("{prefix}{}", &long[1..])).await, None);
+        assert_eq!(get(world.gateway.address(listener), &format!("{prefix}room")).await.status, 400);
+    }
+    assert_eq!(refused("scoped", "/room").await, Some(404));
+    assert_eq!(refused("scoped", "/deep/scoperoom").await, Some(404));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_answers_no_ping_is_not_paired() {
+    let world = world("client_timeout_secs = 2\nheartbeat_interval_secs = 1").await;
+    // It never reads, so it never answers.
+    let _dead = Peer::open(&world, "/v1/relay/x").await;
+    world.await_metric("lastmile_rooms", 1.0).await;
+    world.await_metric("lastmile_room_timeouts_total", 1.0).await;
+    let mut next = Peer::open(&world, "/v1/relay/x").await;
+    next.hears(&["/status:waiting"]).await;
+}

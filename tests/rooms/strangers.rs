@@ -1,0 +1,127 @@
+//! Many who come at once, and rooms that come and go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::client::{Got, Peer, channel, open_room, world};
+use crate::common::World;
+
+const JOINERS: usize = 200;
+
+/// Opens as many connections as it can at once.
+async fn open_all(world: &Arc<World>, path: &str, protocol: bool) -> Vec<Peer> {
+    let tasks: Vec<_> = (0..JOINERS)
+        .map(|_| {
+            let (world, path) = (world.clone(), path.to_owned());
+            tokio::spawn(async move {
+                if protocol { Peer::native(&world, &path).await } else { Peer::open(&world, &path).await }
+            })
+        })
+        .collect();
+    let mut peers = Vec::new();
+    for task in tasks {
+        peers.push(task.await.unwrap());
+    }
+    peers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p5_two_hundred_joiners_of_a_relay_are_a_hundred_true_pairs() {
+    let world = Arc::new(world("").await);
+    let mut peers = open_all(&world, "/v1/relay/one", false).await;
+    world.await_metric("lastmile_rooms", (JOINERS / 2) as f64).await;
+    for (n, peer) in peers.iter_mut().enumerate() {
+        match peer.text().await.as_str() {
+            "/status:connected" => {}
+            "/status:waiting" => peer.hears(&["/remote:open", "/status:connected"]).await,
+            other => panic!("{other}"),
+        }
+        peer.say(&n.to_string()).await;
+    }
+    // Everybody hears exactly one, whose only listener it is.
+    let mut partners = Vec::new();
+    for peer in &mut peers {
+        partners.push(peer.text().await.parse::<usize>().unwrap());
+    }
+    for (n, partner) in partners.iter().enumerate() {
+        assert!(*partner != n && partners[*partner] == n, "{n} and {partner}");
+    }
+    for peer in &mut peers {
+        let more = tokio::time::timeout(Duration::from_millis(1), peer.next()).await;
+        assert!(more.is_err(), "a third message: {more:?}");
+    }
+    drop(peers);
+    world.await_metric("lastmile_rooms", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p5_two_hundred_joiners_of_a_channel_are_no_more_than_it_takes() {
+    let world = Arc::new(world("max_connections = 2").await);
+    let (link, mut first) = channel(&world).await;
+    let mut peers = open_all(&world, &link, false).await;
+    let mut inside = Vec::new();
+    for mut peer in peers.drain(..) {
+        match peer.next().await {
+            Got::Text(_) => inside.push(peer),
+            Got::Close(4508, _) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(inside.len(), 1);
+    first.say("x").await;
+    assert_eq!(inside[0].json().await["message"], "x");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p5_two_hundred_joiners_of_a_room_of_two_are_two() {
+    let world = Arc::new(world("").await);
+    let room = open_room(&world, json!({})).await;
+    let peers = open_all(&world, room["link"].as_str().unwrap(), true).await;
+    let claims: Vec<_> = peers
+        .into_iter()
+        .map(|mut peer| {
+            let secret = room["join_secret"].clone();
+            tokio::spawn(async move {
+                peer.say_json(json!({"type": "join", "secret": secret})).await;
+                match peer.next().await {
+                    Got::Text(joined) => Some((peer, joined)),
+                    Got::Close(4508, _) => None,
+                    other => panic!("{other:?}"),
+                }
+            })
+        })
+        .collect();
+    let mut inside = Vec::new();
+    for claim in claims {
+        inside.extend(claim.await.unwrap());
+    }
+    assert_eq!(inside.len(), 2);
+    assert!(inside.iter().all(|(_, joined)| joined.contains(r#""type":"joined""#)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_that_are_opened_and_left_are_gone() {
+    let world = Arc::new(world("").await);
+    for _ in 0..3 {
+        let mut peers = open_all(&world, "/v1/ws/", false).await;
+        for peer in &mut peers {
+            peer.text().await;
+        }
+        assert_eq!(world.metric("lastmile_rooms").await, JOINERS as f64);
+        drop(peers);
+        world.await_metric("lastmile_rooms", 0.0).await;
+        world.await_metric("lastmile_connections", 0.0).await;
+    }
+    assert_eq!(world.metric(r#"lastmile_rooms_closed_total{reason="left"}"#).await, 3.0 * JOINERS as f64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_tells_every_peer() {
+    let world = world("").await;
+    let (_, mut peer) = channel(&world).await;
+    let drain = world.gateway.shut_down();
+    peer.closes(4000, "draining").await;
+    drain.await.unwrap();
+}
