@@ -1,10 +1,12 @@
 //! The sockets under a WebSocket, without buffers of their own: TCP, Unix, TLS over TCP.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use rustls::ServerConnection;
+use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::broker::Socket;
@@ -54,13 +56,17 @@ impl Wire {
         }
     }
 
-    /// Says goodbye on protocols that do, as far as the socket takes it now.
+    /// Nothing more is written: says so, as far as the socket takes it now.
     pub fn finish(&self) {
-        if let Self::Tls(tls) = self {
-            tls.session.lock().send_close_notify();
-            // The connection ends either way.
-            let _ = self.try_flush();
-        }
+        // The connection ends either way.
+        let _ = match self {
+            Self::Tcp(tcp) => SockRef::from(tcp).shutdown(Shutdown::Write),
+            Self::Unix(unix) => SockRef::from(unix).shutdown(Shutdown::Write),
+            Self::Tls(tls) => {
+                tls.session.lock().send_close_notify();
+                self.try_flush().and_then(|()| SockRef::from(&tls.tcp).shutdown(Shutdown::Write))
+            }
+        };
     }
 }
 
