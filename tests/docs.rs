@@ -80,7 +80,14 @@ fn the_table_of_metrics_is_the_code_s() {
 
 #[test]
 fn links_in_the_documents_lead_somewhere() {
-    for document in ["README.md", "src/README.md", "docs/protocol/README.md", "config/README.md", "CHANGELOG.md"] {
+    for document in [
+        "README.md",
+        "src/README.md",
+        "docs/protocol/README.md",
+        "docs/protocol/rooms.md",
+        "config/README.md",
+        "CHANGELOG.md",
+    ] {
         let text = read(document);
         let folder = Path::new(document).parent().unwrap_or(Path::new(""));
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -66,12 +66,15 @@ pub struct Driver<H: Handler> {
     handler: H,
     /// The peer said Close.
     peer_closed: bool,
+    /// The gateway gave up on what the peer says: its answer may never be found in what still comes.
+    gave_up: bool,
 }
 
 impl<H: Handler> Driver<H> {
     /// `early` are bytes that the peer sent behind its request.
     pub fn new(connection: Arc<Connection<Wire>>, handler: H, early: &[u8]) -> Self {
-        let mut driver = Self { connection, assembler: Assembler::default(), handler, peer_closed: false };
+        let assembler = Assembler::default();
+        let mut driver = Self { connection, assembler, handler, peer_closed: false, gave_up: false };
         if !early.is_empty() {
             driver.on_bytes(&mut early.to_vec());
         }
@@ -83,7 +86,7 @@ impl<H: Handler> Driver<H> {
         if self.peer_closed {
             return;
         }
-        let Self { connection, assembler, handler, peer_closed } = self;
+        let Self { connection, assembler, handler, peer_closed, .. } = self;
         let is_closing = connection.phase() != Phase::Open;
         let fed = assembler.feed(bytes, handler.bounds(), &mut |message| {
             // After the gateway's Close only the peer's Close matters.
@@ -111,6 +114,7 @@ impl<H: Handler> Driver<H> {
         if let Err(reason) = fed {
             // What follows cannot be told apart from frames any more.
             self.peer_closed |= is_closing;
+            self.gave_up = true;
             self.connection.close(reason);
         }
     }
@@ -198,6 +202,11 @@ impl<H: Handler> Future for Driver<H> {
                         this.connection.socket().finish();
                     }
                     return flushed;
+                }
+                Phase::Closing(_) if this.gave_up && flushed.is_ready() => {
+                    // The peer sees the end behind the Close, and need not be understood to get there.
+                    this.gave_up = false;
+                    this.connection.socket().finish();
                 }
                 _ => {}
             }

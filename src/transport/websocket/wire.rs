@@ -1,10 +1,13 @@
 //! The sockets under a WebSocket, without buffers of their own: TCP, Unix, TLS over TCP.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use rustls::ServerConnection;
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::broker::Socket;
@@ -48,19 +51,23 @@ impl Wire {
     /// Reads what is there; `Ok(0)` at the end of the stream.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(tcp) => tcp.try_read(buffer),
+            Self::Tcp(tcp) => try_read(tcp, buffer),
             Self::Unix(unix) => unix.try_read(buffer),
             Self::Tls(tls) => tls.try_read(buffer),
         }
     }
 
-    /// Says goodbye on protocols that do, as far as the socket takes it now.
+    /// Nothing more is written: says so, as far as the socket takes it now.
     pub fn finish(&self) {
-        if let Self::Tls(tls) = self {
-            tls.session.lock().send_close_notify();
-            // The connection ends either way.
-            let _ = self.try_flush();
-        }
+        // The connection ends either way.
+        let _ = match self {
+            Self::Tcp(tcp) => SockRef::from(tcp).shutdown(Shutdown::Write),
+            Self::Unix(unix) => SockRef::from(unix).shutdown(Shutdown::Write),
+            Self::Tls(tls) => {
+                tls.session.lock().send_close_notify();
+                self.try_flush().and_then(|()| SockRef::from(&tls.tcp).shutdown(Shutdown::Write))
+            }
+        };
     }
 }
 
@@ -128,12 +135,27 @@ impl TlsWire {
     }
 }
 
+/// Reads what is there, in one system call: a short read has emptied the socket, and tokio, told so, waits for the next
+/// event instead of letting the socket be asked again in vain.
+fn try_read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut short = None;
+    let read = tcp.try_io(Interest::READABLE, || {
+        let read = (&*SockRef::from(tcp)).read(buffer)?;
+        if (1..buffer.len()).contains(&read) {
+            short = Some(read);
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(read)
+    });
+    short.map_or(read, Ok)
+}
+
 /// `Read` and `Write` on a socket that answers [`ErrorKind::WouldBlock`] instead of waiting.
 struct Nonblocking<'a>(&'a TcpStream);
 
 impl Read for Nonblocking<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buffer)
+        try_read(self.0, buffer)
     }
 }
 
