@@ -31,9 +31,9 @@ const MAX_TIMES: usize = 10_000;
 /// What happens to rooms and their connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomEvent {
-    /// A room was created.
+    /// A connection came to a room.
     Create,
-    /// A room reached the end of its lifespan.
+    /// A connection ended with its room's lifespan.
     Expired,
     /// A room ended at its limit of bytes.
     MaxData,

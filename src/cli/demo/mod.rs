@@ -4,7 +4,7 @@ mod ticker;
 mod workshop;
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -32,12 +32,16 @@ const MEMBERS: &str = "members.news";
   lastmile demo
   lastmile demo --port 9000
   lastmile demo --port 0
+  lastmile demo --geoip mmdb/city.mmdb
 
 Nothing outside this machine can connect, and nothing is left behind. Ctrl-C ends it.")]
 pub struct Demo {
     /// The page's port; the publish and the ops listener take the next two. 0: any free ones
     #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(..=65533))]
     port: u16,
+    /// A city database (mmdb): peers of the room learn each other's place
+    #[arg(long, value_name = "FILE")]
+    geoip: Option<PathBuf>,
 }
 
 /// Where the listeners really are.
@@ -49,7 +53,7 @@ struct Urls {
 
 impl Demo {
     pub fn run(self) -> Result<(), Failure> {
-        let workshop = Workshop::new(self.port)?;
+        let workshop = Workshop::new(self.port, self.geoip.as_deref())?;
         // The variables of a real gateway have no say here.
         let sources = Sources { file: Some(workshop.config()), ..Sources::default() };
         let loaded = load(&sources).map_err(|error| Failure::failed(error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 
@@ -26,7 +26,7 @@ pub struct Workshop {
 
 impl Workshop {
     /// `port` is the first of three; 0 stands for any free ones.
-    pub fn new(port: u16) -> Result<Self, Failure> {
+    pub fn new(port: u16, geoip: Option<&Path>) -> Result<Self, Failure> {
         let random = fresh_nonce().map_err(failed)?;
         let directory = std::env::temp_dir().join(format!("lastmile-demo-{random}"));
         DirBuilder::new()
@@ -35,7 +35,7 @@ impl Workshop {
             .map_err(|error| Failure::failed(format!("{}: {error}", directory.display())))?;
         // From here on the directory goes when this does.
         let workshop = Self { directory, key: generate().map_err(failed)? };
-        workshop.furnish(port)?;
+        workshop.furnish(port, geoip)?;
         Ok(workshop)
     }
 
@@ -56,7 +56,7 @@ impl Workshop {
         self.key.clone()
     }
 
-    fn furnish(&self, port: u16) -> Result<(), Failure> {
+    fn furnish(&self, port: u16, geoip: Option<&Path>) -> Result<(), Failure> {
         let issuer = MintingKey::from_ed25519(&generate().map_err(failed)?).map_err(failed)?;
         let request = TokenRequest {
             issuer: ISSUER.to_owned(),
@@ -71,14 +71,18 @@ impl Workshop {
         write_new(&self.key_file(), pem.as_bytes())?;
         write_new(&self.token_file(), token.as_bytes())?;
         write_new(&self.directory.join("issuer.jwks.json"), jwks.as_bytes())?;
-        write_new(&self.config(), self.config_text(port).as_bytes())
+        write_new(&self.config(), self.config_text(port, geoip).as_bytes())
     }
 
-    fn config_text(&self, port: u16) -> String {
+    fn config_text(&self, port: u16, geoip: Option<&Path>) -> String {
         let [public, publish, ops] = if port == 0 { [0; 3] } else { [port, port + 1, port + 2] };
         let key = to_openssh_public(&self.key.verifying_key(), "demo");
         // A string of JSON is one of TOML.
         let jwks = serde_json::Value::from(self.directory.join("issuer.jwks.json").to_string_lossy());
+        let places = geoip.map_or_else(String::new, |database| {
+            let database = serde_json::Value::from(database.to_string_lossy());
+            format!("[rooms]\ngeoip = true\n[geoip]\ndatabase = {database}\n")
+        });
         format!(
             r#"egress = "none"
 [listeners]
@@ -100,7 +104,7 @@ backlog_messages = 20
 match = "{MEMBERS}"
 subscribers = "authenticated"
 backlog_messages = 20
-[drain]
+{places}[drain]
 window_secs = 0
 deadline_secs = 3
 [log]

@@ -12,6 +12,7 @@ use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
 
 use super::{Caller, Peer, authorize, decoded, not_allowed, older_handshake};
+use crate::ops::statsd::RoomEvent;
 use crate::protocol::dialects::pairsona::{self, Wanted};
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
@@ -28,12 +29,16 @@ pub async fn upgrade(
     let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(Code::NotFound)?;
     let wanted = match segment {
         "" => None,
-        id => Some(decoded(id).and_then(|id| pairsona::parse_id(&id)).ok_or(Code::NotFound)?),
+        id => Some(decoded(id).and_then(|id| pairsona::parse_id(&id)).ok_or_else(|| {
+            app.statsd.count(RoomEvent::RequestError);
+            Refusal::from(Code::NotFound)
+        })?),
     };
     if call.method() != "GET" {
         return Ok(not_allowed("GET"));
     }
     let handshake = older_handshake(&call, upgrade)?;
+    app.statsd.count(if wanted.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });
     if wanted.is_none() {
         authorize(&app, &call, body, 0).await?;
     }
@@ -65,11 +70,9 @@ impl Handler for Channelserver {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if let Some(seat) = &self.peer.seat {
-            let envelope = pairsona::envelope(text, &self.sender);
-            // If the room has ended, this connection was closed with it.
-            let _ = seat.relay(envelope.len(), Instant::now(), |_| text_frame(envelope.as_bytes()));
-        }
+        let envelope = pairsona::envelope(text, &self.sender);
+        // If the room has ended, this connection was closed with it.
+        let _ = self.peer.relay(envelope.len(), |_| text_frame(envelope.as_bytes()));
         Ok(())
     }
 

@@ -8,6 +8,7 @@ pub mod relay;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
@@ -21,8 +22,9 @@ use super::websocket::Wire;
 use super::websocket::upgrade::Handshake;
 use super::{problem, publish, subscribe};
 use crate::auth::{Place, is_trusted};
-use crate::broker::room::{Joiner, Seat};
+use crate::broker::room::{Joiner, Relayed, Seat};
 use crate::broker::{Connection, Phase};
+use crate::ops::statsd::RoomEvent;
 use crate::protocol::room::Sender;
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{CloseReason, Code, Refusal};
@@ -64,13 +66,20 @@ struct Peer {
     connection: Arc<Connection<Wire>>,
     /// `None` before it joined and after it left.
     seat: Option<Seat>,
+    began: Instant,
 }
 
 impl Peer {
+    /// A connection that has yet to say what it wants.
+    fn unknown(app: Arc<App>, connection: &Arc<Connection<Wire>>) -> Self {
+        app.statsd.count(RoomEvent::Create);
+        Self { app, connection: connection.clone(), seat: None, began: Instant::now() }
+    }
+
     /// A connection that joined, or is told why not.
     fn new(app: Arc<App>, connection: &Arc<Connection<Wire>>, joined: Result<Seat, CloseReason>) -> Self {
         connection.admit(None);
-        let mut peer = Self { app, connection: connection.clone(), seat: None };
+        let mut peer = Self::unknown(app, connection);
         peer.join(joined);
         peer
     }
@@ -78,17 +87,41 @@ impl Peer {
     fn join(&mut self, joined: Result<Seat, CloseReason>) {
         match joined {
             Ok(seat) => self.seat = Some(seat),
-            Err(reason) => self.connection.close(reason),
+            Err(reason) => {
+                if reason == CloseReason::ConnectionLimit {
+                    self.app.statsd.count(RoomEvent::MaxConnections);
+                }
+                self.connection.close(reason);
+            }
         }
+    }
+
+    /// Hands a message to the others; `frame` is given the number of the message.
+    fn relay(&self, bytes: usize, frame: impl FnOnce(u64) -> Bytes) -> Option<Relayed> {
+        let relayed = self.seat.as_ref()?.relay(bytes, Instant::now(), frame);
+        if relayed == Relayed::Ended {
+            match self.connection.phase() {
+                Phase::Closing(CloseReason::MessageLimit) => self.app.statsd.count(RoomEvent::MaxMessages),
+                Phase::Closing(CloseReason::DataLimit) => self.app.statsd.count(RoomEvent::MaxData),
+                _ => {}
+            }
+        }
+        Some(relayed)
     }
 
     /// Gives the seat up as soon as the connection is of no use.
     fn on_end(&mut self) {
-        if let Some(seat) = self.seat.take()
-            && let Phase::Closing(CloseReason::PingTimeout) | Phase::Closed(CloseReason::PingTimeout) =
-                self.connection.phase()
-        {
-            seat.timed_out();
+        let Some(seat) = self.seat.take() else { return };
+        self.app.statsd.time(self.began.elapsed());
+        match self.connection.phase() {
+            Phase::Closing(CloseReason::PingTimeout) | Phase::Closed(CloseReason::PingTimeout) => {
+                seat.timed_out();
+                self.app.statsd.count(RoomEvent::Timeout);
+            }
+            Phase::Closing(CloseReason::LifespanExpired) | Phase::Closed(CloseReason::LifespanExpired) => {
+                self.app.statsd.count(RoomEvent::Expired);
+            }
+            _ => {}
         }
     }
 

@@ -72,7 +72,7 @@ async fn join(
             connection.close(CloseReason::UnsupportedProtocol);
         }
         let sender = caller.sender.to_json().into();
-        let peer = Peer { app: shared, connection: connection.clone(), seat: None };
+        let peer = Peer::unknown(shared, connection);
         Native { peer, room, caller, sender, may_open: shows_credential }
     }))
 }
@@ -178,10 +178,10 @@ impl Native {
     fn message(&self, id: Option<&str>, data: &str) -> Result<(), Refusal> {
         let Some(seat) = &self.peer.seat else { return Ok(()) };
         let frame = |seq| text_frame(message(seq, seat.name(), id, data, &self.sender).as_bytes());
-        match seat.relay(data.len(), Instant::now(), frame) {
-            Relayed::NoPeer => Err(Code::PeerAbsent.into()),
+        match self.peer.relay(data.len(), frame) {
+            Some(Relayed::NoPeer) => Err(Code::PeerAbsent.into()),
             // If the room has ended, this connection was closed with it.
-            Relayed::Sent | Relayed::Ended => Ok(()),
+            Some(Relayed::Sent | Relayed::Ended) | None => Ok(()),
         }
     }
 

@@ -61,14 +61,9 @@ struct Relay {
 impl Relay {
     /// `text` is what the answer repeats if nobody is there.
     fn relay(&self, bytes: &[u8], text: &str, frame: fn(&[u8]) -> Bytes) {
-        if let Some(seat) = &self.peer.seat {
-            match seat.relay(bytes.len(), Instant::now(), |_| frame(bytes)) {
-                Relayed::NoPeer => {
-                    self.peer.connection.send(&not_received(text));
-                }
-                // If the room has ended, this connection was closed with it.
-                Relayed::Sent | Relayed::Ended => {}
-            }
+        // If the room has ended, this connection was closed with it.
+        if self.peer.relay(bytes.len(), |_| frame(bytes)) == Some(Relayed::NoPeer) {
+            self.peer.connection.send(&not_received(text));
         }
     }
 }
