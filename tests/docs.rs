@@ -124,6 +124,27 @@ fn examples_fit_the_asyncapi_file() {
     assert!(seen > 15);
 }
 
+/// The same for rooms, whose messages have names of their own there: a `type` may mean two things, one in each direction.
+#[test]
+fn examples_of_rooms_fit_the_asyncapi_file() {
+    let api: serde_json::Value = serde_json::from_str(&read("docs/protocol/asyncapi.json")).unwrap();
+    let messages = api["components"]["messages"].as_object().unwrap();
+    let document = read("docs/protocol/rooms.md");
+    let frames =
+        blocks(&document, "json").into_iter().flat_map(str::lines).filter(|line| line.starts_with(r#"{"type":"#));
+    for line in frames {
+        let frame: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+        let fits = |payload: &serde_json::Value| {
+            payload["properties"]["type"]["const"] == frame["type"]
+                && payload["required"].as_array().unwrap().iter().all(|name| frame.contains_key(name.as_str().unwrap()))
+                && frame.keys().all(|name| payload["properties"].get(name).is_some())
+        };
+        let is_described =
+            messages.iter().any(|(name, message)| name.starts_with("room_") && fits(&message["payload"]));
+        assert!(is_described, "{line}");
+    }
+}
+
 /// Every path of `openapi.json` stands in the one file that knows them all.
 #[test]
 fn the_openapi_file_names_the_routes_of_the_gateway() {

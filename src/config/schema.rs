@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Settings, Subscribers, Tls,
+    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Rooms, Settings,
+    Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -189,6 +190,7 @@ fn sample(form: usize) -> Value {
         issuers: vec![issuer],
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, ..ChannelDefaults::default() },
+        rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })

@@ -187,9 +187,9 @@ pub struct Limits {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rooms {
-    pub max_exchanges: u64,
+    pub max_exchanges: Option<u64>,
     pub max_data_bytes: u64,
-    pub conn_lifespan_secs: u64,
+    pub conn_lifespan_secs: Option<u64>,
     pub client_timeout_secs: u64,
     pub heartbeat_interval_secs: u64,
     pub max_connections: u64,
@@ -345,9 +345,9 @@ impl Default for Limits {
 impl Default for Rooms {
     fn default() -> Self {
         Self {
-            max_exchanges: 10,
+            max_exchanges: None,
             max_data_bytes: 0,
-            conn_lifespan_secs: 300,
+            conn_lifespan_secs: None,
             client_timeout_secs: 60,
             heartbeat_interval_secs: 5,
             max_connections: 3,

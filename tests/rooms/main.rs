@@ -9,4 +9,5 @@ mod document;
 mod limits;
 mod native;
 mod relay;
+mod statsd;
 mod strangers;

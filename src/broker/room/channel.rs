@@ -25,7 +25,7 @@ impl Lobby {
         shared: &Shared,
     ) -> Result<(usize, u64), CloseReason> {
         let mut state = self.lock();
-        let found = state.rooms.iter().find(|(_, room)| !room.spent.is_over(now, &shared.limits));
+        let found = state.rooms.iter().find(|(_, room)| !room.spent.is_over(now));
         let Some((number, room)) = found else { return Err(CloseReason::UnknownRoom) };
         // Those whose end is not noticed yet are not in the way of those who come back.
         let here = room.members.iter().filter(|member| state.is_here(**member)).count();

@@ -13,6 +13,8 @@ pub struct RoomLimits {
     pub max_data_bytes: u64,
     /// From a room's creation to its end, whatever its traffic; 0 for no limit.
     pub lifespan: Duration,
+    /// For the relay form, where it differs.
+    pub relay: Option<Caps>,
     /// Peers of one room of the channelserver form at once.
     pub max_connections: usize,
     /// Rooms of this node at once.
@@ -32,17 +34,37 @@ pub struct RoomLimits {
     pub code_attempts: u32,
 }
 
+/// What one room may use; 0 means no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    pub max_exchanges: u64,
+    pub max_data_bytes: u64,
+    pub lifespan: Duration,
+}
+
+impl RoomLimits {
+    pub fn caps(&self) -> Caps {
+        let Self { max_exchanges, max_data_bytes, lifespan, .. } = *self;
+        Caps { max_exchanges, max_data_bytes, lifespan }
+    }
+
+    pub fn relay_caps(&self) -> Caps {
+        self.relay.unwrap_or_else(|| self.caps())
+    }
+}
+
 /// What one room has used.
 #[derive(Clone, Copy, Debug)]
 pub struct Spent {
+    caps: Caps,
     created: Instant,
     exchanges: u64,
     data_bytes: u64,
 }
 
 impl Spent {
-    pub fn new(created: Instant) -> Self {
-        Self { created, exchanges: 0, data_bytes: 0 }
+    pub fn new(created: Instant, caps: Caps) -> Self {
+        Self { caps, created, exchanges: 0, data_bytes: 0 }
     }
 
     /// Messages so far.
@@ -51,21 +73,23 @@ impl Spent {
     }
 
     /// Whether the room has outlived its lifespan.
-    pub fn is_over(&self, now: Instant, limits: &RoomLimits) -> bool {
-        !limits.lifespan.is_zero() && now.saturating_duration_since(self.created) >= limits.lifespan
+    pub fn is_over(&self, now: Instant) -> bool {
+        let lifespan = self.caps.lifespan;
+        !lifespan.is_zero() && now.saturating_duration_since(self.created) >= lifespan
     }
 
     /// Counts a message of `bytes`; an error ends the room, and the message is not delivered.
-    pub fn take(&mut self, bytes: usize, now: Instant, limits: &RoomLimits) -> Result<(), CloseReason> {
-        if self.is_over(now, limits) {
+    pub fn take(&mut self, bytes: usize, now: Instant) -> Result<(), CloseReason> {
+        let Caps { max_exchanges, max_data_bytes, lifespan: _ } = self.caps;
+        if self.is_over(now) {
             return Err(CloseReason::LifespanExpired);
         }
         let exchanges = self.exchanges.saturating_add(1);
         let data_bytes = self.data_bytes.saturating_add(bytes as u64);
-        if limits.max_exchanges != 0 && exchanges > limits.max_exchanges {
+        if max_exchanges != 0 && exchanges > max_exchanges {
             return Err(CloseReason::MessageLimit);
         }
-        if limits.max_data_bytes != 0 && data_bytes > limits.max_data_bytes {
+        if max_data_bytes != 0 && data_bytes > max_data_bytes {
             return Err(CloseReason::DataLimit);
         }
         (self.exchanges, self.data_bytes) = (exchanges, data_bytes);
@@ -75,6 +99,7 @@ impl Spent {
     /// Of two rooms that become one: nobody gains by it.
     pub fn merge(self, other: Self) -> Self {
         Self {
+            caps: self.caps,
             created: self.created.min(other.created),
             exchanges: self.exchanges.max(other.exchanges),
             data_bytes: self.data_bytes.max(other.data_bytes),

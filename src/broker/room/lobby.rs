@@ -14,7 +14,7 @@ use slab::Slab;
 use super::address::{Ledger, Place};
 use super::code::Codes;
 use super::counters::RoomCounters;
-use super::limits::{RoomLimits, Spent};
+use super::limits::{Caps, RoomLimits, Spent};
 use super::native::{Guest, Native};
 use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
@@ -98,9 +98,9 @@ pub struct Room {
 }
 
 impl Room {
-    pub fn new(place: Place, now: Instant) -> Self {
+    pub fn new(place: Place, now: Instant, caps: Caps) -> Self {
         Self {
-            spent: Spent::new(now),
+            spent: Spent::new(now, caps),
             members: Vec::new(),
             joins: 0,
             addresses: Vec::new(),
@@ -156,7 +156,7 @@ impl Lobby {
         if room.members.len() == 1 && !matches!(self.key, Key::Channel(_)) {
             return (Relayed::NoPeer, false);
         }
-        if let Err(reason) = room.spent.take(bytes, now, &shared.limits) {
+        if let Err(reason) = room.spent.take(bytes, now) {
             state.end(number, reason, shared);
             return (Relayed::Ended, self.forget_if_empty(&state));
         }
@@ -188,7 +188,7 @@ impl Lobby {
     /// To be called once a second. `false` if nothing is left.
     pub fn sweep(&self, now: Instant, shared: &Shared) -> bool {
         let mut state = self.lock();
-        let over = |(at, room): (usize, &Room)| room.spent.is_over(now, &shared.limits).then_some(at);
+        let over = |(at, room): (usize, &Room)| room.spent.is_over(now).then_some(at);
         let over: Vec<usize> = state.rooms.iter().filter_map(over).collect();
         over.into_iter().for_each(|room| state.end(room, CloseReason::LifespanExpired, shared));
         if matches!(self.key, Key::Native(_)) {

@@ -19,7 +19,7 @@ mod secret;
 mod tests;
 
 pub use code::CodeForm;
-pub use limits::RoomLimits;
+pub use limits::{Caps, RoomLimits};
 pub use lobby::{Joiner, Relayed};
 pub use native::{Claim, OpenOptions, Opened};
 pub use rooms::Rooms;

@@ -149,7 +149,7 @@ impl Lobby {
         shared: &Shared,
     ) -> Result<Taken, CloseReason> {
         let mut state = self.lock();
-        let Some((number, room)) = state.open_room(now, shared) else {
+        let Some((number, room)) = state.open_room(now) else {
             return Err(refuse(&claim));
         };
         let native = room.native.as_mut().ok_or(CloseReason::UnknownRoom)?;
@@ -212,8 +212,8 @@ impl Lobby {
 }
 
 impl State {
-    fn open_room(&mut self, now: Instant, shared: &Shared) -> Option<(usize, &mut Room)> {
-        self.rooms.iter_mut().find(|(_, room)| !room.spent.is_over(now, &shared.limits))
+    fn open_room(&mut self, now: Instant) -> Option<(usize, &mut Room)> {
+        self.rooms.iter_mut().find(|(_, room)| !room.spent.is_over(now))
     }
 
     /// Gives a seat back to who knows its secret, also while another connection holds it.

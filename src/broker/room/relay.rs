@@ -26,7 +26,7 @@ impl Lobby {
             self.forget_if_empty(&state);
             return None;
         };
-        let room = state.rooms.insert(Room::new(place, now));
+        let room = state.rooms.insert(Room::new(place, now, shared.limits.relay_caps()));
         joiner.connection.send(&Word::Waiting.frame());
         state.waiting = Some(room);
         Some(state.sit(room, joiner, None))
@@ -56,7 +56,7 @@ impl State {
     /// Who waits, and where. Whoever stopped waiting without being noticed is put out of the way.
     fn waiter(&mut self, now: Instant, shared: &Shared) -> Option<(usize, usize)> {
         let room = self.waiting?;
-        if self.rooms[room].spent.is_over(now, &shared.limits) {
+        if self.rooms[room].spent.is_over(now) {
             self.end(room, CloseReason::LifespanExpired, shared);
             return None;
         }

@@ -52,7 +52,7 @@ impl Rooms {
         let id = new_id().map_err(|_| CloseReason::RateLimited)?;
         let lobby = Arc::new(Lobby::new(Key::Channel(id)));
         // Before anybody can find it.
-        let seat = lobby.open_channel(id, Room::new(place, now), joiner);
+        let seat = lobby.open_channel(id, Room::new(place, now, self.0.shared.limits.caps()), joiner);
         self.shard(&lobby.key).lock().insert(lobby.key.clone(), lobby.clone());
         Ok(self.seat(lobby, seat, String::new()))
     }
@@ -100,7 +100,7 @@ impl Rooms {
         let (id, join_secret) = (new_id()?, new_secret()?);
         let code = options.code.map(|form| self.new_code(form, id, now.steady)).transpose()?;
         let expires = expiry(now, limits.lifespan);
-        let mut room = Room::new(place, now.steady);
+        let mut room = Room::new(place, now.steady, limits.caps());
         let text = code.as_ref().map(|code| code.text.clone());
         room.native = Some(Box::new(Native::new(Digest::of(&join_secret), seats, code, expires.clone())));
         let lobby = Arc::new(Lobby::new(Key::Native(id)));

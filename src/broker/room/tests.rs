@@ -98,6 +98,7 @@ impl Client {
 fn limits() -> RoomLimits {
     RoomLimits {
         max_exchanges: 10,
+        relay: None,
         max_data_bytes: 0,
         lifespan: Duration::from_secs(300),
         max_connections: 3,

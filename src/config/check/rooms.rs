@@ -5,8 +5,12 @@ use super::super::report::Report;
 use super::super::settings;
 use super::super::suggest::one_of;
 use super::limits::Numbers;
-use crate::broker::room::RoomLimits;
+use crate::broker::room::{Caps, RoomLimits};
 use crate::transport::config::{OpenTo, RoomsConfig};
+
+/// What a room may use if the operator says nothing: enough for a pairing of the channelserver's clients.
+const MAX_EXCHANGES: u64 = 10;
+const LIFESPAN_SECS: u64 = 300;
 
 /// A short code is no secret for long.
 const MAX_CODE_SECS: u64 = 300;
@@ -46,10 +50,20 @@ pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
     if !(1..=MAX_CODE_SECS).contains(&code_secs) {
         numbers.wrong("code_secs", code_secs, format_args!("must be 1 to {MAX_CODE_SECS}"));
     }
+    let exchanges_or = |unset: u64| max_exchanges.unwrap_or(unset);
+    let lifespan_or = |unset: u64| conn_lifespan_secs.unwrap_or(unset);
+    let max_data_bytes = numbers.bytes("max_data_bytes", max_data_bytes, 0);
+    // Clients of the relay were never limited; an operator who says a limit means them too.
+    let relay = Caps {
+        max_exchanges: exchanges_or(0),
+        max_data_bytes,
+        lifespan: numbers.secs("conn_lifespan_secs", lifespan_or(0), 0),
+    };
     let limits = RoomLimits {
-        max_exchanges: numbers.count("max_exchanges", max_exchanges, 0),
-        max_data_bytes: numbers.bytes("max_data_bytes", max_data_bytes, 0),
-        lifespan: numbers.secs("conn_lifespan_secs", conn_lifespan_secs, 0),
+        max_exchanges: numbers.count("max_exchanges", exchanges_or(MAX_EXCHANGES), 0),
+        max_data_bytes,
+        lifespan: numbers.secs("conn_lifespan_secs", lifespan_or(LIFESPAN_SECS), 0),
+        relay: Some(relay),
         max_connections: numbers.places("max_connections", max_connections),
         max_rooms: numbers.count("max_rooms", max_rooms, 1),
         max_rooms_per_address: numbers.count("max_rooms_per_address", max_rooms_per_address, 0),

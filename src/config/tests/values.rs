@@ -102,6 +102,17 @@ fn roles_that_nothing_serves_yet_are_warnings() {
 }
 
 #[test]
+fn the_relay_form_is_limited_only_if_the_operator_says_so() {
+    let caps = |file: &str| {
+        let limits = load_file(file).config.rooms.limits;
+        let of = |caps: crate::broker::room::Caps| (caps.max_exchanges, caps.lifespan.as_secs());
+        (of(limits.caps()), of(limits.relay_caps()))
+    };
+    assert_eq!(caps(""), ((10, 300), (0, 0)));
+    assert_eq!(caps("[rooms]\nmax_exchanges = 10\nconn_lifespan_secs = 60"), ((10, 60), (10, 60)));
+}
+
+#[test]
 fn rooms_take_their_limits_from_file_and_environment() {
     let file = "[rooms]\nmax_exchanges = 20\nopen = \"login\"";
     let rooms = load_all(file, &[("LASTMILE_ROOMS__CONN_LIFESPAN_SECS", "5")], &[]).unwrap().config.rooms;
