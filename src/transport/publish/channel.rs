@@ -10,12 +10,12 @@ use serde::Deserialize;
 use serde_json::json;
 use warp::Reply;
 
-use super::{authenticate, check_channel};
+use super::authenticate_for;
 use crate::broker::engine::Created;
 use crate::broker::{ChannelLimits, Now};
 use crate::protocol::{ChannelName, Code, Refusal};
 use crate::transport::app::App;
-use crate::transport::call::{Call, channel_in};
+use crate::transport::call::Call;
 
 /// A description of limits is small.
 const MAX_BODY_BYTES: usize = 4096;
@@ -50,9 +50,7 @@ pub async fn put(
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let channel = channel_in(&segment)?;
-    let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
-    check_channel(&signed.publisher, &channel)?;
+    let (channel, signed) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
     let declared: Declared = match &signed.body[..] {
         [] => Declared::default(),
         // The library would take a list for the members in their order.
@@ -76,9 +74,7 @@ pub async fn get(
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let channel = channel_in(&segment)?;
-    let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
-    check_channel(&signed.publisher, &channel)?;
+    let (channel, _) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
     describe(&app, &channel)
 }
 
@@ -88,9 +84,7 @@ pub async fn delete(
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let channel = channel_in(&segment)?;
-    let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
-    check_channel(&signed.publisher, &channel)?;
+    let (channel, _) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
     if app.engine.close(&channel) {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {

@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::timeout;
 
 use super::app::App;
-use super::call::Call;
+use super::call::{Call, channel_in};
 use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
 use crate::broker::Now;
 use crate::protocol::{ChannelName, Code, Refusal};
@@ -79,6 +79,20 @@ async fn read(
 
 fn too_slow() -> Refusal {
     Refusal::new(Code::Malformed, "the body does not come to its end")
+}
+
+/// Authenticates a request that is about the channel of a path segment, which the publisher must be allowed to use.
+pub async fn authenticate_for(
+    app: &App,
+    call: &Call,
+    segment: &str,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    max_bytes: usize,
+) -> Result<(ChannelName, Signed), Refusal> {
+    let channel = channel_in(segment)?;
+    let signed = authenticate(app, call, body, max_bytes).await?;
+    check_channel(&signed.publisher, &channel)?;
+    Ok((channel, signed))
 }
 
 /// Whether a publisher may use a channel at all.
