@@ -176,3 +176,27 @@ async fn a_drain_refuses_new_work_on_connections_that_are_open() {
     assert_eq!(node.exit(Duration::from_secs(10)).await.code(), Some(0));
     assert!(read_to_end(&mut idle, Duration::from_secs(1)).await.is_some());
 }
+
+const ROOMS: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n";
+
+#[tokio::test]
+async fn rooms_that_are_opened_and_left_leave_nothing_behind() {
+    let _turn = heavy().await;
+    let node = Node::start(Setup { more: ROOMS, ..Setup::default() }).await;
+    let address = node.address("pair");
+    let open_and_leave = async |count: usize| {
+        crowd(count, async |n| {
+            let path = if n % 2 == 0 { "/v1/ws/".to_owned() } else { format!("/v1/relay/{n}") };
+            let Ok(mut peer) = RawWs::open(address, &path, "").await else { panic!("{path} was refused") };
+            assert!(peer.text().await.is_ok());
+        })
+        .await;
+        node.await_metric("lastmile_rooms", 0.0).await;
+    };
+    open_and_leave(2_000).await;
+    let before = node.rss();
+    open_and_leave(10_000).await;
+    assert_eq!(node.metric("lastmile_rooms_opened_total").await, 12_000.0);
+    // Nothing that grows with the rooms: 400 bytes for each of them would be more than this.
+    node.await_rss(before + 4_000, "the memory of rooms").await;
+}
