@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use lastmile::broker::engine::{Created, Joined, Start};
+use lastmile::broker::engine::{Accepted, Appended, Created, Joined, Start};
 use lastmile::broker::fanout::Walk;
 use lastmile::broker::*;
 use lastmile::engine::Memory;
 use lastmile::engine::memory::MemoryLimits;
-use lastmile::protocol::{ChannelName, CloseReason, Code, Form, Pattern, Payload, Position};
+use lastmile::protocol::{ChannelName, CloseReason, Code, Form, Pattern, Payload, Position, Refusal};
 
 /// Takes `room` bytes, then is full until a test makes room.
 #[derive(Default)]
@@ -135,7 +137,19 @@ fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (M
 }
 
 fn publish(engine: &Memory) -> Vec<Walk> {
-    engine.append(&channel(), "p", Payload::Json("1"), Now::read()).unwrap().walks.walks
+    append(engine, Now::read()).unwrap().walks.walks
+}
+
+fn append(engine: &Memory, now: Now) -> Result<Accepted, Refusal> {
+    match engine.append(&channel(), "p", Payload::Json("1"), now)? {
+        Appended::Done(accepted) => Ok(accepted),
+        Appended::Later(_) => panic!("the memory engine answers at once"),
+    }
+}
+
+/// What is ready at once.
+fn now<T>(answer: BoxFuture<'_, Result<T, Refusal>>) -> T {
+    answer.now_or_never().expect("the memory engine answers at once").unwrap()
 }
 
 fn finish(mut walk: Walk) {
@@ -305,7 +319,7 @@ fn recovered_is_true_only_when_nothing_is_missing() {
     let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 3);
     let first = join(&engine, &connection(0, usize::MAX), Start::Live);
     (0..5).for_each(|_| publish(&engine).into_iter().for_each(finish));
-    let epoch = engine.describe(&channel()).unwrap().position.epoch;
+    let epoch = now(engine.describe(&channel())).unwrap().position.epoch;
     let check = |start: Start, expected: &[u64], recovered: bool| {
         let connection = connection(1, usize::MAX);
         let (_membership, _, told) = join(&engine, &connection, start.clone());
@@ -335,9 +349,9 @@ fn a_lifespan_ends_a_channel_on_time_and_a_publisher_begins_it_anew() {
     assert!(membership.is_active());
     engine.sweep(Now { steady: Instant::now() + Duration::from_secs(10), ..start });
     assert!(!membership.is_active());
-    assert!(engine.append(&channel(), "p", Payload::Json("1"), at(11)).is_err());
-    assert_eq!(engine.create(&channel(), None, at(12)).unwrap(), Created::New);
-    assert_eq!(engine.append(&channel(), "p", Payload::Json("1"), at(13)).unwrap().position.offset, 1);
+    assert!(append(&engine, at(11)).is_err());
+    assert_eq!(now(engine.create(&channel(), None, at(12))), Created::New);
+    assert_eq!(append(&engine, at(13)).unwrap().position.offset, 1);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 
 use super::publisher::Whitelist;
 use super::token::Issuers;
-use crate::broker::ChannelRules;
+use crate::broker::{ChannelRules, Principal};
+use crate::protocol::CloseReason;
 
 pub struct Policy {
     whitelist: ArcSwap<Whitelist>,
@@ -23,7 +24,7 @@ impl Policy {
             whitelist: ArcSwap::from_pointee(whitelist),
             issuers: ArcSwap::from_pointee(issuers),
             rules: Arc::new(ArcSwap::from_pointee(rules)),
-            generation: AtomicU64::new(0),
+            generation: AtomicU64::new(1),
         }
     }
 
@@ -45,6 +46,11 @@ impl Policy {
 
     pub fn rules(&self) -> &Arc<ArcSwap<ChannelRules>> {
         &self.rules
+    }
+
+    /// Whether a principal that was admitted before still is.
+    pub fn check(&self, principal: &Principal) -> Result<(), CloseReason> {
+        if self.issuers.load().knows(&principal.issuer) { Ok(()) } else { Err(CloseReason::Revoked) }
     }
 
     pub fn generation(&self) -> u64 {

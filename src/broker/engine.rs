@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
 use super::ChannelLimits;
-use super::fanout::Walks;
+use super::fanout::{Congestion, Walks};
 use super::hub::{Membership, Newcomer};
-use crate::protocol::{ChannelName, Payload, Position, Publication, Refusal};
+use crate::protocol::{ChannelName, Code, Payload, Position, Publication, Refusal};
 
 /// The time of a call, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,22 @@ impl Now {
 pub struct Accepted {
     pub position: Position,
     pub walks: Walks,
+}
+
+/// What came of appending a publication.
+pub enum Appended {
+    /// It has its place; its walks are the caller's to run.
+    Done(Accepted),
+    /// It is on its way to where it is kept. Nobody gets it before that, and a sender that is dropped says that it
+    /// is unknown whether it arrived.
+    Later(oneshot::Receiver<Result<Settled, Refusal>>),
+}
+
+/// A publication that has its place and was handed to this node's subscribers by the engine.
+pub struct Settled {
+    pub position: Position,
+    /// Where the publisher ought to wait, if anywhere.
+    pub congestion: Option<Congestion>,
 }
 
 /// From where a subscriber wants to listen.
@@ -73,6 +92,8 @@ pub enum Created {
 
 /// Order and memory of channels. Appending is one step with handing the publication to the hub, so offsets reach
 /// every member in order.
+///
+/// What is called for every publication and subscription answers at once where it can; the rest may wait.
 pub trait Engine: Send + Sync + 'static {
     /// Gives a publication its place. A channel comes into being with its first publication.
     fn append(
@@ -81,7 +102,10 @@ pub trait Engine: Send + Sync + 'static {
         publisher: &str,
         payload: Payload<'_>,
         now: Now,
-    ) -> Result<Accepted, Refusal>;
+    ) -> Result<Appended, Refusal>;
+
+    /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has.
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<(), Refusal>>>;
 
     /// Makes a member of `newcomer`. `announce` is called before any publication can reach it.
     fn subscribe(
@@ -94,13 +118,24 @@ pub trait Engine: Send + Sync + 'static {
     ) -> Result<Membership, Refusal>;
 
     /// Creates a channel, with limits no wider than `narrowed` says; `None` takes what is configured.
-    fn create(&self, channel: &ChannelName, limits: Option<ChannelLimits>, now: Now) -> Result<Created, Refusal>;
+    fn create<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        limits: Option<ChannelLimits>,
+        now: Now,
+    ) -> BoxFuture<'a, Result<Created, Refusal>>;
 
-    fn describe(&self, channel: &ChannelName) -> Option<ChannelState>;
+    /// `None` if there is no such channel.
+    fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>>;
 
     /// Ends a channel and forgets it. `false` if there is none.
-    fn close(&self, channel: &ChannelName) -> bool;
+    fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>>;
 
     /// To be called once a second: ends what has outlived its lifespan and forgets what nobody uses.
     fn sweep(&self, now: Now);
+}
+
+/// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.
+pub async fn settled(answer: oneshot::Receiver<Result<Settled, Refusal>>) -> Result<Settled, Refusal> {
+    answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
 }

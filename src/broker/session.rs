@@ -37,18 +37,17 @@ impl Session {
     }
 
     /// Who this is; `None` without a token.
-    pub fn principal(&self) -> Option<&Principal> {
-        self.principal.as_deref()
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
     }
 
-    /// Carries out a command and sends the answer. A token is checked by the caller, see [`Session::refresh`].
-    pub fn on_command(&mut self, command: &Command<'_>, now: Now) {
-        let id = command.id();
-        let result = match command.kind.0.as_ref() {
-            "subscribe" => self.subscribe(command, now),
+    /// Carries out a command and sends the answer, if it is none that has to wait for something: see
+    /// [`Session::subscribe`] and [`Session::refresh`].
+    pub fn on_command(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        match command.kind.0.as_ref() {
             "unsubscribe" => self.unsubscribe(command),
             "ping" => {
-                self.reply(&Reply::Pong { id });
+                self.reply(&Reply::Pong { id: command.id() });
                 Ok(())
             }
             "hello" => {
@@ -56,9 +55,6 @@ impl Session {
             }
             "reply" => Err(Refusal::new(Code::Forbidden, "the channel takes no replies")),
             other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
-        };
-        if let Err(refusal) = result {
-            self.refuse(id, &refusal);
         }
     }
 
@@ -98,7 +94,8 @@ impl Session {
         self.reply(&Reply::error(id, refusal));
     }
 
-    fn subscribe(&mut self, command: &Command<'_>, now: Now) -> Result<(), Refusal> {
+    /// The channel of a `subscribe`, if this session may listen to it.
+    pub fn may_subscribe(&self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
         let channel = channel_of(command)?;
         let principal = self.principal.as_deref();
         if !self.channels.rules.load().of(&channel).subscribers.allows(principal) {
@@ -107,6 +104,13 @@ impl Session {
                 Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
             });
         }
+        Ok(channel)
+    }
+
+    /// Begins to listen to a channel that the engine is attached to, and sends the answer.
+    pub fn subscribe(&mut self, command: &Command<'_>, now: Now) -> Result<(), Refusal> {
+        // Once more: the rules may have changed while the engine was waited for.
+        let channel = self.may_subscribe(command)?;
         if self.memberships.len() >= self.channels.max_subscriptions {
             // Those that the gateway ended count no more.
             self.memberships.retain(Membership::is_active);

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
 use super::log::{Log, LogState, Refused};
-use crate::broker::engine::{Accepted, ChannelState, Created, Joined, Start};
+use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
 
@@ -93,50 +94,8 @@ impl Memory {
         self.channels.fetch_sub(count, Ordering::Relaxed);
         self.counters.channels.decrement(count as f64);
     }
-}
 
-impl Engine for Memory {
-    fn append(
-        &self,
-        channel: &ChannelName,
-        publisher: &str,
-        payload: Payload<'_>,
-        now: Now,
-    ) -> Result<Accepted, Refusal> {
-        let rules = self.rules.load();
-        let rule = rules.of(channel);
-        let accepted = self.with_log(channel, now, |log| {
-            let is_wanted = self.hub.is_wanted(channel);
-            let publication = log.append(channel, rule, publisher, payload, is_wanted, now)?;
-            let walks = publication.map(|publication| self.hub.fan_out(channel, &publication)).unwrap_or_default();
-            Ok(Accepted { position: log.position(), walks })
-        })?;
-        self.counters.publications.increment(1);
-        Ok(accepted)
-    }
-
-    fn subscribe(
-        &self,
-        channel: &ChannelName,
-        newcomer: Newcomer,
-        start: Start,
-        now: Now,
-        announce: &mut dyn FnMut(Joined<'_>),
-    ) -> Result<Membership, Refusal> {
-        let rules = self.rules.load();
-        let rule = rules.of(channel);
-        self.with_log(channel, now, |log| {
-            let limits = log.limits(rule);
-            log.check_live(&limits, now)?;
-            let seen = log.position().offset;
-            // Nothing can be appended here, so the announcement comes before the first publication.
-            let membership = self.hub.join(channel, newcomer, rule.slow_consumer, seen, limits.max_connections)?;
-            log.join(start, rule, now, announce);
-            Ok(membership)
-        })
-    }
-
-    fn create(&self, channel: &ChannelName, limits: Option<ChannelLimits>, now: Now) -> Result<Created, Refusal> {
+    fn create_now(&self, channel: &ChannelName, limits: Option<ChannelLimits>, now: Now) -> Result<Created, Refusal> {
         let rules = self.rules.load();
         let rule = rules.of(channel);
         let limits = limits.unwrap_or_else(|| rule.limits.clone());
@@ -160,7 +119,7 @@ impl Engine for Memory {
         })
     }
 
-    fn describe(&self, channel: &ChannelName) -> Option<ChannelState> {
+    fn describe_now(&self, channel: &ChannelName) -> Option<ChannelState> {
         let log = self.find(channel)?;
         let log = log.lock();
         if log.state != LogState::Live {
@@ -175,7 +134,7 @@ impl Engine for Memory {
         })
     }
 
-    fn close(&self, channel: &ChannelName) -> bool {
+    fn close_now(&self, channel: &ChannelName) -> bool {
         let Some(log) = self.shard(channel).lock().remove(channel) else {
             return false;
         };
@@ -184,6 +143,69 @@ impl Engine for Memory {
         self.count_forgotten(1);
         self.hub.end(channel, CloseReason::ChannelClosed);
         true
+    }
+}
+
+impl Engine for Memory {
+    fn append(
+        &self,
+        channel: &ChannelName,
+        publisher: &str,
+        payload: Payload<'_>,
+        now: Now,
+    ) -> Result<Appended, Refusal> {
+        let rules = self.rules.load();
+        let rule = rules.of(channel);
+        let accepted = self.with_log(channel, now, |log| {
+            let is_wanted = self.hub.is_wanted(channel);
+            let publication = log.append(channel, rule, publisher, payload, is_wanted, now)?;
+            let walks = publication.map(|publication| self.hub.fan_out(channel, &publication)).unwrap_or_default();
+            Ok(Accepted { position: log.position(), walks })
+        })?;
+        self.counters.publications.increment(1);
+        Ok(Appended::Done(accepted))
+    }
+
+    fn attach(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<(), Refusal>>> {
+        None
+    }
+
+    fn subscribe(
+        &self,
+        channel: &ChannelName,
+        newcomer: Newcomer,
+        start: Start,
+        now: Now,
+        announce: &mut dyn FnMut(Joined<'_>),
+    ) -> Result<Membership, Refusal> {
+        let rules = self.rules.load();
+        let rule = rules.of(channel);
+        self.with_log(channel, now, |log| {
+            let limits = log.limits(rule);
+            log.check_live(&limits, now)?;
+            let seen = log.position().offset;
+            // Nothing can be appended here, so the announcement comes before the first publication.
+            let membership = self.hub.join(channel, newcomer, rule.slow_consumer, seen, limits.max_connections)?;
+            log.join(start, rule, now, announce);
+            Ok(membership)
+        })
+    }
+
+    fn create<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        limits: Option<ChannelLimits>,
+        now: Now,
+    ) -> BoxFuture<'a, Result<Created, Refusal>> {
+        Box::pin(ready(self.create_now(channel, limits, now)))
+    }
+
+    fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
+        Box::pin(ready(Ok(self.describe_now(channel))))
+    }
+
+    fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(ready(Ok(self.close_now(channel))))
     }
 
     fn sweep(&self, now: Now) {

@@ -64,7 +64,7 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(method(Method::GET))
         .and(with(&app))
         .and(on_upgrade())
-        .then(|call: Call, app, upgrade| async move { reply(subscribe::upgrade(&app, &call, upgrade)) })
+        .then(|call, app, upgrade| answer(subscribe::upgrade(app, call, upgrade)))
         .boxed();
 
     let ops =

@@ -1,14 +1,16 @@
 //! `GET /v1/subscribe`: subscribers of our own protocol over WebSocket.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use hyper::upgrade::OnUpgrade;
 
 use super::app::App;
 use super::call::Call;
-use super::origin;
+use super::websocket::serial::{Commands, Serial};
 use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
+use super::{credential, origin};
 use crate::broker::rate::RateLimit;
 use crate::broker::session::rfc3339;
 use crate::broker::{Connection, Now, Principal, Session};
@@ -26,57 +28,148 @@ const MAX_HELLO_BYTES: usize = 10 * 1024;
 /// A burst of commands: a client may subscribe to all its channels at once.
 const BURST: u32 = 10;
 
-pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(call, upgrade)?;
-    origin::check(call)?;
+pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
+    let handshake = Handshake::read(&call, upgrade)?;
+    origin::check(&call)?;
     // A credential in the request is checked before the upgrade, so that a bad one gets a plain 401.
-    let principal = call.bearer().map(|token| verify(app, token)).transpose()?;
+    let principal = credential::principal(&app, &call).await?;
     if !handshake.speaks(SUBPROTOCOL) {
-        let response = handshake.accept(app, call, None, |connection| {
+        let response = handshake.accept(&app, &call, None, |connection| {
             connection.close(CloseReason::UnsupportedProtocol);
             Refused
         });
         return Ok(response);
     }
     let shared = app.clone();
-    Ok(handshake.accept(app, call, Some(SUBPROTOCOL), move |connection| {
-        let mut subscriber = Subscriber::new(shared, connection.clone());
+    Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
+        let mut commander = Commander { app: shared, connection: connection.clone(), session: None };
         match principal {
-            Some(principal) => subscriber.welcome(Some(principal)),
-            None => connection.expect_hello(subscriber.app.limits.hello),
+            Some(principal) => commander.welcome(Some(principal)),
+            None => connection.expect_hello(commander.app.limits.hello),
         }
-        subscriber
+        Subscriber::new(commander)
     }))
 }
 
-/// Who a token speaks for.
-pub fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
-    app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| {
-        tracing::info!(%error, "token refused");
-        problem_of_token()
-    })
-}
-
-/// The peer is told a code, never a cause.
-fn problem_of_token() -> Refusal {
-    Refusal::new(Code::Unauthenticated, "the token is not valid here")
-}
-
+/// The connection's task side: counts frames, hands messages on, looks at the policy again when woken.
 struct Subscriber {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    commands: Serial<Commander>,
+    /// As of the last message that was carried out.
+    principal: Option<Arc<Principal>>,
+    frames: RateLimit,
+    /// The policy that the principal was checked against, and the one that the subscriptions were.
+    checked: u64,
+    rechecked: u64,
+}
+
+impl Subscriber {
+    fn new(commander: Commander) -> Self {
+        let (app, connection) = (commander.app.clone(), commander.connection.clone());
+        let rate = app.limits.max_commands_per_second;
+        let generation = app.policy.generation();
+        Self {
+            app,
+            connection,
+            principal: commander.principal().cloned(),
+            commands: Serial::Idle(commander),
+            frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
+            checked: generation,
+            rechecked: generation,
+        }
+    }
+
+    /// Follows what the last message changed, and rechecks what a message in between held up.
+    fn settle(&mut self) -> Result<(), CloseReason> {
+        if let Some(commander) = self.commands.idle() {
+            if !same(self.principal.as_ref(), commander.principal()) {
+                self.principal = commander.principal().cloned();
+                self.checked = 0;
+            }
+            let generation = self.app.policy.generation();
+            if std::mem::replace(&mut self.rechecked, generation) != generation
+                && let Some(session) = &mut commander.session
+            {
+                session.recheck();
+            }
+        }
+        let generation = self.app.policy.generation();
+        if std::mem::replace(&mut self.checked, generation) != generation
+            && let Some(principal) = &self.principal
+        {
+            self.app.policy.check(principal)?;
+        }
+        Ok(())
+    }
+}
+
+fn same(one: Option<&Arc<Principal>>, other: Option<&Arc<Principal>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+impl Handler for Subscriber {
+    fn bounds(&self) -> Bounds {
+        // Before it is known who this is, there is room for a token and little else.
+        let is_known = matches!(&self.commands, Serial::Idle(Commander { session: Some(_), .. }));
+        let max = self.app.limits.max_command_bytes;
+        let message_bytes = if is_known { max } else { MAX_HELLO_BYTES.min(max) };
+        Bounds { message_bytes, fragments: self.app.limits.max_fragments }
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        self.frames.try_take(Now::read().steady).map_err(|_| CloseReason::RateLimited)
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        self.commands.on_text(text)?;
+        self.settle()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.commands, Serial::Busy(_)) {
+            let done = std::task::ready!(self.commands.poll(cx)).and_then(|()| self.settle());
+            if let Err(reason) = done {
+                self.connection.close(reason);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.settle()
+    }
+}
+
+/// Carries out what a subscriber says.
+struct Commander {
     app: Arc<App>,
     connection: Arc<Connection<Wire>>,
     /// `None` until the first message says who this is.
     session: Option<Session>,
-    frames: RateLimit,
-    /// The policy that the session was checked against.
-    generation: u64,
 }
 
-impl Subscriber {
-    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>) -> Self {
-        let rate = app.limits.max_commands_per_second;
-        let generation = app.policy.generation();
-        Self { app, connection, session: None, frames: RateLimit::new(rate, rate.saturating_mul(BURST)), generation }
+impl Commands for Commander {
+    async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        match Command::parse(text) {
+            Ok(command) if self.session.is_none() => return self.on_first(&command).await,
+            Ok(command) => self.on_command(&command).await,
+            Err(Unreadable::Refused(refusal)) if self.session.is_some() => {
+                self.connection.send_text(&Reply::error(None, &refusal).to_json());
+            }
+            Err(_) => return Err(CloseReason::Malformed),
+        }
+        Ok(())
+    }
+}
+
+impl Commander {
+    fn principal(&self) -> Option<&Arc<Principal>> {
+        self.session.as_ref()?.principal()
     }
 
     fn welcome(&mut self, principal: Option<Arc<Principal>>) {
@@ -91,72 +184,44 @@ impl Subscriber {
     }
 
     /// The first message: `hello`, or any command of a client that brings no token.
-    fn on_first(&mut self, command: &Command<'_>) -> Result<(), CloseReason> {
+    async fn on_first(&mut self, command: &Command<'_>) -> Result<(), CloseReason> {
         let is_hello = command.kind.0 == "hello";
-        let token = command.token().filter(|_| is_hello);
-        let principal = token.map(|token| verify(&self.app, token)).transpose();
-        self.welcome(principal.map_err(|_| CloseReason::Unauthenticated)?);
+        let principal = match command.token().filter(|_| is_hello) {
+            Some(token) => Some(credential::verify(&self.app, token).await.map_err(|_| CloseReason::Unauthenticated)?),
+            None => None,
+        };
+        self.welcome(principal);
         if !is_hello {
-            self.on_command(command);
+            self.on_command(command).await;
         }
         Ok(())
     }
 
-    fn on_command(&mut self, command: &Command<'_>) {
-        let Some(session) = &mut self.session else { return };
-        if command.kind.0 != "refresh" {
-            return session.on_command(command, Now::read());
-        }
-        let id = command.id();
-        let refreshed = match command.token() {
-            None => Err(Refusal::new(Code::Malformed, "`token` is missing")),
-            Some(token) => verify(&self.app, token).and_then(|principal| session.refresh(id, principal)),
+    async fn on_command(&mut self, command: &Command<'_>) {
+        let Self { app, session: Some(session), .. } = self else { return };
+        let done = match command.kind.0.as_ref() {
+            "refresh" => refresh(app, session, command).await,
+            "subscribe" => subscribe(app, session, command).await,
+            _ => session.on_command(command),
         };
-        if let Err(refusal) = refreshed {
-            session.refuse(id, &refusal);
+        if let Err(refusal) = done {
+            session.refuse(command.id(), &refusal);
         }
     }
 }
 
-impl Handler for Subscriber {
-    fn bounds(&self) -> Bounds {
-        // Before it is known who this is, there is room for a token and little else.
-        let message_bytes = match self.session {
-            None => MAX_HELLO_BYTES.min(self.app.limits.max_command_bytes),
-            Some(_) => self.app.limits.max_command_bytes,
-        };
-        Bounds { message_bytes, fragments: self.app.limits.max_fragments }
-    }
+async fn refresh(app: &App, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
+    let token = command.token().ok_or(Refusal::new(Code::Malformed, "`token` is missing"))?;
+    let principal = credential::verify(app, token).await?;
+    session.refresh(command.id(), principal)
+}
 
-    fn on_frame(&mut self) -> Result<(), CloseReason> {
-        self.frames.try_take(Now::read().steady).map_err(|_| CloseReason::RateLimited)
+async fn subscribe(app: &App, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
+    let channel = session.may_subscribe(command)?;
+    if let Some(attached) = app.engine.attach(&channel) {
+        attached.await?;
     }
-
-    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        match Command::parse(text) {
-            Ok(command) if self.session.is_none() => return self.on_first(&command),
-            Ok(command) => self.on_command(&command),
-            Err(Unreadable::Refused(refusal)) if self.session.is_some() => {
-                self.connection.send_text(&Reply::error(None, &refusal).to_json());
-            }
-            Err(_) => return Err(CloseReason::Malformed),
-        }
-        Ok(())
-    }
-
-    fn on_wake(&mut self) -> Result<(), CloseReason> {
-        let generation = self.app.policy.generation();
-        if std::mem::replace(&mut self.generation, generation) != generation
-            && let Some(session) = &mut self.session
-        {
-            let issuers = self.app.policy.issuers();
-            if session.principal().is_some_and(|principal| !issuers.knows(&principal.issuer)) {
-                return Err(CloseReason::Revoked);
-            }
-            session.recheck();
-        }
-        Ok(())
-    }
+    session.subscribe(command, Now::read())
 }
 
 /// A connection that is only told why it is refused.

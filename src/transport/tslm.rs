@@ -1,6 +1,7 @@
 //! The role `tslm`: an unchanged client of the TSLM last-mile, on any path of its listener.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use hyper::upgrade::OnUpgrade;
 use subtle::ConstantTimeEq;
@@ -8,13 +9,14 @@ use subtle::ConstantTimeEq;
 use super::app::App;
 use super::call::Call;
 use super::config::ListenerConfig;
+use super::origin;
+use super::websocket::serial::{Commands, Serial};
 use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
-use super::{fanout, origin};
-use crate::broker::engine::Start;
-use crate::broker::fanout::Congestion;
+use crate::broker::engine::{Appended, Start, settled};
 use crate::broker::rate::RateLimit;
 use crate::broker::{Audience, Connection, Membership, Newcomer, Now};
+use crate::engine::deliver;
 use crate::protocol::dialects::tslm::{Command, Content, Reply};
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{ChannelName, CloseReason, Code, Form, Payload, Refusal};
@@ -48,7 +50,16 @@ fn present_token(accepted: &[String], call: &Call, offered: &[String]) -> Result
         .ok_or_else(|| Refusal::new(Code::Unauthenticated, "this listener needs one of its tokens"))
 }
 
+/// The connection's task side.
 struct Tslm {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    listener: Arc<ListenerConfig>,
+    commands: Serial<Commander>,
+}
+
+/// Carries out what a client says.
+struct Commander {
     app: Arc<App>,
     connection: Arc<Connection<Wire>>,
     listener: Arc<ListenerConfig>,
@@ -56,38 +67,46 @@ struct Tslm {
     /// Sorted by channel.
     memberships: Vec<Membership>,
     next_tag: u64,
-    relief: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Tslm {
     fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, listener: Arc<ListenerConfig>) -> Self {
         let rate = listener.tslm.rate_limit_per_second;
-        let frames = (rate > 0).then(|| RateLimit::new(rate, rate));
-        Self { app, connection, listener, frames, memberships: Vec::new(), next_tag: 0, relief: None }
+        let commander = Commander {
+            app: app.clone(),
+            connection: connection.clone(),
+            listener: listener.clone(),
+            frames: (rate > 0).then(|| RateLimit::new(rate, rate)),
+            memberships: Vec::new(),
+            next_tag: 0,
+        };
+        Self { app, connection, listener, commands: Serial::Idle(commander) }
     }
+}
 
-    fn on_command(&mut self, command: &Command) -> Result<(), Reply> {
+impl Commander {
+    async fn on_command(&mut self, command: &Command) -> Result<(), Reply> {
         let allowed = &self.listener.tslm;
         match command {
             Command::CreateChannel(_) if !allowed.create_channel => Err(denied("CreateChannel")),
             Command::Subscribe(_) if !allowed.subscribe => Err(denied("Subscribe")),
             Command::NotifyChannel(..) if !allowed.notify_channel => Err(denied("NotifyChannel")),
-            Command::CreateChannel(channel) => self.create(channel),
-            Command::Subscribe(channel) => self.subscribe(channel),
-            Command::NotifyChannel(channel, content) => self.notify(channel, content),
+            Command::CreateChannel(channel) => self.create(channel).await,
+            Command::Subscribe(channel) => self.subscribe(channel).await,
+            Command::NotifyChannel(channel, content) => self.notify(channel, content).await,
         }
     }
 
-    fn create(&mut self, channel: &str) -> Result<(), Reply> {
+    async fn create(&mut self, channel: &str) -> Result<(), Reply> {
         let name = named(channel)?;
-        if self.app.engine.describe(&name).is_some() {
+        if self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?.is_some() {
             return Err(Reply::Error(format!("Channel '{channel}' is already registered")));
         }
-        self.app.engine.create(&name, None, Now::read()).map(|_| ()).map_err(|refusal| error(&refusal))
+        self.app.engine.create(&name, None, Now::read()).await.map(|_| ()).map_err(|refusal| error(&refusal))
     }
 
-    fn subscribe(&mut self, channel: &str) -> Result<(), Reply> {
-        let name = self.existing(channel)?;
+    async fn subscribe(&mut self, channel: &str) -> Result<(), Reply> {
+        let name = self.existing(channel).await?;
         // The listener's permission stands for a valid token, not for what a token would have to hold.
         if matches!(self.app.policy.rules().load().of(&name).subscribers, Audience::Matching(_)) {
             return Err(denied("Subscribe"));
@@ -108,6 +127,9 @@ impl Tslm {
         if self.memberships.len() >= self.app.limits.max_subscriptions {
             return Err(Reply::Error("Too many subscriptions".into()));
         }
+        if let Some(attached) = self.app.engine.attach(&name) {
+            attached.await.map_err(|refusal| error(&refusal))?;
+        }
         self.next_tag += 1;
         let newcomer = Newcomer { connection: self.connection.clone(), form: Form::Tslm, tag: self.next_tag };
         let membership = self
@@ -119,8 +141,8 @@ impl Tslm {
         Ok(())
     }
 
-    fn notify(&mut self, channel: &str, content: &Content) -> Result<(), Reply> {
-        let name = self.existing(channel)?;
+    async fn notify(&mut self, channel: &str, content: &Content) -> Result<(), Reply> {
+        let name = self.existing(channel).await?;
         let publisher = format!("tslm:{}", self.listener.name);
         let json;
         let payload = match content {
@@ -130,10 +152,14 @@ impl Tslm {
                 Payload::Json(&json)
             }
         };
-        let accepted =
-            self.app.engine.append(&name, &publisher, payload, Now::read()).map_err(|refusal| error(&refusal))?;
-        let congestion = fanout::run(accepted.walks);
-        self.relief = congestion.map(|congestion| Box::pin(Congestion::relieved(congestion)) as _);
+        let appended = self.app.engine.append(&name, &publisher, payload, Now::read());
+        let congestion = match appended.map_err(|refusal| error(&refusal))? {
+            Appended::Done(accepted) => deliver::run(accepted.walks),
+            Appended::Later(answer) => settled(answer).await.map_err(|refusal| error(&refusal))?.congestion,
+        };
+        if let Some(congestion) = congestion {
+            congestion.relieved().await;
+        }
         // A publisher that listens too gets its own message before the answer.
         if let Ok(at) = self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
             self.memberships[at].catch_up();
@@ -142,10 +168,33 @@ impl Tslm {
     }
 
     /// The dialect knows only channels that were created.
-    fn existing(&self, channel: &str) -> Result<ChannelName, Reply> {
+    async fn existing(&self, channel: &str) -> Result<ChannelName, Reply> {
         let not_found = || Reply::Error(format!("Channel not found: {channel}"));
         let name = ChannelName::from_dialect(channel).map_err(|_| not_found())?;
-        self.app.engine.describe(&name).map(|_| name).ok_or_else(not_found)
+        let state = self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?;
+        state.map(|_| name).ok_or_else(not_found)
+    }
+
+    fn is_over_rate(&mut self) -> bool {
+        self.frames.as_mut().is_some_and(|frames| frames.try_take(Now::read().steady).is_err())
+    }
+}
+
+impl Commands for Commander {
+    async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        let reply = if self.is_over_rate() {
+            Reply::Error("Rate limit exceeded".into())
+        } else {
+            match Command::parse(text) {
+                Ok(command) => match self.on_command(&command).await {
+                    Ok(()) => command.success(),
+                    Err(reply) => reply,
+                },
+                Err(reply) => reply,
+            }
+        };
+        self.connection.send(&reply.frame());
+        Ok(())
     }
 }
 
@@ -160,39 +209,21 @@ impl Handler for Tslm {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        let reply = if self.is_over_rate() {
-            Reply::Error("Rate limit exceeded".into())
-        } else {
-            match Command::parse(text) {
-                Ok(command) => match self.on_command(&command) {
-                    Ok(()) => command.success(),
-                    Err(reply) => reply,
-                },
-                Err(reply) => reply,
-            }
-        };
-        self.connection.send(&reply.frame());
-        Ok(())
+        self.commands.on_text(text)
     }
 
     fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
-        let reply = if self.is_over_rate() { "Rate limit exceeded" } else { "Binary messages not supported" };
+        let is_over_rate = self.commands.idle().is_some_and(Commander::is_over_rate);
+        let reply = if is_over_rate { "Rate limit exceeded" } else { "Binary messages not supported" };
         self.connection.send(&Reply::Error(reply.into()).frame());
         Ok(())
     }
 
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        if let Some(relief) = &mut self.relief {
-            std::task::ready!(relief.as_mut().poll(cx));
-            self.relief = None;
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Err(reason) = std::task::ready!(self.commands.poll(cx)) {
+            self.connection.close(reason);
         }
-        std::task::Poll::Ready(())
-    }
-}
-
-impl Tslm {
-    fn is_over_rate(&mut self) -> bool {
-        self.frames.as_mut().is_some_and(|frames| frames.try_take(Now::read().steady).is_err())
+        Poll::Ready(())
     }
 }
 

@@ -61,11 +61,11 @@ pub async fn put(
             .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of limits: {error}")))?,
     };
     let limits = declared.over(&app.policy.rules().load().of(&channel).limits);
-    let status = match app.engine.create(&channel, Some(limits), Now::read())? {
+    let status = match app.engine.create(&channel, Some(limits), Now::read()).await? {
         Created::New => StatusCode::CREATED,
         Created::Again => StatusCode::OK,
     };
-    Ok(warp::reply::with_status(describe(&app, &channel)?, status).into_response())
+    Ok(warp::reply::with_status(describe(&app, &channel).await?, status).into_response())
 }
 
 pub async fn get(
@@ -75,7 +75,7 @@ pub async fn get(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     let (channel, _) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
-    describe(&app, &channel)
+    describe(&app, &channel).await
 }
 
 pub async fn delete(
@@ -85,15 +85,15 @@ pub async fn delete(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     let (channel, _) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
-    if app.engine.close(&channel) {
+    if app.engine.close(&channel).await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
         Err(Code::ChannelUnknown.into())
     }
 }
 
-fn describe(app: &App, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {
-    let state = app.engine.describe(channel).ok_or(Code::ChannelUnknown)?;
+async fn describe(app: &App, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {
+    let state = app.engine.describe(channel).await?.ok_or(Code::ChannelUnknown)?;
     let ChannelLimits { max_connections, max_messages, max_data_bytes, max_message_bytes, lifespan } = state.limits;
     let body = json!({
         "channel": channel.as_str(),

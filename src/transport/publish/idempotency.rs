@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::sync::MutexGuard;
 
 use crate::auth::keys::Fingerprint;
 use crate::protocol::{Code, Refusal};
@@ -21,34 +22,22 @@ const MAX_KEY_BYTES: usize = 255;
 pub struct Idempotency {
     max_keys: usize,
     age: Duration,
-    stores: Mutex<HashMap<Fingerprint, Arc<Mutex<Store>>>>,
+    stores: Mutex<HashMap<Fingerprint, Store>>,
 }
 
 /// The answers of one publisher.
-pub struct Store {
-    max_keys: usize,
-    age: Duration,
-    answers: HashMap<Hash, Answer>,
+#[derive(Default)]
+struct Store {
+    slots: HashMap<Hash, Arc<Slot>>,
     order: VecDeque<(Instant, Hash)>,
 }
 
 type Hash = [u8; 32];
 
-struct Answer {
+/// The place of one key's answer.
+pub struct Slot {
     request: Hash,
-    body: Bytes,
-}
-
-/// A request that was not seen before.
-pub struct Entry {
-    key: Hash,
-    request: Hash,
-}
-
-pub enum Found {
-    /// The answer of the first time.
-    Answer(Bytes),
-    New(Entry),
+    answer: tokio::sync::Mutex<Option<Bytes>>,
 }
 
 impl Idempotency {
@@ -56,39 +45,49 @@ impl Idempotency {
         Self { max_keys, age, stores: Mutex::default() }
     }
 
-    pub fn of(&self, publisher: Fingerprint) -> Arc<Mutex<Store>> {
-        let new = || Store { max_keys: self.max_keys, age: self.age, answers: HashMap::new(), order: VecDeque::new() };
-        self.stores.lock().entry(publisher).or_insert_with(|| Arc::new(Mutex::new(new()))).clone()
+    /// `request` is everything that must be the same when a key is used again.
+    pub fn slot(
+        &self,
+        publisher: Fingerprint,
+        key: &str,
+        request: &[&[u8]],
+        now: Instant,
+    ) -> Result<Arc<Slot>, Refusal> {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            return Err(Refusal::new(Code::Malformed, "an Idempotency-Key has 1 to 255 bytes"));
+        }
+        let (key, request) = (hash(&[key.as_bytes()]), hash(request));
+        let mut stores = self.stores.lock();
+        let store = stores.entry(publisher).or_default();
+        store.forget(now, self.age, self.max_keys);
+        match store.slots.get(&key) {
+            Some(slot) if slot.request == request => Ok(slot.clone()),
+            Some(_) => Err(Code::IdempotencyMismatch.into()),
+            None => {
+                store.forget(now, self.age, self.max_keys - 1);
+                let slot = Arc::new(Slot { request, answer: Default::default() });
+                store.order.push_back((now, key));
+                store.slots.insert(key, slot.clone());
+                Ok(slot)
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// The answer of the first time, once nobody else is about to fill it in; `None` if none succeeded yet.
+    pub async fn answer(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.answer.lock().await
     }
 }
 
 impl Store {
-    /// `request` is everything that must be the same when a key is used again.
-    pub fn find(&mut self, key: &str, request: &[&[u8]], now: Instant) -> Result<Found, Refusal> {
-        if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(Refusal::new(Code::Malformed, "an Idempotency-Key has 1 to 255 bytes"));
-        }
-        self.forget(now, self.max_keys);
-        let entry = Entry { key: hash(&[key.as_bytes()]), request: hash(request) };
-        match self.answers.get(&entry.key) {
-            None => Ok(Found::New(entry)),
-            Some(answer) if answer.request == entry.request => Ok(Found::Answer(answer.body.clone())),
-            Some(_) => Err(Code::IdempotencyMismatch.into()),
-        }
-    }
-
-    pub fn insert(&mut self, entry: Entry, body: Bytes, now: Instant) {
-        self.forget(now, self.max_keys - 1);
-        self.order.push_back((now, entry.key));
-        self.answers.insert(entry.key, Answer { request: entry.request, body });
-    }
-
     /// Forgets what is too old, and the oldest until `max_keys` are left.
-    fn forget(&mut self, now: Instant, max_keys: usize) {
+    fn forget(&mut self, now: Instant, age: Duration, max_keys: usize) {
         while let Some((at, key)) = self.order.front()
-            && (now.duration_since(*at) >= self.age || self.order.len() > max_keys)
+            && (now.duration_since(*at) >= age || self.order.len() > max_keys)
         {
-            self.answers.remove(key);
+            self.slots.remove(key);
             self.order.pop_front();
         }
     }
@@ -108,29 +107,33 @@ fn hash(parts: &[&[u8]]) -> Hash {
 mod tests {
     use super::*;
 
-    #[test]
-    fn keys_are_bounded_in_number_and_age_and_bound_to_their_request() {
-        let mut store =
-            Store { max_keys: 2, age: Duration::from_secs(10), answers: HashMap::new(), order: VecDeque::new() };
+    #[tokio::test]
+    async fn keys_are_bounded_in_number_and_age_and_bound_to_their_request() {
+        let idempotency = Idempotency::new(2, Duration::from_secs(10));
         let start = Instant::now();
-        let publish = |store: &mut Store, key: &str, body: &[u8], seconds: u64| {
+        let publish = async |key: &str, body: &[u8], seconds: u64| {
             let now = start + Duration::from_secs(seconds);
-            match store.find(key, &[body], now).map_err(|refusal| refusal.code)? {
-                Found::Answer(answer) => Ok(answer),
-                Found::New(entry) => {
-                    store.insert(entry, Bytes::from("new"), now);
-                    Ok(Bytes::new())
-                }
-            }
+            let slot = idempotency.slot(Fingerprint([7; 32]), key, &[body], now).map_err(|refusal| refusal.code)?;
+            let before = slot.answer().await.replace(Bytes::from("done"));
+            Ok(before.is_some())
         };
-        assert_eq!(publish(&mut store, "a", b"1", 0), Ok(Bytes::new()));
-        assert_eq!(publish(&mut store, "a", b"1", 1), Ok(Bytes::from("new")));
-        assert_eq!(publish(&mut store, "a", b"2", 1), Err(Code::IdempotencyMismatch));
-        assert_eq!(publish(&mut store, "a", b"2", 10), Ok(Bytes::new()), "the key was too old");
-        assert_eq!(publish(&mut store, "b", b"", 11), Ok(Bytes::new()));
-        assert_eq!(publish(&mut store, "c", b"", 12), Ok(Bytes::new()));
-        assert_eq!(publish(&mut store, "a", b"3", 12), Ok(Bytes::new()), "the oldest made room");
-        assert_eq!((store.answers.len(), store.order.len()), (2, 2));
-        assert_eq!(publish(&mut store, "", b"", 12), Err(Code::Malformed));
+        assert_eq!(publish("a", b"1", 0).await, Ok(false));
+        assert_eq!(publish("a", b"1", 1).await, Ok(true));
+        assert_eq!(publish("a", b"2", 1).await, Err(Code::IdempotencyMismatch));
+        assert_eq!(publish("a", b"2", 10).await, Ok(false), "the key was too old");
+        assert_eq!(publish("b", b"", 11).await, Ok(false));
+        assert_eq!(publish("c", b"", 12).await, Ok(false));
+        assert_eq!(publish("a", b"3", 12).await, Ok(false), "the oldest made room");
+        let stores = idempotency.stores.lock();
+        assert!(stores.values().all(|store| (store.slots.len(), store.order.len()) == (2, 2)));
+    }
+
+    #[tokio::test]
+    async fn a_key_has_1_to_255_bytes() {
+        let idempotency = Idempotency::new(2, Duration::from_secs(10));
+        let slot = |key: &str| idempotency.slot(Fingerprint([7; 32]), key, &[], Instant::now());
+        assert_eq!(slot("").err().map(|refusal| refusal.code), Some(Code::Malformed));
+        assert_eq!(slot(&"k".repeat(256)).err().map(|refusal| refusal.code), Some(Code::Malformed));
+        assert!(slot(&"k".repeat(255)).is_ok());
     }
 }

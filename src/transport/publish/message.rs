@@ -8,23 +8,24 @@ use http::header;
 use serde_json::json;
 use warp::Reply;
 
-use super::idempotency::{self, Found};
-use super::{authenticate, check_channel};
+use super::idempotency;
+use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
-use crate::broker::fanout::Congestion;
+use crate::broker::engine::{Appended, Settled, settled};
+use crate::engine::deliver;
 use crate::protocol::publication::check_json;
 use crate::protocol::{ChannelName, Code, Payload, Position, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::{Call, channel_in};
-use crate::transport::{fanout, problem};
+use crate::transport::problem;
 
 const NDJSON: &str = "application/x-ndjson";
 
-/// What a publisher is answered, and where it ought to wait.
-struct Published {
-    answer: Bytes,
-    congestion: Option<Congestion>,
+/// A publication that has its place, or will have it.
+enum Placed {
+    Now(Settled),
+    Later(tokio::sync::oneshot::Receiver<Result<Settled, Refusal>>),
 }
 
 pub async fn post(
@@ -43,41 +44,44 @@ pub async fn post(
     };
     let signed = authenticate(&app, &call, body, max_body).await?;
     check_channel(&signed.publisher, &channel)?;
-    let publish = || match media_type {
-        NDJSON => publish_lines(&app, &signed.publisher, &channel, &signed.body),
-        _ => publish_one(&app, &signed.publisher, &channel, media_type, &signed.body),
+    let Some(key) = call.header(idempotency::HEADER) else {
+        return Ok(json(publish(&app, &signed, &channel, media_type).await?));
     };
-    let published = match call.header(idempotency::HEADER) {
-        None => publish()?,
-        Some(key) => {
-            let store = app.idempotency.of(signed.publisher.fingerprint());
-            // Held over the publication, so that the same key twice at once publishes once.
-            let mut store = store.lock();
-            let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
-            match store.find(key, &request, Now::read().steady)? {
-                Found::Answer(answer) => Published { answer, congestion: None },
-                Found::New(entry) => {
-                    let published = publish()?;
-                    store.insert(entry, published.answer.clone(), Now::read().steady);
-                    published
-                }
-            }
+    let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
+    let slot = app.idempotency.slot(signed.publisher.fingerprint(), key, &request, Now::read().steady)?;
+    let media_type = media_type.to_owned();
+    // A task of its own: a publisher that hangs up meanwhile is told the truth when it asks again.
+    let publishing = tokio::spawn(async move {
+        // Held over the publication, so that the same key twice at once publishes once.
+        let mut answer = slot.answer().await;
+        match &*answer {
+            Some(answer) => Ok(answer.clone()),
+            None => Ok(answer.insert(publish(&app, &signed, &channel, &media_type).await?).clone()),
         }
-    };
-    if let Some(congestion) = published.congestion {
-        congestion.relieved().await;
-    }
-    let answer = warp::reply::Response::new(published.answer.into());
-    Ok(warp::reply::with_header(answer, header::CONTENT_TYPE, "application/json").into_response())
+    });
+    publishing.await.unwrap_or_else(|_| Err(Code::Internal.into())).map(json)
 }
 
-fn publish_one(
+fn json(body: Bytes) -> warp::reply::Response {
+    let answer = warp::reply::Response::new(body.into());
+    warp::reply::with_header(answer, header::CONTENT_TYPE, "application/json").into_response()
+}
+
+/// What the publisher is answered.
+async fn publish(app: &App, signed: &Signed, channel: &ChannelName, media_type: &str) -> Result<Bytes, Refusal> {
+    match media_type {
+        NDJSON => publish_lines(app, &signed.publisher, channel, &signed.body).await,
+        _ => publish_one(app, &signed.publisher, channel, media_type, &signed.body).await,
+    }
+}
+
+async fn publish_one(
     app: &App,
     publisher: &Publisher,
     channel: &ChannelName,
     media_type: &str,
     body: &[u8],
-) -> Result<Published, Refusal> {
+) -> Result<Bytes, Refusal> {
     let payload = match media_type {
         "" => return Err(Refusal::new(Code::UnsupportedMediaType, "a Content-Type is needed")),
         "application/json" => Payload::Json(check_json(body)?),
@@ -86,13 +90,13 @@ fn publish_one(
         ),
         _ => Payload::Binary(body),
     };
-    let (position, congestion) = append(app, publisher, channel, payload)?;
-    Ok(Published { answer: described(channel, &position).to_string().into(), congestion })
+    let position = append(app, publisher, channel, payload)?.position().await?;
+    Ok(described(channel, &position).to_string().into())
 }
 
 /// Every line is checked before the first is published. What the channel refuses after that (a limit) stands in
 /// the answer at the line's place.
-fn publish_lines(app: &App, publisher: &Publisher, channel: &ChannelName, body: &[u8]) -> Result<Published, Refusal> {
+async fn publish_lines(app: &App, publisher: &Publisher, channel: &ChannelName, body: &[u8]) -> Result<Bytes, Refusal> {
     let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     let mut payloads = Vec::new();
     for line in lines {
@@ -108,32 +112,53 @@ fn publish_lines(app: &App, publisher: &Publisher, channel: &ChannelName, body: 
     if payloads.is_empty() {
         return Err(Refusal::new(Code::Malformed, "the batch is empty"));
     }
-    let mut answers = Vec::with_capacity(payloads.len());
-    let mut congestion = None;
+    // All are on their way before the first is waited for.
+    let mut placed = Vec::with_capacity(payloads.len());
     for json in payloads {
         match append(app, publisher, channel, Payload::Json(json)) {
-            Ok((position, congested)) => {
-                congestion = congestion.or(congested);
-                answers.push(described(channel, &position));
-            }
             // Nothing was published yet, so the whole request is refused.
+            Err(refusal) if placed.is_empty() => return Err(refusal),
+            result => placed.push(result),
+        }
+    }
+    let mut answers = Vec::with_capacity(placed.len());
+    for one in placed {
+        let position = match one {
+            Ok(placed) => placed.position().await,
+            Err(refusal) => Err(refusal),
+        };
+        match position {
+            Ok(position) => answers.push(described(channel, &position)),
             Err(refusal) if answers.is_empty() => return Err(refusal),
             Err(refusal) => answers.push(problem::body(&refusal)),
         }
     }
-    Ok(Published { answer: serde_json::Value::from(answers).to_string().into(), congestion })
+    Ok(serde_json::Value::from(answers).to_string().into())
 }
 
-fn append(
-    app: &App,
-    publisher: &Publisher,
-    channel: &ChannelName,
-    payload: Payload<'_>,
-) -> Result<(Position, Option<Congestion>), Refusal> {
+fn append(app: &App, publisher: &Publisher, channel: &ChannelName, payload: Payload<'_>) -> Result<Placed, Refusal> {
     let now = Now::read();
     publisher.check_rate(now.steady)?;
-    let accepted = app.engine.append(channel, publisher.name(), payload, now)?;
-    Ok((accepted.position, fanout::run(accepted.walks)))
+    Ok(match app.engine.append(channel, publisher.name(), payload, now)? {
+        Appended::Done(accepted) => {
+            Placed::Now(Settled { position: accepted.position, congestion: deliver::run(accepted.walks) })
+        }
+        Appended::Later(answer) => Placed::Later(answer),
+    })
+}
+
+impl Placed {
+    /// Waits for the place, and until subscribers are not too far behind.
+    async fn position(self) -> Result<Position, Refusal> {
+        let Settled { position, congestion } = match self {
+            Self::Now(settled) => settled,
+            Self::Later(answer) => settled(answer).await?,
+        };
+        if let Some(congestion) = congestion {
+            congestion.relieved().await;
+        }
+        Ok(position)
+    }
 }
 
 fn described(channel: &ChannelName, position: &Position) -> serde_json::Value {

@@ -1,5 +1,6 @@
 //! `GET /v1/publish`: one signed handshake, then publications as JSON frames, pipelined.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,18 +12,22 @@ use hyper::upgrade::OnUpgrade;
 
 use super::{authenticate, check_channel};
 use crate::auth::publisher::Publisher;
+use tokio::sync::oneshot;
+
+use crate::broker::engine::{Appended, Settled};
 use crate::broker::fanout::{Congestion, Walks};
 use crate::broker::{Connection, Now};
+use crate::engine::deliver;
 use crate::protocol::command::{Command, Unreadable};
 use crate::protocol::reply::{Reply, published};
 use crate::protocol::websocket::{Bounds, text_frame};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
+use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
+use crate::transport::origin;
 use crate::transport::subscribe::SUBPROTOCOL;
 use crate::transport::websocket::upgrade::Handshake;
 use crate::transport::websocket::{Handler, Wire};
-use crate::transport::{fanout, origin};
 
 pub async fn upgrade(
     app: Arc<App>,
@@ -47,6 +52,15 @@ pub async fn upgrade(
     }))
 }
 
+/// Answers that are not known yet; nothing more is read while there are so many.
+const MAX_AWAITED: usize = 4096;
+
+/// An answer in its place.
+enum Awaited {
+    Publication { id: Option<String>, channel: ChannelName, answer: oneshot::Receiver<Result<Settled, Refusal>> },
+    Known(String),
+}
+
 struct PublishStream {
     app: Arc<App>,
     connection: Arc<Connection<Wire>>,
@@ -56,6 +70,8 @@ struct PublishStream {
     channel: Option<ChannelName>,
     /// Answers of one read, written together.
     answers: BytesMut,
+    /// Answers that are not known yet, and those behind them.
+    awaited: VecDeque<Awaited>,
     /// What the publications of one read asked for.
     walks: Walks,
     /// Too much waits before subscribers: nothing more is read until it has moved on.
@@ -72,6 +88,7 @@ impl PublishStream {
             generation,
             channel: None,
             answers: BytesMut::new(),
+            awaited: VecDeque::new(),
             walks: Walks::default(),
             relief: None,
         }
@@ -80,21 +97,29 @@ impl PublishStream {
     fn on_command(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         match command.kind.0.as_ref() {
             "publish" => {
-                let (channel, position) = self.publish(command)?;
-                let mut json = String::with_capacity(128);
-                published(&mut json, command.id(), channel.as_str(), &position);
-                self.answer(&json);
+                match self.publish(command)? {
+                    (channel, Appended::Done(accepted)) => {
+                        self.walks.add(accepted.walks);
+                        let mut json = String::with_capacity(128);
+                        published(&mut json, command.id(), channel.as_str(), &accepted.position);
+                        self.answer(json);
+                    }
+                    (channel, Appended::Later(answer)) => {
+                        let id = command.id().map(str::to_owned);
+                        self.awaited.push_back(Awaited::Publication { id, channel, answer });
+                    }
+                }
                 Ok(())
             }
             "ping" => {
-                self.answer(&Reply::Pong { id: command.id() }.to_json());
+                self.answer(Reply::Pong { id: command.id() }.to_json());
                 Ok(())
             }
             other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
 
-    fn publish(&mut self, command: &Command<'_>) -> Result<(ChannelName, Position), Refusal> {
+    fn publish(&mut self, command: &Command<'_>) -> Result<(ChannelName, Appended), Refusal> {
         let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
         let name = command.channel.as_ref().ok_or(malformed("`channel` is missing"))?;
         let channel = match &self.channel {
@@ -110,7 +135,7 @@ impl PublishStream {
         let now = Now::read();
         self.publisher.check_not_after(now.unix())?;
         self.publisher.check_rate(now.steady)?;
-        let accepted = match command.encoding.as_ref().map(|encoding| encoding.0.as_ref()) {
+        let appended = match command.encoding.as_ref().map(|encoding| encoding.0.as_ref()) {
             None => self.app.engine.append(&channel, self.publisher.name(), Payload::Json(data), now)?,
             Some("base64") => {
                 use base64::Engine as _;
@@ -122,12 +147,46 @@ impl PublishStream {
             }
             Some(_) => return Err(malformed("the only `encoding` is base64")),
         };
-        self.walks.add(accepted.walks);
-        Ok((channel, accepted.position))
+        Ok((channel, appended))
     }
 
-    fn answer(&mut self, json: &str) {
-        self.answers.extend_from_slice(&text_frame(json.as_bytes()));
+    /// Answers stand in the order of what they answer.
+    fn answer(&mut self, json: String) {
+        match self.awaited.is_empty() {
+            true => self.answers.extend_from_slice(&text_frame(json.as_bytes())),
+            false => self.awaited.push_back(Awaited::Known(json)),
+        }
+    }
+
+    /// Writes the answers that are known by now. Ready when not too many are missing.
+    fn poll_awaited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(first) = self.awaited.front_mut() {
+            let json = match first {
+                Awaited::Known(json) => std::mem::take(json),
+                Awaited::Publication { id, channel, answer } => {
+                    let Poll::Ready(settled) = Pin::new(answer).poll(cx) else { break };
+                    match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
+                        Ok(Settled { position, congestion }) => {
+                            let mut json = String::with_capacity(128);
+                            published(&mut json, id.as_deref(), channel.as_str(), &position);
+                            self.relief = congestion.map(|congestion| Box::pin(congestion.relieved()) as _);
+                            json
+                        }
+                        Err(refusal) => Reply::error(id.as_deref(), &refusal).to_json(),
+                    }
+                }
+            };
+            self.awaited.pop_front();
+            self.answers.extend_from_slice(&text_frame(json.as_bytes()));
+        }
+        self.send_answers();
+        if self.awaited.len() < MAX_AWAITED { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn send_answers(&mut self) {
+        if !self.answers.is_empty() {
+            self.connection.send(&self.answers.split().freeze());
+        }
     }
 }
 
@@ -145,24 +204,23 @@ impl Handler for PublishStream {
         match Command::parse(text) {
             Ok(command) => {
                 if let Err(refusal) = self.on_command(&command) {
-                    self.answer(&Reply::error(command.id(), &refusal).to_json());
+                    self.answer(Reply::error(command.id(), &refusal).to_json());
                 }
             }
-            Err(Unreadable::Refused(refusal)) => self.answer(&Reply::error(None, &refusal).to_json()),
+            Err(Unreadable::Refused(refusal)) => self.answer(Reply::error(None, &refusal).to_json()),
             Err(Unreadable::NotJson) => return Err(CloseReason::Malformed),
         }
         Ok(())
     }
 
     fn on_read_end(&mut self) {
-        if !self.answers.is_empty() {
-            self.connection.send(&self.answers.split().freeze());
-        }
-        let congestion = fanout::run(std::mem::take(&mut self.walks));
+        self.send_answers();
+        let congestion = deliver::run(std::mem::take(&mut self.walks));
         self.relief = congestion.map(|congestion| Box::pin(Congestion::relieved(congestion)) as _);
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        std::task::ready!(self.poll_awaited(cx));
         if let Some(relief) = &mut self.relief {
             std::task::ready!(relief.as_mut().poll(cx));
             self.relief = None;

@@ -20,7 +20,7 @@ use super::call::Call;
 use super::config::OpenTo;
 use super::websocket::Wire;
 use super::websocket::upgrade::Handshake;
-use super::{problem, publish, subscribe};
+use super::{credential, problem, publish};
 use crate::auth::{Place, is_trusted};
 use crate::broker::room::{Joiner, Relayed, Seat};
 use crate::broker::{Connection, Phase};
@@ -146,8 +146,7 @@ async fn authorize(
     match app.rooms_config.open {
         OpenTo::Anyone => {}
         OpenTo::Login => {
-            let token = call.bearer().ok_or(Code::Unauthenticated)?;
-            subscribe::verify(app, token)?;
+            credential::principal(app, call).await?.ok_or(Code::Unauthenticated)?;
         }
         OpenTo::Publisher => {
             return publish::authenticate(app, call, body, max_bytes).await.map(|signed| signed.body);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Buf;
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
 use super::{Caller, Peer, authorize, not_allowed, open};
@@ -20,7 +21,7 @@ use crate::transport::call::Call;
 use crate::transport::config::OpenTo;
 use crate::transport::websocket::Handler;
 use crate::transport::websocket::upgrade::Handshake;
-use crate::transport::{origin, subscribe};
+use crate::transport::{credential, origin};
 
 pub const SUBPROTOCOL: &str = "lastmile.pair.v1";
 
@@ -73,7 +74,7 @@ async fn join(
         }
         let sender = caller.sender.to_json().into();
         let peer = Peer::unknown(shared, connection);
-        Native { peer, room, caller, sender, may_open: shows_credential }
+        Native { peer, room, caller, sender, may_open: shows_credential, opening: None }
     }))
 }
 
@@ -85,13 +86,21 @@ struct Native {
     /// The peer's metadata as JSON.
     sender: Box<str>,
     may_open: bool,
+    opening: Option<Box<Opening>>,
+}
+
+/// An `open` whose token is being verified.
+struct Opening {
+    verified: BoxFuture<'static, Result<(), Refusal>>,
+    /// The `open`, and what came behind it.
+    texts: Vec<String>,
 }
 
 impl Native {
     /// The first frame says what opens the room.
-    fn on_first(&mut self, command: &RoomCommand<'_>) -> Result<(), CloseReason> {
+    fn on_first(&mut self, command: &RoomCommand<'_>, text: &str) -> Result<(), CloseReason> {
         if command.kind.0 == "open" {
-            return self.open(command);
+            return self.open(command, text);
         }
         let claim = match (command.kind.0.as_ref(), &command.secret, &command.code, &command.resume) {
             ("join", Some(secret), None, _) => Claim::Secret(&secret.0),
@@ -114,7 +123,7 @@ impl Native {
     }
 
     /// Opens a room and takes its first seat, for clients that make one connection only.
-    fn open(&mut self, command: &RoomCommand<'_>) -> Result<(), CloseReason> {
+    fn open(&mut self, command: &RoomCommand<'_>, text: &str) -> Result<(), CloseReason> {
         let app = self.peer.app.clone();
         if self.room.is_some() {
             return Err(CloseReason::Malformed);
@@ -122,8 +131,10 @@ impl Native {
         if !self.may_open {
             // Browsers can set no header, so a token may come here.
             let token = command.token.as_ref().filter(|_| app.rooms_config.open == OpenTo::Login);
-            let token = token.ok_or(CloseReason::Unauthenticated)?;
-            subscribe::verify(&app, &token.0).map_err(|_| CloseReason::Unauthenticated)?;
+            let token = token.ok_or(CloseReason::Unauthenticated)?.0.clone().into_owned();
+            let verified = Box::pin(async move { credential::verify(&app, &token).await.map(|_| ()) });
+            self.opening = Some(Box::new(Opening { verified, texts: vec![text.to_owned()] }));
+            return Ok(());
         }
         let code = match &command.code {
             None => None,
@@ -200,8 +211,13 @@ impl Handler for Native {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        if let Some(opening) = &mut self.opening {
+            // Nothing more is read until the token is verified, so these are what one read held.
+            opening.texts.push(text.to_owned());
+            return Ok(());
+        }
         let command = match RoomCommand::parse(text) {
-            Ok(command) if self.peer.seat.is_none() => return self.on_first(&command),
+            Ok(command) if self.peer.seat.is_none() => return self.on_first(&command, text),
             Ok(command) => command,
             Err(Unreadable::Refused(refusal)) if self.peer.seat.is_some() => {
                 self.reply(&RoomReply::error(None, &refusal));
@@ -230,6 +246,17 @@ impl Handler for Native {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(opening) = &mut self.opening {
+            self.may_open = std::task::ready!(opening.verified.as_mut().poll(cx)).is_ok();
+            let texts = self.opening.take().map(|opening| opening.texts).unwrap_or_default();
+            let done = match self.may_open {
+                true => texts.iter().try_for_each(|text| self.on_text(text)),
+                false => Err(CloseReason::Unauthenticated),
+            };
+            if let Err(reason) = done {
+                self.peer.connection.close(reason);
+            }
+        }
         self.peer.poll_ready(cx)
     }
 }

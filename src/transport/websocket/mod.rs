@@ -1,6 +1,7 @@
 //! WebSockets: the upgrade, the socket under it, and the task that drives it.
 
 pub mod driver;
+pub mod serial;
 pub mod upgrade;
 pub mod wire;
 

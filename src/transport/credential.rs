@@ -1,0 +1,25 @@
+//! Who is calling: the one place that turns the credential of a request, or of a message, into a principal.
+
+use std::sync::Arc;
+
+use super::app::App;
+use super::call::Call;
+use crate::broker::{Now, Principal};
+use crate::protocol::{Code, Refusal};
+
+/// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over.
+pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
+    match call.bearer() {
+        Some(token) => verify(app, token).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Who a token speaks for.
+pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
+    app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| {
+        tracing::info!(%error, "token refused");
+        // The peer is told a code, never a cause.
+        Refusal::new(Code::Unauthenticated, "the token is not valid here")
+    })
+}
