@@ -11,6 +11,7 @@ pub mod rate;
 pub mod room;
 pub mod rules;
 pub mod session;
+pub mod template;
 mod watch;
 
 pub use connection::{Connection, ConnectionLimits, Phase, Sent, Socket};
@@ -21,3 +22,4 @@ pub use principal::Principal;
 pub use rate::RateLimit;
 pub use rules::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer};
 pub use session::Session;
+pub use template::Template;
