@@ -100,6 +100,8 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
     let counters = Arc::new(Counters::default());
     let default = ChannelRule {
         pattern: Pattern::new("*"),
+        template: None,
+        deny: Vec::new(),
         subscribers: Audience::Anyone,
         limits,
         slow_consumer,
@@ -107,7 +109,8 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
         backlog_age: Duration::ZERO,
         replies: false,
     };
-    let rules = Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default }));
+    let rules =
+        Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default, issuers: Default::default() }));
     let hub = Hub::new(2, counters.clone());
     Memory::new(MemoryLimits { max_channels: 10, idle: Duration::from_secs(60) }, rules, hub, counters)
 }

@@ -83,7 +83,7 @@ impl Session {
         let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.memberships)
             .into_iter()
             .filter(Membership::is_active)
-            .partition(|membership| rules.of(membership.channel()).subscribers.allows(principal));
+            .partition(|membership| rules.may_subscribe(membership.channel(), principal));
         self.memberships = kept;
         for membership in lost {
             let channel = membership.channel().clone();
@@ -100,7 +100,7 @@ impl Session {
     pub fn may_subscribe(&self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
         let channel = channel_of(command)?;
         let principal = self.principal.as_deref();
-        if !self.channels.rules.load().of(&channel).subscribers.allows(principal) {
+        if !self.channels.rules.load().may_subscribe(&channel, principal) {
             return Err(match principal {
                 None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
                 Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),

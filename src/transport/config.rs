@@ -162,6 +162,8 @@ pub struct Limits {
     pub idempotency_keys: usize,
     pub idempotency: Duration,
     pub replies: ReplyLimits,
+    /// Revocations remembered at once.
+    pub revocations: usize,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
 }

@@ -47,6 +47,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         max_replies,
         max_replies_per_connection,
         max_reply_bytes,
+        revocations,
     } = limits;
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
@@ -78,6 +79,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
             max_bytes: numbers.size("max_reply_bytes", max_reply_bytes, 1),
             keep: numbers.secs("reply_secs", reply_secs, 1),
         },
+        revocations: numbers.places("revocations", revocations),
         trusted_proxies,
     }
 }

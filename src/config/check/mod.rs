@@ -21,6 +21,7 @@ use super::path::Path;
 use super::report::Report;
 use super::settings::{Engine, Settings};
 use super::suggest::one_of;
+use crate::broker::ChannelRules;
 use crate::config::{Config, Egress, PolicyConfig};
 
 pub use address::text as address_text;
@@ -48,6 +49,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
     let egress = check_egress(&egress, report);
+    let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
         listeners: listeners::check(listeners, report, files),
@@ -60,7 +62,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         policy: PolicyConfig {
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
-            channels: channels::check(channels, channel_defaults, report),
+            channels: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
         },
     }
 }
