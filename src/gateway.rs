@@ -11,7 +11,7 @@ use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy};
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Engine, Hub, Now};
+use crate::broker::{Counters, Engine, Hub, Now, Replies};
 use crate::config::{Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
@@ -90,8 +90,8 @@ impl Gateway {
         };
         let rules = policy.rules().clone();
         let engine: Arc<dyn Engine> = match engine {
-            EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub, counters)),
-            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub, counters)?),
+            EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
+            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
         };
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
@@ -101,6 +101,8 @@ impl Gateway {
             rooms_config: rooms,
             policy,
             engine,
+            hub,
+            replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
@@ -180,6 +182,7 @@ async fn sweep(app: Arc<App>) {
         let now = Now::read();
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
+        app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
     }
 }

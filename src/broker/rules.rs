@@ -108,6 +108,8 @@ pub struct ChannelRule {
     pub backlog_age: Duration,
     /// Bytes of memory that they may take; 0 for no limit of this channel.
     pub backlog_bytes: u64,
+    /// Whether subscribers may reply to the publisher.
+    pub replies: bool,
 }
 
 /// The rules in order; the first match wins and the last one matches everything.

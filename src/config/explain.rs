@@ -152,8 +152,16 @@ fn issuer_text(issuer: &IssuerConfig) -> String {
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
-    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, backlog_messages, backlog_age, backlog_bytes } =
-        rule;
+    let ChannelRule {
+        pattern: _,
+        subscribers,
+        limits,
+        slow_consumer,
+        backlog_messages,
+        backlog_age,
+        backlog_bytes,
+        replies,
+    } = rule;
     let mut text = String::new();
     line(&mut text, 0, title);
     line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
@@ -182,6 +190,9 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         SlowConsumer::Latest => "latest",
     };
     line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    if *replies {
+        line(&mut text, 1, "replies: subscribers may reply to the publisher");
+    }
     text
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::authors::Authors;
 use super::backlog::{Backlog, Entry};
 use super::budget::Budget;
 use crate::broker::engine::{Joined, Now, Start};
@@ -25,6 +26,7 @@ pub struct Log {
     /// It was ended, and its subscribers were not told yet.
     pub is_ending: bool,
     pub last_used: Instant,
+    authors: Authors,
     pub backlog: Backlog,
     /// Names the channel in a store; 0 if it has none there.
     pub id: u64,
@@ -74,6 +76,7 @@ impl Log {
             state: LogState::Live,
             is_ending: false,
             last_used: now.steady,
+            authors: Authors::default(),
             backlog: Backlog::new(budget),
             id: 0,
             stored_from: 1,
@@ -85,6 +88,7 @@ impl Log {
         self.epoch = epoch;
         (self.given, self.revealed) = (Used::default(), Used::default());
         (self.created, self.declared, self.state) = (now, None, LogState::Live);
+        self.authors = Authors::default();
         self.backlog.skip(0);
     }
 
@@ -98,6 +102,12 @@ impl Log {
     /// The newest position that is revealed.
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch.clone(), offset: self.revealed.offset }
+    }
+
+    /// Who published the message at a position, if that is remembered.
+    pub fn publisher_of(&self, position: &Position) -> Option<&Arc<str>> {
+        let is_known = position.epoch == self.epoch && position.offset <= self.revealed.offset;
+        is_known.then(|| self.authors.of(position.offset)).flatten()
     }
 
     pub fn given(&self) -> Used {
@@ -164,6 +174,9 @@ impl Log {
             return Err(self.end(CloseReason::DataLimit));
         }
         self.given = used;
+        if rule.replies {
+            self.authors.note(used.offset, publisher);
+        }
         let position = Position { epoch: self.epoch.clone(), offset: used.offset };
         Ok((is_wanted || rule.backlog_messages > 0)
             .then(|| Arc::new(Publication::new(channel, &position, now.wall, publisher, payload))))
@@ -185,6 +198,9 @@ impl Log {
         self.stored_from = used.offset + 1;
         for (offset, entry) in rows {
             self.stored_from = self.stored_from.min(offset);
+            if let Some(publisher) = entry.kept.publisher().filter(|_| rule.replies) {
+                self.authors.note(offset, &publisher);
+            }
             self.backlog.push(offset, entry);
             self.backlog.trim(rule, now);
         }

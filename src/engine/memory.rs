@@ -10,7 +10,7 @@ use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
+use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
 
 pub struct Memory(Channels);
 
@@ -106,6 +106,10 @@ impl Engine for Memory {
 
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
         Box::pin(ready(Ok(self.0.describe(channel))))
+    }
+
+    fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>> {
+        self.0.find(channel)?.lock().publisher_of(position).cloned()
     }
 
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {

@@ -83,6 +83,12 @@ impl Position {
     pub fn message_id(&self) -> String {
         format!("{}-{}", self.epoch, self.offset)
     }
+
+    /// The position that a [`Position::message_id`] names.
+    pub fn of_message(id: &str) -> Option<Self> {
+        let (epoch, offset) = id.rsplit_once('-')?;
+        Some(Self { epoch: epoch.into(), offset: offset.parse().ok()? })
+    }
 }
 
 /// How the data of a publication is written in its frame.
@@ -119,6 +125,21 @@ impl Kept {
 
     pub fn frame(&self) -> &Bytes {
         &self.frame
+    }
+
+    /// Who published it.
+    pub fn publisher(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            publisher: String,
+        }
+        // RFC 6455 section 5.2: how long the header of a frame is.
+        let header = match self.frame.get(1)? & 0x7f {
+            0..126 => 2,
+            126 => 4,
+            _ => 10,
+        };
+        serde_json::from_slice::<Message>(self.frame.get(header..)?).ok().map(|message| message.publisher)
     }
 
     /// Bytes that [`Kept::write`] fills.

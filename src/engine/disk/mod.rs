@@ -26,7 +26,7 @@ use super::channels::{Channels, MemoryLimits, SharedLog, check_narrower, new_epo
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
+use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
 
 pub use self::error::DiskError;
 pub use self::file::Fsync;
@@ -284,6 +284,10 @@ impl Engine for Disk {
 
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
         Box::pin(ready(Ok(self.shared.channels.describe(channel))))
+    }
+
+    fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>> {
+        self.shared.channels.find(channel)?.lock().publisher_of(position).cloned()
     }
 
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
