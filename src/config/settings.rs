@@ -18,6 +18,7 @@ pub struct Settings {
     pub issuers: Vec<Issuer>,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
+    pub revocations_file: Option<String>,
     pub engine: Engine,
     pub limits: Limits,
     pub rooms: Rooms,
@@ -72,6 +73,7 @@ pub struct Publisher {
     pub key: Option<String>,
     pub sha256: Option<String>,
     pub channels: Vec<String>,
+    pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
 }
@@ -199,6 +201,7 @@ pub struct Limits {
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
     pub revocations: u64,
+    pub tickets: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -262,6 +265,7 @@ impl Default for Settings {
             issuers: Vec::new(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
+            revocations_file: None,
             engine: Engine::default(),
             limits: Limits::default(),
             rooms: Rooms::default(),
@@ -358,6 +362,7 @@ impl Default for Limits {
             idempotency_keys: 10_000,
             idempotency_secs: 600,
             revocations: 100_000,
+            tickets: 10_000,
         }
     }
 }

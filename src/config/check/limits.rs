@@ -43,6 +43,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         idempotency_keys,
         idempotency_secs,
         revocations,
+        tickets,
     } = limits;
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
@@ -69,6 +70,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         idempotency_keys: numbers.places("idempotency_keys", idempotency_keys),
         idempotency: numbers.secs("idempotency_secs", idempotency_secs, 1),
         revocations: numbers.places("revocations", revocations),
+        tickets: numbers.places("tickets", tickets),
         trusted_proxies,
     }
 }
