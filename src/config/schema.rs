@@ -166,7 +166,7 @@ fn sample(form: usize) -> Value {
         ..Listener::default()
     };
     let publisher =
-        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), rate_limit_per_second: 1 };
+        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), ..Publisher::default() };
     let issuer = Issuer {
         issuer: text(),
         audience: Some(one_or_many()),
@@ -193,6 +193,7 @@ fn sample(form: usize) -> Value {
     };
     json!(Settings {
         trusted_proxies: list(),
+        revocations_file: text(),
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],
