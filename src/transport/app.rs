@@ -9,6 +9,7 @@ use super::config::{Limits, RoomsConfig};
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use crate::auth::fetch::Fetcher;
 use crate::auth::{GeoDb, Policy};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
@@ -24,6 +25,8 @@ pub struct App {
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     pub policy: Policy,
+    /// The only way out over HTTP; `None` beside `egress = "none"`.
+    pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,

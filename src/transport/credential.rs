@@ -17,7 +17,7 @@ pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>,
 
 /// Who a token speaks for.
 pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
-    app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| {
+    app.policy.issuers().admit(token, Now::read().unix()).await.map_err(|error| {
         tracing::info!(%error, "token refused");
         // The peer is told a code, never a cause.
         Refusal::new(Code::Unauthenticated, "the token is not valid here")
