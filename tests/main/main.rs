@@ -6,6 +6,7 @@ mod common;
 mod channels;
 mod drain;
 mod fanout;
+mod keys;
 mod limits;
 mod ops;
 mod publishing;
