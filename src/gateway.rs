@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 use crate::auth::fetch::{FetchError, Fetcher};
 use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{GeoDb, GeoError, Policy};
+use crate::auth::{GeoDb, GeoError, Policy, Revocations};
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Hub, Now};
+use crate::broker::{Counters, Hub, Now, Replies};
 use crate::config::{Config, DrainConfig, PolicyConfig};
 use crate::engine::Memory;
 use crate::engine::memory::MemoryLimits;
@@ -89,12 +89,12 @@ impl Gateway {
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
         issuers.start(fetcher.as_ref());
-        let policy = Policy::new(whitelist, issuers, channels);
+        let policy = Policy::new(whitelist, issuers, channels, Revocations::new(limits.revocations));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
         let memory_limits = MemoryLimits { max_channels: limits.max_channels, idle: limits.channel_idle };
-        let engine = Memory::new(memory_limits, policy.rules().clone(), hub, counters);
+        let engine = Memory::new(memory_limits, policy.rules().clone(), hub.clone(), counters);
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
@@ -104,6 +104,8 @@ impl Gateway {
             policy,
             fetcher,
             engine: Arc::new(engine),
+            hub,
+            replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
@@ -184,8 +186,10 @@ async fn sweep(app: Arc<App>) {
         let now = Now::read();
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
+        app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
         app.policy.issuers().sweep(now.unix());
+        app.policy.revocations().sweep(now.unix());
     }
 }
 

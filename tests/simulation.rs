@@ -100,13 +100,17 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
     let counters = Arc::new(Counters::default());
     let default = ChannelRule {
         pattern: Pattern::new("*"),
+        template: None,
+        deny: Vec::new(),
         subscribers: Audience::Anyone,
         limits,
         slow_consumer,
         backlog_messages: backlog,
         backlog_age: Duration::ZERO,
+        replies: false,
     };
-    let rules = Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default }));
+    let rules =
+        Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default, issuers: Default::default() }));
     let hub = Hub::new(2, counters.clone());
     Memory::new(MemoryLimits { max_channels: 10, idle: Duration::from_secs(60) }, rules, hub, counters)
 }
@@ -124,7 +128,7 @@ fn channel() -> ChannelName {
 }
 
 fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (Membership, u64, bool) {
-    let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1 };
+    let newcomer = Newcomer { connection: connection.clone(), principal: None, form: Form::Native, tag: 1 };
     let mut told = (0, false);
     let mut announce = |joined: Joined<'_>| {
         told = (joined.position.offset, joined.recovered);

@@ -6,10 +6,12 @@ pub mod geo;
 pub mod keys;
 pub mod policy;
 pub mod publisher;
+pub mod revocation;
 pub mod token;
 
 pub use client_addr::{ClientAddr, client_address, is_trusted};
 pub use geo::{GeoConfig, GeoDb, GeoError, Place};
 pub use policy::Policy;
 pub use publisher::{PublisherConfig, PublisherKey};
+pub use revocation::{Revocation, RevocationError, Revocations, Revoked};
 pub use token::{IssuerConfig, Issuers, TokenError};

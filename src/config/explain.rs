@@ -7,6 +7,7 @@ use super::suggest;
 use crate::auth::keys::Fingerprint;
 use crate::auth::token::{KeySource, Remote};
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
+use crate::broker::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
 use crate::config::{Config, Egress};
 use crate::ops::config::StatsdConfig;
@@ -49,8 +50,13 @@ fn gateway_text(config: &Config) -> String {
     if config.policy.issuers.is_empty() {
         line(&mut text, 0, "no issuers: only channels for anyone can be subscribed to");
     }
-    config.policy.issuers.iter().for_each(|issuer| line(&mut text, 0, &issuer_text(issuer)));
     let rules = &config.policy.channels;
+    for issuer in &config.policy.issuers {
+        line(&mut text, 0, &issuer_text(issuer));
+        if let Some(patterns) = rules.issuers.get(issuer.issuer.as_str()) {
+            line(&mut text, 1, &format!("its tokens open at most: {}", listed(patterns.iter().map(Pattern::as_str))));
+        }
+    }
     for rule in &rules.rules {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
     }
@@ -142,10 +148,24 @@ fn keys_text(keys: &KeySource) -> String {
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
-    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, backlog_messages, backlog_age } = rule;
+    let ChannelRule {
+        pattern: _,
+        template,
+        deny,
+        subscribers,
+        limits,
+        slow_consumer,
+        backlog_messages,
+        backlog_age,
+        replies,
+    } = rule;
     let mut text = String::new();
     line(&mut text, 0, title);
+    if let Some(template) = template {
+        line(&mut text, 1, &format!("belong to whoever the token puts into {:?}", template.text()));
+    }
     line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
+    deny.iter().for_each(|denied| line(&mut text, 1, &format!("denied: a token with {}", requirements_text(denied))));
     let limits = [
         ("max_connections", limits.max_connections),
         ("max_messages", limits.max_messages),
@@ -167,21 +187,31 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         SlowConsumer::Latest => "latest",
     };
     line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    if *replies {
+        line(&mut text, 1, "replies: subscribers may reply to the publisher");
+    }
     text
 }
 
 fn audience_text(audience: &Audience) -> String {
-    let requirements = match audience {
-        Audience::Anyone => return "anyone, also without a token".to_owned(),
-        Audience::Authenticated => return "any valid token".to_owned(),
-        Audience::Matching(requirements) => requirements,
-    };
-    let scope = requirements.scope.iter().map(|scope| format!("the scope {scope:?}"));
-    let groups = &requirements.groups;
+    match audience {
+        Audience::Anyone => "anyone, also without a token".to_owned(),
+        Audience::Authenticated => "any valid token".to_owned(),
+        Audience::Matching(any) => {
+            let any: Vec<_> = any.iter().map(requirements_text).collect();
+            format!("a token with {}", any.join(", or with "))
+        }
+    }
+}
+
+fn requirements_text(requirements: &Requirements) -> String {
+    let Requirements { issuer, scope, groups, claims } = requirements;
+    let issuer = issuer.iter().map(|issuer| format!("the issuer {issuer:?}"));
+    let scope = scope.iter().map(|scope| format!("the scope {scope:?}"));
     let groups =
         (!groups.is_empty()).then(|| format!("a group of {}", listed(groups.iter().map(String::as_str)))).into_iter();
-    let claims = requirements.claims.iter().map(|(name, value)| format!("{name} = {value}"));
-    format!("a token with {}", scope.chain(groups).chain(claims).collect::<Vec<_>>().join(" and "))
+    let claims = claims.iter().map(|(name, value)| format!("{name} = {value}"));
+    issuer.chain(scope).chain(groups).chain(claims).collect::<Vec<_>>().join(" and ")
 }
 
 fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {

@@ -91,6 +91,7 @@ pub struct Issuer {
     pub typ: Option<String>,
     pub leeway_secs: u64,
     pub max_lifetime_secs: u64,
+    pub channels: Option<Vec<String>>,
 }
 
 /// The rule of the channels that match; what it leaves out is as in [`ChannelDefaults`].
@@ -99,6 +100,7 @@ pub struct Issuer {
 pub struct Channel {
     pub r#match: Option<String>,
     pub subscribers: Option<Subscribers>,
+    pub deny: Option<OneOrManyRequirements>,
     pub max_connections: Option<u64>,
     pub max_messages: Option<u64>,
     pub max_data_bytes: Option<u64>,
@@ -114,6 +116,7 @@ pub struct Channel {
 #[serde(deny_unknown_fields, default)]
 pub struct ChannelDefaults {
     pub subscribers: Subscribers,
+    pub deny: Option<OneOrManyRequirements>,
     pub max_connections: u64,
     pub max_messages: u64,
     pub max_data_bytes: u64,
@@ -129,14 +132,27 @@ pub struct ChannelDefaults {
 #[serde(untagged)]
 pub enum Subscribers {
     Word(String),
-    Matching(Requirements),
+    Matching(OneOrManyRequirements),
+}
+
+/// One table, or a list of alternatives.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrManyRequirements {
+    One(Requirements),
+    Many(Vec<Requirements>),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Requirements {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<OneOrMany>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub claim: BTreeMap<String, Value>,
 }
 
@@ -187,6 +203,11 @@ pub struct Limits {
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
+    pub reply_secs: u64,
+    pub max_replies: u64,
+    pub max_replies_per_connection: u64,
+    pub max_reply_bytes: u64,
+    pub revocations: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -296,6 +317,7 @@ impl Default for Issuer {
             typ: None,
             leeway_secs: 30,
             max_lifetime_secs: 86_400,
+            channels: None,
         }
     }
 }
@@ -304,6 +326,7 @@ impl Default for ChannelDefaults {
     fn default() -> Self {
         Self {
             subscribers: Subscribers::Word("authenticated".to_owned()),
+            deny: None,
             max_connections: 100_000,
             max_messages: 0,
             max_data_bytes: 0,
@@ -348,6 +371,11 @@ impl Default for Limits {
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
+            reply_secs: 30,
+            max_replies: 1_000,
+            max_replies_per_connection: 16,
+            max_reply_bytes: 1_048_576,
+            revocations: 100_000,
         }
     }
 }

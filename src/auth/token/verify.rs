@@ -176,6 +176,12 @@ impl Issuers {
         self.by_name.contains_key(issuer)
     }
 
+    /// Seconds that a token of any of them may be alive, from its `iat` to the end of its leeway.
+    pub fn longest_lifetime(&self) -> u64 {
+        let lifetime = |issuer: &Issuer| issuer.rules.max_lifetime_secs.saturating_add(issuer.rules.leeway_secs);
+        self.by_name.values().map(lifetime).max().unwrap_or(0)
+    }
+
     /// The keys that were skipped, with the issuer's name.
     pub fn skipped_keys(&self) -> Vec<(Arc<str>, SkippedKey)> {
         let rings = self.by_name.values().map(|issuer| &issuer.ring);

@@ -22,6 +22,7 @@ use super::path::Path;
 use super::report::Report;
 use super::settings::{Engine, Settings};
 use super::suggest::one_of;
+use crate::broker::ChannelRules;
 use crate::config::{Config, PolicyConfig};
 
 pub use address::text as address_text;
@@ -52,6 +53,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     } = settings;
     check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
+    let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
         fetch,
@@ -65,7 +67,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         policy: PolicyConfig {
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
-            channels: channels::check(channels, channel_defaults, report),
+            channels: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
         },
     }
 }
