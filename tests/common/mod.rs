@@ -6,6 +6,7 @@
 pub mod gateway;
 pub mod http;
 pub mod keys;
+pub mod provider;
 pub mod ws;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use self::gateway::{TestGateway, World};
 pub use self::http::{Answer, get};
 pub use self::keys::{TestIssuer, TestPublisher, unix_now};
+pub use self::provider::{Behaviour, TestProvider};
 pub use self::ws::{End, Ws};
 
 /// The deadline of everything that is waited for: far more than it takes, also on a busy machine.

@@ -8,6 +8,7 @@ mod channels;
 mod control;
 mod drain;
 mod fanout;
+mod keys;
 mod limits;
 mod ops;
 mod publishing;
