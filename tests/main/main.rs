@@ -4,10 +4,14 @@
 mod common;
 
 mod channels;
+mod cors;
+mod cursors;
 mod drain;
+mod events;
 mod fanout;
 mod limits;
 mod ops;
+mod poll;
 mod publishing;
 mod python;
 mod recovery;
