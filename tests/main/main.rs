@@ -16,6 +16,7 @@ mod publishing;
 mod python;
 mod recovery;
 mod reload;
+mod replies;
 mod signatures;
 mod slow;
 mod stream;
