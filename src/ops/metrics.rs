@@ -5,9 +5,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 /// Every metric, whether it is a counter, and what it says.
 pub const METRICS: &[(&str, bool, &str)] = &[
-    ("lastmile_connections", false, "WebSocket connections that are open"),
-    ("lastmile_connections_total", true, "WebSocket connections since the start"),
-    ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
+    ("lastmile_connections", false, "Connections that are open: WebSockets and fallbacks"),
+    ("lastmile_connections_total", true, "Connections since the start; each poll is one"),
+    ("lastmile_fallback_connections", false, "Streams and polls that are open, by transport"),
+    ("lastmile_closes_total", true, "Connections that ended, by close reason"),
     ("lastmile_sockets", false, "Accepted sockets that are open, on all listeners"),
     ("lastmile_sockets_refused_total", true, "Sockets and requests refused by a limit on connections"),
     ("lastmile_channels", false, "Channels that exist"),
