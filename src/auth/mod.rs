@@ -1,6 +1,7 @@
 //! Who is this, and what may they do: publisher keys and signatures, subscriber tokens, client addresses, places.
 
 pub mod client_addr;
+pub mod fetch;
 pub mod geo;
 pub mod keys;
 pub mod policy;

@@ -145,8 +145,17 @@ fn issuer_text(issuer: &IssuerConfig) -> String {
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
-    let ChannelRule { pattern: _, template, deny, subscribers, limits, slow_consumer, backlog_messages, backlog_age } =
-        rule;
+    let ChannelRule {
+        pattern: _,
+        template,
+        deny,
+        subscribers,
+        limits,
+        slow_consumer,
+        backlog_messages,
+        backlog_age,
+        replies,
+    } = rule;
     let mut text = String::new();
     line(&mut text, 0, title);
     if let Some(template) = template {
@@ -175,6 +184,9 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         SlowConsumer::Latest => "latest",
     };
     line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    if *replies {
+        line(&mut text, 1, "replies: subscribers may reply to the publisher");
+    }
     text
 }
 

@@ -136,8 +136,9 @@ pub enum Subscribers {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrManyRequirements {
-    One(Requirements),
+    // First: a list would also do for the members of a table, in their order.
     Many(Vec<Requirements>),
+    One(Requirements),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -200,6 +201,10 @@ pub struct Limits {
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
+    pub reply_secs: u64,
+    pub max_replies: u64,
+    pub max_replies_per_connection: u64,
+    pub max_reply_bytes: u64,
     pub revocations: u64,
     pub tickets: u64,
 }
@@ -361,6 +366,10 @@ impl Default for Limits {
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
+            reply_secs: 30,
+            max_replies: 1_000,
+            max_replies_per_connection: 16,
+            max_reply_bytes: 1_048_576,
             revocations: 100_000,
             tickets: 10_000,
         }

@@ -14,7 +14,7 @@ use super::tickets::Tickets;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
-use crate::broker::{ConnectionLimits, Engine, Now};
+use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
@@ -27,6 +27,8 @@ pub struct App {
     pub rooms: Rooms,
     pub policy: Policy,
     pub engine: Arc<dyn Engine>,
+    pub hub: Hub,
+    pub replies: Replies,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
@@ -54,6 +56,7 @@ impl App {
         Channels {
             engine: self.engine.clone(),
             rules: self.policy.rules().clone(),
+            replies: self.replies.clone(),
             max_subscriptions: self.limits.max_subscriptions,
         }
     }

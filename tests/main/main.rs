@@ -14,6 +14,7 @@ mod publishing;
 mod python;
 mod recovery;
 mod reload;
+mod replies;
 mod revocation;
 mod signatures;
 mod slow;

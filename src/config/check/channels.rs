@@ -110,9 +110,6 @@ fn check_values(
         slow_consumer,
         replies,
     } = values;
-    if replies {
-        report.wrong(&path.key("replies"), replies, "not in this version; must be false");
-    }
     let subscribers = check_subscribers(subscribers, &path.key("subscribers"), report);
     let deny_path = path.key("deny");
     let deny = deny.map(|deny| check_tables(deny, &deny_path, report)).unwrap_or_default();
@@ -143,6 +140,7 @@ fn check_values(
         slow_consumer,
         backlog_messages: numbers.count("backlog_messages", backlog_messages, 0),
         backlog_age: numbers.secs("backlog_secs", backlog_secs, 0),
+        replies,
     }
 }
 
