@@ -11,10 +11,9 @@ use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Hub, Now, Replies};
-use crate::config::{self, Config, DrainConfig, PolicyConfig};
-use crate::engine::Memory;
-use crate::engine::memory::MemoryLimits;
+use crate::broker::{Counters, Engine, Hub, Now, Replies};
+use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
+use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
@@ -79,7 +78,7 @@ impl Gateway {
         metrics: metrics_exporter_prometheus::PrometheusHandle,
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
-        let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
+        let Config { egress: _, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
         let PolicyConfig { publishers, issuers, channels, revocations } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let policy = Policy::new(
@@ -92,8 +91,16 @@ impl Gateway {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
-        let memory_limits = MemoryLimits { max_channels: limits.max_channels, idle: limits.channel_idle };
-        let engine = Memory::new(memory_limits, policy.rules().clone(), hub.clone(), counters);
+        let memory = MemoryLimits {
+            max_channels: limits.max_channels,
+            idle: limits.channel_idle,
+            max_backlog_bytes: limits.max_backlog_bytes,
+        };
+        let rules = policy.rules().clone();
+        let engine: Arc<dyn Engine> = match engine {
+            EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
+            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
+        };
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
@@ -101,7 +108,7 @@ impl Gateway {
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
             policy,
-            engine: Arc::new(engine),
+            engine,
             hub,
             replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
@@ -243,7 +250,11 @@ impl Reloader {
 impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
-        !matches!(self, Self::Listen(ListenError::Bind { .. }))
+        match self {
+            Self::Listen(ListenError::Bind { .. }) => false,
+            Self::Engine(error) => error.is_misconfigured(),
+            _ => true,
+        }
     }
 }
 
@@ -267,6 +278,7 @@ pub enum StartError {
     Publishers(DuplicateKey),
     Issuers(IssuerError),
     Places(GeoError),
+    Engine(DiskError),
     Revocations(RevocationError),
 }
 
@@ -278,12 +290,19 @@ impl fmt::Display for StartError {
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
+            Self::Engine(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
         }
     }
 }
 
 impl std::error::Error for StartError {}
+
+impl From<DiskError> for StartError {
+    fn from(error: DiskError) -> Self {
+        Self::Engine(error)
+    }
+}
 
 impl From<RevocationError> for StartError {
     fn from(error: RevocationError) -> Self {

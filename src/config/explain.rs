@@ -8,7 +8,9 @@ use crate::auth::keys::Fingerprint;
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
 use crate::broker::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
-use crate::config::{Config, Egress};
+use crate::config::{Config, Egress, EngineConfig};
+use crate::engine::DiskConfig;
+use crate::engine::disk::Fsync;
 use crate::ops::config::StatsdConfig;
 use crate::protocol::{ChannelName, Pattern};
 use crate::transport::config::ListenerConfig;
@@ -35,6 +37,7 @@ fn gateway_text(config: &Config) -> String {
         Egress::None => "outgoing connections: none",
     };
     line(&mut text, 0, egress);
+    line(&mut text, 0, &engine_text(&config.engine));
     for file in config.geoip.iter().flat_map(|geoip| &geoip.files) {
         line(&mut text, 0, &format!("places of peers: from {}", file.display()));
     }
@@ -64,6 +67,22 @@ fn gateway_text(config: &Config) -> String {
         line(&mut text, 0, &format!("revocations of the file: {}", config.policy.revocations.len()));
     }
     text
+}
+
+fn engine_text(engine: &EngineConfig) -> String {
+    match engine {
+        EngineConfig::Memory => "engine: memory; a restart loses every backlog".to_owned(),
+        EngineConfig::Disk(DiskConfig { path, fsync, max_bytes }) => {
+            let survives = match fsync {
+                Fsync::Always => "a crash of the gateway and a loss of power",
+                Fsync::Never => "a crash of the gateway, not a loss of power",
+            };
+            format!(
+                "engine: disk, {} of at most {max_bytes} bytes; what is acknowledged survives {survives}",
+                path.display()
+            )
+        }
+    }
 }
 
 fn channel_text(config: &Config, name: &str) -> String {
@@ -154,6 +173,7 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         slow_consumer,
         backlog_messages,
         backlog_age,
+        backlog_bytes,
         replies,
     } = rule;
     let mut text = String::new();
@@ -177,6 +197,10 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         (0, _) => "none".to_owned(),
         (messages, 0) => format!("{messages} messages"),
         (messages, secs) => format!("{messages} messages, {secs} s"),
+    };
+    let backlog = match (backlog_messages, backlog_bytes) {
+        (0, _) | (_, 0) => backlog,
+        (_, bytes) => format!("{backlog}, {bytes} bytes"),
     };
     line(&mut text, 1, &format!("backlog: {backlog}"));
     let slow = match slow_consumer {

@@ -26,7 +26,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use checked::{Config, DrainConfig, Egress, PolicyConfig};
+pub use checked::{Config, DrainConfig, Egress, EngineConfig, PolicyConfig};
 pub use explain::explain;
 pub use pushed::{read_keys, read_rules};
 pub use report::ConfigError;

@@ -190,6 +190,7 @@ fn sample(form: usize) -> Value {
         lifespan_secs: Some(1),
         backlog_messages: Some(1),
         backlog_secs: Some(1),
+        backlog_bytes: Some(1),
         slow_consumer: text(),
         replies: Some(false),
     };

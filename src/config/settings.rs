@@ -105,6 +105,7 @@ pub struct Channel {
     pub lifespan_secs: Option<u64>,
     pub backlog_messages: Option<u64>,
     pub backlog_secs: Option<u64>,
+    pub backlog_bytes: Option<u64>,
     pub slow_consumer: Option<String>,
     pub replies: Option<bool>,
 }
@@ -121,6 +122,7 @@ pub struct ChannelDefaults {
     pub lifespan_secs: u64,
     pub backlog_messages: u64,
     pub backlog_secs: u64,
+    pub backlog_bytes: u64,
     pub slow_consumer: String,
     pub replies: bool,
 }
@@ -174,6 +176,9 @@ impl OneOrMany {
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     pub kind: String,
+    pub path: Option<String>,
+    pub fsync: String,
+    pub max_bytes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -198,6 +203,7 @@ pub struct Limits {
     pub pong_secs: u64,
     pub max_channels: u64,
     pub channel_idle_secs: u64,
+    pub max_backlog_bytes: u64,
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
@@ -329,6 +335,7 @@ impl Default for ChannelDefaults {
             lifespan_secs: 0,
             backlog_messages: 0,
             backlog_secs: 300,
+            backlog_bytes: 1_048_576,
             slow_consumer: "disconnect".to_owned(),
             replies: false,
         }
@@ -337,7 +344,7 @@ impl Default for ChannelDefaults {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { kind: "memory".to_owned() }
+        Self { kind: "memory".to_owned(), path: None, fsync: "always".to_owned(), max_bytes: 4_294_967_296 }
     }
 }
 
@@ -363,6 +370,7 @@ impl Default for Limits {
             pong_secs: 10,
             max_channels: 100_000,
             channel_idle_secs: 3_600,
+            max_backlog_bytes: 268_435_456,
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,

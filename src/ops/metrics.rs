@@ -4,7 +4,7 @@ use metrics::{describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Every metric, whether it is a counter, and what it says.
-pub const METRICS: [(&str, bool, &str); 20] = [
+pub const METRICS: &[(&str, bool, &str)] = &[
     ("lastmile_connections", false, "WebSocket connections that are open"),
     ("lastmile_connections_total", true, "WebSocket connections since the start"),
     ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
@@ -12,6 +12,10 @@ pub const METRICS: [(&str, bool, &str); 20] = [
     ("lastmile_sockets_refused_total", true, "Sockets and requests refused by a limit on connections"),
     ("lastmile_channels", false, "Channels that exist"),
     ("lastmile_subscriptions", false, "Subscriptions of all connections"),
+    ("lastmile_backlog_bytes", false, "Memory of all backlogs"),
+    ("lastmile_engine_commits_total", true, "Transactions of the disk engine; each writes all that waited"),
+    ("lastmile_engine_failures_total", true, "Times that the disk engine could not write and refused publications"),
+    ("lastmile_engine_disk_bytes", false, "Size of the disk engine's file"),
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),
     ("lastmile_replies_total", true, "Replies of subscribers to publishers, by what became of them"),
@@ -31,7 +35,7 @@ pub const METRICS: [(&str, bool, &str); 20] = [
 pub fn recorder() -> (PrometheusRecorder, PrometheusHandle) {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        for (name, is_counter, text) in METRICS {
+        for &(name, is_counter, text) in METRICS {
             if is_counter { describe_counter!(name, text) } else { describe_gauge!(name, text) }
         }
     });

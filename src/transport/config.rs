@@ -156,6 +156,8 @@ pub struct Limits {
     pub max_channels: usize,
     /// A channel without subscribers and publications is forgotten after this.
     pub channel_idle: Duration,
+    /// Memory of all backlogs together.
+    pub max_backlog_bytes: usize,
     /// Nonces remembered for one publisher.
     pub replay_nonces: usize,
     /// Idempotency keys remembered for one publisher, and for how long.

@@ -72,6 +72,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         lifespan_secs,
         backlog_messages,
         backlog_secs,
+        backlog_bytes,
         slow_consumer,
         replies,
     } = channel;
@@ -85,6 +86,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         lifespan_secs: lifespan_secs.unwrap_or(defaults.lifespan_secs),
         backlog_messages: backlog_messages.unwrap_or(defaults.backlog_messages),
         backlog_secs: backlog_secs.unwrap_or(defaults.backlog_secs),
+        backlog_bytes: backlog_bytes.unwrap_or(defaults.backlog_bytes),
         slow_consumer: slow_consumer.unwrap_or_else(|| defaults.slow_consumer.clone()),
         replies: replies.unwrap_or(defaults.replies),
     };
@@ -107,6 +109,7 @@ fn check_values(
         lifespan_secs,
         backlog_messages,
         backlog_secs,
+        backlog_bytes,
         slow_consumer,
         replies,
     } = values;
@@ -140,6 +143,7 @@ fn check_values(
         slow_consumer,
         backlog_messages: numbers.count("backlog_messages", backlog_messages, 0),
         backlog_age: numbers.secs("backlog_secs", backlog_secs, 0),
+        backlog_bytes: numbers.bytes("backlog_bytes", backlog_bytes, 0),
         replies,
     }
 }
