@@ -74,7 +74,10 @@ impl Schema {
     fn collect_leaves(&self, path: &Path, leaves: &mut Vec<Path>) {
         if self.is_leaf() {
             leaves.push(path.clone());
-        } else if let Some(item) = &self.list {
+        } else if let Some(item) = &self.list
+            // A list of what may also stand alone has the same settings.
+            && self.table.is_none()
+        {
             item.collect_leaves(&path.index(0), leaves);
         }
         match &self.table {
