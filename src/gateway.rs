@@ -11,7 +11,7 @@ use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy};
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Hub, Now};
+use crate::broker::{Counters, Hub, Now, Replies};
 use crate::config::{Config, DrainConfig, PolicyConfig};
 use crate::engine::Memory;
 use crate::engine::memory::MemoryLimits;
@@ -85,7 +85,7 @@ impl Gateway {
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
         let memory_limits = MemoryLimits { max_channels: limits.max_channels, idle: limits.channel_idle };
-        let engine = Memory::new(memory_limits, policy.rules().clone(), hub, counters);
+        let engine = Memory::new(memory_limits, policy.rules().clone(), hub.clone(), counters);
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
@@ -94,6 +94,8 @@ impl Gateway {
             rooms_config: rooms,
             policy,
             engine: Arc::new(engine),
+            hub,
+            replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
@@ -173,6 +175,7 @@ async fn sweep(app: Arc<App>) {
         let now = Now::read();
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
+        app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
     }
 }

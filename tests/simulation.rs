@@ -105,6 +105,7 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
         slow_consumer,
         backlog_messages: backlog,
         backlog_age: Duration::ZERO,
+        replies: false,
     };
     let rules = Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default }));
     let hub = Hub::new(2, counters.clone());
@@ -124,7 +125,7 @@ fn channel() -> ChannelName {
 }
 
 fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (Membership, u64, bool) {
-    let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1 };
+    let newcomer = Newcomer { connection: connection.clone(), principal: None, form: Form::Native, tag: 1 };
     let mut told = (0, false);
     let mut announce = |joined: Joined<'_>| {
         told = (joined.position.offset, joined.recovered);

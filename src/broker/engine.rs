@@ -128,6 +128,9 @@ pub trait Engine: Send + Sync + 'static {
     /// `None` if there is no such channel.
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>>;
 
+    /// Who published the message at a position of a channel that takes replies; `None` if that is not known any more.
+    fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>>;
+
     /// Ends a channel and forgets it. `false` if there is none.
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>>;
 

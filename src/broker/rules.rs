@@ -106,6 +106,8 @@ pub struct ChannelRule {
     pub backlog_messages: u64,
     /// How long they are kept; zero for as long as there is room.
     pub backlog_age: Duration,
+    /// Whether subscribers may reply to the publisher.
+    pub replies: bool,
 }
 
 /// The rules in order; the first match wins and the last one matches everything.

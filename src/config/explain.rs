@@ -133,7 +133,7 @@ fn issuer_text(issuer: &IssuerConfig) -> String {
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
-    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, backlog_messages, backlog_age } = rule;
+    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, backlog_messages, backlog_age, replies } = rule;
     let mut text = String::new();
     line(&mut text, 0, title);
     line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
@@ -158,6 +158,9 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         SlowConsumer::Latest => "latest",
     };
     line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    if *replies {
+        line(&mut text, 1, "replies: subscribers may reply to the publisher");
+    }
     text
 }
 

@@ -182,6 +182,10 @@ pub struct Limits {
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
+    pub reply_secs: u64,
+    pub max_replies: u64,
+    pub max_replies_per_connection: u64,
+    pub max_reply_bytes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -338,6 +342,10 @@ impl Default for Limits {
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
+            reply_secs: 30,
+            max_replies: 1_000,
+            max_replies_per_connection: 16,
+            max_reply_bytes: 1_048_576,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::authors::Authors;
 use crate::broker::engine::{Joined, Now, Start};
 use crate::broker::{ChannelLimits, ChannelRule};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Publication, Refusal};
@@ -17,6 +18,7 @@ pub struct Log {
     pub declared: Option<ChannelLimits>,
     pub state: LogState,
     pub last_used: Instant,
+    authors: Authors,
     backlog: VecDeque<(Instant, Arc<Publication>)>,
 }
 
@@ -51,6 +53,7 @@ impl Log {
             declared: None,
             state: LogState::Live,
             last_used: now.steady,
+            authors: Authors::default(),
             backlog: VecDeque::new(),
         }
     }
@@ -64,6 +67,12 @@ impl Log {
 
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch.clone(), offset: self.offset }
+    }
+
+    /// Who published the message at a position, if that is remembered.
+    pub fn publisher_of(&self, position: &Position) -> Option<&Arc<str>> {
+        let is_known = position.epoch == self.epoch && position.offset <= self.offset;
+        is_known.then(|| self.authors.of(position.offset)).flatten()
     }
 
     pub fn data_bytes(&self) -> u64 {
@@ -112,6 +121,9 @@ impl Log {
         }
         self.offset += 1;
         self.data_bytes += bytes;
+        if rule.replies {
+            self.authors.note(self.offset, publisher);
+        }
         let keeps = rule.backlog_messages > 0;
         if !is_wanted && !keeps {
             return Ok(None);

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
+use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
 
 /// Locks over the map of channels.
 const SHARDS: usize = 64;
@@ -202,6 +202,10 @@ impl Engine for Memory {
 
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
         Box::pin(ready(Ok(self.describe_now(channel))))
+    }
+
+    fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>> {
+        self.find(channel)?.lock().publisher_of(position).cloned()
     }
 
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {

@@ -1,5 +1,6 @@
 //! Order and memory: what gives publications their offsets and keeps the backlog.
 
+mod authors;
 pub mod deliver;
 mod log;
 pub mod memory;

@@ -4,7 +4,7 @@ use metrics::{describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Every metric, whether it is a counter, and what it says.
-pub const METRICS: [(&str, bool, &str); 18] = [
+pub const METRICS: [(&str, bool, &str); 19] = [
     ("lastmile_connections", false, "WebSocket connections that are open"),
     ("lastmile_connections_total", true, "WebSocket connections since the start"),
     ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
@@ -14,6 +14,7 @@ pub const METRICS: [(&str, bool, &str); 18] = [
     ("lastmile_subscriptions", false, "Subscriptions of all connections"),
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),
+    ("lastmile_replies_total", true, "Replies of subscribers to publishers, by what became of them"),
     ("lastmile_slow_consumers_total", true, "Subscribers closed because their outbox was full"),
     ("lastmile_rooms", false, "Rooms that are open; a pair of the relay form is one"),
     ("lastmile_rooms_opened_total", true, "Rooms opened"),

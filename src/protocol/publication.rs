@@ -83,6 +83,12 @@ impl Position {
     pub fn message_id(&self) -> String {
         format!("{}-{}", self.epoch, self.offset)
     }
+
+    /// The position that a [`Position::message_id`] names.
+    pub fn of_message(id: &str) -> Option<Self> {
+        let (epoch, offset) = id.rsplit_once('-')?;
+        Some(Self { epoch: epoch.into(), offset: offset.parse().ok()? })
+    }
 }
 
 /// How the data of a publication is written in its frame.

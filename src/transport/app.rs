@@ -12,7 +12,7 @@ use super::registry::Registry;
 use crate::auth::{GeoDb, Policy};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
-use crate::broker::{ConnectionLimits, Engine};
+use crate::broker::{ConnectionLimits, Engine, Hub, Replies};
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
@@ -25,6 +25,8 @@ pub struct App {
     pub rooms: Rooms,
     pub policy: Policy,
     pub engine: Arc<dyn Engine>,
+    pub hub: Hub,
+    pub replies: Replies,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
@@ -43,6 +45,7 @@ impl App {
         Channels {
             engine: self.engine.clone(),
             rules: self.policy.rules().clone(),
+            replies: self.replies.clone(),
             max_subscriptions: self.limits.max_subscriptions,
         }
     }

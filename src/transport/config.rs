@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::broker::ReplyLimits;
 use crate::broker::room::RoomLimits;
 
 /// What a listener serves; a request for another role gets 404.
@@ -160,6 +161,7 @@ pub struct Limits {
     /// Idempotency keys remembered for one publisher, and for how long.
     pub idempotency_keys: usize,
     pub idempotency: Duration,
+    pub replies: ReplyLimits,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
 }

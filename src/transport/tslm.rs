@@ -131,7 +131,8 @@ impl Commander {
             attached.await.map_err(|refusal| error(&refusal))?;
         }
         self.next_tag += 1;
-        let newcomer = Newcomer { connection: self.connection.clone(), form: Form::Tslm, tag: self.next_tag };
+        let newcomer =
+            Newcomer { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
         let membership = self
             .app
             .engine

@@ -85,9 +85,6 @@ fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: 
         slow_consumer,
         replies,
     } = values;
-    if replies {
-        report.wrong(&path.key("replies"), replies, "not in this version; must be false");
-    }
     let subscribers = check_subscribers(subscribers, &path.key("subscribers"), report);
     let slow_consumer = match slow_consumer.as_str() {
         "disconnect" => SlowConsumer::Disconnect,
@@ -111,6 +108,7 @@ fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: 
         slow_consumer,
         backlog_messages: numbers.count("backlog_messages", backlog_messages, 0),
         backlog_age: numbers.secs("backlog_secs", backlog_secs, 0),
+        replies,
     }
 }
 
