@@ -62,7 +62,7 @@ export interface ClientEvents {
 interface Pending {
   command: Frame;
   isSent: boolean;
-  settle(error?: LastmileError): void;
+  settle(error?: LastmileError, answer?: unknown): void;
 }
 
 const LINKS: Record<TransportName, OpenLink> = { websocket: openWebSocket, events: openEvents, poll: openPoll };
@@ -93,6 +93,8 @@ export class Client extends Emitter<ClientEvents> {
   #tabs: Tabs | undefined;
   #error: LastmileError | undefined;
   #isWelcome = false;
+  /** How the gateway ended a channel of this connection: when it was the last one, the connection ends likewise. */
+  #channelEnd = 0;
   #lastLife = 0;
   #openedAt = 0;
   #retryTimer: Timer;
@@ -136,9 +138,14 @@ export class Client extends Emitter<ClientEvents> {
     return subscription;
   }
 
-  /** Answers an identified message; done once the gateway has the reply. It needs a WebSocket. */
-  reply(channel: string, to: string, data: unknown): Promise<void> {
-    return this.#request({ type: "reply", channel, to, data });
+  /** Answers an identified message; done once its publisher has the reply. It needs a WebSocket. */
+  async reply(channel: string, to: string, data: unknown): Promise<void> {
+    await this.#request({ type: "reply", channel, to, data });
+  }
+
+  /** Answers an identified message and waits for what its publisher says to that. */
+  ask<T = unknown>(channel: string, to: string, data: unknown): Promise<T> {
+    return this.#request({ type: "reply", channel, to, data, answer: true }) as Promise<T>;
   }
 
   /** Ends the connection and all that is listened to. */
@@ -151,10 +158,7 @@ export class Client extends Emitter<ClientEvents> {
 
   #carrier = {
     begin: (subscription: Subscription<any>) => this.#begin(subscription),
-    stop: (subscription: Subscription<any>) => {
-      subscription.suspend();
-      this.#link?.unsubscribe(this.#nextId(), subscription.channel);
-    },
+    stop: ({ channel }: Subscription<any>) => this.#link?.unsubscribe(this.#nextId(), channel),
     forget: (subscription: Subscription<any>) => {
       const { channel } = subscription;
       if (this.#subscriptions.get(channel) === subscription) this.#subscriptions.delete(channel);
@@ -170,14 +174,14 @@ export class Client extends Emitter<ClientEvents> {
     this.#link.subscribe(subscription.id, subscription.channel);
   }
 
-  #request(command: Frame): Promise<void> {
+  #request(command: Frame): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#isDone()) return reject(this.#error ?? new LastmileError("closed"));
       if (this.#pending.size >= MAX_PENDING) return reject(new LastmileError("rate_limited", undefined, true));
       const id = this.#nextId();
       const isSent = !!this.#link;
       command = { ...command, id };
-      this.#pending.set(id, { command, isSent, settle: (error) => (error ? reject(error) : resolve()) });
+      this.#pending.set(id, { command, isSent, settle: (error, answer) => (error ? reject(error) : resolve(answer)) });
       this.#link?.send(command);
       if (this.state === "idle") this.#open();
     });
@@ -252,7 +256,10 @@ export class Client extends Emitter<ClientEvents> {
         if (subscription && frame.reason) this.#onUnsubscribed(subscription, frame);
         return;
       case "replied":
-        return this.#settle(frame.id);
+        if (!this.#pending.get(frame.id ?? "")?.command.answer) this.#settle(frame.id);
+        return;
+      case "answer":
+        return this.#settle(frame.id, undefined, frame.data);
       case "refreshed":
         return this.#refreshBefore(frame.expires);
       case "error":
@@ -275,6 +282,7 @@ export class Client extends Emitter<ClientEvents> {
 
   #onUnsubscribed(subscription: Subscription<any>, { code, reason }: Frame): void {
     const ended: Ended = { code: Number(code), reason: reason! };
+    this.#channelEnd = ended.code;
     subscription.suspend();
     if (protocol.isFinal(ended.code)) subscription.end(protocol.errorOf(ended, `${subscription.channel}: ${reason}`));
     else this.#beginLater(subscription);
@@ -301,10 +309,10 @@ export class Client extends Emitter<ClientEvents> {
     }, this.#backoff.next(1000));
   }
 
-  #settle(id: string | undefined, error?: LastmileError): void {
+  #settle(id: string | undefined, error?: LastmileError, answer?: unknown): void {
     const pending = this.#pending.get(id ?? "");
     this.#pending.delete(id ?? "");
-    pending?.settle(error);
+    pending?.settle(error, answer);
   }
 
   #onEnd(ended: Ended): void {
@@ -312,20 +320,18 @@ export class Client extends Emitter<ClientEvents> {
     const isAbnormal = code < 4000;
     const livedMs = Date.now() - this.#openedAt;
     const wasWelcome = this.#isWelcome;
+    const error = protocol.errorOf(ended);
+    const isOfChannel = code === this.#channelEnd;
     this.#drop();
-    if (protocol.isFinal(code)) {
-      // Whose last channel has ended can still listen to others.
-      if (this.#subscriptions.size || code === protocol.UNAUTHENTICATED) return this.#finish("failed", protocol.errorOf(ended));
-      return this.#become("idle", { error: protocol.errorOf(ended) });
-    }
-    if (!this.#subscriptions.size && !this.#pending.size) return this.#become("idle", { error: protocol.errorOf(ended) });
-    let isAtOnce = ended.isAtOnce || (wasWelcome && code === protocol.TOKEN_EXPIRED && livedMs > 1000);
+    if (protocol.isFinal(code) && !isOfChannel) return this.#finish("failed", error);
+    if (!this.#subscriptions.size && !this.#pending.size) return this.#become("idle", { error });
+    let isAtOnce = ended.isAtOnce || isOfChannel || (wasWelcome && code === protocol.TOKEN_EXPIRED && livedMs > 1000);
     if (!this.#tabs) {
       if (isAbnormal && !wasWelcome) isAtOnce = this.#chooser.failed() && !ended.waitMs;
       else if (isAbnormal && livedMs < this.#timing.stableMs) this.#chooser.cut();
       else this.#chooser.over();
     }
-    this.#retry(protocol.errorOf(ended), isAtOnce ? 0 : this.#backoff.next(ended.waitMs));
+    this.#retry(error, isAtOnce ? 0 : this.#backoff.next(ended.waitMs));
   }
 
   #retry(error: LastmileError, retryMs: number): void {
@@ -341,6 +347,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#link?.close();
     this.#link = undefined;
     this.#isWelcome = false;
+    this.#channelEnd = 0;
     for (const subscription of this.#subscriptions.values()) subscription.suspend();
     for (const [id, { isSent }] of this.#pending) {
       // Nobody knows whether it arrived, so it is not sent again.

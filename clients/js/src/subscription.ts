@@ -169,6 +169,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     if (this.#buffer.length < this.#limit) return;
     if (this.options.overflow !== "drop_oldest") {
       this.isPaused = true;
+      this.suspend();
       this.carrier.stop(this);
     } else if (this.#buffer.length > this.#limit) {
       const { epoch, offset } = this.#buffer.shift()!;

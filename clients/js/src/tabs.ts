@@ -127,7 +127,9 @@ class Hub {
     if (type === "subscribe") return this.#subscribe(tab, command);
     if (type === "unsubscribe") return this.#leave(tab, channel!);
     if (type === "reply") {
-      this.client.reply(channel!, command.to, command.data).then(() => answer({ type: "replied" }), refuse);
+      const { to, data } = command;
+      if (command.answer) this.client.ask(channel!, to, data).then((data) => answer({ type: "answer", data }), refuse);
+      else this.client.reply(channel!, to, data).then(() => answer({ type: "replied" }), refuse);
     }
   }
 
