@@ -290,10 +290,20 @@ test("a drain of the gateway is no failure of the transport", async (t) => {
   assert.equal(reason, "draining");
 });
 
-test("a reply that a channel does not take is refused", async (t) => {
-  const client = open(t);
-  const subscription = client.subscribe(channelOf());
-  await once(subscription, "subscribed");
-  const { id } = await gateway.publish(subscription.channel, "a question");
-  await assert.rejects(client.reply(subscription.channel, id, { text: "yes" }), (error) => error instanceof LastmileError && !error.temporary);
+test("replies reach the publisher, its answers come back, and what a channel does not take is refused", async (t) => {
+  const other = await Gateway.start({ channels: 'subscribers = "anyone"\nreplies = true' });
+  t.after(() => other.close());
+  const publisher = await other.answer({ ticket: 17 });
+  t.after(() => publisher.close());
+  const client = open(t, {}, other.url);
+  const message = once(client.subscribe("support"), "message");
+  await until(() => client.state === "connected", "the connection");
+  await until(async () => (await other.publish("support", "a question"), Promise.race([message, pause(50)])), "a message");
+  const { messageId } = await message;
+  await client.reply("support", messageId, { text: "yes" });
+  assert.deepEqual(await client.ask("support", messageId, { text: "a ticket?" }), { ticket: 17 });
+  assert.deepEqual(publisher.replies, [{ text: "yes" }, { text: "a ticket?" }]);
+  await once(client.subscribe("bare.c"), "subscribed");
+  const refusal = (error) => error instanceof LastmileError && !error.temporary;
+  await assert.rejects(client.reply("bare.c", messageId, 1), refusal);
 });

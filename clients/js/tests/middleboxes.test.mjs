@@ -7,7 +7,7 @@ import WebSocket, { WebSocketServer } from "ws";
 import { connect } from "../dist/client.js";
 import { once, pause, until } from "./support/wait.mjs";
 
-const timing = { openMs: 300, stableMs: 400, backoffMs: 10, backoffMaxMs: 50, pollMs: 300, pongMs: 200 };
+const timing = { openMs: 1500, stableMs: 400, backoffMs: 10, backoffMaxMs: 50, pollMs: 300, pongMs: 200 };
 
 /** A gateway with one channel; `faults` says what stands in the way. */
 async function script(t, faults = {}) {

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
+import WebSocket from "ws";
 import { Signer } from "./signer.mjs";
 
 export const lastmile = process.env.LASTMILE ?? new URL("../../../../target/debug/lastmile", import.meta.url).pathname;
@@ -14,7 +15,7 @@ const run = promisify(execFile);
 const pem = () => generateKeyPairSync("ed25519").privateKey.export({ format: "pem", type: "pkcs8" });
 
 export class Gateway {
-  static async start({ channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", port = 0 } = {}) {
+  static async start({ channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [] } = {}) {
     const gateway = new Gateway();
     gateway.folder = await mkdtemp(join(tmpdir(), "lastmile-js-"));
     gateway.signer = new Signer(pem());
@@ -24,7 +25,7 @@ export class Gateway {
     await writeFile(join(gateway.folder, "jwks.json"), jwks);
     await writeFile(join(gateway.folder, "gateway.toml"), `egress = "none"
 [listeners]
-public = { address = "127.0.0.1:${port}", roles = ["subscribe", "pair"] }
+public = { address = "127.0.0.1:0", roles = ["subscribe", "pair"], origins = ${JSON.stringify(origins)} }
 publish = { address = "127.0.0.1:0", roles = ["publish"] }
 [publishers.market-data]
 key = "${gateway.signer.line}"
@@ -92,6 +93,22 @@ ${more}`);
     const response = await fetch(url, { method, headers, body });
     if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
     return response.status === 204 ? undefined : response.json();
+  }
+
+  /** A publisher's connection that answers every reply with `data`. */
+  async answer(data) {
+    const url = `${this.publishUrl}/v1/publish`;
+    const { headers } = this.signer.headers("GET", url);
+    const socket = new WebSocket(url.replace("http", "ws"), "lastmile.v1", { headers });
+    await new Promise((ready, failed) => socket.once("open", ready).once("error", failed));
+    const replies = [];
+    socket.on("message", (text) => {
+      const frame = JSON.parse(text);
+      if (frame.type !== "reply") return;
+      replies.push(frame.data);
+      socket.send(JSON.stringify({ type: "answer", id: "1", reply: frame.reply, data }));
+    });
+    return { replies, close: () => socket.terminate() };
   }
 
   async token({ subject = "alice", expires = "1h" } = {}) {
