@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ::metrics::{Counter, counter};
 use tokio::task::JoinSet;
 
-use crate::auth::publisher::{DuplicateKey, Whitelist};
+use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy};
 use crate::broker::room::Rooms;
@@ -20,6 +20,7 @@ use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
 use crate::transport::config::{Address, ListenerConfig};
+use crate::transport::flock::subscribe as flock;
 use crate::transport::listener::{ListenError, Listener, load_tls};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
@@ -90,6 +91,8 @@ impl Gateway {
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
             room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
+            flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
+            basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
             policy,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Rooms, Settings,
+    Basic, Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Rooms, Settings,
     Subscribers, Tls,
 };
 
@@ -158,10 +158,17 @@ fn sample(form: usize) -> Value {
         default_endpoint_permissions: list(),
         auth_tokens: list(),
         scope: text(),
+        subscribers: text(),
         ..Listener::default()
     };
-    let publisher =
-        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), rate_limit_per_second: 1 };
+    let publisher = Publisher {
+        key: text(),
+        sha256: text(),
+        basic: Some(Basic { username: text(), password_argon2: text() }),
+        channels: list(),
+        not_after: text(),
+        rate_limit_per_second: 1,
+    };
     let issuer = Issuer {
         issuer: text(),
         audience: Some(one_or_many()),

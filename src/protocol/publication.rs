@@ -103,6 +103,7 @@ pub struct Publication {
     kind: DataKind,
     channel: ChannelName,
     tslm: OnceLock<Bytes>,
+    flock: OnceLock<Bytes>,
 }
 
 /// In which words a subscriber is spoken to.
@@ -110,6 +111,11 @@ pub struct Publication {
 pub enum Form {
     Native,
     Tslm,
+    Flock,
+}
+
+impl Form {
+    pub const COUNT: usize = 3;
 }
 
 impl Publication {
@@ -161,6 +167,7 @@ impl Publication {
             kind,
             channel: channel.clone(),
             tslm: OnceLock::new(),
+            flock: OnceLock::new(),
         }
     }
 
@@ -171,6 +178,7 @@ impl Publication {
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
             }
+            Form::Flock => self.flock.get_or_init(|| dialects::flock::event_frame(&self.channel, self.data())),
         }
     }
 

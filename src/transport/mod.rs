@@ -6,6 +6,7 @@ pub mod call;
 pub mod config;
 pub mod credential;
 mod demo;
+pub mod flock;
 mod front;
 pub mod listener;
 mod ops;

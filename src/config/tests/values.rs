@@ -170,8 +170,8 @@ fn a_publisher_is_known_by_key_by_file_or_by_hash() {
         "[publishers.a]\nkey = \"a.pub\"\nchannels = [\"*\"]\n[publishers.b]\nsha256 = \"{hash}\"\nchannels = [\"b\"]"
     );
     let publishers = load_in(&directory, &file, &[], &[]).unwrap().config.policy.publishers;
-    assert!(matches!(publishers[0].key, PublisherKey::Known(_)));
-    assert_eq!(check::fingerprint(&publishers[1].key).to_string(), hash);
+    assert!(matches!(publishers[0].key, Some(PublisherKey::Known(_))));
+    assert_eq!(check::fingerprint(publishers[1].key.as_ref().unwrap()).to_string(), hash);
     assert_eq!(publishers[0].rate_limit_per_second, None);
 }
 

@@ -236,7 +236,8 @@ impl Handler for PublishStream {
         // The whitelist may know the key under new terms, or not at all any more.
         self.channel = None;
         let whitelist = self.app.policy.whitelist();
-        self.publisher = whitelist.get(&self.publisher.fingerprint()).cloned().ok_or(CloseReason::Revoked)?;
+        let known = self.publisher.fingerprint().and_then(|fingerprint| whitelist.get(&fingerprint).cloned());
+        self.publisher = known.ok_or(CloseReason::Revoked)?;
         Ok(())
     }
 }
