@@ -176,6 +176,24 @@ fn a_publisher_is_known_by_key_by_file_or_by_hash() {
 }
 
 #[test]
+fn a_publisher_may_have_a_password_instead_of_a_key_and_the_operator_is_warned() {
+    let directory = Directory::new();
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    directory.file("b.argon2", &format!("{hash}\n"));
+    let file = format!(
+        "[publishers.a]\nbasic = {{ username = \"a\", password_argon2 = \"{hash}\" }}\nchannels = [\"$flock:*\"]\n\
+         [publishers.b]\nkey = \"{KEY}\"\nbasic = {{ username = \"b\", password_argon2 = \"b.argon2\" }}\nchannels = [\"*\"]"
+    );
+    let Loaded { config, warnings, .. } = load_in(&directory, &file, &[], &[]).unwrap();
+    let [a, b] = &config.policy.publishers[..] else { panic!("two publishers") };
+    assert!(a.key.is_none() && b.key.is_some());
+    assert_eq!(b.basic.as_ref().unwrap().username, "b");
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings.iter().all(|warning| warning.contains(".basic (") && warning.contains("signed")), "{warnings:?}");
+    assert!(!format!("{config:?}").contains("c29tZXNhbHQ"));
+}
+
+#[test]
 fn a_last_day_is_a_time_with_or_without_quotes_and_a_past_one_is_a_warning() {
     let of = |not_after: &str| {
         let file = format!("[publishers.a]\nkey = \"{KEY}\"\nchannels = [\"a\"]\nnot_after = {not_after}");
