@@ -34,8 +34,7 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// Credentials that are remembered. Only good ones get in, so there are few.
 const CREDENTIALS: usize = 10_000;
 
-/// Cheap to clone; all clones are one gate.
-#[derive(Clone)]
+/// Shared with the verifications that are under way.
 pub struct BasicGate(Arc<Inner>);
 
 struct Inner {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 
-use crate::broker::engine::Start;
+use crate::broker::engine::{Joined, Start};
 use crate::broker::rate::RateLimit;
 use crate::broker::{Audience, Connection, ConnectionLimits, Membership, Newcomer, Now};
 use crate::protocol::dialects::flock::{Command, response_frame};
@@ -121,7 +121,7 @@ impl Commander {
         }
         self.next_tag += 1;
         let newcomer = Newcomer { connection: self.connection.clone(), form: Form::Flock, tag: self.next_tag };
-        let mut announce = |_: crate::broker::engine::Joined<'_>| self.respond(request_id, true, topic);
+        let mut announce = |_: Joined<'_>| self.respond(request_id, true, topic);
         let membership = self.app.engine.subscribe(&channel, newcomer, Start::Live, Now::read(), &mut announce)?;
         let at = self.find(&channel).unwrap_or_else(|at| at);
         self.memberships.insert(at, membership);
