@@ -78,10 +78,12 @@ impl BasicGate {
         username: &str,
         password: Zeroizing<String>,
     ) -> Result<Arc<Publisher>, Refusal> {
-        let Some(costliest) = whitelist.costliest_hash() else { return Err(Code::Unauthenticated.into()) };
         let user = whitelist.user(username);
-        // For an unknown user the work is the same, and for nothing.
-        let hash = user.and_then(|user| user.password()).unwrap_or(costliest).clone();
+        let hash = match user.and_then(|user| user.password()) {
+            Some(hash) => hash.clone(),
+            // For an unknown user the work is the same, and for nothing.
+            None => whitelist.costliest_hash().cloned().ok_or(Code::Unauthenticated)?,
+        };
         let digest = user.and_then(|_| self.0.digest(username, &hash, &password));
         let passed = || user.filter(|_| digest.is_some_and(|digest| self.0.has_passed(&digest))).cloned();
         if let Some(publisher) = passed() {

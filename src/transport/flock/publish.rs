@@ -36,7 +36,7 @@ pub async fn handle(
     }
 }
 
-/// In the order of the older system: path and type of the content, method, credentials.
+/// Path, method and type of the content come before the credentials, as in the older system.
 async fn publish(
     app: &App,
     call: &Call,
