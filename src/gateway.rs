@@ -9,12 +9,11 @@ use tokio::task::JoinSet;
 
 use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{GeoDb, GeoError, Policy};
+use crate::auth::{GeoDb, GeoError, Policy, Revocations};
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Hub, Now};
-use crate::config::{Config, DrainConfig, PolicyConfig};
-use crate::engine::Memory;
-use crate::engine::memory::MemoryLimits;
+use crate::broker::{Counters, Engine, Hub, Now, Replies};
+use crate::config::{Config, DrainConfig, EngineConfig, PolicyConfig};
+use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
@@ -78,15 +77,23 @@ impl Gateway {
         metrics: metrics_exporter_prometheus::PrometheusHandle,
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
-        let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
+        let Config { egress: _, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
         let PolicyConfig { publishers, issuers, channels } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
-        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels);
+        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels, Revocations::new(limits.revocations));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
-        let memory_limits = MemoryLimits { max_channels: limits.max_channels, idle: limits.channel_idle };
-        let engine = Memory::new(memory_limits, policy.rules().clone(), hub, counters);
+        let memory = MemoryLimits {
+            max_channels: limits.max_channels,
+            idle: limits.channel_idle,
+            max_backlog_bytes: limits.max_backlog_bytes,
+        };
+        let rules = policy.rules().clone();
+        let engine: Arc<dyn Engine> = match engine {
+            EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
+            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
+        };
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
@@ -96,7 +103,9 @@ impl Gateway {
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
             policy,
-            engine: Arc::new(engine),
+            engine,
+            hub,
+            replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
@@ -176,7 +185,9 @@ async fn sweep(app: Arc<App>) {
         let now = Now::read();
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
+        app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
+        app.policy.revocations().sweep(now.unix());
     }
 }
 
@@ -227,7 +238,11 @@ impl Reloader {
 impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
-        !matches!(self, Self::Listen(ListenError::Bind { .. }))
+        match self {
+            Self::Listen(ListenError::Bind { .. }) => false,
+            Self::Engine(error) => error.is_misconfigured(),
+            _ => true,
+        }
     }
 }
 
@@ -248,6 +263,7 @@ pub enum StartError {
     Publishers(DuplicateKey),
     Issuers(IssuerError),
     Places(GeoError),
+    Engine(DiskError),
 }
 
 impl fmt::Display for StartError {
@@ -258,11 +274,18 @@ impl fmt::Display for StartError {
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
+            Self::Engine(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for StartError {}
+
+impl From<DiskError> for StartError {
+    fn from(error: DiskError) -> Self {
+        Self::Engine(error)
+    }
+}
 
 impl From<GeoError> for StartError {
     fn from(error: GeoError) -> Self {

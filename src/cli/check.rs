@@ -6,10 +6,10 @@ use clap::Args;
 
 use super::{ConfigArgs, Failure, input, output};
 use crate::auth::token::Issuers;
-use crate::broker::{Now, Principal, session::rfc3339};
+use crate::broker::{ChannelRules, Now, Principal, session::rfc3339};
 use crate::config::{self, Config};
 use crate::gateway;
-use crate::protocol::ChannelName;
+use crate::protocol::{ChannelName, Pattern};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -65,22 +65,43 @@ fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<()
     let verified = issuers.verify(token, Now::read().unix());
     let principal = verified.map_err(|error| Failure::failed(format!("the token is refused: {error}")))?;
     output::text(&principal_text(&principal))?;
-    let rules = &config.policy.channels;
-    let mut opened = Vec::new();
     match channel.map(ChannelName::parse) {
-        Some(Ok(channel)) => opened.push((format!("channel {:?}", channel.as_str()), rules.of(&channel))),
+        Some(Ok(channel)) => output::text(&channel_verdict(&config.policy.channels, &channel, &principal)),
         // `explain` has said what is wrong with the name.
-        Some(Err(_)) => {}
-        None => {
-            opened.extend(rules.rules.iter().map(|rule| (format!("channels {:?}", rule.pattern.as_str()), rule)));
-            opened.push(("all other channels".to_owned(), &rules.default));
-        }
+        Some(Err(_)) => Ok(()),
+        None => output::text(&rules_verdict(&config.policy.channels, &principal)),
     }
-    for (what, rule) in opened {
-        let verdict = if rule.subscribers.allows(Some(&principal)) { "opens" } else { "does not open" };
-        output::text(&format!("  {verdict} {what}\n"))?;
+}
+
+fn channel_verdict(rules: &ChannelRules, channel: &ChannelName, principal: &Principal) -> String {
+    let name = channel.as_str();
+    match rules.may_subscribe(channel, Some(principal)) {
+        true => format!("  opens channel {name:?}\n"),
+        false => format!("  does not open channel {name:?}: {}\n", rules.verdict(channel, principal)),
     }
-    Ok(())
+}
+
+/// Each rule with what it would say to this principal.
+fn rules_verdict(rules: &ChannelRules, principal: &Principal) -> String {
+    let mut text = String::new();
+    if let Some(patterns) = rules.issuers.get(&principal.issuer) {
+        let patterns: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
+        text += &format!("  its issuer opens at most: {}\n", patterns.join(", "));
+    }
+    let named = rules.rules.iter().map(|rule| match &rule.template {
+        Some(template) => (format!("channels {:?}", template.text()), rule),
+        None => (format!("channels {:?}", rule.pattern.as_str()), rule),
+    });
+    for (what, rule) in named.chain([("all other channels".to_owned(), &rules.default)]) {
+        let own = rule.template.as_ref().map(|template| template.pattern_of(principal));
+        text += &match (rule.refuses(principal), own) {
+            (Some(reason), _) => format!("  does not open {what}: {reason}\n"),
+            (None, Some(None)) => format!("  does not open {what}: the token lacks a claim that is asked for\n"),
+            (None, Some(Some(own))) => format!("  opens {what}: {:?}\n", own.as_str()),
+            (None, None) => format!("  opens {what}\n"),
+        };
+    }
+    text
 }
 
 fn principal_text(principal: &Principal) -> String {

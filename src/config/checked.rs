@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig};
 use crate::broker::ChannelRules;
+use crate::engine::DiskConfig;
 use crate::ops::config::{LogConfig, StatsdConfig};
 use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
 
@@ -11,6 +12,7 @@ use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub egress: Egress,
+    pub engine: EngineConfig,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub rooms: RoomsConfig,
@@ -21,6 +23,13 @@ pub struct Config {
     pub drain: DrainConfig,
     pub log: LogConfig,
     pub policy: PolicyConfig,
+}
+
+/// What orders publications and keeps the backlog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineConfig {
+    Memory,
+    Disk(DiskConfig),
 }
 
 /// Which connections the gateway may open itself. It never opens one to a publisher.

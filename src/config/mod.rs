@@ -25,7 +25,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use checked::{Config, DrainConfig, Egress, PolicyConfig};
+pub use checked::{Config, DrainConfig, Egress, EngineConfig, PolicyConfig};
 pub use explain::explain;
 pub use report::ConfigError;
 pub use table::{Setting, settings_table};

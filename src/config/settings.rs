@@ -95,6 +95,7 @@ pub struct Issuer {
     pub typ: Option<String>,
     pub leeway_secs: u64,
     pub max_lifetime_secs: u64,
+    pub channels: Option<Vec<String>>,
 }
 
 /// The rule of the channels that match; what it leaves out is as in [`ChannelDefaults`].
@@ -103,6 +104,7 @@ pub struct Issuer {
 pub struct Channel {
     pub r#match: Option<String>,
     pub subscribers: Option<Subscribers>,
+    pub deny: Option<OneOrManyRequirements>,
     pub max_connections: Option<u64>,
     pub max_messages: Option<u64>,
     pub max_data_bytes: Option<u64>,
@@ -110,6 +112,7 @@ pub struct Channel {
     pub lifespan_secs: Option<u64>,
     pub backlog_messages: Option<u64>,
     pub backlog_secs: Option<u64>,
+    pub backlog_bytes: Option<u64>,
     pub slow_consumer: Option<String>,
     pub replies: Option<bool>,
 }
@@ -118,6 +121,7 @@ pub struct Channel {
 #[serde(deny_unknown_fields, default)]
 pub struct ChannelDefaults {
     pub subscribers: Subscribers,
+    pub deny: Option<OneOrManyRequirements>,
     pub max_connections: u64,
     pub max_messages: u64,
     pub max_data_bytes: u64,
@@ -125,6 +129,7 @@ pub struct ChannelDefaults {
     pub lifespan_secs: u64,
     pub backlog_messages: u64,
     pub backlog_secs: u64,
+    pub backlog_bytes: u64,
     pub slow_consumer: String,
     pub replies: bool,
 }
@@ -133,14 +138,27 @@ pub struct ChannelDefaults {
 #[serde(untagged)]
 pub enum Subscribers {
     Word(String),
-    Matching(Requirements),
+    Matching(OneOrManyRequirements),
+}
+
+/// One table, or a list of alternatives.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrManyRequirements {
+    One(Requirements),
+    Many(Vec<Requirements>),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Requirements {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<OneOrMany>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub claim: BTreeMap<String, Value>,
 }
 
@@ -164,6 +182,9 @@ impl OneOrMany {
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     pub kind: String,
+    pub path: Option<String>,
+    pub fsync: String,
+    pub max_bytes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -188,9 +209,15 @@ pub struct Limits {
     pub pong_secs: u64,
     pub max_channels: u64,
     pub channel_idle_secs: u64,
+    pub max_backlog_bytes: u64,
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
+    pub reply_secs: u64,
+    pub max_replies: u64,
+    pub max_replies_per_connection: u64,
+    pub max_reply_bytes: u64,
+    pub revocations: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -296,6 +323,7 @@ impl Default for Issuer {
             typ: None,
             leeway_secs: 30,
             max_lifetime_secs: 86_400,
+            channels: None,
         }
     }
 }
@@ -304,6 +332,7 @@ impl Default for ChannelDefaults {
     fn default() -> Self {
         Self {
             subscribers: Subscribers::Word("authenticated".to_owned()),
+            deny: None,
             max_connections: 100_000,
             max_messages: 0,
             max_data_bytes: 0,
@@ -311,6 +340,7 @@ impl Default for ChannelDefaults {
             lifespan_secs: 0,
             backlog_messages: 0,
             backlog_secs: 300,
+            backlog_bytes: 1_048_576,
             slow_consumer: "disconnect".to_owned(),
             replies: false,
         }
@@ -319,7 +349,7 @@ impl Default for ChannelDefaults {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { kind: "memory".to_owned() }
+        Self { kind: "memory".to_owned(), path: None, fsync: "always".to_owned(), max_bytes: 4_294_967_296 }
     }
 }
 
@@ -345,9 +375,15 @@ impl Default for Limits {
             pong_secs: 10,
             max_channels: 100_000,
             channel_idle_secs: 3_600,
+            max_backlog_bytes: 268_435_456,
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
+            reply_secs: 30,
+            max_replies: 1_000,
+            max_replies_per_connection: 16,
+            max_reply_bytes: 1_048_576,
+            revocations: 100_000,
         }
     }
 }

@@ -4,7 +4,7 @@ use metrics::{describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Every metric, whether it is a counter, and what it says.
-pub const METRICS: [(&str, bool, &str); 18] = [
+pub const METRICS: [(&str, bool, &str); 23] = [
     ("lastmile_connections", false, "WebSocket connections that are open"),
     ("lastmile_connections_total", true, "WebSocket connections since the start"),
     ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
@@ -12,8 +12,13 @@ pub const METRICS: [(&str, bool, &str); 18] = [
     ("lastmile_sockets_refused_total", true, "Sockets and requests refused by a limit on connections"),
     ("lastmile_channels", false, "Channels that exist"),
     ("lastmile_subscriptions", false, "Subscriptions of all connections"),
+    ("lastmile_backlog_bytes", false, "Memory of all backlogs"),
+    ("lastmile_engine_commits_total", true, "Transactions of the disk engine; each writes all that waited"),
+    ("lastmile_engine_failures_total", true, "Times that the disk engine could not write and refused publications"),
+    ("lastmile_engine_disk_bytes", false, "Size of the disk engine's file"),
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),
+    ("lastmile_replies_total", true, "Replies of subscribers to publishers, by what became of them"),
     ("lastmile_slow_consumers_total", true, "Subscribers closed because their outbox was full"),
     ("lastmile_rooms", false, "Rooms that are open; a pair of the relay form is one"),
     ("lastmile_rooms_opened_total", true, "Rooms opened"),

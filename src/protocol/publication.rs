@@ -83,6 +83,12 @@ impl Position {
     pub fn message_id(&self) -> String {
         format!("{}-{}", self.epoch, self.offset)
     }
+
+    /// The position that a [`Position::message_id`] names.
+    pub fn of_message(id: &str) -> Option<Self> {
+        let (epoch, offset) = id.rsplit_once('-')?;
+        Some(Self { epoch: epoch.into(), offset: offset.parse().ok()? })
+    }
 }
 
 /// How the data of a publication is written in its frame.
@@ -104,6 +110,71 @@ pub struct Publication {
     channel: ChannelName,
     tslm: OnceLock<Bytes>,
     flock: OnceLock<Bytes>,
+}
+
+/// A publication as a backlog keeps it: its frame, once, and what stands where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    frame: Bytes,
+    data: Range<u32>,
+    kind: DataKind,
+}
+
+impl Kept {
+    /// Bytes of the description before the frame.
+    const HEAD: usize = 9;
+
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// Who published it.
+    pub fn publisher(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            publisher: String,
+        }
+        // RFC 6455 section 5.2: how long the header of a frame is.
+        let header = match self.frame.get(1)? & 0x7f {
+            0..126 => 2,
+            126 => 4,
+            _ => 10,
+        };
+        serde_json::from_slice::<Message>(self.frame.get(header..)?).ok().map(|message| message.publisher)
+    }
+
+    /// Bytes that [`Kept::write`] fills.
+    pub fn stored_len(&self) -> usize {
+        Self::HEAD + self.frame.len()
+    }
+
+    /// Writes it into exactly [`Kept::stored_len`] bytes.
+    pub fn write(&self, stored: &mut [u8]) {
+        let kind = match self.kind {
+            DataKind::Json => 0,
+            DataKind::Text => 1,
+            DataKind::Base64 => 2,
+        };
+        let (head, frame) = stored.split_at_mut(Self::HEAD);
+        head[0] = kind;
+        head[1..5].copy_from_slice(&self.data.start.to_le_bytes());
+        head[5..].copy_from_slice(&self.data.end.to_le_bytes());
+        frame.copy_from_slice(&self.frame);
+    }
+
+    /// What [`Kept::write`] wrote; `None` if it is anything else.
+    pub fn read(stored: &[u8]) -> Option<Self> {
+        let (head, frame) = stored.split_at_checked(Self::HEAD)?;
+        let kind = match head[0] {
+            0 => DataKind::Json,
+            1 => DataKind::Text,
+            2 => DataKind::Base64,
+            _ => return None,
+        };
+        let data = u32::from_le_bytes(head[1..5].try_into().ok()?)..u32::from_le_bytes(head[5..].try_into().ok()?);
+        std::str::from_utf8(frame.get(data.start as usize..data.end as usize)?).ok()?;
+        Some(Self { frame: Bytes::copy_from_slice(frame), data, kind })
+    }
 }
 
 /// In which words a subscriber is spoken to.
@@ -159,16 +230,27 @@ impl Publication {
         let end = json.len();
         json.push_str(if kind == DataKind::Base64 { r#","encoding":"base64"}"# } else { "}" });
         let frame = websocket::text_frame(json.as_bytes());
-        let header = frame.len() - json.len();
+        let header = (frame.len() - json.len()) as u32;
+        Self::of_kept(channel, *offset, &Kept { frame, data: start as u32 + header..end as u32 + header, kind })
+    }
+
+    /// One that was kept.
+    pub fn of_kept(channel: &ChannelName, offset: u64, kept: &Kept) -> Self {
+        let Kept { frame, data, kind } = kept;
         Self {
-            offset: *offset,
-            data: start + header..end + header,
-            frame,
-            kind,
+            offset,
+            frame: frame.clone(),
+            data: data.start as usize..data.end as usize,
+            kind: *kind,
             channel: channel.clone(),
             tslm: OnceLock::new(),
             flock: OnceLock::new(),
         }
+    }
+
+    /// What has to be kept of it. It shares the frame and nothing else, so forms made later are not kept.
+    pub fn kept(&self) -> Kept {
+        Kept { frame: self.frame.clone(), data: self.data.start as u32..self.data.end as u32, kind: self.kind }
     }
 
     /// The frame for subscribers of `form`.

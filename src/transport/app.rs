@@ -10,10 +10,10 @@ use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
 use crate::auth::publisher::BasicGate;
-use crate::auth::{GeoDb, Policy};
+use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
-use crate::broker::{ConnectionLimits, Engine};
+use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
@@ -30,6 +30,8 @@ pub struct App {
     pub rooms: Rooms,
     pub policy: Policy,
     pub engine: Arc<dyn Engine>,
+    pub hub: Hub,
+    pub replies: Replies,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
@@ -43,11 +45,19 @@ pub struct App {
 }
 
 impl App {
+    /// Takes something back: the connections that it ends are closed within a second.
+    pub fn revoke(&self, revocation: Revocation) -> Result<(), RevocationError> {
+        self.policy.revoke(revocation, Now::read().unix())?;
+        self.registry.wake_all();
+        Ok(())
+    }
+
     /// What a subscriber's session needs.
     pub fn channels(&self) -> Channels {
         Channels {
             engine: self.engine.clone(),
             rules: self.policy.rules().clone(),
+            replies: self.replies.clone(),
             max_subscriptions: self.limits.max_subscriptions,
         }
     }

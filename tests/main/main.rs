@@ -12,6 +12,7 @@ mod publishing;
 mod python;
 mod recovery;
 mod reload;
+mod replies;
 mod signatures;
 mod slow;
 mod stream;

@@ -3,6 +3,7 @@
 
 mod address;
 mod channels;
+mod engine;
 mod geoip;
 mod issuers;
 mod limits;
@@ -19,8 +20,9 @@ use ipnet::IpNet;
 use super::files::Files;
 use super::path::Path;
 use super::report::Report;
-use super::settings::{Engine, Settings};
+use super::settings::Settings;
 use super::suggest::one_of;
+use crate::broker::ChannelRules;
 use crate::config::{Config, Egress, PolicyConfig};
 
 pub use address::text as address_text;
@@ -45,11 +47,12 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         drain,
         log,
     } = settings;
-    check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
     let egress = check_egress(&egress, report);
+    let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
+        engine: engine::check(engine, report),
         listeners: listeners::check(listeners, report, files),
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
@@ -60,7 +63,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         policy: PolicyConfig {
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
-            channels: channels::check(channels, channel_defaults, report),
+            channels: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
         },
     }
 }
@@ -73,16 +76,6 @@ fn check_egress(egress: &str, report: &mut Report) -> Egress {
             report.wrong(&Path::of("egress"), egress, one_of(egress, &["configured", "none"]));
             Egress::None
         }
-    }
-}
-
-fn check_engine(engine: Engine, report: &mut Report) {
-    let Engine { kind } = engine;
-    let path = Path::of("engine").key("kind");
-    match kind.as_str() {
-        "memory" => {}
-        "disk" | "redis" => report.wrong(&path, kind, "not in this version; must be \"memory\""),
-        _ => report.wrong(&path, kind.as_str(), one_of(&kind, &["memory"])),
     }
 }
 

@@ -82,7 +82,7 @@ fn variables_give_a_setting_its_own_type() {
     assert_eq!(config.limits.trusted_proxies.len(), 2);
     assert_eq!(config.drain.window.as_secs(), 2);
     let default = &config.policy.channels.default.subscribers;
-    assert!(matches!(default, crate::broker::Audience::Matching(wanted) if wanted.scope.as_deref() == Some("0012")));
+    assert!(matches!(default, crate::broker::Audience::Matching(wanted) if wanted[0].scope.as_deref() == Some("0012")));
     assert_eq!(config.policy.publishers[0].name, "market_data");
     assert_eq!(config.policy.channels.rules[1].subscribers, crate::broker::Audience::Anyone);
 }

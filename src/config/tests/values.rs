@@ -47,6 +47,7 @@ fn requirements_hold_scope_groups_and_claims() {
         subscribers = { scope = "s", group = "g", claim = { tenant = "t", "https://x.example/level" = 3 } }
     "#;
     let Audience::Matching(wanted) = load_file(file).config.policy.channels.default.subscribers else { panic!() };
+    let [wanted] = wanted.as_slice() else { panic!("{wanted:?}") };
     assert_eq!((wanted.scope.as_deref(), wanted.groups.as_slice()), (Some("s"), ["g".to_owned()].as_slice()));
     assert_eq!(wanted.claims["tenant"], "t");
     assert_eq!(wanted.claims["https://x.example/level"], 3);

@@ -8,7 +8,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::broker::engine::{Joined, Start};
 use crate::broker::rate::RateLimit;
-use crate::broker::{Audience, Connection, ConnectionLimits, Membership, Newcomer, Now};
+use crate::broker::{Connection, ConnectionLimits, Membership, Newcomer, Now};
 use crate::protocol::dialects::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
 use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
@@ -120,7 +120,8 @@ impl Commander {
             self.check_audience(&channel)?;
         }
         self.next_tag += 1;
-        let newcomer = Newcomer { connection: self.connection.clone(), form: Form::Flock, tag: self.next_tag };
+        let newcomer =
+            Newcomer { connection: self.connection.clone(), principal: None, form: Form::Flock, tag: self.next_tag };
         let mut announce = |_: Joined<'_>| self.respond(request_id, true, topic);
         let membership = self.app.engine.subscribe(&channel, newcomer, Start::Live, Now::read(), &mut announce)?;
         let at = self.find(&channel).unwrap_or_else(|at| at);
@@ -138,11 +139,9 @@ impl Commander {
 
     /// What the listener vouches for stands for a valid token, not for what a token would have to hold.
     fn check_audience(&self, channel: &ChannelName) -> Result<(), Refusal> {
-        match &self.app.policy.rules().load().of(channel).subscribers {
-            Audience::Anyone => Ok(()),
-            Audience::Authenticated if self.listener.flock_vouches => Ok(()),
-            Audience::Authenticated | Audience::Matching(_) => Err(Code::Forbidden.into()),
-        }
+        let rules = self.app.policy.rules().load();
+        let is_vouched_for = self.listener.flock_vouches && !rules.of(channel).asks_who();
+        if is_vouched_for || rules.may_subscribe(channel, None) { Ok(()) } else { Err(Code::Forbidden.into()) }
     }
 
     fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
