@@ -71,6 +71,12 @@ impl ChannelName {
         }
     }
 
+    /// A name that was one of the above when an engine stored it.
+    pub fn from_stored(name: &str) -> Result<Self, InvalidName> {
+        let max_bytes = TOPIC_PREFIX.len() + 3 * MAX_TOPIC_BYTES;
+        if name.len() <= max_bytes { Ok(Self(name.into())) } else { Err(InvalidName::TooLong) }
+    }
+
     /// The topic that [`ChannelName::from_topic`] makes this channel of.
     pub fn topic(&self) -> Cow<'_, str> {
         match self.0.strip_prefix(TOPIC_PREFIX) {
@@ -180,7 +186,9 @@ mod tests {
             assert!(ChannelName::parse(channel).is_err());
         }
         let long = "é".repeat(MAX_TOPIC_BYTES / 2);
-        assert_eq!(ChannelName::from_topic(&long).unwrap().topic(), long);
+        let name = ChannelName::from_topic(&long).unwrap();
+        assert_eq!(name.topic(), long);
+        assert_eq!(ChannelName::from_stored(name.as_str()), Ok(name));
         assert_eq!(ChannelName::from_topic(&format!("{long}x")), Err(InvalidName::TooLong));
     }
 
