@@ -1,6 +1,6 @@
 //! `lastmile password`: makes the hash of a publisher's password.
 
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal};
 
 use clap::Args;
 use zeroize::Zeroizing;

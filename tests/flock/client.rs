@@ -1,8 +1,8 @@
 //! What the tests share: a gateway with both roles, a flight's client, a publisher's requests.
 
+use ::http::Request;
 use base64::Engine as _;
 use bytes::Bytes;
-use http::Request;
 use serde_json::json;
 
 use crate::common::{Answer, World, Ws, http};
