@@ -45,7 +45,6 @@ pub fn response(request_id: &str, subscribed: bool, topic: &str) -> String {
 }
 
 /// Sends a text; the next one must be this.
-#[track_caller]
 pub async fn check(ws: &mut Ws, sent: &str, expected: &str) {
     ws.send_text(sent).await;
     assert_eq!(ws.text().await, expected, "to {sent}");
