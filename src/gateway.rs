@@ -9,21 +9,23 @@ use tokio::task::JoinSet;
 
 use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{GeoDb, GeoError, Policy, Revocations};
+use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
 use crate::broker::{Counters, Engine, Hub, Now, Replies};
-use crate::config::{Config, DrainConfig, EngineConfig, PolicyConfig};
+use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
 use crate::transport::config::{Address, ListenerConfig};
+use crate::transport::control::{Control, Readers};
 use crate::transport::flock::subscribe as flock;
 use crate::transport::listener::{ListenError, Listener, load_tls};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
 use crate::transport::routes::routes;
+use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
 
 /// How often deadlines, lifespans and pings are looked at.
@@ -78,9 +80,15 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
         let Config { egress: _, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
-        let PolicyConfig { publishers, issuers, channels } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
-        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels, Revocations::new(limits.revocations));
+        let policy = Policy::new(
+            whitelist,
+            Issuers::new(issuers)?,
+            channels.rules.clone(),
+            Revocations::new(limits.revocations),
+        );
+        policy.revocations().replace_listed(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
@@ -110,6 +118,8 @@ impl Gateway {
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
             refusals: Default::default(),
+            control: Control::new(Readers { rules: config::read_rules, keys: config::read_keys }, channels),
+            tickets: Tickets::new(limits.tickets),
             places: geoip.map(GeoDb::open).transpose()?,
             statsd: Statsd::new(statsd),
             metrics,
@@ -188,6 +198,7 @@ async fn sweep(app: Arc<App>) {
         app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
         app.policy.revocations().sweep(now.unix());
+        app.tickets.sweep(now.steady);
     }
 }
 
@@ -221,12 +232,16 @@ impl Reloader {
     }
 
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
-        let PolicyConfig { publishers, issuers, channels } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
         let issuers = Issuers::new(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
-        self.app.policy.replace(whitelist, issuers, channels);
+        // The last that can fail, and whole or not at all.
+        let policy = &self.app.policy;
+        policy.revocations().keep_for(issuers.longest_lifetime());
+        policy.revocations().replace_listed(revocations, Now::read().unix())?;
+        self.app.control.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
         }
@@ -250,6 +265,9 @@ impl StartError {
 pub fn check(config: &Config) -> Result<(), StartError> {
     Whitelist::new(config.policy.publishers.clone(), config.limits.replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
+    let revocations = Revocations::new(config.limits.revocations);
+    revocations.keep_for(u64::MAX);
+    revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix())?;
     config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
     Ok(())
@@ -264,6 +282,7 @@ pub enum StartError {
     Issuers(IssuerError),
     Places(GeoError),
     Engine(DiskError),
+    Revocations(RevocationError),
 }
 
 impl fmt::Display for StartError {
@@ -275,6 +294,7 @@ impl fmt::Display for StartError {
             Self::Issuers(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
             Self::Engine(error) => error.fmt(f),
+            Self::Revocations(error) => write!(f, "revocations_file: {error}"),
         }
     }
 }
@@ -284,6 +304,12 @@ impl std::error::Error for StartError {}
 impl From<DiskError> for StartError {
     fn from(error: DiskError) -> Self {
         Self::Engine(error)
+    }
+}
+
+impl From<RevocationError> for StartError {
+    fn from(error: RevocationError) -> Self {
+        Self::Revocations(error)
     }
 }
 

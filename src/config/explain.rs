@@ -51,7 +51,7 @@ fn gateway_text(config: &Config) -> String {
     if config.policy.issuers.is_empty() {
         line(&mut text, 0, "no issuers: only channels for anyone can be subscribed to");
     }
-    let rules = &config.policy.channels;
+    let rules = &config.policy.channels.rules;
     for issuer in &config.policy.issuers {
         line(&mut text, 0, &issuer_text(issuer));
         if let Some(patterns) = rules.issuers.get(issuer.issuer.as_str()) {
@@ -62,6 +62,9 @@ fn gateway_text(config: &Config) -> String {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
     }
     text += &rule_text("all other channels", &rules.default);
+    if !config.policy.revocations.is_empty() {
+        line(&mut text, 0, &format!("revocations of the file: {}", config.policy.revocations.len()));
+    }
     text
 }
 
@@ -86,7 +89,7 @@ fn channel_text(config: &Config, name: &str) -> String {
         Ok(channel) => channel,
         Err(reason) => return format!("channel {name:?}: {reason}\n"),
     };
-    let rules = &config.policy.channels;
+    let rules = &config.policy.channels.rules;
     let rule = rules.of(&channel);
     let place = match rules.rules.iter().position(|known| known.pattern.matches(&channel)) {
         Some(index) => format!("channels[{index}], match = {:?}", rule.pattern.as_str()),
@@ -136,6 +139,9 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
         1,
         &format!("may create and publish to: {}", listed(publisher.channels.iter().map(Pattern::as_str))),
     );
+    if publisher.control {
+        line(&mut text, 1, "may control: push keys of issuers, channel rules and revocations");
+    }
     if let Some(end) = publisher.not_after {
         line(&mut text, 1, &format!("refused from: {end}"));
     }

@@ -172,7 +172,7 @@ fn sample(form: usize) -> Value {
         basic: Some(Basic { username: text(), password_argon2: text() }),
         channels: list(),
         not_after: text(),
-        rate_limit_per_second: 1,
+        ..Publisher::default()
     };
     let issuer = Issuer {
         issuer: text(),
@@ -200,6 +200,7 @@ fn sample(form: usize) -> Value {
     };
     json!(Settings {
         trusted_proxies: list(),
+        revocations_file: text(),
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],

@@ -18,6 +18,7 @@ pub struct Settings {
     pub issuers: Vec<Issuer>,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
+    pub revocations_file: Option<String>,
     pub engine: Engine,
     pub limits: Limits,
     pub rooms: Rooms,
@@ -74,6 +75,7 @@ pub struct Publisher {
     pub sha256: Option<String>,
     pub basic: Option<Basic>,
     pub channels: Vec<String>,
+    pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
 }
@@ -218,6 +220,7 @@ pub struct Limits {
     pub max_replies_per_connection: u64,
     pub max_reply_bytes: u64,
     pub revocations: u64,
+    pub tickets: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -281,6 +284,7 @@ impl Default for Settings {
             issuers: Vec::new(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
+            revocations_file: None,
             engine: Engine::default(),
             limits: Limits::default(),
             rooms: Rooms::default(),
@@ -384,6 +388,7 @@ impl Default for Limits {
             max_replies_per_connection: 16,
             max_reply_bytes: 1_048_576,
             revocations: 100_000,
+            tickets: 10_000,
         }
     }
 }

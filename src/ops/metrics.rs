@@ -4,7 +4,7 @@ use metrics::{describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Every metric, whether it is a counter, and what it says.
-pub const METRICS: [(&str, bool, &str); 23] = [
+pub const METRICS: &[(&str, bool, &str)] = &[
     ("lastmile_connections", false, "WebSocket connections that are open"),
     ("lastmile_connections_total", true, "WebSocket connections since the start"),
     ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
@@ -28,13 +28,14 @@ pub const METRICS: [(&str, bool, &str); 23] = [
     ("lastmile_refusals_total", true, "Requests refused, by problem type"),
     ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
     ("lastmile_reload_failures_total", true, "Reloads that were refused; the state before them stays"),
+    ("lastmile_control_changes_total", true, "Changes made by control requests, by what they change"),
 ];
 
 /// A recorder of this gateway alone, so that several can live in one process.
 pub fn recorder() -> (PrometheusRecorder, PrometheusHandle) {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        for (name, is_counter, text) in METRICS {
+        for &(name, is_counter, text) in METRICS {
             if is_counter { describe_counter!(name, text) } else { describe_gauge!(name, text) }
         }
     });

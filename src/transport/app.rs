@@ -6,9 +6,11 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{Limits, RoomsConfig};
+use super::control::Control;
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use super::tickets::Tickets;
 use crate::auth::publisher::BasicGate;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
@@ -36,6 +38,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
     pub refusals: Refusals,
+    pub control: Control,
+    pub tickets: Tickets,
     pub metrics: PrometheusHandle,
     /// Where peers of rooms are, if that is on.
     pub places: Option<GeoDb>,

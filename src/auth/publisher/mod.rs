@@ -38,6 +38,8 @@ pub struct PublisherConfig {
     pub basic: Option<BasicConfig>,
     /// What it may create and publish to.
     pub channels: Vec<Pattern>,
+    /// Whether it may push keys of issuers, channel rules and revocations.
+    pub control: bool,
     /// The key is refused from this moment on.
     pub not_after: Option<jiff::Timestamp>,
     /// Publications per second with a burst of the same size; `None` for no limit.

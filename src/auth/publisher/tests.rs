@@ -58,6 +58,7 @@ fn whitelist_of(publisher_key: PublisherKey) -> Whitelist {
         key: Some(publisher_key),
         basic: None,
         channels: vec![Pattern::new("prices.*")],
+        control: false,
         not_after: None,
         rate_limit_per_second: None,
     };
@@ -166,6 +167,7 @@ fn a_key_past_its_last_day_is_expired() {
         key: Some(PublisherKey::Known(key().verifying_key())),
         basic: None,
         channels: vec![],
+        control: false,
         not_after: Some(jiff::Timestamp::from_second(NOW as i64).unwrap()),
         rate_limit_per_second: None,
     };

@@ -124,7 +124,7 @@ fn check_keys(file: Option<String>, path: &Path, report: &mut Report, files: &mu
 }
 
 /// A set of public keys; the file must not hold a secret that a broken-in gateway would give away.
-fn key_set(text: &str) -> Result<JwkSet, String> {
+pub fn key_set(text: &str) -> Result<JwkSet, String> {
     let set: Value = serde_json::from_str(text).map_err(|error| format!("not JSON ({error})"))?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or("it has no list `keys`")?;
     if keys.is_empty() {

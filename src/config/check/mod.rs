@@ -10,6 +10,7 @@ mod limits;
 mod listeners;
 mod log;
 mod publishers;
+mod revocations;
 mod rooms;
 mod statsd;
 
@@ -19,14 +20,17 @@ use ipnet::IpNet;
 
 use super::files::Files;
 use super::path::Path;
+use super::pushed::written;
 use super::report::Report;
 use super::settings::Settings;
 use super::suggest::one_of;
 use crate::broker::ChannelRules;
 use crate::config::{Config, Egress, PolicyConfig};
+use crate::transport::control::WrittenRules;
 
 pub use address::text as address_text;
-pub use issuers::ALGORITHMS;
+pub use channels::check as check_channels;
+pub use issuers::{ALGORITHMS, key_set};
 pub use publishers::fingerprint;
 
 /// Takes the settings apart. What comes out is only good if the report holds no mistakes.
@@ -39,6 +43,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         issuers,
         channels,
         channel_defaults,
+        revocations_file,
         engine,
         limits,
         rooms,
@@ -63,7 +68,11 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         policy: PolicyConfig {
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
-            channels: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
+            channels: WrittenRules {
+                written: written(&channels, &channel_defaults),
+                rules: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
+            },
+            revocations: revocations::check(revocations_file, report, files),
         },
     }
 }

@@ -62,10 +62,10 @@ fn check_one(
     report: &mut Report,
     files: &mut Files,
 ) -> Option<PublisherConfig> {
-    let Publisher { key, sha256, basic, channels, not_after, rate_limit_per_second } = publisher;
+    let Publisher { key, sha256, basic, channels, control, not_after, rate_limit_per_second } = publisher;
     check_name(&name, path, report);
     let patterns_path = path.key("channels");
-    if channels.is_empty() {
+    if channels.is_empty() && !control {
         report.missing(path, "channels", "must list what it may publish to, like [\"prices.*\"]");
     }
     let channels = channels.iter().enumerate();
@@ -83,7 +83,7 @@ fn check_one(
         None => None,
     };
     let rate_limit_per_second = Some(rate).filter(|rate| *rate > 0);
-    Some(PublisherConfig { name, key, basic, channels, not_after, rate_limit_per_second })
+    Some(PublisherConfig { name, key, basic, channels, control, not_after, rate_limit_per_second })
 }
 
 fn check_basic(basic: Basic, path: &Path, report: &mut Report, files: &mut Files) -> Option<BasicConfig> {
