@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinSet;
 
 use crate::auth::fetch::{FetchError, Fetcher};
-use crate::auth::publisher::{DuplicateKey, Whitelist};
+use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
@@ -22,6 +22,7 @@ use crate::transport::admission::Admission;
 use crate::transport::app::App;
 use crate::transport::config::{Address, ListenerConfig};
 use crate::transport::control::{Control, Readers};
+use crate::transport::flock::subscribe as flock;
 use crate::transport::listener::{ListenError, Listener, load_tls};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
@@ -110,6 +111,8 @@ impl Gateway {
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
             room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
+            flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
+            basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
             policy,

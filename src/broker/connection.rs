@@ -59,6 +59,8 @@ pub struct ConnectionLimits {
     pub ping: Duration,
     /// From a ping to a sign of life.
     pub pong: Duration,
+    /// A silent peer is not pinged before it is ended, and its Close has this code and text: an older dialect's way.
+    pub unasked: Option<(u16, &'static str)>,
 }
 
 /// A connection, shared by its own task, the fan-out and the sweep. One allocation, one lock.
@@ -143,6 +145,11 @@ impl<S: Socket + ?Sized> Connection<S> {
     /// Ends the connection with a Close frame after what already waits.
     pub fn close(&self, reason: CloseReason) {
         self.lock().close(reason, websocket::close_frame(reason));
+    }
+
+    /// The same in the words of an older dialect; as much of `text` as fits into the frame.
+    pub fn close_saying(&self, reason: CloseReason, code: u16, text: &str) {
+        self.lock().close(reason, websocket::close_frame_saying(code, text));
     }
 
     /// Answers the peer's Close.
@@ -245,7 +252,13 @@ impl<S: Socket + ?Sized> Connection<S> {
                 None
             }
             Verdict::Close(reason) => {
-                outgoing.close(reason, websocket::close_frame(reason));
+                let frame = match self.limits.unasked {
+                    Some((code, text)) if reason == CloseReason::PingTimeout => {
+                        websocket::close_frame_saying(code, text)
+                    }
+                    _ => websocket::close_frame(reason),
+                };
+                outgoing.close(reason, frame);
                 Some(reason)
             }
             Verdict::Abandon => {

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use super::check::{self, ALGORITHMS};
 use super::suggest;
-use crate::auth::keys::Fingerprint;
 use crate::auth::token::{KeySource, Remote};
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
 use crate::broker::rules::Requirements;
@@ -107,7 +106,9 @@ fn channel_text(config: &Config, name: &str) -> String {
 /// By name or by fingerprint.
 fn named_publisher_text(config: &Config, name: &str) -> String {
     let publishers = &config.policy.publishers;
-    let is_meant = |publisher: &&PublisherConfig| publisher.name == name || keyid(publisher).to_string() == name;
+    let has_keyid = |key: &PublisherKey| check::fingerprint(key).to_string() == name;
+    let is_meant =
+        |publisher: &&PublisherConfig| publisher.name == name || publisher.key.as_ref().is_some_and(has_keyid);
     match publishers.iter().find(is_meant) {
         Some(publisher) => publisher_text(publisher),
         None => match suggest::word(name, publishers.iter().map(|publisher| publisher.name.as_str())) {
@@ -120,11 +121,20 @@ fn named_publisher_text(config: &Config, name: &str) -> String {
 fn publisher_text(publisher: &PublisherConfig) -> String {
     let mut text = String::new();
     line(&mut text, 0, &format!("publisher {}", publisher.name));
-    let carried = match publisher.key {
-        PublisherKey::Known(_) => "",
-        PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
-    };
-    line(&mut text, 1, &format!("key: {}{carried}", keyid(publisher)));
+    if let Some(key) = &publisher.key {
+        let carried = match key {
+            PublisherKey::Known(_) => "",
+            PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
+        };
+        line(&mut text, 1, &format!("key: {}{carried}", check::fingerprint(key)));
+    }
+    if let Some(basic) = &publisher.basic {
+        line(
+            &mut text,
+            1,
+            &format!("password: of the user {:?}, on listeners with the role flock-publish", basic.username),
+        );
+    }
     line(
         &mut text,
         1,
@@ -140,10 +150,6 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
         line(&mut text, 1, &format!("publications per second: {rate}"));
     }
     text
-}
-
-fn keyid(publisher: &PublisherConfig) -> Fingerprint {
-    check::fingerprint(&publisher.key)
 }
 
 fn listener_text(listener: &ListenerConfig) -> String {

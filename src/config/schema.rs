@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher, Requirements,
-    Rooms, Settings, Subscribers, Tls,
+    Basic, Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
+    Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -166,10 +166,17 @@ fn sample(form: usize) -> Value {
         default_endpoint_permissions: list(),
         auth_tokens: list(),
         scope: text(),
+        subscribers: text(),
         ..Listener::default()
     };
-    let publisher =
-        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), ..Publisher::default() };
+    let publisher = Publisher {
+        key: text(),
+        sha256: text(),
+        basic: Some(Basic { username: text(), password_argon2: text() }),
+        channels: list(),
+        not_after: text(),
+        ..Publisher::default()
+    };
     let issuer = Issuer {
         issuer: text(),
         audience: Some(one_or_many()),

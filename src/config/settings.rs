@@ -60,6 +60,7 @@ pub struct Listener {
     pub max_message_size: u64,
     pub rate_limit_per_second: u64,
     pub scope: Option<String>,
+    pub subscribers: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -74,10 +75,18 @@ pub struct Tls {
 pub struct Publisher {
     pub key: Option<String>,
     pub sha256: Option<String>,
+    pub basic: Option<Basic>,
     pub channels: Vec<String>,
     pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Basic {
+    pub username: Option<String>,
+    pub password_argon2: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -311,6 +320,7 @@ impl Default for Listener {
             max_message_size: 65_536,
             rate_limit_per_second: 0,
             scope: None,
+            subscribers: None,
         }
     }
 }

@@ -111,6 +111,7 @@ pub struct Publication {
     kind: DataKind,
     channel: ChannelName,
     tslm: OnceLock<Bytes>,
+    flock: OnceLock<Bytes>,
 }
 
 /// A publication as a backlog keeps it: its frame, once, and what stands where in it.
@@ -183,6 +184,11 @@ impl Kept {
 pub enum Form {
     Native,
     Tslm,
+    Flock,
+}
+
+impl Form {
+    pub const COUNT: usize = 3;
 }
 
 impl Publication {
@@ -240,6 +246,7 @@ impl Publication {
             kind: *kind,
             channel: channel.clone(),
             tslm: OnceLock::new(),
+            flock: OnceLock::new(),
         }
     }
 
@@ -255,6 +262,7 @@ impl Publication {
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
             }
+            Form::Flock => self.flock.get_or_init(|| dialects::flock::event_frame(&self.channel, self.data())),
         }
     }
 

@@ -259,8 +259,13 @@ pub fn ping_frame() -> Bytes {
 
 /// The Close frame of a reason.
 pub fn close_frame(reason: CloseReason) -> Bytes {
-    let mut payload = reason.code().to_be_bytes().to_vec();
-    payload.extend_from_slice(reason.name().as_bytes());
+    close_frame_saying(reason.code(), reason.name())
+}
+
+/// A Close frame in other words; as much of `text` as fits into a control frame.
+pub fn close_frame_saying(code: u16, text: &str) -> Bytes {
+    let mut payload = code.to_be_bytes().to_vec();
+    payload.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MAX_CONTROL_BYTES - 2)]);
     close_frame_echo(&payload)
 }
 

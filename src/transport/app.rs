@@ -12,6 +12,7 @@ use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
 use super::tickets::Tickets;
 use crate::auth::fetch::Fetcher;
+use crate::auth::publisher::BasicGate;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
@@ -22,6 +23,10 @@ pub struct App {
     pub limits: Limits,
     /// The part of the limits that every connection carries.
     pub connection_limits: Arc<ConnectionLimits>,
+    /// The same for subscribers of the flock dialect.
+    pub flock_connection_limits: Arc<ConnectionLimits>,
+    /// Checks passwords of publishers.
+    pub basic: BasicGate,
     pub rooms_config: RoomsConfig,
     /// The same for peers of rooms.
     pub room_connection_limits: Arc<ConnectionLimits>,
@@ -74,6 +79,7 @@ impl From<&Limits> for ConnectionLimits {
             close: limits.close,
             ping: limits.ping,
             pong: limits.pong,
+            unasked: None,
         }
     }
 }

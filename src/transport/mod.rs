@@ -9,6 +9,7 @@ mod cors;
 pub mod credential;
 mod demo;
 mod fallback;
+pub mod flock;
 mod front;
 pub mod listener;
 mod ops;

@@ -172,9 +172,27 @@ fn a_publisher_is_known_by_key_by_file_or_by_hash() {
         "[publishers.a]\nkey = \"a.pub\"\nchannels = [\"*\"]\n[publishers.b]\nsha256 = \"{hash}\"\nchannels = [\"b\"]"
     );
     let publishers = load_in(&directory, &file, &[], &[]).unwrap().config.policy.publishers;
-    assert!(matches!(publishers[0].key, PublisherKey::Known(_)));
-    assert_eq!(check::fingerprint(&publishers[1].key).to_string(), hash);
+    assert!(matches!(publishers[0].key, Some(PublisherKey::Known(_))));
+    assert_eq!(check::fingerprint(publishers[1].key.as_ref().unwrap()).to_string(), hash);
     assert_eq!(publishers[0].rate_limit_per_second, None);
+}
+
+#[test]
+fn a_publisher_may_have_a_password_instead_of_a_key_and_the_operator_is_warned() {
+    let directory = Directory::new();
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    directory.file("b.argon2", &format!("{hash}\n"));
+    let file = format!(
+        "[publishers.a]\nbasic = {{ username = \"a\", password_argon2 = \"{hash}\" }}\nchannels = [\"$flock:*\"]\n\
+         [publishers.b]\nkey = \"{KEY}\"\nbasic = {{ username = \"b\", password_argon2 = \"b.argon2\" }}\nchannels = [\"*\"]"
+    );
+    let Loaded { config, warnings, .. } = load_in(&directory, &file, &[], &[]).unwrap();
+    let [a, b] = &config.policy.publishers[..] else { panic!("two publishers") };
+    assert!(a.key.is_none() && b.key.is_some());
+    assert_eq!(b.basic.as_ref().unwrap().username, "b");
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings.iter().all(|warning| warning.contains(".basic (") && warning.contains("signed")), "{warnings:?}");
+    assert!(!format!("{config:?}").contains("c29tZXNhbHQ"));
 }
 
 #[test]
