@@ -16,7 +16,7 @@ use lastmile::broker::engine::{Accepted, Appended, Created, Joined, Start};
 use lastmile::broker::fanout::Walk;
 use lastmile::broker::*;
 use lastmile::engine::Memory;
-use lastmile::engine::memory::MemoryLimits;
+use lastmile::engine::MemoryLimits;
 use lastmile::protocol::{ChannelName, CloseReason, Code, Form, Pattern, Payload, Position, Refusal};
 
 /// Takes `room` bytes, then is full until a test makes room.
@@ -87,6 +87,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     close: Duration::from_secs(5),
     ping: Duration::from_secs(25),
     pong: Duration::from_secs(10),
+    unasked: None,
 };
 
 fn connection(id: u64, room: usize) -> Arc<Connection<Fake>> {
@@ -107,12 +108,18 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
         slow_consumer,
         backlog_messages: backlog,
         backlog_age: Duration::ZERO,
+        backlog_bytes: 0,
         replies: false,
     };
     let rules =
         Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default, issuers: Default::default() }));
     let hub = Hub::new(2, counters.clone());
-    Memory::new(MemoryLimits { max_channels: 10, idle: Duration::from_secs(60) }, rules, hub, counters)
+    Memory::new(
+        MemoryLimits { max_channels: 10, idle: Duration::from_secs(60), max_backlog_bytes: 1 << 20 },
+        rules,
+        hub,
+        counters,
+    )
 }
 
 const NO_LIMITS: ChannelLimits = ChannelLimits {

@@ -106,7 +106,7 @@ impl Member {
 struct Batch {
     publications: Vec<Arc<Publication>>,
     /// All frames of a form in one buffer.
-    joined: [OnceLock<Bytes>; 2],
+    joined: [OnceLock<Bytes>; Form::COUNT],
 }
 
 impl Batch {

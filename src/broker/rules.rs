@@ -115,6 +115,8 @@ pub struct ChannelRule {
     pub backlog_messages: u64,
     /// How long they are kept; zero for as long as there is room.
     pub backlog_age: Duration,
+    /// Bytes of memory that they may take; 0 for no limit of this channel.
+    pub backlog_bytes: u64,
     /// Whether subscribers may reply to the publisher.
     pub replies: bool,
 }

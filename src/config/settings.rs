@@ -12,12 +12,15 @@ use serde_json::Value;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub egress: String,
+    pub egress_private_hosts: Vec<String>,
+    pub egress_ca: Option<String>,
     pub trusted_proxies: Vec<String>,
     pub listeners: BTreeMap<String, Listener>,
     pub publishers: BTreeMap<String, Publisher>,
     pub issuers: Vec<Issuer>,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
+    pub revocations_file: Option<String>,
     pub engine: Engine,
     pub limits: Limits,
     pub rooms: Rooms,
@@ -57,6 +60,7 @@ pub struct Listener {
     pub max_message_size: u64,
     pub rate_limit_per_second: u64,
     pub scope: Option<String>,
+    pub subscribers: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -71,9 +75,18 @@ pub struct Tls {
 pub struct Publisher {
     pub key: Option<String>,
     pub sha256: Option<String>,
+    pub basic: Option<Basic>,
     pub channels: Vec<String>,
+    pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Basic {
+    pub username: Option<String>,
+    pub password_argon2: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -82,6 +95,9 @@ pub struct Issuer {
     pub issuer: Option<String>,
     pub audience: Option<OneOrMany>,
     pub jwks_file: Option<String>,
+    pub jwks_url: Option<String>,
+    pub discovery: bool,
+    pub jwks_max_age_secs: Option<u64>,
     pub algorithms: Vec<String>,
     pub typ: Option<String>,
     pub leeway_secs: u64,
@@ -103,6 +119,7 @@ pub struct Channel {
     pub lifespan_secs: Option<u64>,
     pub backlog_messages: Option<u64>,
     pub backlog_secs: Option<u64>,
+    pub backlog_bytes: Option<u64>,
     pub slow_consumer: Option<String>,
     pub replies: Option<bool>,
 }
@@ -119,6 +136,7 @@ pub struct ChannelDefaults {
     pub lifespan_secs: u64,
     pub backlog_messages: u64,
     pub backlog_secs: u64,
+    pub backlog_bytes: u64,
     pub slow_consumer: String,
     pub replies: bool,
 }
@@ -134,8 +152,9 @@ pub enum Subscribers {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrManyRequirements {
-    One(Requirements),
+    // First: a list would also do for the members of a table, in their order.
     Many(Vec<Requirements>),
+    One(Requirements),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -171,6 +190,9 @@ impl OneOrMany {
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     pub kind: String,
+    pub path: Option<String>,
+    pub fsync: String,
+    pub max_bytes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -195,6 +217,7 @@ pub struct Limits {
     pub pong_secs: u64,
     pub max_channels: u64,
     pub channel_idle_secs: u64,
+    pub max_backlog_bytes: u64,
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
@@ -203,6 +226,7 @@ pub struct Limits {
     pub max_replies_per_connection: u64,
     pub max_reply_bytes: u64,
     pub revocations: u64,
+    pub tickets: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -260,12 +284,15 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             egress: "configured".to_owned(),
+            egress_private_hosts: Vec::new(),
+            egress_ca: None,
             trusted_proxies: Vec::new(),
             listeners: BTreeMap::new(),
             publishers: BTreeMap::new(),
             issuers: Vec::new(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
+            revocations_file: None,
             engine: Engine::default(),
             limits: Limits::default(),
             rooms: Rooms::default(),
@@ -293,6 +320,7 @@ impl Default for Listener {
             max_message_size: 65_536,
             rate_limit_per_second: 0,
             scope: None,
+            subscribers: None,
         }
     }
 }
@@ -303,6 +331,9 @@ impl Default for Issuer {
             issuer: None,
             audience: None,
             jwks_file: None,
+            jwks_url: None,
+            discovery: false,
+            jwks_max_age_secs: None,
             algorithms: ["ES256", "EdDSA", "RS256"].map(str::to_owned).into(),
             typ: None,
             leeway_secs: 30,
@@ -324,6 +355,7 @@ impl Default for ChannelDefaults {
             lifespan_secs: 0,
             backlog_messages: 0,
             backlog_secs: 300,
+            backlog_bytes: 1_048_576,
             slow_consumer: "disconnect".to_owned(),
             replies: false,
         }
@@ -332,7 +364,7 @@ impl Default for ChannelDefaults {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { kind: "memory".to_owned() }
+        Self { kind: "memory".to_owned(), path: None, fsync: "always".to_owned(), max_bytes: 4_294_967_296 }
     }
 }
 
@@ -358,6 +390,7 @@ impl Default for Limits {
             pong_secs: 10,
             max_channels: 100_000,
             channel_idle_secs: 3_600,
+            max_backlog_bytes: 268_435_456,
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
@@ -366,6 +399,7 @@ impl Default for Limits {
             max_replies_per_connection: 16,
             max_reply_bytes: 1_048_576,
             revocations: 100_000,
+            tickets: 10_000,
         }
     }
 }

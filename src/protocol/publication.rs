@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde::Deserialize;
 
+use super::command::Text;
 use super::{ChannelName, Code, Refusal, dialects, websocket};
 
 /// Deepest nesting of JSON that is carried.
@@ -109,6 +111,72 @@ pub struct Publication {
     kind: DataKind,
     channel: ChannelName,
     tslm: OnceLock<Bytes>,
+    flock: OnceLock<Bytes>,
+}
+
+/// A publication as a backlog keeps it: its frame, once, and what stands where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    frame: Bytes,
+    data: Range<u32>,
+    kind: DataKind,
+}
+
+impl Kept {
+    /// Bytes of the description before the frame.
+    const HEAD: usize = 9;
+
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// Who published it.
+    pub fn publisher(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            publisher: String,
+        }
+        // RFC 6455 section 5.2: how long the header of a frame is.
+        let header = match self.frame.get(1)? & 0x7f {
+            0..126 => 2,
+            126 => 4,
+            _ => 10,
+        };
+        serde_json::from_slice::<Message>(self.frame.get(header..)?).ok().map(|message| message.publisher)
+    }
+
+    /// Bytes that [`Kept::write`] fills.
+    pub fn stored_len(&self) -> usize {
+        Self::HEAD + self.frame.len()
+    }
+
+    /// Writes it into exactly [`Kept::stored_len`] bytes.
+    pub fn write(&self, stored: &mut [u8]) {
+        let kind = match self.kind {
+            DataKind::Json => 0,
+            DataKind::Text => 1,
+            DataKind::Base64 => 2,
+        };
+        let (head, frame) = stored.split_at_mut(Self::HEAD);
+        head[0] = kind;
+        head[1..5].copy_from_slice(&self.data.start.to_le_bytes());
+        head[5..].copy_from_slice(&self.data.end.to_le_bytes());
+        frame.copy_from_slice(&self.frame);
+    }
+
+    /// What [`Kept::write`] wrote; `None` if it is anything else.
+    pub fn read(stored: &[u8]) -> Option<Self> {
+        let (head, frame) = stored.split_at_checked(Self::HEAD)?;
+        let kind = match head[0] {
+            0 => DataKind::Json,
+            1 => DataKind::Text,
+            2 => DataKind::Base64,
+            _ => return None,
+        };
+        let data = u32::from_le_bytes(head[1..5].try_into().ok()?)..u32::from_le_bytes(head[5..].try_into().ok()?);
+        std::str::from_utf8(frame.get(data.start as usize..data.end as usize)?).ok()?;
+        Some(Self { frame: Bytes::copy_from_slice(frame), data, kind })
+    }
 }
 
 /// In which words a subscriber is spoken to.
@@ -116,6 +184,11 @@ pub struct Publication {
 pub enum Form {
     Native,
     Tslm,
+    Flock,
+}
+
+impl Form {
+    pub const COUNT: usize = 3;
 }
 
 impl Publication {
@@ -159,15 +232,27 @@ impl Publication {
         let end = json.len();
         json.push_str(if kind == DataKind::Base64 { r#","encoding":"base64"}"# } else { "}" });
         let frame = websocket::text_frame(json.as_bytes());
-        let header = frame.len() - json.len();
+        let header = (frame.len() - json.len()) as u32;
+        Self::of_kept(channel, *offset, &Kept { frame, data: start as u32 + header..end as u32 + header, kind })
+    }
+
+    /// One that was kept.
+    pub fn of_kept(channel: &ChannelName, offset: u64, kept: &Kept) -> Self {
+        let Kept { frame, data, kind } = kept;
         Self {
-            offset: *offset,
-            data: start + header..end + header,
-            frame,
-            kind,
+            offset,
+            frame: frame.clone(),
+            data: data.start as usize..data.end as usize,
+            kind: *kind,
             channel: channel.clone(),
             tslm: OnceLock::new(),
+            flock: OnceLock::new(),
         }
+    }
+
+    /// What has to be kept of it. It shares the frame and nothing else, so forms made later are not kept.
+    pub fn kept(&self) -> Kept {
+        Kept { frame: self.frame.clone(), data: self.data.start as u32..self.data.end as u32, kind: self.kind }
     }
 
     /// The frame for subscribers of `form`.
@@ -177,12 +262,38 @@ impl Publication {
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
             }
+            Form::Flock => self.flock.get_or_init(|| dialects::flock::event_frame(&self.channel, self.data())),
         }
     }
 
     /// The data as JSON text.
     pub fn data(&self) -> &str {
         std::str::from_utf8(&self.frame[self.data.clone()]).expect("a frame is made of text")
+    }
+}
+
+/// What a frame to a subscriber is about.
+#[derive(Debug, Deserialize)]
+pub struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    pub kind: Text<'a>,
+    #[serde(borrow, default)]
+    pub channel: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub epoch: Option<Text<'a>>,
+    #[serde(default)]
+    pub offset: Option<u64>,
+}
+
+impl Head<'_> {
+    /// Calls `with` on the head of a JSON text that the gateway wrote. The data of a `message` is not looked at.
+    pub fn read<R>(text: &[u8], with: impl FnOnce(Head<'_>) -> R) -> Option<R> {
+        // The quotes of every string before it are escaped, so the first one is the member itself.
+        const DATA: &[u8] = br#","data":"#;
+        match text.windows(DATA.len()).position(|part| part == DATA) {
+            Some(end) => serde_json::from_slice(&[&text[..end], b"}"].concat()).ok().map(with),
+            None => serde_json::from_slice(text).ok().map(with),
+        }
     }
 }
 

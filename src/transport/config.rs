@@ -77,6 +77,8 @@ pub struct ListenerConfig {
     pub tslm: TslmConfig,
     /// For the role `relay`: what stands before the id in the path, without slashes at its ends; empty for nothing.
     pub scope: String,
+    /// For the role `flock`: whoever reaches the listener counts as one with a valid token.
+    pub flock_vouches: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +158,8 @@ pub struct Limits {
     pub max_channels: usize,
     /// A channel without subscribers and publications is forgotten after this.
     pub channel_idle: Duration,
+    /// Memory of all backlogs together.
+    pub max_backlog_bytes: usize,
     /// Nonces remembered for one publisher.
     pub replay_nonces: usize,
     /// Idempotency keys remembered for one publisher, and for how long.
@@ -164,6 +168,8 @@ pub struct Limits {
     pub replies: ReplyLimits,
     /// Revocations remembered at once.
     pub revocations: usize,
+    /// Tickets that were not used yet.
+    pub tickets: usize,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
 }
