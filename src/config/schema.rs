@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Rooms, Settings,
+    Channel, ChannelDefaults, Engine, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Rooms, Settings,
     Subscribers, Tls,
 };
 
@@ -192,6 +192,7 @@ fn sample(form: usize) -> Value {
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
+        engine: Engine { path: text(), ..Engine::default() },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })

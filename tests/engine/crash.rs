@@ -38,7 +38,8 @@ impl Node {
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let mut addresses = BTreeMap::new();
         while addresses.len() < 3 {
-            let line: Value = serde_json::from_str(&lines.next().expect("a start").unwrap()).unwrap();
+            let line = lines.next().expect("a start").unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("it does not start: {line}"));
             if line["message"] == "listening" {
                 let address = line["address"].as_str().unwrap().parse().unwrap();
                 addresses.insert(line["listener"].as_str().unwrap().to_owned(), Address::Tcp(address));

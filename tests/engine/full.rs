@@ -38,7 +38,7 @@ async fn r9_a_full_disk_refuses_publications_keeps_subscribers_and_recovers_with
         assert_eq!(answer["offset"], acknowledged);
         assert!(acknowledged < 10_000, "the disk never was full");
     };
-    assert_eq!((&refused["code"], &refused["temporary"]), (&json!("engine-unavailable"), &json!(true)));
+    assert_eq!((&refused["code"], &refused["temporary"]), (&json!("engine_unavailable"), &json!(true)));
     eventually("readiness to say so", async || {
         let (status, text) = node.readiness().await;
         (status == 503 && text == "engine-unavailable\n").then_some(())

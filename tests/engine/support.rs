@@ -183,7 +183,9 @@ impl Subscriber {
         let mut told = None;
         let mut announce = |joined: Joined<'_>| {
             told = Some((joined.position.clone(), joined.recovered));
-            joined.history.iter().for_each(|publication| drop(connection.send(publication.frame(Form::Native))));
+            for publication in joined.history {
+                connection.send(publication.frame(Form::Native));
+            }
         };
         let membership = engine.subscribe(&name(channel), newcomer, start, Now::read(), &mut announce)?;
         let (position, recovered) = told.unwrap();
