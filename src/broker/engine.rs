@@ -53,6 +53,19 @@ pub struct Settled {
     pub congestion: Option<Congestion>,
 }
 
+/// A place of a channel that is kept for a newcomer until this is dropped. Most engines keep none.
+#[derive(Default)]
+pub struct Place {
+    _guard: Option<Box<dyn Send + Sync>>,
+}
+
+impl Place {
+    /// Kept as long as `guard` lives.
+    pub fn kept_by(guard: impl Send + Sync + 'static) -> Self {
+        Self { _guard: Some(Box::new(guard)) }
+    }
+}
+
 /// From where a subscriber wants to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -104,8 +117,9 @@ pub trait Engine: Send + Sync + 'static {
         now: Now,
     ) -> Result<Appended, Refusal>;
 
-    /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has.
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<(), Refusal>>>;
+    /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has. The place is to be
+    /// kept until that returned.
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>>;
 
     /// Makes a member of `newcomer`. `announce` is called before any publication can reach it.
     fn subscribe(
@@ -146,4 +160,12 @@ pub trait Engine: Send + Sync + 'static {
 /// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.
 pub async fn settled(answer: oneshot::Receiver<Result<Settled, Refusal>>) -> Result<Settled, Refusal> {
     answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
+}
+
+/// Waits until [`Engine::subscribe`] can be called. The place is to be kept until that returned.
+pub async fn attached(engine: &dyn Engine, channel: &ChannelName) -> Result<Place, Refusal> {
+    match engine.attach(channel) {
+        Some(attached) => attached.await,
+        None => Ok(Place::default()),
+    }
 }

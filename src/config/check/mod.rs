@@ -60,7 +60,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
-        engine: engine::check(engine, report),
+        engine: engine::check(engine, report, files),
         fetch,
         listeners: listeners::check(listeners, report, files),
         limits: limits::check(limits, trusted_proxies, report),

@@ -1,5 +1,6 @@
 //! How a Redis is reached: one server, the master that Sentinels name, or a Cluster.
 
+use std::fmt;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -7,8 +8,8 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    RedisFuture, RedisResult, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 use tokio::sync::Mutex;
 
@@ -18,8 +19,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// A server that does not answer within this is away, and the connection is not used again.
 pub const ANSWER: Duration = Duration::from_secs(2);
 
-/// Where Redis is, as the configuration gives it. No `Debug`: the addresses hold passwords.
-#[derive(Clone)]
+/// Where Redis is, as the configuration gives it. The addresses may hold passwords, which `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
     /// `redis://` or `rediss://` addresses: one server, seeds of a Cluster, or Sentinels.
     pub urls: Vec<String>,
@@ -28,7 +29,42 @@ pub struct RedisConfig {
     pub prefix: String,
     /// PEM of the authorities to trust for `rediss://`, in place of the system's.
     pub authorities: Option<Vec<u8>>,
+    /// For addresses without one.
+    pub password: Option<String>,
 }
+
+impl RedisConfig {
+    /// Whether the addresses can be read; nothing is connected to.
+    pub fn check(&self) -> Result<(), RedisError> {
+        Server::new(self).map(|_| ()).map_err(|error| RedisError(error.to_string()))
+    }
+
+    /// Hosts and ports, without whoever logs in there.
+    pub fn addresses(&self) -> Vec<String> {
+        self.urls.iter().filter_map(|url| info(url, None).ok()).map(|info| info.addr().to_string()).collect()
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("addresses", &self.addresses())
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why Redis cannot be reached as it is configured. It holds no password.
+#[derive(Debug)]
+pub struct RedisError(pub(super) String);
+
+impl fmt::Display for RedisError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis: {}", self.0)
+    }
+}
+
+impl std::error::Error for RedisError {}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisKind {
@@ -58,8 +94,11 @@ pub enum Connection {
 impl Server {
     pub fn new(config: &RedisConfig) -> RedisResult<Self> {
         let certificates = || TlsCertificates { client_tls: None, root_cert: config.authorities.clone() };
-        let infos = config.urls.iter().map(|url| info(url)).collect::<RedisResult<Vec<_>>>()?;
-        let first = infos.first().cloned().ok_or((redis::ErrorKind::InvalidClientConfig, "no address"))?;
+        let infos =
+            config.urls.iter().map(|url| info(url, config.password.as_deref())).collect::<RedisResult<Vec<_>>>()?;
+        let Some(first) = infos.first().cloned() else {
+            return Err((redis::ErrorKind::InvalidClientConfig, "no address").into());
+        };
         Ok(Self(match &config.kind {
             RedisKind::Cluster => Kind::Cluster(infos, certificates()),
             RedisKind::Single if config.authorities.is_some() => {
@@ -68,9 +107,16 @@ impl Server {
             RedisKind::Single => Kind::Single(Client::open(first)?),
             RedisKind::Sentinel(master) => {
                 let addresses: Vec<_> = infos.iter().map(|info| info.addr().clone()).collect();
+                let is_secure = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
                 let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
                     .set_client_to_redis_protocol(ProtocolVersion::RESP3)
                     .set_client_to_redis_db(first.redis_settings().db());
+                if is_secure {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_redis_certificates(certificates())
+                        .set_client_to_sentinel_certificates(certificates());
+                }
                 if let Some(username) = first.redis_settings().username() {
                     builder = builder.set_client_to_redis_username(username);
                 }
@@ -83,40 +129,30 @@ impl Server {
     }
 
     /// Opens a connection. What subscriptions bring goes to `pushes`, which must not wait.
-    pub async fn connect(
-        &self,
-        pushes: Option<impl Fn(PushInfo) + Send + Sync + 'static>,
-    ) -> RedisResult<Connection> {
-        let pushes = pushes.map(|push| move |info| -> Result<(), std::convert::Infallible> {
-            push(info);
+    pub async fn connect(&self, pushes: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<Connection> {
+        let pushes = move |info| -> Result<(), std::convert::Infallible> {
+            pushes(info);
             Ok(())
-        });
-        let config = || AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
+        };
+        let config = AsyncConnectionConfig::new();
+        let config = config.set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
         match &self.0 {
             Kind::Cluster(infos, certificates) => {
-                let mut builder = ClusterClientBuilder::new(infos.clone())
+                let builder = ClusterClientBuilder::new(infos.clone())
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(CONNECT)
                     .response_timeout(ANSWER)
                     .overall_response_timeout(Some(ANSWER))
-                    .certs(certificates.clone());
-                if let Some(pushes) = pushes {
-                    builder = builder.push_sender(pushes);
-                }
+                    .certs(certificates.clone())
+                    .push_sender(pushes);
                 builder.build()?.get_async_connection().await.map(Connection::Cluster)
             }
             Kind::Single(client) => {
-                let config = match pushes {
-                    Some(pushes) => config().set_push_sender(pushes),
-                    None => config(),
-                };
+                let config = config.set_push_sender(pushes);
                 client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
             }
             Kind::Sentinel(sentinels) => {
-                let config = match pushes {
-                    Some(pushes) => config().set_push_sender(pushes),
-                    None => config(),
-                };
+                let config = config.set_push_sender(pushes);
                 let mut sentinels = sentinels.lock().await;
                 sentinels.get_async_connection_with_config(&config).await.map(Connection::One)
             }
@@ -125,9 +161,12 @@ impl Server {
 }
 
 /// Subscriptions arrive as pushes, which the older protocol does not have.
-fn info(url: &str) -> RedisResult<ConnectionInfo> {
+fn info(url: &str, password: Option<&str>) -> RedisResult<ConnectionInfo> {
     let info = url.into_connection_info()?;
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    if let Some(password) = password.filter(|_| settings.password().is_none()) {
+        settings = settings.set_password(password);
+    }
     Ok(info.set_redis_settings(settings))
 }
 
@@ -137,6 +176,7 @@ impl Connection {
         matches!(self, Self::Cluster(_))
     }
 
+    /// Returns once Redis said that it is so.
     pub async fn subscribe(&mut self, name: &str) -> RedisResult<()> {
         match self {
             Self::One(one) => one.subscribe(name).await,
