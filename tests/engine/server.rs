@@ -22,7 +22,9 @@ impl RedisServer {
     }
 
     pub fn with(args: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // A Cluster's nodes speak on a port that is 10000 higher.
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::iter::repeat_with(free).find(|port| *port < 55_000).unwrap();
         let args = args.iter().map(|arg| arg.to_string()).collect();
         let mut server = Self { process: None, folder: Folder::new(), args, port };
         server.restart();

@@ -228,6 +228,7 @@ impl Subscriber {
             close: Duration::from_secs(5),
             ping: Duration::from_secs(25),
             pong: Duration::from_secs(10),
+            unasked: None,
         };
         let connection = Arc::new(Connection::new(1, Arc::new(limits), Sink::default()));
         let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };

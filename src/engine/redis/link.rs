@@ -1,7 +1,7 @@
 //! Keeps one connection to Redis alive: opens it, watches it, opens it anew with growing waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::{
@@ -32,6 +32,8 @@ pub struct Link(watch::Sender<Option<Arc<Session>>>);
 
 /// One connection, from its opening until it is lost.
 pub struct Session {
+    /// Different for every connection of the process.
+    pub number: u64,
     connection: Connection,
     /// Another one means that the newest of what Redis acknowledged may be missing.
     pub marker: String,
@@ -120,7 +122,9 @@ impl Session {
         for script in SCRIPTS.all() {
             script.load_async(&mut connection).await?;
         }
-        let session = Self { connection, marker, is_lost: AtomicBool::new(false), lost: Notify::new() };
+        static OPENED: AtomicU64 = AtomicU64::new(1);
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let session = Self { number, connection, marker, is_lost: AtomicBool::new(false), lost: Notify::new() };
         Ok((Arc::new(session), Pushes { waiting, bytes }))
     }
 

@@ -225,6 +225,8 @@ impl Mirror {
                 (progress.again, progress.waiting) = (false, VecDeque::new());
                 if self.log.lock().state == LogState::Forgotten {
                     progress.is_reading = false;
+                    // Whoever waits sees that it is.
+                    self.is_ready.send_replace(true);
                     return;
                 }
             }

@@ -30,7 +30,15 @@ struct Held {
     count: u64,
     /// Places of all other nodes, when Redis was asked last.
     others: u64,
-    asked: Option<Instant>,
+    /// When, and over which connection: behind another one may be a Redis that knows nothing of this.
+    asked: Option<(Instant, u64)>,
+}
+
+impl Held {
+    /// Whether Redis was asked within so long.
+    fn is_fresh(&self, session: &Session, within: Duration) -> bool {
+        self.asked.is_some_and(|(asked, number)| number == session.number && asked.elapsed() < within)
+    }
 }
 
 /// A place that is kept for somebody until this is dropped.
@@ -46,8 +54,7 @@ impl Drop for Promise {
 pub async fn reserve(core: &Core, session: &Session, mirror: &Arc<Mirror>, limit: u64) -> Result<Promise, Refusal> {
     let mut held = mirror.seats.held.lock().await;
     let taken = taken(core, mirror);
-    let is_leased = held.asked.is_some_and(|asked| asked.elapsed() < LEASE);
-    if !is_leased || taken >= held.count {
+    if !held.is_fresh(session, LEASE) || taken >= held.count {
         let free = limit.saturating_sub(held.others).saturating_sub(taken);
         ask(core, session, mirror, &mut held, taken + (free / 8).clamp(1, MAX_BLOCK), taken, limit).await?;
     }
@@ -63,8 +70,7 @@ pub async fn reserve(core: &Core, session: &Session, mirror: &Arc<Mirror>, limit
 pub async fn keep(core: &Core, session: &Session, mirror: &Arc<Mirror>, limit: u64) -> Result<(), Refusal> {
     let mut held = mirror.seats.held.lock().await;
     let taken = taken(core, mirror);
-    let is_due = held.asked.is_none_or(|asked| asked.elapsed() >= (LEASE / 3).min(core.idle / 3));
-    if is_due || taken != held.count {
+    if !held.is_fresh(session, (LEASE / 3).min(core.idle / 3)) || taken != held.count {
         ask(core, session, mirror, &mut held, taken, taken, limit).await?;
     }
     Ok(())
@@ -92,7 +98,8 @@ async fn ask(
     script.arg(&core.node).arg(wanted).arg(limit).arg(LEASE.as_millis() as u64).arg(taken);
     script.arg(core.idle.as_millis() as u64);
     // If the answer is lost, Redis may hold more for this node than it knows, never less.
+    (held.count, held.asked) = (held.count.min(wanted), None);
     let (count, others) = session.invoke(&script).await?;
-    *held = Held { count, others, asked: Some(asked) };
+    *held = Held { count, others, asked: Some((asked, session.number)) };
     Ok(())
 }
