@@ -8,7 +8,7 @@ use crate::nodes::Node;
 use crate::server::RedisServer;
 use crate::support::{NO_LIMITS, Subscriber, rule};
 
-const RACES: usize = 2000;
+const RACES: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_race_for_the_last_place_and_exactly_one_gets_it() {

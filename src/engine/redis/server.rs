@@ -81,7 +81,7 @@ enum Kind {
     Single(Client),
     // It learns where the master is with every connection.
     Sentinel(Mutex<SentinelClient>),
-    Cluster(Vec<ConnectionInfo>, TlsCertificates),
+    Cluster(Vec<ConnectionInfo>, Option<TlsCertificates>),
 }
 
 /// A connection for many commands at once. Cheap to clone.
@@ -100,7 +100,7 @@ impl Server {
             return Err((redis::ErrorKind::InvalidClientConfig, "no address").into());
         };
         Ok(Self(match &config.kind {
-            RedisKind::Cluster => Kind::Cluster(infos, certificates()),
+            RedisKind::Cluster => Kind::Cluster(infos, config.authorities.is_some().then(certificates)),
             RedisKind::Single if config.authorities.is_some() => {
                 Kind::Single(Client::build_with_tls(first, certificates())?)
             }
@@ -138,13 +138,16 @@ impl Server {
         let config = config.set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
         match &self.0 {
             Kind::Cluster(infos, certificates) => {
-                let builder = ClusterClientBuilder::new(infos.clone())
+                let mut builder = ClusterClientBuilder::new(infos.clone())
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(CONNECT)
                     .response_timeout(ANSWER)
                     .overall_response_timeout(Some(ANSWER))
-                    .certs(certificates.clone())
                     .push_sender(pushes);
+                // With certificates it always speaks TLS.
+                if let Some(certificates) = certificates {
+                    builder = builder.certs(certificates.clone());
+                }
                 builder.build()?.get_async_connection().await.map(Connection::Cluster)
             }
             Kind::Single(client) => {
