@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::ChannelLimits;
 use super::fanout::{Congestion, Walks};
 use super::hub::{Membership, Newcomer};
+use super::shared::Shared;
 use crate::protocol::{ChannelName, Code, Payload, Position, Publication, Refusal};
 
 /// The time of a call, on both clocks.
@@ -150,6 +151,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// To be called once a second: ends what has outlived its lifespan and forgets what nobody uses.
     fn sweep(&self, now: Now);
+
+    /// What all nodes remember together; `None` for an engine of one node.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
+    }
 
     /// Why no publications are taken now, in one word; `None` while all is well.
     fn trouble(&self) -> Option<&'static str> {

@@ -12,7 +12,7 @@ use crate::protocol::{Code, Refusal};
 pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => tickets::principal(app, call),
+        None => tickets::principal(app, call).await,
     }
 }
 

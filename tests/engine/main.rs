@@ -14,6 +14,7 @@ mod crash;
 mod disk;
 mod faults;
 mod full;
+mod gateways;
 mod nodes;
 mod order;
 mod places;

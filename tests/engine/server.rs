@@ -35,6 +35,10 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
     /// Starts it where it is not running; returns once it answers.
     pub fn restart(&mut self) {
         let port = self.port.to_string();

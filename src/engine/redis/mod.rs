@@ -11,6 +11,7 @@ mod names;
 mod queue;
 mod seats;
 mod server;
+mod shared;
 mod wire;
 
 use std::collections::HashMap;
@@ -37,7 +38,7 @@ use self::wire::Message;
 use super::channels::{Channels, MemoryLimits, new_epoch};
 use super::log::LogState;
 use crate::broker::engine::{Appended, ChannelState, Created, Joined, Place, Start};
-use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
+use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now, Shared};
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
 pub use self::server::{RedisConfig, RedisError, RedisKind};
@@ -391,6 +392,10 @@ impl Engine for Redis {
 
     fn sweep(&self, now: Now) {
         self.core.sweep(now);
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        Some(&*self.core)
     }
 
     fn trouble(&self) -> Option<&'static str> {

@@ -46,6 +46,11 @@ impl Names {
         format!("{}:{{{node}.{part}}}:probe", self.0)
     }
 
+    /// Something that may happen once on any node.
+    pub fn once(&self, name: &str) -> String {
+        format!("{}:once:{name}", self.0)
+    }
+
     fn of(&self, channel: &ChannelName, what: &str) -> String {
         // What stands in braces decides on the slot, so no brace of a name may stand there.
         const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'{').add(b'}').add(b'%');
