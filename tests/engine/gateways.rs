@@ -1,5 +1,7 @@
 //! Whole gateways on one Redis, over real sockets: what is once for all nodes, and readiness.
 
+use std::process::Command;
+
 use bytes::Bytes;
 use http::{Method, Request};
 use lastmile::transport::config::Address;
@@ -15,7 +17,8 @@ struct Pair {
     gateways: [TestGateway; 2],
     publisher: TestPublisher,
     issuer: TestIssuer,
-    _folders: [Folder; 2],
+    toml: String,
+    folders: [Folder; 2],
 }
 
 impl Pair {
@@ -23,12 +26,12 @@ impl Pair {
         let (publisher, issuer, folders) =
             (TestPublisher::new(), TestIssuer::new(ISSUER), [Folder::new(), Folder::new()]);
         let more = format!("[channel_defaults]\nbacklog_messages = 100\n[engine]\nkind = \"redis\"\n{engine}\n");
-        let toml = World::toml(&publisher.toml("market-data", &["*"]), &more);
+        let toml = World::toml(&(publisher.toml("market-data", &["*"]) + "\ncontrol = true"), &more);
         for folder in &folders {
             folder.write("sso.json", &issuer.jwks());
         }
         let gateways = [TestGateway::start(&toml, &folders[0]).await, TestGateway::start(&toml, &folders[1]).await];
-        let pair = Self { gateways, publisher, issuer, _folders: folders };
+        let pair = Self { gateways, publisher, issuer, toml, folders };
         for gateway in &pair.gateways {
             eventually("readiness", async || (readiness(gateway).await.0 == 200).then_some(())).await;
         }
@@ -125,6 +128,51 @@ async fn a_signature_an_idempotency_key_and_a_ticket_are_good_once_on_all_nodes(
     assert_eq!(ws.expect("welcome").await["principal"], "alice");
     assert_eq!(open(0).await.err().unwrap().status, 401);
     assert_eq!(open(1).await.err().unwrap().status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_told_to_one_gateway_ends_connections_on_the_other_and_is_known_to_those_that_come_later() {
+    let server = RedisServer::start(false);
+    let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
+    let mut ws = pair.subscriber(1).await;
+    let body = json!({"issuer": ISSUER, "subject": "alice"}).to_string();
+    let body = Some(("application/json", body.as_bytes()));
+    let request = pair.publisher.request("nodes.example.com", "POST", "/v1/control/revocations", body);
+    let answer = send(pair.publish_address(0), request).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    ws.expect_close(4503, "revoked").await;
+    let folder = Folder::new();
+    folder.write("sso.json", &pair.issuer.jwks());
+    let third = TestGateway::start(&pair.toml, &folder).await;
+    let known = eventually("the revocation", async || {
+        let request = pair.publisher.request("nodes.example.com", "GET", "/v1/control/revocations", None);
+        let answer = send(third.address("publish"), request).await;
+        (answer.status == 200).then(|| answer.json()["revocations"][0].clone()).filter(|known| !known.is_null())
+    });
+    assert_eq!(known.await["subject"], "alice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_listed_with_their_state_and_load() {
+    let server = RedisServer::start(false);
+    let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
+    let _ws = pair.subscriber(1).await;
+    let nodes = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
+        command.args(["nodes", "--config", "lastmile.toml"]).current_dir(pair.folders[0].path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    eventually("both nodes", async || {
+        let nodes = nodes();
+        let mut connections: Vec<_> = nodes.iter().map(|node| node["connections"].as_u64().unwrap()).collect();
+        connections.sort();
+        (nodes.iter().all(|node| node["state"] == "ready") && connections == [0, 1]).then_some(())
+    })
+    .await;
+    assert!(nodes().iter().all(|node| node["version"] == env!("CARGO_PKG_VERSION")));
 }
 
 async fn ticket(pair: &Pair) -> String {
