@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{GeoDb, GeoError, Policy};
+use crate::auth::{GeoDb, GeoError, Policy, Revocations};
 use crate::broker::room::Rooms;
 use crate::broker::{Counters, Hub, Now};
 use crate::config::{Config, DrainConfig, PolicyConfig};
@@ -80,7 +80,7 @@ impl Gateway {
         let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
         let PolicyConfig { publishers, issuers, channels } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
-        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels);
+        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels, Revocations::new(limits.revocations));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
@@ -174,6 +174,7 @@ async fn sweep(app: Arc<App>) {
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
         app.rooms.sweep(now.steady);
+        app.policy.revocations().sweep(now.unix());
     }
 }
 

@@ -182,6 +182,7 @@ pub struct Limits {
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
+    pub revocations: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -338,6 +339,7 @@ impl Default for Limits {
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
+            revocations: 100_000,
         }
     }
 }

@@ -9,10 +9,10 @@ use super::config::{Limits, RoomsConfig};
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
-use crate::auth::{GeoDb, Policy};
+use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
-use crate::broker::{ConnectionLimits, Engine};
+use crate::broker::{ConnectionLimits, Engine, Now};
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
@@ -38,6 +38,13 @@ pub struct App {
 }
 
 impl App {
+    /// Takes something back: the connections that it ends are closed within a second.
+    pub fn revoke(&self, revocation: Revocation) -> Result<(), RevocationError> {
+        self.policy.revoke(revocation, Now::read().unix())?;
+        self.registry.wake_all();
+        Ok(())
+    }
+
     /// What a subscriber's session needs.
     pub fn channels(&self) -> Channels {
         Channels {

@@ -160,6 +160,8 @@ pub struct Limits {
     /// Idempotency keys remembered for one publisher, and for how long.
     pub idempotency_keys: usize,
     pub idempotency: Duration,
+    /// Revocations remembered at once.
+    pub revocations: usize,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
 }

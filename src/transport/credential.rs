@@ -17,9 +17,12 @@ pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>,
 
 /// Who a token speaks for.
 pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
-    app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| {
-        tracing::info!(%error, "token refused");
+    let refused = |cause: &dyn std::fmt::Display| {
+        tracing::info!(%cause, "token refused");
         // The peer is told a code, never a cause.
         Refusal::new(Code::Unauthenticated, "the token is not valid here")
-    })
+    };
+    let principal = app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| refused(&error))?;
+    app.policy.check(&principal).map_err(|_| refused(&"revoked"))?;
+    Ok(principal)
 }

@@ -92,6 +92,12 @@ impl Issuers {
         self.by_name.contains_key(issuer)
     }
 
+    /// Seconds that a token of any of them may be alive, from its `iat` to the end of its leeway.
+    pub fn longest_lifetime(&self) -> u64 {
+        let lifetime = |issuer: &Issuer| issuer.rules.max_lifetime_secs.saturating_add(issuer.rules.leeway_secs);
+        self.by_name.values().map(lifetime).max().unwrap_or(0)
+    }
+
     /// The keys that were skipped, with the issuer's name.
     pub fn skipped_keys(&self) -> impl Iterator<Item = (&str, &SkippedKey)> {
         self.by_name.iter().flat_map(|(name, issuer)| issuer.keys.skipped.iter().map(|key| (&**name, key)))

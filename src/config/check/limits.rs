@@ -42,6 +42,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         replay_nonces,
         idempotency_keys,
         idempotency_secs,
+        revocations,
     } = limits;
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
@@ -67,6 +68,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         replay_nonces: numbers.places("replay_nonces", replay_nonces),
         idempotency_keys: numbers.places("idempotency_keys", idempotency_keys),
         idempotency: numbers.secs("idempotency_secs", idempotency_secs, 1),
+        revocations: numbers.places("revocations", revocations),
         trusted_proxies,
     }
 }
