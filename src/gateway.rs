@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use ::metrics::{Counter, counter};
 use tokio::task::JoinSet;
 
+use crate::auth::login::Login;
 use crate::auth::publisher::{DuplicateKey, Whitelist};
+use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, Revocations};
 use crate::broker::room::Rooms;
@@ -78,7 +80,7 @@ impl Gateway {
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
         let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
-        let PolicyConfig { publishers, issuers, channels } = policy;
+        let PolicyConfig { publishers, issuers, channels, login } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels, Revocations::new(limits.revocations));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -92,6 +94,7 @@ impl Gateway {
             room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
+            login: Login::new(login)?,
             policy,
             engine: Arc::new(engine),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
@@ -208,12 +211,13 @@ impl Reloader {
     }
 
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
-        let PolicyConfig { publishers, issuers, channels } = policy;
+        let PolicyConfig { publishers, issuers, channels, login } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
         let issuers = Issuers::new(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
         self.app.policy.replace(whitelist, issuers, channels);
+        self.app.login.replace(login);
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
         }
@@ -225,7 +229,7 @@ impl Reloader {
 impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
-        !matches!(self, Self::Listen(ListenError::Bind { .. }))
+        !matches!(self, Self::Listen(ListenError::Bind { .. }) | Self::Randomness(_))
     }
 }
 
@@ -246,6 +250,7 @@ pub enum StartError {
     Publishers(DuplicateKey),
     Issuers(IssuerError),
     Places(GeoError),
+    Randomness(NoRandomness),
 }
 
 impl fmt::Display for StartError {
@@ -256,11 +261,18 @@ impl fmt::Display for StartError {
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
+            Self::Randomness(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for StartError {}
+
+impl From<NoRandomness> for StartError {
+    fn from(error: NoRandomness) -> Self {
+        Self::Randomness(error)
+    }
+}
 
 impl From<GeoError> for StartError {
     fn from(error: GeoError) -> Self {

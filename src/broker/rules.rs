@@ -117,6 +117,12 @@ pub struct ChannelRules {
 }
 
 impl ChannelRules {
+    /// Whether a rule looks at this claim.
+    pub fn asks_for(&self, claim: &str) -> bool {
+        let mut all = self.rules.iter().chain([&self.default]);
+        all.any(|rule| matches!(&rule.subscribers, Audience::Matching(needed) if needed.claims.contains_key(claim)))
+    }
+
     pub fn of(&self, channel: &ChannelName) -> &ChannelRule {
         self.rules.iter().find(|rule| rule.pattern.matches(channel)).unwrap_or(&self.default)
     }

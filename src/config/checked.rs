@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::auth::login::LoginConfig;
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig};
 use crate::broker::ChannelRules;
 use crate::ops::config::{LogConfig, StatsdConfig};
@@ -38,6 +39,8 @@ pub struct PolicyConfig {
     pub publishers: Vec<PublisherConfig>,
     pub issuers: Vec<IssuerConfig>,
     pub channels: ChannelRules,
+    /// If people can log in.
+    pub login: Option<LoginConfig>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Rooms, Settings,
-    Subscribers, Tls,
+    Channel, ChannelDefaults, Geoip, Issuer, IssuerLogin, Listener, Login, OneOrMany, Publisher, Requirements, Rooms,
+    Settings, Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -119,7 +119,7 @@ pub fn default_of(path: &Path) -> Option<Value> {
     let defaults = Settings {
         listeners: [(NAME.to_owned(), Listener::default())].into(),
         publishers: [(NAME.to_owned(), Publisher::default())].into(),
-        issuers: vec![Issuer::default()],
+        issuers: vec![Issuer { login: Some(IssuerLogin::default()), ..Issuer::default() }],
         channels: vec![Channel::default()],
         ..Settings::default()
     };
@@ -168,6 +168,7 @@ fn sample(form: usize) -> Value {
         jwks_file: text(),
         algorithms: list(),
         typ: text(),
+        login: Some(IssuerLogin { client_id: text(), client_secret_file: text(), scopes: list(), name: text() }),
         ..Issuer::default()
     };
     let channel = Channel {
@@ -188,6 +189,7 @@ fn sample(form: usize) -> Value {
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],
+        login: Login { url: text(), seal_keys: list(), ..Login::default() },
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },

@@ -9,6 +9,7 @@ use super::config::{Limits, RoomsConfig};
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use crate::auth::login::Login;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
@@ -24,6 +25,7 @@ pub struct App {
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     pub policy: Policy,
+    pub login: Login,
     pub engine: Arc<dyn Engine>,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use super::app::App;
 use super::call::Call;
+use super::login::cookie;
 use crate::broker::{Now, Principal};
 use crate::protocol::{Code, Refusal};
 
-/// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over.
+/// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over. Of several,
+/// what the client says itself counts before the cookie that its browser sends along. Comes after the Origin check.
 pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => Ok(None),
+        None => cookie::principal(app, call),
     }
 }
 

@@ -11,7 +11,7 @@ use warp::reply::Response;
 
 use super::app::App;
 use super::call::{Call, Peer};
-use super::problem;
+use super::{login, problem};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{Code, Refusal};
 
@@ -29,7 +29,14 @@ pub async fn handle(
     // Where the next request would begin is not to be trusted, nor is what follows an upgrade that did not happen.
     let is_last = prepared.is_err() || wants_upgrade;
     let mut response = match prepared {
-        Ok(request) => warp::service(routes).call(request).await?,
+        Ok(request) => {
+            let call = request.extensions().get::<Call>().cloned();
+            let mut response = warp::service(routes).call(request).await?;
+            if let Some(call) = call {
+                login::cookie::clear_if_dead(&app, &call, &mut response);
+            }
+            response
+        }
         Err(refusal) => problem::response(&refusal),
     };
     if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -8,6 +8,7 @@ pub mod credential;
 mod demo;
 mod front;
 pub mod listener;
+pub mod login;
 mod ops;
 mod origin;
 mod problem;

@@ -59,7 +59,9 @@ mod tests {
 
     #[test]
     fn t_o3_only_a_path_of_our_own_is_taken() {
-        for good in ["/", "/app", "/app/a-b_c.html?x=1&y=%20z#part", "/%C3%A9", "/a?next=https://other.example/x", "/~a/@b"] {
+        for good in
+            ["/", "/app", "/app/a-b_c.html?x=1&y=%20z#part", "/%C3%A9", "/a?next=https://other.example/x", "/~a/@b"]
+        {
             assert_eq!(ReturnTo::parse(good).map(|it| it.0).as_deref(), Some(good));
         }
         for bad in [

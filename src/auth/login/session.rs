@@ -32,7 +32,7 @@ pub struct LoginSession {
     claims: Map<String, Value>,
     /// By the provider's clock, like the logout that may end it.
     #[serde(rename = "t")]
-    issued: u64,
+    pub issued: u64,
     #[serde(rename = "e")]
     pub expires: u64,
 }

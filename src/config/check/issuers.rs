@@ -42,7 +42,7 @@ pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Ve
 }
 
 fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files) -> IssuerConfig {
-    let Issuer { issuer, audience, jwks_file, algorithms, typ, leeway_secs, max_lifetime_secs } = issuer;
+    let Issuer { issuer, audience, jwks_file, algorithms, typ, leeway_secs, max_lifetime_secs, login: _ } = issuer;
     let issuer = issuer.filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| {
         report.missing(path, "issuer", "must be the `iss` of its tokens, letter by letter");
         String::new()

@@ -12,7 +12,7 @@ use super::{address, check_name};
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
 /// Known, but nothing answers yet.
-const NOT_SERVED: [Role; 3] = [Role::Login, Role::Flock, Role::FlockPublish];
+const NOT_SERVED: [Role; 2] = [Role::Flock, Role::FlockPublish];
 
 /// The keys that mean something on a listener with the role `tslm` alone.
 const TSLM_KEYS: [&str; 4] =

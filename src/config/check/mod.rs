@@ -8,6 +8,7 @@ mod issuers;
 mod limits;
 mod listeners;
 mod log;
+mod login;
 mod publishers;
 mod rooms;
 mod statsd;
@@ -34,7 +35,8 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         trusted_proxies,
         listeners,
         publishers,
-        issuers,
+        mut issuers,
+        login,
         channels,
         channel_defaults,
         engine,
@@ -48,9 +50,11 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
     let egress = check_egress(&egress, report);
+    let listeners = listeners::check(listeners, report, files);
+    let login = login::check(login, &mut issuers, egress, &listeners, report, files);
     Config {
         egress,
-        listeners: listeners::check(listeners, report, files),
+        listeners,
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
         statsd: statsd::check(statsd, egress, report),
@@ -61,6 +65,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
             channels: channels::check(channels, channel_defaults, report),
+            login,
         },
     }
 }
