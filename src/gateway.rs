@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::metrics::{Counter, counter};
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinSet;
 
+use crate::auth::fetch::{FetchError, Fetcher};
 use crate::auth::login::Login;
 use crate::auth::publisher::{DuplicateKey, Whitelist};
 use crate::auth::seal::NoRandomness;
@@ -62,6 +64,8 @@ pub struct Reloader {
 
 #[derive(Clone)]
 struct Reloads {
+    /// What a new issuer's metrics are made with.
+    recorder: Arc<PrometheusRecorder>,
     applied: Counter,
     refused: Counter,
 }
@@ -70,19 +74,24 @@ impl Gateway {
     /// Checks and binds everything; nothing is accepted before [`Gateway::run`]. Needs a tokio runtime.
     pub fn bind(config: Config, demo: bool) -> Result<Self, StartError> {
         let (recorder, handle) = metrics::recorder();
-        ::metrics::with_local_recorder(&recorder, || Self::bind_counted(config, demo, handle))
+        let recorder = Arc::new(recorder);
+        ::metrics::with_local_recorder(&*recorder, || Self::bind_counted(config, demo, handle, recorder.clone()))
     }
 
     fn bind_counted(
         config: Config,
         demo: bool,
-        metrics: metrics_exporter_prometheus::PrometheusHandle,
+        metrics: PrometheusHandle,
+        recorder: Arc<PrometheusRecorder>,
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
-        let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
+        let Config { egress: _, fetch, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
         let PolicyConfig { publishers, issuers, channels, login } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
-        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels, Revocations::new(limits.revocations));
+        let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
+        let mut issuers = Issuers::new(issuers)?;
+        issuers.start(fetcher.as_ref());
+        let policy = Policy::new(whitelist, issuers, channels, Revocations::new(limits.revocations));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
@@ -96,6 +105,7 @@ impl Gateway {
             rooms_config: rooms,
             login: Login::new(login)?,
             policy,
+            fetcher,
             engine: Arc::new(engine),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
             registry: Registry::new(),
@@ -109,6 +119,7 @@ impl Gateway {
         });
         let listeners = Listener::bind_all(listeners)?;
         let reloads = Reloads {
+            recorder,
             applied: counter!("lastmile_reloads_total"),
             refused: counter!("lastmile_reload_failures_total"),
         };
@@ -178,6 +189,7 @@ async fn sweep(app: Arc<App>) {
         app.engine.sweep(now);
         app.rooms.sweep(now.steady);
         app.policy.revocations().sweep(now.unix());
+        app.policy.issuers().sweep(now.unix());
     }
 }
 
@@ -213,9 +225,10 @@ impl Reloader {
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
         let PolicyConfig { publishers, issuers, channels, login } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
-        let issuers = Issuers::new(issuers)?;
+        let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
+        ::metrics::with_local_recorder(&*self.reloads.recorder, || issuers.start(self.app.fetcher.as_ref()));
         self.app.policy.replace(whitelist, issuers, channels);
         self.app.login.replace(login);
         for (certificate, key) in self.certificates.iter().zip(keys) {
@@ -237,6 +250,7 @@ impl StartError {
 pub fn check(config: &Config) -> Result<(), StartError> {
     Whitelist::new(config.policy.publishers.clone(), config.limits.replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
+    config.fetch.clone().map(Fetcher::new).transpose()?;
     config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
     Ok(())
@@ -249,6 +263,7 @@ pub enum StartError {
     Tls(TlsError),
     Publishers(DuplicateKey),
     Issuers(IssuerError),
+    Egress(FetchError),
     Places(GeoError),
     Randomness(NoRandomness),
 }
@@ -260,6 +275,7 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
+            Self::Egress(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
             Self::Randomness(error) => error.fmt(f),
         }
@@ -271,6 +287,12 @@ impl std::error::Error for StartError {}
 impl From<NoRandomness> for StartError {
     fn from(error: NoRandomness) -> Self {
         Self::Randomness(error)
+    }
+}
+
+impl From<FetchError> for StartError {
+    fn from(error: FetchError) -> Self {
+        Self::Egress(error)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::auth::fetch::FetchConfig;
 use crate::auth::login::LoginConfig;
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig};
 use crate::broker::ChannelRules;
@@ -12,6 +13,8 @@ use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub egress: Egress,
+    /// How identity providers are reached; `None` beside [`Egress::None`].
+    pub fetch: Option<FetchConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub rooms: RoomsConfig,

@@ -166,6 +166,8 @@ fn sample(form: usize) -> Value {
         issuer: text(),
         audience: Some(one_or_many()),
         jwks_file: text(),
+        jwks_url: text(),
+        jwks_max_age_secs: Some(1),
         algorithms: list(),
         typ: text(),
         login: Some(IssuerLogin { client_id: text(), client_secret_file: text(), scopes: list(), name: text() }),
@@ -185,6 +187,8 @@ fn sample(form: usize) -> Value {
         replies: Some(false),
     };
     json!(Settings {
+        egress_private_hosts: list(),
+        egress_ca: text(),
         trusted_proxies: list(),
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),

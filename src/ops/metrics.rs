@@ -4,7 +4,7 @@ use metrics::{describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Every metric, whether it is a counter, and what it says.
-pub const METRICS: [(&str, bool, &str); 18] = [
+pub const METRICS: [(&str, bool, &str); 21] = [
     ("lastmile_connections", false, "WebSocket connections that are open"),
     ("lastmile_connections_total", true, "WebSocket connections since the start"),
     ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
@@ -21,6 +21,9 @@ pub const METRICS: [(&str, bool, &str); 18] = [
     ("lastmile_room_messages_total", true, "Messages relayed between peers of rooms"),
     ("lastmile_room_timeouts_total", true, "Peers of rooms that were silent for too long"),
     ("lastmile_refusals_total", true, "Requests refused, by problem type"),
+    ("lastmile_key_fetches_total", true, "Fetches of issuers' keys, by result"),
+    ("lastmile_issuer_keys_age_seconds", false, "Time since an issuer's keys were known to be right"),
+    ("lastmile_issuer_keys_stale", false, "1 if an issuer's keys are missing or near `jwks_max_age_secs`"),
     ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
     ("lastmile_reload_failures_total", true, "Reloads that were refused; the state before them stays"),
 ];

@@ -9,6 +9,7 @@ use super::config::{Limits, RoomsConfig};
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use crate::auth::fetch::Fetcher;
 use crate::auth::login::Login;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
@@ -26,6 +27,8 @@ pub struct App {
     pub rooms: Rooms,
     pub policy: Policy,
     pub login: Login,
+    /// The only way out over HTTP; `None` beside `egress = "none"`.
+    pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,

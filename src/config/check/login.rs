@@ -69,7 +69,7 @@ fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files:
     for (index, issuer) in issuers.iter_mut().enumerate() {
         let Some(login) = issuer.login.take() else { continue };
         let path = Path::of("issuers").index(index);
-        if false {
+        if !issuer.discovery {
             report.missing(
                 &path,
                 "discovery",

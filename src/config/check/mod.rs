@@ -3,6 +3,7 @@
 
 mod address;
 mod channels;
+mod egress;
 mod geoip;
 mod issuers;
 mod limits;
@@ -22,7 +23,7 @@ use super::path::Path;
 use super::report::Report;
 use super::settings::{Engine, Settings};
 use super::suggest::one_of;
-use crate::config::{Config, Egress, PolicyConfig};
+use crate::config::{Config, PolicyConfig};
 
 pub use address::text as address_text;
 pub use issuers::ALGORITHMS;
@@ -30,8 +31,12 @@ pub use publishers::fingerprint;
 
 /// Takes the settings apart. What comes out is only good if the report holds no mistakes.
 pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Config {
+    // Before the settings are taken apart: whatever opens a connection is refused together.
+    let (egress, fetch) = egress::check(&settings, report, files);
     let Settings {
-        egress,
+        egress: _,
+        egress_private_hosts: _,
+        egress_ca: _,
         trusted_proxies,
         listeners,
         publishers,
@@ -49,15 +54,15 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     } = settings;
     check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
-    let egress = check_egress(&egress, report);
     let listeners = listeners::check(listeners, report, files);
     let login = login::check(login, &mut issuers, egress, &listeners, report, files);
     Config {
         egress,
+        fetch,
         listeners,
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
-        statsd: statsd::check(statsd, egress, report),
+        statsd: statsd::check(statsd, report),
         rooms: rooms::check(rooms, report),
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),
@@ -67,17 +72,6 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
             channels: channels::check(channels, channel_defaults, report),
             login,
         },
-    }
-}
-
-fn check_egress(egress: &str, report: &mut Report) -> Egress {
-    match egress {
-        "configured" => Egress::Configured,
-        "none" => Egress::None,
-        _ => {
-            report.wrong(&Path::of("egress"), egress, one_of(egress, &["configured", "none"]));
-            Egress::None
-        }
     }
 }
 
