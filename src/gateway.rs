@@ -103,7 +103,7 @@ impl Gateway {
             room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
-            login: Login::new(login)?,
+            login: Login::new(login, policy.revocations())?,
             policy,
             fetcher,
             engine: Arc::new(engine),
@@ -230,7 +230,7 @@ impl Reloader {
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
         ::metrics::with_local_recorder(&*self.reloads.recorder, || issuers.start(self.app.fetcher.as_ref()));
         self.app.policy.replace(whitelist, issuers, channels);
-        self.app.login.replace(login);
+        self.app.login.replace(login, self.app.policy.revocations());
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
         }

@@ -68,7 +68,9 @@ impl Browser {
         let cookies = self.cookie_header();
         let mut headers = vec![("sec-websocket-protocol", "lastmile.v1"), ("cookie", cookies.as_str())];
         headers.extend(origin.map(|origin| ("origin", origin)));
-        let upgraded = Ws::open(&Address::Tcp(authority.parse().unwrap()), Ws::request(&authority, "/v1/subscribe", &headers)).await;
+        let upgraded =
+            Ws::open(&Address::Tcp(authority.parse().unwrap()), Ws::request(&authority, "/v1/subscribe", &headers))
+                .await;
         match &upgraded {
             Ok(ws) => self.keep(&ws.answer),
             Err(answer) => self.keep(answer),
@@ -128,7 +130,8 @@ impl Browser {
             let text = value.to_str().unwrap();
             let mut parts = text.split(';').map(str::trim);
             let (name, value) = parts.next().unwrap().split_once('=').unwrap();
-            let is_gone = parts.any(|part| part == "Max-Age=0" || part.to_ascii_lowercase().starts_with("expires=thu, 01 jan 1970"));
+            let is_gone = parts
+                .any(|part| part == "Max-Age=0" || part.to_ascii_lowercase().starts_with("expires=thu, 01 jan 1970"));
             if is_gone || value.is_empty() {
                 self.cookies.remove(name);
             } else {

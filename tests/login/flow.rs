@@ -244,7 +244,11 @@ async fn t_j12_a_live_connection_ends_with_its_session() {
     let world = LoginWorld::start(&provider.toml("company"), "session_secs = 60\n").await;
     let mut browser = Browser::new(&world.url);
     let answer = provider.log_in(&mut browser, json!({})).await;
-    let cookie = answer.headers.get_all("set-cookie").iter().find_map(|it| it.to_str().ok().filter(|it| it.starts_with("lastmile=")));
+    let cookie = answer
+        .headers
+        .get_all("set-cookie")
+        .iter()
+        .find_map(|it| it.to_str().ok().filter(|it| it.starts_with("lastmile=")));
     assert!(cookie.unwrap().ends_with("; Path=/; Max-Age=60; HttpOnly; SameSite=Lax"), "{cookie:?}");
     let url = world.url.clone();
     let welcome = browser.subscribe(Some(&url)).await.expect("an upgrade").expect("welcome").await;

@@ -18,7 +18,8 @@ impl LoginWorld {
     }
 
     pub async fn at(port: u16, issuers: &str, login: &str) -> Self {
-        let (publisher, issuer, folder) = (TestPublisher::new(), TestIssuer::new("https://sso.example.com"), Folder::new());
+        let (publisher, issuer, folder) =
+            (TestPublisher::new(), TestIssuer::new("https://sso.example.com"), Folder::new());
         folder.write("sso.json", &issuer.jwks());
         folder.write("client.secret", "s3cret\n");
         let toml = toml(port, &publisher.toml("market-data", &["*"]), issuers, login);

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::ConstantTimeEq;
 
-use super::{LoginError, Pending, ProviderConfig, pending};
+use super::{LoginError, Pending, ProviderConfig, Redeemed, pending};
+use crate::auth::token::{Issuers, TokenError, Unproven};
 
 /// Difference between clocks.
 const LEEWAY: u64 = 60;
@@ -25,8 +26,20 @@ pub struct IdToken {
 }
 
 impl IdToken {
+    /// Checks signature and claims of what a code was exchanged for.
+    pub async fn verify(
+        issuers: &Issuers,
+        provider: &ProviderConfig,
+        pending: &Pending,
+        redeemed: &Redeemed,
+        now: u64,
+    ) -> Result<Self, LoginError> {
+        let (claims, algorithm) = signed(issuers, &provider.issuer, &redeemed.id_token, &["jwt"], now).await?;
+        Self::check(claims, algorithm, provider, pending, &redeemed.access_token, now)
+    }
+
     /// `algorithm` is that of its signature; `now` in seconds since 1970.
-    pub fn check(
+    fn check(
         claims: Map<String, Value>,
         algorithm: Algorithm,
         provider: &ProviderConfig,
@@ -69,6 +82,31 @@ impl IdToken {
 /// The words of a `scope`.
 pub fn scopes_of(text: &str) -> Vec<String> {
     text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// The claims of a token that its issuer signed, and by which algorithm. `typ` may be missing, or one of these.
+pub async fn signed(
+    issuers: &Issuers,
+    issuer: &str,
+    token: &str,
+    types: &[&str],
+    now: u64,
+) -> Result<(Map<String, Value>, Algorithm), LoginError> {
+    let untrusted = |error: TokenError| {
+        tracing::warn!(%error, issuer, "a token of the provider is refused");
+        LoginError::Untrusted("its token")
+    };
+    let Unproven { algorithm, issuer: said } = Unproven::read(token).map_err(untrusted)?;
+    let (typ, claims) = issuers.signed(issuer, token, now).await.map_err(untrusted)?;
+    if said != issuer {
+        return Err(LoginError::Claim("iss"));
+    }
+    let typ = typ.map(|typ| typ.to_ascii_lowercase());
+    let typ = typ.as_deref().map(|typ| typ.strip_prefix("application/").unwrap_or(typ));
+    if typ.is_some_and(|typ| !types.contains(&typ)) {
+        return Err(LoginError::Untrusted("the typ of its token"));
+    }
+    Ok((claims, algorithm))
 }
 
 /// Whether the token is for this client, and for no other without its consent (`azp`).

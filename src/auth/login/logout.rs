@@ -4,8 +4,9 @@
 use oauth2::url::Url;
 use serde_json::{Map, Value};
 
-use super::claims::{check_client, issued_within, optional_text};
+use super::claims::{check_client, issued_within, optional_text, signed};
 use super::{Active, LOGGED_OUT, LoginError, ProviderConfig};
+use crate::auth::token::{Issuers, Unproven};
 
 /// Seconds that a logout token may be on its way.
 pub const MAX_AGE: u64 = 300;
@@ -22,8 +23,21 @@ pub struct LogoutToken {
 }
 
 impl LogoutToken {
+    /// Checks signature and claims; gives the provider that it comes from, too.
+    pub async fn verify<'a>(
+        login: &'a Active,
+        issuers: &Issuers,
+        token: &str,
+        now: u64,
+    ) -> Result<(&'a ProviderConfig, Self), LoginError> {
+        let said = Unproven::read(token).map_err(|_| LoginError::Untrusted("it cannot be read"))?;
+        let provider = login.provider_of(&said.issuer).ok_or(LoginError::Claim("iss"))?;
+        let (claims, _) = signed(issuers, &provider.issuer, token, &["logout+jwt", "jwt"], now).await?;
+        Ok((provider, Self::check(&claims, provider, now)?))
+    }
+
     /// Section 2.6, once the signature is known to be good.
-    pub fn check(claims: &Map<String, Value>, provider: &ProviderConfig, now: u64) -> Result<Self, LoginError> {
+    fn check(claims: &Map<String, Value>, provider: &ProviderConfig, now: u64) -> Result<Self, LoginError> {
         check_client(claims, &provider.client_id)?;
         let issued = issued_within(claims, MAX_AGE, now)?;
         // Older providers send none.

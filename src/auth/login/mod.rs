@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
+use super::revocation::Revocations;
 use super::seal::{NoRandomness, SealKey, Sealer};
 use once::Once;
 
@@ -78,18 +79,23 @@ pub struct Active {
 }
 
 impl Login {
-    pub fn new(config: Option<LoginConfig>) -> Result<Self, NoRandomness> {
+    /// `revocations` must know how long sessions live.
+    pub fn new(config: Option<LoginConfig>, revocations: &Revocations) -> Result<Self, NoRandomness> {
         let this = Self {
             active: ArcSwapOption::empty(),
             own_key: SealKey::generate()?,
             states: Once::new(pending::MAX_AGE),
             logouts: Once::new(logout::MAX_AGE),
         };
-        this.replace(config);
+        this.replace(config, revocations);
         Ok(this)
     }
 
-    pub fn replace(&self, config: Option<LoginConfig>) {
+    pub fn replace(&self, config: Option<LoginConfig>, revocations: &Revocations) {
+        if let Some(config) = &config {
+            // A session may begin a while after its ID token was issued.
+            revocations.keep_for(config.session.as_secs().saturating_add(2 * pending::MAX_AGE));
+        }
         let own = std::slice::from_ref(&self.own_key);
         let active = config.and_then(|config| {
             let keys = if config.seal_keys.is_empty() { own } else { &config.seal_keys };

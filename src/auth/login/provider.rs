@@ -1,6 +1,8 @@
 //! What is said to a provider: the request that the browser carries (RFC 6749 section 4.1, RFC 7636), and the exchange
 //! of the code for an ID token.
 
+use std::pin::Pin;
+
 use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
@@ -9,13 +11,11 @@ use oauth2::{
     ExtraTokenFields, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError,
     Scope, StandardRevocableToken, StandardTokenResponse, TokenResponse, TokenUrl,
 };
-use std::pin::Pin;
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Active, LoginError, Pending, ProviderConfig, ReturnTo, scopes_of};
 use crate::auth::fetch::{Endpoint, FetchError, Fetcher};
+use crate::auth::token::{Issuers, ProviderMetadata};
 
 /// What a provider's discovery document says about logging in.
 pub struct Endpoints {
@@ -26,27 +26,10 @@ pub struct Endpoints {
     pub end_session: Option<String>,
     /// Every answer says whose it is (RFC 9207).
     pub says_iss: bool,
-    pub fetcher: Arc<Fetcher>,
     /// The client secret goes into the form, because the provider does not take it as a header.
     pub secret_in_form: bool,
 }
 
-pub struct Signed {
-    pub issuer: String,
-    pub claims: serde_json::Map<String, serde_json::Value>,
-    pub algorithm: jsonwebtoken::Algorithm,
-}
-impl crate::auth::Issuers {
-    pub async fn login_endpoints(&self, _: &str) -> Result<Endpoints, LoginError> {
-        Err(LoginError::Unavailable("stub"))
-    }
-    pub async fn signed(&self, _: &str, _: &str, _: u64) -> Result<Signed, LoginError> {
-        Err(LoginError::Unavailable("stub"))
-    }
-    pub async fn signed_logout(&self, _: &str, _: u64) -> Result<Signed, LoginError> {
-        Err(LoginError::Unavailable("stub"))
-    }
-}
 /// What a code was exchanged for. No `Debug`: tokens.
 pub struct Redeemed {
     pub id_token: String,
@@ -88,6 +71,26 @@ pub fn random() -> String {
     CsrfToken::new_random_len(32).into_secret()
 }
 
+impl Endpoints {
+    /// Waits for the first answer of a provider that was never reached.
+    pub async fn of(issuers: &Issuers, issuer: &str) -> Result<Self, LoginError> {
+        let metadata = issuers.metadata(issuer).await;
+        let metadata = metadata.map_err(|_| LoginError::Unavailable("its discovery document"))?;
+        let ProviderMetadata { authorization_endpoint, token_endpoint, end_session_endpoint, .. } = &*metadata;
+        let methods = &metadata.token_endpoint_auth_methods;
+        let takes = |method: &str| methods.iter().any(|known| known == method);
+        Ok(Self {
+            authorization: authorization_endpoint.as_ref().map(Endpoint::to_string).ok_or(NO_LOGIN)?,
+            token: token_endpoint.clone().ok_or(NO_LOGIN)?,
+            end_session: end_session_endpoint.as_ref().map(Endpoint::to_string),
+            says_iss: metadata.authorization_response_iss,
+            secret_in_form: takes("client_secret_post") && !takes("client_secret_basic"),
+        })
+    }
+}
+
+const NO_LOGIN: LoginError = LoginError::Unavailable("its discovery document names no place to log in");
+
 impl Active {
     /// Begins a login: where the browser goes, and what it keeps until it comes back.
     pub fn begin(
@@ -120,11 +123,12 @@ impl Active {
         &self,
         provider: &ProviderConfig,
         endpoints: &Endpoints,
+        fetcher: &Fetcher,
         pending: &Pending,
         code: &str,
     ) -> Result<Redeemed, LoginError> {
         let client = self.client(provider, endpoints)?;
-        let http = Http { fetcher: &endpoints.fetcher, endpoint: &endpoints.token };
+        let http = Http { fetcher, endpoint: &endpoints.token };
         let request = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(pending.verifier.clone()));

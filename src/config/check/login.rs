@@ -29,7 +29,7 @@ pub fn check(
 ) -> Option<LoginConfig> {
     let Login { url, seal_keys, session_secs } = login;
     let path = Path::of("login");
-    let session_secs = Numbers::new(path.clone(), report).secs("session_secs", session_secs, 60);
+    let session_secs = Numbers::new(path.clone(), report).secs("session_secs", session_secs, 1);
     if session_secs > Duration::from_secs(MAX_SESSION_SECS) {
         report.wrong(
             &path.key("session_secs"),

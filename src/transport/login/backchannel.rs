@@ -11,7 +11,7 @@ use warp::reply::Response;
 
 use super::active;
 use super::query::Parameters;
-use crate::auth::login::{LoginError, LogoutToken};
+use crate::auth::login::LogoutToken;
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
@@ -43,10 +43,8 @@ pub async fn backchannel(
         tracing::warn!(%error, "a logout token is refused");
         malformed()
     };
-    let signed = issuers.signed_logout(token, now).await.map_err(|error| refused(&error))?;
-    let provider = login.provider_of(&signed.issuer).ok_or_else(|| refused(&LoginError::Claim("iss")))?;
-    let LogoutToken { id, subject, session, issued } =
-        LogoutToken::check(&signed.claims, provider, now).map_err(|error| refused(&error))?;
+    let verified = LogoutToken::verify(&login, &issuers, token, now).await;
+    let (provider, LogoutToken { id, subject, session, issued }) = verified.map_err(|error| refused(&error))?;
     if !app.login.is_first_logout(&provider.issuer, &id, now) {
         return Err(refused(&"it was told before"));
     }

@@ -7,7 +7,7 @@ use warp::reply::Response;
 
 use super::query::Parameters;
 use super::{active, cookies, page};
-use crate::auth::login::{Active, LoginError, ReturnTo};
+use crate::auth::login::{Active, Endpoints, LoginError, ReturnTo};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
 use crate::transport::app::App;
@@ -51,7 +51,7 @@ async fn send_away(
         (None, [only]) => only,
         (None, several) => return Ok(page::choice(several, return_to)),
     };
-    let endpoints = app.policy.issuers().login_endpoints(&provider.issuer).await?;
+    let endpoints = Endpoints::of(&app.policy.issuers(), &provider.issuer).await?;
     let (url, pending) = login.begin(provider, &endpoints, return_to.clone())?;
     let sealed = pending.seal(login, Now::read().unix())?;
     let name = cookies::pending_name(login, pending.state()).ok_or(LoginError::NoRandomness)?;

@@ -7,7 +7,7 @@ use warp::reply::Response;
 
 use super::query::Parameters;
 use super::{active, cookies, page};
-use crate::auth::login::{Active, IdToken, LoginError, LoginSession, Pending, ProviderConfig};
+use crate::auth::login::{Active, Endpoints, IdToken, LoginError, LoginSession, Pending, ProviderConfig};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
 use crate::transport::app::App;
@@ -64,19 +64,16 @@ async fn log_in(
 ) -> Result<Option<http::HeaderValue>, LoginError> {
     let provider = login.provider_of(&pending.issuer).ok_or(LoginError::Untrusted("it is no longer configured"))?;
     let issuers = app.policy.issuers();
-    let endpoints = issuers.login_endpoints(&provider.issuer).await?;
+    let endpoints = Endpoints::of(&issuers, &provider.issuer).await?;
     check_issuer(provider, parameters.get("iss"), endpoints.says_iss)?;
     if let Some(error) = parameters.get("error") {
         return Err(LoginError::Refused(known_error(error)));
     }
     let code = parameters.get("code").filter(|code| !code.is_empty()).ok_or(LoginError::Untrusted("it has no code"))?;
-    let redeemed = login.redeem(provider, &endpoints, pending, code).await?;
+    let fetcher = app.fetcher.as_deref().ok_or(LoginError::Unavailable("there is no way out"))?;
+    let redeemed = login.redeem(provider, &endpoints, fetcher, pending, code).await?;
     let now = Now::read().unix();
-    let signed = issuers.signed(&provider.issuer, &redeemed.id_token, now).await.map_err(|error| {
-        tracing::warn!(%error, provider = provider.name, "the ID token is refused");
-        LoginError::Untrusted("its ID token")
-    })?;
-    let token = IdToken::check(signed.claims, signed.algorithm, provider, pending, &redeemed.access_token, now)?;
+    let token = IdToken::verify(&issuers, provider, pending, &redeemed, now).await?;
     let rules = app.policy.rules().load();
     let session = LoginSession::begin(login, provider, token, redeemed.scopes, |name| rules.asks_for(name), now);
     let sealed = session.seal(login)?;

@@ -8,7 +8,7 @@ use warp::Reply;
 use warp::reply::Response;
 
 use super::{active, cookie, cookies, page};
-use crate::auth::login::{Active, LoginSession, logout_url};
+use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
@@ -62,7 +62,7 @@ fn end(app: &App, session: &LoginSession) -> Result<(), Refusal> {
 
 async fn at_provider(app: &App, login: &Active, session: &LoginSession) -> Option<String> {
     let provider = login.provider_of(&session.issuer)?;
-    let endpoints = app.policy.issuers().login_endpoints(&session.issuer).await.ok()?;
+    let endpoints = Endpoints::of(&app.policy.issuers(), &session.issuer).await.ok()?;
     logout_url(login, provider, endpoints.end_session.as_deref()?)
 }
 
