@@ -50,6 +50,10 @@ fn gateway_text(config: &Config) -> String {
         line(&mut text, 0, "no issuers: only channels for anyone can be subscribed to");
     }
     config.policy.issuers.iter().for_each(|issuer| line(&mut text, 0, &issuer_text(issuer)));
+    if let Some(login) = &config.policy.login {
+        let names = login.providers.iter().map(|provider| provider.name.as_str());
+        line(&mut text, 0, &format!("people log in at {}, by {}", login.url, listed(names)));
+    }
     let rules = &config.policy.channels;
     for rule in &rules.rules {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);

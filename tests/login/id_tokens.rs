@@ -21,7 +21,7 @@ async fn each(tokens: impl AsyncFn(&Provider, &Begun) -> Vec<(String, String)>) 
         let answer = browser.callback(&[("code", "c"), ("state", &begun.state), ("iss", &provider.issuer)]).await;
         assert_eq!(answer.status, 502, "{what}: {answer:?}");
         assert!(browser.session().is_none(), "{what}");
-        assert!(!answer.text().contains(&token), "{what}");
+        assert!(token.is_empty() || !answer.text().contains(&token), "{what}");
     }
     // The same way with a good one.
     assert_eq!(provider.log_in(&mut browser, json!({})).await.status, 303);
@@ -119,11 +119,11 @@ async fn t_j9_oversized_and_deeply_nested_tokens_are_refused() {
         };
         vec![
             ("large".into(), provider.sign(&provider.claims(begun, json!({"x": "x".repeat(9000)})))),
-            ("very large".into(), provider.sign(&provider.claims(begun, json!({"x": "x".repeat(400_000)})))),
+            ("very large".into(), provider.sign(&provider.claims(begun, json!({"x": "x".repeat(150_000)})))),
             ("deep".into(), deep(40)),
             ("very deep".into(), deep(2500)),
             ("a name twice".into(), twice),
-            ("dots".into(), ".".repeat(1_000_000)),
+            ("dots".into(), ".".repeat(200_000)),
             ("empty".into(), String::new()),
         ]
     })

@@ -44,6 +44,8 @@ function start() {
   provider = new Provider(issuer(), {
     clients: clients.map((client) => ({ id_token_signed_response_alg: "ES256", ...client })),
     jwks: { keys },
+    // Its own one goes to no special address, and the gateway of a test is on loopback.
+    fetch: (url, { dispatcher: _guard, ...options }) => fetch(url, options),
     cookies: { keys: ["only a test"] },
     scopes: ["openid", "profile", "read"],
     claims: { openid: ["sub", "groups", "tenant"], profile: ["name"] },
