@@ -103,6 +103,7 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
         subscribers: Audience::Anyone,
         limits,
         slow_consumer,
+        compress: true,
         backlog_messages: backlog,
         backlog_age: Duration::ZERO,
     };

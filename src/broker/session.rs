@@ -24,6 +24,7 @@ pub struct Session {
     connection: Arc<Connection>,
     channels: Channels,
     principal: Option<Arc<Principal>>,
+    form: Form,
     /// Sorted by channel: most sessions have few.
     memberships: Vec<Membership>,
     next_tag: u64,
@@ -33,7 +34,12 @@ impl Session {
     /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
     pub fn new(connection: Arc<Connection>, channels: Channels, principal: Option<Arc<Principal>>) -> Self {
         connection.admit(principal.as_ref().map(|principal| principal.expires));
-        Self { connection, channels, principal, memberships: Vec::new(), next_tag: 0 }
+        Self { connection, channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
+    }
+
+    /// The same for a connection that takes publications in another form.
+    pub fn with_form(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// Who this is; `None` without a token.
@@ -132,8 +138,8 @@ impl Session {
             (None, None) => Start::Live,
         };
         self.next_tag += 1;
-        let newcomer = Newcomer { connection: self.connection.clone(), form: Form::Native, tag: self.next_tag };
-        let connection = self.connection.clone();
+        let newcomer = Newcomer { connection: self.connection.clone(), form: self.form, tag: self.next_tag };
+        let (connection, form) = (self.connection.clone(), self.form);
         let mut announce = |joined: Joined<'_>| {
             let Joined { position, recovered, history } = joined;
             let reply = Reply::Subscribed {
@@ -145,7 +151,7 @@ impl Session {
             };
             connection.send_text(&reply.to_json());
             for publication in history {
-                connection.send(publication.frame(Form::Native));
+                connection.send(publication.frame(form));
             }
         };
         let membership = self.channels.engine.subscribe(&channel, newcomer, start, now, &mut announce)?;

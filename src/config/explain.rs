@@ -117,7 +117,8 @@ fn keyid(publisher: &PublisherConfig) -> Fingerprint {
 fn listener_text(listener: &ListenerConfig) -> String {
     let roles = listed(listener.roles.iter().map(|role| role.name()));
     let tls = if listener.tls.is_some() { "with TLS" } else { "without TLS" };
-    format!("listener {}: {} {tls}, serves {roles}", listener.name, check::address_text(&listener.address))
+    let compression = if listener.compression { ", compresses WebSockets" } else { "" };
+    format!("listener {}: {} {tls}, serves {roles}{compression}", listener.name, check::address_text(&listener.address))
 }
 
 fn issuer_text(issuer: &IssuerConfig) -> String {
@@ -133,7 +134,7 @@ fn issuer_text(issuer: &IssuerConfig) -> String {
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
-    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, backlog_messages, backlog_age } = rule;
+    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, compress, backlog_messages, backlog_age } = rule;
     let mut text = String::new();
     line(&mut text, 0, title);
     line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
@@ -158,6 +159,9 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         SlowConsumer::Latest => "latest",
     };
     line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    if !compress {
+        line(&mut text, 1, "never compressed");
+    }
     text
 }
 

@@ -181,6 +181,7 @@ fn sample(form: usize) -> Value {
         backlog_messages: Some(1),
         backlog_secs: Some(1),
         slow_consumer: text(),
+        compress: Some(true),
         replies: Some(false),
     };
     json!(Settings {

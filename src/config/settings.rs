@@ -52,6 +52,8 @@ pub struct Listener {
     pub hosts: Vec<String>,
     pub max_connections: u64,
     pub proxy_protocol: bool,
+    pub compression: bool,
+    pub http2: bool,
     pub default_endpoint_permissions: Vec<String>,
     pub auth_tokens: Vec<String>,
     pub max_message_size: u64,
@@ -102,6 +104,7 @@ pub struct Channel {
     pub backlog_messages: Option<u64>,
     pub backlog_secs: Option<u64>,
     pub slow_consumer: Option<String>,
+    pub compress: Option<bool>,
     pub replies: Option<bool>,
 }
 
@@ -117,6 +120,7 @@ pub struct ChannelDefaults {
     pub backlog_messages: u64,
     pub backlog_secs: u64,
     pub slow_consumer: String,
+    pub compress: bool,
     pub replies: bool,
 }
 
@@ -267,6 +271,8 @@ impl Default for Listener {
             hosts: Vec::new(),
             max_connections: 0,
             proxy_protocol: false,
+            compression: false,
+            http2: true,
             default_endpoint_permissions: Vec::new(),
             auth_tokens: Vec::new(),
             max_message_size: 65_536,
@@ -302,6 +308,7 @@ impl Default for ChannelDefaults {
             backlog_messages: 0,
             backlog_secs: 300,
             slow_consumer: "disconnect".to_owned(),
+            compress: true,
             replies: false,
         }
     }

@@ -116,7 +116,8 @@ impl Log {
         if !is_wanted && !keeps {
             return Ok(None);
         }
-        let publication = Arc::new(Publication::new(channel, &self.position(), now.wall, publisher, payload));
+        let publication = Publication::new(channel, &self.position(), now.wall, publisher, payload);
+        let publication = Arc::new(publication.compressed(rule.compress));
         if keeps {
             self.backlog.push_back((now.steady, publication.clone()));
             self.trim(rule, now);

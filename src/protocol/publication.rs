@@ -98,10 +98,15 @@ pub struct Publication {
     pub offset: u64,
     /// The `message` frame of our own protocol.
     frame: Bytes,
+    /// Where in the frame its payload begins.
+    header: usize,
     /// Where in the frame the data stands.
     data: Range<usize>,
     kind: DataKind,
     channel: ChannelName,
+    /// Whether a compressed frame may be made: not of what is secret, because sizes tell (CRIME, BREACH).
+    may_compress: bool,
+    deflated: OnceLock<Bytes>,
     tslm: OnceLock<Bytes>,
 }
 
@@ -109,7 +114,19 @@ pub struct Publication {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Native,
+    /// The same over a connection that takes compressed frames.
+    Deflated,
     Tslm,
+}
+
+impl Form {
+    /// How many forms there are.
+    pub const COUNT: usize = 3;
+
+    /// Whether our own protocol is spoken.
+    pub fn is_native(self) -> bool {
+        matches!(self, Self::Native | Self::Deflated)
+    }
 }
 
 impl Publication {
@@ -158,16 +175,29 @@ impl Publication {
             offset: *offset,
             data: start + header..end + header,
             frame,
+            header,
             kind,
             channel: channel.clone(),
+            may_compress: false,
+            deflated: OnceLock::new(),
             tslm: OnceLock::new(),
         }
+    }
+
+    /// The same, with or without a compressed frame for those who take one.
+    pub fn compressed(self, may_compress: bool) -> Self {
+        Self { may_compress, ..self }
     }
 
     /// The frame for subscribers of `form`.
     pub fn frame(&self, form: Form) -> &Bytes {
         match form {
             Form::Native => &self.frame,
+            Form::Deflated if !self.may_compress => &self.frame,
+            Form::Deflated => self.deflated.get_or_init(|| {
+                let text = &self.frame[self.header..];
+                websocket::deflated_text_frame(text).unwrap_or_else(|| self.frame.clone())
+            }),
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
             }
@@ -225,6 +255,22 @@ mod tests {
     fn text_is_a_string_and_anything_else_base64() {
         check(Payload::Text("a\"b\n"), r#""a\"b\n""#, "}");
         check(Payload::Binary(&[0xff, 0xfe]), r#""//4=""#, r#","encoding":"base64"}"#);
+    }
+
+    #[test]
+    fn a_compressed_frame_is_made_once_and_only_where_it_may_be_and_pays() {
+        let text = "tick ".repeat(100);
+        let made = publication(Payload::Text(&text)).compressed(true);
+        let (plain, deflated) = (made.frame(Form::Native), made.frame(Form::Deflated));
+        assert!(deflated.len() < plain.len() && deflated[0] == 0xc1);
+        assert_eq!(made.frame(Form::Deflated).as_ptr(), deflated.as_ptr(), "all share one");
+        let secret = publication(Payload::Text(&text)).compressed(false);
+        assert_eq!(secret.frame(Form::Deflated).as_ptr(), secret.frame(Form::Native).as_ptr());
+        let mut noise = vec![0; 3000];
+        getrandom::fill(&mut noise).unwrap();
+        let noise = noise.iter().map(|byte| char::from(b'0' + byte % 64)).collect::<String>();
+        let odd = publication(Payload::Text(&noise)).compressed(true);
+        assert!(odd.frame(Form::Deflated).len() <= odd.frame(Form::Native).len());
     }
 
     #[test]

@@ -55,6 +55,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         backlog_messages,
         backlog_secs,
         slow_consumer,
+        compress,
         replies,
     } = channel;
     let values = ChannelDefaults {
@@ -67,6 +68,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         backlog_messages: backlog_messages.unwrap_or(defaults.backlog_messages),
         backlog_secs: backlog_secs.unwrap_or(defaults.backlog_secs),
         slow_consumer: slow_consumer.unwrap_or_else(|| defaults.slow_consumer.clone()),
+        compress: compress.unwrap_or(defaults.compress),
         replies: replies.unwrap_or(defaults.replies),
     };
     (r#match, values)
@@ -83,6 +85,7 @@ fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: 
         backlog_messages,
         backlog_secs,
         slow_consumer,
+        compress,
         replies,
     } = values;
     if replies {
@@ -109,6 +112,7 @@ fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: 
             lifespan: numbers.secs("lifespan_secs", lifespan_secs, 0),
         },
         slow_consumer,
+        compress,
         backlog_messages: numbers.count("backlog_messages", backlog_messages, 0),
         backlog_age: numbers.secs("backlog_secs", backlog_secs, 0),
     }

@@ -52,6 +52,8 @@ fn check_one(
         hosts,
         max_connections,
         proxy_protocol,
+        compression,
+        http2,
         default_endpoint_permissions,
         auth_tokens,
         max_message_size,
@@ -69,6 +71,13 @@ fn check_one(
                 report.misplaced(&key, "only for a listener with the role \"tslm\"");
             }
         }
+    }
+    let is_ours = roles.contains(&Role::Subscribe) || roles.contains(&Role::Publish);
+    if !is_ours && report.origins.is_set(&path.key("compression")) {
+        report.misplaced(&path.key("compression"), "only for a listener with the role \"subscribe\" or \"publish\"");
+    }
+    if !report.origins.is_set(&path.key("tls")) && report.origins.is_set(&path.key("http2")) {
+        report.misplaced(&path.key("http2"), "only for a listener with tls");
     }
     let scope = check_scope(scope, roles.contains(&Role::Relay), &path.key("scope"), report);
     let [subscribe, create_channel, notify_channel] =
@@ -88,7 +97,20 @@ fn check_one(
     let max_connections = numbers.count("max_connections", max_connections, 0);
     let address = address::check(address, path, report)?;
     check_exposure(&address, tls.is_some() || report.origins.is_set(&path.key("tls")), plaintext, path, report);
-    Some(ListenerConfig { name, address, roles, tls, origins, hosts, max_connections, proxy_protocol, tslm, scope })
+    Some(ListenerConfig {
+        name,
+        address,
+        roles,
+        tls,
+        origins,
+        hosts,
+        max_connections,
+        proxy_protocol,
+        compression,
+        http2,
+        tslm,
+        scope,
+    })
 }
 
 /// Outside of the machine, either TLS or a decision against it (RFC 9700 section 2.6 asks for end-to-end TLS).
