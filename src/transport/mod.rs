@@ -7,6 +7,7 @@ pub mod config;
 pub mod credential;
 mod demo;
 mod front;
+mod http2;
 pub mod listener;
 mod ops;
 mod origin;
