@@ -64,6 +64,42 @@ fn messages_come_out_whole_however_their_bytes_arrive() {
 }
 
 #[test]
+fn w8_the_first_frame_of_a_message_says_whether_it_is_compressed() {
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    let negotiated = |bytes: &[u8]| {
+        let mut seen = Vec::new();
+        let fed = Assembler::new(true).feed(&mut bytes.to_vec(), BOUNDS, &mut |message| {
+            seen.push(format!("{message:?}"));
+            Ok(())
+        });
+        fed.map(|()| seen)
+    };
+    let texts = |texts: &[&str]| Ok(texts.iter().map(|text| format!("Text({text:?})")).collect());
+    assert_eq!(negotiated(&masked(0xc1, &hello)), texts(&["Hello"]));
+    let mixed = [
+        masked(0x41, &hello[..3]),
+        masked(0x00, &hello[3..6]),
+        masked(0x80, &hello[6..]),
+        masked(0x81, b"plain"),
+        masked(0x01, b"pl"),
+        masked(0x80, b"ain"),
+    ];
+    assert_eq!(negotiated(&mixed.concat()), texts(&["Hello", "plain", "plain"]));
+    let forbidden = [
+        masked(0xc9, b""),
+        [masked(0x41, &hello[..3]), masked(0xc0, &hello[3..])].concat(),
+        [masked(0x01, b"a"), masked(0xc0, &hello)].concat(),
+        masked(0xa1, b"a"),
+        masked(0x91, b"a"),
+        masked(0xe1, &hello),
+    ];
+    for bytes in forbidden {
+        assert_eq!(negotiated(&bytes), Err(CloseReason::ProtocolError), "{bytes:x?}");
+    }
+    check(&masked(0xc1, &hello), &[], Err(CloseReason::ProtocolError));
+}
+
+#[test]
 fn t_ws11_an_unmasked_frame_is_a_protocol_error() {
     check(&[0x81, 0x01, b'a'], &[], Err(CloseReason::ProtocolError));
 }
