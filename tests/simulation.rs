@@ -16,7 +16,7 @@ use lastmile::broker::engine::{Accepted, Appended, Created, Joined, Start};
 use lastmile::broker::fanout::Walk;
 use lastmile::broker::*;
 use lastmile::engine::Memory;
-use lastmile::engine::memory::MemoryLimits;
+use lastmile::engine::MemoryLimits;
 use lastmile::protocol::{ChannelName, CloseReason, Code, Form, Pattern, Payload, Position, Refusal};
 
 /// Takes `room` bytes, then is full until a test makes room.
@@ -109,16 +109,26 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
     let counters = Arc::new(Counters::default());
     let default = ChannelRule {
         pattern: Pattern::new("*"),
+        template: None,
+        deny: Vec::new(),
         subscribers: Audience::Anyone,
         limits,
         slow_consumer,
         compress: true,
         backlog_messages: backlog,
         backlog_age: Duration::ZERO,
+        backlog_bytes: 0,
+        replies: false,
     };
-    let rules = Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default }));
+    let rules =
+        Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default, issuers: Default::default() }));
     let hub = Hub::new(2, counters.clone());
-    Memory::new(MemoryLimits { max_channels: 10, idle: Duration::from_secs(60) }, rules, hub, counters)
+    Memory::new(
+        MemoryLimits { max_channels: 10, idle: Duration::from_secs(60), max_backlog_bytes: 1 << 20 },
+        rules,
+        hub,
+        counters,
+    )
 }
 
 const NO_LIMITS: ChannelLimits = ChannelLimits {
@@ -134,7 +144,7 @@ fn channel() -> ChannelName {
 }
 
 fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (Membership, u64, bool) {
-    let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1 };
+    let newcomer = Newcomer { connection: connection.clone(), principal: None, form: Form::Native, tag: 1 };
     let mut told = (0, false);
     let mut announce = |joined: Joined<'_>| {
         told = (joined.position.offset, joined.recovered);
@@ -413,7 +423,7 @@ proptest! {
             .map(|n| {
                 let connection = connection(n, 100);
                 let form = if n % 4 < 2 { Form::Deflated } else { Form::Native };
-                let newcomer = Newcomer { connection: connection.clone(), form, tag: 1 };
+                let newcomer = Newcomer { connection: connection.clone(), principal: None, form, tag: 1 };
                 let channel = &channels[n as usize % 2];
                 let membership = engine.subscribe(channel, newcomer, Start::Live, Now::read(), &mut |_| {}).unwrap();
                 (connection, membership)

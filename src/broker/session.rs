@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::engine::{Engine, Joined, Now, Start};
+use super::replies::{Outward, Replies};
 use super::{ChannelRules, Connection, Membership, Newcomer, Principal};
 use crate::protocol::command::Command;
 use crate::protocol::publication::Position;
@@ -16,6 +17,7 @@ use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
 pub struct Channels {
     pub engine: Arc<dyn Engine>,
     pub rules: Arc<ArcSwap<ChannelRules>>,
+    pub replies: Replies,
     /// Channels of one connection.
     pub max_subscriptions: usize,
 }
@@ -59,7 +61,7 @@ impl Session {
             "hello" => {
                 Err(Refusal::new(Code::Malformed, "`hello` comes first and once; use `refresh` for a new token"))
             }
-            "reply" => Err(Refusal::new(Code::Forbidden, "the channel takes no replies")),
+            "reply" => self.send_reply(command),
             other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
@@ -87,7 +89,7 @@ impl Session {
         let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.memberships)
             .into_iter()
             .filter(Membership::is_active)
-            .partition(|membership| rules.of(membership.channel()).subscribers.allows(principal));
+            .partition(|membership| rules.may_subscribe(membership.channel(), principal));
         self.memberships = kept;
         for membership in lost {
             let channel = membership.channel().clone();
@@ -104,7 +106,7 @@ impl Session {
     pub fn may_subscribe(&self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
         let channel = channel_of(command)?;
         let principal = self.principal.as_deref();
-        if !self.channels.rules.load().of(&channel).subscribers.allows(principal) {
+        if !self.channels.rules.load().may_subscribe(&channel, principal) {
             return Err(match principal {
                 None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
                 Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
@@ -138,7 +140,12 @@ impl Session {
             (None, None) => Start::Live,
         };
         self.next_tag += 1;
-        let newcomer = Newcomer { connection: self.connection.clone(), form: self.form, tag: self.next_tag };
+        let newcomer = Newcomer {
+            connection: self.connection.clone(),
+            principal: self.principal.clone(),
+            form: self.form,
+            tag: self.next_tag,
+        };
         let (connection, form) = (self.connection.clone(), self.form);
         let mut announce = |joined: Joined<'_>| {
             let Joined { position, recovered, history } = joined;
@@ -169,6 +176,32 @@ impl Session {
         drop(membership);
         self.reply(&Reply::Unsubscribed { id: command.id(), channel: channel.as_str(), reason: None, code: None });
         Ok(())
+    }
+
+    /// Hands a reply on to whoever published the message.
+    fn send_reply(&self, command: &Command<'_>) -> Result<(), Refusal> {
+        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let channel = channel_of(command)?;
+        let to = command.to.as_ref().ok_or(malformed("`to` is missing"))?;
+        let data = command.data.ok_or(malformed("`data` is missing"))?.get();
+        let at = self.find(&channel).map_err(|_| Refusal::from(Code::NotSubscribed))?;
+        let membership = Some(&self.memberships[at]).filter(|one| one.is_active()).ok_or(Code::NotSubscribed)?;
+        if !self.channels.rules.load().of(&channel).replies {
+            return Err(Refusal::new(Code::Forbidden, "the channel takes no replies"));
+        }
+        let to = Position::of_message(&to.0).ok_or(Code::MessageUnknown)?;
+        let publisher = self.channels.engine.publisher_of(&channel, &to).ok_or(Code::MessageUnknown)?;
+        let reply = Outward {
+            from: &self.connection,
+            membership,
+            principal: self.principal.as_deref(),
+            id: command.id(),
+            channel: &channel,
+            to: &to,
+            data,
+            wants_answer: command.answer.unwrap_or(false),
+        };
+        self.channels.replies.send(&publisher, reply, Now::read())
     }
 
     fn find(&self, channel: &ChannelName) -> Result<usize, usize> {

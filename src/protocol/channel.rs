@@ -52,7 +52,7 @@ impl ChannelName {
 }
 
 /// Control characters (C0, DEL, C1) and the invisible ones that reorder text.
-fn is_unprintable(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

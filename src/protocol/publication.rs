@@ -83,6 +83,12 @@ impl Position {
     pub fn message_id(&self) -> String {
         format!("{}-{}", self.epoch, self.offset)
     }
+
+    /// The position that a [`Position::message_id`] names.
+    pub fn of_message(id: &str) -> Option<Self> {
+        let (epoch, offset) = id.rsplit_once('-')?;
+        Some(Self { epoch: epoch.into(), offset: offset.parse().ok()? })
+    }
 }
 
 /// How the data of a publication is written in its frame.
@@ -98,8 +104,6 @@ pub struct Publication {
     pub offset: u64,
     /// The `message` frame of our own protocol.
     frame: Bytes,
-    /// Where in the frame its payload begins.
-    header: usize,
     /// Where in the frame the data stands.
     data: Range<usize>,
     kind: DataKind,
@@ -108,6 +112,71 @@ pub struct Publication {
     may_compress: bool,
     deflated: OnceLock<Bytes>,
     tslm: OnceLock<Bytes>,
+}
+
+/// A publication as a backlog keeps it: its frame, once, and what stands where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    frame: Bytes,
+    data: Range<u32>,
+    kind: DataKind,
+}
+
+impl Kept {
+    /// Bytes of the description before the frame.
+    const HEAD: usize = 9;
+
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// Who published it.
+    pub fn publisher(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            publisher: String,
+        }
+        // RFC 6455 section 5.2: how long the header of a frame is.
+        let header = match self.frame.get(1)? & 0x7f {
+            0..126 => 2,
+            126 => 4,
+            _ => 10,
+        };
+        serde_json::from_slice::<Message>(self.frame.get(header..)?).ok().map(|message| message.publisher)
+    }
+
+    /// Bytes that [`Kept::write`] fills.
+    pub fn stored_len(&self) -> usize {
+        Self::HEAD + self.frame.len()
+    }
+
+    /// Writes it into exactly [`Kept::stored_len`] bytes.
+    pub fn write(&self, stored: &mut [u8]) {
+        let kind = match self.kind {
+            DataKind::Json => 0,
+            DataKind::Text => 1,
+            DataKind::Base64 => 2,
+        };
+        let (head, frame) = stored.split_at_mut(Self::HEAD);
+        head[0] = kind;
+        head[1..5].copy_from_slice(&self.data.start.to_le_bytes());
+        head[5..].copy_from_slice(&self.data.end.to_le_bytes());
+        frame.copy_from_slice(&self.frame);
+    }
+
+    /// What [`Kept::write`] wrote; `None` if it is anything else.
+    pub fn read(stored: &[u8]) -> Option<Self> {
+        let (head, frame) = stored.split_at_checked(Self::HEAD)?;
+        let kind = match head[0] {
+            0 => DataKind::Json,
+            1 => DataKind::Text,
+            2 => DataKind::Base64,
+            _ => return None,
+        };
+        let data = u32::from_le_bytes(head[1..5].try_into().ok()?)..u32::from_le_bytes(head[5..].try_into().ok()?);
+        std::str::from_utf8(frame.get(data.start as usize..data.end as usize)?).ok()?;
+        Some(Self { frame: Bytes::copy_from_slice(frame), data, kind })
+    }
 }
 
 /// In which words a subscriber is spoken to.
@@ -170,13 +239,18 @@ impl Publication {
         let end = json.len();
         json.push_str(if kind == DataKind::Base64 { r#","encoding":"base64"}"# } else { "}" });
         let frame = websocket::text_frame(json.as_bytes());
-        let header = frame.len() - json.len();
+        let header = (frame.len() - json.len()) as u32;
+        Self::of_kept(channel, *offset, &Kept { frame, data: start as u32 + header..end as u32 + header, kind })
+    }
+
+    /// One that was kept.
+    pub fn of_kept(channel: &ChannelName, offset: u64, kept: &Kept) -> Self {
+        let Kept { frame, data, kind } = kept;
         Self {
-            offset: *offset,
-            data: start + header..end + header,
-            frame,
-            header,
-            kind,
+            offset,
+            frame: frame.clone(),
+            data: data.start as usize..data.end as usize,
+            kind: *kind,
             channel: channel.clone(),
             may_compress: false,
             deflated: OnceLock::new(),
@@ -184,9 +258,15 @@ impl Publication {
         }
     }
 
-    /// The same, with or without a compressed frame for those who take one.
+    /// The same, with or without a compressed frame for those who take one. One that was kept has none: it is made
+    /// for one reader, and each would have it compressed anew.
     pub fn compressed(self, may_compress: bool) -> Self {
         Self { may_compress, ..self }
+    }
+
+    /// What has to be kept of it. It shares the frame and nothing else, so forms made later are not kept.
+    pub fn kept(&self) -> Kept {
+        Kept { frame: self.frame.clone(), data: self.data.start as u32..self.data.end as u32, kind: self.kind }
     }
 
     /// The frame for subscribers of `form`.
@@ -195,8 +275,7 @@ impl Publication {
             Form::Native => &self.frame,
             Form::Deflated if !self.may_compress => &self.frame,
             Form::Deflated => self.deflated.get_or_init(|| {
-                let text = &self.frame[self.header..];
-                websocket::deflated_text_frame(text).unwrap_or_else(|| self.frame.clone())
+                websocket::deflated_text_frame(websocket::payload(&self.frame)).unwrap_or_else(|| self.frame.clone())
             }),
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))

@@ -42,6 +42,10 @@ pub enum Code {
     ChannelExists,
     ChannelEnded,
     PeerAbsent,
+    MessageUnknown,
+    ReplyUnknown,
+    PublisherAbsent,
+    AnswerTimeout,
     ConnectionLimit,
     LimitReached,
     RateLimited,
@@ -52,7 +56,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in documents and tests.
-    pub const ALL: [Code; 33] = [
+    pub const ALL: [Code; 37] = [
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -80,6 +84,10 @@ impl Code {
         Self::ChannelExists,
         Self::ChannelEnded,
         Self::PeerAbsent,
+        Self::MessageUnknown,
+        Self::ReplyUnknown,
+        Self::PublisherAbsent,
+        Self::AnswerTimeout,
         Self::ConnectionLimit,
         Self::LimitReached,
         Self::RateLimited,
@@ -110,7 +118,15 @@ impl Code {
 
     /// Whether the same request may succeed later.
     pub fn is_temporary(self) -> bool {
-        matches!(self, Self::RateLimited | Self::EngineUnavailable | Self::Draining | Self::PeerAbsent)
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::EngineUnavailable
+                | Self::Draining
+                | Self::PeerAbsent
+                | Self::PublisherAbsent
+                | Self::AnswerTimeout
+        )
     }
 
     fn entry(self) -> (&'static str, u16, &'static str) {
@@ -144,6 +160,10 @@ impl Code {
             Self::ChannelExists => ("channel-exists", 409, "The channel exists with other limits."),
             Self::ChannelEnded => ("channel-ended", 409, "The channel has ended."),
             Self::PeerAbsent => ("peer-absent", 409, "Nobody else is in the room."),
+            Self::MessageUnknown => ("message-unknown", 404, "This message is not known any more."),
+            Self::ReplyUnknown => ("reply-unknown", 404, "There is no such reply, or not any more."),
+            Self::PublisherAbsent => ("publisher-absent", 503, "The publisher did not take the reply in time."),
+            Self::AnswerTimeout => ("answer-timeout", 504, "The publisher did not answer in time."),
             Self::ConnectionLimit => ("connection-limit", 429, "There are as many connections as allowed."),
             Self::LimitReached => ("limit-reached", 429, "A limit is reached."),
             Self::RateLimited => ("rate-limited", 429, "Too many requests."),

@@ -44,6 +44,46 @@ pub enum Reply<'a> {
         id: Option<&'a str>,
         expires: String,
     },
+    /// The publisher has the reply.
+    Replied {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    },
+    /// To a publisher: its answer was handed to the subscriber's connection.
+    Answered {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    },
+    /// To a publisher that asked for events of its channel: from now on it is told.
+    Watching {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        channel: &'a str,
+        connections: u64,
+    },
+    Unwatched {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        channel: &'a str,
+    },
+    /// To a publisher: who listens to its channel changed.
+    Event {
+        channel: &'a str,
+        event: Event,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        connection: Option<&'a str>,
+        /// Left out for a subscriber without a token.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        principal: Option<Person<'a>>,
+        /// Why the channel ended: the name of a close reason.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
+        /// Subscribers after it.
+        connections: u64,
+        /// Events before this one that were left out because the publisher read too slowly.
+        #[serde(skip_serializing_if = "is_zero")]
+        missed: u64,
+    },
     Pong {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
@@ -55,6 +95,27 @@ pub enum Reply<'a> {
         message: &'a str,
         temporary: bool,
     },
+}
+
+/// What happened to the subscribers of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    Subscribed,
+    Unsubscribed,
+    Ended,
+}
+
+/// A subscriber as its issuer names it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Person<'a> {
+    pub issuer: &'a str,
+    pub subject: &'a str,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the serializer hands a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl<'a> Reply<'a> {

@@ -260,6 +260,16 @@ pub fn text_frame(text: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Text), text)
 }
 
+/// What a frame of the gateway's own holds.
+pub fn payload(frame: &[u8]) -> &[u8] {
+    let start = match frame.get(1) {
+        Some(127) => 10,
+        Some(126) => 4,
+        _ => 2,
+    };
+    frame.get(start..).unwrap_or_default()
+}
+
 /// The same of text that is compressed.
 fn compressed_text_frame(deflated: &[u8]) -> Bytes {
     frame_of(FrameHeader { rsv1: true, opcode: OpCode::Data(Data::Text), ..FrameHeader::default() }, deflated)

@@ -6,13 +6,15 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{Limits, RoomsConfig};
+use super::control::Control;
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
-use crate::auth::{GeoDb, Policy};
+use super::tickets::Tickets;
+use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
-use crate::broker::{ConnectionLimits, Engine};
+use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
@@ -25,10 +27,14 @@ pub struct App {
     pub rooms: Rooms,
     pub policy: Policy,
     pub engine: Arc<dyn Engine>,
+    pub hub: Hub,
+    pub replies: Replies,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
     pub refusals: Refusals,
+    pub control: Control,
+    pub tickets: Tickets,
     pub metrics: PrometheusHandle,
     /// Where peers of rooms are, if that is on.
     pub places: Option<GeoDb>,
@@ -38,11 +44,19 @@ pub struct App {
 }
 
 impl App {
+    /// Takes something back: the connections that it ends are closed within a second.
+    pub fn revoke(&self, revocation: Revocation) -> Result<(), RevocationError> {
+        self.policy.revoke(revocation, Now::read().unix())?;
+        self.registry.wake_all();
+        Ok(())
+    }
+
     /// What a subscriber's session needs.
     pub fn channels(&self) -> Channels {
         Channels {
             engine: self.engine.clone(),
             rules: self.policy.rules().clone(),
+            replies: self.replies.clone(),
             max_subscriptions: self.limits.max_subscriptions,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::broker::ReplyLimits;
 use crate::broker::room::RoomLimits;
 
 /// What a listener serves; a request for another role gets 404.
@@ -159,11 +160,18 @@ pub struct Limits {
     pub max_channels: usize,
     /// A channel without subscribers and publications is forgotten after this.
     pub channel_idle: Duration,
+    /// Memory of all backlogs together.
+    pub max_backlog_bytes: usize,
     /// Nonces remembered for one publisher.
     pub replay_nonces: usize,
     /// Idempotency keys remembered for one publisher, and for how long.
     pub idempotency_keys: usize,
     pub idempotency: Duration,
+    pub replies: ReplyLimits,
+    /// Revocations remembered at once.
+    pub revocations: usize,
+    /// Tickets that were not used yet.
+    pub tickets: usize,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
 }

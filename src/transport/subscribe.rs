@@ -76,7 +76,8 @@ impl Subscriber {
             principal: commander.principal().cloned(),
             commands: Serial::Idle(commander),
             frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
-            checked: generation,
+            // Something may have been taken back since the credential was looked at.
+            checked: 0,
             rechecked: generation,
         }
     }

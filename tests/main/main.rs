@@ -3,7 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod authorization;
 mod channels;
+mod control;
 mod drain;
 mod fanout;
 mod limits;
@@ -12,9 +14,12 @@ mod publishing;
 mod python;
 mod recovery;
 mod reload;
+mod replies;
+mod revocation;
 mod signatures;
 mod slow;
 mod stream;
 mod subscribers;
+mod tickets;
 mod tokens;
 mod tslm;

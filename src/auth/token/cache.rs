@@ -61,6 +61,11 @@ impl Verified {
         self.generations.lock().add(digest, Entry { principal, admitted }, self.generation_size);
     }
 
+    /// Forgets all of them.
+    pub fn clear(&self) {
+        *self.generations.lock() = Generations::default();
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         let generations = self.generations.lock();

@@ -19,7 +19,7 @@ use jsonwebtoken::{Algorithm, jwk::JwkSet};
 pub use error::{Part, TokenError};
 pub use key_set::{SkippedKey, Unusable};
 pub use mint::{MintError, MintingKey, TokenRequest};
-pub use verify::{IssuerError, IssuerProblem, Issuers};
+pub use verify::{IssuerError, IssuerProblem, Issuers, ReplaceError};
 
 /// One issuer whose tokens are accepted, as the configuration gives it.
 #[derive(Clone, Debug)]

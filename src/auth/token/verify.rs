@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use jsonwebtoken::Algorithm;
+use jsonwebtoken::jwk::JwkSet;
 
 use super::IssuerConfig;
 use super::cache::{TokenDigest, Verified};
@@ -27,7 +29,7 @@ pub struct Issuers {
 
 /// Keys belong to their issuer, so that two issuers with the same `kid` never mix.
 struct Issuer {
-    keys: KeySet,
+    keys: ArcSwap<KeySet>,
     algorithms: Vec<Algorithm>,
     typ: Option<String>,
     rules: Rules,
@@ -53,6 +55,13 @@ pub enum IssuerProblem {
     DuplicateKeyId(String),
     /// No key can verify anything, and why.
     NoUsableKey(Vec<SkippedKey>),
+}
+
+/// Why pushed keys are not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplaceError {
+    IssuerUnknown,
+    Unusable(IssuerProblem),
 }
 
 impl Issuers {
@@ -87,14 +96,35 @@ impl Issuers {
         Ok(principal)
     }
 
+    /// Puts pushed keys in force for an issuer, until the process ends. What was verified by others is forgotten.
+    pub fn replace_keys(&self, issuer: &str, keys: JwkSet) -> Result<(), ReplaceError> {
+        let issuer = self.by_name.get(issuer).ok_or(ReplaceError::IssuerUnknown)?;
+        let keys = KeySet::new(&keys, &issuer.algorithms)
+            .map_err(|duplicate| ReplaceError::Unusable(IssuerProblem::DuplicateKeyId(duplicate.0)))?;
+        if keys.is_empty() {
+            return Err(ReplaceError::Unusable(IssuerProblem::NoUsableKey(keys.skipped)));
+        }
+        issuer.keys.store(Arc::new(keys));
+        self.verified.clear();
+        Ok(())
+    }
+
     /// Whether this issuer may vouch for anybody.
     pub fn knows(&self, issuer: &str) -> bool {
         self.by_name.contains_key(issuer)
     }
 
+    /// Seconds that a token of any of them may be alive, from its `iat` to the end of its leeway.
+    pub fn longest_lifetime(&self) -> u64 {
+        let lifetime = |issuer: &Issuer| issuer.rules.max_lifetime_secs.saturating_add(issuer.rules.leeway_secs);
+        self.by_name.values().map(lifetime).max().unwrap_or(0)
+    }
+
     /// The keys that were skipped, with the issuer's name.
-    pub fn skipped_keys(&self) -> impl Iterator<Item = (&str, &SkippedKey)> {
-        self.by_name.iter().flat_map(|(name, issuer)| issuer.keys.skipped.iter().map(|key| (&**name, key)))
+    pub fn skipped_keys(&self) -> impl Iterator<Item = (&str, SkippedKey)> {
+        self.by_name
+            .iter()
+            .flat_map(|(name, issuer)| issuer.keys.load().skipped.clone().into_iter().map(|key| (&**name, key)))
     }
 
     fn verify_anew(&self, token: &str, now: u64) -> Result<Accepted, TokenError> {
@@ -127,7 +157,7 @@ impl Issuer {
             return Err(IssuerProblem::NoUsableKey(keys.skipped));
         }
         let rules = Rules { issuer: name, audiences, leeway_secs, max_lifetime_secs };
-        Ok(Self { keys, algorithms, typ, rules })
+        Ok(Self { keys: ArcSwap::from_pointee(keys), algorithms, typ, rules })
     }
 
     fn check_signature(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
@@ -138,7 +168,8 @@ impl Issuer {
         if !token.header.has_typ(self.typ.as_deref()) {
             return Err(TokenError::TypNotAllowed);
         }
-        let key = self.keys.find(token.header.key_id.as_deref(), algorithm)?;
+        let keys = self.keys.load();
+        let key = keys.find(token.header.key_id.as_deref(), algorithm)?;
         match jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), &key.decoding, algorithm) {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(TokenError::SignatureInvalid),
@@ -155,8 +186,22 @@ impl fmt::Debug for Issuers {
 
 impl fmt::Display for IssuerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "issuer {:?}: ", self.issuer)?;
-        match &self.problem {
+        write!(f, "issuer {:?}: {}", self.issuer, self.problem)
+    }
+}
+
+impl fmt::Display for ReplaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IssuerUnknown => f.write_str("no such issuer is configured"),
+            Self::Unusable(problem) => problem.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for IssuerProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             IssuerProblem::Duplicate => f.write_str("configured twice"),
             IssuerProblem::NoIssuer => f.write_str("the name is empty"),
             IssuerProblem::NoAudience => f.write_str("an audience is needed"),

@@ -1,5 +1,8 @@
 //! Issuers: whose tokens count, and by which keys and algorithms.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use serde_json::Value;
 
@@ -8,8 +11,10 @@ use super::super::path::Path;
 use super::super::report::Report;
 use super::super::settings::{Issuer, OneOrMany};
 use super::super::suggest::one_of;
+use super::channels::check_pattern;
 use super::limits::Numbers;
 use crate::auth::IssuerConfig;
+use crate::protocol::Pattern;
 
 /// What may be configured. Anybody who can check an HMAC can also make one, so those are not among them.
 pub const ALGORITHMS: [(&str, Algorithm); 9] = [
@@ -27,6 +32,22 @@ pub const ALGORITHMS: [(&str, Algorithm); 9] = [
 /// Clocks that differ by more are broken; a larger value would only keep dead tokens alive.
 const MAX_LEEWAY_SECS: u64 = 60;
 
+/// What each issuer may open at most, of those that are limited.
+pub fn check_rights(issuers: &[Issuer], report: &mut Report) -> HashMap<Arc<str>, Vec<Pattern>> {
+    let mut rights = HashMap::new();
+    for (index, issuer) in issuers.iter().enumerate() {
+        let (Some(name), Some(channels)) = (&issuer.issuer, &issuer.channels) else { continue };
+        let path = Path::of("issuers").index(index).key("channels");
+        if channels.is_empty() && !report.has_mistake_in(&path) {
+            report.wrong(&path, Value::Array(Vec::new()), "must list what its tokens may open, like [\"prices.*\"]");
+        }
+        let patterns = channels.iter().enumerate();
+        let patterns = patterns.map(|(index, pattern)| check_pattern(pattern, &path.index(index), report));
+        rights.insert(name.as_str().into(), patterns.collect());
+    }
+    rights
+}
+
 pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Vec<IssuerConfig> {
     let mut checked: Vec<IssuerConfig> = Vec::new();
     for (index, issuer) in issuers.into_iter().enumerate() {
@@ -42,7 +63,7 @@ pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Ve
 }
 
 fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files) -> IssuerConfig {
-    let Issuer { issuer, audience, jwks_file, algorithms, typ, leeway_secs, max_lifetime_secs } = issuer;
+    let Issuer { issuer, audience, jwks_file, algorithms, typ, leeway_secs, max_lifetime_secs, channels: _ } = issuer;
     let issuer = issuer.filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| {
         report.missing(path, "issuer", "must be the `iss` of its tokens, letter by letter");
         String::new()
@@ -103,7 +124,7 @@ fn check_keys(file: Option<String>, path: &Path, report: &mut Report, files: &mu
 }
 
 /// A set of public keys; the file must not hold a secret that a broken-in gateway would give away.
-fn key_set(text: &str) -> Result<JwkSet, String> {
+pub fn key_set(text: &str) -> Result<JwkSet, String> {
     let set: Value = serde_json::from_str(text).map_err(|error| format!("not JSON ({error})"))?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or("it has no list `keys`")?;
     if keys.is_empty() {

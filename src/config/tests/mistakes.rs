@@ -230,7 +230,6 @@ fn channels_are_checked() {
     let words = ["channel_defaults.subscribers = \"everyone\"", "\"anyone\", \"authenticated\"", "scope, group, claim"];
     file("[channel_defaults]\nsubscribers = \"everyone\"", &words);
     file("[channel_defaults]\nsubscribers = {}", &["channel_defaults.subscribers = {}", "\"authenticated\""]);
-    file("[channel_defaults]\nreplies = true", &["channel_defaults.replies = true", "not in this version"]);
     file("[channel_defaults]\nslow_consumer = \"drop\"", &["slow_consumer = \"drop\"", "\"disconnect\", \"latest\""]);
     let claim = "[channel_defaults]\nsubscribers = { claim = { a = [1] } }";
     file(claim, &["channel_defaults.subscribers.claim.a = [1]", "must be a string"]);

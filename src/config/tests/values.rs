@@ -12,7 +12,7 @@ fn the_shipped_example_loads_without_warnings() {
     let loaded = load(&Sources { file: Some(shipped("lastmile.example.toml")), ..Sources::default() }).unwrap();
     assert_eq!(loaded.warnings, Vec::<String>::new());
     assert_eq!(loaded.config.policy.publishers.len(), 2);
-    assert_eq!(loaded.config.policy.channels.rules.len(), 2);
+    assert_eq!(loaded.config.policy.channels.rules.rules.len(), 2);
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn rules_take_what_they_leave_out_from_the_defaults() {
         max_connections = 8
         backlog_messages = 3
     "#;
-    let rules = load_file(file).config.policy.channels;
+    let rules = load_file(file).config.policy.channels.rules;
     let rule = &rules.rules[0];
     assert_eq!((rule.limits.max_connections, rules.default.limits.max_connections), (8, 7));
     assert_eq!((rule.backlog_messages, rules.default.backlog_messages), (3, 0));
@@ -37,7 +37,7 @@ fn rules_take_what_they_leave_out_from_the_defaults() {
 
 #[test]
 fn subscribers_need_a_valid_token_unless_somebody_says_otherwise() {
-    assert_eq!(load_file("").config.policy.channels.default.subscribers, Audience::Authenticated);
+    assert_eq!(load_file("").config.policy.channels.rules.default.subscribers, Audience::Authenticated);
 }
 
 #[test]
@@ -46,7 +46,8 @@ fn requirements_hold_scope_groups_and_claims() {
         [channel_defaults]
         subscribers = { scope = "s", group = "g", claim = { tenant = "t", "https://x.example/level" = 3 } }
     "#;
-    let Audience::Matching(wanted) = load_file(file).config.policy.channels.default.subscribers else { panic!() };
+    let Audience::Matching(wanted) = load_file(file).config.policy.channels.rules.default.subscribers else { panic!() };
+    let [wanted] = wanted.as_slice() else { panic!("{wanted:?}") };
     assert_eq!((wanted.scope.as_deref(), wanted.groups.as_slice()), (Some("s"), ["g".to_owned()].as_slice()));
     assert_eq!(wanted.claims["tenant"], "t");
     assert_eq!(wanted.claims["https://x.example/level"], 3);
