@@ -201,6 +201,7 @@ fn sample(form: usize) -> Value {
         backlog_secs: Some(1),
         backlog_bytes: Some(1),
         slow_consumer: text(),
+        compress: Some(true),
         replies: Some(false),
     };
     json!(Settings {
