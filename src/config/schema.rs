@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Basic, Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
+    Basic, Channel, ChannelDefaults, Engine, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
     Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
@@ -215,6 +215,7 @@ fn sample(form: usize) -> Value {
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
+        engine: Engine { path: text(), ..Engine::default() },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })
