@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig};
-use crate::broker::ChannelRules;
+use crate::auth::fetch::FetchConfig;
+use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig, Revocation};
 use crate::engine::DiskConfig;
 use crate::ops::config::{LogConfig, StatsdConfig};
 use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
+use crate::transport::control::WrittenRules;
 
 /// Everything that a gateway is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub egress: Egress,
     pub engine: EngineConfig,
+    /// How identity providers are reached; `None` beside [`Egress::None`].
+    pub fetch: Option<FetchConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub rooms: RoomsConfig,
@@ -46,7 +49,9 @@ pub enum Egress {
 pub struct PolicyConfig {
     pub publishers: Vec<PublisherConfig>,
     pub issuers: Vec<IssuerConfig>,
-    pub channels: ChannelRules,
+    pub channels: WrittenRules,
+    /// Those of the file.
+    pub revocations: Vec<Revocation>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

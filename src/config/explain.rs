@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::check::{self, ALGORITHMS};
 use super::suggest;
 use crate::auth::keys::Fingerprint;
+use crate::auth::token::{KeySource, Remote};
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
 use crate::broker::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
@@ -52,7 +53,7 @@ fn gateway_text(config: &Config) -> String {
     if config.policy.issuers.is_empty() {
         line(&mut text, 0, "no issuers: only channels for anyone can be subscribed to");
     }
-    let rules = &config.policy.channels;
+    let rules = &config.policy.channels.rules;
     for issuer in &config.policy.issuers {
         line(&mut text, 0, &issuer_text(issuer));
         if let Some(patterns) = rules.issuers.get(issuer.issuer.as_str()) {
@@ -63,6 +64,9 @@ fn gateway_text(config: &Config) -> String {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
     }
     text += &rule_text("all other channels", &rules.default);
+    if !config.policy.revocations.is_empty() {
+        line(&mut text, 0, &format!("revocations of the file: {}", config.policy.revocations.len()));
+    }
     text
 }
 
@@ -87,7 +91,7 @@ fn channel_text(config: &Config, name: &str) -> String {
         Ok(channel) => channel,
         Err(reason) => return format!("channel {name:?}: {reason}\n"),
     };
-    let rules = &config.policy.channels;
+    let rules = &config.policy.channels.rules;
     let rule = rules.of(&channel);
     let place = match rules.rules.iter().position(|known| known.pattern.matches(&channel)) {
         Some(index) => format!("channels[{index}], match = {:?}", rule.pattern.as_str()),
@@ -126,6 +130,9 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
         1,
         &format!("may create and publish to: {}", listed(publisher.channels.iter().map(Pattern::as_str))),
     );
+    if publisher.control {
+        line(&mut text, 1, "may control: push keys of issuers, channel rules and revocations");
+    }
     if let Some(end) = publisher.not_after {
         line(&mut text, 1, &format!("refused from: {end}"));
     }
@@ -148,13 +155,21 @@ fn listener_text(listener: &ListenerConfig) -> String {
 fn issuer_text(issuer: &IssuerConfig) -> String {
     let algorithms = ALGORITHMS.iter().filter(|(_, algorithm)| issuer.algorithms.contains(algorithm));
     format!(
-        "issuer {}: for {}, by {}, {} key(s), tokens of at most {} s",
+        "issuer {}: for {}, by {}, {}, tokens of at most {} s",
         issuer.issuer,
         listed(issuer.audiences.iter().map(String::as_str)),
         listed(algorithms.map(|(name, _)| *name)),
-        issuer.keys.keys.len(),
+        keys_text(&issuer.keys),
         issuer.max_lifetime_secs
     )
+}
+
+fn keys_text(keys: &KeySource) -> String {
+    match keys {
+        KeySource::File { keys, changed: _ } => format!("{} key(s)", keys.keys.len()),
+        KeySource::Remote(Remote::KeySet(endpoint)) => format!("keys from {endpoint}"),
+        KeySource::Remote(Remote::Discovery(endpoint)) => format!("keys by {endpoint}"),
+    }
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {

@@ -166,11 +166,13 @@ fn sample(form: usize) -> Value {
         ..Listener::default()
     };
     let publisher =
-        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), rate_limit_per_second: 1 };
+        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), ..Publisher::default() };
     let issuer = Issuer {
         issuer: text(),
         audience: Some(one_or_many()),
         jwks_file: text(),
+        jwks_url: text(),
+        jwks_max_age_secs: Some(1),
         algorithms: list(),
         typ: text(),
         channels: Some(list()),
@@ -192,7 +194,10 @@ fn sample(form: usize) -> Value {
         replies: Some(false),
     };
     json!(Settings {
+        egress_private_hosts: list(),
+        egress_ca: text(),
         trusted_proxies: list(),
+        revocations_file: text(),
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],

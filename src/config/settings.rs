@@ -12,12 +12,15 @@ use serde_json::Value;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub egress: String,
+    pub egress_private_hosts: Vec<String>,
+    pub egress_ca: Option<String>,
     pub trusted_proxies: Vec<String>,
     pub listeners: BTreeMap<String, Listener>,
     pub publishers: BTreeMap<String, Publisher>,
     pub issuers: Vec<Issuer>,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
+    pub revocations_file: Option<String>,
     pub engine: Engine,
     pub limits: Limits,
     pub rooms: Rooms,
@@ -72,6 +75,7 @@ pub struct Publisher {
     pub key: Option<String>,
     pub sha256: Option<String>,
     pub channels: Vec<String>,
+    pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
 }
@@ -82,6 +86,9 @@ pub struct Issuer {
     pub issuer: Option<String>,
     pub audience: Option<OneOrMany>,
     pub jwks_file: Option<String>,
+    pub jwks_url: Option<String>,
+    pub discovery: bool,
+    pub jwks_max_age_secs: Option<u64>,
     pub algorithms: Vec<String>,
     pub typ: Option<String>,
     pub leeway_secs: u64,
@@ -209,6 +216,7 @@ pub struct Limits {
     pub max_replies_per_connection: u64,
     pub max_reply_bytes: u64,
     pub revocations: u64,
+    pub tickets: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -266,12 +274,15 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             egress: "configured".to_owned(),
+            egress_private_hosts: Vec::new(),
+            egress_ca: None,
             trusted_proxies: Vec::new(),
             listeners: BTreeMap::new(),
             publishers: BTreeMap::new(),
             issuers: Vec::new(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
+            revocations_file: None,
             engine: Engine::default(),
             limits: Limits::default(),
             rooms: Rooms::default(),
@@ -309,6 +320,9 @@ impl Default for Issuer {
             issuer: None,
             audience: None,
             jwks_file: None,
+            jwks_url: None,
+            discovery: false,
+            jwks_max_age_secs: None,
             algorithms: ["ES256", "EdDSA", "RS256"].map(str::to_owned).into(),
             typ: None,
             leeway_secs: 30,
@@ -374,6 +388,7 @@ impl Default for Limits {
             max_replies_per_connection: 16,
             max_reply_bytes: 1_048_576,
             revocations: 100_000,
+            tickets: 10_000,
         }
     }
 }

@@ -6,9 +6,12 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{Limits, RoomsConfig};
+use super::control::Control;
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use super::tickets::Tickets;
+use crate::auth::fetch::Fetcher;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
@@ -24,6 +27,8 @@ pub struct App {
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     pub policy: Policy,
+    /// The only way out over HTTP; `None` beside `egress = "none"`.
+    pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
     pub hub: Hub,
     pub replies: Replies,
@@ -31,6 +36,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
     pub refusals: Refusals,
+    pub control: Control,
+    pub tickets: Tickets,
     pub metrics: PrometheusHandle,
     /// Where peers of rooms are, if that is on.
     pub places: Option<GeoDb>,

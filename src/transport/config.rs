@@ -166,6 +166,8 @@ pub struct Limits {
     pub replies: ReplyLimits,
     /// Revocations remembered at once.
     pub revocations: usize,
+    /// Tickets that were not used yet.
+    pub tickets: usize,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
 }

@@ -18,7 +18,7 @@ use warp::{Filter, Rejection, Reply};
 use super::app::App;
 use super::call::Call;
 use super::config::Role;
-use super::{demo, fallback, ops, problem, publish, rooms, subscribe, tslm};
+use super::{control, demo, fallback, ops, problem, publish, rooms, subscribe, tickets, tslm};
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
@@ -58,6 +58,36 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .then(|call, app, upgrade, body| answer(publish::stream::upgrade(app, call, upgrade, body))))
     .unify()
     .boxed();
+
+    let control = (on(&app, Role::Publish)
+        .and(warp::path!("v1" / "control" / "jwks" / String))
+        .and(call())
+        .and(with(&app))
+        .and(body())
+        .then(|issuer, call, app, body| answer(control::jwks(app, call, issuer, body))))
+    .or(on(&app, Role::Publish)
+        .and(warp::path!("v1" / "control" / "channels"))
+        .and(call())
+        .and(with(&app))
+        .and(body())
+        .then(|call, app, body| answer(control::channels(app, call, body))))
+    .unify()
+    .or(on(&app, Role::Publish)
+        .and(warp::path!("v1" / "control" / "revocations"))
+        .and(call())
+        .and(with(&app))
+        .and(body())
+        .then(|call, app, body| answer(control::revocations(app, call, body))))
+    .unify()
+    .boxed();
+
+    let tickets = on(&app, Role::Subscribe)
+        .and(warp::path!("v1" / "tickets"))
+        .and(method(Method::POST))
+        .and(with(&app))
+        .and(body())
+        .then(|call, app, body| answer(tickets::post(app, call, body)))
+        .boxed();
 
     let subscribe = on(&app, Role::Subscribe)
         .and(warp::path!("v1" / "subscribe"))
@@ -162,7 +192,11 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .then(|call: Call, app, upgrade| async move { reply(tslm::upgrade(&app, &call, upgrade)) });
 
     publish
+        .or(control)
+        .unify()
         .or(subscribe)
+        .unify()
+        .or(tickets)
         .unify()
         .or(ops)
         .unify()

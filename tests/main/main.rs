@@ -3,12 +3,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod authorization;
 mod channels;
+mod control;
 mod cors;
 mod cursors;
 mod drain;
 mod events;
 mod fanout;
+mod keys;
 mod limits;
 mod ops;
 mod poll;
@@ -17,9 +20,11 @@ mod python;
 mod recovery;
 mod reload;
 mod replies;
+mod revocation;
 mod signatures;
 mod slow;
 mod stream;
 mod subscribers;
+mod tickets;
 mod tokens;
 mod tslm;

@@ -31,6 +31,8 @@ pub struct PublisherConfig {
     pub key: PublisherKey,
     /// What it may create and publish to.
     pub channels: Vec<Pattern>,
+    /// Whether it may push keys of issuers, channel rules and revocations.
+    pub control: bool,
     /// The key is refused from this moment on.
     pub not_after: Option<jiff::Timestamp>,
     /// Publications per second with a burst of the same size; `None` for no limit.

@@ -57,6 +57,7 @@ fn whitelist_of(publisher_key: PublisherKey) -> Whitelist {
         name: "market-data".into(),
         key: publisher_key,
         channels: vec![Pattern::new("prices.*")],
+        control: false,
         not_after: None,
         rate_limit_per_second: None,
     };
@@ -164,6 +165,7 @@ fn a_key_past_its_last_day_is_expired() {
         name: "old".into(),
         key: PublisherKey::Known(key().verifying_key()),
         channels: vec![],
+        control: false,
         not_after: Some(jiff::Timestamp::from_second(NOW as i64).unwrap()),
         rate_limit_per_second: None,
     };

@@ -64,6 +64,7 @@ pub struct Publisher {
     fingerprint: Fingerprint,
     pub(super) key: PublisherKey,
     channels: Vec<Pattern>,
+    control: bool,
     not_after: Option<jiff::Timestamp>,
     /// 0 for no limit.
     per_second: u32,
@@ -73,13 +74,23 @@ pub struct Publisher {
 
 impl Publisher {
     fn new(config: PublisherConfig, known: Option<&Arc<Publisher>>, replay_nonces: usize) -> Self {
-        let PublisherConfig { name, key, channels, not_after, rate_limit_per_second } = config;
+        let PublisherConfig { name, key, channels, control, not_after, rate_limit_per_second } = config;
         let per_second = rate_limit_per_second.unwrap_or(0);
         let replay = known.map_or_else(|| Arc::new(Mutex::new(ReplayWindow::new(replay_nonces))), |p| p.replay.clone());
         let rate = known
             .filter(|publisher| publisher.per_second == per_second)
             .map_or_else(|| Arc::new(Mutex::new(RateLimit::new(per_second, per_second))), |p| p.rate.clone());
-        Self { name: name.into(), fingerprint: key.fingerprint(), key, channels, not_after, per_second, replay, rate }
+        Self {
+            name: name.into(),
+            fingerprint: key.fingerprint(),
+            key,
+            channels,
+            control,
+            not_after,
+            per_second,
+            replay,
+            rate,
+        }
     }
 
     /// The name that the configuration gives it.
@@ -99,6 +110,11 @@ impl Publisher {
     /// Whether it may create this channel and publish to it.
     pub fn may_use(&self, channel: &ChannelName) -> bool {
         self.channels.iter().any(|pattern| pattern.matches(channel))
+    }
+
+    /// Whether it may push keys of issuers, channel rules and revocations.
+    pub fn may_control(&self) -> bool {
+        self.control
     }
 
     /// Counts one publication against the rate limit; refuses with `rate-limited` and when to try again.
@@ -149,6 +165,7 @@ mod tests {
             name: name.into(),
             key,
             channels: vec![Pattern::new("prices.*"), Pattern::new("status")],
+            control: false,
             not_after: None,
             rate_limit_per_second: per_second,
         }

@@ -27,7 +27,9 @@ pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Rep
                 continue;
             }
         };
-        let earlier = rules.iter().position(|rule| rule.pattern == pattern.0 || rule.pattern.as_str() == "*");
+        // A pattern that matches another's text, stars and all, matches whatever the other does.
+        let text = ChannelName::from_dialect(pattern.0.as_str());
+        let earlier = text.ok().and_then(|text| rules.iter().position(|rule| rule.pattern.matches(&text)));
         if let Some(earlier) = earlier {
             report.warn(&path, format_args!("never used, channels[{earlier}] matches first"));
         }

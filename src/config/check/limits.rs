@@ -49,6 +49,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         max_replies_per_connection,
         max_reply_bytes,
         revocations,
+        tickets,
     } = limits;
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
@@ -82,6 +83,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
             keep: numbers.secs("reply_secs", reply_secs, 1),
         },
         revocations: numbers.places("revocations", revocations),
+        tickets: numbers.places("tickets", tickets),
         trusted_proxies,
     }
 }

@@ -47,10 +47,10 @@ fn check_one(
     report: &mut Report,
     files: &mut Files,
 ) -> Option<PublisherConfig> {
-    let Publisher { key, sha256, channels, not_after, rate_limit_per_second } = publisher;
+    let Publisher { key, sha256, channels, control, not_after, rate_limit_per_second } = publisher;
     check_name(&name, path, report);
     let patterns_path = path.key("channels");
-    if channels.is_empty() {
+    if channels.is_empty() && !control {
         report.missing(path, "channels", "must list what it may publish to, like [\"prices.*\"]");
     }
     let channels = channels.iter().enumerate();
@@ -59,7 +59,14 @@ fn check_one(
     let not_after = not_after.and_then(|text| check_not_after(&text, &path.key("not_after"), report));
     let rate = Numbers::new(path.clone(), report).small("rate_limit_per_second", rate_limit_per_second, 0);
     let key = check_key(key, sha256, path, report, files)?;
-    Some(PublisherConfig { name, key, channels, not_after, rate_limit_per_second: Some(rate).filter(|rate| *rate > 0) })
+    Some(PublisherConfig {
+        name,
+        key,
+        channels,
+        control,
+        not_after,
+        rate_limit_per_second: Some(rate).filter(|rate| *rate > 0),
+    })
 }
 
 fn check_key(
