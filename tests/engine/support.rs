@@ -44,6 +44,8 @@ pub const NO_LIMITS: ChannelLimits = ChannelLimits {
 pub fn rule() -> ChannelRule {
     ChannelRule {
         pattern: Pattern::new("*"),
+        template: None,
+        deny: Vec::new(),
         subscribers: Audience::Anyone,
         limits: NO_LIMITS,
         slow_consumer: SlowConsumer::Disconnect,
@@ -51,6 +53,7 @@ pub fn rule() -> ChannelRule {
         backlog_age: Duration::ZERO,
         backlog_bytes: 0,
         replies: false,
+        compress: true,
     }
 }
 
@@ -74,7 +77,7 @@ impl World {
 
     pub fn parts(&self) -> (Arc<ArcSwap<ChannelRules>>, Hub, Arc<Counters>) {
         let counters = Arc::new(Counters::default());
-        let rules = ChannelRules { rules: Vec::new(), default: self.rule.clone() };
+        let rules = ChannelRules { rules: Vec::new(), default: self.rule.clone(), issuers: Default::default() };
         (Arc::new(ArcSwap::from_pointee(rules)), Hub::new(2, counters.clone()), counters)
     }
 
@@ -177,6 +180,7 @@ impl Subscriber {
             close: Duration::from_secs(5),
             ping: Duration::from_secs(25),
             pong: Duration::from_secs(10),
+            unasked: None,
         };
         let connection = Arc::new(Connection::new(1, Arc::new(limits), Sink::default()));
         let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };
