@@ -111,10 +111,14 @@ pub struct ChannelRule {
     pub subscribers: Audience,
     pub limits: ChannelLimits,
     pub slow_consumer: SlowConsumer,
+    /// Publications may be compressed for those who take it.
+    pub compress: bool,
     /// Publications kept for those who come back; 0 keeps none.
     pub backlog_messages: u64,
     /// How long they are kept; zero for as long as there is room.
     pub backlog_age: Duration,
+    /// Bytes of memory that they may take; 0 for no limit of this channel.
+    pub backlog_bytes: u64,
     /// Whether subscribers may reply to the publisher.
     pub replies: bool,
 }

@@ -1,11 +1,12 @@
 //! `lastmile check`: is this configuration good, and what does it mean?
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::{ConfigArgs, Failure, input, output, runtime};
+use crate::auth::Revocations;
 use crate::auth::fetch::Fetcher;
 use crate::auth::token::Issuers;
 use crate::broker::{ChannelRules, Now, Principal, session::rfc3339};
@@ -18,7 +19,7 @@ use crate::protocol::{ChannelName, Pattern};
   lastmile check
   lastmile check --config /etc/lastmile.toml --channel prices.btc
   lastmile check --publisher market-data
-  lastmile check --token-file alice.token --channel prices.btc
+  lastmile check --token @alice.token --channel prices.btc
 
 Exit code 0: the gateway would start. 64: it would not; every mistake is named. 1: it would refuse the token.")]
 pub struct Check {
@@ -30,9 +31,9 @@ pub struct Check {
     /// Print what this publisher may do, by its name or fingerprint
     #[arg(long)]
     publisher: Option<String>,
-    /// Say who this token proves and what it opens, or why it is refused; other users of this machine can see
-    /// arguments, so better give a file
-    #[arg(long, conflicts_with = "token_file")]
+    /// Say who this token proves and what it opens, or why it is refused: the token, `@FILE`, or `-` for standard
+    /// input; other users of this machine can see arguments, so better not the token itself
+    #[arg(long, conflicts_with = "token_file", value_name = "TOKEN|@FILE|-")]
     token: Option<String>,
     /// The same for the token in this file; `-` for standard input
     #[arg(long, value_name = "FILE")]
@@ -48,7 +49,12 @@ impl Check {
         }
         let token = match (self.token, &self.token_file) {
             (None, Some(file)) => Some(input::token_file(file)?),
-            (token, _) => token,
+            (Some(token), _) => Some(match token.strip_prefix('@') {
+                Some(file) => input::token_file(Path::new(file))?,
+                None if token == "-" => input::token_file(Path::new("-"))?,
+                None => token,
+            }),
+            (None, None) => None,
         };
         let channel = self.channel.as_deref();
         // A question about a token alone needs no description of everything else.
@@ -72,13 +78,25 @@ fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<()
         issuers.admit(token, Now::read().unix()).await
     });
     let principal = verified.map_err(|error| Failure::failed(format!("the token is refused: {error}")))?;
+    if is_revoked(config, &issuers, &principal) {
+        return Err(Failure::failed("the token is refused: revocations_file names it"));
+    }
     output::text(&principal_text(&principal))?;
     match channel.map(ChannelName::parse) {
-        Some(Ok(channel)) => output::text(&channel_verdict(&config.policy.channels, &channel, &principal)),
+        Some(Ok(channel)) => output::text(&channel_verdict(&config.policy.channels.rules, &channel, &principal)),
         // `explain` has said what is wrong with the name.
         Some(Err(_)) => Ok(()),
-        None => output::text(&rules_verdict(&config.policy.channels, &principal)),
+        None => output::text(&rules_verdict(&config.policy.channels.rules, &principal)),
     }
+}
+
+/// By the file; a running gateway may know of more.
+fn is_revoked(config: &Config, issuers: &Issuers, principal: &Principal) -> bool {
+    let revocations = Revocations::new(config.limits.revocations);
+    revocations.keep_for(issuers.longest_lifetime());
+    // `gateway::check` has said what is wrong with the list.
+    let listed = revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix());
+    listed.is_ok() && revocations.revokes(principal)
 }
 
 fn channel_verdict(rules: &ChannelRules, channel: &ChannelName, principal: &Principal) -> String {

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher, Requirements,
-    Rooms, Settings, Subscribers, Tls,
+    Basic, Channel, ChannelDefaults, Engine, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
+    Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -74,7 +74,10 @@ impl Schema {
     fn collect_leaves(&self, path: &Path, leaves: &mut Vec<Path>) {
         if self.is_leaf() {
             leaves.push(path.clone());
-        } else if let Some(item) = &self.list {
+        } else if let Some(item) = &self.list
+            // A list of what may also stand alone has the same settings.
+            && self.table.is_none()
+        {
             item.collect_leaves(&path.index(0), leaves);
         }
         match &self.table {
@@ -163,10 +166,17 @@ fn sample(form: usize) -> Value {
         default_endpoint_permissions: list(),
         auth_tokens: list(),
         scope: text(),
+        subscribers: text(),
         ..Listener::default()
     };
-    let publisher =
-        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), rate_limit_per_second: 1 };
+    let publisher = Publisher {
+        key: text(),
+        sha256: text(),
+        basic: Some(Basic { username: text(), password_argon2: text() }),
+        channels: list(),
+        not_after: text(),
+        ..Publisher::default()
+    };
     let issuer = Issuer {
         issuer: text(),
         audience: Some(one_or_many()),
@@ -189,19 +199,23 @@ fn sample(form: usize) -> Value {
         lifespan_secs: Some(1),
         backlog_messages: Some(1),
         backlog_secs: Some(1),
+        backlog_bytes: Some(1),
         slow_consumer: text(),
+        compress: Some(true),
         replies: Some(false),
     };
     json!(Settings {
         egress_private_hosts: list(),
         egress_ca: text(),
         trusted_proxies: list(),
+        revocations_file: text(),
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
+        engine: Engine { path: text(), ..Engine::default() },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })

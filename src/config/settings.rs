@@ -20,6 +20,7 @@ pub struct Settings {
     pub issuers: Vec<Issuer>,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
+    pub revocations_file: Option<String>,
     pub engine: Engine,
     pub limits: Limits,
     pub rooms: Rooms,
@@ -54,11 +55,14 @@ pub struct Listener {
     pub hosts: Vec<String>,
     pub max_connections: u64,
     pub proxy_protocol: bool,
+    pub compression: bool,
+    pub http2: bool,
     pub default_endpoint_permissions: Vec<String>,
     pub auth_tokens: Vec<String>,
     pub max_message_size: u64,
     pub rate_limit_per_second: u64,
     pub scope: Option<String>,
+    pub subscribers: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -73,9 +77,18 @@ pub struct Tls {
 pub struct Publisher {
     pub key: Option<String>,
     pub sha256: Option<String>,
+    pub basic: Option<Basic>,
     pub channels: Vec<String>,
+    pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Basic {
+    pub username: Option<String>,
+    pub password_argon2: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -108,7 +121,9 @@ pub struct Channel {
     pub lifespan_secs: Option<u64>,
     pub backlog_messages: Option<u64>,
     pub backlog_secs: Option<u64>,
+    pub backlog_bytes: Option<u64>,
     pub slow_consumer: Option<String>,
+    pub compress: Option<bool>,
     pub replies: Option<bool>,
 }
 
@@ -124,7 +139,9 @@ pub struct ChannelDefaults {
     pub lifespan_secs: u64,
     pub backlog_messages: u64,
     pub backlog_secs: u64,
+    pub backlog_bytes: u64,
     pub slow_consumer: String,
+    pub compress: bool,
     pub replies: bool,
 }
 
@@ -139,8 +156,9 @@ pub enum Subscribers {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrManyRequirements {
-    One(Requirements),
+    // First: a list would also do for the members of a table, in their order.
     Many(Vec<Requirements>),
+    One(Requirements),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -176,6 +194,9 @@ impl OneOrMany {
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     pub kind: String,
+    pub path: Option<String>,
+    pub fsync: String,
+    pub max_bytes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -200,6 +221,7 @@ pub struct Limits {
     pub pong_secs: u64,
     pub max_channels: u64,
     pub channel_idle_secs: u64,
+    pub max_backlog_bytes: u64,
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
@@ -208,6 +230,7 @@ pub struct Limits {
     pub max_replies_per_connection: u64,
     pub max_reply_bytes: u64,
     pub revocations: u64,
+    pub tickets: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -273,6 +296,7 @@ impl Default for Settings {
             issuers: Vec::new(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
+            revocations_file: None,
             engine: Engine::default(),
             limits: Limits::default(),
             rooms: Rooms::default(),
@@ -295,11 +319,14 @@ impl Default for Listener {
             hosts: Vec::new(),
             max_connections: 0,
             proxy_protocol: false,
+            compression: false,
+            http2: true,
             default_endpoint_permissions: Vec::new(),
             auth_tokens: Vec::new(),
             max_message_size: 65_536,
             rate_limit_per_second: 0,
             scope: None,
+            subscribers: None,
         }
     }
 }
@@ -334,7 +361,9 @@ impl Default for ChannelDefaults {
             lifespan_secs: 0,
             backlog_messages: 0,
             backlog_secs: 300,
+            backlog_bytes: 1_048_576,
             slow_consumer: "disconnect".to_owned(),
+            compress: true,
             replies: false,
         }
     }
@@ -342,7 +371,7 @@ impl Default for ChannelDefaults {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { kind: "memory".to_owned() }
+        Self { kind: "memory".to_owned(), path: None, fsync: "always".to_owned(), max_bytes: 4_294_967_296 }
     }
 }
 
@@ -368,6 +397,7 @@ impl Default for Limits {
             pong_secs: 10,
             max_channels: 100_000,
             channel_idle_secs: 3_600,
+            max_backlog_bytes: 268_435_456,
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
@@ -376,6 +406,7 @@ impl Default for Limits {
             max_replies_per_connection: 16,
             max_reply_bytes: 1_048_576,
             revocations: 100_000,
+            tickets: 10_000,
         }
     }
 }

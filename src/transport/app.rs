@@ -6,10 +6,13 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{Limits, RoomsConfig};
+use super::control::Control;
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use super::tickets::Tickets;
 use crate::auth::fetch::Fetcher;
+use crate::auth::publisher::BasicGate;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
@@ -20,6 +23,10 @@ pub struct App {
     pub limits: Limits,
     /// The part of the limits that every connection carries.
     pub connection_limits: Arc<ConnectionLimits>,
+    /// The same for subscribers of the flock dialect.
+    pub flock_connection_limits: Arc<ConnectionLimits>,
+    /// Checks passwords of publishers.
+    pub basic: BasicGate,
     pub rooms_config: RoomsConfig,
     /// The same for peers of rooms.
     pub room_connection_limits: Arc<ConnectionLimits>,
@@ -34,6 +41,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
     pub refusals: Refusals,
+    pub control: Control,
+    pub tickets: Tickets,
     pub metrics: PrometheusHandle,
     /// Where peers of rooms are, if that is on.
     pub places: Option<GeoDb>,
@@ -70,6 +79,7 @@ impl From<&Limits> for ConnectionLimits {
             close: limits.close,
             ping: limits.ping,
             pong: limits.pong,
+            unasked: None,
         }
     }
 }

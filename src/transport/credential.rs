@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::app::App;
 use super::call::Call;
+use super::tickets;
 use crate::broker::{Now, Principal};
 use crate::protocol::{Code, Refusal};
 
@@ -11,7 +12,7 @@ use crate::protocol::{Code, Refusal};
 pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => Ok(None),
+        None => tickets::principal(app, call),
     }
 }
 

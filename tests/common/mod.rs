@@ -3,6 +3,7 @@
 // Every test binary takes what it needs of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod events;
 pub mod gateway;
 pub mod http;
 pub mod keys;
@@ -11,6 +12,7 @@ pub mod ws;
 
 use std::time::Duration;
 
+pub use self::events::{Event, EventReader, Stream};
 pub use self::gateway::{TestGateway, World};
 pub use self::http::{Answer, get};
 pub use self::keys::{TestIssuer, TestPublisher, unix_now};

@@ -11,6 +11,7 @@ use super::super::suggest::one_of;
 use super::limits::Numbers;
 use crate::broker::rules::Requirements as Matching;
 use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer, Template};
+use crate::protocol::channel::TOPIC_PREFIX;
 use crate::protocol::{ChannelName, Pattern};
 
 pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Report) -> ChannelRules {
@@ -27,7 +28,9 @@ pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Rep
                 continue;
             }
         };
-        let earlier = rules.iter().position(|rule| rule.pattern == pattern.0 || rule.pattern.as_str() == "*");
+        // A pattern that matches another's text, stars and all, matches whatever the other does.
+        let text = ChannelName::from_dialect(pattern.0.as_str());
+        let earlier = text.ok().and_then(|text| rules.iter().position(|rule| rule.pattern.matches(&text)));
         if let Some(earlier) = earlier {
             report.warn(&path, format_args!("never used, channels[{earlier}] matches first"));
         }
@@ -50,8 +53,12 @@ fn check_match(text: &str, path: &Path, report: &mut Report) -> (Pattern, Option
 
 /// A pattern that can match a channel.
 pub fn check_pattern(pattern: &str, path: &Path, report: &mut Report) -> Pattern {
-    // What a name may hold a pattern may hold; a `*` may stand for anything.
-    if let Err(reason) = ChannelName::parse(pattern) {
+    // What a name may hold a pattern may hold; a `*` may stand for anything. Topics of the flock dialect that are no
+    // names have channels of a form that only patterns may use.
+    let is_topic = pattern.starts_with(TOPIC_PREFIX);
+    if let Err(reason) = ChannelName::parse(pattern)
+        && !is_topic
+    {
         report.wrong(path, pattern, format_args!("must be a pattern of channels, like \"prices.*\": {reason}"));
     }
     Pattern::new(pattern)
@@ -70,7 +77,9 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         lifespan_secs,
         backlog_messages,
         backlog_secs,
+        backlog_bytes,
         slow_consumer,
+        compress,
         replies,
     } = channel;
     let values = ChannelDefaults {
@@ -83,7 +92,9 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         lifespan_secs: lifespan_secs.unwrap_or(defaults.lifespan_secs),
         backlog_messages: backlog_messages.unwrap_or(defaults.backlog_messages),
         backlog_secs: backlog_secs.unwrap_or(defaults.backlog_secs),
+        backlog_bytes: backlog_bytes.unwrap_or(defaults.backlog_bytes),
         slow_consumer: slow_consumer.unwrap_or_else(|| defaults.slow_consumer.clone()),
+        compress: compress.unwrap_or(defaults.compress),
         replies: replies.unwrap_or(defaults.replies),
     };
     (r#match, values)
@@ -105,7 +116,9 @@ fn check_values(
         lifespan_secs,
         backlog_messages,
         backlog_secs,
+        backlog_bytes,
         slow_consumer,
+        compress,
         replies,
     } = values;
     let subscribers = check_subscribers(subscribers, &path.key("subscribers"), report);
@@ -136,8 +149,10 @@ fn check_values(
             lifespan: numbers.secs("lifespan_secs", lifespan_secs, 0),
         },
         slow_consumer,
+        compress,
         backlog_messages: numbers.count("backlog_messages", backlog_messages, 0),
         backlog_age: numbers.secs("backlog_secs", backlog_secs, 0),
+        backlog_bytes: numbers.bytes("backlog_bytes", backlog_bytes, 0),
         replies,
     }
 }

@@ -147,6 +147,9 @@ fn listeners_are_checked() {
     listener("roles = [\"flock\", \"ops\"]", &["listeners.a.roles", "of their own"]);
     listener("auth_tokens = [\"canary\"]", &["listeners.a.auth_tokens", "role \"tslm\""]);
     listener("max_message_size = 65536", &["listeners.a.max_message_size", "role \"tslm\""]);
+    listener("http2 = false", &["listeners.a.http2", "with tls"]);
+    let compressing = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\ncompression = true\n";
+    file(compressing, &["listeners.a.compression", "role \"subscribe\""]);
     for origin in ["https://a.example/", "a.example", "*", "https://A.example", "https://a.example:443", "null"] {
         listener(&format!("origins = [\"{origin}\"]"), &["listeners.a.origins[0]", origin, "https://app.example.com"]);
     }
@@ -173,6 +176,18 @@ fn publishers_are_checked() {
     publisher(&when, &["publishers.a.not_after = \"tomorrow\"", "RFC 3339"]);
     let reserved = format!("key = \"{KEY}\"\nchannels = [\"ok\", \"$x\"]");
     publisher(&reserved, &["publishers.a.channels[1] = \"$x\"", "reserved"]);
+    let basic = |content: &str| format!("basic = {{ {content} }}\n{channels}");
+    let hash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    publisher(&basic("username = \"u\""), &["publishers.a.basic.password_argon2 is not set", "lastmile password"]);
+    let unhashed = basic("username = \"u\", password_argon2 = \"$hunter2\"");
+    publisher(&unhashed, &["publishers.a.basic.password_argon2 = (not shown)", "Argon2id hash"]);
+    let costly = basic(&format!("username = \"u\", password_argon2 = \"{}\"", hash.replace("m=8", "m=4000000")));
+    publisher(&costly, &["publishers.a.basic.password_argon2 = (not shown)", "at most m="]);
+    let colon = basic(&format!("username = \"u:v\", password_argon2 = \"{hash}\""));
+    publisher(&colon, &["publishers.a.basic.username", "without a colon"]);
+    let good = basic(&format!("username = \"u\", password_argon2 = \"{hash}\""));
+    let twins = format!("{good}\n[publishers.b]\n{good}");
+    publisher(&twins, &["publishers.b.basic.username", "publishers.a"]);
     let twins = format!("key = \"{KEY}\"\n{channels}\n[publishers.b]\nkey = \"{KEY}\"\n{channels}");
     publisher(&twins, &["publishers.b", "same key as publishers.a"]);
 }
