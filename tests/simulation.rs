@@ -96,6 +96,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     close: Duration::from_secs(5),
     ping: Duration::from_secs(25),
     pong: Duration::from_secs(10),
+    unasked: None,
 };
 
 fn connection(id: u64, room: usize) -> Arc<Connection<Fake>> {

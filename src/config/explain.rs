@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::check::{self, ALGORITHMS};
 use super::suggest;
-use crate::auth::keys::Fingerprint;
+use crate::auth::token::{KeySource, Remote};
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
 use crate::broker::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
@@ -106,7 +106,9 @@ fn channel_text(config: &Config, name: &str) -> String {
 /// By name or by fingerprint.
 fn named_publisher_text(config: &Config, name: &str) -> String {
     let publishers = &config.policy.publishers;
-    let is_meant = |publisher: &&PublisherConfig| publisher.name == name || keyid(publisher).to_string() == name;
+    let has_keyid = |key: &PublisherKey| check::fingerprint(key).to_string() == name;
+    let is_meant =
+        |publisher: &&PublisherConfig| publisher.name == name || publisher.key.as_ref().is_some_and(has_keyid);
     match publishers.iter().find(is_meant) {
         Some(publisher) => publisher_text(publisher),
         None => match suggest::word(name, publishers.iter().map(|publisher| publisher.name.as_str())) {
@@ -119,11 +121,20 @@ fn named_publisher_text(config: &Config, name: &str) -> String {
 fn publisher_text(publisher: &PublisherConfig) -> String {
     let mut text = String::new();
     line(&mut text, 0, &format!("publisher {}", publisher.name));
-    let carried = match publisher.key {
-        PublisherKey::Known(_) => "",
-        PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
-    };
-    line(&mut text, 1, &format!("key: {}{carried}", keyid(publisher)));
+    if let Some(key) = &publisher.key {
+        let carried = match key {
+            PublisherKey::Known(_) => "",
+            PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
+        };
+        line(&mut text, 1, &format!("key: {}{carried}", check::fingerprint(key)));
+    }
+    if let Some(basic) = &publisher.basic {
+        line(
+            &mut text,
+            1,
+            &format!("password: of the user {:?}, on listeners with the role flock-publish", basic.username),
+        );
+    }
     line(
         &mut text,
         1,
@@ -141,10 +152,6 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
     text
 }
 
-fn keyid(publisher: &PublisherConfig) -> Fingerprint {
-    check::fingerprint(&publisher.key)
-}
-
 fn listener_text(listener: &ListenerConfig) -> String {
     let roles = listed(listener.roles.iter().map(|role| role.name()));
     let tls = if listener.tls.is_some() { "with TLS" } else { "without TLS" };
@@ -155,13 +162,21 @@ fn listener_text(listener: &ListenerConfig) -> String {
 fn issuer_text(issuer: &IssuerConfig) -> String {
     let algorithms = ALGORITHMS.iter().filter(|(_, algorithm)| issuer.algorithms.contains(algorithm));
     format!(
-        "issuer {}: for {}, by {}, {} key(s), tokens of at most {} s",
+        "issuer {}: for {}, by {}, {}, tokens of at most {} s",
         issuer.issuer,
         listed(issuer.audiences.iter().map(String::as_str)),
         listed(algorithms.map(|(name, _)| *name)),
-        issuer.keys.keys.len(),
+        keys_text(&issuer.keys),
         issuer.max_lifetime_secs
     )
+}
+
+fn keys_text(keys: &KeySource) -> String {
+    match keys {
+        KeySource::File { keys, changed: _ } => format!("{} key(s)", keys.keys.len()),
+        KeySource::Remote(Remote::KeySet(endpoint)) => format!("keys from {endpoint}"),
+        KeySource::Remote(Remote::Discovery(endpoint)) => format!("keys by {endpoint}"),
+    }
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher, Requirements,
-    Rooms, Settings, Subscribers, Tls,
+    Basic, Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
+    Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -74,7 +74,10 @@ impl Schema {
     fn collect_leaves(&self, path: &Path, leaves: &mut Vec<Path>) {
         if self.is_leaf() {
             leaves.push(path.clone());
-        } else if let Some(item) = &self.list {
+        } else if let Some(item) = &self.list
+            // A list of what may also stand alone has the same settings.
+            && self.table.is_none()
+        {
             item.collect_leaves(&path.index(0), leaves);
         }
         match &self.table {
@@ -163,14 +166,23 @@ fn sample(form: usize) -> Value {
         default_endpoint_permissions: list(),
         auth_tokens: list(),
         scope: text(),
+        subscribers: text(),
         ..Listener::default()
     };
-    let publisher =
-        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), ..Publisher::default() };
+    let publisher = Publisher {
+        key: text(),
+        sha256: text(),
+        basic: Some(Basic { username: text(), password_argon2: text() }),
+        channels: list(),
+        not_after: text(),
+        ..Publisher::default()
+    };
     let issuer = Issuer {
         issuer: text(),
         audience: Some(one_or_many()),
         jwks_file: text(),
+        jwks_url: text(),
+        jwks_max_age_secs: Some(1),
         algorithms: list(),
         typ: text(),
         channels: Some(list()),
@@ -193,6 +205,8 @@ fn sample(form: usize) -> Value {
         replies: Some(false),
     };
     json!(Settings {
+        egress_private_hosts: list(),
+        egress_ca: text(),
         trusted_proxies: list(),
         revocations_file: text(),
         listeners: [(NAME.to_owned(), listener)].into(),

@@ -12,6 +12,8 @@ use serde_json::Value;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub egress: String,
+    pub egress_private_hosts: Vec<String>,
+    pub egress_ca: Option<String>,
     pub trusted_proxies: Vec<String>,
     pub listeners: BTreeMap<String, Listener>,
     pub publishers: BTreeMap<String, Publisher>,
@@ -60,6 +62,7 @@ pub struct Listener {
     pub max_message_size: u64,
     pub rate_limit_per_second: u64,
     pub scope: Option<String>,
+    pub subscribers: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -74,10 +77,18 @@ pub struct Tls {
 pub struct Publisher {
     pub key: Option<String>,
     pub sha256: Option<String>,
+    pub basic: Option<Basic>,
     pub channels: Vec<String>,
     pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Basic {
+    pub username: Option<String>,
+    pub password_argon2: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -86,6 +97,9 @@ pub struct Issuer {
     pub issuer: Option<String>,
     pub audience: Option<OneOrMany>,
     pub jwks_file: Option<String>,
+    pub jwks_url: Option<String>,
+    pub discovery: bool,
+    pub jwks_max_age_secs: Option<u64>,
     pub algorithms: Vec<String>,
     pub typ: Option<String>,
     pub leeway_secs: u64,
@@ -142,8 +156,9 @@ pub enum Subscribers {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrManyRequirements {
-    One(Requirements),
+    // First: a list would also do for the members of a table, in their order.
     Many(Vec<Requirements>),
+    One(Requirements),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -273,6 +288,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             egress: "configured".to_owned(),
+            egress_private_hosts: Vec::new(),
+            egress_ca: None,
             trusted_proxies: Vec::new(),
             listeners: BTreeMap::new(),
             publishers: BTreeMap::new(),
@@ -309,6 +326,7 @@ impl Default for Listener {
             max_message_size: 65_536,
             rate_limit_per_second: 0,
             scope: None,
+            subscribers: None,
         }
     }
 }
@@ -319,6 +337,9 @@ impl Default for Issuer {
             issuer: None,
             audience: None,
             jwks_file: None,
+            jwks_url: None,
+            discovery: false,
+            jwks_max_age_secs: None,
             algorithms: ["ES256", "EdDSA", "RS256"].map(str::to_owned).into(),
             typ: None,
             leeway_secs: 30,

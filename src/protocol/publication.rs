@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde::Deserialize;
 
+use super::command::Text;
 use super::{ChannelName, Code, Refusal, dialects, websocket};
 
 /// Deepest nesting of JSON that is carried.
@@ -112,6 +114,7 @@ pub struct Publication {
     may_compress: bool,
     deflated: OnceLock<Bytes>,
     tslm: OnceLock<Bytes>,
+    flock: OnceLock<Bytes>,
 }
 
 /// A publication as a backlog keeps it: its frame, once, and what stands where in it.
@@ -186,11 +189,12 @@ pub enum Form {
     /// The same over a connection that takes compressed frames.
     Deflated,
     Tslm,
+    Flock,
 }
 
 impl Form {
     /// How many forms there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = Self::Flock as usize + 1;
 
     /// Whether our own protocol is spoken.
     pub fn is_native(self) -> bool {
@@ -255,6 +259,7 @@ impl Publication {
             may_compress: false,
             deflated: OnceLock::new(),
             tslm: OnceLock::new(),
+            flock: OnceLock::new(),
         }
     }
 
@@ -280,12 +285,38 @@ impl Publication {
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
             }
+            Form::Flock => self.flock.get_or_init(|| dialects::flock::event_frame(&self.channel, self.data())),
         }
     }
 
     /// The data as JSON text.
     pub fn data(&self) -> &str {
         std::str::from_utf8(&self.frame[self.data.clone()]).expect("a frame is made of text")
+    }
+}
+
+/// What a frame to a subscriber is about.
+#[derive(Debug, Deserialize)]
+pub struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    pub kind: Text<'a>,
+    #[serde(borrow, default)]
+    pub channel: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub epoch: Option<Text<'a>>,
+    #[serde(default)]
+    pub offset: Option<u64>,
+}
+
+impl Head<'_> {
+    /// Calls `with` on the head of a JSON text that the gateway wrote. The data of a `message` is not looked at.
+    pub fn read<R>(text: &[u8], with: impl FnOnce(Head<'_>) -> R) -> Option<R> {
+        // The quotes of every string before it are escaped, so the first one is the member itself.
+        const DATA: &[u8] = br#","data":"#;
+        match text.windows(DATA.len()).position(|part| part == DATA) {
+            Some(end) => serde_json::from_slice(&[&text[..end], b"}"].concat()).ok().map(with),
+            None => serde_json::from_slice(text).ok().map(with),
+        }
     }
 }
 

@@ -280,6 +280,23 @@ pub fn binary_frame(bytes: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Binary), bytes)
 }
 
+/// What stands in frames that the gateway wrote itself: the texts, for a transport that is no WebSocket. Pings come as
+/// empty texts; other control frames are left out.
+pub fn written_texts(mut frames: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        loop {
+            let mut cursor = Cursor::new(&frames[..]);
+            let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
+            let (start, length) = (cursor.position() as usize, length as usize);
+            let frame = frames.split_to(frames.len().min(start + length));
+            match header.opcode {
+                OpCode::Data(_) | OpCode::Control(Control::Ping) => return Some(frame.slice(start..)),
+                OpCode::Control(_) => {}
+            }
+        }
+    })
+}
+
 /// A pong that answers `payload`.
 pub fn pong_frame(payload: &[u8]) -> Bytes {
     frame(OpCode::Control(Control::Pong), payload)
@@ -293,8 +310,13 @@ pub fn ping_frame() -> Bytes {
 
 /// The Close frame of a reason.
 pub fn close_frame(reason: CloseReason) -> Bytes {
-    let mut payload = reason.code().to_be_bytes().to_vec();
-    payload.extend_from_slice(reason.name().as_bytes());
+    close_frame_saying(reason.code(), reason.name())
+}
+
+/// A Close frame in other words; as much of `text` as fits into a control frame.
+pub fn close_frame_saying(code: u16, text: &str) -> Bytes {
+    let mut payload = code.to_be_bytes().to_vec();
+    payload.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MAX_CONTROL_BYTES - 2)]);
     close_frame_echo(&payload)
 }
 

@@ -11,6 +11,8 @@ use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
 use super::tickets::Tickets;
+use crate::auth::fetch::Fetcher;
+use crate::auth::publisher::BasicGate;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
@@ -21,11 +23,17 @@ pub struct App {
     pub limits: Limits,
     /// The part of the limits that every connection carries.
     pub connection_limits: Arc<ConnectionLimits>,
+    /// The same for subscribers of the flock dialect.
+    pub flock_connection_limits: Arc<ConnectionLimits>,
+    /// Checks passwords of publishers.
+    pub basic: BasicGate,
     pub rooms_config: RoomsConfig,
     /// The same for peers of rooms.
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     pub policy: Policy,
+    /// The only way out over HTTP; `None` beside `egress = "none"`.
+    pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
     pub hub: Hub,
     pub replies: Replies,
@@ -71,6 +79,7 @@ impl From<&Limits> for ConnectionLimits {
             close: limits.close,
             ping: limits.ping,
             pong: limits.pong,
+            unasked: None,
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct ListenerConfig {
     pub tslm: TslmConfig,
     /// For the role `relay`: what stands before the id in the path, without slashes at its ends; empty for nothing.
     pub scope: String,
+    /// For the role `flock`: whoever reaches the listener counts as one with a valid token.
+    pub flock_vouches: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

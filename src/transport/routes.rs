@@ -18,7 +18,7 @@ use warp::{Filter, Rejection, Reply};
 use super::app::App;
 use super::call::Call;
 use super::config::Role;
-use super::{control, demo, ops, problem, publish, rooms, subscribe, tickets, tslm};
+use super::{control, demo, fallback, flock, ops, problem, publish, rooms, subscribe, tickets, tslm};
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
@@ -95,6 +95,18 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(&app))
         .and(on_upgrade())
         .then(|call, app, upgrade| answer(subscribe::upgrade(app, call, upgrade)))
+        .or(on(&app, Role::Subscribe)
+            .and(warp::path!("v1" / "events"))
+            .and(method(Method::GET))
+            .and(with(&app))
+            .then(|call, app| answer(fallback::events(app, call))))
+        .unify()
+        .or(on(&app, Role::Subscribe)
+            .and(warp::path!("v1" / "poll"))
+            .and(method(Method::GET))
+            .and(with(&app))
+            .then(|call, app| answer(fallback::poll(app, call))))
+        .unify()
         .boxed();
 
     let ops =
@@ -179,6 +191,21 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(on_upgrade())
         .then(|call: Call, app, upgrade| async move { reply(tslm::upgrade(&app, &call, upgrade)) });
 
+    let flock = (on(&app, Role::Flock)
+        .and(warp::path!("ws"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .and(on_upgrade())
+        .then(|call: Call, app, upgrade| async move { reply(flock::subscribe::upgrade(&app, &call, upgrade)) }))
+    .or(on(&app, Role::FlockPublish)
+        .and(warp::path!("api" / "v1" / "event" / ..))
+        .and(call())
+        .and(with(&app))
+        .and(body())
+        .then(|call, app, body| flock::publish::handle(app, call, body)))
+    .unify()
+    .boxed();
+
     publish
         .or(control)
         .unify()
@@ -193,6 +220,8 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .or(tslm)
         .unify()
         .or(relay)
+        .unify()
+        .or(flock)
         .unify()
         .or(problems)
         .unify()

@@ -11,6 +11,7 @@ use super::super::suggest::one_of;
 use super::limits::Numbers;
 use crate::broker::rules::Requirements as Matching;
 use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer, Template};
+use crate::protocol::channel::TOPIC_PREFIX;
 use crate::protocol::{ChannelName, Pattern};
 
 pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Report) -> ChannelRules {
@@ -52,8 +53,12 @@ fn check_match(text: &str, path: &Path, report: &mut Report) -> (Pattern, Option
 
 /// A pattern that can match a channel.
 pub fn check_pattern(pattern: &str, path: &Path, report: &mut Report) -> Pattern {
-    // What a name may hold a pattern may hold; a `*` may stand for anything.
-    if let Err(reason) = ChannelName::parse(pattern) {
+    // What a name may hold a pattern may hold; a `*` may stand for anything. Topics of the flock dialect that are no
+    // names have channels of a form that only patterns may use.
+    let is_topic = pattern.starts_with(TOPIC_PREFIX);
+    if let Err(reason) = ChannelName::parse(pattern)
+        && !is_topic
+    {
         report.wrong(path, pattern, format_args!("must be a pattern of channels, like \"prices.*\": {reason}"));
     }
     Pattern::new(pattern)

@@ -12,7 +12,7 @@ use super::{address, check_name};
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
 /// Known, but nothing answers yet.
-const NOT_SERVED: [Role; 3] = [Role::Login, Role::Flock, Role::FlockPublish];
+const NOT_SERVED: [Role; 1] = [Role::Login];
 
 /// The keys that mean something on a listener with the role `tslm` alone.
 const TSLM_KEYS: [&str; 4] =
@@ -59,6 +59,7 @@ fn check_one(
         max_message_size,
         rate_limit_per_second,
         scope,
+        subscribers,
     } = listener;
     check_name(&name, path, report);
     let roles = check_roles(roles, path, report);
@@ -80,6 +81,7 @@ fn check_one(
         report.misplaced(&path.key("http2"), "only for a listener with tls");
     }
     let scope = check_scope(scope, roles.contains(&Role::Relay), &path.key("scope"), report);
+    let flock_vouches = check_subscribers(subscribers, roles.contains(&Role::Flock), &path.key("subscribers"), report);
     let [subscribe, create_channel, notify_channel] =
         check_permissions(&default_endpoint_permissions, &path.key("default_endpoint_permissions"), report);
     if auth_tokens.iter().any(String::is_empty) {
@@ -110,6 +112,7 @@ fn check_one(
         http2,
         tslm,
         scope,
+        flock_vouches,
     })
 }
 
@@ -179,6 +182,19 @@ fn check_scope(scope: Option<String>, is_relay: bool, path: &Path, report: &mut 
         report.wrong(path, scope.as_str(), "must be a path of letters, digits, `-`, `_`, `.` and `~`, like \"rooms\"");
     }
     bare.to_owned()
+}
+
+/// Whether subscribers of the flock dialect, who bring no credential, count as those with a valid token.
+fn check_subscribers(word: Option<String>, is_flock: bool, path: &Path, report: &mut Report) -> bool {
+    let Some(word) = word else { return false };
+    if !is_flock {
+        report.misplaced(path, "only for a listener with the role \"flock\"");
+    }
+    let words = ["anyone", "authenticated"];
+    if !words.contains(&word.as_str()) {
+        report.wrong(path, word.as_str(), one_of(&word, &words));
+    }
+    word == "authenticated"
 }
 
 fn check_permissions(names: &[String], path: &Path, report: &mut Report) -> [bool; 3] {

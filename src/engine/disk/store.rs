@@ -190,7 +190,7 @@ impl Store {
         let rows = transaction.open_table(BACKLOG).map_err(|e| error(e.into()))?;
         for stored in records.iter().map_err(|e| error(e.into()))? {
             let (name, record) = stored.map_err(|e| error(e.into()))?;
-            let name = ChannelName::from_dialect(name.value()).map_err(|_| damaged("a channel's name"))?;
+            let name = ChannelName::from_stored(name.value()).map_err(|_| damaged("a channel's name"))?;
             let record: Record = serde_json::from_slice(record.value()).map_err(|_| damaged("a channel's record"))?;
             let mut backlog = Vec::new();
             for row in rows.range((record.id, 0)..=(record.id, u64::MAX)).map_err(|e| error(e.into()))? {

@@ -301,7 +301,8 @@ impl Handler for PublishStream {
         self.channel = None;
         let whitelist = self.app.policy.whitelist();
         self.observations.clear();
-        self.publisher = whitelist.get(&self.publisher.fingerprint()).cloned().ok_or(CloseReason::Revoked)?;
+        let known = self.publisher.fingerprint().and_then(|fingerprint| whitelist.get(&fingerprint).cloned());
+        self.publisher = known.ok_or(CloseReason::Revoked)?;
         Ok(())
     }
 }
