@@ -194,7 +194,7 @@ pub enum Form {
 
 impl Form {
     /// How many forms there are.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = Self::Flock as usize + 1;
 
     /// Whether our own protocol is spoken.
     pub fn is_native(self) -> bool {
