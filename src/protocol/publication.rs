@@ -193,12 +193,8 @@ pub enum Form {
 }
 
 impl Form {
-    pub const COUNT: usize = 3;
-}
-
-impl Form {
     /// How many forms there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 
     /// Whether our own protocol is spoken.
     pub fn is_native(self) -> bool {
