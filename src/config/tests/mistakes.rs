@@ -123,6 +123,13 @@ fn numbers_that_make_no_sense_are_refused() {
 #[test]
 fn words_that_are_not_on_the_list_are_refused_with_the_list() {
     file("egress = \"non\"", &["egress = \"non\"", "\"configured\", \"none\"", "did you mean \"none\"?"]);
+    file("[engine]\nkind = \"disc\"", &["engine.kind = \"disc\"", "did you mean \"disk\"?"]);
+    file("[engine]\nkind = \"disk\"", &["engine.path", "must be the file that keeps the backlog"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/nowhere/store\"", &["engine.path", "a directory that exists"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/tmp\"", &["engine.path = \"/tmp\"", "must be a file"]);
+    file("[engine]\npath = \"store\"", &["engine.path", "has no meaning for engine.kind = \"memory\""]);
+    file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
+    file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);
     file("[engine]\nkind = \"redis\"", &["engine.kind = \"redis\"", "not in this version"]);
     file("[engine]\nurl = \"redis://x\"", &["engine.url", "not in this version"]);
     file("[log]\nformat = \"JSON\"", &["log.format = \"JSON\"", "did you mean \"json\"?"]);
