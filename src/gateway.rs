@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::metrics::{Counter, counter};
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinSet;
 
+use crate::auth::fetch::{FetchError, Fetcher};
 use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
@@ -62,6 +64,8 @@ pub struct Reloader {
 
 #[derive(Clone)]
 struct Reloads {
+    /// What a new issuer's metrics are made with.
+    recorder: Arc<PrometheusRecorder>,
     applied: Counter,
     refused: Counter,
 }
@@ -70,24 +74,25 @@ impl Gateway {
     /// Checks and binds everything; nothing is accepted before [`Gateway::run`]. Needs a tokio runtime.
     pub fn bind(config: Config, demo: bool) -> Result<Self, StartError> {
         let (recorder, handle) = metrics::recorder();
-        ::metrics::with_local_recorder(&recorder, || Self::bind_counted(config, demo, handle))
+        let recorder = Arc::new(recorder);
+        ::metrics::with_local_recorder(&*recorder, || Self::bind_counted(config, demo, handle, recorder.clone()))
     }
 
     fn bind_counted(
         config: Config,
         demo: bool,
-        metrics: metrics_exporter_prometheus::PrometheusHandle,
+        metrics: PrometheusHandle,
+        recorder: Arc<PrometheusRecorder>,
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
-        let Config { egress: _, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
+        let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
+            config;
         let PolicyConfig { publishers, issuers, channels, revocations } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
-        let policy = Policy::new(
-            whitelist,
-            Issuers::new(issuers)?,
-            channels.rules.clone(),
-            Revocations::new(limits.revocations),
-        );
+        let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
+        let mut issuers = Issuers::new(issuers)?;
+        issuers.start(fetcher.as_ref());
+        let policy = Policy::new(whitelist, issuers, channels.rules.clone(), Revocations::new(limits.revocations));
         policy.revocations().replace_listed(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
@@ -111,6 +116,7 @@ impl Gateway {
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
             policy,
+            fetcher,
             engine,
             hub,
             replies: Replies::new(limits.replies),
@@ -128,6 +134,7 @@ impl Gateway {
         });
         let listeners = Listener::bind_all(listeners)?;
         let reloads = Reloads {
+            recorder,
             applied: counter!("lastmile_reloads_total"),
             refused: counter!("lastmile_reload_failures_total"),
         };
@@ -197,6 +204,7 @@ async fn sweep(app: Arc<App>) {
         app.engine.sweep(now);
         app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
+        app.policy.issuers().sweep(now.unix());
         app.policy.revocations().sweep(now.unix());
         app.tickets.sweep(now.steady);
     }
@@ -234,9 +242,10 @@ impl Reloader {
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
         let PolicyConfig { publishers, issuers, channels, revocations } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
-        let issuers = Issuers::new(issuers)?;
+        let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
+        ::metrics::with_local_recorder(&*self.reloads.recorder, || issuers.start(self.app.fetcher.as_ref()));
         // The last that can fail, and whole or not at all.
         let policy = &self.app.policy;
         policy.revocations().keep_for(issuers.longest_lifetime());
@@ -268,6 +277,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     let revocations = Revocations::new(config.limits.revocations);
     revocations.keep_for(u64::MAX);
     revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix())?;
+    config.fetch.clone().map(Fetcher::new).transpose()?;
     config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
     Ok(())
@@ -280,6 +290,7 @@ pub enum StartError {
     Tls(TlsError),
     Publishers(DuplicateKey),
     Issuers(IssuerError),
+    Egress(FetchError),
     Places(GeoError),
     Engine(DiskError),
     Revocations(RevocationError),
@@ -292,6 +303,7 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
+            Self::Egress(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
             Self::Engine(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
@@ -310,6 +322,12 @@ impl From<DiskError> for StartError {
 impl From<RevocationError> for StartError {
     fn from(error: RevocationError) -> Self {
         Self::Revocations(error)
+    }
+}
+
+impl From<FetchError> for StartError {
+    fn from(error: FetchError) -> Self {
+        Self::Egress(error)
     }
 }
 

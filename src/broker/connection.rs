@@ -32,6 +32,19 @@ pub trait Socket: Send + Sync + 'static {
     }
 }
 
+/// A socket that takes nothing: what is sent waits until the connection's task comes for it ([`Connection::take`]).
+pub struct Held;
+
+impl Socket for Held {
+    fn try_write(&self, _bytes: &[u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn try_write_vectored(&self, _buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
 /// Limits of one connection's outgoing side.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
@@ -195,6 +208,19 @@ impl<S: Socket + ?Sized> Connection<S> {
     /// Writes what waits until it is gone (`true`) or the socket is full.
     pub fn flush(&self) -> io::Result<bool> {
         self.lock().flush()
+    }
+
+    /// Takes the oldest frames that wait, for a socket that takes none itself: see [`Held`].
+    pub fn take(&self) -> Option<Bytes> {
+        let mut outgoing = self.lock();
+        let taken = outgoing.state.outbox.take();
+        outgoing.relieve();
+        taken
+    }
+
+    /// The peer took something that never waited here, so it is not stalled.
+    pub fn mark_progress(&self) {
+        self.state.lock().outbox.mark_progress();
     }
 
     /// Whether the connection's task has something to write.

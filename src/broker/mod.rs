@@ -16,7 +16,7 @@ pub mod session;
 pub mod template;
 mod watch;
 
-pub use connection::{Connection, ConnectionLimits, Phase, Sent, Socket};
+pub use connection::{Connection, ConnectionLimits, Held, Phase, Sent, Socket};
 pub use counters::Counters;
 pub use engine::{Engine, Now};
 pub use hub::{Hub, Membership, Newcomer};

@@ -1,11 +1,13 @@
 //! `lastmile check`: is this configuration good, and what does it mean?
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
-use super::{ConfigArgs, Failure, input, output};
+use super::{ConfigArgs, Failure, input, output, runtime};
 use crate::auth::Revocations;
+use crate::auth::fetch::Fetcher;
 use crate::auth::token::Issuers;
 use crate::broker::{ChannelRules, Now, Principal, session::rfc3339};
 use crate::config::{self, Config};
@@ -67,8 +69,14 @@ impl Check {
 }
 
 fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<(), Failure> {
-    let issuers = Issuers::new(config.policy.issuers.clone()).map_err(|error| Failure::usage(error.to_string()))?;
-    let verified = issuers.verify(token, Now::read().unix());
+    let mut issuers = Issuers::new(config.policy.issuers.clone()).map_err(|error| Failure::usage(error.to_string()))?;
+    let fetcher = config.fetch.clone().map(Fetcher::new).transpose();
+    let fetcher = fetcher.map_err(|error| Failure::usage(error.to_string()))?.map(Arc::new);
+    // As the gateway does: keys that are not in a file are asked for.
+    let verified = runtime()?.block_on(async {
+        issuers.start(fetcher.as_ref());
+        issuers.admit(token, Now::read().unix()).await
+    });
     let principal = verified.map_err(|error| Failure::failed(format!("the token is refused: {error}")))?;
     if is_revoked(config, &issuers, &principal) {
         return Err(Failure::failed("the token is refused: revocations_file names it"));

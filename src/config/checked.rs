@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::auth::fetch::FetchConfig;
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig, Revocation};
 use crate::engine::DiskConfig;
 use crate::ops::config::{LogConfig, StatsdConfig};
@@ -13,6 +14,8 @@ use crate::transport::control::WrittenRules;
 pub struct Config {
     pub egress: Egress,
     pub engine: EngineConfig,
+    /// How identity providers are reached; `None` beside [`Egress::None`].
+    pub fetch: Option<FetchConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub rooms: RoomsConfig,

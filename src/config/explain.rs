@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::check::{self, ALGORITHMS};
 use super::suggest;
+use crate::auth::token::{KeySource, Remote};
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
 use crate::broker::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
@@ -160,13 +161,21 @@ fn listener_text(listener: &ListenerConfig) -> String {
 fn issuer_text(issuer: &IssuerConfig) -> String {
     let algorithms = ALGORITHMS.iter().filter(|(_, algorithm)| issuer.algorithms.contains(algorithm));
     format!(
-        "issuer {}: for {}, by {}, {} key(s), tokens of at most {} s",
+        "issuer {}: for {}, by {}, {}, tokens of at most {} s",
         issuer.issuer,
         listed(issuer.audiences.iter().map(String::as_str)),
         listed(algorithms.map(|(name, _)| *name)),
-        issuer.keys.keys.len(),
+        keys_text(&issuer.keys),
         issuer.max_lifetime_secs
     )
+}
+
+fn keys_text(keys: &KeySource) -> String {
+    match keys {
+        KeySource::File { keys, changed: _ } => format!("{} key(s)", keys.keys.len()),
+        KeySource::Remote(Remote::KeySet(endpoint)) => format!("keys from {endpoint}"),
+        KeySource::Remote(Remote::Discovery(endpoint)) => format!("keys by {endpoint}"),
+    }
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {

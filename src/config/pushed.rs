@@ -51,7 +51,8 @@ pub fn read_rules(body: &[u8]) -> Result<WrittenRules, String> {
 /// A JWK Set of public keys.
 pub fn read_keys(body: &[u8]) -> Result<JwkSet, String> {
     let text = std::str::from_utf8(body).map_err(|_| "not UTF-8".to_owned())?;
-    check::key_set(text).map_err(|reason| format!("not a JWK Set with public keys: {reason}"))
+    crate::auth::token::read_key_set(text.as_bytes())
+        .map_err(|reason| format!("not a JWK Set with public keys: {reason}"))
 }
 
 fn shortened(text: &str) -> String {

@@ -178,6 +178,8 @@ fn sample(form: usize) -> Value {
         issuer: text(),
         audience: Some(one_or_many()),
         jwks_file: text(),
+        jwks_url: text(),
+        jwks_max_age_secs: Some(1),
         algorithms: list(),
         typ: text(),
         channels: Some(list()),
@@ -199,6 +201,8 @@ fn sample(form: usize) -> Value {
         replies: Some(false),
     };
     json!(Settings {
+        egress_private_hosts: list(),
+        egress_ca: text(),
         trusted_proxies: list(),
         revocations_file: text(),
         listeners: [(NAME.to_owned(), listener)].into(),

@@ -12,6 +12,8 @@ use serde_json::Value;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub egress: String,
+    pub egress_private_hosts: Vec<String>,
+    pub egress_ca: Option<String>,
     pub trusted_proxies: Vec<String>,
     pub listeners: BTreeMap<String, Listener>,
     pub publishers: BTreeMap<String, Publisher>,
@@ -93,6 +95,9 @@ pub struct Issuer {
     pub issuer: Option<String>,
     pub audience: Option<OneOrMany>,
     pub jwks_file: Option<String>,
+    pub jwks_url: Option<String>,
+    pub discovery: bool,
+    pub jwks_max_age_secs: Option<u64>,
     pub algorithms: Vec<String>,
     pub typ: Option<String>,
     pub leeway_secs: u64,
@@ -278,6 +283,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             egress: "configured".to_owned(),
+            egress_private_hosts: Vec::new(),
+            egress_ca: None,
             trusted_proxies: Vec::new(),
             listeners: BTreeMap::new(),
             publishers: BTreeMap::new(),
@@ -323,6 +330,9 @@ impl Default for Issuer {
             issuer: None,
             audience: None,
             jwks_file: None,
+            jwks_url: None,
+            discovery: false,
+            jwks_max_age_secs: None,
             algorithms: ["ES256", "EdDSA", "RS256"].map(str::to_owned).into(),
             typ: None,
             leeway_secs: 30,

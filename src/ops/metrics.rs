@@ -5,9 +5,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 /// Every metric, whether it is a counter, and what it says.
 pub const METRICS: &[(&str, bool, &str)] = &[
-    ("lastmile_connections", false, "WebSocket connections that are open"),
-    ("lastmile_connections_total", true, "WebSocket connections since the start"),
-    ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
+    ("lastmile_connections", false, "Connections that are open: WebSockets and fallbacks"),
+    ("lastmile_connections_total", true, "Connections since the start; each poll is one"),
+    ("lastmile_fallback_connections", false, "Streams and polls that are open, by transport"),
+    ("lastmile_closes_total", true, "Connections that ended, by close reason"),
     ("lastmile_sockets", false, "Accepted sockets that are open, on all listeners"),
     ("lastmile_sockets_refused_total", true, "Sockets and requests refused by a limit on connections"),
     ("lastmile_channels", false, "Channels that exist"),
@@ -26,6 +27,9 @@ pub const METRICS: &[(&str, bool, &str)] = &[
     ("lastmile_room_messages_total", true, "Messages relayed between peers of rooms"),
     ("lastmile_room_timeouts_total", true, "Peers of rooms that were silent for too long"),
     ("lastmile_refusals_total", true, "Requests refused, by problem type"),
+    ("lastmile_key_fetches_total", true, "Fetches of issuers' keys, by result"),
+    ("lastmile_issuer_keys_age_seconds", false, "Time since an issuer's keys were known to be right"),
+    ("lastmile_issuer_keys_stale", false, "1 if an issuer's keys are missing or near `jwks_max_age_secs`"),
     ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
     ("lastmile_reload_failures_total", true, "Reloads that were refused; the state before them stays"),
     ("lastmile_control_changes_total", true, "Changes made by control requests, by what they change"),

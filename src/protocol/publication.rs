@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde::Deserialize;
 
+use super::command::Text;
 use super::{ChannelName, Code, Refusal, dialects, websocket};
 
 /// Deepest nesting of JSON that is carried.
@@ -267,6 +269,31 @@ impl Publication {
     /// The data as JSON text.
     pub fn data(&self) -> &str {
         std::str::from_utf8(&self.frame[self.data.clone()]).expect("a frame is made of text")
+    }
+}
+
+/// What a frame to a subscriber is about.
+#[derive(Debug, Deserialize)]
+pub struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    pub kind: Text<'a>,
+    #[serde(borrow, default)]
+    pub channel: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub epoch: Option<Text<'a>>,
+    #[serde(default)]
+    pub offset: Option<u64>,
+}
+
+impl Head<'_> {
+    /// Calls `with` on the head of a JSON text that the gateway wrote. The data of a `message` is not looked at.
+    pub fn read<R>(text: &[u8], with: impl FnOnce(Head<'_>) -> R) -> Option<R> {
+        // The quotes of every string before it are escaped, so the first one is the member itself.
+        const DATA: &[u8] = br#","data":"#;
+        match text.windows(DATA.len()).position(|part| part == DATA) {
+            Some(end) => serde_json::from_slice(&[&text[..end], b"}"].concat()).ok().map(with),
+            None => serde_json::from_slice(text).ok().map(with),
+        }
     }
 }
 

@@ -229,6 +229,23 @@ pub fn binary_frame(bytes: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Binary), bytes)
 }
 
+/// What stands in frames that the gateway wrote itself: the texts, for a transport that is no WebSocket. Pings come as
+/// empty texts; other control frames are left out.
+pub fn written_texts(mut frames: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        loop {
+            let mut cursor = Cursor::new(&frames[..]);
+            let (header, length) = FrameHeader::parse(&mut cursor).ok()??;
+            let (start, length) = (cursor.position() as usize, length as usize);
+            let frame = frames.split_to(frames.len().min(start + length));
+            match header.opcode {
+                OpCode::Data(_) | OpCode::Control(Control::Ping) => return Some(frame.slice(start..)),
+                OpCode::Control(_) => {}
+            }
+        }
+    })
+}
+
 /// A pong that answers `payload`.
 pub fn pong_frame(payload: &[u8]) -> Bytes {
     frame(OpCode::Control(Control::Pong), payload)

@@ -11,6 +11,7 @@ use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
 use super::tickets::Tickets;
+use crate::auth::fetch::Fetcher;
 use crate::auth::publisher::BasicGate;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
@@ -31,6 +32,8 @@ pub struct App {
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     pub policy: Policy,
+    /// The only way out over HTTP; `None` beside `egress = "none"`.
+    pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
     pub hub: Hub,
     pub replies: Replies,

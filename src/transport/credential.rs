@@ -23,7 +23,7 @@ pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
         // The peer is told a code, never a cause.
         Refusal::new(Code::Unauthenticated, "the token is not valid here")
     };
-    let principal = app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| refused(&error))?;
+    let principal = app.policy.issuers().admit(token, Now::read().unix()).await.map_err(|error| refused(&error))?;
     app.policy.check(&principal).map_err(|_| refused(&"revoked"))?;
     Ok(principal)
 }

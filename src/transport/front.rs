@@ -11,6 +11,7 @@ use warp::reply::Response;
 
 use super::app::App;
 use super::call::{Call, Peer};
+use super::cors::Cors;
 use super::problem;
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{Code, Refusal};
@@ -26,12 +27,19 @@ pub async fn handle(
     let has_body = !request.body().is_end_stream();
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
     let prepared = prepare(&app, peer, request);
+    let cors = prepared.as_ref().ok().and_then(|request| request.extensions().get()).and_then(Cors::of);
     // Where the next request would begin is not to be trusted, nor is what follows an upgrade that did not happen.
     let is_last = prepared.is_err() || wants_upgrade;
     let mut response = match prepared {
-        Ok(request) => warp::service(routes).call(request).await?,
+        Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
+            Some(answer) => answer,
+            None => warp::service(routes).call(request).await?,
+        },
         Err(refusal) => problem::response(&refusal),
     };
+    if let Some(cors) = &cors {
+        cors.add_headers(response.headers_mut());
+    }
     if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

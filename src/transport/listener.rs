@@ -103,10 +103,13 @@ impl Listener {
     pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
         let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
+        let limits = &app.limits;
+        // Whoever takes nothing for long is ended for that, with a reason, before the kernel does it.
+        let silence = (limits.ping + limits.pong).max(2 * limits.outbox_stall + limits.close);
         loop {
             let accepted = tokio::select! {
                 () = &mut closing => break,
-                accepted = socket.accept() => accepted,
+                accepted = socket.accept(silence) => accepted,
             };
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
@@ -139,12 +142,16 @@ enum Stream {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+    /// `silence` is how long a peer may leave what it is sent without any answer of its system.
+    async fn accept(&self, silence: Duration) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (tcp, address) = listener.accept().await?;
                 // Messages are small and wanted now.
                 tcp.set_nodelay(true)?;
+                // A peer that is gone without a word answers nothing, and on a stream nothing else is asked of it.
+                #[cfg(target_os = "linux")]
+                socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(silence))?;
                 Ok((Stream::Tcp(tcp), Some(address.ip())))
             }
             Self::Unix(listener) => listener.accept().await.map(|(unix, _)| (Stream::Unix(unix), None)),

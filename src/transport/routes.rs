@@ -18,7 +18,7 @@ use warp::{Filter, Rejection, Reply};
 use super::app::App;
 use super::call::Call;
 use super::config::Role;
-use super::{control, demo, flock, ops, problem, publish, rooms, subscribe, tickets, tslm};
+use super::{control, demo, fallback, flock, ops, problem, publish, rooms, subscribe, tickets, tslm};
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
@@ -95,6 +95,18 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(&app))
         .and(on_upgrade())
         .then(|call, app, upgrade| answer(subscribe::upgrade(app, call, upgrade)))
+        .or(on(&app, Role::Subscribe)
+            .and(warp::path!("v1" / "events"))
+            .and(method(Method::GET))
+            .and(with(&app))
+            .then(|call, app| answer(fallback::events(app, call))))
+        .unify()
+        .or(on(&app, Role::Subscribe)
+            .and(warp::path!("v1" / "poll"))
+            .and(method(Method::GET))
+            .and(with(&app))
+            .then(|call, app| answer(fallback::poll(app, call))))
+        .unify()
         .boxed();
 
     let ops =

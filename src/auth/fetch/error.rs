@@ -7,7 +7,7 @@ use http_body_util::LengthLimitError;
 
 #[derive(Debug)]
 pub enum FetchError {
-    /// The certificate authorities cannot be used. Only at construction.
+    /// The certificate authorities cannot be used.
     Authorities(rustls::Error),
     /// The host's name leads nowhere.
     Name,

@@ -24,6 +24,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -50,7 +51,9 @@ pub struct FetchConfig {
 
 /// The client.
 pub struct Fetcher {
-    tls: TlsConnector,
+    /// The configured authorities; the machine's join them with the first connection that needs them.
+    roots: RootCertStore,
+    tls: OnceCell<TlsConnector>,
     private_hosts: Vec<String>,
 }
 
@@ -63,25 +66,14 @@ pub struct Fetched {
 }
 
 impl Fetcher {
-    /// Reads the machine's certificate authorities. Without any, only plain HTTP on loopback works, and the log says so.
+    /// Opens and reads nothing yet.
     pub fn new(config: FetchConfig) -> Result<Self, FetchError> {
         let FetchConfig { private_hosts, authorities } = config;
         let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(native.certs);
         for authority in authorities {
             roots.add(authority).map_err(FetchError::Authorities)?;
         }
-        if roots.is_empty() {
-            tracing::warn!("this machine has no certificate authorities; set egress_ca to reach identity providers");
-        }
-        let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(FetchError::Authorities)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: TlsConnector::from(Arc::new(tls)), private_hosts })
+        Ok(Self { roots, tls: OnceCell::new(), private_hosts })
     }
 
     pub async fn get(&self, endpoint: &Endpoint) -> Result<Fetched, FetchError> {
@@ -118,9 +110,20 @@ impl Fetcher {
                 return exchange(tcp, request).await;
             }
             let name = ServerName::try_from(endpoint.host().to_owned()).map_err(|_| FetchError::Name)?;
-            exchange(self.tls.connect(name, tcp).await.map_err(FetchError::Tls)?, request).await
+            exchange(self.tls().await?.connect(name, tcp).await.map_err(FetchError::Tls)?, request).await
         };
         timeout(DEADLINE, fetching).await.map_err(|_| FetchError::TimedOut)?
+    }
+
+    async fn tls(&self) -> Result<&TlsConnector, FetchError> {
+        self.tls
+            .get_or_try_init(async || {
+                let roots = self.roots.clone();
+                // Many files are read.
+                let building = tokio::task::spawn_blocking(move || connector(roots));
+                building.await.map_err(|ended| FetchError::Tls(ended.into()))?
+            })
+            .await
     }
 
     /// To an address that was looked at: the name is not asked for a second time.
@@ -147,6 +150,20 @@ impl Fetcher {
             address::Kind::Special => false,
         }
     }
+}
+
+fn connector(mut roots: RootCertStore) -> Result<TlsConnector, FetchError> {
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        tracing::warn!("this machine has no certificate authorities; set egress_ca to reach identity providers");
+    }
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(FetchError::Authorities)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(tls)))
 }
 
 fn request(

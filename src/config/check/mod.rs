@@ -3,6 +3,7 @@
 
 mod address;
 mod channels;
+mod egress;
 mod engine;
 mod geoip;
 mod issuers;
@@ -23,20 +24,23 @@ use super::path::Path;
 use super::pushed::written;
 use super::report::Report;
 use super::settings::Settings;
-use super::suggest::one_of;
 use crate::broker::ChannelRules;
-use crate::config::{Config, Egress, PolicyConfig};
+use crate::config::{Config, PolicyConfig};
 use crate::transport::control::WrittenRules;
 
 pub use address::text as address_text;
 pub use channels::check as check_channels;
-pub use issuers::{ALGORITHMS, key_set};
+pub use issuers::ALGORITHMS;
 pub use publishers::fingerprint;
 
 /// Takes the settings apart. What comes out is only good if the report holds no mistakes.
 pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Config {
+    // Before the settings are taken apart: whatever opens a connection is refused together.
+    let (egress, fetch) = egress::check(&settings, report, files);
     let Settings {
-        egress,
+        egress: _,
+        egress_private_hosts: _,
+        egress_ca: _,
         trusted_proxies,
         listeners,
         publishers,
@@ -53,15 +57,15 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         log,
     } = settings;
     let trusted_proxies = check_proxies(trusted_proxies, report);
-    let egress = check_egress(&egress, report);
     let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
         engine: engine::check(engine, report),
+        fetch,
         listeners: listeners::check(listeners, report, files),
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
-        statsd: statsd::check(statsd, egress, report),
+        statsd: statsd::check(statsd, report),
         rooms: rooms::check(rooms, report),
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),
@@ -74,17 +78,6 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
             },
             revocations: revocations::check(revocations_file, report, files),
         },
-    }
-}
-
-fn check_egress(egress: &str, report: &mut Report) -> Egress {
-    match egress {
-        "configured" => Egress::Configured,
-        "none" => Egress::None,
-        _ => {
-            report.wrong(&Path::of("egress"), egress, one_of(egress, &["configured", "none"]));
-            Egress::None
-        }
     }
 }
 

@@ -198,8 +198,15 @@ fn issuers_are_checked() {
     issuer("jwks_file = \"shared.json\"", &["issuers[0].jwks_file", "shared secret"]);
     issuer("jwks_file = \"empty.json\"", &["issuers[0].jwks_file", "no keys"]);
     issuer("leeway_secs = 61", &["issuers[0].leeway_secs = 61", "must be at most 60"]);
-    issuer("jwks_url = \"https://x\"", &["issuers[0].jwks_url", "not in this version"]);
-    issuer("discovery = true", &["issuers[0].discovery", "not in this version"]);
+    issuer("jwks_url = \"https://x\"", &["issuers[0]", "more than one of jwks_file, jwks_url and discovery"]);
+    issuer("discovery = true", &["issuers[0]", "more than one of"]);
+    let alone = |lines: &str, parts: &[&str]| file(&format!("[[issuers]]\naudience = \"a\"\n{lines}"), parts);
+    alone("issuer = \"i\"", &["issuers[0].jwks_file is not set", "or set jwks_url or discovery"]);
+    alone("issuer = \"i\"\ndiscovery = true", &["issuers[0].discovery", "an issuer that is a URL"]);
+    alone("issuer = \"http://sso.example\"\ndiscovery = true", &["issuers[0].discovery", "must be https"]);
+    alone("issuer = \"i\"\njwks_url = \"http://sso.example/\"", &["issuers[0].jwks_url", "must be https"]);
+    alone("issuer = \"i\"\njwks_url = \"https://u:p@sso.example/\"", &["issuers[0].jwks_url", "user or password"]);
+    issuer("jwks_max_age_secs = 119", &["issuers[0].jwks_max_age_secs = 119", "at least 120"]);
 }
 
 #[test]
@@ -221,6 +228,18 @@ fn a_sealed_gateway_has_no_statsd() {
     let env = [("PAIR_STATSD_HOST", "a"), ("LASTMILE_EGRESS", "none")];
     expect(&error_of("", &env, &[]), &["statsd.host = \"a\"", "PAIR_STATSD_HOST", "egress"]);
     assert!(load_all("egress = \"none\"", &[("PAIR_STATSD_HOST", "")], &[]).is_ok());
+    let sealed = "egress = \"none\"\negress_private_hosts = [\"a\"]\negress_ca = \"ca.pem\"\n[engine]\nkind = \"redis\"\n\
+                  [[issuers]]\nissuer = \"https://a\"\naudience = \"a\"\ndiscovery = true\n\
+                  [[issuers]]\nissuer = \"https://b\"\naudience = \"a\"\njwks_url = \"https://b/jwks\"";
+    let settings =
+        ["egress_private_hosts", "egress_ca", "issuers[0].discovery = true", "issuers[1].jwks_url", "engine.kind"];
+    let error = error_of(sealed, &[], &[]);
+    for setting in settings {
+        let line = error.lines().find(|line| line.contains(setting) && line.contains("egress = \"none\""));
+        assert!(line.is_some(), "{setting}: {error}");
+    }
+    file("egress_private_hosts = [\"a:1\"]", &["egress_private_hosts[0] = \"a:1\"", "without a port"]);
+    file("egress_ca = \"missing.pem\"", &["egress_ca = \"missing.pem\"", "PEM"]);
 }
 
 #[test]

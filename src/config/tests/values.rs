@@ -6,6 +6,7 @@ use crate::broker::{Audience, SlowConsumer};
 use crate::transport::config::{Address, OpenTo, Role};
 
 use super::*;
+use crate::auth::token::{KeySource, Remote};
 
 #[test]
 fn the_shipped_example_loads_without_warnings() {
@@ -220,9 +221,38 @@ fn an_issuer_brings_its_keys() {
     "#;
     let loaded = load_in(&directory, file, &[], &[]).unwrap();
     let issuer = &loaded.config.policy.issuers[0];
-    assert_eq!((issuer.audiences.as_slice(), issuer.keys.keys.len()), (["lastmile".to_owned()].as_slice(), 1));
+    let KeySource::File { keys, changed } = &issuer.keys else { panic!("{:?}", issuer.keys) };
+    assert_eq!((issuer.audiences.as_slice(), keys.keys.len()), (["lastmile".to_owned()].as_slice(), 1));
+    assert!(*changed > 1_700_000_000 && issuer.keys_max_age_secs == 0);
     assert_eq!((issuer.algorithms.len(), issuer.leeway_secs, issuer.max_lifetime_secs), (3, 30, 86_400));
     assert_eq!(loaded.watched.len(), 2);
+}
+
+#[test]
+fn an_issuer_names_where_its_keys_are_fetched() {
+    let file = r#"
+        egress_private_hosts = ["sso.corp.example", "10.0.0.7"]
+        [[issuers]]
+        issuer = "https://one.example/realm"
+        audience = "lastmile"
+        discovery = true
+        [[issuers]]
+        issuer = "https://two.example"
+        audience = "lastmile"
+        jwks_url = "https://keys.two.example/jwks"
+        jwks_max_age_secs = 3600
+    "#;
+    let config = load_file(file).config;
+    let [one, two] = &config.policy.issuers[..] else { panic!() };
+    let KeySource::Remote(Remote::Discovery(endpoint)) = &one.keys else { panic!("{:?}", one.keys) };
+    assert_eq!(endpoint.to_string(), "https://one.example/realm/.well-known/openid-configuration");
+    let KeySource::Remote(Remote::KeySet(endpoint)) = &two.keys else { panic!("{:?}", two.keys) };
+    assert_eq!(endpoint.to_string(), "https://keys.two.example/jwks");
+    assert_eq!((one.keys_max_age_secs, two.keys_max_age_secs), (7 * 86_400, 3600));
+    assert_eq!(config.fetch.as_ref().unwrap().private_hosts, ["sso.corp.example", "10.0.0.7"]);
+    let text = explain(&config, None, None);
+    assert!(text.contains("keys from https://keys.two.example/jwks"), "{text}");
+    assert!(load_file("egress = \"none\"").config.fetch.is_none());
 }
 
 #[test]
