@@ -111,6 +111,8 @@ pub struct ChannelRule {
     pub subscribers: Audience,
     pub limits: ChannelLimits,
     pub slow_consumer: SlowConsumer,
+    /// Publications may be compressed for those who take it.
+    pub compress: bool,
     /// Publications kept for those who come back; 0 keeps none.
     pub backlog_messages: u64,
     /// How long they are kept; zero for as long as there is room.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Basic, Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
+    Basic, Channel, ChannelDefaults, Engine, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
     Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
@@ -74,7 +74,10 @@ impl Schema {
     fn collect_leaves(&self, path: &Path, leaves: &mut Vec<Path>) {
         if self.is_leaf() {
             leaves.push(path.clone());
-        } else if let Some(item) = &self.list {
+        } else if let Some(item) = &self.list
+            // A list of what may also stand alone has the same settings.
+            && self.table.is_none()
+        {
             item.collect_leaves(&path.index(0), leaves);
         }
         match &self.table {
@@ -198,6 +201,7 @@ fn sample(form: usize) -> Value {
         backlog_secs: Some(1),
         backlog_bytes: Some(1),
         slow_consumer: text(),
+        compress: Some(true),
         replies: Some(false),
     };
     json!(Settings {
@@ -211,6 +215,7 @@ fn sample(form: usize) -> Value {
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
+        engine: Engine { path: text(), ..Engine::default() },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })

@@ -55,6 +55,8 @@ pub struct Listener {
     pub hosts: Vec<String>,
     pub max_connections: u64,
     pub proxy_protocol: bool,
+    pub compression: bool,
+    pub http2: bool,
     pub default_endpoint_permissions: Vec<String>,
     pub auth_tokens: Vec<String>,
     pub max_message_size: u64,
@@ -121,6 +123,7 @@ pub struct Channel {
     pub backlog_secs: Option<u64>,
     pub backlog_bytes: Option<u64>,
     pub slow_consumer: Option<String>,
+    pub compress: Option<bool>,
     pub replies: Option<bool>,
 }
 
@@ -138,6 +141,7 @@ pub struct ChannelDefaults {
     pub backlog_secs: u64,
     pub backlog_bytes: u64,
     pub slow_consumer: String,
+    pub compress: bool,
     pub replies: bool,
 }
 
@@ -152,8 +156,9 @@ pub enum Subscribers {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrManyRequirements {
-    One(Requirements),
+    // First: a list would also do for the members of a table, in their order.
     Many(Vec<Requirements>),
+    One(Requirements),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -314,6 +319,8 @@ impl Default for Listener {
             hosts: Vec::new(),
             max_connections: 0,
             proxy_protocol: false,
+            compression: false,
+            http2: true,
             default_endpoint_permissions: Vec::new(),
             auth_tokens: Vec::new(),
             max_message_size: 65_536,
@@ -356,6 +363,7 @@ impl Default for ChannelDefaults {
             backlog_secs: 300,
             backlog_bytes: 1_048_576,
             slow_consumer: "disconnect".to_owned(),
+            compress: true,
             replies: false,
         }
     }

@@ -11,6 +11,7 @@ mod demo;
 mod fallback;
 pub mod flock;
 mod front;
+mod http2;
 pub mod listener;
 mod ops;
 mod origin;

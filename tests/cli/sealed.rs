@@ -1,6 +1,6 @@
 //! Sealed: with `egress = "none"` the gateway opens no connection, and new keys come in as files.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::support::{Gateway, LISTENERS, Running, Scratch, until};
 
@@ -71,7 +71,9 @@ fn t_j5_a_sealed_gateway_never_connects() {
     traced.args(["-f", "-qq", "-o", "trace", "-e", "trace=connect,sendto,sendmsg,sendmmsg"]);
     let serve = scratch.lastmile(["serve", "--config", "gateway.toml"]);
     traced.arg(serve.get_program()).args(serve.get_args()).current_dir(scratch.path(""));
-    traced.stdin(Stdio::null());
+    for (name, _) in serve.get_envs().filter(|(_, value)| value.is_none()) {
+        traced.env_remove(name);
+    }
     let mut gateway = Gateway::of(Running::start(traced));
     scratch.run(["publish", "c", "1", "--url", &gateway.publish, "--key", "p.key"]).ok();
     assert!(hears(&scratch, &gateway.public, &token(&scratch, "one")));

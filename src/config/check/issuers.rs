@@ -155,12 +155,12 @@ fn check_keys(
         (None, Some(url), false) => match Endpoint::configured(&url) {
             Ok(endpoint) => return KeySource::Remote(Remote::KeySet(endpoint)),
             // Named without its value, which may hold a password.
-            Err(error) => report.misplaced(&path.key("jwks_url"), &error.to_string()),
+            Err(error) => report.misplaced(&path.key("jwks_url"), error),
         },
         (None, None, true) => match discovery_endpoint(issuer) {
             Ok(endpoint) => return KeySource::Remote(Remote::Discovery(endpoint)),
             Err(error) if !issuer.is_empty() => {
-                report.misplaced(&path.key("discovery"), &format!("needs an issuer that is a URL: {error}"));
+                report.misplaced(&path.key("discovery"), format_args!("needs an issuer that is a URL: {error}"));
             }
             Err(_) => {}
         },

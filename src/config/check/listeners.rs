@@ -52,6 +52,8 @@ fn check_one(
         hosts,
         max_connections,
         proxy_protocol,
+        compression,
+        http2,
         default_endpoint_permissions,
         auth_tokens,
         max_message_size,
@@ -70,6 +72,13 @@ fn check_one(
                 report.misplaced(&key, "only for a listener with the role \"tslm\"");
             }
         }
+    }
+    let is_ours = roles.contains(&Role::Subscribe) || roles.contains(&Role::Publish);
+    if !is_ours && report.origins.is_set(&path.key("compression")) {
+        report.misplaced(&path.key("compression"), "only for a listener with the role \"subscribe\" or \"publish\"");
+    }
+    if !report.origins.is_set(&path.key("tls")) && report.origins.is_set(&path.key("http2")) {
+        report.misplaced(&path.key("http2"), "only for a listener with tls");
     }
     let scope = check_scope(scope, roles.contains(&Role::Relay), &path.key("scope"), report);
     let flock_vouches = check_subscribers(subscribers, roles.contains(&Role::Flock), &path.key("subscribers"), report);
@@ -99,6 +108,8 @@ fn check_one(
         hosts,
         max_connections,
         proxy_protocol,
+        compression,
+        http2,
         tslm,
         scope,
         flock_vouches,

@@ -147,6 +147,9 @@ fn listeners_are_checked() {
     listener("roles = [\"flock\", \"ops\"]", &["listeners.a.roles", "of their own"]);
     listener("auth_tokens = [\"canary\"]", &["listeners.a.auth_tokens", "role \"tslm\""]);
     listener("max_message_size = 65536", &["listeners.a.max_message_size", "role \"tslm\""]);
+    listener("http2 = false", &["listeners.a.http2", "with tls"]);
+    let compressing = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\ncompression = true\n";
+    file(compressing, &["listeners.a.compression", "role \"subscribe\""]);
     for origin in ["https://a.example/", "a.example", "*", "https://A.example", "https://a.example:443", "null"] {
         listener(&format!("origins = [\"{origin}\"]"), &["listeners.a.origins[0]", origin, "https://app.example.com"]);
     }

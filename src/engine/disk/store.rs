@@ -143,10 +143,6 @@ impl Store {
         &self.file
     }
 
-    pub fn config(&self) -> &DiskConfig {
-        &self.config
-    }
-
     /// Makes all changes or none. After an error nothing more can be done with this handle.
     pub fn commit(&self, changes: &Changes) -> Result<(), redb::Error> {
         let Changes { garbage, publications, removed, channels } = changes;
