@@ -10,24 +10,26 @@ use tokio::task::JoinSet;
 
 use crate::auth::fetch::{FetchError, Fetcher};
 use crate::auth::login::Login;
-use crate::auth::publisher::{DuplicateKey, Whitelist};
+use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
 use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{GeoDb, GeoError, Policy, Revocations};
+use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Hub, Now};
-use crate::config::{Config, DrainConfig, PolicyConfig};
-use crate::engine::Memory;
-use crate::engine::memory::MemoryLimits;
+use crate::broker::{Counters, Engine, Hub, Now, Replies};
+use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
+use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
 use crate::transport::config::{Address, ListenerConfig};
+use crate::transport::control::{Control, Readers};
+use crate::transport::flock::subscribe as flock;
 use crate::transport::listener::{ListenError, Listener, load_tls};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
 use crate::transport::routes::routes;
+use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
 
 /// How often deadlines, lifespans and pings are looked at.
@@ -85,32 +87,48 @@ impl Gateway {
         recorder: Arc<PrometheusRecorder>,
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
-        let Config { egress: _, fetch, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
-        let PolicyConfig { publishers, issuers, channels, login } = policy;
+        let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
+            config;
+        let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
         issuers.start(fetcher.as_ref());
-        let policy = Policy::new(whitelist, issuers, channels, Revocations::new(limits.revocations));
+        let policy = Policy::new(whitelist, issuers, channels.rules.clone(), Revocations::new(limits.revocations));
+        policy.revocations().replace_listed(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
-        let memory_limits = MemoryLimits { max_channels: limits.max_channels, idle: limits.channel_idle };
-        let engine = Memory::new(memory_limits, policy.rules().clone(), hub, counters);
+        let memory = MemoryLimits {
+            max_channels: limits.max_channels,
+            idle: limits.channel_idle,
+            max_backlog_bytes: limits.max_backlog_bytes,
+        };
+        let rules = policy.rules().clone();
+        let engine: Arc<dyn Engine> = match engine {
+            EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
+            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
+        };
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
             room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
+            flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
+            basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
             login: Login::new(login, policy.revocations())?,
             policy,
             fetcher,
-            engine: Arc::new(engine),
+            engine,
+            hub,
+            replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
             refusals: Default::default(),
+            control: Control::new(Readers { rules: config::read_rules, keys: config::read_keys }, channels),
+            tickets: Tickets::new(limits.tickets),
             places: geoip.map(GeoDb::open).transpose()?,
             statsd: Statsd::new(statsd),
             metrics,
@@ -187,9 +205,11 @@ async fn sweep(app: Arc<App>) {
         let now = Now::read();
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
+        app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
-        app.policy.revocations().sweep(now.unix());
         app.policy.issuers().sweep(now.unix());
+        app.policy.revocations().sweep(now.unix());
+        app.tickets.sweep(now.steady);
     }
 }
 
@@ -223,14 +243,18 @@ impl Reloader {
     }
 
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
-        let PolicyConfig { publishers, issuers, channels, login } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
         let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
         ::metrics::with_local_recorder(&*self.reloads.recorder, || issuers.start(self.app.fetcher.as_ref()));
-        self.app.policy.replace(whitelist, issuers, channels);
-        self.app.login.replace(login, self.app.policy.revocations());
+        // The last that can fail, and whole or not at all.
+        let policy = &self.app.policy;
+        policy.revocations().keep_for(issuers.longest_lifetime());
+        policy.revocations().replace_listed(revocations, Now::read().unix())?;
+        self.app.control.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
+        self.app.login.replace(login, policy.revocations());
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
         }
@@ -242,7 +266,12 @@ impl Reloader {
 impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
-        !matches!(self, Self::Listen(ListenError::Bind { .. }) | Self::Randomness(_))
+        match self {
+            Self::Listen(ListenError::Bind { .. }) => false,
+            Self::Randomness(_) => false,
+            Self::Engine(error) => error.is_misconfigured(),
+            _ => true,
+        }
     }
 }
 
@@ -250,6 +279,9 @@ impl StartError {
 pub fn check(config: &Config) -> Result<(), StartError> {
     Whitelist::new(config.policy.publishers.clone(), config.limits.replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
+    let revocations = Revocations::new(config.limits.revocations);
+    revocations.keep_for(u64::MAX);
+    revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix())?;
     config.fetch.clone().map(Fetcher::new).transpose()?;
     config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
@@ -266,6 +298,8 @@ pub enum StartError {
     Egress(FetchError),
     Places(GeoError),
     Randomness(NoRandomness),
+    Engine(DiskError),
+    Revocations(RevocationError),
 }
 
 impl fmt::Display for StartError {
@@ -278,6 +312,8 @@ impl fmt::Display for StartError {
             Self::Egress(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
             Self::Randomness(error) => error.fmt(f),
+            Self::Engine(error) => error.fmt(f),
+            Self::Revocations(error) => write!(f, "revocations_file: {error}"),
         }
     }
 }
@@ -287,6 +323,18 @@ impl std::error::Error for StartError {}
 impl From<NoRandomness> for StartError {
     fn from(error: NoRandomness) -> Self {
         Self::Randomness(error)
+    }
+}
+
+impl From<DiskError> for StartError {
+    fn from(error: DiskError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<RevocationError> for StartError {
+    fn from(error: RevocationError) -> Self {
+        Self::Revocations(error)
     }
 }
 

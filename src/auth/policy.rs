@@ -41,6 +41,12 @@ impl Policy {
         self.changed();
     }
 
+    /// New channel rules alone.
+    pub fn replace_rules(&self, rules: ChannelRules) {
+        self.rules.store(Arc::new(rules));
+        self.changed();
+    }
+
     pub fn whitelist(&self) -> Arc<Whitelist> {
         self.whitelist.load_full()
     }

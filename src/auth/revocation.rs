@@ -61,10 +61,11 @@ pub struct Revocations {
     tables: RwLock<Tables>,
 }
 
-#[derive(Default)]
 struct Tables {
     told: Table,
     listed: Table,
+    /// No entry has an earlier `before`.
+    oldest: u64,
 }
 
 /// The latest `before` of each.
@@ -73,7 +74,12 @@ type Table = HashMap<Arc<str>, HashMap<Revoked, u64>>;
 impl Revocations {
     /// Remembers at most `capacity`.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, lifetime: AtomicU64::new(0), any: AtomicBool::new(false), tables: RwLock::default() }
+        Self {
+            capacity,
+            lifetime: AtomicU64::new(0),
+            any: AtomicBool::new(false),
+            tables: RwLock::new(Tables { told: Table::new(), listed: Table::new(), oldest: u64::MAX }),
+        }
     }
 
     /// Tokens or sessions may live this many seconds; the largest that was ever said counts.
@@ -84,16 +90,17 @@ impl Revocations {
     /// Remembers one that was told. `now` in seconds since 1970. Live connections learn of it by
     /// [`super::Policy::revoke`] only.
     pub fn add(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
-        let mut tables = self.tables.write();
-        tables.forget(now, self.lifetime());
         let Revocation { issuer, what, before } = revocation;
         if before > now.saturating_add(MAX_AHEAD_SECS) {
             return Err(RevocationError::Ahead);
         }
+        let mut tables = self.tables.write();
+        tables.forget(now, self.lifetime());
         let is_known = tables.told.get(&issuer).is_some_and(|of_issuer| of_issuer.contains_key(&what));
         if !is_known && tables.len() >= self.capacity {
             return Err(RevocationError::Full(self.capacity));
         }
+        tables.oldest = tables.oldest.min(before);
         insert(&mut tables.told, Revocation { issuer, what, before });
         self.any.store(true, Ordering::Release);
         Ok(())
@@ -115,6 +122,7 @@ impl Revocations {
             return Err(RevocationError::Full(self.capacity));
         }
         tables.listed = listed;
+        tables.oldest = 0;
         self.any.store(tables.len() > 0, Ordering::Release);
         Ok(())
     }
@@ -177,9 +185,15 @@ impl Tables {
         len(&self.told) + len(&self.listed)
     }
 
+    /// Looks at the entries only when one is due.
     fn forget(&mut self, now: u64, lifetime: u64) {
+        if now <= self.oldest.saturating_add(lifetime) {
+            return;
+        }
         forget(&mut self.told, now, lifetime);
         forget(&mut self.listed, now, lifetime);
+        let moments = [&self.told, &self.listed].into_iter().flat_map(HashMap::values).flat_map(HashMap::values);
+        self.oldest = moments.copied().min().unwrap_or(u64::MAX);
     }
 }
 

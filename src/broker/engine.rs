@@ -128,11 +128,19 @@ pub trait Engine: Send + Sync + 'static {
     /// `None` if there is no such channel.
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>>;
 
+    /// Who published the message at a position of a channel that takes replies; `None` if that is not known any more.
+    fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>>;
+
     /// Ends a channel and forgets it. `false` if there is none.
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>>;
 
     /// To be called once a second: ends what has outlived its lifespan and forgets what nobody uses.
     fn sweep(&self, now: Now);
+
+    /// Why no publications are taken now, in one word; `None` while all is well.
+    fn trouble(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.

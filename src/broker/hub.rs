@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::Principal;
 use super::SlowConsumer;
 use super::connection::Connection;
 use super::counters::Counters;
 use super::fanout::{Congestion, Member, Slice, Walks};
+use super::observers::{Happened, Observation, Observers};
 use crate::protocol::{ChannelName, CloseReason, Code, Form, Publication, Refusal};
 
 /// Locks over the map of channels, so that channels rarely wait for each other.
@@ -25,6 +27,7 @@ struct Inner {
     /// Slices of a large channel: one for each core.
     max_slices: usize,
     counters: Arc<Counters>,
+    observers: Observers,
 }
 
 /// The members of one channel.
@@ -42,6 +45,8 @@ struct ListenersState {
 /// Who wants to join a channel.
 pub struct Newcomer {
     pub connection: Arc<Connection>,
+    /// `None` for a client without a token.
+    pub principal: Option<Arc<Principal>>,
     pub form: Form,
     /// Different for each channel of the connection.
     pub tag: u64,
@@ -54,12 +59,20 @@ pub struct Membership {
     member: Arc<Member>,
     slice: Arc<Slice>,
     at: usize,
+    connection: u64,
+    principal: Option<Arc<Principal>>,
 }
 
 impl Hub {
     pub fn new(max_slices: usize, counters: Arc<Counters>) -> Self {
         let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
-        Self(Arc::new(Inner { shards, hasher: RandomState::new(), max_slices: max_slices.max(1), counters }))
+        Self(Arc::new(Inner {
+            shards,
+            hasher: RandomState::new(),
+            max_slices: max_slices.max(1),
+            counters,
+            observers: Observers::default(),
+        }))
     }
 
     /// Adds a member that is sent everything behind offset `seen`. `max_members` of 0 means no limit.
@@ -78,14 +91,17 @@ impl Hub {
             return Err(Refusal::new(Code::ConnectionLimit, "the channel has as many subscribers as it may have"));
         }
         state.members += 1;
+        let Newcomer { connection, principal, form, tag } = newcomer;
+        let who = Happened::Subscribed { connection: connection.id, principal: principal.as_deref() };
+        self.0.observers.tell(channel, who, state.members);
         let slice = state.slice_for_one_more(self.0.max_slices, &self.0.counters);
         drop(state);
         drop(shard);
-        let Newcomer { connection, form, tag } = newcomer;
+        let number = connection.id;
         let member = Arc::new(Member::new(connection, form, slow_consumer, tag, seen));
         let at = slice.add(member.clone());
         self.0.counters.subscriptions.increment(1);
-        Ok(Membership { hub: self.clone(), channel: channel.clone(), member, slice, at })
+        Ok(Membership { hub: self.clone(), channel: channel.clone(), member, slice, at, connection: number, principal })
     }
 
     /// Whether anybody here wants the publications of a channel.
@@ -112,8 +128,16 @@ impl Hub {
         if let Some(listeners) = self.listeners(channel) {
             let slices = listeners.state.lock().slices.clone();
             let ended = slices.iter().map(|slice| slice.end(channel, reason)).sum();
-            self.leave(channel, ended);
+            self.leave(channel, ended, Happened::Ended(reason));
         }
+    }
+
+    /// Tells `connection` who comes and goes, from the number of members that is returned on.
+    pub fn observe(&self, channel: ChannelName, connection: Arc<Connection>) -> (Observation, u64) {
+        // No one joins or leaves meanwhile.
+        let shard = self.shard(&channel).write();
+        let members = shard.get(&channel).map_or(0, |listeners| listeners.state.lock().members);
+        (self.0.observers.add(channel, connection), members)
     }
 
     /// Members of a channel on this node.
@@ -122,13 +146,14 @@ impl Hub {
     }
 
     /// So many members were removed from their slices.
-    fn leave(&self, channel: &ChannelName, count: u64) {
+    fn leave(&self, channel: &ChannelName, count: u64, happened: Happened<'_>) {
         self.0.counters.subscriptions.decrement(count as f64);
         let mut shard = self.shard(channel).write();
         let Some(listeners) = shard.get(channel) else { return };
         let left = {
             let mut state = listeners.state.lock();
             state.members -= count;
+            self.0.observers.tell(channel, happened, state.members);
             state.members
         };
         if left == 0 {
@@ -163,6 +188,10 @@ impl Membership {
         &self.channel
     }
 
+    pub(super) fn member(&self) -> Arc<Member> {
+        self.member.clone()
+    }
+
     /// `false` once the gateway has ended the subscription.
     pub fn is_active(&self) -> bool {
         self.member.is_active()
@@ -179,7 +208,8 @@ impl Drop for Membership {
         // If the gateway ended it, it was removed then, and its place may be another's.
         if self.member.deactivate() {
             self.slice.remove(self.at);
-            self.hub.leave(&self.channel, 1);
+            let who = Happened::Unsubscribed { connection: self.connection, principal: self.principal.as_deref() };
+            self.hub.leave(&self.channel, 1, who);
         }
     }
 }

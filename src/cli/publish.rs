@@ -30,6 +30,7 @@ const SILENCE: Duration = Duration::from_secs(600);
 #[command(after_help = "Examples:
   lastmile publish prices.btc '{\"usd\": 67000}' --key keys/publisher.key
   lastmile publish prices.btc --text 'closed today' --key ~/.ssh/id_ed25519
+  lastmile publish support - --key k.pem --replies < questions.jsonl
   tail -f trades.jsonl | lastmile publish trades - --key k.pem --url https://gateway.internal:8081
 
 Prints one JSON line for each message that the gateway has taken.
@@ -52,6 +53,9 @@ pub struct Publish {
     /// Send strings, also where the payload is JSON
     #[arg(long)]
     text: bool,
+    /// Print what subscribers reply as well, and confirm it to them
+    #[arg(long)]
+    replies: bool,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -100,6 +104,9 @@ pub fn frame(id: u64, channel: &str, data: &str) -> String {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Answer {
     Published,
+    Reply {
+        reply: String,
+    },
     Error {
         code: String,
         message: String,
@@ -174,7 +181,7 @@ impl Stream {
                     Some(Err(failure)) => (more, input_failed) = (false, Some(failure)),
                     None => more = false,
                 },
-                text = self.socket.next(patience) => self.on_answer(&text?)?,
+                text = self.socket.next(patience) => self.on_answer(&text?).await?,
                 () = &mut interrupted, if more => more = false,
             }
         }
@@ -193,12 +200,20 @@ impl Stream {
         Ok(())
     }
 
-    fn on_answer(&mut self, text: &str) -> Result<(), Failure> {
+    async fn on_answer(&mut self, text: &str) -> Result<(), Ended> {
         match serde_json::from_str(text) {
             Ok(Answer::Published) => {
                 self.unanswered.pop_front();
                 self.published += 1;
-                if self.args.quiet { Ok(()) } else { output::json_line(text) }
+                if !self.args.quiet {
+                    output::json_line(text)?;
+                }
+                Ok(())
+            }
+            Ok(Answer::Reply { reply }) if self.args.replies => {
+                output::json_line(text)?;
+                self.socket.feed(serde_json::json!({"type": "received", "reply": reply}).to_string()).await?;
+                Ok(self.socket.flush().await?)
             }
             Ok(Answer::Error { code, message }) => {
                 let number = self.unanswered.pop_front().unwrap_or(self.sent);
@@ -211,7 +226,7 @@ impl Stream {
                 }
                 Ok(())
             }
-            Ok(Answer::Other) | Err(_) => Ok(()),
+            Ok(Answer::Reply { .. } | Answer::Other) | Err(_) => Ok(()),
         }
     }
 

@@ -4,16 +4,22 @@ use metrics::{describe_counter, describe_gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Every metric, whether it is a counter, and what it says.
-pub const METRICS: [(&str, bool, &str); 21] = [
-    ("lastmile_connections", false, "WebSocket connections that are open"),
-    ("lastmile_connections_total", true, "WebSocket connections since the start"),
-    ("lastmile_closes_total", true, "WebSocket connections that ended, by close reason"),
+pub const METRICS: &[(&str, bool, &str)] = &[
+    ("lastmile_connections", false, "Connections that are open: WebSockets and fallbacks"),
+    ("lastmile_connections_total", true, "Connections since the start; each poll is one"),
+    ("lastmile_fallback_connections", false, "Streams and polls that are open, by transport"),
+    ("lastmile_closes_total", true, "Connections that ended, by close reason"),
     ("lastmile_sockets", false, "Accepted sockets that are open, on all listeners"),
     ("lastmile_sockets_refused_total", true, "Sockets and requests refused by a limit on connections"),
     ("lastmile_channels", false, "Channels that exist"),
     ("lastmile_subscriptions", false, "Subscriptions of all connections"),
+    ("lastmile_backlog_bytes", false, "Memory of all backlogs"),
+    ("lastmile_engine_commits_total", true, "Transactions of the disk engine; each writes all that waited"),
+    ("lastmile_engine_failures_total", true, "Times that the disk engine could not write and refused publications"),
+    ("lastmile_engine_disk_bytes", false, "Size of the disk engine's file"),
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),
+    ("lastmile_replies_total", true, "Replies of subscribers to publishers, by what became of them"),
     ("lastmile_slow_consumers_total", true, "Subscribers closed because their outbox was full"),
     ("lastmile_rooms", false, "Rooms that are open; a pair of the relay form is one"),
     ("lastmile_rooms_opened_total", true, "Rooms opened"),
@@ -26,13 +32,14 @@ pub const METRICS: [(&str, bool, &str); 21] = [
     ("lastmile_issuer_keys_stale", false, "1 if an issuer's keys are missing or near `jwks_max_age_secs`"),
     ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
     ("lastmile_reload_failures_total", true, "Reloads that were refused; the state before them stays"),
+    ("lastmile_control_changes_total", true, "Changes made by control requests, by what they change"),
 ];
 
 /// A recorder of this gateway alone, so that several can live in one process.
 pub fn recorder() -> (PrometheusRecorder, PrometheusHandle) {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        for (name, is_counter, text) in METRICS {
+        for &(name, is_counter, text) in METRICS {
             if is_counter { describe_counter!(name, text) } else { describe_gauge!(name, text) }
         }
     });

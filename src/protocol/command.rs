@@ -34,6 +34,15 @@ pub struct Command<'a> {
     pub since: Option<Since<'a>>,
     #[serde(default)]
     pub backlog: Option<u64>,
+    /// The message that is replied to.
+    #[serde(borrow, default)]
+    pub to: Option<Text<'a>>,
+    /// A `reply` that asks for an answer.
+    #[serde(default)]
+    pub answer: Option<bool>,
+    /// The reply that a publisher has, or answers.
+    #[serde(borrow, default)]
+    pub reply: Option<Text<'a>>,
 }
 
 /// The last publication that a subscriber has seen.

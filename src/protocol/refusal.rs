@@ -34,6 +34,7 @@ pub enum Code {
     // The content.
     Malformed,
     ChannelInvalid,
+    CursorInvalid,
     MessageTooLarge,
     IdempotencyMismatch,
     NotSubscribed,
@@ -48,6 +49,10 @@ pub enum Code {
     ChannelExists,
     ChannelEnded,
     PeerAbsent,
+    MessageUnknown,
+    ReplyUnknown,
+    PublisherAbsent,
+    AnswerTimeout,
     ConnectionLimit,
     LimitReached,
     RateLimited,
@@ -58,7 +63,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in documents and tests.
-    pub const ALL: [Code; 38] = [
+    pub const ALL: [Code; 43] = [
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -78,6 +83,7 @@ impl Code {
         Self::SessionTooLarge,
         Self::Malformed,
         Self::ChannelInvalid,
+        Self::CursorInvalid,
         Self::MessageTooLarge,
         Self::IdempotencyMismatch,
         Self::NotSubscribed,
@@ -91,6 +97,10 @@ impl Code {
         Self::ChannelExists,
         Self::ChannelEnded,
         Self::PeerAbsent,
+        Self::MessageUnknown,
+        Self::ReplyUnknown,
+        Self::PublisherAbsent,
+        Self::AnswerTimeout,
         Self::ConnectionLimit,
         Self::LimitReached,
         Self::RateLimited,
@@ -123,7 +133,13 @@ impl Code {
     pub fn is_temporary(self) -> bool {
         matches!(
             self,
-            Self::RateLimited | Self::EngineUnavailable | Self::Draining | Self::PeerAbsent | Self::LoginUnavailable
+            Self::RateLimited
+                | Self::EngineUnavailable
+                | Self::Draining
+                | Self::PeerAbsent
+                | Self::PublisherAbsent
+                | Self::AnswerTimeout
+                | Self::LoginUnavailable
         )
     }
 
@@ -150,6 +166,7 @@ impl Code {
             }
             Self::Malformed => ("malformed", 400, "The request cannot be read."),
             Self::ChannelInvalid => ("channel-invalid", 400, "This is not the name of a channel."),
+            Self::CursorInvalid => ("cursor-invalid", 400, "The cursor cannot be resumed from."),
             Self::MessageTooLarge => ("message-too-large", 413, "The message is larger than allowed."),
             Self::IdempotencyMismatch => {
                 ("idempotency-mismatch", 422, "This Idempotency-Key belongs to another request.")
@@ -165,6 +182,10 @@ impl Code {
             Self::ChannelExists => ("channel-exists", 409, "The channel exists with other limits."),
             Self::ChannelEnded => ("channel-ended", 409, "The channel has ended."),
             Self::PeerAbsent => ("peer-absent", 409, "Nobody else is in the room."),
+            Self::MessageUnknown => ("message-unknown", 404, "This message is not known any more."),
+            Self::ReplyUnknown => ("reply-unknown", 404, "There is no such reply, or not any more."),
+            Self::PublisherAbsent => ("publisher-absent", 503, "The publisher did not take the reply in time."),
+            Self::AnswerTimeout => ("answer-timeout", 504, "The publisher did not answer in time."),
             Self::ConnectionLimit => ("connection-limit", 429, "There are as many connections as allowed."),
             Self::LimitReached => ("limit-reached", 429, "A limit is reached."),
             Self::RateLimited => ("rate-limited", 429, "Too many requests."),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::publication::push_json_string;
-use super::{CloseReason, Position, Refusal};
+use super::{CloseReason, Cursor, Position, Refusal};
 
 /// One JSON text frame to a client.
 #[derive(Debug, Serialize)]
@@ -39,10 +39,54 @@ pub enum Reply<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<u16>,
     },
+    /// How a fallback's stream ends; a WebSocket has a Close frame for it.
+    Close { code: u16, reason: &'static str },
+    /// From where a stream of JSON lines can be resumed.
+    Cursor { cursor: &'a Cursor },
     Refreshed {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
         expires: String,
+    },
+    /// The publisher has the reply.
+    Replied {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    },
+    /// To a publisher: its answer was handed to the subscriber's connection.
+    Answered {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    },
+    /// To a publisher that asked for events of its channel: from now on it is told.
+    Watching {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        channel: &'a str,
+        connections: u64,
+    },
+    Unwatched {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        channel: &'a str,
+    },
+    /// To a publisher: who listens to its channel changed.
+    Event {
+        channel: &'a str,
+        event: Event,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        connection: Option<&'a str>,
+        /// Left out for a subscriber without a token.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        principal: Option<Person<'a>>,
+        /// Why the channel ended: the name of a close reason.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
+        /// Subscribers after it.
+        connections: u64,
+        /// Events before this one that were left out because the publisher read too slowly.
+        #[serde(skip_serializing_if = "is_zero")]
+        missed: u64,
     },
     Pong {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +101,27 @@ pub enum Reply<'a> {
     },
 }
 
+/// What happened to the subscribers of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    Subscribed,
+    Unsubscribed,
+    Ended,
+}
+
+/// A subscriber as its issuer names it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Person<'a> {
+    pub issuer: &'a str,
+    pub subject: &'a str,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the serializer hands a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl<'a> Reply<'a> {
     pub fn error(id: Option<&'a str>, refusal: &'a Refusal) -> Self {
         Self::Error { id, code: refusal.code.name(), message: &refusal.detail, temporary: refusal.code.is_temporary() }
@@ -65,6 +130,10 @@ impl<'a> Reply<'a> {
     /// The gateway ended a subscription.
     pub fn ended(channel: &'a str, reason: CloseReason) -> Self {
         Self::Unsubscribed { id: None, channel, reason: Some(reason.name()), code: Some(reason.code()) }
+    }
+
+    pub fn close(reason: CloseReason) -> Self {
+        Self::Close { code: reason.code(), reason: reason.name() }
     }
 
     pub fn to_json(&self) -> String {

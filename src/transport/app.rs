@@ -6,21 +6,28 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{Limits, RoomsConfig};
+use super::control::Control;
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use super::tickets::Tickets;
 use crate::auth::fetch::Fetcher;
 use crate::auth::login::Login;
+use crate::auth::publisher::BasicGate;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
-use crate::broker::{ConnectionLimits, Engine, Now};
+use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
     pub limits: Limits,
     /// The part of the limits that every connection carries.
     pub connection_limits: Arc<ConnectionLimits>,
+    /// The same for subscribers of the flock dialect.
+    pub flock_connection_limits: Arc<ConnectionLimits>,
+    /// Checks passwords of publishers.
+    pub basic: BasicGate,
     pub rooms_config: RoomsConfig,
     /// The same for peers of rooms.
     pub room_connection_limits: Arc<ConnectionLimits>,
@@ -30,10 +37,14 @@ pub struct App {
     /// The only way out over HTTP; `None` beside `egress = "none"`.
     pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
+    pub hub: Hub,
+    pub replies: Replies,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
     pub refusals: Refusals,
+    pub control: Control,
+    pub tickets: Tickets,
     pub metrics: PrometheusHandle,
     /// Where peers of rooms are, if that is on.
     pub places: Option<GeoDb>,
@@ -55,6 +66,7 @@ impl App {
         Channels {
             engine: self.engine.clone(),
             rules: self.policy.rules().clone(),
+            replies: self.replies.clone(),
             max_subscriptions: self.limits.max_subscriptions,
         }
     }
@@ -69,6 +81,7 @@ impl From<&Limits> for ConnectionLimits {
             close: limits.close,
             ping: limits.ping,
             pong: limits.pong,
+            unasked: None,
         }
     }
 }

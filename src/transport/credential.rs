@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::app::App;
 use super::call::Call;
 use super::login::cookie;
+use super::tickets;
 use crate::broker::{Now, Principal};
 use crate::protocol::{Code, Refusal};
 
@@ -13,7 +14,10 @@ use crate::protocol::{Code, Refusal};
 pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => cookie::principal(app, call),
+        None => match tickets::principal(app, call)? {
+            Some(principal) => Ok(Some(principal)),
+            None => cookie::principal(app, call),
+        },
     }
 }
 
@@ -24,8 +28,7 @@ pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
         // The peer is told a code, never a cause.
         Refusal::new(Code::Unauthenticated, "the token is not valid here")
     };
-    let admitted = app.policy.issuers().admit(token, Now::read().unix()).await;
-    let principal = admitted.map_err(|error| refused(&error))?;
+    let principal = app.policy.issuers().admit(token, Now::read().unix()).await.map_err(|error| refused(&error))?;
     app.policy.check(&principal).map_err(|_| refused(&"revoked"))?;
     Ok(principal)
 }

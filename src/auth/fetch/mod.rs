@@ -10,6 +10,7 @@ mod error;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,11 +59,17 @@ pub struct Fetcher {
 }
 
 /// An answer; any status but a redirect.
-#[derive(Debug)]
 pub struct Fetched {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+impl fmt::Debug for Fetched {
+    /// Its status alone: the rest may hold tokens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetched").field("status", &self.status).finish_non_exhaustive()
+    }
 }
 
 impl Fetcher {

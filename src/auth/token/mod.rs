@@ -23,12 +23,12 @@ use jsonwebtoken::Algorithm;
 pub use error::{Part, TokenError};
 pub use key_set::{SkippedKey, Unusable};
 pub use mint::{MintError, MintingKey, TokenRequest};
-pub use problem::{IssuerError, IssuerProblem};
+pub use problem::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 pub use ring::document::read_key_set;
 pub use ring::provider::{ProviderMetadata, discovery_endpoint};
 pub use ring::{KeySource, Remote};
 pub use unproven::Unproven;
-pub use verify::{Issuers, MetadataError, ReplaceError};
+pub use verify::Issuers;
 
 /// One issuer whose tokens are accepted, as the configuration gives it.
 #[derive(Clone, Debug)]

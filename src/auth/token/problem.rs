@@ -1,4 +1,4 @@
-//! Why an issuer cannot be used as configured.
+//! Why an issuer cannot be used as configured, its provider not be asked, or its keys not be replaced.
 
 use std::fmt;
 
@@ -28,6 +28,25 @@ pub enum IssuerProblem {
     NoUsableKey(Vec<SkippedKey>),
 }
 
+/// Why there is no metadata of a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataError {
+    IssuerUnknown,
+    /// The issuer is configured without `discovery = true`.
+    NoDiscovery,
+    /// The provider did not answer, or not well; the log says how.
+    Unavailable,
+}
+
+/// Why pushed keys are not taken; those before them stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplaceError {
+    IssuerUnknown,
+    /// The issuer's keys are fetched, and would be replaced again.
+    Fetched,
+    Unusable(IssuerProblem),
+}
+
 impl fmt::Display for IssuerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "issuer {:?}: {}", self.issuer, self.problem)
@@ -54,3 +73,26 @@ impl fmt::Display for IssuerProblem {
 }
 
 impl std::error::Error for IssuerError {}
+
+impl fmt::Display for MetadataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IssuerUnknown => "not a configured issuer",
+            Self::NoDiscovery => "the issuer is configured without discovery = true",
+            Self::Unavailable => "the provider's discovery document could not be fetched",
+        })
+    }
+}
+
+impl fmt::Display for ReplaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IssuerUnknown => f.write_str("not a configured issuer"),
+            Self::Fetched => f.write_str("the issuer's keys are fetched; only those of a jwks_file can be pushed"),
+            Self::Unusable(problem) => problem.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for MetadataError {}
+impl std::error::Error for ReplaceError {}

@@ -8,16 +8,17 @@ use jsonwebtoken::Algorithm;
 use jsonwebtoken::jwk::JwkSet;
 use serde_json::{Map, Value};
 
+use super::IssuerConfig;
 use super::cache::{TokenDigest, Verified};
 use super::claims::{Accepted, Rules, required_string};
 use super::error::TokenError;
 use super::header::Unverified;
 use super::key_set::{SkippedKey, is_asymmetric};
+use super::problem::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 use super::ring::gauges::Gauges;
 use super::ring::provider::ProviderMetadata;
 use super::ring::renewal::Renewal;
 use super::ring::{KeySource, Remote, Ring};
-use super::{IssuerConfig, IssuerError, IssuerProblem};
 use crate::auth::fetch::Fetcher;
 use crate::broker::{Now, Principal};
 
@@ -47,25 +48,6 @@ struct Upkeep {
     gauges: Gauges,
     /// If its keys are fetched.
     _renewal: Option<Renewal>,
-}
-
-/// Why there is no metadata of a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetadataError {
-    IssuerUnknown,
-    /// The issuer is configured without `discovery = true`.
-    NoDiscovery,
-    /// The provider did not answer, or not well; the log says how.
-    Unavailable,
-}
-
-/// Why pushed keys are not taken; those before them stay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplaceError {
-    IssuerUnknown,
-    /// The issuer's keys are fetched, and would be replaced again.
-    Fetched,
-    Unusable(IssuerProblem),
 }
 
 impl Issuers {
@@ -284,26 +266,3 @@ impl fmt::Debug for Issuers {
         f.debug_set().entries(self.by_name.keys()).finish()
     }
 }
-
-impl fmt::Display for MetadataError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::IssuerUnknown => "not a configured issuer",
-            Self::NoDiscovery => "the issuer is configured without discovery = true",
-            Self::Unavailable => "the provider's discovery document could not be fetched",
-        })
-    }
-}
-
-impl fmt::Display for ReplaceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::IssuerUnknown => f.write_str("not a configured issuer"),
-            Self::Fetched => f.write_str("the issuer's keys are fetched; only those of a jwks_file can be pushed"),
-            Self::Unusable(problem) => problem.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for MetadataError {}
-impl std::error::Error for ReplaceError {}

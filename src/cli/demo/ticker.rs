@@ -33,7 +33,7 @@ pub async fn publish(client: Client, key: SigningKey) -> Result<(), Failure> {
             match serde_json::from_str(&text) {
                 Ok(Answer::Published) => break,
                 Ok(Answer::Error { code, .. }) => return Err(failed(&code)),
-                Ok(Answer::Other) | Err(_) => {}
+                Ok(Answer::Reply { .. } | Answer::Other) | Err(_) => {}
             }
         }
     }

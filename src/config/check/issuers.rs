@@ -1,5 +1,7 @@
 //! Issuers: whose tokens count, and by which keys and algorithms.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use jsonwebtoken::{Algorithm, jwk::JwkSet};
@@ -10,10 +12,12 @@ use super::super::path::Path;
 use super::super::report::Report;
 use super::super::settings::{Issuer, OneOrMany};
 use super::super::suggest::one_of;
+use super::channels::check_pattern;
 use super::limits::Numbers;
 use crate::auth::IssuerConfig;
 use crate::auth::fetch::Endpoint;
 use crate::auth::token::{KeySource, Remote, discovery_endpoint, read_key_set};
+use crate::protocol::Pattern;
 
 /// What may be configured. Anybody who can check an HMAC can also make one, so those are not among them.
 pub const ALGORITHMS: [(&str, Algorithm); 9] = [
@@ -36,6 +40,22 @@ const FETCHED_MAX_AGE_SECS: u64 = 7 * 86_400;
 
 /// Fetched keys are asked for again in half of it, and not more often than once a minute.
 const MIN_MAX_AGE_SECS: u64 = 120;
+
+/// What each issuer may open at most, of those that are limited.
+pub fn check_rights(issuers: &[Issuer], report: &mut Report) -> HashMap<Arc<str>, Vec<Pattern>> {
+    let mut rights = HashMap::new();
+    for (index, issuer) in issuers.iter().enumerate() {
+        let (Some(name), Some(channels)) = (&issuer.issuer, &issuer.channels) else { continue };
+        let path = Path::of("issuers").index(index).key("channels");
+        if channels.is_empty() && !report.has_mistake_in(&path) {
+            report.wrong(&path, Value::Array(Vec::new()), "must list what its tokens may open, like [\"prices.*\"]");
+        }
+        let patterns = channels.iter().enumerate();
+        let patterns = patterns.map(|(index, pattern)| check_pattern(pattern, &path.index(index), report));
+        rights.insert(name.as_str().into(), patterns.collect());
+    }
+    rights
+}
 
 pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Vec<IssuerConfig> {
     let mut checked: Vec<IssuerConfig> = Vec::new();
@@ -64,6 +84,7 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
         leeway_secs,
         max_lifetime_secs,
         login: _,
+        channels: _,
     } = issuer;
     let issuer = issuer.filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| {
         report.missing(path, "issuer", "must be the `iss` of its tokens, letter by letter");
@@ -135,12 +156,12 @@ fn check_keys(
         (None, Some(url), false) => match Endpoint::configured(&url) {
             Ok(endpoint) => return KeySource::Remote(Remote::KeySet(endpoint)),
             // Named without its value, which may hold a password.
-            Err(error) => report.misplaced(&path.key("jwks_url"), &error.to_string()),
+            Err(error) => report.misplaced(&path.key("jwks_url"), error),
         },
         (None, None, true) => match discovery_endpoint(issuer) {
             Ok(endpoint) => return KeySource::Remote(Remote::Discovery(endpoint)),
             Err(error) if !issuer.is_empty() => {
-                report.misplaced(&path.key("discovery"), &format!("needs an issuer that is a URL: {error}"));
+                report.misplaced(&path.key("discovery"), format_args!("needs an issuer that is a URL: {error}"));
             }
             Err(_) => {}
         },

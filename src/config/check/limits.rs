@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::super::path::Path;
 use super::super::report::Report;
 use super::super::settings;
+use crate::broker::ReplyLimits;
 use crate::config::DrainConfig;
 use crate::transport::config::Limits;
 
@@ -39,10 +40,16 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         pong_secs,
         max_channels,
         channel_idle_secs,
+        max_backlog_bytes,
         replay_nonces,
         idempotency_keys,
         idempotency_secs,
+        reply_secs,
+        max_replies,
+        max_replies_per_connection,
+        max_reply_bytes,
         revocations,
+        tickets,
     } = limits;
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
@@ -65,10 +72,18 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         pong: numbers.secs("pong_secs", pong_secs, 1),
         max_channels: numbers.places("max_channels", max_channels),
         channel_idle: numbers.secs("channel_idle_secs", channel_idle_secs, 1),
+        max_backlog_bytes: numbers.size("max_backlog_bytes", max_backlog_bytes, 1),
         replay_nonces: numbers.places("replay_nonces", replay_nonces),
         idempotency_keys: numbers.places("idempotency_keys", idempotency_keys),
         idempotency: numbers.secs("idempotency_secs", idempotency_secs, 1),
+        replies: ReplyLimits {
+            max_replies: numbers.places("max_replies", max_replies),
+            max_replies_per_connection: numbers.places("max_replies_per_connection", max_replies_per_connection),
+            max_bytes: numbers.size("max_reply_bytes", max_reply_bytes, 1),
+            keep: numbers.secs("reply_secs", reply_secs, 1),
+        },
         revocations: numbers.places("revocations", revocations),
+        tickets: numbers.places("tickets", tickets),
         trusted_proxies,
     }
 }

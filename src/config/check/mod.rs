@@ -4,6 +4,7 @@
 mod address;
 mod channels;
 mod egress;
+mod engine;
 mod geoip;
 mod issuers;
 mod limits;
@@ -11,6 +12,7 @@ mod listeners;
 mod log;
 mod login;
 mod publishers;
+mod revocations;
 mod rooms;
 mod statsd;
 
@@ -20,12 +22,15 @@ use ipnet::IpNet;
 
 use super::files::Files;
 use super::path::Path;
+use super::pushed::written;
 use super::report::Report;
-use super::settings::{Engine, Settings};
-use super::suggest::one_of;
+use super::settings::Settings;
+use crate::broker::ChannelRules;
 use crate::config::{Config, PolicyConfig};
+use crate::transport::control::WrittenRules;
 
 pub use address::text as address_text;
+pub use channels::check as check_channels;
 pub use issuers::ALGORITHMS;
 pub use publishers::fingerprint;
 
@@ -44,6 +49,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         login,
         channels,
         channel_defaults,
+        revocations_file,
         engine,
         limits,
         rooms,
@@ -52,12 +58,13 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         drain,
         log,
     } = settings;
-    check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
     let listeners = listeners::check(listeners, report, files);
     let login = login::check(login, &mut issuers, egress, &listeners, report, files);
+    let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
+        engine: engine::check(engine, report),
         fetch,
         listeners,
         limits: limits::check(limits, trusted_proxies, report),
@@ -69,19 +76,13 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         policy: PolicyConfig {
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
-            channels: channels::check(channels, channel_defaults, report),
+            channels: WrittenRules {
+                written: written(&channels, &channel_defaults),
+                rules: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
+            },
+            revocations: revocations::check(revocations_file, report, files),
             login,
         },
-    }
-}
-
-fn check_engine(engine: Engine, report: &mut Report) {
-    let Engine { kind } = engine;
-    let path = Path::of("engine").key("kind");
-    match kind.as_str() {
-        "memory" => {}
-        "disk" | "redis" => report.wrong(&path, kind, "not in this version; must be \"memory\""),
-        _ => report.wrong(&path, kind.as_str(), one_of(&kind, &["memory"])),
     }
 }
 

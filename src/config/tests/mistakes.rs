@@ -123,6 +123,13 @@ fn numbers_that_make_no_sense_are_refused() {
 #[test]
 fn words_that_are_not_on_the_list_are_refused_with_the_list() {
     file("egress = \"non\"", &["egress = \"non\"", "\"configured\", \"none\"", "did you mean \"none\"?"]);
+    file("[engine]\nkind = \"disc\"", &["engine.kind = \"disc\"", "did you mean \"disk\"?"]);
+    file("[engine]\nkind = \"disk\"", &["engine.path", "must be the file that keeps the backlog"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/nowhere/store\"", &["engine.path", "a directory that exists"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/tmp\"", &["engine.path = \"/tmp\"", "must be a file"]);
+    file("[engine]\npath = \"store\"", &["engine.path", "has no meaning for engine.kind = \"memory\""]);
+    file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
+    file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);
     file("[engine]\nkind = \"redis\"", &["engine.kind = \"redis\"", "not in this version"]);
     file("[engine]\nurl = \"redis://x\"", &["engine.url", "not in this version"]);
     file("[log]\nformat = \"JSON\"", &["log.format = \"JSON\"", "did you mean \"json\"?"]);
@@ -147,6 +154,9 @@ fn listeners_are_checked() {
     listener("roles = [\"flock\", \"ops\"]", &["listeners.a.roles", "of their own"]);
     listener("auth_tokens = [\"canary\"]", &["listeners.a.auth_tokens", "role \"tslm\""]);
     listener("max_message_size = 65536", &["listeners.a.max_message_size", "role \"tslm\""]);
+    listener("http2 = false", &["listeners.a.http2", "with tls"]);
+    let compressing = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\ncompression = true\n";
+    file(compressing, &["listeners.a.compression", "role \"subscribe\""]);
     for origin in ["https://a.example/", "a.example", "*", "https://A.example", "https://a.example:443", "null"] {
         listener(&format!("origins = [\"{origin}\"]"), &["listeners.a.origins[0]", origin, "https://app.example.com"]);
     }
@@ -173,6 +183,18 @@ fn publishers_are_checked() {
     publisher(&when, &["publishers.a.not_after = \"tomorrow\"", "RFC 3339"]);
     let reserved = format!("key = \"{KEY}\"\nchannels = [\"ok\", \"$x\"]");
     publisher(&reserved, &["publishers.a.channels[1] = \"$x\"", "reserved"]);
+    let basic = |content: &str| format!("basic = {{ {content} }}\n{channels}");
+    let hash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    publisher(&basic("username = \"u\""), &["publishers.a.basic.password_argon2 is not set", "lastmile password"]);
+    let unhashed = basic("username = \"u\", password_argon2 = \"$hunter2\"");
+    publisher(&unhashed, &["publishers.a.basic.password_argon2 = (not shown)", "Argon2id hash"]);
+    let costly = basic(&format!("username = \"u\", password_argon2 = \"{}\"", hash.replace("m=8", "m=4000000")));
+    publisher(&costly, &["publishers.a.basic.password_argon2 = (not shown)", "at most m="]);
+    let colon = basic(&format!("username = \"u:v\", password_argon2 = \"{hash}\""));
+    publisher(&colon, &["publishers.a.basic.username", "without a colon"]);
+    let good = basic(&format!("username = \"u\", password_argon2 = \"{hash}\""));
+    let twins = format!("{good}\n[publishers.b]\n{good}");
+    publisher(&twins, &["publishers.b.basic.username", "publishers.a"]);
     let twins = format!("key = \"{KEY}\"\n{channels}\n[publishers.b]\nkey = \"{KEY}\"\n{channels}");
     publisher(&twins, &["publishers.b", "same key as publishers.a"]);
 }
@@ -246,7 +268,6 @@ fn channels_are_checked() {
     let words = ["channel_defaults.subscribers = \"everyone\"", "\"anyone\", \"authenticated\"", "scope, group, claim"];
     file("[channel_defaults]\nsubscribers = \"everyone\"", &words);
     file("[channel_defaults]\nsubscribers = {}", &["channel_defaults.subscribers = {}", "\"authenticated\""]);
-    file("[channel_defaults]\nreplies = true", &["channel_defaults.replies = true", "not in this version"]);
     file("[channel_defaults]\nslow_consumer = \"drop\"", &["slow_consumer = \"drop\"", "\"disconnect\", \"latest\""]);
     let claim = "[channel_defaults]\nsubscribers = { claim = { a = [1] } }";
     file(claim, &["channel_defaults.subscribers.claim.a = [1]", "must be a string"]);
@@ -282,4 +303,31 @@ fn t_s4_secrets_do_not_appear_in_messages() {
     quiet(String::new(), &[], &["canary"]);
     let private = "-----BEGIN PRIVATE KEY-----canary-----END PRIVATE KEY-----";
     quiet(format!("[publishers.a]\nkey = \"{private}\"\nchannels = [\"a\"]"), &[], &[]);
+}
+
+#[test]
+fn a_login_that_cannot_work_is_refused() {
+    let with = |top: &str, login: &str, issuer: &str| {
+        format!(
+            "{top}\n[login]\n{login}\n[[issuers]]\nissuer = \"https://a\"\naudience = \"a\"\ndiscovery = true\n\
+             login = {{ client_id = \"c\", {issuer} }}"
+        )
+    };
+    let url = "url = \"https://live.example.com\"";
+    file(&with("", "", ""), &["login.url is not set", "https://live.example.com"]);
+    for bad in
+        ["http://live.example.com", "https://live.example.com/path", "https://LIVE.example.com", "live", "ws://a"]
+    {
+        file(&with("", &format!("url = {bad:?}"), ""), &["login.url = ", "must be"]);
+    }
+    file(&with("", &format!("{url}\nsession_secs = 0"), ""), &["login.session_secs = 0"]);
+    file(
+        &with("", &format!("{url}\nseal_keys = [\"missing\"]"), ""),
+        &["login.seal_keys[0] = \"missing\"", "keygen --seal"],
+    );
+    file(&with("", url, "client_secret_file = \"missing\""), &["login.client_secret_file = \"missing\""]);
+    file(&with("", url, "scopes = [\"openid\", \"offline_access\"]"), &["offline_access", "refresh"]);
+    file(&with("", url, "name = \"a b\""), &["issuers[0].login.name"]);
+    let sealed = error_of(&with("egress = \"none\"", url, ""), &[], &[]);
+    assert!(sealed.contains("issuers[0].login") && sealed.contains("brings the token"), "{sealed}");
 }

@@ -13,7 +13,7 @@ fn the_shipped_example_loads_without_warnings() {
     let loaded = load(&Sources { file: Some(shipped("lastmile.example.toml")), ..Sources::default() }).unwrap();
     assert_eq!(loaded.warnings, Vec::<String>::new());
     assert_eq!(loaded.config.policy.publishers.len(), 2);
-    assert_eq!(loaded.config.policy.channels.rules.len(), 2);
+    assert_eq!(loaded.config.policy.channels.rules.rules.len(), 2);
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn rules_take_what_they_leave_out_from_the_defaults() {
         max_connections = 8
         backlog_messages = 3
     "#;
-    let rules = load_file(file).config.policy.channels;
+    let rules = load_file(file).config.policy.channels.rules;
     let rule = &rules.rules[0];
     assert_eq!((rule.limits.max_connections, rules.default.limits.max_connections), (8, 7));
     assert_eq!((rule.backlog_messages, rules.default.backlog_messages), (3, 0));
@@ -38,7 +38,7 @@ fn rules_take_what_they_leave_out_from_the_defaults() {
 
 #[test]
 fn subscribers_need_a_valid_token_unless_somebody_says_otherwise() {
-    assert_eq!(load_file("").config.policy.channels.default.subscribers, Audience::Authenticated);
+    assert_eq!(load_file("").config.policy.channels.rules.default.subscribers, Audience::Authenticated);
 }
 
 #[test]
@@ -47,7 +47,8 @@ fn requirements_hold_scope_groups_and_claims() {
         [channel_defaults]
         subscribers = { scope = "s", group = "g", claim = { tenant = "t", "https://x.example/level" = 3 } }
     "#;
-    let Audience::Matching(wanted) = load_file(file).config.policy.channels.default.subscribers else { panic!() };
+    let Audience::Matching(wanted) = load_file(file).config.policy.channels.rules.default.subscribers else { panic!() };
+    let [wanted] = wanted.as_slice() else { panic!("{wanted:?}") };
     assert_eq!((wanted.scope.as_deref(), wanted.groups.as_slice()), (Some("s"), ["g".to_owned()].as_slice()));
     assert_eq!(wanted.claims["tenant"], "t");
     assert_eq!(wanted.claims["https://x.example/level"], 3);
@@ -93,13 +94,24 @@ fn addresses_are_ip_localhost_or_a_unix_socket() {
     assert_eq!(address("unix:/run/lastmile.sock"), Address::Unix("/run/lastmile.sock".into()));
 }
 
+const LOGIN: &str = r#"
+[login]
+url = "http://127.0.0.1:8080"
+[[issuers]]
+issuer = "http://127.0.0.1:9"
+audience = "a"
+discovery = true
+login = { client_id = "c" }
+"#;
+
 #[test]
-fn roles_that_nothing_serves_yet_are_warnings() {
-    let file = "[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\", \"login\"]";
-    assert_eq!(load_file("").warnings, Vec::<String>::new());
-    let warnings = load_file(file).warnings.join("\n");
-    assert!(warnings.contains("\"login\" is not served"), "{warnings}");
-    assert!(!warnings.contains("pair"), "{warnings}");
+fn a_login_says_what_it_needs() {
+    let loaded = load_file(LOGIN);
+    let login = loaded.config.policy.login.unwrap();
+    assert_eq!((login.url.as_str(), login.providers[0].name.as_str()), ("http://127.0.0.1:8080", "127.0.0.1"));
+    assert_eq!(login.providers[0].scopes, ["openid"]);
+    assert!(loaded.warnings.join("").contains("sessions end with this process"), "{:?}", loaded.warnings);
+    assert!(load_file("").config.policy.login.is_none());
 }
 
 #[test]
@@ -171,9 +183,27 @@ fn a_publisher_is_known_by_key_by_file_or_by_hash() {
         "[publishers.a]\nkey = \"a.pub\"\nchannels = [\"*\"]\n[publishers.b]\nsha256 = \"{hash}\"\nchannels = [\"b\"]"
     );
     let publishers = load_in(&directory, &file, &[], &[]).unwrap().config.policy.publishers;
-    assert!(matches!(publishers[0].key, PublisherKey::Known(_)));
-    assert_eq!(check::fingerprint(&publishers[1].key).to_string(), hash);
+    assert!(matches!(publishers[0].key, Some(PublisherKey::Known(_))));
+    assert_eq!(check::fingerprint(publishers[1].key.as_ref().unwrap()).to_string(), hash);
     assert_eq!(publishers[0].rate_limit_per_second, None);
+}
+
+#[test]
+fn a_publisher_may_have_a_password_instead_of_a_key_and_the_operator_is_warned() {
+    let directory = Directory::new();
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    directory.file("b.argon2", &format!("{hash}\n"));
+    let file = format!(
+        "[publishers.a]\nbasic = {{ username = \"a\", password_argon2 = \"{hash}\" }}\nchannels = [\"$flock:*\"]\n\
+         [publishers.b]\nkey = \"{KEY}\"\nbasic = {{ username = \"b\", password_argon2 = \"b.argon2\" }}\nchannels = [\"*\"]"
+    );
+    let Loaded { config, warnings, .. } = load_in(&directory, &file, &[], &[]).unwrap();
+    let [a, b] = &config.policy.publishers[..] else { panic!("two publishers") };
+    assert!(a.key.is_none() && b.key.is_some());
+    assert_eq!(b.basic.as_ref().unwrap().username, "b");
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings.iter().all(|warning| warning.contains(".basic (") && warning.contains("signed")), "{warnings:?}");
+    assert!(!format!("{config:?}").contains("c29tZXNhbHQ"));
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub fn page(app: &App, path: &str) -> Result<Response, Refusal> {
         "" => (include_str!("page.html"), "text/html; charset=utf-8"),
         "page.js" => (include_str!("page.js"), "text/javascript; charset=utf-8"),
         "room.js" => (include_str!("room.js"), "text/javascript; charset=utf-8"),
+        // The package's own build; a test of the client compares it with its source.
+        "client.js" => (include_str!("../../../clients/js/dist/client.js"), "text/javascript; charset=utf-8"),
         "page.svg" => (include_str!("page.svg"), "image/svg+xml"),
         "page.css" => (include_str!("page.css"), "text/css; charset=utf-8"),
         _ => return Err(Code::NotFound.into()),

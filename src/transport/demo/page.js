@@ -1,14 +1,14 @@
-// The live channel of the demonstration. Connects again unless the close code says not to (4500 and above).
-const channel = "demo.ticker";
+// The live channel of the demonstration, by the client that pages of others would use as well.
+import { connect } from "/demo/client.js";
+
 const rows = 20;
 const state = document.getElementById("state");
 const messages = document.getElementById("messages");
-document.getElementById("channel").textContent = channel;
 
-function show(message) {
+function show({ offset, time, publisher, data }) {
   const row = document.createElement("tr");
-  const data = typeof message.data === "string" ? message.data : JSON.stringify(message.data);
-  for (const text of [message.offset, message.time, message.publisher, data]) {
+  const shown = typeof data === "string" ? data : JSON.stringify(data);
+  for (const text of [offset, time, publisher, shown]) {
     const cell = document.createElement("td");
     cell.textContent = text;
     row.append(cell);
@@ -17,23 +17,12 @@ function show(message) {
   while (messages.children.length > rows) messages.lastChild.remove();
 }
 
-function connect() {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const socket = new WebSocket(`${scheme}//${location.host}/v1/subscribe`, "lastmile.v1");
-  socket.onopen = () => {
-    socket.send(JSON.stringify({ type: "hello" }));
-    socket.send(JSON.stringify({ type: "subscribe", id: "1", channel, backlog: rows }));
-  };
-  socket.onmessage = (event) => {
-    const frame = JSON.parse(event.data);
-    if (frame.type === "subscribed") state.textContent = "live";
-    if (frame.type === "message") show(frame);
-    if (frame.type === "error") state.textContent = frame.message;
-  };
-  socket.onclose = (event) => {
-    state.textContent = event.reason || "closed";
-    if (event.code < 4500) setTimeout(connect, 500 + Math.random() * 1000);
-  };
-}
-
-connect();
+const client = connect(location.origin);
+client.on("state", ({ state: now, error }) => {
+  if (now !== "connected") state.textContent = error?.code ?? now;
+});
+const subscription = client.subscribe("demo.ticker", { backlog: rows });
+document.getElementById("channel").textContent = subscription.channel;
+subscription.on("subscribed", () => (state.textContent = "live"));
+subscription.on("ended", (error) => (state.textContent = error?.code ?? "closed"));
+subscription.on("message", show);

@@ -1,40 +1,42 @@
 // The room of the demonstration: two tabs find each other through the gateway and open a data channel.
 // The first one gets the other's answer in two messages: an offer and an answer, each with all its candidates.
+import { joinRoom, openRoom } from "/demo/client.js";
+
 const byId = (id) => document.getElementById(id);
 const state = (text) => (byId("room-state").textContent = text);
 
-async function openRoom() {
-  const response = await fetch("/v1/rooms", { method: "POST" });
-  if (!response.ok) return state((await response.json()).title);
-  const { room, join_secret } = await response.json();
-  byId("link").href = `/demo#room=${room}&secret=${encodeURIComponent(join_secret)}`;
+async function open() {
+  const room = await openRoom(location.origin);
+  byId("link").href = `/demo#room=${room.room}&secret=${encodeURIComponent(room.joinSecret)}`;
   byId("link").hidden = false;
-  enter(room, join_secret);
+  return room;
 }
 
-function enter(room, secret) {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const socket = new WebSocket(`${scheme}//${location.host}/v1/rooms/${room}`, "lastmile.pair.v1");
-  const send = (data) => socket.send(JSON.stringify({ type: "message", data }));
+async function enter(entering) {
+  try {
+    const room = await entering;
+    meet(room);
+    state(room.peers.size ? "joined" : "waiting for the other tab");
+  } catch (error) {
+    state(error.code);
+  }
+}
+
+function meet(room) {
   const peer = new RTCPeerConnection();
   peer.ondatachannel = (event) => talk(event.channel);
-  socket.onopen = () => socket.send(JSON.stringify({ type: "join", secret }));
-  socket.onmessage = async (event) => {
-    const frame = JSON.parse(event.data);
-    if (frame.type === "joined") state(frame.peers.length ? "joined" : "waiting for the other tab");
-    if (frame.type === "error") state(frame.message);
-    // Whoever was there first makes the offer.
-    if (frame.type === "peer_joined" && !frame.resumed) {
-      talk(peer.createDataChannel("demo"));
-      send(await described(peer, await peer.createOffer()));
-    }
-    if (frame.type === "message") {
-      showPlace(frame.sender);
-      await peer.setRemoteDescription(frame.data);
-      if (frame.data.type === "offer") send(await described(peer, await peer.createAnswer()));
-    }
-  };
-  socket.onclose = (event) => state(event.reason || "closed");
+  // Whoever was there first makes the offer.
+  room.on("peer_joined", async ({ resumed }) => {
+    if (resumed) return;
+    talk(peer.createDataChannel("demo"));
+    await room.send(await described(peer, await peer.createOffer()));
+  });
+  room.on("message", async ({ data, sender }) => {
+    showPlace(sender);
+    await peer.setRemoteDescription(data);
+    if (data.type === "offer") await room.send(await described(peer, await peer.createAnswer()));
+  });
+  room.on("closed", (error) => state(error?.code ?? "closed"));
 }
 
 // A room carries few messages, so the candidates go with the description and not after it.
@@ -59,10 +61,10 @@ function showPlace({ city, region, country, remote }) {
   byId("place").textContent = [place, remote].filter(Boolean).join(" — ") || "an unknown place";
 }
 
-byId("open").onclick = openRoom;
+byId("open").onclick = () => enter(open());
 const invited = new URLSearchParams(location.hash.slice(1));
 if (invited.has("room")) {
   // The secret is of no use in the address bar any more.
   history.replaceState(null, "", location.pathname);
-  enter(invited.get("room"), invited.get("secret"));
+  enter(joinRoom(location.origin, { room: invited.get("room"), secret: invited.get("secret") }));
 }

@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::broker::engine::{Appended, Settled};
 use crate::broker::fanout::{Congestion, Walks};
+use crate::broker::observers::Observation;
+use crate::broker::replies::Recipient;
 use crate::broker::{Connection, Now};
 use crate::engine::deliver;
 use crate::protocol::command::{Command, Unreadable};
@@ -35,9 +37,10 @@ pub async fn upgrade(
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(&call, upgrade)?;
+    let mut handshake = Handshake::read(&call, upgrade)?;
     origin::check(&call)?;
     let publisher = authenticate(&app, &call, body, 0).await?.publisher;
+    handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
         connection.admit(None);
@@ -68,6 +71,10 @@ struct PublishStream {
     generation: u64,
     /// The channel of the last publication: most publishers have few.
     channel: Option<ChannelName>,
+    /// Takes replies while the connection is of use.
+    recipient: Option<Recipient>,
+    /// The channels that it is told about.
+    observations: Vec<Observation>,
     /// Answers of one read, written together.
     answers: BytesMut,
     /// Answers that are not known yet, and those behind them.
@@ -81,10 +88,13 @@ struct PublishStream {
 impl PublishStream {
     fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, publisher: Arc<Publisher>) -> Self {
         let generation = app.policy.generation();
+        let recipient = Some(app.replies.attach(publisher.name().clone(), connection.clone()));
         Self {
             app,
             connection,
             publisher,
+            recipient,
+            observations: Vec::new(),
             generation,
             channel: None,
             answers: BytesMut::new(),
@@ -111,6 +121,15 @@ impl PublishStream {
                 }
                 Ok(())
             }
+            "received" => self.recipient()?.received(named_reply(command)?),
+            "answer" => {
+                let data = command.data.ok_or(Refusal::new(Code::Malformed, "`data` is missing"))?.get();
+                self.recipient()?.answer(named_reply(command)?, data)?;
+                self.answer(Reply::Answered { id: command.id() }.to_json());
+                Ok(())
+            }
+            "watch" => self.watch(command),
+            "unwatch" => self.unwatch(command),
             "ping" => {
                 self.answer(Reply::Pong { id: command.id() }.to_json());
                 Ok(())
@@ -119,18 +138,52 @@ impl PublishStream {
         }
     }
 
+    fn recipient(&self) -> Result<&Recipient, Refusal> {
+        self.recipient.as_ref().ok_or(Code::ReplyUnknown.into())
+    }
+
+    /// Tells this publisher who listens to one of its channels.
+    fn watch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        let channel = self.channel_of(command)?;
+        if self.observations.iter().any(|observation| observation.channel == channel) {
+            return Err(Code::AlreadySubscribed.into());
+        }
+        if self.observations.len() >= self.app.limits.max_subscriptions {
+            return Err(Refusal::new(Code::LimitReached, "the connection watches as many channels as it may"));
+        }
+        let (observation, connections) = self.app.hub.observe(channel, self.connection.clone());
+        let channel = observation.channel.as_str();
+        let watching = Reply::Watching { id: command.id(), channel, connections }.to_json();
+        self.observations.push(observation);
+        self.answer(watching);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        let channel = self.channel_of(command)?;
+        let at = self.observations.iter().position(|observation| observation.channel == channel);
+        self.observations.swap_remove(at.ok_or(Code::NotSubscribed)?);
+        self.answer(Reply::Unwatched { id: command.id(), channel: channel.as_str() }.to_json());
+        Ok(())
+    }
+
+    /// The channel that a command names, if this publisher may use it.
+    fn channel_of(&mut self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
+        let name = command.channel.as_ref().ok_or(Refusal::new(Code::Malformed, "`channel` is missing"))?;
+        if let Some(channel) = &self.channel
+            && channel.as_str() == name.0
+        {
+            return Ok(channel.clone());
+        }
+        let channel =
+            ChannelName::parse(&name.0).map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))?;
+        check_channel(&self.publisher, &channel)?;
+        Ok(self.channel.insert(channel).clone())
+    }
+
     fn publish(&mut self, command: &Command<'_>) -> Result<(ChannelName, Appended), Refusal> {
         let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
-        let name = command.channel.as_ref().ok_or(malformed("`channel` is missing"))?;
-        let channel = match &self.channel {
-            Some(channel) if channel.as_str() == name.0 => channel.clone(),
-            _ => {
-                let channel = ChannelName::parse(&name.0)
-                    .map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))?;
-                check_channel(&self.publisher, &channel)?;
-                self.channel.insert(channel).clone()
-            }
-        };
+        let channel = self.channel_of(command)?;
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
         let now = Now::read();
         self.publisher.check_not_after(now.unix())?;
@@ -190,6 +243,11 @@ impl PublishStream {
     }
 }
 
+fn named_reply<'a>(command: &'a Command<'_>) -> Result<&'a str, Refusal> {
+    let name = command.reply.as_ref().ok_or(Refusal::new(Code::Malformed, "`reply` is missing"))?;
+    Ok(name.0.as_ref())
+}
+
 impl Handler for PublishStream {
     fn bounds(&self) -> Bounds {
         Bounds { message_bytes: self.app.limits.max_batch_bytes, fragments: self.app.limits.max_fragments }
@@ -228,6 +286,12 @@ impl Handler for PublishStream {
         Poll::Ready(())
     }
 
+    fn on_end(&mut self) {
+        // What it had without saying so may go to another connection of the publisher.
+        self.recipient = None;
+        self.observations.clear();
+    }
+
     fn on_wake(&mut self) -> Result<(), CloseReason> {
         let generation = self.app.policy.generation();
         if std::mem::replace(&mut self.generation, generation) == generation {
@@ -236,7 +300,9 @@ impl Handler for PublishStream {
         // The whitelist may know the key under new terms, or not at all any more.
         self.channel = None;
         let whitelist = self.app.policy.whitelist();
-        self.publisher = whitelist.get(&self.publisher.fingerprint()).cloned().ok_or(CloseReason::Revoked)?;
+        self.observations.clear();
+        let known = self.publisher.fingerprint().and_then(|fingerprint| whitelist.get(&fingerprint).cloned());
+        self.publisher = known.ok_or(CloseReason::Revoked)?;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// A set of public keys; the error is a sentence. Keys that cannot be read are passed over, but a set with a secret is
 /// refused: a gateway that was broken into must not give one away, and nobody else should.
 pub fn read_key_set(text: &[u8]) -> Result<JwkSet, String> {
-    let mut set: Value = serde_json::from_slice(text).map_err(|error| format!("not JSON ({error})"))?;
+    let mut set: Value = serde_json::from_slice(text).map_err(|error| format!("not JSON ({})", shortened(&error)))?;
     let keys = set.get_mut("keys").and_then(Value::as_array_mut).ok_or("it has no list `keys`")?;
     if keys.is_empty() {
         return Err("it has no keys".to_owned());
@@ -22,10 +22,15 @@ pub fn read_key_set(text: &[u8]) -> Result<JwkSet, String> {
     for key in keys.drain(..) {
         match serde_json::from_value::<Jwk>(key) {
             Ok(key) => readable.push(key),
-            Err(error) => unreadable = error.to_string(),
+            Err(error) => unreadable = shortened(&error),
         }
     }
     if readable.is_empty() { Err(unreadable) } else { Ok(JwkSet { keys: readable }) }
+}
+
+/// What is wrong with a document, without most of what it says: it may say a lot.
+pub fn shortened(error: &serde_json::Error) -> String {
+    error.to_string().chars().take(200).collect()
 }
 
 #[cfg(test)]

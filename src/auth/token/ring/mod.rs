@@ -86,9 +86,11 @@ impl Ring {
             demand: Demand::default(),
             changes: Mutex::default(),
         };
-        if let Some(keys) = before.and_then(|before| before.keys.load_full()) {
-            ring.put(keys.document.clone(), keys.confirmed.load(Ordering::Relaxed))?;
-        } else if let KeySource::File { keys, changed } = &ring.source {
+        let known = before.and_then(|before| before.keys.load_full());
+        // Under other algorithms they may verify nothing any more.
+        let are_carried_over =
+            known.is_some_and(|keys| ring.put(keys.document.clone(), keys.confirmed.load(Ordering::Relaxed)).is_ok());
+        if let (false, KeySource::File { keys, changed }) = (are_carried_over, &ring.source) {
             ring.put(keys.clone(), *changed)?;
         }
         Ok(Arc::new(ring))

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use super::document::shortened;
 use crate::auth::fetch::{Endpoint, EndpointError};
 
 /// A provider's discovery document, as far as it is used here.
@@ -57,7 +58,7 @@ impl ProviderMetadata {
     /// The document that `at` answered with, if it is `issuer`'s.
     pub fn read(document: &[u8], issuer: &str, at: &Endpoint) -> Result<Self, ProviderError> {
         let document: Document =
-            serde_json::from_slice(document).map_err(|error| ProviderError::NotADocument(error.to_string()))?;
+            serde_json::from_slice(document).map_err(|error| ProviderError::NotADocument(shortened(&error)))?;
         if document.issuer != issuer {
             return Err(ProviderError::IssuerMismatch);
         }

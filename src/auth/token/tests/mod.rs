@@ -4,6 +4,7 @@ mod claims;
 mod form;
 mod keys;
 mod mint;
+mod ring;
 
 use std::sync::{Arc, LazyLock};
 

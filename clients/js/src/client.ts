@@ -1,0 +1,425 @@
+// One client: keeps a connection, whatever carries it, and what is listened to over it.
+
+import { Backoff } from "./backoff.js";
+import { Chooser } from "./chooser.js";
+import { Emitter } from "./emitter.js";
+import * as protocol from "./protocol.js";
+import { LastmileError, LOST, type Ended, type Frame } from "./protocol.js";
+import { Subscription, type SubscribeOptions } from "./subscription.js";
+import { Tabs } from "./tabs.js";
+import { openEvents } from "./transports/events.js";
+import type { Link, OpenLink, TransportName } from "./transports/link.js";
+import { openPoll } from "./transports/poll.js";
+import { openWebSocket } from "./transports/websocket.js";
+
+/** A token, or what gets a fresh one: it is asked before each connection and before a token runs out. */
+export type TokenSource = string | (() => string | Promise<string>);
+
+/** All in milliseconds. */
+export interface Timing {
+  /** A transport that carries nothing for so long after it was opened is broken. 8000 */
+  openMs: number;
+  /** A connection that stayed up for so long is a good one. 5000 */
+  stableMs: number;
+  /** From a ping to a sign of life. 10000 */
+  pongMs: number;
+  /** The first and the longest wait between tries, of which a random part is taken. 500, 30000 */
+  backoffMs: number;
+  backoffMaxMs: number;
+  /** How long a poll may wait for something. 25000 */
+  pollMs: number;
+}
+
+export interface ClientOptions {
+  token?: TokenSource;
+  /** `"include"` sends the login's cookie to a gateway of another origin. */
+  credentials?: RequestCredentials;
+  /** What may be used, best first. `["websocket", "events", "poll"]` */
+  transports?: TransportName[];
+  /** For programs without one (Node 20: `ws`). Without any, server-sent events are used. */
+  WebSocket?: unknown;
+  fetch?: typeof fetch;
+  /** One connection for all tabs of this origin. All must be for the same person; a name keeps groups apart. */
+  tabs?: boolean | string;
+  timing?: Partial<Timing>;
+}
+
+export type State = "idle" | "connecting" | "connected" | "waiting" | "failed" | "closed";
+
+export interface ClientEvents {
+  state: {
+    state: State;
+    transport?: TransportName | "tabs";
+    /** Why the last connection ended. */
+    error?: LastmileError;
+    /** Until the next try. */
+    retryMs?: number;
+  };
+  /** What went wrong beside the connection itself: a token that could not be renewed. */
+  error: LastmileError;
+}
+
+interface Pending {
+  command: Frame;
+  isSent: boolean;
+  settle(error?: LastmileError, answer?: unknown): void;
+}
+
+const LINKS: Record<TransportName, OpenLink> = { websocket: openWebSocket, events: openEvents, poll: openPoll };
+
+/** Replies that may wait for a connection or an answer. */
+const MAX_PENDING = 1000;
+
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+export function connect(url: string | URL, options: ClientOptions = {}): Client {
+  return new Client(String(url).replace(/\/+$/, ""), options);
+}
+
+export class Client extends Emitter<ClientEvents> {
+  state: State = "idle";
+  /** What carries the connection. */
+  transport: TransportName | "tabs" | undefined;
+
+  #subscriptions = new Map<string, Subscription<any>>();
+  #pending = new Map<string, Pending>();
+  #link: Link | undefined;
+  /** Which try this is: answers to an older one are late. */
+  #turn = 0;
+  #ids = 0;
+  #timing: Timing;
+  #backoff: Backoff;
+  #chooser: Chooser;
+  #tabs: Tabs | undefined;
+  #error: LastmileError | undefined;
+  #isWelcome = false;
+  /** How the gateway ended a channel of this connection: when it was the last one, the connection ends likewise. */
+  #channelEnd = 0;
+  #lastLife = 0;
+  #openedAt = 0;
+  #retryTimer: Timer;
+  #openTimer: Timer;
+  #stableTimer: Timer;
+  #lifeTimer: Timer;
+  #refreshTimer: Timer;
+  #stopWatching: () => void;
+
+  /** @internal */
+  constructor(readonly url: string, private options: ClientOptions) {
+    super();
+    this.#timing = {
+      openMs: 8000, stableMs: 5000, pongMs: 10_000, backoffMs: 500, backoffMaxMs: 30_000, pollMs: 25_000,
+      ...options.timing,
+    };
+    this.#backoff = new Backoff(this.#timing.backoffMs, this.#timing.backoffMaxMs);
+    const socket = options.WebSocket ?? globalThis.WebSocket;
+    const order = options.transports ?? ["websocket", "events", "poll"];
+    const usable = order.filter((name) => name !== "websocket" || socket);
+    if (!usable.length) throw new LastmileError("unsupported", "there is no transport: pass a WebSocket");
+    this.#chooser = new Chooser(usable, url);
+    if (options.tabs && Tabs.areSupported()) {
+      const name = `lastmile:${url}:${options.tabs === true ? "" : options.tabs}`;
+      this.#tabs = new Tabs(name, () => new Client(url, { ...options, tabs: false }));
+    }
+    this.#stopWatching = this.#watch();
+  }
+
+  /** Listens to a channel; connects if need be. A channel has one subscription at a time. */
+  subscribe<T = unknown>(channel: string, options: SubscribeOptions = {}): Subscription<T> {
+    if (this.#subscriptions.has(channel)) throw new LastmileError("already_subscribed", `already on ${channel}`);
+    const subscription = new Subscription<T>(channel, this.#carrier, options);
+    this.#subscriptions.set(channel, subscription);
+    if (this.#isDone()) {
+      // Not before the caller can listen to it.
+      queueMicrotask(() => subscription.end(this.#error ?? new LastmileError("closed", "the client is closed")));
+    } else {
+      this.#begin(subscription);
+    }
+    return subscription;
+  }
+
+  /** Answers an identified message; done once its publisher has the reply. It needs a WebSocket. */
+  async reply(channel: string, to: string, data: unknown): Promise<void> {
+    await this.#request({ type: "reply", channel, to, data });
+  }
+
+  /** Answers an identified message and waits for what its publisher says to that. */
+  ask<T = unknown>(channel: string, to: string, data: unknown): Promise<T> {
+    return this.#request({ type: "reply", channel, to, data, answer: true }) as Promise<T>;
+  }
+
+  /** Ends the connection and all that is listened to. */
+  close(): void {
+    if (this.state === "closed") return;
+    this.#finish("closed", undefined);
+    this.#tabs?.close();
+    this.#stopWatching();
+  }
+
+  #carrier = {
+    begin: (subscription: Subscription<any>) => this.#begin(subscription),
+    stop: ({ channel }: Subscription<any>) => this.#link?.unsubscribe(this.#nextId(), channel),
+    forget: (subscription: Subscription<any>) => {
+      const { channel } = subscription;
+      if (this.#subscriptions.get(channel) === subscription) this.#subscriptions.delete(channel);
+    },
+  };
+
+  #begin(subscription: Subscription<any>): void {
+    if (!this.#link) {
+      if (this.state === "idle") this.#open();
+      return;
+    }
+    subscription.suspend(this.#nextId());
+    this.#link.subscribe(subscription.id, subscription.channel);
+  }
+
+  #request(command: Frame): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      if (this.#isDone()) return reject(this.#error ?? new LastmileError("closed"));
+      if (this.#pending.size >= MAX_PENDING) return reject(new LastmileError("rate_limited", undefined, true));
+      const id = this.#nextId();
+      const isSent = !!this.#link;
+      command = { ...command, id };
+      this.#pending.set(id, { command, isSent, settle: (error, answer) => (error ? reject(error) : resolve(answer)) });
+      this.#link?.send(command);
+      if (this.state === "idle") this.#open();
+    });
+  }
+
+  #nextId(): string {
+    return String(++this.#ids);
+  }
+
+  #isDone(): boolean {
+    return this.state === "closed" || this.state === "failed";
+  }
+
+  async #open(): Promise<void> {
+    const turn = ++this.#turn;
+    clearTimeout(this.#retryTimer);
+    this.transport = this.#tabs ? "tabs" : this.#chooser.current;
+    this.#become("connecting");
+    let token: string | undefined;
+    try {
+      token = this.#tabs ? undefined : await this.#token();
+    } catch (error) {
+      if (turn !== this.#turn) return;
+      const known = error instanceof LastmileError ? error : new LastmileError("token", String(error), true);
+      return known.temporary ? this.#retry(known, this.#backoff.next()) : this.#finish("failed", known);
+    }
+    if (turn !== this.#turn) return;
+    this.#isWelcome = false;
+    this.#openedAt = this.#lastLife = Date.now();
+    const { options } = this;
+    const isNow = () => turn === this.#turn;
+    const link = (this.#tabs?.openLink ?? LINKS[this.#chooser.current])({
+      url: this.url,
+      token,
+      credentials: options.credentials ?? "same-origin",
+      fetch: options.fetch ?? ((...request) => fetch(...request)),
+      WebSocket: (options.WebSocket ?? globalThis.WebSocket) as typeof WebSocket | undefined,
+      pollSecs: this.#timing.pollMs / 1000,
+      wish: (channel) => this.#subscriptions.get(channel)?.wish() ?? { channel },
+      onFrame: (frame) => isNow() && this.#onFrame(frame),
+      onLife: () => isNow() && void (this.#lastLife = Date.now()),
+      onEnd: (ended) => isNow() && this.#onEnd(ended),
+    });
+    this.#link = link;
+    this.#openTimer = setTimeout(() => this.#onEnd(LOST), this.#timing.openMs);
+    for (const subscription of this.#subscriptions.values()) {
+      if (!subscription.isPaused) this.#begin(subscription);
+    }
+    for (const pending of this.#pending.values()) {
+      pending.isSent = true;
+      link.send(pending.command);
+    }
+  }
+
+  async #token(): Promise<string | undefined> {
+    const { token } = this.options;
+    return typeof token === "function" ? token() : token;
+  }
+
+  #onFrame(frame: Frame): void {
+    this.#lastLife = Date.now();
+    const subscription = frame.channel === undefined ? undefined : this.#subscriptions.get(frame.channel);
+    switch (frame.type) {
+      case "welcome":
+        return this.#onWelcome(frame);
+      case "message":
+        return subscription?.onMessage(frame);
+      case "subscribed":
+        return subscription?.onSubscribed(frame);
+      case "unsubscribed":
+        // With a reason it is the gateway's doing.
+        if (subscription && frame.reason) this.#onUnsubscribed(subscription, frame);
+        return;
+      case "replied":
+        if (!this.#pending.get(frame.id ?? "")?.command.answer) this.#settle(frame.id);
+        return;
+      case "answer":
+        return this.#settle(frame.id, undefined, frame.data);
+      case "refreshed":
+        return this.#refreshBefore(frame.expires);
+      case "error":
+        return this.#onError(frame);
+    }
+  }
+
+  #onWelcome({ ping_secs, expires }: Frame): void {
+    if (this.#isWelcome) return;
+    this.#isWelcome = true;
+    clearTimeout(this.#openTimer);
+    this.#stableTimer = setTimeout(() => {
+      this.#backoff.reset();
+      if (!this.#tabs) this.#chooser.worked();
+    }, this.#timing.stableMs);
+    this.#watchLife((ping_secs || 25) * 1000);
+    this.#refreshBefore(expires);
+    this.#become("connected");
+  }
+
+  #onUnsubscribed(subscription: Subscription<any>, { code, reason }: Frame): void {
+    const ended: Ended = { code: Number(code), reason: reason! };
+    this.#channelEnd = ended.code;
+    subscription.suspend();
+    if (protocol.isFinal(ended.code)) subscription.end(protocol.errorOf(ended, `${subscription.channel}: ${reason}`));
+    else this.#beginLater(subscription);
+  }
+
+  #onError(frame: Frame): void {
+    const error = protocol.refusalOf(frame);
+    if (frame.id === undefined) return this.emit("error", error);
+    this.#settle(frame.id, error);
+    for (const subscription of this.#subscriptions.values()) {
+      if (subscription.id !== frame.id) continue;
+      subscription.suspend();
+      if (error.temporary) this.#beginLater(subscription);
+      else subscription.end(error);
+    }
+  }
+
+  /** The connection is well, only this channel is not to be had now. */
+  #beginLater(subscription: Subscription<any>): void {
+    const turn = this.#turn;
+    setTimeout(() => {
+      const isWanted = this.#subscriptions.get(subscription.channel) === subscription && !subscription.isPaused;
+      if (turn === this.#turn && isWanted && !subscription.id) this.#begin(subscription);
+    }, this.#backoff.next(1000));
+  }
+
+  #settle(id: string | undefined, error?: LastmileError, answer?: unknown): void {
+    const pending = this.#pending.get(id ?? "");
+    this.#pending.delete(id ?? "");
+    pending?.settle(error, answer);
+  }
+
+  #onEnd(ended: Ended): void {
+    const { code } = ended;
+    const isAbnormal = code < 4000;
+    const livedMs = Date.now() - this.#openedAt;
+    const wasWelcome = this.#isWelcome;
+    const error = protocol.errorOf(ended);
+    const isOfChannel = code === this.#channelEnd;
+    this.#drop();
+    if (protocol.isFinal(code) && !isOfChannel) return this.#finish("failed", error);
+    if (!this.#subscriptions.size && !this.#pending.size) return this.#become("idle", { error });
+    let isAtOnce = ended.isAtOnce || isOfChannel || (wasWelcome && code === protocol.TOKEN_EXPIRED && livedMs > 1000);
+    if (!this.#tabs) {
+      if (isAbnormal && !wasWelcome) isAtOnce = this.#chooser.failed() && !ended.waitMs;
+      else if (isAbnormal && livedMs < this.#timing.stableMs) this.#chooser.cut();
+      else this.#chooser.over();
+    }
+    this.#retry(error, isAtOnce ? 0 : this.#backoff.next(ended.waitMs));
+  }
+
+  #retry(error: LastmileError, retryMs: number): void {
+    this.#become("waiting", { error, retryMs });
+    if (this.state === "waiting") this.#retryTimer = setTimeout(() => this.#open(), retryMs);
+  }
+
+  /** Lets go of the link and of what waits for it. */
+  #drop(): void {
+    this.#turn += 1;
+    for (const timer of [this.#retryTimer, this.#openTimer, this.#stableTimer, this.#refreshTimer]) clearTimeout(timer);
+    clearInterval(this.#lifeTimer);
+    this.#link?.close();
+    this.#link = undefined;
+    this.#isWelcome = false;
+    this.#channelEnd = 0;
+    for (const subscription of this.#subscriptions.values()) subscription.suspend();
+    for (const [id, { isSent }] of this.#pending) {
+      // Nobody knows whether it arrived, so it is not sent again.
+      if (isSent) this.#settle(id, protocol.errorOf(LOST));
+    }
+  }
+
+  #finish(state: "failed" | "closed", error: LastmileError | undefined): void {
+    this.#drop();
+    this.#error = error;
+    this.#become(state, { error });
+    for (const subscription of [...this.#subscriptions.values()]) subscription.end(error);
+    for (const id of [...this.#pending.keys()]) this.#settle(id, error ?? new LastmileError("closed"));
+  }
+
+  #become(state: State, more: Omit<ClientEvents["state"], "state" | "transport"> = {}): void {
+    this.state = state;
+    this.emit("state", { state, transport: this.transport, ...more });
+  }
+
+  /** Pings when nothing came for a while, and ends a connection that stays silent. */
+  #watchLife(quietMs: number): void {
+    const { pongMs } = this.#timing;
+    let pingedAt = 0;
+    this.#lifeTimer = setInterval(() => {
+      const now = Date.now();
+      if (this.#lastLife >= pingedAt) pingedAt = 0;
+      if (!pingedAt && now - this.#lastLife >= quietMs) {
+        pingedAt = now;
+        this.#link?.send({ type: "ping", id: this.#nextId() });
+      } else if (pingedAt && now - pingedAt >= pongMs) {
+        this.#onEnd({ code: 1006, reason: "ping_timeout" });
+      }
+    }, Math.min(quietMs, pongMs) / 4);
+  }
+
+  /** Gets a new token when the last tenth of the old one's time begins, or a minute before its end. */
+  #refreshBefore(expires: string | undefined): void {
+    clearTimeout(this.#refreshTimer);
+    const { token } = this.options;
+    if (!expires || typeof token !== "function" || this.#tabs) return;
+    const leftMs = Date.parse(expires) - Date.now();
+    const inMs = leftMs - Math.min(60_000, leftMs / 10);
+    // A clock that is wrong, or a token that is not newer: the gateway will say when it is over.
+    if (!(inMs > 500)) return;
+    const turn = this.#turn;
+    this.#refreshTimer = setTimeout(async () => {
+      if (inMs > MAX_TIMER_MS) return this.#refreshBefore(expires);
+      try {
+        const fresh = await token();
+        if (turn === this.#turn) this.#link?.send({ type: "refresh", id: this.#nextId(), token: fresh });
+      } catch (error) {
+        if (turn === this.#turn) this.emit("error", new LastmileError("token", String(error), true));
+      }
+    }, Math.min(inMs, MAX_TIMER_MS));
+  }
+
+  /** The network is back, or the page is looked at again: no time to wait. */
+  #watch(): () => void {
+    const wake = () => {
+      if (this.state === "waiting") this.#open();
+      else if (this.state === "connected") this.#link?.send({ type: "ping", id: this.#nextId() });
+    };
+    const look = () => document.visibilityState === "visible" && wake();
+    if (typeof document === "undefined") return () => {};
+    addEventListener("online", wake);
+    document.addEventListener("visibilitychange", look);
+    return () => {
+      removeEventListener("online", wake);
+      document.removeEventListener("visibilitychange", look);
+    };
+  }
+}
+
+type Timer = ReturnType<typeof setTimeout> | undefined;

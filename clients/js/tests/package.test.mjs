@@ -1,0 +1,97 @@
+// What npm would publish: small, whole, typed, and as its README says.
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { promisify } from "node:util";
+import { gzipSync } from "node:zlib";
+import { Gateway } from "./support/gateway.mjs";
+
+const run = promisify(execFile);
+const root = new URL("..", import.meta.url).pathname;
+let folder, gateway;
+
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "lastmile-package-"));
+  const channels = 'subscribers = "anyone"\nreplies = true';
+  gateway = await Gateway.start({ channels });
+});
+
+after(async () => {
+  await gateway.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+test("it is smaller than 10 KB minified and gzipped, and needs nothing else", async () => {
+  const size = gzipSync(await readFile(`${root}dist/client.js`), { level: 9 }).length;
+  assert.ok(size < 10_000, `${size} bytes`);
+  const { dependencies, peerDependencies } = JSON.parse(await readFile(`${root}package.json`));
+  assert.deepEqual([dependencies, peerDependencies], [undefined, undefined]);
+});
+
+test("the bundle is what its source makes", () => run("node", ["build.mjs", "--check"], { cwd: root }));
+
+test("the packed package has all that it names, and works and has types where it is installed", async (t) => {
+  const { stdout } = await run("npm", ["pack", "--json", "--pack-destination", folder], { cwd: root });
+  const [{ filename, files }] = JSON.parse(stdout.slice(stdout.indexOf("[\n")));
+  const names = files.map(({ path }) => path);
+  const { exports } = JSON.parse(await readFile(`${root}package.json`));
+  for (const path of [...Object.values(exports["."]), "README.md"]) assert.ok(names.includes(path.replace("./", "")), path);
+  assert.deepEqual(names.filter((name) => !/^(package\.json|README\.md|dist\/client\.js|dist\/types\/.*\.d\.ts)$/.test(name)), []);
+
+  const home = join(folder, "node_modules/@lastmile/client");
+  await mkdir(home, { recursive: true });
+  await run("tar", ["-xzf", join(folder, filename), "--strip-components=1", "-C", home]);
+  await writeFile(join(folder, "use.mts"), `
+    import { connect, LastmileError, type Publication, type Subscription } from "@lastmile/client";
+    const client = connect("https://live.example.com", { token: async () => "t" });
+    const prices: Subscription<{ usd: number }> = client.subscribe<{ usd: number }>("prices.btc", { backlog: 10 });
+    prices.on("message", (publication: Publication<{ usd: number }>) => publication.data.usd.toFixed());
+    prices.on("gap", ({ after }) => after.offset);
+    client.on("state", ({ error }: { error?: LastmileError }) => error?.temporary);
+    // @ts-expect-error there is no such event
+    prices.on("mesage", () => {});
+  `);
+  const options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"];
+  await run(`${root}node_modules/.bin/tsc`, [...options, join(folder, "use.mts")], { cwd: folder });
+
+  const examples = (await readFile(`${root}README.md`, "utf8")).split("```js\n").slice(1).map((rest) => rest.split("```")[0]);
+  assert.ok(examples.length >= 5);
+  await symlink(join(root, "node_modules/ws"), join(folder, "node_modules/ws"));
+  for (const [index, example] of examples.entries()) {
+    await t.test(`example ${index + 1} of the README runs`, () => runExample(index, example));
+  }
+});
+
+/** Runs an example against the gateway of this test, with what its surroundings would have. */
+async function runExample(index, example) {
+  const file = join(folder, `example-${index}.mjs`);
+  await writeFile(file, `import WebSocket from "ws";
+globalThis.WebSocket = WebSocket;
+const realFetch = fetch;
+const token = ${JSON.stringify(await gateway.token())};
+globalThis.fetch = (url, ...rest) => String(url).startsWith("https://app.") ? Promise.resolve(new Response(token)) : realFetch(url, ...rest);
+${example.replaceAll("https://live.example.com", gateway.url)}`);
+  const child = run("node", [file]);
+  let output = "";
+  child.child.stdout.on("data", (text) => (output += text));
+  const expected = { "prices.btc": '1 64000', 'subscribe("news")': "news!", "members.news": "hello", support: "17", Room: "p1" };
+  const wanted = Object.entries(expected).find(([part]) => example.includes(part))[1];
+  const channel = example.match(/subscribe\("([^"]+)"/)?.[1];
+  const deadline = Date.now() + 20_000;
+  const data = { "prices.btc": { usd: 64000, last: true }, news: "news!", "members.news": "hello", support: "a question" }[channel];
+  const answering = await gateway.answer(17);
+  try {
+    while (!output.includes(wanted)) {
+      assert.ok(Date.now() < deadline, `example ${index + 1} said: ${output}`);
+      if (channel) await gateway.publish(channel, data);
+      await new Promise((done) => setTimeout(done, 200));
+    }
+  } finally {
+    child.child.kill();
+    answering.close();
+    await child.catch(() => {});
+  }
+}

@@ -1,0 +1,57 @@
+//! Who published what in one channel, for replies to a message: most channels have one publisher, or a few in turn.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Changes of the publisher that are remembered.
+const MAX_RUNS: usize = 256;
+
+/// Runs of publications by the same publisher, oldest first.
+#[derive(Default)]
+pub struct Authors(VecDeque<(u64, Arc<str>)>);
+
+impl Authors {
+    /// To be called in the order of offsets.
+    pub fn note(&mut self, offset: u64, publisher: &str) {
+        if self.0.back().is_some_and(|(_, last)| **last == *publisher) {
+            return;
+        }
+        if self.0.len() == MAX_RUNS {
+            self.0.pop_front();
+        }
+        self.0.push_back((offset, publisher.into()));
+    }
+
+    /// `None` if that is not remembered.
+    pub fn of(&self, offset: u64) -> Option<&Arc<str>> {
+        let behind = self.0.partition_point(|(first, _)| *first <= offset);
+        behind.checked_sub(1).map(|at| &self.0[at].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_offset_has_the_publisher_of_its_run() {
+        let mut authors = Authors::default();
+        for (offset, publisher) in [(1, "a"), (2, "a"), (3, "b"), (4, "a")] {
+            authors.note(offset, publisher);
+        }
+        let of = |offset| authors.of(offset).map(|publisher| publisher.to_string());
+        assert_eq!(
+            [0, 1, 2, 3, 4, 9].map(of),
+            [None, Some("a"), Some("a"), Some("b"), Some("a"), Some("a")].map(|p| p.map(str::to_owned))
+        );
+    }
+
+    #[test]
+    fn old_runs_are_forgotten() {
+        let mut authors = Authors::default();
+        (1..=1000).for_each(|offset| authors.note(offset, if offset % 2 == 0 { "a" } else { "b" }));
+        assert_eq!(authors.0.len(), MAX_RUNS);
+        assert!(authors.of(1000 - MAX_RUNS as u64).is_none());
+        assert_eq!(authors.of(1000).map(|publisher| &**publisher), Some("a"));
+    }
+}
