@@ -9,7 +9,9 @@ use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinSet;
 
 use crate::auth::fetch::{FetchError, Fetcher};
+use crate::auth::login::Login;
 use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
+use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
@@ -87,7 +89,7 @@ impl Gateway {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
         let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
             config;
-        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
@@ -115,6 +117,7 @@ impl Gateway {
             basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
+            login: Login::new(login, policy.revocations())?,
             policy,
             fetcher,
             engine,
@@ -240,7 +243,7 @@ impl Reloader {
     }
 
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
-        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
         let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
@@ -251,6 +254,7 @@ impl Reloader {
         policy.revocations().keep_for(issuers.longest_lifetime());
         policy.revocations().replace_listed(revocations, Now::read().unix())?;
         self.app.control.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
+        self.app.login.replace(login, policy.revocations());
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
         }
@@ -263,7 +267,7 @@ impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
         match self {
-            Self::Listen(ListenError::Bind { .. }) => false,
+            Self::Listen(ListenError::Bind { .. }) | Self::Randomness(_) => false,
             Self::Engine(error) => error.is_misconfigured(),
             _ => true,
         }
@@ -294,6 +298,7 @@ pub enum StartError {
     Places(GeoError),
     Engine(DiskError),
     Revocations(RevocationError),
+    Randomness(NoRandomness),
 }
 
 impl fmt::Display for StartError {
@@ -307,6 +312,7 @@ impl fmt::Display for StartError {
             Self::Places(error) => error.fmt(f),
             Self::Engine(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
+            Self::Randomness(error) => error.fmt(f),
         }
     }
 }
@@ -322,6 +328,12 @@ impl From<DiskError> for StartError {
 impl From<RevocationError> for StartError {
     fn from(error: RevocationError) -> Self {
         Self::Revocations(error)
+    }
+}
+
+impl From<NoRandomness> for StartError {
+    fn from(error: NoRandomness) -> Self {
+        Self::Randomness(error)
     }
 }
 

@@ -135,6 +135,16 @@ impl ChannelRule {
         self.deny.iter().any(|denied| denied.met_by(principal))
     }
 
+    /// Whether it looks at this claim.
+    fn asks_for(&self, claim: &str) -> bool {
+        let needed = match &self.subscribers {
+            Audience::Matching(alternatives) => &alternatives[..],
+            _ => &[],
+        };
+        needed.iter().chain(&self.deny).any(|one| one.claims.contains_key(claim))
+            || self.template.as_ref().is_some_and(|template| template.asks_for(claim))
+    }
+
     /// Why it refuses a principal on every channel, in words for the operator.
     pub fn refuses(&self, principal: &Principal) -> Option<&'static str> {
         if self.denies(principal) {
@@ -163,6 +173,12 @@ pub struct ChannelRules {
 }
 
 impl ChannelRules {
+    /// Whether a rule looks at this claim.
+    pub fn asks_for(&self, claim: &str) -> bool {
+        let mut all = self.rules.iter().chain([&self.default]);
+        all.any(|rule| rule.asks_for(claim))
+    }
+
     pub fn of(&self, channel: &ChannelName) -> &ChannelRule {
         self.rules.iter().find(|rule| rule.pattern.matches(channel)).unwrap_or(&self.default)
     }

@@ -74,6 +74,11 @@ impl Template {
         Pattern::new(&parts.collect::<String>())
     }
 
+    /// Whether it has a place for this claim.
+    pub fn asks_for(&self, claim: &str) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Claim(name) if **name == *claim))
+    }
+
     /// Whether the channel is the principal's.
     pub fn matches(&self, channel: &ChannelName, principal: &Principal) -> bool {
         self.pattern_of(principal).is_some_and(|pattern| pattern.matches(channel))

@@ -59,6 +59,10 @@ fn gateway_text(config: &Config) -> String {
             line(&mut text, 1, &format!("its tokens open at most: {}", listed(patterns.iter().map(Pattern::as_str))));
         }
     }
+    if let Some(login) = &config.policy.login {
+        let names = login.providers.iter().map(|provider| provider.name.as_str());
+        line(&mut text, 0, &format!("people log in at {}, by {}", login.url, listed(names)));
+    }
     for rule in &rules.rules {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
     }

@@ -18,6 +18,7 @@ pub struct Settings {
     pub listeners: BTreeMap<String, Listener>,
     pub publishers: BTreeMap<String, Publisher>,
     pub issuers: Vec<Issuer>,
+    pub login: Login,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
     pub revocations_file: Option<String>,
@@ -105,6 +106,25 @@ pub struct Issuer {
     pub leeway_secs: u64,
     pub max_lifetime_secs: u64,
     pub channels: Option<Vec<String>>,
+    pub login: Option<IssuerLogin>,
+}
+
+/// How the issuer knows this gateway, so that people can log in there.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IssuerLogin {
+    pub client_id: Option<String>,
+    pub client_secret_file: Option<String>,
+    pub scopes: Vec<String>,
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Login {
+    pub url: Option<String>,
+    pub seal_keys: Vec<String>,
+    pub session_secs: u64,
 }
 
 /// The rule of the channels that match; what it leaves out is as in [`ChannelDefaults`].
@@ -294,6 +314,7 @@ impl Default for Settings {
             listeners: BTreeMap::new(),
             publishers: BTreeMap::new(),
             issuers: Vec::new(),
+            login: Login::default(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
             revocations_file: None,
@@ -345,7 +366,20 @@ impl Default for Issuer {
             leeway_secs: 30,
             max_lifetime_secs: 86_400,
             channels: None,
+            login: None,
         }
+    }
+}
+
+impl Default for IssuerLogin {
+    fn default() -> Self {
+        Self { client_id: None, client_secret_file: None, scopes: vec!["openid".to_owned()], name: None }
+    }
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        Self { url: None, seal_keys: Vec::new(), session_secs: 28_800 }
     }
 }
 

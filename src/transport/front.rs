@@ -12,7 +12,7 @@ use warp::reply::Response;
 use super::app::App;
 use super::call::{Call, Peer};
 use super::cors::Cors;
-use super::problem;
+use super::{login, problem};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{Code, Refusal};
 
@@ -34,7 +34,14 @@ pub async fn handle(
     let mut response = match prepared {
         Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
             Some(answer) => answer,
-            None => warp::service(routes).call(request).await?,
+            None => {
+                let call = request.extensions().get::<Call>().cloned();
+                let mut response = warp::service(routes).call(request).await?;
+                if let Some(call) = call {
+                    login::cookie::clear_if_dead(&app, &call, &mut response);
+                }
+                response
+            }
         },
         Err(refusal) => problem::response(&refusal),
     };

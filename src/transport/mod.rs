@@ -13,6 +13,7 @@ pub mod flock;
 mod front;
 mod http2;
 pub mod listener;
+pub mod login;
 mod ops;
 mod origin;
 mod problem;

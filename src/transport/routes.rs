@@ -18,7 +18,7 @@ use warp::{Filter, Rejection, Reply};
 use super::app::App;
 use super::call::Call;
 use super::config::Role;
-use super::{control, demo, fallback, flock, ops, problem, publish, rooms, subscribe, tickets, tslm};
+use super::{control, demo, fallback, flock, login, ops, problem, publish, rooms, subscribe, tickets, tslm};
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
@@ -136,6 +136,43 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(&app))
         .then(|tail: warp::path::Tail, _, app: Arc<App>| async move { reply(demo::page(&app, tail.as_str())) });
 
+    let auth = (on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "login"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .then(|call, app| answer(login::begin(app, call))))
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "callback"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .then(|call, app| answer(login::callback(app, call))))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "session"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .then(|call, app| answer(login::session(app, call))))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "logout"))
+        .and(method(Method::POST))
+        .and(with(&app))
+        .then(|call, app| answer(login::logout(app, call))))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "logged-out"))
+        .and(method(Method::GET))
+        .then(|_| login::logged_out()))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "backchannel-logout"))
+        .and(method(Method::POST))
+        .and(with(&app))
+        .and(body())
+        .then(|call, app, body| answer(login::backchannel(app, call, body))))
+    .unify()
+    .boxed();
+
     // Paths that older clients spell to the last slash are taken apart by their handlers.
     let pair = (on(&app, Role::Pair)
         .and(warp::path!("v1" / "ws" / ..))
@@ -212,6 +249,8 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .or(subscribe)
         .unify()
         .or(tickets)
+        .unify()
+        .or(auth)
         .unify()
         .or(ops)
         .unify()

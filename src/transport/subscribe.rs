@@ -43,9 +43,13 @@ pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> R
     let form = handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
-        let mut commander = Commander { app: shared, connection: connection.clone(), form, session: None };
+        let mut commander =
+            Commander { app: shared, connection: connection.clone(), form, session: None, is_fresh: false };
         match principal {
-            Some(principal) => commander.welcome(Some(principal)),
+            Some(principal) => {
+                commander.welcome(Some(principal));
+                commander.is_fresh = true;
+            }
             None => connection.expect_hello(commander.app.limits.hello),
         }
         Subscriber::new(commander)
@@ -154,12 +158,17 @@ struct Commander {
     form: Form,
     /// `None` until the first message says who this is.
     session: Option<Session>,
+    /// Welcomed for the handshake's credential, and nothing was said since.
+    is_fresh: bool,
 }
 
 impl Commands for Commander {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         match Command::parse(text) {
             Ok(command) if self.session.is_none() => return self.on_first(&command).await,
+            Ok(command) if std::mem::take(&mut self.is_fresh) && command.kind.0 == "hello" => {
+                return self.on_late_hello(&command).await;
+            }
             Ok(command) => self.on_command(&command).await,
             Err(Unreadable::Refused(refusal)) if self.session.is_some() => {
                 self.connection.send_text(&Reply::error(None, &refusal).to_json());
@@ -199,6 +208,12 @@ impl Commander {
             self.on_command(command).await;
         }
         Ok(())
+    }
+
+    /// The first message of a client that was welcomed already. It cannot know that its browser sent a cookie along, so
+    /// it may still say `hello`: with a token, that one decides; without, nothing changes.
+    async fn on_late_hello(&mut self, command: &Command<'_>) -> Result<(), CloseReason> {
+        if command.token().is_some() { self.on_first(command).await } else { Ok(()) }
     }
 
     async fn on_command(&mut self, command: &Command<'_>) {

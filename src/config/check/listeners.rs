@@ -11,9 +11,6 @@ use super::limits::Numbers;
 use super::{address, check_name};
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
-/// Known, but nothing answers yet.
-const NOT_SERVED: [Role; 1] = [Role::Login];
-
 /// The keys that mean something on a listener with the role `tslm` alone.
 const TSLM_KEYS: [&str; 4] =
     ["default_endpoint_permissions", "auth_tokens", "max_message_size", "rate_limit_per_second"];
@@ -142,10 +139,6 @@ fn check_roles(names: Vec<String>, listener: &Path, report: &mut Report) -> BTre
         match Role::NAMES.iter().find(|(known, _)| known == name) {
             Some((_, role)) => {
                 roles.insert(*role);
-                // Nobody asked for those of the default listeners.
-                if NOT_SERVED.contains(role) && report.origins.is_set(&path) {
-                    report.warn(&path.index(index), format_args!("the role {name:?} is not served by this version"));
-                }
             }
             None => {
                 let right = one_of(name, &Role::NAMES.map(|(name, _)| name));
