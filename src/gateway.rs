@@ -5,25 +5,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::metrics::{Counter, counter};
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinSet;
 
-use crate::auth::publisher::{DuplicateKey, Whitelist};
+use crate::auth::fetch::{FetchError, Fetcher};
+use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{GeoDb, GeoError, Policy};
+use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Hub, Now, Replies};
-use crate::config::{Config, DrainConfig, PolicyConfig};
-use crate::engine::Memory;
-use crate::engine::memory::MemoryLimits;
+use crate::broker::{Counters, Engine, Hub, Now, Replies};
+use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
+use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
 use crate::transport::config::{Address, ListenerConfig};
+use crate::transport::control::{Control, Readers};
+use crate::transport::flock::subscribe as flock;
 use crate::transport::listener::{ListenError, Listener, load_tls};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
 use crate::transport::routes::routes;
+use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
 
 /// How often deadlines, lifespans and pings are looked at.
@@ -60,6 +64,8 @@ pub struct Reloader {
 
 #[derive(Clone)]
 struct Reloads {
+    /// What a new issuer's metrics are made with.
+    recorder: Arc<PrometheusRecorder>,
     applied: Counter,
     refused: Counter,
 }
@@ -68,38 +74,58 @@ impl Gateway {
     /// Checks and binds everything; nothing is accepted before [`Gateway::run`]. Needs a tokio runtime.
     pub fn bind(config: Config, demo: bool) -> Result<Self, StartError> {
         let (recorder, handle) = metrics::recorder();
-        ::metrics::with_local_recorder(&recorder, || Self::bind_counted(config, demo, handle))
+        let recorder = Arc::new(recorder);
+        ::metrics::with_local_recorder(&*recorder, || Self::bind_counted(config, demo, handle, recorder.clone()))
     }
 
     fn bind_counted(
         config: Config,
         demo: bool,
-        metrics: metrics_exporter_prometheus::PrometheusHandle,
+        metrics: PrometheusHandle,
+        recorder: Arc<PrometheusRecorder>,
     ) -> Result<Self, StartError> {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
-        let Config { egress: _, log: _, listeners, limits, rooms, geoip, statsd, drain, policy } = config;
-        let PolicyConfig { publishers, issuers, channels } = policy;
+        let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
+            config;
+        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
-        let policy = Policy::new(whitelist, Issuers::new(issuers)?, channels);
+        let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
+        let mut issuers = Issuers::new(issuers)?;
+        issuers.start(fetcher.as_ref());
+        let policy = Policy::new(whitelist, issuers, channels.rules.clone(), Revocations::new(limits.revocations));
+        policy.revocations().replace_listed(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
-        let memory_limits = MemoryLimits { max_channels: limits.max_channels, idle: limits.channel_idle };
-        let engine = Memory::new(memory_limits, policy.rules().clone(), hub.clone(), counters);
+        let memory = MemoryLimits {
+            max_channels: limits.max_channels,
+            idle: limits.channel_idle,
+            max_backlog_bytes: limits.max_backlog_bytes,
+        };
+        let rules = policy.rules().clone();
+        let engine: Arc<dyn Engine> = match engine {
+            EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
+            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
+        };
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
             connection_limits: Arc::new((&limits).into()),
             room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
+            flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
+            basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
             policy,
-            engine: Arc::new(engine),
+            fetcher,
+            engine,
             hub,
             replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
             refusals: Default::default(),
+            control: Control::new(Readers { rules: config::read_rules, keys: config::read_keys }, channels),
+            tickets: Tickets::new(limits.tickets),
             places: geoip.map(GeoDb::open).transpose()?,
             statsd: Statsd::new(statsd),
             metrics,
@@ -108,6 +134,7 @@ impl Gateway {
         });
         let listeners = Listener::bind_all(listeners)?;
         let reloads = Reloads {
+            recorder,
             applied: counter!("lastmile_reloads_total"),
             refused: counter!("lastmile_reload_failures_total"),
         };
@@ -177,6 +204,9 @@ async fn sweep(app: Arc<App>) {
         app.engine.sweep(now);
         app.replies.sweep(now.steady);
         app.rooms.sweep(now.steady);
+        app.policy.issuers().sweep(now.unix());
+        app.policy.revocations().sweep(now.unix());
+        app.tickets.sweep(now.steady);
     }
 }
 
@@ -210,12 +240,17 @@ impl Reloader {
     }
 
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
-        let PolicyConfig { publishers, issuers, channels } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
-        let issuers = Issuers::new(issuers)?;
+        let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
-        self.app.policy.replace(whitelist, issuers, channels);
+        ::metrics::with_local_recorder(&*self.reloads.recorder, || issuers.start(self.app.fetcher.as_ref()));
+        // The last that can fail, and whole or not at all.
+        let policy = &self.app.policy;
+        policy.revocations().keep_for(issuers.longest_lifetime());
+        policy.revocations().replace_listed(revocations, Now::read().unix())?;
+        self.app.control.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
         }
@@ -227,7 +262,11 @@ impl Reloader {
 impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
-        !matches!(self, Self::Listen(ListenError::Bind { .. }))
+        match self {
+            Self::Listen(ListenError::Bind { .. }) => false,
+            Self::Engine(error) => error.is_misconfigured(),
+            _ => true,
+        }
     }
 }
 
@@ -235,6 +274,10 @@ impl StartError {
 pub fn check(config: &Config) -> Result<(), StartError> {
     Whitelist::new(config.policy.publishers.clone(), config.limits.replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
+    let revocations = Revocations::new(config.limits.revocations);
+    revocations.keep_for(u64::MAX);
+    revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix())?;
+    config.fetch.clone().map(Fetcher::new).transpose()?;
     config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
     Ok(())
@@ -247,7 +290,10 @@ pub enum StartError {
     Tls(TlsError),
     Publishers(DuplicateKey),
     Issuers(IssuerError),
+    Egress(FetchError),
     Places(GeoError),
+    Engine(DiskError),
+    Revocations(RevocationError),
 }
 
 impl fmt::Display for StartError {
@@ -257,12 +303,33 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
+            Self::Egress(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
+            Self::Engine(error) => error.fmt(f),
+            Self::Revocations(error) => write!(f, "revocations_file: {error}"),
         }
     }
 }
 
 impl std::error::Error for StartError {}
+
+impl From<DiskError> for StartError {
+    fn from(error: DiskError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<RevocationError> for StartError {
+    fn from(error: RevocationError) -> Self {
+        Self::Revocations(error)
+    }
+}
+
+impl From<FetchError> for StartError {
+    fn from(error: FetchError) -> Self {
+        Self::Egress(error)
+    }
+}
 
 impl From<GeoError> for StartError {
     fn from(error: GeoError) -> Self {

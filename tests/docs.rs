@@ -85,6 +85,7 @@ fn links_in_the_documents_lead_somewhere() {
         "src/README.md",
         "docs/protocol/README.md",
         "docs/protocol/rooms.md",
+        "docs/protocol/flock.md",
         "config/README.md",
         "CHANGELOG.md",
     ] {

@@ -1,14 +1,17 @@
 //! Who is this, and what may they do: publisher keys and signatures, subscriber tokens, client addresses, places.
 
 pub mod client_addr;
+pub mod fetch;
 pub mod geo;
 pub mod keys;
 pub mod policy;
 pub mod publisher;
+pub mod revocation;
 pub mod token;
 
 pub use client_addr::{ClientAddr, client_address, is_trusted};
 pub use geo::{GeoConfig, GeoDb, GeoError, Place};
 pub use policy::Policy;
 pub use publisher::{PublisherConfig, PublisherKey};
+pub use revocation::{Revocation, RevocationError, Revocations, Revoked};
 pub use token::{IssuerConfig, Issuers, TokenError};

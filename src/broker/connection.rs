@@ -32,6 +32,19 @@ pub trait Socket: Send + Sync + 'static {
     }
 }
 
+/// A socket that takes nothing: what is sent waits until the connection's task comes for it ([`Connection::take`]).
+pub struct Held;
+
+impl Socket for Held {
+    fn try_write(&self, _bytes: &[u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn try_write_vectored(&self, _buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
 /// Limits of one connection's outgoing side.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
@@ -46,6 +59,8 @@ pub struct ConnectionLimits {
     pub ping: Duration,
     /// From a ping to a sign of life.
     pub pong: Duration,
+    /// A silent peer is not pinged before it is ended, and its Close has this code and text: an older dialect's way.
+    pub unasked: Option<(u16, &'static str)>,
 }
 
 /// A connection, shared by its own task, the fan-out and the sweep. One allocation, one lock.
@@ -132,6 +147,11 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.lock().close(reason, websocket::close_frame(reason));
     }
 
+    /// The same in the words of an older dialect; as much of `text` as fits into the frame.
+    pub fn close_saying(&self, reason: CloseReason, code: u16, text: &str) {
+        self.lock().close(reason, websocket::close_frame_saying(code, text));
+    }
+
     /// Answers the peer's Close.
     pub fn close_echo(&self, payload: &[u8]) {
         self.lock().close(CloseReason::Normal, websocket::close_frame_echo(payload));
@@ -190,6 +210,19 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.lock().flush()
     }
 
+    /// Takes the oldest frames that wait, for a socket that takes none itself: see [`Held`].
+    pub fn take(&self) -> Option<Bytes> {
+        let mut outgoing = self.lock();
+        let taken = outgoing.state.outbox.take();
+        outgoing.relieve();
+        taken
+    }
+
+    /// The peer took something that never waited here, so it is not stalled.
+    pub fn mark_progress(&self) {
+        self.state.lock().outbox.mark_progress();
+    }
+
     /// Whether the connection's task has something to write.
     pub fn wants_write(&self) -> bool {
         !self.state.lock().outbox.is_empty() || self.socket.has_unsent()
@@ -219,7 +252,13 @@ impl<S: Socket + ?Sized> Connection<S> {
                 None
             }
             Verdict::Close(reason) => {
-                outgoing.close(reason, websocket::close_frame(reason));
+                let frame = match self.limits.unasked {
+                    Some((code, text)) if reason == CloseReason::PingTimeout => {
+                        websocket::close_frame_saying(code, text)
+                    }
+                    _ => websocket::close_frame(reason),
+                };
+                outgoing.close(reason, frame);
                 Some(reason)
             }
             Verdict::Abandon => {

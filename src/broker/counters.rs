@@ -9,6 +9,7 @@ pub struct Counters {
     pub slow_consumers: Counter,
     pub channels: Gauge,
     pub subscriptions: Gauge,
+    pub backlog_bytes: Gauge,
 }
 
 impl Default for Counters {
@@ -20,6 +21,7 @@ impl Default for Counters {
             slow_consumers: counter!("lastmile_slow_consumers_total"),
             channels: gauge!("lastmile_channels"),
             subscriptions: gauge!("lastmile_subscriptions"),
+            backlog_bytes: gauge!("lastmile_backlog_bytes"),
         }
     }
 }

@@ -136,6 +136,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// To be called once a second: ends what has outlived its lifespan and forgets what nobody uses.
     fn sweep(&self, now: Now);
+
+    /// Why no publications are taken now, in one word; `None` while all is well.
+    fn trouble(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.

@@ -13,9 +13,10 @@ pub mod replies;
 pub mod room;
 pub mod rules;
 pub mod session;
+pub mod template;
 mod watch;
 
-pub use connection::{Connection, ConnectionLimits, Phase, Sent, Socket};
+pub use connection::{Connection, ConnectionLimits, Held, Phase, Sent, Socket};
 pub use counters::Counters;
 pub use engine::{Engine, Now};
 pub use hub::{Hub, Membership, Newcomer};
@@ -24,3 +25,4 @@ pub use rate::RateLimit;
 pub use replies::{Replies, ReplyLimits};
 pub use rules::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer};
 pub use session::Session;
+pub use template::Template;

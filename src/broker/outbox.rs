@@ -100,6 +100,22 @@ impl Outbox {
         self.bytes = self.queue.front().map_or(0, |head| head.frame.len() - self.head_written);
     }
 
+    /// Takes the oldest of the frames that wait, where no socket takes any.
+    pub fn take(&mut self) -> Option<Bytes> {
+        let Waiting { frame, .. } = self.queue.pop_front()?;
+        self.bytes -= frame.len();
+        self.progress = true;
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+        Some(frame)
+    }
+
+    /// The peer took something that never waited here.
+    pub fn mark_progress(&mut self) {
+        self.progress = true;
+    }
+
     /// Writes once, as much as one system call takes. Not to be called when empty.
     pub fn write_to(&mut self, socket: &(impl Socket + ?Sized)) -> io::Result<()> {
         let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];

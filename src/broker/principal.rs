@@ -18,3 +18,10 @@ pub struct Principal {
     /// `exp`, in seconds since 1970. A live connection ends then.
     pub expires: u64,
 }
+
+impl Principal {
+    /// `iat`, in seconds since 1970; 0 for one that is not dated, so that it counts as old.
+    pub fn issued(&self) -> u64 {
+        self.claims.get("iat").and_then(Value::as_u64).unwrap_or(0)
+    }
+}

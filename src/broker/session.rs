@@ -26,6 +26,7 @@ pub struct Session {
     connection: Arc<Connection>,
     channels: Channels,
     principal: Option<Arc<Principal>>,
+    form: Form,
     /// Sorted by channel: most sessions have few.
     memberships: Vec<Membership>,
     next_tag: u64,
@@ -35,7 +36,12 @@ impl Session {
     /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
     pub fn new(connection: Arc<Connection>, channels: Channels, principal: Option<Arc<Principal>>) -> Self {
         connection.admit(principal.as_ref().map(|principal| principal.expires));
-        Self { connection, channels, principal, memberships: Vec::new(), next_tag: 0 }
+        Self { connection, channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
+    }
+
+    /// The same for a connection that takes publications in another form.
+    pub fn with_form(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// Who this is; `None` without a token.
@@ -83,7 +89,7 @@ impl Session {
         let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.memberships)
             .into_iter()
             .filter(Membership::is_active)
-            .partition(|membership| rules.of(membership.channel()).subscribers.allows(principal));
+            .partition(|membership| rules.may_subscribe(membership.channel(), principal));
         self.memberships = kept;
         for membership in lost {
             let channel = membership.channel().clone();
@@ -99,25 +105,60 @@ impl Session {
     /// The channel of a `subscribe`, if this session may listen to it.
     pub fn may_subscribe(&self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
         let channel = channel_of(command)?;
-        let principal = self.principal.as_deref();
-        if !self.channels.rules.load().of(&channel).subscribers.allows(principal) {
-            return Err(match principal {
-                None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
-                Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
-            });
-        }
+        self.may_listen(&channel)?;
         Ok(channel)
+    }
+
+    /// Refuses a channel that this session may not listen to.
+    pub fn may_listen(&self, channel: &ChannelName) -> Result<(), Refusal> {
+        let principal = self.principal.as_deref();
+        if self.channels.rules.load().may_subscribe(channel, principal) {
+            return Ok(());
+        }
+        Err(match principal {
+            None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
+            Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
+        })
+    }
+
+    /// Whether it listens to nothing.
+    pub fn is_idle(&self) -> bool {
+        !self.memberships.iter().any(Membership::is_active)
     }
 
     /// Begins to listen to a channel that the engine is attached to, and sends the answer.
     pub fn subscribe(&mut self, command: &Command<'_>, now: Now) -> Result<(), Refusal> {
+        let channel = channel_of(command)?;
+        let start = match (&command.since, command.backlog) {
+            (Some(since), _) => Start::Since(Position { epoch: since.epoch.0.as_ref().into(), offset: since.offset }),
+            (None, Some(count)) => Start::Backlog(count),
+            (None, None) => Start::Live,
+        };
+        let connection = self.connection.clone();
+        let mut announce = |joined: Joined<'_>| {
+            connection.send_text(&subscribed(command.id(), channel.as_str(), &joined).to_json());
+            for publication in joined.history {
+                connection.send(publication.frame(Form::Native));
+            }
+        };
+        self.listen(&channel, start, now, &mut announce)
+    }
+
+    /// The same, where telling the subscriber is the caller's: `announce` is called before any publication comes.
+    pub fn listen(
+        &mut self,
+        channel: &ChannelName,
+        start: Start,
+        now: Now,
+        announce: &mut dyn FnMut(Joined<'_>),
+    ) -> Result<(), Refusal> {
         // Once more: the rules may have changed while the engine was waited for.
-        let channel = self.may_subscribe(command)?;
+        self.may_listen(channel)?;
         if self.memberships.len() >= self.channels.max_subscriptions {
             // Those that the gateway ended count no more.
             self.memberships.retain(Membership::is_active);
         }
-        let at = match self.find(&channel) {
+        let at = match self.find(channel) {
             Ok(at) if self.memberships[at].is_active() => return Err(Code::AlreadySubscribed.into()),
             Ok(at) => {
                 self.memberships.remove(at);
@@ -128,34 +169,14 @@ impl Session {
         if self.memberships.len() >= self.channels.max_subscriptions {
             return Err(Refusal::new(Code::LimitReached, "the connection listens to as many channels as it may"));
         }
-        let start = match (&command.since, command.backlog) {
-            (Some(since), _) => Start::Since(Position { epoch: since.epoch.0.as_ref().into(), offset: since.offset }),
-            (None, Some(count)) => Start::Backlog(count),
-            (None, None) => Start::Live,
-        };
         self.next_tag += 1;
         let newcomer = Newcomer {
             connection: self.connection.clone(),
             principal: self.principal.clone(),
-            form: Form::Native,
+            form: self.form,
             tag: self.next_tag,
         };
-        let connection = self.connection.clone();
-        let mut announce = |joined: Joined<'_>| {
-            let Joined { position, recovered, history } = joined;
-            let reply = Reply::Subscribed {
-                id: command.id(),
-                channel: channel.as_str(),
-                epoch: &position.epoch,
-                offset: position.offset,
-                recovered,
-            };
-            connection.send_text(&reply.to_json());
-            for publication in history {
-                connection.send(publication.frame(Form::Native));
-            }
-        };
-        let membership = self.channels.engine.subscribe(&channel, newcomer, start, now, &mut announce)?;
+        let membership = self.channels.engine.subscribe(channel, newcomer, start, now, announce)?;
         self.memberships.insert(at, membership);
         Ok(())
     }
@@ -205,6 +226,12 @@ impl Session {
     fn reply(&self, reply: &Reply<'_>) {
         self.connection.send_text(&reply.to_json());
     }
+}
+
+/// What a subscriber is told first.
+pub fn subscribed<'a>(id: Option<&'a str>, channel: &'a str, joined: &'a Joined<'_>) -> Reply<'a> {
+    let Position { epoch, offset } = &joined.position;
+    Reply::Subscribed { id, channel, epoch, offset: *offset, recovered: joined.recovered }
 }
 
 fn channel_of(command: &Command<'_>) -> Result<ChannelName, Refusal> {

@@ -78,7 +78,7 @@ impl Watch {
                 return Verdict::Close(CloseReason::Unauthenticated);
             }
         }
-        if self.quiet == self.ping_after {
+        if self.quiet == self.ping_after && limits.unasked.is_none() {
             return Verdict::Ping;
         }
         // A peer whose socket is full cannot be heard answering; the stall decides about it.
@@ -109,6 +109,7 @@ mod tests {
         close: Duration::from_secs(2),
         ping: Duration::from_secs(10),
         pong: Duration::from_secs(4),
+        unasked: None,
     };
 
     /// The sweeps at which something other than `Fine` was said, up to the first end.
@@ -134,6 +135,15 @@ mod tests {
         assert_eq!(said, [(10, Verdict::Ping), (15, Verdict::Close(CloseReason::PingTimeout))]);
         let said = run(&mut Watch::new(1, &LIMITS), |second| (second == 12, false, false));
         assert_eq!(said[..2], [(9, Verdict::Ping), (21, Verdict::Ping)]);
+    }
+
+    #[test]
+    fn w7_a_peer_that_is_not_asked_is_ended_after_its_silence() {
+        let limits = ConnectionLimits { pong: Duration::ZERO, unasked: Some((1000, "bye")), ..LIMITS };
+        let mut watch = Watch::new(3, &limits);
+        let verdicts = (1..=11).map(|second| watch.sweep(false, false, false, Phase::Open, second, &limits));
+        let said: Vec<_> = verdicts.filter(|verdict| *verdict != Verdict::Fine).collect();
+        assert_eq!(said, [Verdict::Close(CloseReason::PingTimeout)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod input;
 mod keygen;
 mod output;
 mod pair;
+mod password;
 mod publish;
 mod serve;
 mod signals;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Demo),
     /// Make a key for a publisher or for tokens.
     Keygen(keygen::Keygen),
+    /// Hash the password of a publisher that cannot sign.
+    Password(password::Password),
     /// Publish to a channel.
     Publish(publish::Publish),
     /// Listen to channels.
@@ -119,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Demo(demo) => demo.run(),
         Command::Keygen(keygen) => keygen.run(),
+        Command::Password(password) => password.run(),
         Command::Publish(publish) => publish.run(),
         Command::Subscribe(subscribe) => subscribe.run(),
         Command::Pair(pair) => pair.run(),

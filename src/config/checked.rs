@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig};
-use crate::broker::ChannelRules;
+use crate::auth::fetch::FetchConfig;
+use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig, Revocation};
+use crate::engine::DiskConfig;
 use crate::ops::config::{LogConfig, StatsdConfig};
 use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
+use crate::transport::control::WrittenRules;
 
 /// Everything that a gateway is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub egress: Egress,
+    pub engine: EngineConfig,
+    /// How identity providers are reached; `None` beside [`Egress::None`].
+    pub fetch: Option<FetchConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub rooms: RoomsConfig,
@@ -21,6 +26,13 @@ pub struct Config {
     pub drain: DrainConfig,
     pub log: LogConfig,
     pub policy: PolicyConfig,
+}
+
+/// What orders publications and keeps the backlog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineConfig {
+    Memory,
+    Disk(DiskConfig),
 }
 
 /// Which connections the gateway may open itself. It never opens one to a publisher.
@@ -37,7 +49,9 @@ pub enum Egress {
 pub struct PolicyConfig {
     pub publishers: Vec<PublisherConfig>,
     pub issuers: Vec<IssuerConfig>,
-    pub channels: ChannelRules,
+    pub channels: WrittenRules,
+    /// Those of the file.
+    pub revocations: Vec<Revocation>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

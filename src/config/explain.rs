@@ -4,10 +4,13 @@ use std::fmt::Write;
 
 use super::check::{self, ALGORITHMS};
 use super::suggest;
-use crate::auth::keys::Fingerprint;
+use crate::auth::token::{KeySource, Remote};
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
+use crate::broker::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
-use crate::config::{Config, Egress};
+use crate::config::{Config, Egress, EngineConfig};
+use crate::engine::DiskConfig;
+use crate::engine::disk::Fsync;
 use crate::ops::config::StatsdConfig;
 use crate::protocol::{ChannelName, Pattern};
 use crate::transport::config::ListenerConfig;
@@ -34,6 +37,7 @@ fn gateway_text(config: &Config) -> String {
         Egress::None => "outgoing connections: none",
     };
     line(&mut text, 0, egress);
+    line(&mut text, 0, &engine_text(&config.engine));
     for file in config.geoip.iter().flat_map(|geoip| &geoip.files) {
         line(&mut text, 0, &format!("places of peers: from {}", file.display()));
     }
@@ -48,13 +52,37 @@ fn gateway_text(config: &Config) -> String {
     if config.policy.issuers.is_empty() {
         line(&mut text, 0, "no issuers: only channels for anyone can be subscribed to");
     }
-    config.policy.issuers.iter().for_each(|issuer| line(&mut text, 0, &issuer_text(issuer)));
-    let rules = &config.policy.channels;
+    let rules = &config.policy.channels.rules;
+    for issuer in &config.policy.issuers {
+        line(&mut text, 0, &issuer_text(issuer));
+        if let Some(patterns) = rules.issuers.get(issuer.issuer.as_str()) {
+            line(&mut text, 1, &format!("its tokens open at most: {}", listed(patterns.iter().map(Pattern::as_str))));
+        }
+    }
     for rule in &rules.rules {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
     }
     text += &rule_text("all other channels", &rules.default);
+    if !config.policy.revocations.is_empty() {
+        line(&mut text, 0, &format!("revocations of the file: {}", config.policy.revocations.len()));
+    }
     text
+}
+
+fn engine_text(engine: &EngineConfig) -> String {
+    match engine {
+        EngineConfig::Memory => "engine: memory; a restart loses every backlog".to_owned(),
+        EngineConfig::Disk(DiskConfig { path, fsync, max_bytes }) => {
+            let survives = match fsync {
+                Fsync::Always => "a crash of the gateway and a loss of power",
+                Fsync::Never => "a crash of the gateway, not a loss of power",
+            };
+            format!(
+                "engine: disk, {} of at most {max_bytes} bytes; what is acknowledged survives {survives}",
+                path.display()
+            )
+        }
+    }
 }
 
 fn channel_text(config: &Config, name: &str) -> String {
@@ -62,7 +90,7 @@ fn channel_text(config: &Config, name: &str) -> String {
         Ok(channel) => channel,
         Err(reason) => return format!("channel {name:?}: {reason}\n"),
     };
-    let rules = &config.policy.channels;
+    let rules = &config.policy.channels.rules;
     let rule = rules.of(&channel);
     let place = match rules.rules.iter().position(|known| known.pattern.matches(&channel)) {
         Some(index) => format!("channels[{index}], match = {:?}", rule.pattern.as_str()),
@@ -78,7 +106,9 @@ fn channel_text(config: &Config, name: &str) -> String {
 /// By name or by fingerprint.
 fn named_publisher_text(config: &Config, name: &str) -> String {
     let publishers = &config.policy.publishers;
-    let is_meant = |publisher: &&PublisherConfig| publisher.name == name || keyid(publisher).to_string() == name;
+    let has_keyid = |key: &PublisherKey| check::fingerprint(key).to_string() == name;
+    let is_meant =
+        |publisher: &&PublisherConfig| publisher.name == name || publisher.key.as_ref().is_some_and(has_keyid);
     match publishers.iter().find(is_meant) {
         Some(publisher) => publisher_text(publisher),
         None => match suggest::word(name, publishers.iter().map(|publisher| publisher.name.as_str())) {
@@ -91,16 +121,28 @@ fn named_publisher_text(config: &Config, name: &str) -> String {
 fn publisher_text(publisher: &PublisherConfig) -> String {
     let mut text = String::new();
     line(&mut text, 0, &format!("publisher {}", publisher.name));
-    let carried = match publisher.key {
-        PublisherKey::Known(_) => "",
-        PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
-    };
-    line(&mut text, 1, &format!("key: {}{carried}", keyid(publisher)));
+    if let Some(key) = &publisher.key {
+        let carried = match key {
+            PublisherKey::Known(_) => "",
+            PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
+        };
+        line(&mut text, 1, &format!("key: {}{carried}", check::fingerprint(key)));
+    }
+    if let Some(basic) = &publisher.basic {
+        line(
+            &mut text,
+            1,
+            &format!("password: of the user {:?}, on listeners with the role flock-publish", basic.username),
+        );
+    }
     line(
         &mut text,
         1,
         &format!("may create and publish to: {}", listed(publisher.channels.iter().map(Pattern::as_str))),
     );
+    if publisher.control {
+        line(&mut text, 1, "may control: push keys of issuers, channel rules and revocations");
+    }
     if let Some(end) = publisher.not_after {
         line(&mut text, 1, &format!("refused from: {end}"));
     }
@@ -110,33 +152,54 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
     text
 }
 
-fn keyid(publisher: &PublisherConfig) -> Fingerprint {
-    check::fingerprint(&publisher.key)
-}
-
 fn listener_text(listener: &ListenerConfig) -> String {
     let roles = listed(listener.roles.iter().map(|role| role.name()));
     let tls = if listener.tls.is_some() { "with TLS" } else { "without TLS" };
-    format!("listener {}: {} {tls}, serves {roles}", listener.name, check::address_text(&listener.address))
+    let compression = if listener.compression { ", compresses WebSockets" } else { "" };
+    format!("listener {}: {} {tls}, serves {roles}{compression}", listener.name, check::address_text(&listener.address))
 }
 
 fn issuer_text(issuer: &IssuerConfig) -> String {
     let algorithms = ALGORITHMS.iter().filter(|(_, algorithm)| issuer.algorithms.contains(algorithm));
     format!(
-        "issuer {}: for {}, by {}, {} key(s), tokens of at most {} s",
+        "issuer {}: for {}, by {}, {}, tokens of at most {} s",
         issuer.issuer,
         listed(issuer.audiences.iter().map(String::as_str)),
         listed(algorithms.map(|(name, _)| *name)),
-        issuer.keys.keys.len(),
+        keys_text(&issuer.keys),
         issuer.max_lifetime_secs
     )
 }
 
+fn keys_text(keys: &KeySource) -> String {
+    match keys {
+        KeySource::File { keys, changed: _ } => format!("{} key(s)", keys.keys.len()),
+        KeySource::Remote(Remote::KeySet(endpoint)) => format!("keys from {endpoint}"),
+        KeySource::Remote(Remote::Discovery(endpoint)) => format!("keys by {endpoint}"),
+    }
+}
+
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
-    let ChannelRule { pattern: _, subscribers, limits, slow_consumer, backlog_messages, backlog_age, replies } = rule;
+    let ChannelRule {
+        pattern: _,
+        template,
+        deny,
+        subscribers,
+        limits,
+        slow_consumer,
+        compress,
+        backlog_messages,
+        backlog_age,
+        backlog_bytes,
+        replies,
+    } = rule;
     let mut text = String::new();
     line(&mut text, 0, title);
+    if let Some(template) = template {
+        line(&mut text, 1, &format!("belong to whoever the token puts into {:?}", template.text()));
+    }
     line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
+    deny.iter().for_each(|denied| line(&mut text, 1, &format!("denied: a token with {}", requirements_text(denied))));
     let limits = [
         ("max_connections", limits.max_connections),
         ("max_messages", limits.max_messages),
@@ -152,12 +215,19 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         (messages, 0) => format!("{messages} messages"),
         (messages, secs) => format!("{messages} messages, {secs} s"),
     };
+    let backlog = match (backlog_messages, backlog_bytes) {
+        (0, _) | (_, 0) => backlog,
+        (_, bytes) => format!("{backlog}, {bytes} bytes"),
+    };
     line(&mut text, 1, &format!("backlog: {backlog}"));
     let slow = match slow_consumer {
         SlowConsumer::Disconnect => "disconnect",
         SlowConsumer::Latest => "latest",
     };
     line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    if !compress {
+        line(&mut text, 1, "never compressed");
+    }
     if *replies {
         line(&mut text, 1, "replies: subscribers may reply to the publisher");
     }
@@ -165,17 +235,24 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
 }
 
 fn audience_text(audience: &Audience) -> String {
-    let requirements = match audience {
-        Audience::Anyone => return "anyone, also without a token".to_owned(),
-        Audience::Authenticated => return "any valid token".to_owned(),
-        Audience::Matching(requirements) => requirements,
-    };
-    let scope = requirements.scope.iter().map(|scope| format!("the scope {scope:?}"));
-    let groups = &requirements.groups;
+    match audience {
+        Audience::Anyone => "anyone, also without a token".to_owned(),
+        Audience::Authenticated => "any valid token".to_owned(),
+        Audience::Matching(any) => {
+            let any: Vec<_> = any.iter().map(requirements_text).collect();
+            format!("a token with {}", any.join(", or with "))
+        }
+    }
+}
+
+fn requirements_text(requirements: &Requirements) -> String {
+    let Requirements { issuer, scope, groups, claims } = requirements;
+    let issuer = issuer.iter().map(|issuer| format!("the issuer {issuer:?}"));
+    let scope = scope.iter().map(|scope| format!("the scope {scope:?}"));
     let groups =
         (!groups.is_empty()).then(|| format!("a group of {}", listed(groups.iter().map(String::as_str)))).into_iter();
-    let claims = requirements.claims.iter().map(|(name, value)| format!("{name} = {value}"));
-    format!("a token with {}", scope.chain(groups).chain(claims).collect::<Vec<_>>().join(" and "))
+    let claims = claims.iter().map(|(name, value)| format!("{name} = {value}"));
+    issuer.chain(scope).chain(groups).chain(claims).collect::<Vec<_>>().join(" and ")
 }
 
 fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {

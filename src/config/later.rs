@@ -4,7 +4,7 @@ use super::path::Path;
 use super::report::Report;
 
 /// Running without one of these would not be what the operator asked for.
-const LATER: [&str; 4] = ["engine.path", "engine.url", "issuers[].jwks_url", "issuers[].discovery"];
+const LATER: [&str; 1] = ["engine.url"];
 
 /// Reports a setting of a later version; `false` for any other.
 pub fn report(path: &Path, report: &mut Report) -> bool {

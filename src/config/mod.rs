@@ -14,6 +14,7 @@ mod origin;
 mod overrides;
 mod pair_env;
 mod path;
+mod pushed;
 mod report;
 mod schema;
 mod settings;
@@ -25,8 +26,9 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use checked::{Config, DrainConfig, Egress, PolicyConfig};
+pub use checked::{Config, DrainConfig, Egress, EngineConfig, PolicyConfig};
 pub use explain::explain;
+pub use pushed::{read_keys, read_rules};
 pub use report::ConfigError;
 pub use table::{Setting, settings_table};
 

@@ -18,6 +18,8 @@ pub enum Source {
     Variable(String),
     /// The path that was given to `--set`, without its value.
     Flag(String),
+    /// A control request.
+    Request,
 }
 
 /// The source of every value.
@@ -108,6 +110,7 @@ impl fmt::Display for Source {
             Self::Default => f.write_str("default"),
             Self::File { name, line } => write!(f, "{name}, line {line}"),
             Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::Request => f.write_str("request"),
             Self::Flag(path) => write!(f, "flag --set {path}"),
         }
     }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Channel, ChannelDefaults, Geoip, Issuer, Listener, OneOrMany, Publisher, Requirements, Rooms, Settings,
-    Subscribers, Tls,
+    Basic, Channel, ChannelDefaults, Engine, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
+    Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -34,7 +34,7 @@ pub enum Table {
 impl Schema {
     pub fn of_settings() -> Self {
         let mut schema = Self::default();
-        for form in 0..3 {
+        for form in 0..4 {
             schema.add(&sample(form));
         }
         schema
@@ -74,7 +74,10 @@ impl Schema {
     fn collect_leaves(&self, path: &Path, leaves: &mut Vec<Path>) {
         if self.is_leaf() {
             leaves.push(path.clone());
-        } else if let Some(item) = &self.list {
+        } else if let Some(item) = &self.list
+            // A list of what may also stand alone has the same settings.
+            && self.table.is_none()
+        {
             item.collect_leaves(&path.index(0), leaves);
         }
         match &self.table {
@@ -133,22 +136,27 @@ pub fn default_of(path: &Path) -> Option<Value> {
     Some(place.clone()).filter(|value| !value.is_null())
 }
 
-/// Settings with everything set. Some have several forms: the samples of 0 to 2 together show them all.
+/// Settings with everything set. Some have several forms: the samples of 0 to 3 together show them all.
 fn sample(form: usize) -> Value {
     let text = || Some("text".to_owned());
     let list = || vec!["text".to_owned()];
     let one_or_many = || if form == 1 { OneOrMany::One("text".to_owned()) } else { OneOrMany::Many(list()) };
     // A claim has any plain value.
     let claims = [(NAME, json!("text")), ("NAME2", json!(1)), ("NAME3", json!(true))];
-    let subscribers = if form == 0 {
-        Subscribers::Word("text".to_owned())
-    } else {
-        Subscribers::Matching(Requirements {
-            scope: text(),
-            group: Some(one_or_many()),
-            claim: claims.map(|(name, value)| (name.to_owned(), value)).into(),
-        })
+    let requirements = |group| Requirements {
+        issuer: text(),
+        scope: text(),
+        group: Some(group),
+        claim: claims.clone().map(|(name, value)| (name.to_owned(), value)).into(),
     };
+    let both = || [OneOrMany::One("text".to_owned()), OneOrMany::Many(list())];
+    let tables = if form == 3 {
+        OneOrManyRequirements::Many(both().map(&requirements).into())
+    } else {
+        OneOrManyRequirements::One(requirements(one_or_many()))
+    };
+    let subscribers =
+        if form == 0 { Subscribers::Word("text".to_owned()) } else { Subscribers::Matching(tables.clone()) };
     let listener = Listener {
         address: text(),
         roles: list(),
@@ -158,21 +166,32 @@ fn sample(form: usize) -> Value {
         default_endpoint_permissions: list(),
         auth_tokens: list(),
         scope: text(),
+        subscribers: text(),
         ..Listener::default()
     };
-    let publisher =
-        Publisher { key: text(), sha256: text(), channels: list(), not_after: text(), rate_limit_per_second: 1 };
+    let publisher = Publisher {
+        key: text(),
+        sha256: text(),
+        basic: Some(Basic { username: text(), password_argon2: text() }),
+        channels: list(),
+        not_after: text(),
+        ..Publisher::default()
+    };
     let issuer = Issuer {
         issuer: text(),
         audience: Some(one_or_many()),
         jwks_file: text(),
+        jwks_url: text(),
+        jwks_max_age_secs: Some(1),
         algorithms: list(),
         typ: text(),
+        channels: Some(list()),
         ..Issuer::default()
     };
     let channel = Channel {
         r#match: text(),
         subscribers: Some(subscribers.clone()),
+        deny: Some(tables.clone()),
         max_connections: Some(1),
         max_messages: Some(1),
         max_data_bytes: Some(1),
@@ -180,17 +199,23 @@ fn sample(form: usize) -> Value {
         lifespan_secs: Some(1),
         backlog_messages: Some(1),
         backlog_secs: Some(1),
+        backlog_bytes: Some(1),
         slow_consumer: text(),
+        compress: Some(true),
         replies: Some(false),
     };
     json!(Settings {
+        egress_private_hosts: list(),
+        egress_ca: text(),
         trusted_proxies: list(),
+        revocations_file: text(),
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],
         channels: vec![channel],
-        channel_defaults: ChannelDefaults { subscribers, ..ChannelDefaults::default() },
+        channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
+        engine: Engine { path: text(), ..Engine::default() },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })

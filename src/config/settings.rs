@@ -12,12 +12,15 @@ use serde_json::Value;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub egress: String,
+    pub egress_private_hosts: Vec<String>,
+    pub egress_ca: Option<String>,
     pub trusted_proxies: Vec<String>,
     pub listeners: BTreeMap<String, Listener>,
     pub publishers: BTreeMap<String, Publisher>,
     pub issuers: Vec<Issuer>,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
+    pub revocations_file: Option<String>,
     pub engine: Engine,
     pub limits: Limits,
     pub rooms: Rooms,
@@ -52,11 +55,14 @@ pub struct Listener {
     pub hosts: Vec<String>,
     pub max_connections: u64,
     pub proxy_protocol: bool,
+    pub compression: bool,
+    pub http2: bool,
     pub default_endpoint_permissions: Vec<String>,
     pub auth_tokens: Vec<String>,
     pub max_message_size: u64,
     pub rate_limit_per_second: u64,
     pub scope: Option<String>,
+    pub subscribers: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -71,9 +77,18 @@ pub struct Tls {
 pub struct Publisher {
     pub key: Option<String>,
     pub sha256: Option<String>,
+    pub basic: Option<Basic>,
     pub channels: Vec<String>,
+    pub control: bool,
     pub not_after: Option<String>,
     pub rate_limit_per_second: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Basic {
+    pub username: Option<String>,
+    pub password_argon2: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -82,10 +97,14 @@ pub struct Issuer {
     pub issuer: Option<String>,
     pub audience: Option<OneOrMany>,
     pub jwks_file: Option<String>,
+    pub jwks_url: Option<String>,
+    pub discovery: bool,
+    pub jwks_max_age_secs: Option<u64>,
     pub algorithms: Vec<String>,
     pub typ: Option<String>,
     pub leeway_secs: u64,
     pub max_lifetime_secs: u64,
+    pub channels: Option<Vec<String>>,
 }
 
 /// The rule of the channels that match; what it leaves out is as in [`ChannelDefaults`].
@@ -94,6 +113,7 @@ pub struct Issuer {
 pub struct Channel {
     pub r#match: Option<String>,
     pub subscribers: Option<Subscribers>,
+    pub deny: Option<OneOrManyRequirements>,
     pub max_connections: Option<u64>,
     pub max_messages: Option<u64>,
     pub max_data_bytes: Option<u64>,
@@ -101,7 +121,9 @@ pub struct Channel {
     pub lifespan_secs: Option<u64>,
     pub backlog_messages: Option<u64>,
     pub backlog_secs: Option<u64>,
+    pub backlog_bytes: Option<u64>,
     pub slow_consumer: Option<String>,
+    pub compress: Option<bool>,
     pub replies: Option<bool>,
 }
 
@@ -109,6 +131,7 @@ pub struct Channel {
 #[serde(deny_unknown_fields, default)]
 pub struct ChannelDefaults {
     pub subscribers: Subscribers,
+    pub deny: Option<OneOrManyRequirements>,
     pub max_connections: u64,
     pub max_messages: u64,
     pub max_data_bytes: u64,
@@ -116,7 +139,9 @@ pub struct ChannelDefaults {
     pub lifespan_secs: u64,
     pub backlog_messages: u64,
     pub backlog_secs: u64,
+    pub backlog_bytes: u64,
     pub slow_consumer: String,
+    pub compress: bool,
     pub replies: bool,
 }
 
@@ -124,14 +149,28 @@ pub struct ChannelDefaults {
 #[serde(untagged)]
 pub enum Subscribers {
     Word(String),
-    Matching(Requirements),
+    Matching(OneOrManyRequirements),
+}
+
+/// One table, or a list of alternatives.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrManyRequirements {
+    // First: a list would also do for the members of a table, in their order.
+    Many(Vec<Requirements>),
+    One(Requirements),
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Requirements {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<OneOrMany>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub claim: BTreeMap<String, Value>,
 }
 
@@ -155,6 +194,9 @@ impl OneOrMany {
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
     pub kind: String,
+    pub path: Option<String>,
+    pub fsync: String,
+    pub max_bytes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -179,6 +221,7 @@ pub struct Limits {
     pub pong_secs: u64,
     pub max_channels: u64,
     pub channel_idle_secs: u64,
+    pub max_backlog_bytes: u64,
     pub replay_nonces: u64,
     pub idempotency_keys: u64,
     pub idempotency_secs: u64,
@@ -186,6 +229,8 @@ pub struct Limits {
     pub max_replies: u64,
     pub max_replies_per_connection: u64,
     pub max_reply_bytes: u64,
+    pub revocations: u64,
+    pub tickets: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -243,12 +288,15 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             egress: "configured".to_owned(),
+            egress_private_hosts: Vec::new(),
+            egress_ca: None,
             trusted_proxies: Vec::new(),
             listeners: BTreeMap::new(),
             publishers: BTreeMap::new(),
             issuers: Vec::new(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
+            revocations_file: None,
             engine: Engine::default(),
             limits: Limits::default(),
             rooms: Rooms::default(),
@@ -271,11 +319,14 @@ impl Default for Listener {
             hosts: Vec::new(),
             max_connections: 0,
             proxy_protocol: false,
+            compression: false,
+            http2: true,
             default_endpoint_permissions: Vec::new(),
             auth_tokens: Vec::new(),
             max_message_size: 65_536,
             rate_limit_per_second: 0,
             scope: None,
+            subscribers: None,
         }
     }
 }
@@ -286,10 +337,14 @@ impl Default for Issuer {
             issuer: None,
             audience: None,
             jwks_file: None,
+            jwks_url: None,
+            discovery: false,
+            jwks_max_age_secs: None,
             algorithms: ["ES256", "EdDSA", "RS256"].map(str::to_owned).into(),
             typ: None,
             leeway_secs: 30,
             max_lifetime_secs: 86_400,
+            channels: None,
         }
     }
 }
@@ -298,6 +353,7 @@ impl Default for ChannelDefaults {
     fn default() -> Self {
         Self {
             subscribers: Subscribers::Word("authenticated".to_owned()),
+            deny: None,
             max_connections: 100_000,
             max_messages: 0,
             max_data_bytes: 0,
@@ -305,7 +361,9 @@ impl Default for ChannelDefaults {
             lifespan_secs: 0,
             backlog_messages: 0,
             backlog_secs: 300,
+            backlog_bytes: 1_048_576,
             slow_consumer: "disconnect".to_owned(),
+            compress: true,
             replies: false,
         }
     }
@@ -313,7 +371,7 @@ impl Default for ChannelDefaults {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { kind: "memory".to_owned() }
+        Self { kind: "memory".to_owned(), path: None, fsync: "always".to_owned(), max_bytes: 4_294_967_296 }
     }
 }
 
@@ -339,6 +397,7 @@ impl Default for Limits {
             pong_secs: 10,
             max_channels: 100_000,
             channel_idle_secs: 3_600,
+            max_backlog_bytes: 268_435_456,
             replay_nonces: 500_000,
             idempotency_keys: 10_000,
             idempotency_secs: 600,
@@ -346,6 +405,8 @@ impl Default for Limits {
             max_replies: 1_000,
             max_replies_per_connection: 16,
             max_reply_bytes: 1_048_576,
+            revocations: 100_000,
+            tickets: 10_000,
         }
     }
 }

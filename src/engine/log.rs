@@ -1,25 +1,45 @@
-//! One channel's order and memory: its epoch, its last offset, what it has used of its limits, its backlog.
+//! One channel's order and memory: its epoch, the offsets it gave away, what it has used of its limits, its backlog.
+//!
+//! An engine first gives a publication its place and then reveals it; between the two it may be written to disk.
+//! Subscribers see only what is revealed.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::authors::Authors;
+use super::backlog::{Backlog, Entry};
+use super::budget::Budget;
 use crate::broker::engine::{Joined, Now, Start};
 use crate::broker::{ChannelLimits, ChannelRule};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Publication, Refusal};
 
 pub struct Log {
-    epoch: Arc<str>,
-    offset: u64,
-    data_bytes: u64,
+    pub epoch: Arc<str>,
+    /// What was given away last.
+    given: Used,
+    /// What is revealed.
+    revealed: Used,
     pub created: Now,
     /// Limits that a publisher asked for, on top of the configured ones.
     pub declared: Option<ChannelLimits>,
     pub state: LogState,
+    /// It was ended, and its subscribers were not told yet.
+    pub is_ending: bool,
     pub last_used: Instant,
     authors: Authors,
-    backlog: VecDeque<(Instant, Arc<Publication>)>,
+    pub backlog: Backlog,
+    /// Names the channel in a store; 0 if it has none there.
+    pub id: u64,
+    /// Rows of a store before this offset are gone.
+    pub stored_from: u64,
+}
+
+/// What a channel has used of its limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// The newest offset, which is the number of publications.
+    pub offset: u64,
+    pub data_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +47,8 @@ pub enum LogState {
     Live,
     /// A limit ended it. It stays so until a publisher creates or closes it, or everybody forgot it.
     Ended(CloseReason),
+    /// It is being removed from a store.
+    Closing,
     /// It is no longer in the engine's map; whoever holds it must look it up again.
     Forgotten,
 }
@@ -44,18 +66,30 @@ impl From<Refusal> for Refused {
 }
 
 impl Log {
-    pub fn new(epoch: Arc<str>, now: Now) -> Self {
+    pub fn new(epoch: Arc<str>, budget: Arc<Budget>, now: Now) -> Self {
         Self {
             epoch,
-            offset: 0,
-            data_bytes: 0,
+            given: Used::default(),
+            revealed: Used::default(),
             created: now,
             declared: None,
             state: LogState::Live,
+            is_ending: false,
             last_used: now.steady,
             authors: Authors::default(),
-            backlog: VecDeque::new(),
+            backlog: Backlog::new(budget),
+            id: 0,
+            stored_from: 1,
         }
+    }
+
+    /// Begins again after an end: a new epoch, nothing used. Everything given away must have been revealed.
+    pub fn begin_anew(&mut self, epoch: Arc<str>, now: Now) {
+        self.epoch = epoch;
+        (self.given, self.revealed) = (Used::default(), Used::default());
+        (self.created, self.declared, self.state) = (now, None, LogState::Live);
+        self.authors = Authors::default();
+        self.backlog.skip(0);
     }
 
     pub fn limits(&self, rule: &ChannelRule) -> ChannelLimits {
@@ -65,29 +99,48 @@ impl Log {
         }
     }
 
+    /// The newest position that is revealed.
     pub fn position(&self) -> Position {
-        Position { epoch: self.epoch.clone(), offset: self.offset }
+        Position { epoch: self.epoch.clone(), offset: self.revealed.offset }
     }
 
     /// Who published the message at a position, if that is remembered.
     pub fn publisher_of(&self, position: &Position) -> Option<&Arc<str>> {
-        let is_known = position.epoch == self.epoch && position.offset <= self.offset;
+        let is_known = position.epoch == self.epoch && position.offset <= self.revealed.offset;
         is_known.then(|| self.authors.of(position.offset)).flatten()
     }
 
-    pub fn data_bytes(&self) -> u64 {
-        self.data_bytes
+    pub fn given(&self) -> Used {
+        self.given
+    }
+
+    pub fn revealed(&self) -> Used {
+        self.revealed
+    }
+
+    /// Whether something was given away, or the end was, and is not revealed.
+    pub fn is_waiting(&self) -> bool {
+        self.given != self.revealed || self.is_ending
+    }
+
+    /// Takes back what was given away since `used`.
+    pub fn take_back(&mut self, used: Used) {
+        self.given = used;
     }
 
     /// Whether the lifespan is over at `now`.
     pub fn has_expired(&self, limits: &ChannelLimits, now: Now) -> bool {
-        !limits.lifespan.is_zero() && now.steady.duration_since(self.created.steady) >= limits.lifespan
+        !limits.lifespan.is_zero() && now.steady.saturating_duration_since(self.created.steady) >= limits.lifespan
     }
 
     /// Refuses what the state or the lifespan does not allow.
     pub fn check_live(&mut self, limits: &ChannelLimits, now: Now) -> Result<(), Refused> {
-        if let LogState::Ended(reason) = self.state {
-            return Err(ended(reason).into());
+        match self.state {
+            LogState::Ended(reason) => return Err(ended(reason).into()),
+            LogState::Closing => {
+                return Err(Refusal::new(Code::EngineUnavailable, "the channel is being closed").into());
+            }
+            LogState::Live | LogState::Forgotten => {}
         }
         if self.has_expired(limits, now) {
             return Err(self.end(CloseReason::LifespanExpired));
@@ -96,8 +149,8 @@ impl Log {
         Ok(())
     }
 
-    /// Gives a payload its place. The publication is made only if somebody listens or it is kept.
-    pub fn append(
+    /// Gives a payload its place. The publication is made only if `is_wanted` or it is to be kept.
+    pub fn give(
         &mut self,
         channel: &ChannelName,
         rule: &ChannelRule,
@@ -113,61 +166,87 @@ impl Log {
             let detail = format!("the channel takes messages of at most {} bytes", limits.max_message_bytes);
             return Err(Refusal::new(Code::MessageTooLarge, detail).into());
         }
-        if exceeds(self.offset + 1, limits.max_messages) {
+        let used = Used { offset: self.given.offset + 1, data_bytes: self.given.data_bytes + bytes };
+        if exceeds(used.offset, limits.max_messages) {
             return Err(self.end(CloseReason::MessageLimit));
         }
-        if exceeds(self.data_bytes + bytes, limits.max_data_bytes) {
+        if exceeds(used.data_bytes, limits.max_data_bytes) {
             return Err(self.end(CloseReason::DataLimit));
         }
-        self.offset += 1;
-        self.data_bytes += bytes;
+        self.given = used;
         if rule.replies {
-            self.authors.note(self.offset, publisher);
+            self.authors.note(used.offset, publisher);
         }
-        let keeps = rule.backlog_messages > 0;
-        if !is_wanted && !keeps {
-            return Ok(None);
+        let position = Position { epoch: self.epoch.clone(), offset: used.offset };
+        Ok((is_wanted || rule.backlog_messages > 0).then(|| {
+            let publication = Publication::new(channel, &position, now.wall, publisher, payload);
+            Arc::new(publication.compressed(rule.compress))
+        }))
+    }
+
+    /// Subscribers may see what was given away up to `used`; its newest publication is kept if there is one.
+    pub fn reveal(&mut self, used: Used, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
+        self.revealed = used;
+        match kept {
+            Some(entry) => self.backlog.push(used.offset, entry),
+            None => self.backlog.skip(used.offset),
         }
-        let publication = Arc::new(Publication::new(channel, &self.position(), now.wall, publisher, payload));
-        if keeps {
-            self.backlog.push_back((now.steady, publication.clone()));
-            self.trim(rule, now);
+        self.backlog.trim(rule, now);
+    }
+
+    /// As it was in a store, with its rows in their order.
+    pub fn restore(&mut self, used: Used, rows: impl Iterator<Item = (u64, Entry)>, rule: &ChannelRule, now: Instant) {
+        (self.given, self.revealed) = (used, used);
+        self.stored_from = used.offset + 1;
+        for (offset, entry) in rows {
+            self.stored_from = self.stored_from.min(offset);
+            if let Some(publisher) = entry.kept.publisher().filter(|_| rule.replies) {
+                self.authors.note(offset, &publisher);
+            }
+            self.backlog.push(offset, entry);
+            self.backlog.trim(rule, now);
         }
-        Ok(Some(publication))
+        if self.backlog.end() != used.offset {
+            self.backlog.skip(used.offset);
+        }
     }
 
     /// What a subscriber that wants to begin at `start` is told.
-    pub fn join<R>(&mut self, start: Start, rule: &ChannelRule, now: Now, tell: impl FnOnce(Joined<'_>) -> R) -> R {
-        self.trim(rule, now);
-        // Everything behind this offset is retained.
-        let retained_from = self.offset - self.backlog.len() as u64;
+    pub fn join<R>(
+        &mut self,
+        channel: &ChannelName,
+        start: Start,
+        rule: &ChannelRule,
+        now: Now,
+        tell: impl FnOnce(Joined<'_>) -> R,
+    ) -> R {
+        self.backlog.trim(rule, now.steady);
+        let (newest, retained_from) = (self.revealed.offset, self.backlog.retained_from());
         let (wanted_from, recovered) = match start {
-            Start::Live => (self.offset, false),
+            Start::Live => (newest, false),
             Start::Backlog(count) => {
-                let from = self.offset.saturating_sub(count);
+                let from = newest.saturating_sub(count);
                 (from.max(retained_from), from >= retained_from)
             }
-            Start::Since(since) if since.epoch != self.epoch || since.offset > self.offset => (retained_from, false),
+            Start::Since(since) if since.epoch != self.epoch || since.offset > newest => (retained_from, false),
             Start::Since(since) => (since.offset.max(retained_from), since.offset >= retained_from),
         };
-        let skipped = usize::try_from(wanted_from - retained_from).unwrap_or(usize::MAX);
-        let history: Vec<_> = self.backlog.iter().skip(skipped).map(|(_, publication)| publication.clone()).collect();
+        let history = self.backlog.after(channel, wanted_from);
         tell(Joined { position: self.position(), recovered, history: &history })
     }
 
-    fn end(&mut self, reason: CloseReason) -> Refused {
+    /// From now on nothing is accepted. What was given away before is still to be revealed.
+    pub fn end(&mut self, reason: CloseReason) -> Refused {
         self.state = LogState::Ended(reason);
-        self.backlog = VecDeque::new();
+        self.is_ending = true;
         Refused { refusal: ended(reason), ended: Some(reason) }
     }
 
-    fn trim(&mut self, rule: &ChannelRule, now: Now) {
-        let too_old = |at: Instant| rule.backlog_age > Duration::ZERO && now.steady - at >= rule.backlog_age;
-        while let Some((at, _)) = self.backlog.front()
-            && (self.backlog.len() as u64 > rule.backlog_messages || too_old(*at))
-        {
-            self.backlog.pop_front();
-        }
+    /// Rows of a store that are not kept any more: the channel's id and offsets from one to before the other.
+    pub fn take_garbage(&mut self) -> Option<(u64, std::ops::Range<u64>)> {
+        let first = self.backlog.retained_from() + 1;
+        let from = std::mem::replace(&mut self.stored_from, first);
+        (self.id > 0 && from < first).then_some((self.id, from..first))
     }
 }
 

@@ -1,8 +1,14 @@
 //! Order and memory: what gives publications their offsets and keeps the backlog.
 
 mod authors;
+mod backlog;
+mod budget;
+mod channels;
 pub mod deliver;
+pub mod disk;
 mod log;
 pub mod memory;
 
+pub use channels::MemoryLimits;
+pub use disk::{Disk, DiskConfig, DiskError};
 pub use memory::Memory;

@@ -1,10 +1,22 @@
 //! Names of channels and the patterns that match them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
 /// Longest name of a channel, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 255;
+
+/// Longest topic of the flock dialect, in bytes of UTF-8.
+pub const MAX_TOPIC_BYTES: usize = 1024;
+
+/// Begins the channels of those topics of the flock dialect that are no names. Our own protocol cannot name them.
+pub const TOPIC_PREFIX: &str = "$flock:";
+
+/// What of a topic is written as `%XX` behind [`TOPIC_PREFIX`], beside everything that is not ASCII.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The name of a channel.
 ///
@@ -46,13 +58,40 @@ impl ChannelName {
         Ok(Self(name.into()))
     }
 
+    /// The channel of a flock topic: any string of at most [`MAX_TOPIC_BYTES`], no two with the same channel.
+    ///
+    /// A topic that is a name is the channel of that name. Every other one (empty, reserved, with control characters,
+    /// too long for a name) has the channel [`TOPIC_PREFIX`] and the topic behind it, percent-encoded where it is not
+    /// printable ASCII.
+    pub fn from_topic(topic: &str) -> Result<Self, InvalidName> {
+        match Self::parse(topic) {
+            Ok(name) => Ok(name),
+            Err(_) if topic.len() > MAX_TOPIC_BYTES => Err(InvalidName::TooLong),
+            Err(_) => Ok(Self(format!("{TOPIC_PREFIX}{}", utf8_percent_encode(topic, ESCAPED)).into())),
+        }
+    }
+
+    /// A name that was one of the above when an engine stored it.
+    pub fn from_stored(name: &str) -> Result<Self, InvalidName> {
+        let max_bytes = TOPIC_PREFIX.len() + 3 * MAX_TOPIC_BYTES;
+        if name.len() <= max_bytes { Ok(Self(name.into())) } else { Err(InvalidName::TooLong) }
+    }
+
+    /// The topic that [`ChannelName::from_topic`] makes this channel of.
+    pub fn topic(&self) -> Cow<'_, str> {
+        match self.0.strip_prefix(TOPIC_PREFIX) {
+            Some(escaped) => percent_decode_str(escaped).decode_utf8_lossy(),
+            None => Cow::Borrowed(&self.0),
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 /// Control characters (C0, DEL, C1) and the invisible ones that reorder text.
-fn is_unprintable(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
@@ -128,6 +167,38 @@ mod tests {
         assert_eq!(ChannelName::parse("$sys"), Err(InvalidName::Reserved));
         assert!(ChannelName::parse("prices/btc é 🚀").is_ok());
         assert!(ChannelName::from_dialect("\0").is_ok());
+    }
+
+    #[test]
+    fn a_topic_that_is_a_name_is_that_channel_and_every_other_one_has_a_channel_that_nobody_can_name() {
+        for topic in ["t1", "a/b/c", "sp ace", "é", "?", "#", "../subscription", "🦆", "100%25", &"x".repeat(255)] {
+            assert_eq!(ChannelName::from_topic(topic), ChannelName::parse(topic), "{topic}");
+        }
+        for (topic, channel) in [
+            ("", "$flock:"),
+            ("$sys", "$flock:$sys"),
+            ("$flock:", "$flock:$flock:"),
+            ("a\nb", "$flock:a%0Ab"),
+            ("a\u{200b}é%0A", "$flock:a%E2%80%8B%C3%A9%250A"),
+        ] {
+            let name = ChannelName::from_topic(topic).unwrap();
+            assert_eq!((name.as_str(), &*name.topic()), (channel, topic));
+            assert!(ChannelName::parse(channel).is_err());
+        }
+        let long = "é".repeat(MAX_TOPIC_BYTES / 2);
+        let name = ChannelName::from_topic(&long).unwrap();
+        assert_eq!(name.topic(), long);
+        assert_eq!(ChannelName::from_stored(name.as_str()), Ok(name));
+        assert_eq!(ChannelName::from_topic(&format!("{long}x")), Err(InvalidName::TooLong));
+    }
+
+    #[test]
+    fn no_two_topics_have_the_same_channel() {
+        proptest::proptest!(|(one in ".{0,40}", other in ".{0,40}")| {
+            let (a, b) = (ChannelName::from_topic(&one).unwrap(), ChannelName::from_topic(&other).unwrap());
+            assert_eq!(a.topic(), one);
+            assert_eq!(a == b, one == other);
+        });
     }
 
     #[test]

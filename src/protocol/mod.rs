@@ -4,6 +4,7 @@
 pub mod channel;
 pub mod close;
 pub mod command;
+pub mod cursor;
 pub mod dialects;
 pub mod publication;
 pub mod refusal;
@@ -13,5 +14,6 @@ pub mod websocket;
 
 pub use channel::{ChannelName, InvalidName, Pattern};
 pub use close::CloseReason;
+pub use cursor::{Cursor, InvalidCursor, Owner};
 pub use publication::{Form, Payload, Position, Publication};
 pub use refusal::{Code, Refusal};

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde::Deserialize;
 
+use super::command::Text;
 use super::{ChannelName, Code, Refusal, dialects, websocket};
 
 /// Deepest nesting of JSON that is carried.
@@ -108,14 +110,96 @@ pub struct Publication {
     data: Range<usize>,
     kind: DataKind,
     channel: ChannelName,
+    /// Whether a compressed frame may be made: not of what is secret, because sizes tell (CRIME, BREACH).
+    may_compress: bool,
+    deflated: OnceLock<Bytes>,
     tslm: OnceLock<Bytes>,
+    flock: OnceLock<Bytes>,
+}
+
+/// A publication as a backlog keeps it: its frame, once, and what stands where in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    frame: Bytes,
+    data: Range<u32>,
+    kind: DataKind,
+}
+
+impl Kept {
+    /// Bytes of the description before the frame.
+    const HEAD: usize = 9;
+
+    pub fn frame(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// Who published it.
+    pub fn publisher(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            publisher: String,
+        }
+        // RFC 6455 section 5.2: how long the header of a frame is.
+        let header = match self.frame.get(1)? & 0x7f {
+            0..126 => 2,
+            126 => 4,
+            _ => 10,
+        };
+        serde_json::from_slice::<Message>(self.frame.get(header..)?).ok().map(|message| message.publisher)
+    }
+
+    /// Bytes that [`Kept::write`] fills.
+    pub fn stored_len(&self) -> usize {
+        Self::HEAD + self.frame.len()
+    }
+
+    /// Writes it into exactly [`Kept::stored_len`] bytes.
+    pub fn write(&self, stored: &mut [u8]) {
+        let kind = match self.kind {
+            DataKind::Json => 0,
+            DataKind::Text => 1,
+            DataKind::Base64 => 2,
+        };
+        let (head, frame) = stored.split_at_mut(Self::HEAD);
+        head[0] = kind;
+        head[1..5].copy_from_slice(&self.data.start.to_le_bytes());
+        head[5..].copy_from_slice(&self.data.end.to_le_bytes());
+        frame.copy_from_slice(&self.frame);
+    }
+
+    /// What [`Kept::write`] wrote; `None` if it is anything else.
+    pub fn read(stored: &[u8]) -> Option<Self> {
+        let (head, frame) = stored.split_at_checked(Self::HEAD)?;
+        let kind = match head[0] {
+            0 => DataKind::Json,
+            1 => DataKind::Text,
+            2 => DataKind::Base64,
+            _ => return None,
+        };
+        let data = u32::from_le_bytes(head[1..5].try_into().ok()?)..u32::from_le_bytes(head[5..].try_into().ok()?);
+        std::str::from_utf8(frame.get(data.start as usize..data.end as usize)?).ok()?;
+        Some(Self { frame: Bytes::copy_from_slice(frame), data, kind })
+    }
 }
 
 /// In which words a subscriber is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Native,
+    /// The same over a connection that takes compressed frames.
+    Deflated,
     Tslm,
+    Flock,
+}
+
+impl Form {
+    /// How many forms there are.
+    pub const COUNT: usize = Self::Flock as usize + 1;
+
+    /// Whether our own protocol is spoken.
+    pub fn is_native(self) -> bool {
+        matches!(self, Self::Native | Self::Deflated)
+    }
 }
 
 impl Publication {
@@ -159,30 +243,80 @@ impl Publication {
         let end = json.len();
         json.push_str(if kind == DataKind::Base64 { r#","encoding":"base64"}"# } else { "}" });
         let frame = websocket::text_frame(json.as_bytes());
-        let header = frame.len() - json.len();
+        let header = (frame.len() - json.len()) as u32;
+        Self::of_kept(channel, *offset, &Kept { frame, data: start as u32 + header..end as u32 + header, kind })
+    }
+
+    /// One that was kept.
+    pub fn of_kept(channel: &ChannelName, offset: u64, kept: &Kept) -> Self {
+        let Kept { frame, data, kind } = kept;
         Self {
-            offset: *offset,
-            data: start + header..end + header,
-            frame,
-            kind,
+            offset,
+            frame: frame.clone(),
+            data: data.start as usize..data.end as usize,
+            kind: *kind,
             channel: channel.clone(),
+            may_compress: false,
+            deflated: OnceLock::new(),
             tslm: OnceLock::new(),
+            flock: OnceLock::new(),
         }
+    }
+
+    /// The same, with or without a compressed frame for those who take one. One that was kept has none: it is made
+    /// for one reader, and each would have it compressed anew.
+    pub fn compressed(self, may_compress: bool) -> Self {
+        Self { may_compress, ..self }
+    }
+
+    /// What has to be kept of it. It shares the frame and nothing else, so forms made later are not kept.
+    pub fn kept(&self) -> Kept {
+        Kept { frame: self.frame.clone(), data: self.data.start as u32..self.data.end as u32, kind: self.kind }
     }
 
     /// The frame for subscribers of `form`.
     pub fn frame(&self, form: Form) -> &Bytes {
         match form {
             Form::Native => &self.frame,
+            Form::Deflated if !self.may_compress => &self.frame,
+            Form::Deflated => self.deflated.get_or_init(|| {
+                websocket::deflated_text_frame(websocket::payload(&self.frame)).unwrap_or_else(|| self.frame.clone())
+            }),
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
             }
+            Form::Flock => self.flock.get_or_init(|| dialects::flock::event_frame(&self.channel, self.data())),
         }
     }
 
     /// The data as JSON text.
     pub fn data(&self) -> &str {
         std::str::from_utf8(&self.frame[self.data.clone()]).expect("a frame is made of text")
+    }
+}
+
+/// What a frame to a subscriber is about.
+#[derive(Debug, Deserialize)]
+pub struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    pub kind: Text<'a>,
+    #[serde(borrow, default)]
+    pub channel: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub epoch: Option<Text<'a>>,
+    #[serde(default)]
+    pub offset: Option<u64>,
+}
+
+impl Head<'_> {
+    /// Calls `with` on the head of a JSON text that the gateway wrote. The data of a `message` is not looked at.
+    pub fn read<R>(text: &[u8], with: impl FnOnce(Head<'_>) -> R) -> Option<R> {
+        // The quotes of every string before it are escaped, so the first one is the member itself.
+        const DATA: &[u8] = br#","data":"#;
+        match text.windows(DATA.len()).position(|part| part == DATA) {
+            Some(end) => serde_json::from_slice(&[&text[..end], b"}"].concat()).ok().map(with),
+            None => serde_json::from_slice(text).ok().map(with),
+        }
     }
 }
 
@@ -231,6 +365,22 @@ mod tests {
     fn text_is_a_string_and_anything_else_base64() {
         check(Payload::Text("a\"b\n"), r#""a\"b\n""#, "}");
         check(Payload::Binary(&[0xff, 0xfe]), r#""//4=""#, r#","encoding":"base64"}"#);
+    }
+
+    #[test]
+    fn a_compressed_frame_is_made_once_and_only_where_it_may_be_and_pays() {
+        let text = "tick ".repeat(100);
+        let made = publication(Payload::Text(&text)).compressed(true);
+        let (plain, deflated) = (made.frame(Form::Native), made.frame(Form::Deflated));
+        assert!(deflated.len() < plain.len() && deflated[0] == 0xc1);
+        assert_eq!(made.frame(Form::Deflated).as_ptr(), deflated.as_ptr(), "all share one");
+        let secret = publication(Payload::Text(&text)).compressed(false);
+        assert_eq!(secret.frame(Form::Deflated).as_ptr(), secret.frame(Form::Native).as_ptr());
+        let mut noise = vec![0; 3000];
+        getrandom::fill(&mut noise).unwrap();
+        let noise = noise.iter().map(|byte| char::from(b'0' + byte % 64)).collect::<String>();
+        let odd = publication(Payload::Text(&noise)).compressed(true);
+        assert!(odd.frame(Form::Deflated).len() <= odd.frame(Form::Native).len());
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub enum Code {
     // The content.
     Malformed,
     ChannelInvalid,
+    CursorInvalid,
     MessageTooLarge,
     IdempotencyMismatch,
     NotSubscribed,
@@ -56,7 +57,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in documents and tests.
-    pub const ALL: [Code; 37] = [
+    pub const ALL: [Code; 38] = [
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -71,6 +72,7 @@ impl Code {
         Self::OriginForbidden,
         Self::Malformed,
         Self::ChannelInvalid,
+        Self::CursorInvalid,
         Self::MessageTooLarge,
         Self::IdempotencyMismatch,
         Self::NotSubscribed,
@@ -145,6 +147,7 @@ impl Code {
             Self::OriginForbidden => ("origin-forbidden", 403, "This origin is not allowed."),
             Self::Malformed => ("malformed", 400, "The request cannot be read."),
             Self::ChannelInvalid => ("channel-invalid", 400, "This is not the name of a channel."),
+            Self::CursorInvalid => ("cursor-invalid", 400, "The cursor cannot be resumed from."),
             Self::MessageTooLarge => ("message-too-large", 413, "The message is larger than allowed."),
             Self::IdempotencyMismatch => {
                 ("idempotency-mismatch", 422, "This Idempotency-Key belongs to another request.")

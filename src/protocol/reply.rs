@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::publication::push_json_string;
-use super::{CloseReason, Position, Refusal};
+use super::{CloseReason, Cursor, Position, Refusal};
 
 /// One JSON text frame to a client.
 #[derive(Debug, Serialize)]
@@ -39,6 +39,10 @@ pub enum Reply<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<u16>,
     },
+    /// How a fallback's stream ends; a WebSocket has a Close frame for it.
+    Close { code: u16, reason: &'static str },
+    /// From where a stream of JSON lines can be resumed.
+    Cursor { cursor: &'a Cursor },
     Refreshed {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
@@ -126,6 +130,10 @@ impl<'a> Reply<'a> {
     /// The gateway ended a subscription.
     pub fn ended(channel: &'a str, reason: CloseReason) -> Self {
         Self::Unsubscribed { id: None, channel, reason: Some(reason.name()), code: Some(reason.code()) }
+    }
+
+    pub fn close(reason: CloseReason) -> Self {
+        Self::Close { code: reason.code(), reason: reason.name() }
     }
 
     pub fn to_json(&self) -> String {

@@ -6,24 +6,34 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{Limits, RoomsConfig};
+use super::control::Control;
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
-use crate::auth::{GeoDb, Policy};
+use super::tickets::Tickets;
+use crate::auth::fetch::Fetcher;
+use crate::auth::publisher::BasicGate;
+use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
 use crate::broker::session::Channels;
-use crate::broker::{ConnectionLimits, Engine, Hub, Replies};
+use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct App {
     pub limits: Limits,
     /// The part of the limits that every connection carries.
     pub connection_limits: Arc<ConnectionLimits>,
+    /// The same for subscribers of the flock dialect.
+    pub flock_connection_limits: Arc<ConnectionLimits>,
+    /// Checks passwords of publishers.
+    pub basic: BasicGate,
     pub rooms_config: RoomsConfig,
     /// The same for peers of rooms.
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     pub policy: Policy,
+    /// The only way out over HTTP; `None` beside `egress = "none"`.
+    pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
     pub hub: Hub,
     pub replies: Replies,
@@ -31,6 +41,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     pub lifecycle: Lifecycle,
     pub refusals: Refusals,
+    pub control: Control,
+    pub tickets: Tickets,
     pub metrics: PrometheusHandle,
     /// Where peers of rooms are, if that is on.
     pub places: Option<GeoDb>,
@@ -40,6 +52,13 @@ pub struct App {
 }
 
 impl App {
+    /// Takes something back: the connections that it ends are closed within a second.
+    pub fn revoke(&self, revocation: Revocation) -> Result<(), RevocationError> {
+        self.policy.revoke(revocation, Now::read().unix())?;
+        self.registry.wake_all();
+        Ok(())
+    }
+
     /// What a subscriber's session needs.
     pub fn channels(&self) -> Channels {
         Channels {
@@ -60,6 +79,7 @@ impl From<&Limits> for ConnectionLimits {
             close: limits.close,
             ping: limits.ping,
             pong: limits.pong,
+            unasked: None,
         }
     }
 }

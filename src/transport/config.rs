@@ -73,10 +73,16 @@ pub struct ListenerConfig {
     pub max_connections: u64,
     /// Every connection begins with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
+    /// WebSockets of our own protocol are compressed where the client takes it (RFC 7692).
+    pub compression: bool,
+    /// HTTP/2 beside HTTP/1.1, over TLS alone.
+    pub http2: bool,
     /// For the role `tslm`.
     pub tslm: TslmConfig,
     /// For the role `relay`: what stands before the id in the path, without slashes at its ends; empty for nothing.
     pub scope: String,
+    /// For the role `flock`: whoever reaches the listener counts as one with a valid token.
+    pub flock_vouches: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,12 +162,18 @@ pub struct Limits {
     pub max_channels: usize,
     /// A channel without subscribers and publications is forgotten after this.
     pub channel_idle: Duration,
+    /// Memory of all backlogs together.
+    pub max_backlog_bytes: usize,
     /// Nonces remembered for one publisher.
     pub replay_nonces: usize,
     /// Idempotency keys remembered for one publisher, and for how long.
     pub idempotency_keys: usize,
     pub idempotency: Duration,
     pub replies: ReplyLimits,
+    /// Revocations remembered at once.
+    pub revocations: usize,
+    /// Tickets that were not used yet.
+    pub tickets: usize,
     /// Proxies whose word on the client's address counts.
     pub trusted_proxies: Vec<IpNet>,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::app::App;
 use super::call::Call;
+use super::tickets;
 use crate::broker::{Now, Principal};
 use crate::protocol::{Code, Refusal};
 
@@ -11,15 +12,18 @@ use crate::protocol::{Code, Refusal};
 pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => Ok(None),
+        None => tickets::principal(app, call),
     }
 }
 
 /// Who a token speaks for.
 pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
-    app.policy.issuers().verify(token, Now::read().unix()).map_err(|error| {
-        tracing::info!(%error, "token refused");
+    let refused = |cause: &dyn std::fmt::Display| {
+        tracing::info!(%cause, "token refused");
         // The peer is told a code, never a cause.
         Refusal::new(Code::Unauthenticated, "the token is not valid here")
-    })
+    };
+    let principal = app.policy.issuers().admit(token, Now::read().unix()).await.map_err(|error| refused(&error))?;
+    app.policy.check(&principal).map_err(|_| refused(&"revoked"))?;
+    Ok(principal)
 }

@@ -11,12 +11,14 @@ pub fn check(call: &Call) -> Result<(), Refusal> {
     let Some(origin) = origins.next() else {
         return Ok(());
     };
-    let listener = &call.peer().listener;
     let is_allowed = origins.next().is_none()
-        && origin.to_str().is_ok_and(|origin| {
-            listener.origins.iter().any(|allowed| allowed == origin) || is_own(origin, call.authority())
-        });
+        && origin.to_str().is_ok_and(|origin| is_listed(call, origin) || is_own(origin, call.authority()));
     if is_allowed { Ok(()) } else { Err(Code::OriginForbidden.into()) }
+}
+
+/// Whether the listener names this origin.
+pub fn is_listed(call: &Call, origin: &str) -> bool {
+    call.peer().listener.origins.iter().any(|allowed| allowed == origin)
 }
 
 /// Whether a page of `origin` was served by this `authority`. The scheme cannot be compared behind a TLS proxy,

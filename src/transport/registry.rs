@@ -9,7 +9,6 @@ use metrics::{Counter, Gauge, counter, gauge};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::websocket::Wire;
 use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
 
@@ -17,19 +16,41 @@ use crate::protocol::CloseReason;
 const SHARDS: usize = 16;
 
 pub struct Registry {
-    shards: [Mutex<Slab<Arc<Connection<Wire>>>>; SHARDS],
+    shards: [Mutex<Slab<Arc<Connection>>>; SHARDS],
     next_id: AtomicU64,
     open: Gauge,
+    fallbacks: [Gauge; Fallback::ALL.len()],
     opened: Counter,
     closes: Closes,
     slow_consumers: Counter,
 }
 
+/// Transports beside the WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    Events,
+    Lines,
+    Poll,
+}
+
+impl Fallback {
+    const ALL: [Self; 3] = [Self::Events, Self::Lines, Self::Poll];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Lines => "lines",
+            Self::Poll => "poll",
+        }
+    }
+}
+
 /// A connection's place; it is given up when this is dropped.
 pub struct Registered {
     registry: Arc<Registry>,
-    connection: Arc<Connection<Wire>>,
+    connection: Arc<Connection>,
     at: usize,
+    fallback: Option<Fallback>,
 }
 
 impl Registry {
@@ -39,6 +60,8 @@ impl Registry {
             shards: Default::default(),
             next_id: AtomicU64::new(1),
             open: gauge!("lastmile_connections"),
+            fallbacks: Fallback::ALL
+                .map(|fallback| gauge!("lastmile_fallback_connections", "transport" => fallback.name())),
             opened: counter!("lastmile_connections_total"),
             closes: Closes::new(),
             slow_consumers: counter!("lastmile_slow_consumers_total"),
@@ -50,11 +73,20 @@ impl Registry {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub fn register(self: &Arc<Self>, connection: Arc<Connection<Wire>>) -> Registered {
+    pub fn register(self: &Arc<Self>, connection: Arc<Connection>) -> Registered {
+        self.register_as(connection, None)
+    }
+
+    pub fn register_fallback(self: &Arc<Self>, connection: Arc<Connection>, fallback: Fallback) -> Registered {
+        self.fallbacks[fallback as usize].increment(1);
+        self.register_as(connection, Some(fallback))
+    }
+
+    fn register_as(self: &Arc<Self>, connection: Arc<Connection>, fallback: Option<Fallback>) -> Registered {
         let at = self.shard(connection.id).lock().insert(connection.clone());
         self.open.increment(1);
         self.opened.increment(1);
-        Registered { registry: self.clone(), connection, at }
+        Registered { registry: self.clone(), connection, at, fallback }
     }
 
     pub fn len(&self) -> usize {
@@ -101,7 +133,7 @@ impl Registry {
         count
     }
 
-    fn shard(&self, id: u64) -> &Mutex<Slab<Arc<Connection<Wire>>>> {
+    fn shard(&self, id: u64) -> &Mutex<Slab<Arc<Connection>>> {
         &self.shards[id as usize % SHARDS]
     }
 }
@@ -110,6 +142,9 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.shard(self.connection.id).lock().remove(self.at);
         self.registry.open.decrement(1);
+        if let Some(fallback) = self.fallback {
+            self.registry.fallbacks[fallback as usize].decrement(1);
+        }
         if let Phase::Closing(reason) | Phase::Closed(reason) = self.connection.phase() {
             self.registry.closes.count(reason);
         }

@@ -17,7 +17,7 @@ use crate::broker::{Connection, Now, Principal, Session};
 use crate::protocol::command::{Command, Unreadable};
 use crate::protocol::reply::Reply;
 use crate::protocol::websocket::Bounds;
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, Code, Form, Refusal};
 
 /// The subprotocol of subscribers and publishers.
 pub const SUBPROTOCOL: &str = "lastmile.v1";
@@ -29,7 +29,7 @@ const MAX_HELLO_BYTES: usize = 10 * 1024;
 const BURST: u32 = 10;
 
 pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(&call, upgrade)?;
+    let mut handshake = Handshake::read(&call, upgrade)?;
     origin::check(&call)?;
     // A credential in the request is checked before the upgrade, so that a bad one gets a plain 401.
     let principal = credential::principal(&app, &call).await?;
@@ -40,9 +40,10 @@ pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> R
         });
         return Ok(response);
     }
+    let form = handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
-        let mut commander = Commander { app: shared, connection: connection.clone(), session: None };
+        let mut commander = Commander { app: shared, connection: connection.clone(), form, session: None };
         match principal {
             Some(principal) => commander.welcome(Some(principal)),
             None => connection.expect_hello(commander.app.limits.hello),
@@ -75,7 +76,8 @@ impl Subscriber {
             principal: commander.principal().cloned(),
             commands: Serial::Idle(commander),
             frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
-            checked: generation,
+            // Something may have been taken back since the credential was looked at.
+            checked: 0,
             rechecked: generation,
         }
     }
@@ -149,6 +151,7 @@ impl Handler for Subscriber {
 struct Commander {
     app: Arc<App>,
     connection: Arc<Connection<Wire>>,
+    form: Form,
     /// `None` until the first message says who this is.
     session: Option<Session>,
 }
@@ -180,7 +183,8 @@ impl Commander {
             expires: principal.as_ref().map(|principal| rfc3339(principal.expires)),
         };
         self.connection.send_text(&welcome.to_json());
-        self.session = Some(Session::new(self.connection.clone(), self.app.channels(), principal));
+        let session = Session::new(self.connection.clone(), self.app.channels(), principal);
+        self.session = Some(session.with_form(self.form));
     }
 
     /// The first message: `hello`, or any command of a client that brings no token.

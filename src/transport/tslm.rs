@@ -15,7 +15,7 @@ use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
 use crate::broker::engine::{Appended, Start, settled};
 use crate::broker::rate::RateLimit;
-use crate::broker::{Audience, Connection, Membership, Newcomer, Now};
+use crate::broker::{Connection, Membership, Newcomer, Now};
 use crate::engine::deliver;
 use crate::protocol::dialects::tslm::{Command, Content, Reply};
 use crate::protocol::websocket::Bounds;
@@ -108,7 +108,7 @@ impl Commander {
     async fn subscribe(&mut self, channel: &str) -> Result<(), Reply> {
         let name = self.existing(channel).await?;
         // The listener's permission stands for a valid token, not for what a token would have to hold.
-        if matches!(self.app.policy.rules().load().of(&name).subscribers, Audience::Matching(_)) {
+        if self.app.policy.rules().load().of(&name).asks_who() {
             return Err(denied("Subscribe"));
         }
         if self.memberships.len() >= self.app.limits.max_subscriptions {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::support::{Gateway, Scratch};
+use crate::support::{Gateway, Ran, Scratch};
 
 #[test]
 fn keygen_writes_a_key_that_only_its_owner_can_read_and_never_overwrites() {
@@ -22,6 +22,30 @@ fn keygen_writes_a_key_that_only_its_owner_can_read_and_never_overwrites() {
     std::os::unix::fs::symlink(scratch.path("elsewhere"), scratch.path("link.key")).unwrap();
     scratch.run(["keygen", "-o", "link.key"]).failed(1, "is there already");
     assert!(!scratch.path("elsewhere").exists());
+}
+
+#[test]
+fn password_reads_one_line_and_prints_a_hash_that_the_configuration_takes() {
+    let scratch = Scratch::new();
+    scratch.write("secret", "correct horse\n");
+    let hash = |file: &str| {
+        let stdin = fs::File::open(scratch.path(file)).unwrap();
+        Ran::from(scratch.lastmile(["password"]).stdin(stdin).output().unwrap())
+    };
+    let ran = hash("secret").ok();
+    assert!(ran.stdout.starts_with("$argon2id$v=19$") && !ran.stderr.contains("horse"), "{ran:?}");
+    assert_ne!(ran.stdout, hash("secret").ok().stdout, "the salt is fresh");
+    scratch.write("older.argon2", &ran.stdout);
+    let toml =
+        "[publishers.older]\nbasic = { username = \"u\", password_argon2 = \"older.argon2\" }\nchannels = [\"*\"]\n";
+    scratch.write("lastmile.toml", toml);
+    let checked = scratch.run(["check", "--config", "lastmile.toml", "--publisher", "older"]).ok();
+    assert!(checked.stdout.contains("password: of the user \"u\""), "{checked:?}");
+    assert!(checked.stderr.contains("signed"), "{checked:?}");
+
+    scratch.write("empty", "");
+    hash("empty").failed(64, "must not be empty");
+    scratch.run(["password", "hunter2"]).failed(64, "unexpected argument");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod keys;
 mod packaging;
 mod pair;
 mod publish;
+mod sealed;
 mod serve;
 mod subscribe;
 mod support;

@@ -120,6 +120,11 @@ impl Running {
         stdin.flush().unwrap();
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `INT`, `TERM`, `HUP`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
@@ -215,7 +220,11 @@ impl Gateway {
     }
 
     pub fn with_file(scratch: &Scratch, file: &str, args: &[&str]) -> Self {
-        let running = Running::start(scratch.lastmile(["serve", "--config", file].iter().chain(args)));
+        Self::of(Running::start(scratch.lastmile(["serve", "--config", file].iter().chain(args))))
+    }
+
+    /// A gateway that was started and says where it listens.
+    pub fn of(running: Running) -> Self {
         let mut urls = BTreeMap::new();
         while urls.len() < 3 {
             let line: serde_json::Value = serde_json::from_str(&running.stderr.wait_for("listening")).unwrap();

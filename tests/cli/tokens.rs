@@ -38,7 +38,8 @@ fn check_says_what_a_token_opens() {
     let plain = token(&scratch, &[]);
     let said = check(&scratch, &plain, &[]).ok().stdout;
     assert!(said.contains("token of \"alice\""), "{said}");
-    assert!(said.contains("  does not open channels \"alerts\"\n  opens channels \"members\""), "{said}");
+    assert!(said.contains("  does not open channels \"alerts\": the token lacks"), "{said}");
+    assert!(said.contains("  opens channels \"members\""), "{said}");
 
     let claims = ["--claim", "tenant=acme", "--claim", "level=3", "--group", "staff", "--scope", "read"];
     let full = token(&scratch, &claims);
@@ -71,10 +72,37 @@ fn check_reads_a_token_from_a_file_or_from_standard_input() {
     let token = token(&scratch, &[]);
     scratch.write("token", &format!("{token}\n"));
     scratch.run(["check", "--config", "gateway.toml", "--token-file", "token"]).ok();
-    let mut command = scratch.lastmile(["check", "--config", "gateway.toml", "--token-file", "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
-    Ran::from(child.wait_with_output().unwrap()).ok();
+    check(&scratch, "@token", &[]).ok();
+    check(&scratch, "@nowhere", &[]).failed(64, "nowhere");
+    for flag in ["--token-file", "--token"] {
+        let mut command = scratch.lastmile(["check", "--config", "gateway.toml", flag, "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+        Ran::from(child.wait_with_output().unwrap()).ok();
+    }
+}
+
+#[test]
+fn check_knows_templates_denials_and_revocations() {
+    let scratch = Scratch::new();
+    let rest = issuer(&scratch);
+    let rules = "[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{tenant}\"\n\
+                 [[channels]]\nmatch = \"d\"\ndeny = { group = \"leavers\" }\n";
+    scratch.write("gateway.toml", &format!("revocations_file = \"revoked\"\n{LISTENERS}{rest}{rules}"));
+    scratch.write("revoked", "");
+    let token = token(&scratch, &["--group", "leavers"]);
+    let said = check(&scratch, &token, &[]).ok().stdout;
+    assert!(said.contains("  opens channels \"user.{sub}\": \"user.alice\""), "{said}");
+    assert!(said.contains("  does not open channels \"t.{tenant}\": the token lacks a claim"), "{said}");
+    assert!(said.contains("  does not open channels \"d\": deny meets"), "{said}");
+    let said = check(&scratch, &token, &["--channel", "user.bob"]).ok().stdout;
+    assert!(said.contains("does not open channel \"user.bob\": it is another one's"), "{said}");
+    let line = format!("{{\"issuer\":\"{ISSUER}\",\"subject\":\"alice\",\"before\":{}}}", 1u64 << 20);
+    scratch.write("revoked", &line);
+    check(&scratch, &token, &[]).ok();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    scratch.write("revoked", &line.replace("1048576", &now.to_string()));
+    check(&scratch, &token, &[]).failed(1, "revocations_file");
 }
 
 #[test]

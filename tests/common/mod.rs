@@ -3,16 +3,20 @@
 // Every test binary takes what it needs of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod events;
 pub mod gateway;
 pub mod http;
 pub mod keys;
+pub mod provider;
 pub mod ws;
 
 use std::time::Duration;
 
+pub use self::events::{Event, EventReader, Stream};
 pub use self::gateway::{TestGateway, World};
 pub use self::http::{Answer, get};
 pub use self::keys::{TestIssuer, TestPublisher, unix_now};
+pub use self::provider::{Behaviour, TestProvider};
 pub use self::ws::{End, Ws};
 
 /// The deadline of everything that is waited for: far more than it takes, also on a busy machine.

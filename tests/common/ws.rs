@@ -69,6 +69,11 @@ impl Ws {
         within("room to send", self.stream.flush()).await.expect("an open connection");
     }
 
+    /// Sends to a connection that may be gone.
+    pub async fn try_send(&mut self, command: &Value) -> Result<(), ()> {
+        within("room to send", self.stream.send(Message::text(command.to_string()))).await.map_err(drop)
+    }
+
     pub async fn send_text(&mut self, text: &str) {
         self.send_message(Message::text(text)).await;
     }

@@ -4,7 +4,9 @@
 //! rate), and [`Verified::accept`] with its body. Only then is its nonce used up.
 
 mod base;
+mod basic;
 mod digest;
+mod gate;
 mod replay;
 mod signature;
 mod signer;
@@ -16,6 +18,8 @@ mod whitelist;
 use ed25519_dalek::VerifyingKey;
 
 pub use base::RequestHead;
+pub use basic::{BadHash, BasicConfig, PasswordHash};
+pub use gate::BasicGate;
 pub use signature::MAX_SKEW_SECS;
 pub use signer::{SignError, Signer, Target, fresh_nonce};
 pub use verify::Verified;
@@ -28,9 +32,14 @@ use crate::protocol::Pattern;
 #[derive(Clone, Debug)]
 pub struct PublisherConfig {
     pub name: String,
-    pub key: PublisherKey,
+    /// What its signatures are checked with; `None` for a publisher that has a password alone.
+    pub key: Option<PublisherKey>,
+    /// How a client of the flock dialect may publish in its name.
+    pub basic: Option<BasicConfig>,
     /// What it may create and publish to.
     pub channels: Vec<Pattern>,
+    /// Whether it may push keys of issuers, channel rules and revocations.
+    pub control: bool,
     /// The key is refused from this moment on.
     pub not_after: Option<jiff::Timestamp>,
     /// Publications per second with a burst of the same size; `None` for no limit.

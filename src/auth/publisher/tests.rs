@@ -55,8 +55,10 @@ fn key() -> SigningKey {
 fn whitelist_of(publisher_key: PublisherKey) -> Whitelist {
     let config = PublisherConfig {
         name: "market-data".into(),
-        key: publisher_key,
+        key: Some(publisher_key),
+        basic: None,
         channels: vec![Pattern::new("prices.*")],
+        control: false,
         not_after: None,
         rate_limit_per_second: None,
     };
@@ -162,8 +164,10 @@ fn a_key_that_is_not_listed_is_unknown() {
 fn a_key_past_its_last_day_is_expired() {
     let config = PublisherConfig {
         name: "old".into(),
-        key: PublisherKey::Known(key().verifying_key()),
+        key: Some(PublisherKey::Known(key().verifying_key())),
+        basic: None,
         channels: vec![],
+        control: false,
         not_after: Some(jiff::Timestamp::from_second(NOW as i64).unwrap()),
         rate_limit_per_second: None,
     };

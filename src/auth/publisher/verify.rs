@@ -68,8 +68,9 @@ impl Whitelist {
 impl Publisher {
     fn key_of(&self, headers: &HeaderMap) -> Result<VerifyingKey, Refusal> {
         match &self.key {
-            PublisherKey::Known(key) => Ok(*key),
-            PublisherKey::Hash(fingerprint) => carried_key(headers, fingerprint),
+            Some(PublisherKey::Known(key)) => Ok(*key),
+            Some(PublisherKey::Hash(fingerprint)) => carried_key(headers, fingerprint),
+            None => Err(Code::KeyUnknown.into()),
         }
     }
 }

@@ -8,19 +8,20 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::replay::ReplayWindow;
-use super::{PublisherConfig, PublisherKey};
+use super::{BasicConfig, PasswordHash, PublisherConfig, PublisherKey};
 use crate::auth::keys::Fingerprint;
 use crate::broker::RateLimit;
 use crate::protocol::{ChannelName, Code, Pattern, Refusal};
 
-/// The publishers by the fingerprint of their key. A reload makes a new one with [`Whitelist::rebuild`].
+/// The publishers by the fingerprint of their key, and by the user name of those with a password. A reload makes a new one with [`Whitelist::rebuild`].
 #[derive(Debug)]
 pub struct Whitelist {
     publishers: HashMap<Fingerprint, Arc<Publisher>>,
+    users: HashMap<String, Arc<Publisher>>,
     replay_nonces: usize,
 }
 
-/// One key is on the whitelist under two names.
+/// One key, or one user name, is on the whitelist under two names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateKey {
     pub first: String,
@@ -30,26 +31,52 @@ pub struct DuplicateKey {
 impl Whitelist {
     /// `replay_nonces` is how many nonces are remembered for each publisher.
     pub fn new(configs: Vec<PublisherConfig>, replay_nonces: usize) -> Result<Self, DuplicateKey> {
-        Self { publishers: HashMap::new(), replay_nonces }.rebuild(configs)
+        Self { publishers: HashMap::new(), users: HashMap::new(), replay_nonces }.rebuild(configs)
     }
 
     /// The whitelist of a new configuration. Keys that are on both keep their replay window, and their rate limit
     /// where it is the same one; the state is shared with requests that are still under way on the old whitelist.
     pub fn rebuild(&self, configs: Vec<PublisherConfig>) -> Result<Self, DuplicateKey> {
-        let mut publishers: HashMap<Fingerprint, Arc<Publisher>> = HashMap::with_capacity(configs.len());
+        let mut new = Self {
+            publishers: HashMap::with_capacity(configs.len()),
+            users: HashMap::new(),
+            replay_nonces: self.replay_nonces,
+        };
         for config in configs {
-            let fingerprint = config.key.fingerprint();
-            if let Some(first) = publishers.get(&fingerprint) {
+            let fingerprint = config.key.as_ref().map(PublisherKey::fingerprint);
+            let username = config.basic.as_ref().map(|basic| basic.username.clone());
+            if let Some(first) = new.find_either(fingerprint.as_ref(), username.as_deref()) {
                 return Err(DuplicateKey { first: first.name.to_string(), second: config.name });
             }
-            let known = self.publishers.get(&fingerprint);
-            publishers.insert(fingerprint, Arc::new(Publisher::new(config, known, self.replay_nonces)));
+            let known = self.find_either(fingerprint.as_ref(), username.as_deref());
+            let publisher = Arc::new(Publisher::new(config, known, self.replay_nonces));
+            if let Some(username) = username {
+                new.users.insert(username, publisher.clone());
+            }
+            if let Some(fingerprint) = fingerprint {
+                new.publishers.insert(fingerprint, publisher);
+            }
         }
-        Ok(Self { publishers, replay_nonces: self.replay_nonces })
+        Ok(new)
+    }
+
+    fn find_either(&self, fingerprint: Option<&Fingerprint>, username: Option<&str>) -> Option<&Arc<Publisher>> {
+        let by_key = fingerprint.and_then(|fingerprint| self.publishers.get(fingerprint));
+        by_key.or_else(|| username.and_then(|username| self.users.get(username)))
     }
 
     pub fn get(&self, fingerprint: &Fingerprint) -> Option<&Arc<Publisher>> {
         self.publishers.get(fingerprint)
+    }
+
+    /// The publisher with a password that has this user name.
+    pub fn user(&self, username: &str) -> Option<&Arc<Publisher>> {
+        self.users.get(username)
+    }
+
+    /// The hash that costs most of all: what is checked for a user that does not exist.
+    pub fn costliest_hash(&self) -> Option<&PasswordHash> {
+        self.users.values().filter_map(|publisher| publisher.password()).max_by_key(|hash| hash.cost())
     }
 
     pub fn publishers(&self) -> impl Iterator<Item = &Arc<Publisher>> {
@@ -61,9 +88,10 @@ impl Whitelist {
 #[derive(Debug)]
 pub struct Publisher {
     name: Arc<str>,
-    fingerprint: Fingerprint,
-    pub(super) key: PublisherKey,
+    pub(super) key: Option<PublisherKey>,
+    basic: Option<BasicConfig>,
     channels: Vec<Pattern>,
+    control: bool,
     not_after: Option<jiff::Timestamp>,
     /// 0 for no limit.
     per_second: u32,
@@ -73,13 +101,13 @@ pub struct Publisher {
 
 impl Publisher {
     fn new(config: PublisherConfig, known: Option<&Arc<Publisher>>, replay_nonces: usize) -> Self {
-        let PublisherConfig { name, key, channels, not_after, rate_limit_per_second } = config;
+        let PublisherConfig { name, key, basic, channels, control, not_after, rate_limit_per_second } = config;
         let per_second = rate_limit_per_second.unwrap_or(0);
         let replay = known.map_or_else(|| Arc::new(Mutex::new(ReplayWindow::new(replay_nonces))), |p| p.replay.clone());
         let rate = known
             .filter(|publisher| publisher.per_second == per_second)
             .map_or_else(|| Arc::new(Mutex::new(RateLimit::new(per_second, per_second))), |p| p.rate.clone());
-        Self { name: name.into(), fingerprint: key.fingerprint(), key, channels, not_after, per_second, replay, rate }
+        Self { name: name.into(), key, basic, channels, control, not_after, per_second, replay, rate }
     }
 
     /// The name that the configuration gives it.
@@ -87,8 +115,14 @@ impl Publisher {
         &self.name
     }
 
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+    /// The fingerprint of its key, if it has one.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.key.as_ref().map(PublisherKey::fingerprint)
+    }
+
+    /// What its password is checked with, if it has one.
+    pub fn password(&self) -> Option<&PasswordHash> {
+        self.basic.as_ref().map(|basic| &basic.hash)
     }
 
     /// From this moment on the key is refused.
@@ -99,6 +133,11 @@ impl Publisher {
     /// Whether it may create this channel and publish to it.
     pub fn may_use(&self, channel: &ChannelName) -> bool {
         self.channels.iter().any(|pattern| pattern.matches(channel))
+    }
+
+    /// Whether it may push keys of issuers, channel rules and revocations.
+    pub fn may_control(&self) -> bool {
+        self.control
     }
 
     /// Counts one publication against the rate limit; refuses with `rate-limited` and when to try again.
@@ -129,7 +168,7 @@ impl Publisher {
 impl fmt::Display for DuplicateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { first, second } = self;
-        write!(f, "the publishers `{first}` and `{second}` have the same key; each key may have one name only")
+        write!(f, "the publishers `{first}` and `{second}` have the same key or user name; each may stand once only")
     }
 }
 
@@ -147,8 +186,10 @@ mod tests {
     fn config(name: &str, key: PublisherKey, per_second: Option<u32>) -> PublisherConfig {
         PublisherConfig {
             name: name.into(),
-            key,
+            key: Some(key),
+            basic: None,
             channels: vec![Pattern::new("prices.*"), Pattern::new("status")],
+            control: false,
             not_after: None,
             rate_limit_per_second: per_second,
         }

@@ -35,6 +35,8 @@ struct Generations {
 
 struct Entry {
     principal: Arc<Principal>,
+    /// Of the keys that verified it.
+    keys: u64,
     /// Seconds since 1970, as when it was verified.
     admitted: Range<u64>,
 }
@@ -45,8 +47,9 @@ impl Verified {
         Self { generation_size: (capacity / 2).max(1), generations: Mutex::default() }
     }
 
-    /// The principal, if this token was accepted before and would be again at `now`.
-    pub fn get(&self, digest: &TokenDigest, now: u64) -> Option<Arc<Principal>> {
+    /// The principal, if this token was accepted before and would be again at `now`, with the generation of the keys
+    /// that verified it.
+    pub fn get(&self, digest: &TokenDigest, now: u64) -> Option<(Arc<Principal>, u64)> {
         let mut generations = self.generations.lock();
         if let Some(entry) = generations.young.get(digest) {
             return entry.at(now);
@@ -57,8 +60,8 @@ impl Verified {
         Some(principal)
     }
 
-    pub fn insert(&self, digest: TokenDigest, principal: Arc<Principal>, admitted: Range<u64>) {
-        self.generations.lock().add(digest, Entry { principal, admitted }, self.generation_size);
+    pub fn insert(&self, digest: TokenDigest, principal: Arc<Principal>, keys: u64, admitted: Range<u64>) {
+        self.generations.lock().add(digest, Entry { principal, keys, admitted }, self.generation_size);
     }
 
     #[cfg(test)]
@@ -78,8 +81,8 @@ impl Generations {
 }
 
 impl Entry {
-    fn at(&self, now: u64) -> Option<Arc<Principal>> {
-        self.admitted.contains(&now).then(|| self.principal.clone())
+    fn at(&self, now: u64) -> Option<(Arc<Principal>, u64)> {
+        self.admitted.contains(&now).then(|| (self.principal.clone(), self.keys))
     }
 }
 
@@ -102,7 +105,7 @@ mod tests {
     fn a_token_is_remembered_while_it_is_valid() {
         let cache = Verified::new(4);
         let digest = TokenDigest::of("token");
-        cache.insert(digest, principal(), 10..20);
+        cache.insert(digest, principal(), 1, 10..20);
         assert!(cache.get(&digest, 9).is_none());
         assert!(cache.get(&digest, 10).is_some());
         assert!(cache.get(&digest, 19).is_some());
@@ -114,9 +117,9 @@ mod tests {
     fn it_never_holds_more_than_its_capacity_and_keeps_what_is_used() {
         let cache = Verified::new(100);
         let used = TokenDigest::of("used");
-        cache.insert(used, principal(), 0..u64::MAX);
+        cache.insert(used, principal(), 1, 0..u64::MAX);
         for number in 0..1000 {
-            cache.insert(TokenDigest::of(&number.to_string()), principal(), 0..u64::MAX);
+            cache.insert(TokenDigest::of(&number.to_string()), principal(), 1, 0..u64::MAX);
             assert!(cache.len() <= 100);
             assert!(cache.get(&used, 1).is_some(), "lost after {number}");
         }

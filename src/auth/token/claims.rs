@@ -31,6 +31,9 @@ impl Rules {
         }
         self.check_audience(&claims)?;
         let subject = required_string(&claims, "sub")?;
+        // RFC 9068 section 2.2: rules may rest on them, so one of another type is refused, never taken for absent.
+        optional_string(&claims, "client_id")?;
+        optional_string(&claims, "jti")?;
         let expires = time(&claims, "exp")?.ok_or(TokenError::ClaimMissing("exp"))?;
         let admitted = self.admission(expires, time(&claims, "iat")?, time(&claims, "nbf")?)?;
         if now >= admitted.end {
@@ -83,6 +86,11 @@ pub fn required_string<'a>(claims: &'a Map<String, Value>, name: &'static str) -
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
         Some(_) => Err(TokenError::ClaimInvalid(name)),
     }
+}
+
+/// A claim that may be left out, but not be empty or anything else.
+fn optional_string(claims: &Map<String, Value>, name: &'static str) -> Result<(), TokenError> {
+    if claims.contains_key(name) { required_string(claims, name).map(drop) } else { Ok(()) }
 }
 
 /// A NumericDate in whole seconds. A date of another type is refused, never taken for absent.

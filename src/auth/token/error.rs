@@ -32,6 +32,10 @@ pub enum TokenError {
     TypNotAllowed,
     IssuerUnknown,
     KeyUnknown,
+    /// None have come yet from the provider.
+    KeysMissing,
+    /// Nobody confirmed them for `jwks_max_age_secs`.
+    KeysTooOld,
     /// The token names no key and several would do.
     KeyAmbiguous,
     SignatureInvalid,
@@ -44,6 +48,13 @@ pub enum TokenError {
     LifetimeTooLong,
     /// A logout token or another security event (RFC 8417) is no proof of a session.
     SecurityEvent,
+}
+
+impl TokenError {
+    /// Whether other keys of the same issuer might do.
+    pub fn is_about_keys(self) -> bool {
+        matches!(self, Self::KeyUnknown | Self::KeysMissing | Self::KeysTooOld)
+    }
 }
 
 impl fmt::Display for Part {
@@ -70,6 +81,8 @@ impl fmt::Display for TokenError {
             Self::TypNotAllowed => f.write_str("typ is not that of an access token"),
             Self::IssuerUnknown => f.write_str("iss is not a configured issuer"),
             Self::KeyUnknown => f.write_str("the issuer has no such key"),
+            Self::KeysMissing => f.write_str("the issuer's keys have not come yet"),
+            Self::KeysTooOld => f.write_str("the issuer's keys are older than jwks_max_age_secs"),
             Self::KeyAmbiguous => f.write_str("the token names no key and the issuer has several"),
             Self::SignatureInvalid => f.write_str("the signature does not verify"),
             Self::ClaimMissing(name) => write!(f, "the claim {name} is missing"),

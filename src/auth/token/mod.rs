@@ -1,6 +1,7 @@
 //! Subscriber tokens: signed JWTs of the configured issuers (RFC 7519, RFC 8725, RFC 9068).
 //!
-//! Signatures are `jsonwebtoken`'s work; what a token must look like and say is decided here. Nothing is fetched.
+//! Signatures are `jsonwebtoken`'s work; what a token must look like and say is decided here. No token causes a
+//! connection but to its own issuer's provider, as the configuration names it.
 
 mod cache;
 mod claims;
@@ -9,17 +10,23 @@ mod header;
 mod json;
 mod key_set;
 pub mod mint;
+mod problem;
+mod ring;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
-use jsonwebtoken::{Algorithm, jwk::JwkSet};
+use jsonwebtoken::Algorithm;
 
 pub use error::{Part, TokenError};
 pub use key_set::{SkippedKey, Unusable};
 pub use mint::{MintError, MintingKey, TokenRequest};
-pub use verify::{IssuerError, IssuerProblem, Issuers};
+pub use problem::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
+pub use ring::document::read_key_set;
+pub use ring::provider::{ProviderMetadata, discovery_endpoint};
+pub use ring::{KeySource, Remote};
+pub use verify::Issuers;
 
 /// One issuer whose tokens are accepted, as the configuration gives it.
 #[derive(Clone, Debug)]
@@ -28,8 +35,10 @@ pub struct IssuerConfig {
     pub issuer: String,
     /// `aud` must hold one of these.
     pub audiences: Vec<String>,
-    /// The public keys that sign for this issuer (RFC 7517).
-    pub keys: JwkSet,
+    /// Where the public keys come from that sign for this issuer (RFC 7517).
+    pub keys: KeySource,
+    /// Time after which keys that nobody confirmed count no more; 0 = never.
+    pub keys_max_age_secs: u64,
     /// Asymmetric algorithms only.
     pub algorithms: Vec<Algorithm>,
     /// The `typ` header must be this; `None` accepts `at+jwt`, `JWT` and none at all.

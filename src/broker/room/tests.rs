@@ -53,6 +53,7 @@ impl Client {
             close: second,
             ping: second,
             pong: second,
+            unasked: None,
         };
         let connection = Arc::new(Connection::new(1, Arc::new(limits), Script::default()));
         Self { connection, address: Some(address.into()), seat: None }

@@ -1,42 +1,64 @@
 //! Channels: the rules in order, each completed from the defaults.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::super::path::Path;
 use super::super::report::Report;
-use super::super::settings::{Channel, ChannelDefaults, Requirements, Subscribers};
+use super::super::settings::{Channel, ChannelDefaults, OneOrManyRequirements, Requirements, Subscribers};
 use super::super::suggest::one_of;
 use super::limits::Numbers;
 use crate::broker::rules::Requirements as Matching;
-use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer};
+use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer, Template};
+use crate::protocol::channel::TOPIC_PREFIX;
 use crate::protocol::{ChannelName, Pattern};
 
 pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Report) -> ChannelRules {
-    let default = check_values(Pattern::new("*"), &Path::of("channel_defaults"), defaults.clone(), report);
+    let everything = (Pattern::new("*"), None);
+    let default = check_values(everything, &Path::of("channel_defaults"), defaults.clone(), report);
     let mut rules: Vec<ChannelRule> = Vec::new();
     for (index, channel) in channels.into_iter().enumerate() {
         let path = Path::of("channels").index(index);
         let (pattern, values) = complete(channel, &defaults);
         let pattern = match pattern {
-            Some(pattern) => check_pattern(&pattern, &path.key("match"), report),
+            Some(pattern) => check_match(&pattern, &path.key("match"), report),
             None => {
                 report.missing(&path, "match", "must be a pattern of channels, like \"prices.*\"");
                 continue;
             }
         };
-        let earlier = rules.iter().position(|rule| rule.pattern == pattern || rule.pattern.as_str() == "*");
+        // A pattern that matches another's text, stars and all, matches whatever the other does.
+        let text = ChannelName::from_dialect(pattern.0.as_str());
+        let earlier = text.ok().and_then(|text| rules.iter().position(|rule| rule.pattern.matches(&text)));
         if let Some(earlier) = earlier {
             report.warn(&path, format_args!("never used, channels[{earlier}] matches first"));
         }
         rules.push(check_values(pattern, &path, values, report));
     }
-    ChannelRules { rules, default }
+    ChannelRules { rules, default, issuers: HashMap::new() }
+}
+
+/// The pattern of a rule, and whose channels they are if it has claims in braces.
+fn check_match(text: &str, path: &Path, report: &mut Report) -> (Pattern, Option<Template>) {
+    match Template::parse(text) {
+        Ok(Some(template)) => (check_pattern(template.shape().as_str(), path, report), Some(template)),
+        Ok(None) => (check_pattern(text, path, report), None),
+        Err(error) => {
+            report.wrong(path, text, format_args!("must be a pattern of channels, like \"user.{{sub}}\": {error}"));
+            (Pattern::new(text), None)
+        }
+    }
 }
 
 /// A pattern that can match a channel.
 pub fn check_pattern(pattern: &str, path: &Path, report: &mut Report) -> Pattern {
-    // What a name may hold a pattern may hold; a `*` may stand for anything.
-    if let Err(reason) = ChannelName::parse(pattern) {
+    // What a name may hold a pattern may hold; a `*` may stand for anything. Topics of the flock dialect that are no
+    // names have channels of a form that only patterns may use.
+    let is_topic = pattern.starts_with(TOPIC_PREFIX);
+    if let Err(reason) = ChannelName::parse(pattern)
+        && !is_topic
+    {
         report.wrong(path, pattern, format_args!("must be a pattern of channels, like \"prices.*\": {reason}"));
     }
     Pattern::new(pattern)
@@ -47,6 +69,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
     let Channel {
         r#match,
         subscribers,
+        deny,
         max_connections,
         max_messages,
         max_data_bytes,
@@ -54,11 +77,14 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         lifespan_secs,
         backlog_messages,
         backlog_secs,
+        backlog_bytes,
         slow_consumer,
+        compress,
         replies,
     } = channel;
     let values = ChannelDefaults {
         subscribers: subscribers.unwrap_or_else(|| defaults.subscribers.clone()),
+        deny: deny.or_else(|| defaults.deny.clone()),
         max_connections: max_connections.unwrap_or(defaults.max_connections),
         max_messages: max_messages.unwrap_or(defaults.max_messages),
         max_data_bytes: max_data_bytes.unwrap_or(defaults.max_data_bytes),
@@ -66,15 +92,23 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         lifespan_secs: lifespan_secs.unwrap_or(defaults.lifespan_secs),
         backlog_messages: backlog_messages.unwrap_or(defaults.backlog_messages),
         backlog_secs: backlog_secs.unwrap_or(defaults.backlog_secs),
+        backlog_bytes: backlog_bytes.unwrap_or(defaults.backlog_bytes),
         slow_consumer: slow_consumer.unwrap_or_else(|| defaults.slow_consumer.clone()),
+        compress: compress.unwrap_or(defaults.compress),
         replies: replies.unwrap_or(defaults.replies),
     };
     (r#match, values)
 }
 
-fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: &mut Report) -> ChannelRule {
+fn check_values(
+    (pattern, template): (Pattern, Option<Template>),
+    path: &Path,
+    values: ChannelDefaults,
+    report: &mut Report,
+) -> ChannelRule {
     let ChannelDefaults {
         subscribers,
+        deny,
         max_connections,
         max_messages,
         max_data_bytes,
@@ -82,10 +116,17 @@ fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: 
         lifespan_secs,
         backlog_messages,
         backlog_secs,
+        backlog_bytes,
         slow_consumer,
+        compress,
         replies,
     } = values;
     let subscribers = check_subscribers(subscribers, &path.key("subscribers"), report);
+    let deny_path = path.key("deny");
+    let deny = deny.map(|deny| check_tables(deny, &deny_path, report)).unwrap_or_default();
+    if subscribers == Audience::Anyone && !deny.is_empty() && template.is_none() {
+        report.warn(&deny_path, "whom it denies can come without a token, as subscribers is \"anyone\"");
+    }
     let slow_consumer = match slow_consumer.as_str() {
         "disconnect" => SlowConsumer::Disconnect,
         "latest" => SlowConsumer::Latest,
@@ -97,6 +138,8 @@ fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: 
     let mut numbers = Numbers::new(path.clone(), report);
     ChannelRule {
         pattern,
+        template,
+        deny,
         subscribers,
         limits: ChannelLimits {
             max_connections: numbers.count("max_connections", max_connections, 0),
@@ -106,35 +149,52 @@ fn check_values(pattern: Pattern, path: &Path, values: ChannelDefaults, report: 
             lifespan: numbers.secs("lifespan_secs", lifespan_secs, 0),
         },
         slow_consumer,
+        compress,
         backlog_messages: numbers.count("backlog_messages", backlog_messages, 0),
         backlog_age: numbers.secs("backlog_secs", backlog_secs, 0),
+        backlog_bytes: numbers.bytes("backlog_bytes", backlog_bytes, 0),
         replies,
     }
 }
 
 fn check_subscribers(subscribers: Subscribers, path: &Path, report: &mut Report) -> Audience {
-    let requirements = match subscribers {
-        Subscribers::Matching(requirements) => requirements,
-        Subscribers::Word(word) => {
-            return match word.as_str() {
-                "anyone" => Audience::Anyone,
-                "authenticated" => Audience::Authenticated,
-                other => {
-                    let right = one_of(other, &["anyone", "authenticated"]);
-                    report.wrong(path, other, format_args!("{right} (or a table with scope, group, claim)"));
-                    Audience::Authenticated
-                }
-            };
+    match subscribers {
+        Subscribers::Matching(tables) => Audience::Matching(check_tables(tables, path, report)),
+        Subscribers::Word(word) => match word.as_str() {
+            "anyone" => Audience::Anyone,
+            "authenticated" => Audience::Authenticated,
+            other => {
+                let right = one_of(other, &["anyone", "authenticated"]);
+                report.wrong(path, other, format_args!("{right} (or a table with issuer, scope, group, claim)"));
+                Audience::Authenticated
+            }
+        },
+    }
+}
+
+fn check_tables(tables: OneOrManyRequirements, path: &Path, report: &mut Report) -> Vec<Matching> {
+    match tables {
+        OneOrManyRequirements::One(table) => vec![check_requirements(table, path, report)],
+        OneOrManyRequirements::Many(tables) => {
+            if tables.is_empty() && !report.has_mistake_in(path) {
+                report.wrong(path, Value::Array(Vec::new()), "must hold at least one table");
+            }
+            let tables = tables.into_iter().enumerate();
+            tables.map(|(index, table)| check_requirements(table, &path.index(index), report)).collect()
         }
-    };
-    let Requirements { scope, group, claim } = requirements;
+    }
+}
+
+fn check_requirements(table: Requirements, path: &Path, report: &mut Report) -> Matching {
+    let Requirements { issuer, scope, group, claim } = table;
     let groups = group.map(|group| group.into_vec()).unwrap_or_default();
-    if scope.is_none() && groups.is_empty() && claim.is_empty() && !report.has_mistake_in(path) {
-        let right = "must name a scope, group or claim; \"authenticated\" stands for every valid token";
+    let asks_nothing = issuer.is_none() && scope.is_none() && groups.is_empty() && claim.is_empty();
+    if asks_nothing && !report.has_mistake_in(path) {
+        let right = "must name an issuer, scope, group or claim; \"authenticated\" stands for every valid token";
         report.wrong(path, Value::Object(Default::default()), right);
     }
     if let Some(scope) = scope.as_deref().filter(|scope| scope.is_empty() || scope.contains(' ')) {
         report.wrong(&path.key("scope"), scope, "must be one word");
     }
-    Audience::Matching(Matching { scope, groups, claims: claim })
+    Matching { issuer, scope, groups, claims: claim }
 }

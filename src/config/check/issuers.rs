@@ -1,5 +1,9 @@
 //! Issuers: whose tokens count, and by which keys and algorithms.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
 use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use serde_json::Value;
 
@@ -8,8 +12,12 @@ use super::super::path::Path;
 use super::super::report::Report;
 use super::super::settings::{Issuer, OneOrMany};
 use super::super::suggest::one_of;
+use super::channels::check_pattern;
 use super::limits::Numbers;
 use crate::auth::IssuerConfig;
+use crate::auth::fetch::Endpoint;
+use crate::auth::token::{KeySource, Remote, discovery_endpoint, read_key_set};
+use crate::protocol::Pattern;
 
 /// What may be configured. Anybody who can check an HMAC can also make one, so those are not among them.
 pub const ALGORITHMS: [(&str, Algorithm); 9] = [
@@ -27,6 +35,28 @@ pub const ALGORITHMS: [(&str, Algorithm); 9] = [
 /// Clocks that differ by more are broken; a larger value would only keep dead tokens alive.
 const MAX_LEEWAY_SECS: u64 = 60;
 
+/// A provider that was away for a week has moved, or is no more.
+const FETCHED_MAX_AGE_SECS: u64 = 7 * 86_400;
+
+/// Fetched keys are asked for again in half of it, and not more often than once a minute.
+const MIN_MAX_AGE_SECS: u64 = 120;
+
+/// What each issuer may open at most, of those that are limited.
+pub fn check_rights(issuers: &[Issuer], report: &mut Report) -> HashMap<Arc<str>, Vec<Pattern>> {
+    let mut rights = HashMap::new();
+    for (index, issuer) in issuers.iter().enumerate() {
+        let (Some(name), Some(channels)) = (&issuer.issuer, &issuer.channels) else { continue };
+        let path = Path::of("issuers").index(index).key("channels");
+        if channels.is_empty() && !report.has_mistake_in(&path) {
+            report.wrong(&path, Value::Array(Vec::new()), "must list what its tokens may open, like [\"prices.*\"]");
+        }
+        let patterns = channels.iter().enumerate();
+        let patterns = patterns.map(|(index, pattern)| check_pattern(pattern, &path.index(index), report));
+        rights.insert(name.as_str().into(), patterns.collect());
+    }
+    rights
+}
+
 pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Vec<IssuerConfig> {
     let mut checked: Vec<IssuerConfig> = Vec::new();
     for (index, issuer) in issuers.into_iter().enumerate() {
@@ -42,7 +72,19 @@ pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Ve
 }
 
 fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files) -> IssuerConfig {
-    let Issuer { issuer, audience, jwks_file, algorithms, typ, leeway_secs, max_lifetime_secs } = issuer;
+    let Issuer {
+        issuer,
+        audience,
+        jwks_file,
+        jwks_url,
+        discovery,
+        jwks_max_age_secs,
+        algorithms,
+        typ,
+        leeway_secs,
+        max_lifetime_secs,
+        channels: _,
+    } = issuer;
     let issuer = issuer.filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| {
         report.missing(path, "issuer", "must be the `iss` of its tokens, letter by letter");
         String::new()
@@ -58,10 +100,19 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
         report.wrong(&path.key("leeway_secs"), leeway_secs, format_args!("must be at most {MAX_LEEWAY_SECS}"));
     }
     Numbers::new(path.clone(), report).secs("max_lifetime_secs", max_lifetime_secs, 1);
+    let keys = check_keys(&issuer, (jwks_file, jwks_url, discovery), path, report, files);
+    let default_age = if matches!(keys, KeySource::Remote(_)) { FETCHED_MAX_AGE_SECS } else { 0 };
+    let max_age = jwks_max_age_secs.unwrap_or(default_age);
+    Numbers::new(path.clone(), report).secs("jwks_max_age_secs", max_age, 0);
+    if (1..MIN_MAX_AGE_SECS).contains(&max_age) {
+        let right = format_args!("must be 0 (for ever) or at least {MIN_MAX_AGE_SECS}");
+        report.wrong(&path.key("jwks_max_age_secs"), max_age, right);
+    }
     IssuerConfig {
         issuer,
         audiences,
-        keys: check_keys(jwks_file, path, report, files),
+        keys,
+        keys_max_age_secs: max_age,
         algorithms: check_algorithms(algorithms, &path.key("algorithms"), report),
         typ,
         leeway_secs,
@@ -91,29 +142,49 @@ fn check_algorithms(names: Vec<String>, path: &Path, report: &mut Report) -> Vec
     algorithms
 }
 
-fn check_keys(file: Option<String>, path: &Path, report: &mut Report, files: &mut Files) -> JwkSet {
-    let Some(file) = file else {
-        report.missing(path, "jwks_file", "must be a file with the issuer's public keys (a JWK Set, RFC 7517)");
-        return JwkSet { keys: Vec::new() };
-    };
-    read_text(&files.locate(&file)).and_then(|text| key_set(&text)).unwrap_or_else(|reason| {
-        report.wrong(&path.key("jwks_file"), file, format_args!("must be a JWK Set with public keys: {reason}"));
-        JwkSet { keys: Vec::new() }
-    })
+/// From exactly one source.
+fn check_keys(
+    issuer: &str,
+    sources: (Option<String>, Option<String>, bool),
+    path: &Path,
+    report: &mut Report,
+    files: &mut Files,
+) -> KeySource {
+    match sources {
+        (Some(file), None, false) => return check_file(&file, path, report, files),
+        (None, Some(url), false) => match Endpoint::configured(&url) {
+            Ok(endpoint) => return KeySource::Remote(Remote::KeySet(endpoint)),
+            // Named without its value, which may hold a password.
+            Err(error) => report.misplaced(&path.key("jwks_url"), error),
+        },
+        (None, None, true) => match discovery_endpoint(issuer) {
+            Ok(endpoint) => return KeySource::Remote(Remote::Discovery(endpoint)),
+            Err(error) if !issuer.is_empty() => {
+                report.misplaced(&path.key("discovery"), format_args!("needs an issuer that is a URL: {error}"));
+            }
+            Err(_) => {}
+        },
+        (None, None, false) => {
+            report.missing(
+                path,
+                "jwks_file",
+                "must be a file with the issuer's public keys (a JWK Set, RFC 7517); or set jwks_url or discovery",
+            );
+        }
+        _ => report
+            .misplaced(path, "has more than one of jwks_file, jwks_url and discovery; one says where keys come from"),
+    }
+    KeySource::File { keys: JwkSet { keys: Vec::new() }, changed: 0 }
 }
 
-/// A set of public keys; the file must not hold a secret that a broken-in gateway would give away.
-fn key_set(text: &str) -> Result<JwkSet, String> {
-    let set: Value = serde_json::from_str(text).map_err(|error| format!("not JSON ({error})"))?;
-    let keys = set.get("keys").and_then(Value::as_array).ok_or("it has no list `keys`")?;
-    if keys.is_empty() {
-        return Err("it has no keys".to_owned());
-    }
-    if keys.iter().any(|key| key.get("d").is_some()) {
-        return Err("it holds a private key, which belongs to the issuer alone".to_owned());
-    }
-    if keys.iter().any(|key| key.get("kty").is_some_and(|kty| kty == "oct")) {
-        return Err("it holds a shared secret, with which tokens could be made".to_owned());
-    }
-    serde_json::from_value(set).map_err(|error| error.to_string())
+fn check_file(name: &str, path: &Path, report: &mut Report, files: &mut Files) -> KeySource {
+    let file = files.locate(name);
+    // Looked at before it is read: of a file that changes in between, the older time counts.
+    let changed = std::fs::metadata(&file).and_then(|metadata| metadata.modified()).ok();
+    let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs());
+    let keys = read_text(&file).and_then(|text| read_key_set(text.as_bytes())).unwrap_or_else(|reason| {
+        report.wrong(&path.key("jwks_file"), name, format_args!("must be a JWK Set with public keys: {reason}"));
+        JwkSet { keys: Vec::new() }
+    });
+    KeySource::File { keys, changed }
 }

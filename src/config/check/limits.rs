@@ -40,6 +40,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         pong_secs,
         max_channels,
         channel_idle_secs,
+        max_backlog_bytes,
         replay_nonces,
         idempotency_keys,
         idempotency_secs,
@@ -47,6 +48,8 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         max_replies,
         max_replies_per_connection,
         max_reply_bytes,
+        revocations,
+        tickets,
     } = limits;
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
@@ -69,6 +72,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         pong: numbers.secs("pong_secs", pong_secs, 1),
         max_channels: numbers.places("max_channels", max_channels),
         channel_idle: numbers.secs("channel_idle_secs", channel_idle_secs, 1),
+        max_backlog_bytes: numbers.size("max_backlog_bytes", max_backlog_bytes, 1),
         replay_nonces: numbers.places("replay_nonces", replay_nonces),
         idempotency_keys: numbers.places("idempotency_keys", idempotency_keys),
         idempotency: numbers.secs("idempotency_secs", idempotency_secs, 1),
@@ -78,6 +82,8 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
             max_bytes: numbers.size("max_reply_bytes", max_reply_bytes, 1),
             keep: numbers.secs("reply_secs", reply_secs, 1),
         },
+        revocations: numbers.places("revocations", revocations),
+        tickets: numbers.places("tickets", tickets),
         trusted_proxies,
     }
 }

@@ -12,7 +12,7 @@ use super::{address, check_name};
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
 /// Known, but nothing answers yet.
-const NOT_SERVED: [Role; 3] = [Role::Login, Role::Flock, Role::FlockPublish];
+const NOT_SERVED: [Role; 1] = [Role::Login];
 
 /// The keys that mean something on a listener with the role `tslm` alone.
 const TSLM_KEYS: [&str; 4] =
@@ -52,11 +52,14 @@ fn check_one(
         hosts,
         max_connections,
         proxy_protocol,
+        compression,
+        http2,
         default_endpoint_permissions,
         auth_tokens,
         max_message_size,
         rate_limit_per_second,
         scope,
+        subscribers,
     } = listener;
     check_name(&name, path, report);
     let roles = check_roles(roles, path, report);
@@ -70,7 +73,15 @@ fn check_one(
             }
         }
     }
+    let is_ours = roles.contains(&Role::Subscribe) || roles.contains(&Role::Publish);
+    if !is_ours && report.origins.is_set(&path.key("compression")) {
+        report.misplaced(&path.key("compression"), "only for a listener with the role \"subscribe\" or \"publish\"");
+    }
+    if !report.origins.is_set(&path.key("tls")) && report.origins.is_set(&path.key("http2")) {
+        report.misplaced(&path.key("http2"), "only for a listener with tls");
+    }
     let scope = check_scope(scope, roles.contains(&Role::Relay), &path.key("scope"), report);
+    let flock_vouches = check_subscribers(subscribers, roles.contains(&Role::Flock), &path.key("subscribers"), report);
     let [subscribe, create_channel, notify_channel] =
         check_permissions(&default_endpoint_permissions, &path.key("default_endpoint_permissions"), report);
     if auth_tokens.iter().any(String::is_empty) {
@@ -88,7 +99,21 @@ fn check_one(
     let max_connections = numbers.count("max_connections", max_connections, 0);
     let address = address::check(address, path, report)?;
     check_exposure(&address, tls.is_some() || report.origins.is_set(&path.key("tls")), plaintext, path, report);
-    Some(ListenerConfig { name, address, roles, tls, origins, hosts, max_connections, proxy_protocol, tslm, scope })
+    Some(ListenerConfig {
+        name,
+        address,
+        roles,
+        tls,
+        origins,
+        hosts,
+        max_connections,
+        proxy_protocol,
+        compression,
+        http2,
+        tslm,
+        scope,
+        flock_vouches,
+    })
 }
 
 /// Outside of the machine, either TLS or a decision against it (RFC 9700 section 2.6 asks for end-to-end TLS).
@@ -157,6 +182,19 @@ fn check_scope(scope: Option<String>, is_relay: bool, path: &Path, report: &mut 
         report.wrong(path, scope.as_str(), "must be a path of letters, digits, `-`, `_`, `.` and `~`, like \"rooms\"");
     }
     bare.to_owned()
+}
+
+/// Whether subscribers of the flock dialect, who bring no credential, count as those with a valid token.
+fn check_subscribers(word: Option<String>, is_flock: bool, path: &Path, report: &mut Report) -> bool {
+    let Some(word) = word else { return false };
+    if !is_flock {
+        report.misplaced(path, "only for a listener with the role \"flock\"");
+    }
+    let words = ["anyone", "authenticated"];
+    if !words.contains(&word.as_str()) {
+        report.wrong(path, word.as_str(), one_of(&word, &words));
+    }
+    word == "authenticated"
 }
 
 fn check_permissions(names: &[String], path: &Path, report: &mut Report) -> [bool; 3] {

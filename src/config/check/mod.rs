@@ -3,12 +3,15 @@
 
 mod address;
 mod channels;
+mod egress;
+mod engine;
 mod geoip;
 mod issuers;
 mod limits;
 mod listeners;
 mod log;
 mod publishers;
+mod revocations;
 mod rooms;
 mod statsd;
 
@@ -18,25 +21,33 @@ use ipnet::IpNet;
 
 use super::files::Files;
 use super::path::Path;
+use super::pushed::written;
 use super::report::Report;
-use super::settings::{Engine, Settings};
-use super::suggest::one_of;
-use crate::config::{Config, Egress, PolicyConfig};
+use super::settings::Settings;
+use crate::broker::ChannelRules;
+use crate::config::{Config, PolicyConfig};
+use crate::transport::control::WrittenRules;
 
 pub use address::text as address_text;
+pub use channels::check as check_channels;
 pub use issuers::ALGORITHMS;
 pub use publishers::fingerprint;
 
 /// Takes the settings apart. What comes out is only good if the report holds no mistakes.
 pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Config {
+    // Before the settings are taken apart: whatever opens a connection is refused together.
+    let (egress, fetch) = egress::check(&settings, report, files);
     let Settings {
-        egress,
+        egress: _,
+        egress_private_hosts: _,
+        egress_ca: _,
         trusted_proxies,
         listeners,
         publishers,
         issuers,
         channels,
         channel_defaults,
+        revocations_file,
         engine,
         limits,
         rooms,
@@ -45,44 +56,28 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         drain,
         log,
     } = settings;
-    check_engine(engine, report);
     let trusted_proxies = check_proxies(trusted_proxies, report);
-    let egress = check_egress(&egress, report);
+    let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
+        engine: engine::check(engine, report),
+        fetch,
         listeners: listeners::check(listeners, report, files),
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
-        statsd: statsd::check(statsd, egress, report),
+        statsd: statsd::check(statsd, report),
         rooms: rooms::check(rooms, report),
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),
         policy: PolicyConfig {
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
-            channels: channels::check(channels, channel_defaults, report),
+            channels: WrittenRules {
+                written: written(&channels, &channel_defaults),
+                rules: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
+            },
+            revocations: revocations::check(revocations_file, report, files),
         },
-    }
-}
-
-fn check_egress(egress: &str, report: &mut Report) -> Egress {
-    match egress {
-        "configured" => Egress::Configured,
-        "none" => Egress::None,
-        _ => {
-            report.wrong(&Path::of("egress"), egress, one_of(egress, &["configured", "none"]));
-            Egress::None
-        }
-    }
-}
-
-fn check_engine(engine: Engine, report: &mut Report) {
-    let Engine { kind } = engine;
-    let path = Path::of("engine").key("kind");
-    match kind.as_str() {
-        "memory" => {}
-        "disk" | "redis" => report.wrong(&path, kind, "not in this version; must be \"memory\""),
-        _ => report.wrong(&path, kind.as_str(), one_of(&kind, &["memory"])),
     }
 }
 

@@ -6,26 +6,41 @@ use std::time::SystemTime;
 use super::super::files::{Files, read_text};
 use super::super::path::Path;
 use super::super::report::Report;
-use super::super::settings::Publisher;
+use super::super::settings::{Basic, Publisher};
 use super::channels::check_pattern;
 use super::check_name;
 use super::limits::Numbers;
 use crate::auth::keys::{Fingerprint, parse_fingerprint, parse_public_key};
+use crate::auth::publisher::{BasicConfig, PasswordHash};
 use crate::auth::{PublisherConfig, PublisherKey};
+
+const A_HASH: &str = "must be an Argon2id hash as `lastmile password` prints it, or a file that holds it";
+
+const SIGNED_IS_BETTER: &str = "a password goes with every publication: whoever sees it or a request can publish. A signed \
+     request proves its own content, cannot be sent a second time, and its key never leaves the publisher";
 
 const A_KEY: &str =
     "must be an ed25519 public key, OpenSSH (ssh-ed25519 AAAA…) or PEM, as text or in a file; or set sha256 instead";
 
 pub fn check(publishers: BTreeMap<String, Publisher>, report: &mut Report, files: &mut Files) -> Vec<PublisherConfig> {
     let mut owners: Vec<(Fingerprint, Path)> = Vec::new();
-    let mut checked = Vec::new();
+    let mut checked: Vec<PublisherConfig> = Vec::new();
     for (name, publisher) in publishers {
         let path = Path::of("publishers").key(&name);
         let Some(publisher) = check_one(name, publisher, &path, report, files) else { continue };
-        let fingerprint = fingerprint(&publisher.key);
-        match owners.iter().find(|(known, _)| *known == fingerprint) {
-            Some((_, owner)) => report.misplaced(&path, format_args!("has the same key as {owner}; one key, one name")),
-            None => owners.push((fingerprint, path)),
+        let username = publisher.basic.as_ref().map(|basic| &basic.username);
+        let is_same = |other: &&PublisherConfig| other.basic.as_ref().map(|basic| &basic.username) == username;
+        if let Some(owner) = checked.iter().find(is_same).filter(|_| username.is_some()) {
+            let why = format!("is the user name of publishers.{} as well; one user name, one publisher", owner.name);
+            report.misplaced(&path.key("basic").key("username"), why);
+        }
+        if let Some(fingerprint) = publisher.key.as_ref().map(fingerprint) {
+            match owners.iter().find(|(known, _)| *known == fingerprint) {
+                Some((_, owner)) => {
+                    report.misplaced(&path, format_args!("has the same key as {owner}; one key, one name"));
+                }
+                None => owners.push((fingerprint, path)),
+            }
         }
         checked.push(publisher);
     }
@@ -47,10 +62,10 @@ fn check_one(
     report: &mut Report,
     files: &mut Files,
 ) -> Option<PublisherConfig> {
-    let Publisher { key, sha256, channels, not_after, rate_limit_per_second } = publisher;
+    let Publisher { key, sha256, basic, channels, control, not_after, rate_limit_per_second } = publisher;
     check_name(&name, path, report);
     let patterns_path = path.key("channels");
-    if channels.is_empty() {
+    if channels.is_empty() && !control {
         report.missing(path, "channels", "must list what it may publish to, like [\"prices.*\"]");
     }
     let channels = channels.iter().enumerate();
@@ -58,8 +73,47 @@ fn check_one(
         channels.map(|(index, pattern)| check_pattern(pattern, &patterns_path.index(index), report)).collect();
     let not_after = not_after.and_then(|text| check_not_after(&text, &path.key("not_after"), report));
     let rate = Numbers::new(path.clone(), report).small("rate_limit_per_second", rate_limit_per_second, 0);
-    let key = check_key(key, sha256, path, report, files)?;
-    Some(PublisherConfig { name, key, channels, not_after, rate_limit_per_second: Some(rate).filter(|rate| *rate > 0) })
+    // A password is enough; where there is a key too, it must be a good one.
+    let key = match (&key, &sha256, &basic) {
+        (None, None, Some(_)) => None,
+        _ => Some(check_key(key, sha256, path, report, files)?),
+    };
+    let basic = match basic {
+        Some(basic) => Some(check_basic(basic, &path.key("basic"), report, files)?),
+        None => None,
+    };
+    let rate_limit_per_second = Some(rate).filter(|rate| *rate > 0);
+    Some(PublisherConfig { name, key, basic, channels, control, not_after, rate_limit_per_second })
+}
+
+fn check_basic(basic: Basic, path: &Path, report: &mut Report, files: &mut Files) -> Option<BasicConfig> {
+    let Basic { username, password_argon2 } = basic;
+    // RFC 7617 section 2: the first colon ends the name.
+    let username = username.filter(|username| !username.is_empty() && !username.contains(':'));
+    if username.is_none() {
+        report.missing(path, "username", "must be a name without a colon");
+    }
+    let hash_path = path.key("password_argon2");
+    let Some(text) = password_argon2 else {
+        report.missing(path, "password_argon2", A_HASH);
+        return None;
+    };
+    let is_text = text.starts_with('$');
+    let parse = |text: &str| PasswordHash::parse(text.trim()).map_err(|reason| reason.to_string());
+    let parsed = if is_text { parse(&text) } else { read_text(&files.locate(&text)).and_then(|text| parse(&text)) };
+    let hash = match parsed {
+        Ok(hash) => hash,
+        Err(reason) => {
+            let file = if is_text { String::new() } else { format!("{text}: ") };
+            report.wrong(&hash_path, text, format_args!("{A_HASH} ({file}{reason})"));
+            return None;
+        }
+    };
+    if hash.is_weak() {
+        report.warn(&hash_path, "costs less than `lastmile password` asks for, and is easier to guess if it gets out");
+    }
+    report.warn(path, SIGNED_IS_BETTER);
+    Some(BasicConfig { username: username?, hash })
 }
 
 fn check_key(

@@ -5,13 +5,12 @@ use std::net::{Ipv6Addr, SocketAddr};
 use super::super::path::Path;
 use super::super::report::Report;
 use super::super::settings;
-use crate::config::Egress;
 use crate::ops::config::StatsdConfig;
 
 const DEFAULT_PORT: u16 = 8125;
 
 /// `None` if no host is set.
-pub fn check(statsd: settings::Statsd, egress: Egress, report: &mut Report) -> Option<StatsdConfig> {
+pub fn check(statsd: settings::Statsd, report: &mut Report) -> Option<StatsdConfig> {
     let settings::Statsd { host, prefix } = statsd;
     let path = Path::of("statsd");
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -22,9 +21,6 @@ pub fn check(statsd: settings::Statsd, egress: Egress, report: &mut Report) -> O
         return None;
     }
     let path = path.key("host");
-    if egress == Egress::None && !report.has_mistake_in(&Path::of("egress")) {
-        report.wrong(&path, host.as_str(), "must be empty beside egress = \"none\": it is an outgoing connection");
-    }
     let Some((name, port)) = split(&host) else {
         report.wrong(&path, host, "must be a host name or an IP address, with a port if it is not 8125");
         return None;

@@ -123,6 +123,13 @@ fn numbers_that_make_no_sense_are_refused() {
 #[test]
 fn words_that_are_not_on_the_list_are_refused_with_the_list() {
     file("egress = \"non\"", &["egress = \"non\"", "\"configured\", \"none\"", "did you mean \"none\"?"]);
+    file("[engine]\nkind = \"disc\"", &["engine.kind = \"disc\"", "did you mean \"disk\"?"]);
+    file("[engine]\nkind = \"disk\"", &["engine.path", "must be the file that keeps the backlog"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/nowhere/store\"", &["engine.path", "a directory that exists"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/tmp\"", &["engine.path = \"/tmp\"", "must be a file"]);
+    file("[engine]\npath = \"store\"", &["engine.path", "has no meaning for engine.kind = \"memory\""]);
+    file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
+    file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);
     file("[engine]\nkind = \"redis\"", &["engine.kind = \"redis\"", "not in this version"]);
     file("[engine]\nurl = \"redis://x\"", &["engine.url", "not in this version"]);
     file("[log]\nformat = \"JSON\"", &["log.format = \"JSON\"", "did you mean \"json\"?"]);
@@ -147,6 +154,9 @@ fn listeners_are_checked() {
     listener("roles = [\"flock\", \"ops\"]", &["listeners.a.roles", "of their own"]);
     listener("auth_tokens = [\"canary\"]", &["listeners.a.auth_tokens", "role \"tslm\""]);
     listener("max_message_size = 65536", &["listeners.a.max_message_size", "role \"tslm\""]);
+    listener("http2 = false", &["listeners.a.http2", "with tls"]);
+    let compressing = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\ncompression = true\n";
+    file(compressing, &["listeners.a.compression", "role \"subscribe\""]);
     for origin in ["https://a.example/", "a.example", "*", "https://A.example", "https://a.example:443", "null"] {
         listener(&format!("origins = [\"{origin}\"]"), &["listeners.a.origins[0]", origin, "https://app.example.com"]);
     }
@@ -173,6 +183,18 @@ fn publishers_are_checked() {
     publisher(&when, &["publishers.a.not_after = \"tomorrow\"", "RFC 3339"]);
     let reserved = format!("key = \"{KEY}\"\nchannels = [\"ok\", \"$x\"]");
     publisher(&reserved, &["publishers.a.channels[1] = \"$x\"", "reserved"]);
+    let basic = |content: &str| format!("basic = {{ {content} }}\n{channels}");
+    let hash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    publisher(&basic("username = \"u\""), &["publishers.a.basic.password_argon2 is not set", "lastmile password"]);
+    let unhashed = basic("username = \"u\", password_argon2 = \"$hunter2\"");
+    publisher(&unhashed, &["publishers.a.basic.password_argon2 = (not shown)", "Argon2id hash"]);
+    let costly = basic(&format!("username = \"u\", password_argon2 = \"{}\"", hash.replace("m=8", "m=4000000")));
+    publisher(&costly, &["publishers.a.basic.password_argon2 = (not shown)", "at most m="]);
+    let colon = basic(&format!("username = \"u:v\", password_argon2 = \"{hash}\""));
+    publisher(&colon, &["publishers.a.basic.username", "without a colon"]);
+    let good = basic(&format!("username = \"u\", password_argon2 = \"{hash}\""));
+    let twins = format!("{good}\n[publishers.b]\n{good}");
+    publisher(&twins, &["publishers.b.basic.username", "publishers.a"]);
     let twins = format!("key = \"{KEY}\"\n{channels}\n[publishers.b]\nkey = \"{KEY}\"\n{channels}");
     publisher(&twins, &["publishers.b", "same key as publishers.a"]);
 }
@@ -186,8 +208,15 @@ fn issuers_are_checked() {
     issuer("jwks_file = \"shared.json\"", &["issuers[0].jwks_file", "shared secret"]);
     issuer("jwks_file = \"empty.json\"", &["issuers[0].jwks_file", "no keys"]);
     issuer("leeway_secs = 61", &["issuers[0].leeway_secs = 61", "must be at most 60"]);
-    issuer("jwks_url = \"https://x\"", &["issuers[0].jwks_url", "not in this version"]);
-    issuer("discovery = true", &["issuers[0].discovery", "not in this version"]);
+    issuer("jwks_url = \"https://x\"", &["issuers[0]", "more than one of jwks_file, jwks_url and discovery"]);
+    issuer("discovery = true", &["issuers[0]", "more than one of"]);
+    let alone = |lines: &str, parts: &[&str]| file(&format!("[[issuers]]\naudience = \"a\"\n{lines}"), parts);
+    alone("issuer = \"i\"", &["issuers[0].jwks_file is not set", "or set jwks_url or discovery"]);
+    alone("issuer = \"i\"\ndiscovery = true", &["issuers[0].discovery", "an issuer that is a URL"]);
+    alone("issuer = \"http://sso.example\"\ndiscovery = true", &["issuers[0].discovery", "must be https"]);
+    alone("issuer = \"i\"\njwks_url = \"http://sso.example/\"", &["issuers[0].jwks_url", "must be https"]);
+    alone("issuer = \"i\"\njwks_url = \"https://u:p@sso.example/\"", &["issuers[0].jwks_url", "user or password"]);
+    issuer("jwks_max_age_secs = 119", &["issuers[0].jwks_max_age_secs = 119", "at least 120"]);
 }
 
 #[test]
@@ -209,6 +238,18 @@ fn a_sealed_gateway_has_no_statsd() {
     let env = [("PAIR_STATSD_HOST", "a"), ("LASTMILE_EGRESS", "none")];
     expect(&error_of("", &env, &[]), &["statsd.host = \"a\"", "PAIR_STATSD_HOST", "egress"]);
     assert!(load_all("egress = \"none\"", &[("PAIR_STATSD_HOST", "")], &[]).is_ok());
+    let sealed = "egress = \"none\"\negress_private_hosts = [\"a\"]\negress_ca = \"ca.pem\"\n[engine]\nkind = \"redis\"\n\
+                  [[issuers]]\nissuer = \"https://a\"\naudience = \"a\"\ndiscovery = true\n\
+                  [[issuers]]\nissuer = \"https://b\"\naudience = \"a\"\njwks_url = \"https://b/jwks\"";
+    let settings =
+        ["egress_private_hosts", "egress_ca", "issuers[0].discovery = true", "issuers[1].jwks_url", "engine.kind"];
+    let error = error_of(sealed, &[], &[]);
+    for setting in settings {
+        let line = error.lines().find(|line| line.contains(setting) && line.contains("egress = \"none\""));
+        assert!(line.is_some(), "{setting}: {error}");
+    }
+    file("egress_private_hosts = [\"a:1\"]", &["egress_private_hosts[0] = \"a:1\"", "without a port"]);
+    file("egress_ca = \"missing.pem\"", &["egress_ca = \"missing.pem\"", "PEM"]);
 }
 
 #[test]

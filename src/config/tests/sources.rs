@@ -81,10 +81,10 @@ fn variables_give_a_setting_its_own_type() {
     assert!(public.proxy_protocol);
     assert_eq!(config.limits.trusted_proxies.len(), 2);
     assert_eq!(config.drain.window.as_secs(), 2);
-    let default = &config.policy.channels.default.subscribers;
-    assert!(matches!(default, crate::broker::Audience::Matching(wanted) if wanted.scope.as_deref() == Some("0012")));
+    let default = &config.policy.channels.rules.default.subscribers;
+    assert!(matches!(default, crate::broker::Audience::Matching(wanted) if wanted[0].scope.as_deref() == Some("0012")));
     assert_eq!(config.policy.publishers[0].name, "market_data");
-    assert_eq!(config.policy.channels.rules[1].subscribers, crate::broker::Audience::Anyone);
+    assert_eq!(config.policy.channels.rules.rules[1].subscribers, crate::broker::Audience::Anyone);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_variable_finds_a_name_in_the_file_whatever_its_case_and_hyphens() {
 #[test]
 fn a_flag_reaches_into_lists_of_tables() {
     let file = "[[channels]]\nmatch = \"a\"\n[[channels]]\nmatch = \"b\"\nmax_connections = 5";
-    let rules = load_all(file, &[], &["channels[1].max_connections=6"]).unwrap().config.policy.channels.rules;
+    let rules = load_all(file, &[], &["channels[1].max_connections=6"]).unwrap().config.policy.channels.rules.rules;
     assert_eq!(rules[1].limits.max_connections, 6);
     assert_eq!(rules[0].limits.max_connections, 100_000);
 }

@@ -6,13 +6,14 @@ use crate::broker::{Audience, SlowConsumer};
 use crate::transport::config::{Address, OpenTo, Role};
 
 use super::*;
+use crate::auth::token::{KeySource, Remote};
 
 #[test]
 fn the_shipped_example_loads_without_warnings() {
     let loaded = load(&Sources { file: Some(shipped("lastmile.example.toml")), ..Sources::default() }).unwrap();
     assert_eq!(loaded.warnings, Vec::<String>::new());
     assert_eq!(loaded.config.policy.publishers.len(), 2);
-    assert_eq!(loaded.config.policy.channels.rules.len(), 2);
+    assert_eq!(loaded.config.policy.channels.rules.rules.len(), 2);
 }
 
 #[test]
@@ -27,7 +28,7 @@ fn rules_take_what_they_leave_out_from_the_defaults() {
         max_connections = 8
         backlog_messages = 3
     "#;
-    let rules = load_file(file).config.policy.channels;
+    let rules = load_file(file).config.policy.channels.rules;
     let rule = &rules.rules[0];
     assert_eq!((rule.limits.max_connections, rules.default.limits.max_connections), (8, 7));
     assert_eq!((rule.backlog_messages, rules.default.backlog_messages), (3, 0));
@@ -37,7 +38,7 @@ fn rules_take_what_they_leave_out_from_the_defaults() {
 
 #[test]
 fn subscribers_need_a_valid_token_unless_somebody_says_otherwise() {
-    assert_eq!(load_file("").config.policy.channels.default.subscribers, Audience::Authenticated);
+    assert_eq!(load_file("").config.policy.channels.rules.default.subscribers, Audience::Authenticated);
 }
 
 #[test]
@@ -46,7 +47,8 @@ fn requirements_hold_scope_groups_and_claims() {
         [channel_defaults]
         subscribers = { scope = "s", group = "g", claim = { tenant = "t", "https://x.example/level" = 3 } }
     "#;
-    let Audience::Matching(wanted) = load_file(file).config.policy.channels.default.subscribers else { panic!() };
+    let Audience::Matching(wanted) = load_file(file).config.policy.channels.rules.default.subscribers else { panic!() };
+    let [wanted] = wanted.as_slice() else { panic!("{wanted:?}") };
     assert_eq!((wanted.scope.as_deref(), wanted.groups.as_slice()), (Some("s"), ["g".to_owned()].as_slice()));
     assert_eq!(wanted.claims["tenant"], "t");
     assert_eq!(wanted.claims["https://x.example/level"], 3);
@@ -170,9 +172,27 @@ fn a_publisher_is_known_by_key_by_file_or_by_hash() {
         "[publishers.a]\nkey = \"a.pub\"\nchannels = [\"*\"]\n[publishers.b]\nsha256 = \"{hash}\"\nchannels = [\"b\"]"
     );
     let publishers = load_in(&directory, &file, &[], &[]).unwrap().config.policy.publishers;
-    assert!(matches!(publishers[0].key, PublisherKey::Known(_)));
-    assert_eq!(check::fingerprint(&publishers[1].key).to_string(), hash);
+    assert!(matches!(publishers[0].key, Some(PublisherKey::Known(_))));
+    assert_eq!(check::fingerprint(publishers[1].key.as_ref().unwrap()).to_string(), hash);
     assert_eq!(publishers[0].rate_limit_per_second, None);
+}
+
+#[test]
+fn a_publisher_may_have_a_password_instead_of_a_key_and_the_operator_is_warned() {
+    let directory = Directory::new();
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    directory.file("b.argon2", &format!("{hash}\n"));
+    let file = format!(
+        "[publishers.a]\nbasic = {{ username = \"a\", password_argon2 = \"{hash}\" }}\nchannels = [\"$flock:*\"]\n\
+         [publishers.b]\nkey = \"{KEY}\"\nbasic = {{ username = \"b\", password_argon2 = \"b.argon2\" }}\nchannels = [\"*\"]"
+    );
+    let Loaded { config, warnings, .. } = load_in(&directory, &file, &[], &[]).unwrap();
+    let [a, b] = &config.policy.publishers[..] else { panic!("two publishers") };
+    assert!(a.key.is_none() && b.key.is_some());
+    assert_eq!(b.basic.as_ref().unwrap().username, "b");
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings.iter().all(|warning| warning.contains(".basic (") && warning.contains("signed")), "{warnings:?}");
+    assert!(!format!("{config:?}").contains("c29tZXNhbHQ"));
 }
 
 #[test]
@@ -201,9 +221,38 @@ fn an_issuer_brings_its_keys() {
     "#;
     let loaded = load_in(&directory, file, &[], &[]).unwrap();
     let issuer = &loaded.config.policy.issuers[0];
-    assert_eq!((issuer.audiences.as_slice(), issuer.keys.keys.len()), (["lastmile".to_owned()].as_slice(), 1));
+    let KeySource::File { keys, changed } = &issuer.keys else { panic!("{:?}", issuer.keys) };
+    assert_eq!((issuer.audiences.as_slice(), keys.keys.len()), (["lastmile".to_owned()].as_slice(), 1));
+    assert!(*changed > 1_700_000_000 && issuer.keys_max_age_secs == 0);
     assert_eq!((issuer.algorithms.len(), issuer.leeway_secs, issuer.max_lifetime_secs), (3, 30, 86_400));
     assert_eq!(loaded.watched.len(), 2);
+}
+
+#[test]
+fn an_issuer_names_where_its_keys_are_fetched() {
+    let file = r#"
+        egress_private_hosts = ["sso.corp.example", "10.0.0.7"]
+        [[issuers]]
+        issuer = "https://one.example/realm"
+        audience = "lastmile"
+        discovery = true
+        [[issuers]]
+        issuer = "https://two.example"
+        audience = "lastmile"
+        jwks_url = "https://keys.two.example/jwks"
+        jwks_max_age_secs = 3600
+    "#;
+    let config = load_file(file).config;
+    let [one, two] = &config.policy.issuers[..] else { panic!() };
+    let KeySource::Remote(Remote::Discovery(endpoint)) = &one.keys else { panic!("{:?}", one.keys) };
+    assert_eq!(endpoint.to_string(), "https://one.example/realm/.well-known/openid-configuration");
+    let KeySource::Remote(Remote::KeySet(endpoint)) = &two.keys else { panic!("{:?}", two.keys) };
+    assert_eq!(endpoint.to_string(), "https://keys.two.example/jwks");
+    assert_eq!((one.keys_max_age_secs, two.keys_max_age_secs), (7 * 86_400, 3600));
+    assert_eq!(config.fetch.as_ref().unwrap().private_hosts, ["sso.corp.example", "10.0.0.7"]);
+    let text = explain(&config, None, None);
+    assert!(text.contains("keys from https://keys.two.example/jwks"), "{text}");
+    assert!(load_file("egress = \"none\"").config.fetch.is_none());
 }
 
 #[test]

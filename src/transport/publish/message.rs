@@ -23,7 +23,7 @@ use crate::transport::problem;
 const NDJSON: &str = "application/x-ndjson";
 
 /// A publication that has its place, or will have it.
-enum Placed {
+pub enum Placed {
     Now(Settled),
     Later(tokio::sync::oneshot::Receiver<Result<Settled, Refusal>>),
 }
@@ -48,7 +48,8 @@ pub async fn post(
         return Ok(json(publish(&app, &signed, &channel, media_type).await?));
     };
     let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
-    let slot = app.idempotency.slot(signed.publisher.fingerprint(), key, &request, Now::read().steady)?;
+    let owner = signed.publisher.fingerprint().ok_or(Code::KeyUnknown)?;
+    let slot = app.idempotency.slot(owner, key, &request, Now::read().steady)?;
     let media_type = media_type.to_owned();
     // A task of its own: a publisher that hangs up meanwhile is told the truth when it asks again.
     let publishing = tokio::spawn(async move {
@@ -136,7 +137,13 @@ async fn publish_lines(app: &App, publisher: &Publisher, channel: &ChannelName, 
     Ok(serde_json::Value::from(answers).to_string().into())
 }
 
-fn append(app: &App, publisher: &Publisher, channel: &ChannelName, payload: Payload<'_>) -> Result<Placed, Refusal> {
+/// Publishes one payload, counted against the publisher's rate.
+pub fn append(
+    app: &App,
+    publisher: &Publisher,
+    channel: &ChannelName,
+    payload: Payload<'_>,
+) -> Result<Placed, Refusal> {
     let now = Now::read();
     publisher.check_rate(now.steady)?;
     Ok(match app.engine.append(channel, publisher.name(), payload, now)? {
@@ -149,7 +156,7 @@ fn append(app: &App, publisher: &Publisher, channel: &ChannelName, payload: Payl
 
 impl Placed {
     /// Waits for the place, and until subscribers are not too far behind.
-    async fn position(self) -> Result<Position, Refusal> {
+    pub async fn position(self) -> Result<Position, Refusal> {
         let Settled { position, congestion } = match self {
             Self::Now(settled) => settled,
             Self::Later(answer) => settled(answer).await?,

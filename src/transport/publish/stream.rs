@@ -37,9 +37,10 @@ pub async fn upgrade(
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(&call, upgrade)?;
+    let mut handshake = Handshake::read(&call, upgrade)?;
     origin::check(&call)?;
     let publisher = authenticate(&app, &call, body, 0).await?.publisher;
+    handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
         connection.admit(None);
@@ -300,7 +301,8 @@ impl Handler for PublishStream {
         self.channel = None;
         let whitelist = self.app.policy.whitelist();
         self.observations.clear();
-        self.publisher = whitelist.get(&self.publisher.fingerprint()).cloned().ok_or(CloseReason::Revoked)?;
+        let known = self.publisher.fingerprint().and_then(|fingerprint| whitelist.get(&fingerprint).cloned());
+        self.publisher = known.ok_or(CloseReason::Revoked)?;
         Ok(())
     }
 }

@@ -198,3 +198,14 @@ fn t_j12_a_token_that_lives_too_long_is_refused() {
     assert_eq!(of(json!({"nbf": u64::MAX})), Err(TokenError::NotYetValid));
     assert_eq!(of(json!({"exp": 0, "iat": 0})), Err(TokenError::Expired));
 }
+
+/// RFC 9068 section 2.2.
+#[test]
+fn client_id_and_jti_are_strings_if_they_are_there() {
+    assert!(p256().verify(&token(header(), claims_with(json!({"client_id": "app", "jti": "1"}))), NOW).is_ok());
+    for name in ["client_id", "jti"] {
+        for value in [json!(1), json!(["app"]), json!(""), json!({})] {
+            assert_eq!(refused(header(), claims_with(json!({ name: value }))), TokenError::ClaimInvalid(name));
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod claims;
 mod form;
 mod keys;
 mod mint;
+mod ring;
 
 use std::sync::{Arc, LazyLock};
 
@@ -63,7 +64,8 @@ fn config(keys: Vec<Jwk>, algorithms: &[Algorithm]) -> IssuerConfig {
     IssuerConfig {
         issuer: ISSUER.to_owned(),
         audiences: vec!["lastmile".to_owned(), "lastmile-2".to_owned()],
-        keys: JwkSet { keys },
+        keys: KeySource::File { keys: JwkSet { keys }, changed: 0 },
+        keys_max_age_secs: 0,
         algorithms: algorithms.to_vec(),
         typ: None,
         leeway_secs: 30,

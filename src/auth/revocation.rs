@@ -1,0 +1,435 @@
+//! What an operator or a provider took back before its time: a subject's, a session's, a token's or a whole issuer's rights.
+//!
+//! An entry ends what was issued at or before its moment; whoever logs in later counts again. It is forgotten when
+//! nothing that it ends can be alive any more. When there is no room, the new one is refused: an old one is never
+//! forgotten early.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use crate::broker::Principal;
+
+/// An entry may lie this many seconds ahead, for issuers whose clocks do. Later ones would lock people out.
+const MAX_AHEAD_SECS: u64 = 60;
+
+/// Ends the principals of an issuer that [`Revocation::what`] names and that were issued at or before a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// The `iss`, letter by letter.
+    pub issuer: Arc<str>,
+    pub what: Revoked,
+    /// Seconds since 1970, compared with `iat`. A token without `iat` counts as old.
+    pub before: u64,
+}
+
+/// Whose rights end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Revoked {
+    /// Everything of this `sub`.
+    Subject(Box<str>),
+    /// Everything of this `sid` (OpenID Connect Back-Channel Logout section 2.1).
+    Session(Box<str>),
+    /// The token with this `jti`.
+    TokenId(Box<str>),
+    /// Everything of the issuer.
+    Issuer,
+}
+
+/// Why a revocation is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevocationError {
+    /// There are as many as may be remembered, this many.
+    Full(usize),
+    /// `before` is more than a minute ahead.
+    Ahead,
+}
+
+/// The revocations in force. Those of the file and those that were told are apart: a file that is read again replaces
+/// its own alone.
+pub struct Revocations {
+    capacity: usize,
+    /// Seconds for which something that was issued may be alive. Never falls: what was admitted under a longer limit
+    /// lives on.
+    lifetime: AtomicU64,
+    /// Whether there are any, so that most checks cost one load.
+    any: AtomicBool,
+    tables: RwLock<Tables>,
+}
+
+struct Tables {
+    told: Table,
+    listed: Table,
+    /// No entry has an earlier `before`.
+    oldest: u64,
+}
+
+/// The latest `before` of each.
+type Table = HashMap<Arc<str>, HashMap<Revoked, u64>>;
+
+impl Revocations {
+    /// Remembers at most `capacity`.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            lifetime: AtomicU64::new(0),
+            any: AtomicBool::new(false),
+            tables: RwLock::new(Tables { told: Table::new(), listed: Table::new(), oldest: u64::MAX }),
+        }
+    }
+
+    /// Tokens or sessions may live this many seconds; the largest that was ever said counts.
+    pub fn keep_for(&self, secs: u64) {
+        self.lifetime.fetch_max(secs, Ordering::Relaxed);
+    }
+
+    /// Remembers one that was told. `now` in seconds since 1970. Live connections learn of it by
+    /// [`super::Policy::revoke`] only.
+    pub fn add(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
+        let Revocation { issuer, what, before } = revocation;
+        if before > now.saturating_add(MAX_AHEAD_SECS) {
+            return Err(RevocationError::Ahead);
+        }
+        let mut tables = self.tables.write();
+        tables.forget(now, self.lifetime());
+        let is_known = tables.told.get(&issuer).is_some_and(|of_issuer| of_issuer.contains_key(&what));
+        if !is_known && tables.len() >= self.capacity {
+            return Err(RevocationError::Full(self.capacity));
+        }
+        tables.oldest = tables.oldest.min(before);
+        insert(&mut tables.told, Revocation { issuer, what, before });
+        self.any.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Replaces all that came from the file, or leaves it as it was if there is no room for all of them.
+    pub fn replace_listed(&self, list: Vec<Revocation>, now: u64) -> Result<(), RevocationError> {
+        let mut listed = Table::new();
+        for revocation in list {
+            if revocation.before > now.saturating_add(MAX_AHEAD_SECS) {
+                return Err(RevocationError::Ahead);
+            }
+            insert(&mut listed, revocation);
+        }
+        forget(&mut listed, now, self.lifetime());
+        let mut tables = self.tables.write();
+        tables.forget(now, self.lifetime());
+        if len(&listed) + len(&tables.told) > self.capacity {
+            return Err(RevocationError::Full(self.capacity));
+        }
+        tables.listed = listed;
+        tables.oldest = 0;
+        self.any.store(tables.len() > 0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether one of them ends this principal.
+    pub fn revokes(&self, principal: &Principal) -> bool {
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
+        let tables = self.tables.read();
+        [&tables.told, &tables.listed].into_iter().any(|table| ends(table, principal))
+    }
+
+    /// All that are in force, in an order that is always the same.
+    pub fn all(&self, now: u64) -> Vec<Revocation> {
+        let mut tables = self.tables.write();
+        tables.forget(now, self.lifetime());
+        let entries = |table: &Table| -> Vec<Revocation> {
+            let of_issuer = |(issuer, entries): (&Arc<str>, &HashMap<Revoked, u64>)| {
+                let revocation = |(what, before): (&Revoked, &u64)| Revocation {
+                    issuer: issuer.clone(),
+                    what: what.clone(),
+                    before: *before,
+                };
+                entries.iter().map(revocation).collect::<Vec<_>>()
+            };
+            table.iter().flat_map(of_issuer).collect()
+        };
+        let mut all = [entries(&tables.told), entries(&tables.listed)].concat();
+        all.sort_by(|a, b| (a.before, &a.issuer, a.what.key()).cmp(&(b.before, &b.issuer, b.what.key())));
+        all.dedup();
+        all
+    }
+
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.tables.read().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets those that can end nothing any more; to be called now and then.
+    pub fn sweep(&self, now: u64) {
+        if self.any.load(Ordering::Acquire) {
+            let mut tables = self.tables.write();
+            tables.forget(now, self.lifetime());
+            self.any.store(tables.len() > 0, Ordering::Release);
+        }
+    }
+
+    fn lifetime(&self) -> u64 {
+        self.lifetime.load(Ordering::Relaxed)
+    }
+}
+
+impl Tables {
+    fn len(&self) -> usize {
+        len(&self.told) + len(&self.listed)
+    }
+
+    /// Looks at the entries only when one is due.
+    fn forget(&mut self, now: u64, lifetime: u64) {
+        if now <= self.oldest.saturating_add(lifetime) {
+            return;
+        }
+        forget(&mut self.told, now, lifetime);
+        forget(&mut self.listed, now, lifetime);
+        let moments = [&self.told, &self.listed].into_iter().flat_map(HashMap::values).flat_map(HashMap::values);
+        self.oldest = moments.copied().min().unwrap_or(u64::MAX);
+    }
+}
+
+fn len(table: &Table) -> usize {
+    table.values().map(HashMap::len).sum()
+}
+
+fn insert(table: &mut Table, revocation: Revocation) {
+    let Revocation { issuer, what, before } = revocation;
+    let known = table.entry(issuer).or_default().entry(what).or_insert(before);
+    *known = before.max(*known);
+}
+
+fn forget(table: &mut Table, now: u64, lifetime: u64) {
+    table.retain(|_, of_issuer| {
+        of_issuer.retain(|_, before| now <= before.saturating_add(lifetime));
+        !of_issuer.is_empty()
+    });
+}
+
+fn ends(table: &Table, principal: &Principal) -> bool {
+    let Some(of_issuer) = table.get(&principal.issuer) else { return false };
+    let issued = principal.issued();
+    let is_over = |what: Revoked| of_issuer.get(&what).is_some_and(|before| issued <= *before);
+    let claim = |name: &str| principal.claims.get(name).and_then(|value| value.as_str()).map(Box::<str>::from);
+    is_over(Revoked::Issuer)
+        || is_over(Revoked::Subject((&*principal.subject).into()))
+        || claim("sid").is_some_and(|sid| is_over(Revoked::Session(sid)))
+        || claim("jti").is_some_and(|jti| is_over(Revoked::TokenId(jti)))
+}
+
+impl Revoked {
+    /// What it is called outside, and its value.
+    pub fn key(&self) -> (&'static str, &str) {
+        match self {
+            Self::Subject(subject) => ("subject", subject),
+            Self::Session(session) => ("session", session),
+            Self::TokenId(id) => ("token_id", id),
+            Self::Issuer => ("everyone", ""),
+        }
+    }
+}
+
+/// A revocation as files and requests write it: `{"issuer", "subject" | "session" | "token_id" | "everyone": true,
+/// "before"}`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenRevocation {
+    pub issuer: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everyone: bool,
+    /// Seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// A text that no claim of a token of 8 KiB can hold revokes nothing and is only in the way.
+const MAX_TEXT: usize = 2048;
+
+impl WrittenRevocation {
+    /// `now` stands for a `before` that is left out. The error is a sentence.
+    pub fn read(self, now: Option<u64>) -> Result<Revocation, &'static str> {
+        let Self { issuer, subject, session, token_id, everyone, before } = self;
+        let text =
+            |text: String| if text.is_empty() || text.len() > MAX_TEXT { None } else { Some(Box::<str>::from(text)) };
+        const BAD_TEXT: &str = "a name in it is empty or longer than 2048 bytes";
+        let issuer = text(issuer).ok_or(BAD_TEXT)?;
+        let what = match (subject, session, token_id, everyone) {
+            (Some(subject), None, None, false) => Revoked::Subject(text(subject).ok_or(BAD_TEXT)?),
+            (None, Some(session), None, false) => Revoked::Session(text(session).ok_or(BAD_TEXT)?),
+            (None, None, Some(id), false) => Revoked::TokenId(text(id).ok_or(BAD_TEXT)?),
+            (None, None, None, true) => Revoked::Issuer,
+            _ => return Err("it must name one of `subject`, `session` and `token_id`, or say `\"everyone\": true`"),
+        };
+        let before = before.or(now).ok_or("`before` is missing, the seconds since 1970 up to which it counts")?;
+        Ok(Revocation { issuer: issuer.into(), what, before })
+    }
+}
+
+impl From<Revocation> for WrittenRevocation {
+    fn from(revocation: Revocation) -> Self {
+        let Revocation { issuer, what, before } = revocation;
+        let mut written = Self { issuer: issuer.to_string(), before: Some(before), ..Self::default() };
+        match what {
+            Revoked::Subject(subject) => written.subject = Some(subject.into()),
+            Revoked::Session(session) => written.session = Some(session.into()),
+            Revoked::TokenId(id) => written.token_id = Some(id.into()),
+            Revoked::Issuer => written.everyone = true,
+        }
+        written
+    }
+}
+
+impl fmt::Display for RevocationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(capacity) => write!(f, "there are {capacity} revocations already, as many as may be"),
+            Self::Ahead => write!(f, "`before` is more than {MAX_AHEAD_SECS} s ahead"),
+        }
+    }
+}
+
+impl std::error::Error for RevocationError {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn principal(claims: serde_json::Value) -> Principal {
+        let serde_json::Value::Object(claims) = claims else { panic!("{claims}") };
+        Principal {
+            issuer: "https://a".into(),
+            subject: "alice".into(),
+            scopes: vec![],
+            groups: vec![],
+            claims,
+            expires: NOW + 100,
+        }
+    }
+
+    fn of(what: Revoked, before: u64) -> Revocation {
+        Revocation { issuer: "https://a".into(), what, before }
+    }
+
+    fn revocations(capacity: usize) -> Revocations {
+        let revocations = Revocations::new(capacity);
+        revocations.keep_for(100);
+        revocations
+    }
+
+    #[test]
+    fn what_was_issued_up_to_the_moment_ends_and_what_comes_later_counts() {
+        for (what, claim) in [
+            (Revoked::Subject("alice".into()), json!({})),
+            (Revoked::Session("s1".into()), json!({"sid": "s1"})),
+            (Revoked::TokenId("t1".into()), json!({"jti": "t1"})),
+            (Revoked::Issuer, json!({})),
+        ] {
+            let revocations = revocations(10);
+            let with = |issued: serde_json::Value| {
+                let mut claims = claim.clone();
+                claims["iat"] = issued;
+                principal(claims)
+            };
+            assert!(!revocations.revokes(&with(json!(NOW))));
+            revocations.add(of(what.clone(), NOW), NOW).unwrap();
+            assert!(revocations.revokes(&with(json!(NOW - 1))), "{what:?}");
+            assert!(revocations.revokes(&with(json!(NOW))), "{what:?}");
+            assert!(!revocations.revokes(&with(json!(NOW + 1))), "{what:?}");
+            assert!(revocations.revokes(&principal(claim.clone())), "without iat: {what:?}");
+            assert!(revocations.revokes(&with(json!("soon"))), "iat of a wrong type: {what:?}");
+        }
+    }
+
+    #[test]
+    fn others_notice_nothing() {
+        let revocations = revocations(10);
+        revocations.add(of(Revoked::Subject("bob".into()), NOW), NOW).unwrap();
+        revocations.add(of(Revoked::Session("alice".into()), NOW), NOW).unwrap();
+        revocations.add(of(Revoked::TokenId("s1".into()), NOW), NOW).unwrap();
+        let elsewhere = Revocation { issuer: "https://b".into(), ..of(Revoked::Subject("alice".into()), NOW) };
+        revocations.add(elsewhere, NOW).unwrap();
+        assert!(!revocations.revokes(&principal(json!({"sid": "s1", "jti": ["t1"], "iat": NOW}))));
+    }
+
+    #[test]
+    fn one_that_does_not_fit_is_refused_and_none_is_forgotten_early() {
+        let revocations = revocations(2);
+        let subject = |name: &str, before| of(Revoked::Subject(name.into()), before);
+        revocations.add(subject("alice", NOW), NOW).unwrap();
+        revocations.add(subject("bob", NOW), NOW).unwrap();
+        assert_eq!(revocations.add(subject("carol", NOW), NOW), Err(RevocationError::Full(2)));
+        // One that is there may become later, never earlier.
+        revocations.add(subject("alice", NOW + 10), NOW + 10).unwrap();
+        revocations.add(subject("alice", NOW + 5), NOW + 10).unwrap();
+        assert!(revocations.revokes(&principal(json!({"iat": NOW + 10}))));
+        // Bob's can end nothing any more.
+        revocations.add(subject("carol", NOW + 101), NOW + 101).unwrap();
+        assert_eq!(revocations.len(), 2);
+        revocations.sweep(NOW + 1000);
+        assert!(revocations.is_empty() && !revocations.revokes(&principal(json!({}))));
+    }
+
+    #[test]
+    fn a_file_that_is_read_again_replaces_its_own_alone() {
+        let revocations = revocations(3);
+        revocations.add(of(Revoked::Session("s1".into()), NOW), NOW).unwrap();
+        revocations.replace_listed(vec![of(Revoked::Subject("alice".into()), NOW)], NOW).unwrap();
+        assert!(revocations.revokes(&principal(json!({}))));
+        let many = (0..3).map(|n| of(Revoked::Subject(n.to_string().into()), NOW)).collect();
+        assert_eq!(revocations.replace_listed(many, NOW), Err(RevocationError::Full(3)));
+        assert!(revocations.revokes(&principal(json!({}))), "what was in force stays");
+        revocations.replace_listed(vec![], NOW).unwrap();
+        assert!(!revocations.revokes(&principal(json!({}))));
+        assert!(revocations.revokes(&principal(json!({"sid": "s1"}))));
+        assert_eq!(revocations.all(NOW).len(), 1);
+    }
+
+    #[test]
+    fn nobody_is_locked_out_of_the_future() {
+        let revocations = revocations(3);
+        assert_eq!(revocations.add(of(Revoked::Issuer, u64::MAX), NOW), Err(RevocationError::Ahead));
+        assert_eq!(revocations.replace_listed(vec![of(Revoked::Issuer, NOW + 61)], NOW), Err(RevocationError::Ahead));
+        revocations.add(of(Revoked::Issuer, NOW + 60), NOW).unwrap();
+    }
+
+    #[test]
+    fn the_written_form_names_exactly_one_thing() {
+        let read = |value| serde_json::from_value::<WrittenRevocation>(value).map(|written| written.read(Some(NOW)));
+        let good = read(json!({"issuer": "https://a", "subject": "alice"})).unwrap().unwrap();
+        assert_eq!(good, of(Revoked::Subject("alice".into()), NOW));
+        let again = serde_json::to_value(WrittenRevocation::from(good.clone())).unwrap();
+        assert_eq!(again, json!({"issuer": "https://a", "subject": "alice", "before": NOW}));
+        assert_eq!(read(again).unwrap(), Ok(good));
+        for bad in [
+            json!({"issuer": "https://a"}),
+            json!({"issuer": "https://a", "everyone": false}),
+            json!({"issuer": "https://a", "subject": "alice", "session": "s"}),
+            json!({"issuer": "https://a", "subject": "alice", "everyone": true}),
+            json!({"issuer": "", "everyone": true}),
+            json!({"issuer": "https://a", "subject": ""}),
+            json!({"issuer": "https://a", "subject": "x".repeat(3000)}),
+        ] {
+            assert!(read(bad.clone()).unwrap().is_err(), "{bad}");
+        }
+        assert!(read(json!({"issuer": "https://a", "sub": "alice"})).is_err());
+        assert!(WrittenRevocation { issuer: "a".into(), everyone: true, ..Default::default() }.read(None).is_err());
+    }
+}

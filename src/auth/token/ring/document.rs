@@ -1,0 +1,60 @@
+//! Reading a JWK Set (RFC 7517), be it a file, a push or a provider's answer.
+
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use serde_json::Value;
+
+/// A set of public keys; the error is a sentence. Keys that cannot be read are passed over, but a set with a secret is
+/// refused: a gateway that was broken into must not give one away, and nobody else should.
+pub fn read_key_set(text: &[u8]) -> Result<JwkSet, String> {
+    let mut set: Value = serde_json::from_slice(text).map_err(|error| format!("not JSON ({})", shortened(&error)))?;
+    let keys = set.get_mut("keys").and_then(Value::as_array_mut).ok_or("it has no list `keys`")?;
+    if keys.is_empty() {
+        return Err("it has no keys".to_owned());
+    }
+    if keys.iter().any(|key| key.get("d").is_some()) {
+        return Err("it holds a private key, which belongs to the issuer alone".to_owned());
+    }
+    if keys.iter().any(|key| key.get("kty").is_some_and(|kty| kty == "oct")) {
+        return Err("it holds a shared secret, with which tokens could be made".to_owned());
+    }
+    let mut readable = Vec::with_capacity(keys.len());
+    let mut unreadable = String::new();
+    for key in keys.drain(..) {
+        match serde_json::from_value::<Jwk>(key) {
+            Ok(key) => readable.push(key),
+            Err(error) => unreadable = shortened(&error),
+        }
+    }
+    if readable.is_empty() { Err(unreadable) } else { Ok(JwkSet { keys: readable }) }
+}
+
+/// What is wrong with a document, without most of what it says: it may say a lot.
+pub fn shortened(error: &serde_json::Error) -> String {
+    error.to_string().chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+
+    #[test]
+    fn unreadable_keys_are_passed_over_and_secrets_are_refused() {
+        let read = |keys: &str| read_key_set(format!("{{\"keys\":[{keys}]}}").as_bytes());
+        assert_eq!(read(GOOD).unwrap().keys.len(), 1);
+        assert!(read(&format!(r#"7,{GOOD},{{"kid":8}}"#)).unwrap().find("a").is_some());
+        for (keys, why) in [
+            ("", "no keys"),
+            ("7", "invalid type"),
+            (r#"{"kty":"oct","k":"AAAA"}"#, "shared secret"),
+            (r#"{"kty":"OKP","crv":"Ed25519","x":"AA","d":"AA"}"#, "private key"),
+        ] {
+            let error = read(keys).unwrap_err();
+            assert!(error.contains(why), "{keys}: {error}");
+        }
+        for text in ["", "{}", "[]", r#"{"keys":{}}"#, "<html>"] {
+            assert!(read_key_set(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The memory of all backlogs together, and what of it is each channel's fair share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use metrics::Gauge;
+
+/// Counts the bytes of every backlog of an engine.
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+    /// Channels that keep something.
+    keepers: AtomicUsize,
+    gauge: Gauge,
+}
+
+impl Budget {
+    /// `limit` in bytes.
+    pub fn new(limit: usize, gauge: Gauge) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0), keepers: AtomicUsize::new(0), gauge })
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.limit
+    }
+
+    /// Bytes of each channel if all keep the same. While the limit is passed, some channel keeps more than this.
+    pub fn share(&self) -> usize {
+        self.limit / self.keepers.load(Ordering::Relaxed).max(1)
+    }
+
+    /// A backlog went from `before` bytes to `after`.
+    pub fn change(&self, before: usize, after: usize) {
+        if after > before {
+            self.used.fetch_add(after - before, Ordering::Relaxed);
+            self.gauge.increment((after - before) as f64);
+        } else if before > after {
+            self.used.fetch_sub(before - after, Ordering::Relaxed);
+            self.gauge.decrement((before - after) as f64);
+        }
+        match (before, after) {
+            (0, 1..) => drop(self.keepers.fetch_add(1, Ordering::Relaxed)),
+            (1.., 0) => drop(self.keepers.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The store: channels and their backlogs in one file of `redb`, changed in transactions.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::clock::{Stamp, StoreClock};
+use super::error::DiskError;
+use super::file::{Fsync, StoreFile};
+use crate::broker::ChannelLimits;
+use crate::engine::backlog::Entry;
+use crate::engine::log::{Log, LogState, Used};
+use crate::protocol::publication::Kept;
+use crate::protocol::{ChannelName, CloseReason};
+
+/// Names of channels; [`Record`] as JSON.
+const CHANNELS: TableDefinition<&str, &[u8]> = TableDefinition::new("channels");
+/// Id of the channel and offset; the time of the store in milliseconds and [`Kept`].
+const BACKLOG: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("backlog");
+const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
+
+/// Of the tables above.
+const FORMAT: u64 = 1;
+/// Memory for pages of the file. All that is read again is in memory anyway.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of the time before a publication.
+const TIME: usize = 8;
+
+/// Where the store is and what it may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    pub path: PathBuf,
+    pub fsync: Fsync,
+    /// The file never grows beyond this.
+    pub max_bytes: u64,
+}
+
+pub struct Store {
+    config: DiskConfig,
+    file: StoreFile,
+    database: Database,
+    pub clock: StoreClock,
+}
+
+/// What one transaction changes, in the order of its parts.
+#[derive(Default)]
+pub struct Changes {
+    /// Offsets of channels, by id.
+    pub garbage: Vec<(u64, Range<u64>)>,
+    pub publications: Vec<(u64, u64, Entry)>,
+    pub removed: Vec<(ChannelName, u64)>,
+    pub channels: BTreeMap<ChannelName, Record>,
+}
+
+/// What is kept of a channel besides its backlog.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub id: u64,
+    pub epoch: String,
+    pub offset: u64,
+    pub data_bytes: u64,
+    /// Milliseconds, by the store's clock and since 1970.
+    pub created: u64,
+    pub created_wall: i64,
+    /// The number of the close reason that ended it.
+    pub ended: Option<u16>,
+    /// `max_connections`, `max_messages`, `max_data_bytes`, `max_message_bytes`, seconds of life.
+    pub declared: Option<[u64; 5]>,
+}
+
+impl Store {
+    /// Opens the store, which is made if it is not there.
+    pub fn open(config: &DiskConfig) -> Result<Self, DiskError> {
+        let DiskConfig { path, fsync, max_bytes } = config;
+        if !path.try_exists().map_err(|error| DiskError::io(path, error))? {
+            return Self::make(config, StoreClock::resume(Stamp::default(), Instant::now(), 0))?.into_place();
+        }
+        let file = StoreFile::open(path, false, *fsync, *max_bytes).map_err(|error| DiskError::file(path, error))?;
+        Self::open_file(config, file, None)
+    }
+
+    /// The same file with a new handle: what the failed one did not commit never was.
+    pub fn reopen(self) -> Result<Self, (StoreFile, DiskError)> {
+        let Self { config, file, database, clock } = self;
+        // A handle that failed writes nothing more, so its end changes nothing.
+        drop(database);
+        Self::open_file(&config, file.clone(), Some(clock)).map_err(|error| (file, error))
+    }
+
+    pub fn open_file(config: &DiskConfig, file: StoreFile, clock: Option<StoreClock>) -> Result<Self, DiskError> {
+        let path = &config.path;
+        let mut builder = Database::builder();
+        // Reads the whole file, as the start does anyway; damage is found here and never later.
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+        let database = builder.create_with_backend(file.clone()).map_err(|error| DiskError::database(path, error))?;
+        let transaction = database.begin_write().map_err(|error| DiskError::database(path, error))?;
+        let stamp = (|| {
+            let mut about = transaction.open_table(ABOUT)?;
+            transaction.open_table(CHANNELS)?;
+            transaction.open_table(BACKLOG)?;
+            let mut get = |key: &str, default| -> Result<u64, redb::Error> {
+                let known = about.get(key)?.map(|value| value.value());
+                match known {
+                    Some(known) => Ok(known),
+                    None => {
+                        about.insert(key, default)?;
+                        Ok(default)
+                    }
+                }
+            };
+            let format = get("format", FORMAT)?;
+            Ok((format, Stamp { store: get("store_ms", 0)?, wall: get("wall_ms", wall_ms())? }))
+        })();
+        let (format, stamp) = stamp.map_err(|error: redb::Error| DiskError::database(path, error))?;
+        if format != FORMAT {
+            return Err(DiskError::Format { path: path.clone(), format });
+        }
+        transaction.commit().map_err(|error| DiskError::database(path, error))?;
+        let clock = clock.unwrap_or_else(|| StoreClock::resume(stamp, Instant::now(), wall_ms()));
+        Ok(Self { config: config.clone(), file, database, clock })
+    }
+
+    /// An empty store beside the place where one is wanted.
+    pub fn make(config: &DiskConfig, clock: StoreClock) -> Result<Self, DiskError> {
+        let path = beside(&config.path);
+        let file = StoreFile::open(&path, true, config.fsync, config.max_bytes)
+            .map_err(|error| DiskError::file(&path, error))?;
+        Self::open_file(config, file, Some(clock))
+    }
+
+    /// Puts it where it is wanted, in one step.
+    pub fn into_place(self) -> Result<Self, DiskError> {
+        let path = &self.config.path;
+        self.file.rename(&beside(path), path).map_err(|error| DiskError::io(path, error))?;
+        Ok(self)
+    }
+
+    pub fn file(&self) -> &StoreFile {
+        &self.file
+    }
+
+    /// Makes all changes or none. After an error nothing more can be done with this handle.
+    pub fn commit(&self, changes: &Changes) -> Result<(), redb::Error> {
+        let Changes { garbage, publications, removed, channels } = changes;
+        let transaction = self.database.begin_write()?;
+        {
+            let mut rows = transaction.open_table(BACKLOG)?;
+            for (id, offsets) in garbage {
+                rows.retain_in((*id, offsets.start)..(*id, offsets.end), |_, _| false)?;
+            }
+            for (id, offset, Entry { at, kept }) in publications {
+                let mut row = rows.insert_reserve((*id, *offset), TIME + kept.stored_len())?;
+                let (time, publication) = row.as_mut().split_at_mut(TIME);
+                time.copy_from_slice(&self.clock.at(*at).to_le_bytes());
+                kept.write(publication);
+            }
+            let mut records = transaction.open_table(CHANNELS)?;
+            for (channel, id) in removed {
+                rows.retain_in((*id, 0)..=(*id, u64::MAX), |_, _| false)?;
+                records.remove(channel.as_str())?;
+            }
+            for (channel, record) in channels {
+                let json = serde_json::to_vec(record)
+                    .map_err(|error| redb::Error::Corrupted(format!("a channel cannot be written: {error}")))?;
+                records.insert(channel.as_str(), &json[..])?;
+            }
+            let mut about = transaction.open_table(ABOUT)?;
+            about.insert("store_ms", self.clock.at(Instant::now()))?;
+            about.insert("wall_ms", wall_ms())?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Every channel with its backlog, in the order of offsets.
+    pub fn read(&self, mut each: impl FnMut(ChannelName, Record, Vec<(u64, Entry)>)) -> Result<(), DiskError> {
+        let path = &self.config.path;
+        let error = |error: redb::Error| DiskError::database(path, error);
+        let damaged = |cause: &str| DiskError::Damaged { path: path.clone(), cause: cause.to_owned() };
+        let transaction = self.database.begin_read().map_err(|e| error(e.into()))?;
+        let records = transaction.open_table(CHANNELS).map_err(|e| error(e.into()))?;
+        let rows = transaction.open_table(BACKLOG).map_err(|e| error(e.into()))?;
+        for stored in records.iter().map_err(|e| error(e.into()))? {
+            let (name, record) = stored.map_err(|e| error(e.into()))?;
+            let name = ChannelName::from_stored(name.value()).map_err(|_| damaged("a channel's name"))?;
+            let record: Record = serde_json::from_slice(record.value()).map_err(|_| damaged("a channel's record"))?;
+            let mut backlog = Vec::new();
+            for row in rows.range((record.id, 0)..=(record.id, u64::MAX)).map_err(|e| error(e.into()))? {
+                let (key, row) = row.map_err(|e| error(e.into()))?;
+                let (time, kept) = row.value().split_first_chunk::<TIME>().ok_or_else(|| damaged("a publication"))?;
+                let kept = Kept::read(kept).ok_or_else(|| damaged("a publication"))?;
+                backlog.push((key.value().1, Entry { at: self.clock.moment(u64::from_le_bytes(*time)), kept }));
+            }
+            each(name, record, backlog);
+        }
+        Ok(())
+    }
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        let Self { garbage, publications, removed, channels } = self;
+        garbage.is_empty() && publications.is_empty() && removed.is_empty() && channels.is_empty()
+    }
+
+    /// Everything of a channel, as if nothing of it were known.
+    pub fn whole(&mut self, channel: &ChannelName, log: &Log, clock: &StoreClock) {
+        self.garbage.push((log.id, 0..u64::MAX));
+        let rows = log.backlog.entries().map(|(offset, entry)| (log.id, offset, entry.clone()));
+        self.publications.extend(rows);
+        self.channels.insert(channel.clone(), Record::of(log, log.revealed(), clock));
+    }
+}
+
+impl Record {
+    pub fn of(log: &Log, used: Used, clock: &StoreClock) -> Self {
+        Self {
+            id: log.id,
+            epoch: log.epoch.to_string(),
+            offset: used.offset,
+            data_bytes: used.data_bytes,
+            created: clock.at(log.created.steady),
+            created_wall: log.created.wall.as_millisecond(),
+            ended: match log.state {
+                LogState::Ended(reason) => Some(reason.code()),
+                _ => None,
+            },
+            declared: log.declared.as_ref().map(|limits| {
+                let ChannelLimits { max_connections, max_messages, max_data_bytes, max_message_bytes, lifespan } =
+                    limits;
+                [*max_connections, *max_messages, *max_data_bytes, *max_message_bytes, lifespan.as_secs()]
+            }),
+        }
+    }
+
+    /// Makes `log`, which is new, as it was.
+    pub fn apply(&self, log: &mut Log, clock: &StoreClock) -> Used {
+        log.id = self.id;
+        log.epoch = self.epoch.as_str().into();
+        log.created.steady = clock.moment(self.created);
+        log.created.wall = jiff::Timestamp::from_millisecond(self.created_wall).unwrap_or(log.created.wall);
+        let reason = self.ended.and_then(|code| CloseReason::ALL.into_iter().find(|reason| reason.code() == code));
+        log.state = reason.map_or(LogState::Live, LogState::Ended);
+        log.declared = self.declared.map(|[max_connections, max_messages, max_data_bytes, max_message_bytes, secs]| {
+            ChannelLimits {
+                max_connections,
+                max_messages,
+                max_data_bytes,
+                max_message_bytes,
+                lifespan: Duration::from_secs(secs),
+            }
+        });
+        Used { offset: self.offset, data_bytes: self.data_bytes }
+    }
+}
+
+/// Where a store is made before it is put into its place.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn wall_ms() -> u64 {
+    jiff::Timestamp::now().as_millisecond().try_into().unwrap_or(0)
+}

@@ -1,0 +1,128 @@
+//! The control requests. Each is checked whole before anything changes; then every connection looks again.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures_util::Stream;
+use http::StatusCode;
+use metrics::Counter;
+use serde::Serialize;
+use warp::Reply;
+
+use crate::auth::publisher::Publisher;
+use crate::auth::revocation::{RevocationError, WrittenRevocation};
+use crate::auth::token::ReplaceError;
+use crate::broker::Now;
+use crate::protocol::{Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+use crate::transport::publish::{Signed, authenticate};
+
+/// Rules and key sets are files' contents.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// `PUT`, `GET` and `DELETE /v1/control/channels`: the channel rules in force.
+pub async fn channels(
+    app: Arc<App>,
+    call: Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let (publisher, body) = authorize(&app, &call, body).await?;
+    match call.method() {
+        "GET" => return Ok(json(StatusCode::OK, &app.control.describe())),
+        "DELETE" => app.control.put(None, &app.policy),
+        "PUT" => {
+            let rules = (app.control.readers.rules)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
+            app.control.put(Some(rules), &app.policy);
+        }
+        _ => return Err(Code::MethodNotAllowed.into()),
+    }
+    changed(&app, &publisher, "channels", &app.control.counters.channels);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `PUT /v1/control/jwks/{issuer}`: the public keys that sign for an issuer.
+pub async fn jwks(
+    app: Arc<App>,
+    call: Call,
+    segment: String,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let (publisher, body) = authorize(&app, &call, body).await?;
+    if call.method() != "PUT" {
+        return Err(Code::MethodNotAllowed.into());
+    }
+    let issuer = percent_encoding::percent_decode_str(&segment)
+        .decode_utf8()
+        .map_err(|_| Refusal::new(Code::Malformed, "the issuer is not UTF-8"))?;
+    let keys = (app.control.readers.keys)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
+    app.policy.issuers().replace_keys(&issuer, keys).map_err(|error| match error {
+        ReplaceError::IssuerUnknown => unknown_issuer(),
+        error => Refusal::new(Code::Malformed, error.to_string()),
+    })?;
+    changed(&app, &publisher, "jwks", &app.control.counters.jwks);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST` and `GET /v1/control/revocations`: what was taken back before its time.
+pub async fn revocations(
+    app: Arc<App>,
+    call: Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let (publisher, body) = authorize(&app, &call, body).await?;
+    let now = Now::read().unix();
+    match call.method() {
+        "GET" => {
+            let all = app.policy.revocations().all(now);
+            let all: Vec<_> = all.into_iter().map(WrittenRevocation::from).collect();
+            return Ok(json(StatusCode::OK, &serde_json::json!({ "revocations": all })));
+        }
+        "POST" => {}
+        _ => return Err(Code::MethodNotAllowed.into()),
+    }
+    // The library would take a list for the members in their order.
+    let written: WrittenRevocation = match body.trim_ascii_start() {
+        body if body.starts_with(b"{") => serde_json::from_slice(body)
+            .map_err(|error| Refusal::new(Code::Malformed, format!("not a revocation: {error}")))?,
+        _ => return Err(Refusal::new(Code::Malformed, "a revocation is an object")),
+    };
+    let revocation = written.read(Some(now)).map_err(|why| Refusal::new(Code::Malformed, why))?;
+    if !app.policy.issuers().knows(&revocation.issuer) {
+        return Err(unknown_issuer());
+    }
+    app.revoke(revocation.clone()).map_err(|error| match error {
+        RevocationError::Full(_) => Refusal::new(Code::LimitReached, error.to_string()),
+        RevocationError::Ahead => Refusal::new(Code::Malformed, error.to_string()),
+    })?;
+    changed(&app, &publisher, "revocations", &app.control.counters.revocations);
+    Ok(json(StatusCode::CREATED, &WrittenRevocation::from(revocation)))
+}
+
+/// Lets through publishers that may control; gives the body.
+async fn authorize(
+    app: &App,
+    call: &Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<(Arc<Publisher>, Bytes), Refusal> {
+    let Signed { publisher, body } = authenticate(app, call, body, MAX_BODY_BYTES).await?;
+    if !publisher.may_control() {
+        return Err(Refusal::new(Code::Forbidden, "this key publishes only; `control = true` lets it control"));
+    }
+    Ok((publisher, body))
+}
+
+/// Makes every connection look again, and says who changed what.
+fn changed(app: &App, publisher: &Publisher, what: &str, counter: &Counter) {
+    app.registry.wake_all();
+    counter.increment(1);
+    tracing::info!(publisher = %publisher.name(), what, "changed by a control request");
+}
+
+fn unknown_issuer() -> Refusal {
+    Refusal::new(Code::NotFound, "no such issuer is configured")
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> warp::reply::Response {
+    warp::reply::with_status(warp::reply::json(body), status).into_response()
+}

@@ -1,0 +1,82 @@
+//! The hand-over from backlog to live, with real threads: whoever comes whenever sees everything once and in order.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lastmile::broker::engine::Start;
+use lastmile::protocol::Position;
+
+use crate::common::eventually;
+use crate::suite::each_engine;
+use crate::support::{Kind, Subscriber, World, publish, rule};
+
+each_engine!(nothing_is_missing_or_double_between_backlog_and_live_under_full_load);
+
+const PUBLISHERS: usize = 4;
+const EACH: u64 = 150;
+
+async fn nothing_is_missing_or_double_between_backlog_and_live_under_full_load(kind: Kind) {
+    let mut world = World::new(kind, rule());
+    let engine = world.engine.take().unwrap();
+    let done = AtomicBool::new(false);
+    let runtime = tokio::runtime::Handle::current();
+    let subscribers = std::thread::scope(|scope| {
+        let publishers: Vec<_> = (0..PUBLISHERS)
+            .map(|publisher| {
+                let (engine, runtime) = (&engine, runtime.clone());
+                scope.spawn(move || {
+                    runtime.block_on(async {
+                        for n in 0..EACH {
+                            publish(&**engine, "c", &format!("{publisher}-{n}")).await.unwrap();
+                        }
+                    });
+                })
+            })
+            .collect();
+        let joiners: Vec<_> = (0..3u64)
+            .map(|joiner| {
+                let (engine, done, runtime) = (&engine, &done, runtime.clone());
+                scope.spawn(move || {
+                    let _entered = runtime.enter();
+                    let (mut all, mut from) = (Vec::new(), None::<Position>);
+                    while !done.load(Ordering::Relaxed) && all.len() < 200 {
+                        // From where the last one began to listen, from the start, or from some place in between.
+                        let start = match (&from, joiner) {
+                            (None, _) | (_, 0) => Start::Backlog(all.len() as u64 * 7),
+                            (Some(position), 1) => Start::Since(position.clone()),
+                            (Some(position), _) => Start::Since(Position { offset: 0, ..position.clone() }),
+                        };
+                        let subscriber = Subscriber::join(&**engine, "c", start.clone()).unwrap();
+                        from = Some(subscriber.position.clone());
+                        all.push((start, subscriber));
+                    }
+                    all
+                })
+            })
+            .collect();
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        done.store(true, Ordering::Relaxed);
+        joiners.into_iter().flat_map(|joiner| joiner.join().unwrap()).collect::<Vec<_>>()
+    });
+    let last = PUBLISHERS as u64 * EACH;
+    for (start, subscriber) in &subscribers {
+        let told = subscriber.position.offset;
+        let first = match start {
+            Start::Live => told + 1,
+            Start::Backlog(count) => told.saturating_sub(*count) + 1,
+            Start::Since(position) => position.offset + 1,
+        };
+        eventually(&format!("everything behind {start:?}, told {told}"), async || {
+            let offsets = subscriber.offsets();
+            let expected: Vec<u64> = (first..=last).take(offsets.len()).collect();
+            assert_eq!(offsets, expected, "{start:?}, told {told}");
+            (offsets.len() as u64 == last + 1 - first).then_some(())
+        })
+        .await;
+    }
+    // Each publisher's own order is kept.
+    let everything = Subscriber::join(&*engine, "c", Start::Backlog(last)).unwrap();
+    for publisher in 0..PUBLISHERS {
+        let own: Vec<_> = everything.data().into_iter().filter(|d| d.starts_with(&format!("{publisher}-"))).collect();
+        assert_eq!(own, (0..EACH).map(|n| format!("{publisher}-{n}")).collect::<Vec<_>>());
+    }
+}

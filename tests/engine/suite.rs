@@ -1,0 +1,172 @@
+//! What every engine must do, one step after the other.
+
+use std::time::{Duration, Instant};
+
+use lastmile::broker::engine::{Created, Start};
+use lastmile::broker::{ChannelLimits, ChannelRule, Now};
+use lastmile::protocol::{Code, Position};
+
+use crate::common::eventually;
+use crate::support::{Kind, NO_LIMITS, Subscriber, World, name, rule};
+
+/// A test for every engine.
+macro_rules! each_engine {
+    ($($test:ident),* $(,)?) => {
+        mod memory { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(crate::support::Kind::Memory).await }
+        )* }
+        mod disk { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() { super::$test(crate::support::Kind::Disk).await }
+        )* }
+    };
+}
+pub(crate) use each_engine;
+
+each_engine!(
+    offsets_rise_by_one_and_recovered_is_true_only_when_nothing_is_missing,
+    a_channel_is_created_described_closed_and_begun_anew,
+    limits_end_a_channel_behind_what_it_accepted_and_it_stays_ended,
+    a_lifespan_ends_a_channel_on_time,
+    what_nobody_uses_is_forgotten_and_what_somebody_uses_is_not,
+    a_backlog_is_bounded_by_count_and_bytes_and_age,
+    the_last_place_of_a_channel_is_given_once,
+);
+
+fn since(position: &Position, offset: u64) -> Start {
+    Start::Since(Position { epoch: position.epoch.clone(), offset })
+}
+
+/// So many seconds from now.
+fn later(secs: u64) -> Now {
+    Now { steady: Instant::now() + Duration::from_secs(secs), ..Now::read() }
+}
+
+async fn offsets_rise_by_one_and_recovered_is_true_only_when_nothing_is_missing(kind: Kind) {
+    let world = World::new(kind, ChannelRule { backlog_messages: 3, ..rule() });
+    let mut last = world.publish("c", "1").await;
+    for n in 2..=5 {
+        let position = world.publish("c", &n.to_string()).await;
+        assert_eq!((position.offset, &position.epoch), (n, &last.epoch));
+        last = position;
+    }
+    let other = Position { epoch: "other".into(), offset: 5 };
+    for (start, offsets, recovered) in [
+        (Start::Live, vec![], false),
+        (since(&last, 5), vec![], true),
+        (since(&last, 3), vec![4, 5], true),
+        (since(&last, 2), vec![3, 4, 5], true),
+        (since(&last, 1), vec![3, 4, 5], false),
+        (since(&last, 6), vec![3, 4, 5], false),
+        (Start::Since(other), vec![3, 4, 5], false),
+        (Start::Backlog(2), vec![4, 5], true),
+        (Start::Backlog(9), vec![3, 4, 5], false),
+    ] {
+        assert_eq!(world.backlog("c", start.clone()), (offsets, recovered), "{start:?}");
+    }
+}
+
+async fn a_channel_is_created_described_closed_and_begun_anew(kind: Kind) {
+    let world = World::new(kind, rule());
+    let (engine, c) = (world.engine(), name("c"));
+    assert!(world.describe("c").await.is_none());
+    let limits = ChannelLimits { max_messages: 7, ..NO_LIMITS };
+    assert_eq!(engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::New));
+    assert_eq!(engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::Again));
+    let refused = engine.create(&c, Some(NO_LIMITS), Now::read()).await.unwrap_err();
+    assert_eq!(refused.code, Code::ChannelExists);
+    let first = world.publish("c", "one").await;
+    let subscriber = world.join("c", Start::Live);
+    let state = world.describe("c").await.unwrap();
+    assert_eq!((&state.position, state.data_bytes, state.subscribers), (&first, 3, 1));
+    assert_eq!(state.limits, limits);
+
+    assert_eq!(engine.close(&c).await, Ok(true));
+    assert_eq!(engine.close(&c).await, Ok(false));
+    assert!(!subscriber.membership.is_active());
+    assert!(subscriber.frames().last().unwrap()["reason"] == "channel_closed");
+    assert!(world.describe("c").await.is_none());
+    let second = world.publish("c", "two").await;
+    assert!(second.offset == 1 && second.epoch != first.epoch);
+    assert_eq!(world.backlog("c", since(&first, 1)), (vec![1], false));
+}
+
+async fn limits_end_a_channel_behind_what_it_accepted_and_it_stays_ended(kind: Kind) {
+    let limits = ChannelLimits { max_messages: 2, max_message_bytes: 10, ..NO_LIMITS };
+    let world = World::new(kind, ChannelRule { limits, ..rule() });
+    let subscriber = world.join("c", Start::Live);
+    assert_eq!(world.try_publish("c", "longer than ten").await.unwrap_err().code, Code::MessageTooLarge);
+    // All three are on their way at once.
+    let (one, two, three) =
+        tokio::join!(world.try_publish("c", "1"), world.try_publish("c", "2"), world.try_publish("c", "3"));
+    assert_eq!((one.unwrap().offset, two.unwrap().offset), (1, 2));
+    assert_eq!(three.unwrap_err().code, Code::LimitReached);
+    eventually("the end", async || (!subscriber.membership.is_active()).then_some(())).await;
+    eventually("the last frame", async || {
+        let frames = subscriber.frames();
+        let kinds: Vec<_> = frames.iter().map(|frame| frame["type"].as_str().unwrap().to_owned()).collect();
+        (kinds == ["message", "message", "unsubscribed"]).then_some(())
+    })
+    .await;
+    assert_eq!(world.try_publish("c", "4").await.unwrap_err().code, Code::LimitReached);
+    assert!(Subscriber::join(world.engine(), "c", Start::Live).is_err());
+    assert_eq!(world.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
+    assert_eq!(world.publish("c", "5").await.offset, 1);
+}
+
+async fn a_lifespan_ends_a_channel_on_time(kind: Kind) {
+    let limits = ChannelLimits { lifespan: Duration::from_secs(30), ..NO_LIMITS };
+    let world = World::new(kind, ChannelRule { limits, ..rule() });
+    let subscriber = world.join("c", Start::Live);
+    world.publish("c", "1").await;
+    world.engine().sweep(later(20));
+    assert!(subscriber.membership.is_active());
+    world.engine().sweep(later(31));
+    eventually("the end", async || (!subscriber.membership.is_active()).then_some(())).await;
+    assert_eq!(world.try_publish("c", "2").await.unwrap_err().code, Code::ChannelEnded);
+    assert_eq!(world.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
+    assert_eq!(world.publish("c", "3").await.offset, 1);
+}
+
+async fn what_nobody_uses_is_forgotten_and_what_somebody_uses_is_not(kind: Kind) {
+    let world = World::new(kind, rule());
+    world.publish("idle", "1").await;
+    world.publish("used", "1").await;
+    let _subscriber = world.join("used", Start::Live);
+    world.engine().sweep(later(50));
+    assert!(world.describe("idle").await.is_some());
+    world.engine().sweep(later(61));
+    eventually("the idle channel to go", async || world.describe("idle").await.is_none().then_some(())).await;
+    assert!(world.describe("used").await.is_some());
+    // Until it is gone from the store as well, publishers are asked to try again.
+    let begun_anew = eventually("a new channel", async || world.try_publish("idle", "1").await.ok()).await;
+    assert_eq!(begun_anew.offset, 1);
+}
+
+async fn a_backlog_is_bounded_by_count_and_bytes_and_age(kind: Kind) {
+    let world = World::new(kind, ChannelRule { backlog_bytes: 5000, ..rule() });
+    for _ in 0..20 {
+        world.publish("c", &"x".repeat(1000)).await;
+    }
+    let (offsets, recovered) = world.backlog("c", Start::Backlog(20));
+    assert!(!recovered && (2..5).contains(&offsets.len()) && offsets.last() == Some(&20), "{offsets:?}");
+
+    let world = World::new(kind, ChannelRule { backlog_age: Duration::from_secs(30), ..rule() });
+    let position = world.publish("c", "1").await;
+    assert_eq!(world.backlog("c", since(&position, 0)), (vec![1], true));
+    world.engine().sweep(later(31));
+    assert_eq!(world.backlog("c", since(&position, 0)), (vec![], false));
+    assert_eq!(world.backlog("c", since(&position, 1)), (vec![], true));
+}
+
+async fn the_last_place_of_a_channel_is_given_once(kind: Kind) {
+    let limits = ChannelLimits { max_connections: 3, ..NO_LIMITS };
+    let world = World::new(kind, ChannelRule { limits, ..rule() });
+    let joined = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| Subscriber::join(world.engine(), "c", Start::Live))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect::<Vec<_>>()
+    });
+    assert_eq!(joined.len(), 3);
+}

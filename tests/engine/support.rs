@@ -1,0 +1,229 @@
+//! Engines to try, and subscribers whose sockets remember what they were sent.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use lastmile::broker::engine::{Appended, ChannelState, Joined, Settled, Start, settled};
+use lastmile::broker::*;
+use lastmile::engine::disk::Fsync;
+use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, deliver};
+use lastmile::protocol::{ChannelName, Form, Pattern, Payload, Position, Refusal};
+
+use crate::common::gateway::Folder;
+
+/// Which engine a test runs against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Memory,
+    Disk,
+}
+
+/// An engine with one rule for all channels.
+pub struct World {
+    pub engine: Option<Arc<dyn Engine>>,
+    pub rule: ChannelRule,
+    pub limits: MemoryLimits,
+    pub folder: Arc<Folder>,
+}
+
+pub const NO_LIMITS: ChannelLimits = ChannelLimits {
+    max_connections: 0,
+    max_messages: 0,
+    max_data_bytes: 0,
+    max_message_bytes: 0,
+    lifespan: Duration::ZERO,
+};
+
+/// Keeps 1000 publications of each channel, with no other limit.
+pub fn rule() -> ChannelRule {
+    ChannelRule {
+        pattern: Pattern::new("*"),
+        template: None,
+        deny: Vec::new(),
+        subscribers: Audience::Anyone,
+        limits: NO_LIMITS,
+        slow_consumer: SlowConsumer::Disconnect,
+        backlog_messages: 1000,
+        backlog_age: Duration::ZERO,
+        backlog_bytes: 0,
+        replies: false,
+        compress: true,
+    }
+}
+
+pub const LIMITS: MemoryLimits =
+    MemoryLimits { max_channels: 20_000, idle: Duration::from_secs(60), max_backlog_bytes: 64 << 20 };
+
+impl World {
+    pub fn new(kind: Kind, rule: ChannelRule) -> Self {
+        Self::with(kind, rule, LIMITS)
+    }
+
+    pub fn with(kind: Kind, rule: ChannelRule, limits: MemoryLimits) -> Self {
+        let mut world = Self { engine: None, rule, limits, folder: Arc::new(Folder::new()) };
+        let (rules, hub, counters) = world.parts();
+        world.engine = Some(match kind {
+            Kind::Memory => Arc::new(Memory::new(limits, rules, hub, counters)),
+            Kind::Disk => Arc::new(world.open().unwrap()),
+        });
+        world
+    }
+
+    pub fn parts(&self) -> (Arc<ArcSwap<ChannelRules>>, Hub, Arc<Counters>) {
+        let counters = Arc::new(Counters::default());
+        let rules = ChannelRules { rules: Vec::new(), default: self.rule.clone(), issuers: Default::default() };
+        (Arc::new(ArcSwap::from_pointee(rules)), Hub::new(2, counters.clone()), counters)
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    pub fn open(&self) -> Result<Disk, DiskError> {
+        open_at(&self.path(), self)
+    }
+
+    /// The durable engine ends and begins again.
+    pub fn restart(&mut self) {
+        drop(self.engine.take());
+        self.engine = Some(Arc::new(self.open().unwrap()));
+    }
+
+    pub fn engine(&self) -> &dyn Engine {
+        self.engine.as_deref().unwrap()
+    }
+
+    pub async fn try_publish(&self, channel: &str, data: &str) -> Result<Position, Refusal> {
+        publish(self.engine(), channel, data).await
+    }
+
+    pub async fn publish(&self, channel: &str, data: &str) -> Position {
+        self.try_publish(channel, data).await.unwrap()
+    }
+
+    pub async fn describe(&self, channel: &str) -> Option<ChannelState> {
+        self.engine().describe(&name(channel)).await.unwrap()
+    }
+
+    pub fn join(&self, channel: &str, start: Start) -> Subscriber {
+        Subscriber::join(self.engine(), channel, start).unwrap()
+    }
+
+    /// The offsets of a backlog, and whether nothing is missing in it.
+    pub fn backlog(&self, channel: &str, start: Start) -> (Vec<u64>, bool) {
+        let subscriber = self.join(channel, start);
+        (subscriber.offsets(), subscriber.recovered)
+    }
+}
+
+pub fn open_at(path: &Path, world: &World) -> Result<Disk, DiskError> {
+    let config = DiskConfig { path: path.to_owned(), fsync: Fsync::Always, max_bytes: 1 << 30 };
+    let (rules, hub, counters) = world.parts();
+    Disk::open(&config, world.limits, rules, hub, counters)
+}
+
+pub fn name(channel: &str) -> ChannelName {
+    ChannelName::parse(channel).unwrap()
+}
+
+pub async fn publish(engine: &dyn Engine, channel: &str, data: &str) -> Result<Position, Refusal> {
+    place(engine.append(&name(channel), "p", Payload::Text(data), Now::read())?).await
+}
+
+/// Waits for the place of a publication, as a publisher's connection does.
+pub async fn place(appended: Appended) -> Result<Position, Refusal> {
+    let Settled { position, congestion } = match appended {
+        Appended::Done(accepted) => Settled { position: accepted.position, congestion: deliver::run(accepted.walks) },
+        Appended::Later(answer) => settled(answer).await?,
+    };
+    if let Some(congestion) = congestion {
+        congestion.relieved().await;
+    }
+    Ok(position)
+}
+
+/// Takes everything.
+#[derive(Default)]
+pub struct Sink(Mutex<Vec<u8>>);
+
+impl Socket for Sink {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write(&buffers.iter().flat_map(|buffer| buffer.to_vec()).collect::<Vec<_>>())
+    }
+}
+
+pub struct Subscriber {
+    pub connection: Arc<Connection<Sink>>,
+    pub membership: Membership,
+    /// What it was told.
+    pub position: Position,
+    pub recovered: bool,
+}
+
+impl Subscriber {
+    pub fn join(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
+        let limits = ConnectionLimits {
+            outbox_bytes: 1 << 20,
+            outbox_frames: 1000,
+            stall: Duration::from_secs(5),
+            close: Duration::from_secs(5),
+            ping: Duration::from_secs(25),
+            pong: Duration::from_secs(10),
+            unasked: None,
+        };
+        let connection = Arc::new(Connection::new(1, Arc::new(limits), Sink::default()));
+        let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };
+        let mut told = None;
+        let mut announce = |joined: Joined<'_>| {
+            told = Some((joined.position.clone(), joined.recovered));
+            for publication in joined.history {
+                connection.send(publication.frame(Form::Native));
+            }
+        };
+        let membership = engine.subscribe(&name(channel), newcomer, start, Now::read(), &mut announce)?;
+        let (position, recovered) = told.unwrap();
+        Ok(Self { connection, membership, position, recovered })
+    }
+
+    /// Every frame, whole.
+    pub fn frames(&self) -> Vec<Value> {
+        let taken = self.connection.socket().0.lock().clone();
+        let (mut rest, mut frames) = (&taken[..], Vec::new());
+        while let [first, length, body @ ..] = rest {
+            let (length, body) = match (*length, body) {
+                (126, [a, b, body @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), body),
+                (127, body) => (u64::from_be_bytes(body[..8].try_into().unwrap()) as usize, &body[8..]),
+                (length, body) => (usize::from(length), body),
+            };
+            if *first == 0x81 {
+                frames.push(serde_json::from_slice(&body[..length]).unwrap());
+            }
+            rest = &body[length..];
+        }
+        frames
+    }
+
+    fn values(&self, key: &str) -> Vec<Value> {
+        let frames = self.frames().into_iter();
+        frames.filter(|frame| frame["type"] == "message").map(|frame| frame[key].clone()).collect()
+    }
+
+    pub fn offsets(&self) -> Vec<u64> {
+        self.values("offset").iter().map(|offset| offset.as_u64().unwrap()).collect()
+    }
+
+    pub fn data(&self) -> Vec<String> {
+        self.values("data").iter().map(|data| data.as_str().unwrap().to_owned()).collect()
+    }
+}

@@ -1,0 +1,75 @@
+//! Passwords: failures are limited, a reload takes them back, and the gateway says what the signed way gives.
+
+use crate::client::{HASH, basic, publish, request, send, start_open};
+use crate::common::{World, eventually};
+
+async fn status(world: &World, username: &str, password: &str) -> u16 {
+    let mut request = request(world, "/api/v1/event/t", "1");
+    request.headers_mut().insert("authorization", basic(username, password).parse().unwrap());
+    send(world, request).await.status.as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_guesses_is_slowed_down_and_who_passed_before_is_not() {
+    let world = start_open().await;
+    publish(&world, "t", "1").await;
+    let mut refused = 0;
+    for n in 0..60 {
+        let (username, password) = if n % 2 == 0 { ("admin", n.to_string()) } else { ("nobody", "password".into()) };
+        match status(&world, username, &password).await {
+            401 => {}
+            429 => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(refused > 20, "{refused}");
+    assert_eq!(status(&world, "admin", "password").await, 204);
+    eventually("forgiveness", async || (status(&world, "admin", "wrong").await == 401).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_at_once_pass_with_few_verifications() {
+    let world = std::sync::Arc::new(start_open().await);
+    let all: Vec<_> = (0..100)
+        .map(|_| {
+            let world = world.clone();
+            tokio::spawn(async move { status(&world, "admin", "password").await })
+        })
+        .collect();
+    for one in all {
+        assert_eq!(one.await.unwrap(), 204);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_takes_a_password_back_at_once() {
+    let listener = "[listeners.control]\naddress = \"127.0.0.1:0\"\nroles = [\"flock-publish\"]\n";
+    let publisher = |hash: &str| {
+        format!(
+            "[publishers.older]\nbasic = {{ username = \"admin\", password_argon2 = \"{hash}\" }}\nchannels = [\"*\"]\n{listener}"
+        )
+    };
+    let world = World::start(&publisher(HASH)).await;
+    assert_eq!(status(&world, "admin", "password").await, 204);
+    let signed = world.publisher.toml("market-data", &["*"]);
+    let other = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    world.reload(&signed, &publisher(other));
+    assert_eq!(status(&world, "admin", "password").await, 401);
+    world.reload(&signed, &publisher(HASH));
+    assert_eq!(status(&world, "admin", "password").await, 204);
+    world.reload(&signed, listener);
+    assert_eq!(status(&world, "admin", "password").await, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_entry_may_have_a_key_and_a_password_with_one_rate_and_the_same_channels() {
+    let world = start_open().await;
+    let both = world.publisher.toml("both", &["t"]);
+    let basic = format!("rate_limit_per_second = 1\nbasic = {{ username = \"both\", password_argon2 = \"{HASH}\" }}\n");
+    let listeners = "[listeners.flight]\naddress = \"127.0.0.1:0\"\nroles = [\"flock\"]\n\
+                     [listeners.control]\naddress = \"127.0.0.1:0\"\nroles = [\"flock-publish\"]\n";
+    world.reload(&format!("{both}\n{basic}"), listeners);
+    assert_eq!(status(&world, "both", "password").await, 204);
+    assert_eq!(world.post("t", "application/json", b"1").await.refusal(), (429, "rate-limited".into()));
+    assert_eq!(world.post("u", "application/json", b"1").await.refusal(), (403, "channel-forbidden".into()));
+}

@@ -1,0 +1,128 @@
+//! Topics are any strings: they are delivered, and have no effect elsewhere.
+
+use crate::client::{connect, expect_silence, publish, request, response, send, start, start_open, subscribe};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+
+const HOSTILE: [&str; 22] = [
+    "",
+    "a/b/c",
+    "/",
+    "//",
+    "sp ace",
+    "é",
+    "what?",
+    "a?host=evil&port=1",
+    "#fragment",
+    "../subscription",
+    "../subscription?host=127.0.0.1&port=8081",
+    "..",
+    "%2e%2e%2fsubscription",
+    "%",
+    "🦆",
+    "a\nb\r\n\r\nGET / HTTP/1.1",
+    "nul\0",
+    "\u{202e}reversed",
+    "$sys",
+    "$flock:",
+    "\"quoted\\\"",
+    "*",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_topic_is_delivered_to_its_own_subscribers_alone() {
+    let world = start_open().await;
+    let mut all = connect(&world).await;
+    let mut each = Vec::new();
+    for topic in HOSTILE {
+        let mut ws = connect(&world).await;
+        assert!(subscribe(&mut ws, topic).await, "{topic:?}");
+        assert!(subscribe(&mut all, topic).await, "{topic:?}");
+        each.push(ws);
+    }
+    for topic in HOSTILE {
+        publish(&world, &utf8_percent_encode(topic, NON_ALPHANUMERIC).to_string(), &json!(topic).to_string()).await;
+    }
+    for (topic, ws) in HOSTILE.iter().zip(&mut each) {
+        let event = json!({"payload": topic, "topic": topic, "type": "event"}).to_string();
+        assert_eq!(ws.text().await, event);
+        assert_eq!(all.text().await, event);
+        expect_silence(ws).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_is_decoded_once_and_its_query_is_no_part_of_the_topic() {
+    let world = start_open().await;
+    let mut ws = connect(&world).await;
+    for (path, topic) in
+        [("a/b%20c?d", "a/b c"), ("a%2Fb", "a/b"), ("%252F", "%2F"), ("%C3%A9", "é"), ("", ""), ("a+b", "a+b")]
+    {
+        assert!(subscribe(&mut ws, topic).await);
+        publish(&world, path, "1").await;
+        assert_eq!(ws.text().await, json!({"payload": 1, "topic": topic, "type": "event"}).to_string());
+        ws.send(json!({"type": "Unsubscribe", "request_id": "u", "topic": topic})).await;
+        assert_eq!(ws.text().await, response("u", false, topic));
+    }
+    let answer = send(&world, request(&world, "/api/v1/event/%ff", "1")).await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (400, "the topic is not UTF-8"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_climbs_takes_nobody_s_subscription() {
+    let world = start_open().await;
+    let (mut victim, mut attacker) = (connect(&world).await, connect(&world).await);
+    assert!(subscribe(&mut victim, "t").await);
+    for topic in ["../subscription", "../subscription?host=127.0.0.1&port=8081", "../event/t"] {
+        assert!(subscribe(&mut attacker, topic).await);
+        attacker.send(json!({"type": "Unsubscribe", "request_id": "u", "topic": topic})).await;
+        assert_eq!(attacker.text().await, response("u", false, topic));
+    }
+    publish(&world, "t", "1").await;
+    assert_eq!(victim.text().await, r#"{"payload":1,"topic":"t","type":"event"}"#);
+    expect_silence(&mut attacker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_length_of_a_topic_has_a_bound() {
+    let world = start_open().await;
+    let mut ws = connect(&world).await;
+    let longest = "é".repeat(512);
+    assert!(subscribe(&mut ws, &longest).await);
+    publish(&world, &"%C3%A9".repeat(512), "1").await;
+    assert_eq!(ws.text().await, json!({"payload": 1, "topic": longest, "type": "event"}).to_string());
+    assert!(!subscribe(&mut ws, &format!("{longest}x")).await);
+    let answer = send(&world, request(&world, &format!("/api/v1/event/{}", "x".repeat(1025)), "1")).await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (400, "the topic is too long"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_odd_spelling_opens_no_way_around_the_rules() {
+    let world = start(
+        r#"
+        [[channels]]
+        match = "secret*"
+        subscribers = { scope = "read" }
+        [[channels]]
+        match = "$flock:hidden*"
+        [[channels]]
+        match = "*"
+        subscribers = "anyone"
+        "#,
+    )
+    .await;
+    let mut ws = connect(&world).await;
+    assert!(!subscribe(&mut ws, "secret").await);
+    // Another channel, and nothing of the first one is heard there.
+    assert!(subscribe(&mut ws, "secret\0").await);
+    assert!(subscribe(&mut ws, "%73ecret").await);
+    publish(&world, "secret", "1").await;
+    expect_silence(&mut ws).await;
+    // Rules can name what our own protocol cannot.
+    assert!(!subscribe(&mut ws, "hidden\0").await);
+    assert!(subscribe(&mut ws, "$flock:hidden\0").await);
+    // Our own protocol cannot go where only topics go.
+    let mut alice = world.subscriber().await;
+    alice.subscribe_refused("$flock:", "channel_invalid").await;
+    assert_eq!(world.post("$flock:", "application/json", b"1").await.refusal(), (400, "channel-invalid".into()));
+}

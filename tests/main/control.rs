@@ -1,0 +1,128 @@
+//! Control requests: signed pushes of keys, rules and revocations by whitelisted keys alone.
+
+use serde_json::{Value, json};
+
+use super::revocation::{control, controlled};
+use crate::common::gateway::ISSUER;
+use crate::common::{TestIssuer, World};
+
+const CHANNELS: &str = "/v1/control/channels";
+
+fn jwks_path() -> String {
+    format!("/v1/control/jwks/{}", ISSUER.replace(':', "%3A").replace('/', "%2F"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_key_with_control_controls_and_it_publishes_nothing() {
+    let (world, ops) = controlled("").await;
+    let everything = [
+        ("GET", CHANNELS.to_owned(), None),
+        ("PUT", CHANNELS.to_owned(), Some(json!({"channel_defaults": {"subscribers": "anyone"}}))),
+        ("DELETE", CHANNELS.to_owned(), None),
+        ("GET", "/v1/control/revocations".to_owned(), None),
+        ("POST", "/v1/control/revocations".to_owned(), Some(json!({"issuer": ISSUER, "everyone": true}))),
+        ("PUT", jwks_path(), Some(json!({"keys": []}))),
+    ];
+    let mut alice = world.subscriber().await;
+    for (method, path, body) in &everything {
+        let answer = control(&world, &world.publisher, method, path, body.clone()).await;
+        assert_eq!(answer.refusal(), (403, "forbidden".into()), "{method} {path}");
+        let unsigned = http::Request::builder().method(*method).uri(path).header("host", "x");
+        let unsigned = unsigned.body(bytes::Bytes::new()).unwrap();
+        assert_eq!(world.send(unsigned).await.refusal(), (401, "signature-missing".into()));
+        // Elsewhere there is nothing.
+        let request = ops.request(&world.gateway.authority("public"), method, path, None);
+        let answer = crate::common::http::send(world.gateway.address("public"), request).await;
+        assert_eq!(answer.refusal(), (404, "not-found".into()));
+    }
+    alice.expect_silence().await;
+    let answer = control(&world, &ops, "POST", "/v1/channels/c/messages", Some(json!(1))).await;
+    assert_eq!(answer.refusal(), (403, "channel-forbidden".into()));
+    assert_eq!(control(&world, &ops, "POST", CHANNELS, Some(json!({}))).await.problem(), "method-not-allowed");
+    assert_eq!(world.metric("lastmile_control_changes_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushed_rules_act_at_once_stay_over_a_reload_and_can_be_taken_back() {
+    let (world, ops) = controlled("[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n").await;
+    let mut anonymous = world.anonymous().await;
+    let mut alice = world.subscriber().await;
+    anonymous.subscribe("a").await;
+    alice.subscribe("a").await;
+    alice.subscribe("b").await;
+    let before = control(&world, &ops, "GET", CHANNELS, None).await.json();
+    assert_eq!(before["source"], "files");
+
+    let rules = json!({"channels": [{"match": "a"}, {"match": "user.{sub}"}]});
+    assert_eq!(control(&world, &ops, "PUT", CHANNELS, Some(rules)).await.status, 204);
+    assert_eq!(anonymous.expect("unsubscribed").await["channel"], "a");
+    alice.subscribe("user.alice").await;
+    alice.subscribe_refused("user.bob", "forbidden").await;
+    let pushed = control(&world, &ops, "GET", CHANNELS, None).await.json();
+    assert_eq!(pushed["source"], "pushed");
+    assert_eq!(pushed["rules"]["channels"][1]["match"], "user.{sub}");
+
+    let entry = format!("\n[publishers.ops]\nkey = {:?}\ncontrol = true\n", ops.public_line());
+    let publishers = world.publisher.toml("market-data", &["*"]) + &entry;
+    world.reload(&publishers, "[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n");
+    anonymous.subscribe_refused("a", "unauthenticated").await;
+
+    // What `GET` gave can be put again, and taken back for what the files say.
+    assert_eq!(control(&world, &ops, "PUT", CHANNELS, Some(pushed["rules"].clone())).await.status, 204);
+    assert_eq!(control(&world, &ops, "DELETE", CHANNELS, None).await.status, 204);
+    anonymous.subscribe("a").await;
+    alice.subscribe_refused("a", "already_subscribed").await;
+    assert_eq!(control(&world, &ops, "GET", CHANNELS, None).await.json(), before);
+    assert_eq!(world.metric("lastmile_control_changes_total{what=\"channels\"}").await, 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_with_a_mistake_changes_nothing_and_is_told_every_one() {
+    let (world, ops) = controlled("").await;
+    let mut alice = world.subscriber().await;
+    alice.subscribe("c").await;
+    for (body, parts) in [
+        (json!({"channels": [{"match": "c", "subscribers": {"group": "staff"}}, {"macth": "b"}]}), vec!["channels[1]"]),
+        (json!({"channels": [{"match": ""}], "channel_defaults": {"subscribers": "nobody"}}), vec!["match", "nobody"]),
+        (json!({"publishers": {}}), vec!["publishers"]),
+        (json!([]), vec!["object"]),
+    ] {
+        let answer = control(&world, &ops, "PUT", CHANNELS, Some(body)).await;
+        assert_eq!(answer.refusal(), (400, "malformed".into()));
+        let detail = answer.json()["detail"].to_string();
+        assert!(parts.iter().all(|part| detail.contains(part)), "{detail}");
+    }
+    alice.expect_silence().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pushed_keys_replace_those_of_an_issuer() {
+    let (world, ops) = controlled("").await;
+    let next = TestIssuer::new(ISSUER);
+    let keys: Value = serde_json::from_str(&next.jwks()).unwrap();
+    let hello = async |world: &World, token: String| {
+        let mut ws = world.connect().await;
+        ws.send(json!({"type": "hello", "token": token})).await;
+        ws.next().await.is_ok()
+    };
+    let old = world.issuer.token("alice");
+    assert!(hello(&world, old.clone()).await);
+    assert!(!hello(&world, next.token("alice")).await);
+    let mut connected = world.subscriber().await;
+
+    let mut private = keys.clone();
+    private["keys"][0]["d"] = json!("AAAA");
+    for bad in [json!({"keys": []}), json!({}), private, json!({"keys": [{"kty": "oct", "k": "AAAA"}]})] {
+        let answer = control(&world, &ops, "PUT", &jwks_path(), Some(bad)).await;
+        assert_eq!(answer.refusal(), (400, "malformed".into()));
+    }
+    let unknown = control(&world, &ops, "PUT", "/v1/control/jwks/https%3A%2F%2Felsewhere", Some(keys.clone())).await;
+    assert_eq!(unknown.refusal(), (404, "not-found".into()));
+    assert!(hello(&world, old.clone()).await);
+
+    assert_eq!(control(&world, &ops, "PUT", &jwks_path(), Some(keys)).await.status, 204);
+    assert!(hello(&world, next.token("alice")).await);
+    assert!(!hello(&world, old).await, "also one that was verified before");
+    // A key that is replaced takes nobody's session; that is what revocations are for.
+    connected.expect_silence().await;
+}

@@ -1,0 +1,337 @@
+//! Keys that are fetched: rotation, storms, floods, and providers that are away, slow or strange.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use jsonwebtoken::Algorithm;
+use lastmile::auth::fetch::{Endpoint, FetchConfig, Fetcher};
+use lastmile::auth::token::{KeySource, MetadataError, Remote, discovery_endpoint};
+use lastmile::auth::{IssuerConfig, Issuers, TokenError};
+use serde_json::{Value, json};
+
+use crate::common::gateway::{Folder, ISSUER};
+use crate::common::{Behaviour, TestGateway, TestIssuer, TestProvider, TestPublisher, World, eventually, unix_now};
+
+/// A gateway that has its keys from the provider; `keys` is the line that says how.
+async fn world(provider: &TestProvider, issuer: TestIssuer, keys: &str) -> World {
+    let (publisher, folder) = (TestPublisher::new(), Folder::new());
+    let gateway = TestGateway::start(&toml(provider, &publisher, &folder, keys), &folder).await;
+    World { gateway, folder, publisher, issuer }
+}
+
+fn toml(provider: &TestProvider, publisher: &TestPublisher, folder: &Folder, keys: &str) -> String {
+    let authority = provider.certificate.as_ref().map(|pem| {
+        folder.write("ca.pem", pem);
+        "egress_ca = \"ca.pem\"\n"
+    });
+    let toml = World::toml(&publisher.toml("market-data", &["*"]), "");
+    let toml = toml.replace(ISSUER, &provider.url).replace("jwks_file = \"sso.json\"", keys);
+    format!("{}{toml}", authority.unwrap_or_default())
+}
+
+/// Whether a token opens a session.
+async fn is_admitted(world: &World, token: &str) -> bool {
+    let bearer = format!("Bearer {token}");
+    match world.connect_with(&[("authorization", &bearer)]).await {
+        Ok(mut ws) => ws.expect("welcome").await["principal"].is_string(),
+        Err(answer) => {
+            assert_eq!(answer.refusal(), (401, "unauthenticated".into()));
+            false
+        }
+    }
+}
+
+async fn await_admitted(world: &World, token: &str) {
+    eventually("a valid token", async || is_admitted(world, token).await.then_some(())).await;
+}
+
+fn config(provider: &TestProvider, keys: Remote) -> IssuerConfig {
+    IssuerConfig {
+        issuer: provider.url.clone(),
+        audiences: vec!["lastmile".into()],
+        keys: KeySource::Remote(keys),
+        keys_max_age_secs: 0,
+        algorithms: vec![Algorithm::EdDSA],
+        typ: None,
+        leeway_secs: 30,
+        max_lifetime_secs: 86_400,
+    }
+}
+
+/// Issuers without a gateway around them, which fetch already.
+fn issuers(configs: Vec<IssuerConfig>) -> Issuers {
+    let mut issuers = Issuers::new(configs).unwrap();
+    issuers.start(Some(&Arc::new(Fetcher::new(FetchConfig::default()).unwrap())));
+    issuers
+}
+
+fn key_set(provider: &TestProvider) -> Remote {
+    Remote::KeySet(Endpoint::configured(&format!("{}/jwks", provider.url)).unwrap())
+}
+
+/// A token in the issuer's name that nobody signed, with this header.
+fn forged(issuer: &str, header: Value) -> String {
+    let now = unix_now();
+    let claims = json!({"iss": issuer, "sub": "mallory", "aud": "lastmile", "iat": now, "exp": now + 60});
+    format!("{}.{}.{}", B64.encode(header.to_string()), B64.encode(claims.to_string()), B64.encode([7; 64]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_found_by_discovery_over_tls_with_a_configured_authority() {
+    let provider = TestProvider::start_tls().await;
+    let issuer = provider.issuer();
+    provider.publish(&[&issuer]);
+    let world = world(&provider, issuer, "discovery = true").await;
+    assert!(is_admitted(&world, &world.issuer.token("alice")).await);
+    assert!(!is_admitted(&world, &provider.issuer().token("alice")).await);
+    assert_eq!(provider.requests("/.well-known/openid-configuration"), 1);
+    world.await_metric("lastmile_issuer_keys_stale", 0.0).await;
+
+    // Without the authority the certificate is not believed, and nobody gets in.
+    let (folder, publisher) = (Folder::new(), TestPublisher::new());
+    let toml = toml(&provider, &publisher, &folder, "discovery = true").replace("egress_ca = \"ca.pem\"", "");
+    let stranger = World {
+        gateway: TestGateway::start(&toml, &folder).await,
+        folder,
+        publisher,
+        issuer: TestIssuer::new("unused"),
+    };
+    assert!(!is_admitted(&stranger, &world.issuer.token("bob")).await);
+    assert!(stranger.metric("lastmile_key_fetches_total{result=\"tls\"}").await >= 1.0);
+    assert!(stranger.metric("lastmile_issuer_keys_stale").await == 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_j7_a_rotated_key_is_taken_at_once_and_the_old_one_goes_with_all_it_vouched_for() {
+    let provider = TestProvider::start().await;
+    let (old, new) = (provider.issuer(), provider.issuer());
+    provider.publish(&[&old]);
+    let world = world(&provider, provider.issuer(), &format!("jwks_url = \"{}/jwks\"", provider.url)).await;
+    let remembered = old.token("alice");
+    assert!(is_admitted(&world, &remembered).await);
+    assert!(is_admitted(&world, &remembered).await);
+    provider.publish(&[&new]);
+    assert!(is_admitted(&world, &new.token("alice")).await);
+    assert!(!is_admitted(&world, &remembered).await, "a token of a key that is gone");
+    assert_eq!(provider.fetches(), 2);
+    assert_eq!(world.metric("lastmile_key_fetches_total{result=\"ok\"}").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_j7_a_storm_of_new_keys_makes_few_fetches_and_refuses_nobody() {
+    let provider = TestProvider::start().await;
+    let (old, new) = (provider.issuer(), provider.issuer());
+    provider.publish(&[&old]);
+    let world = Arc::new(world(&provider, new, "discovery = true").await);
+    assert!(is_admitted(&world, &old.token("alice")).await);
+    provider.publish(&[&old, &world.issuer]);
+    let before = provider.all_requests();
+    let clients: Vec<_> = (0..1000)
+        .map(|n| {
+            let world = world.clone();
+            let token = world.issuer.token(&format!("user-{n}"));
+            tokio::spawn(async move { is_admitted(&world, &token).await })
+        })
+        .collect();
+    for client in clients {
+        assert!(client.await.unwrap());
+    }
+    let fetches = provider.all_requests() - before;
+    assert!(fetches <= 2, "{fetches}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_j7_ten_thousand_random_key_ids_make_one_fetch() {
+    let provider = TestProvider::start().await;
+    let issuer = provider.issuer();
+    provider.publish(&[&issuer]);
+    let issuers = Arc::new(issuers(vec![config(&provider, key_set(&provider))]));
+    issuers.admit(&issuer.token("alice"), unix_now()).await.unwrap();
+    let before = provider.fetches();
+    let attackers: Vec<_> = (0..100)
+        .map(|n| {
+            let (issuers, url) = (issuers.clone(), provider.url.clone());
+            tokio::spawn(async move {
+                for m in 0..100 {
+                    let token = forged(&url, json!({"alg": "EdDSA", "kid": format!("../{n}/{m}")}));
+                    assert_eq!(issuers.admit(&token, unix_now()).await.unwrap_err(), TokenError::KeyUnknown);
+                }
+            })
+        })
+        .collect();
+    for attacker in attackers {
+        attacker.await.unwrap();
+    }
+    assert_eq!(provider.fetches() - before, 1);
+    assert!(issuers.verify(&issuer.token("bob"), unix_now()).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o_j_a_gateway_starts_without_its_provider_and_finds_it_later() {
+    let provider = TestProvider::start().await;
+    provider.behave(Behaviour::Down);
+    let issuer = provider.issuer();
+    provider.publish(&[&issuer]);
+    let world = world(&provider, issuer, "discovery = true").await;
+    assert_eq!(crate::common::get(world.gateway.address("ops"), "/readyz").await.status, 200);
+    assert!(!is_admitted(&world, &world.issuer.token("alice")).await);
+    provider.behave(Behaviour::Good);
+    await_admitted(&world, &world.issuer.token("alice")).await;
+
+    // Away again: who is known stays known, and a reload forgets nothing.
+    provider.behave(Behaviour::Down);
+    assert!(is_admitted(&world, &world.issuer.token("bob")).await);
+    let before = provider.all_requests();
+    for _ in 0..5 {
+        let toml = toml(&provider, &world.publisher, &world.folder, "discovery = true");
+        world.gateway.reload(&toml, &world.folder).unwrap();
+        assert!(is_admitted(&world, &world.issuer.token("carol")).await);
+    }
+    assert_eq!(provider.all_requests(), before, "a reload must not fetch");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o_j_a_provider_that_never_answers_delays_nobody_whose_key_is_known() {
+    let provider = TestProvider::start().await;
+    let issuer = provider.issuer();
+    provider.publish(&[&issuer]);
+    let world = Arc::new(world(&provider, issuer, "discovery = true").await);
+    assert!(is_admitted(&world, &world.issuer.token("alice")).await);
+    provider.behave(Behaviour::Silent);
+    let (stranger, waiting) = (provider.issuer().token("eve"), world.clone());
+    let before = provider.all_requests();
+    let waiting = tokio::spawn(async move { is_admitted(&waiting, &stranger).await });
+    eventually("the fetch", async || (provider.all_requests() > before).then_some(())).await;
+    let began = Instant::now();
+    for n in 0..20 {
+        assert!(is_admitted(&world, &world.issuer.token(&format!("user-{n}"))).await);
+    }
+    assert!(!waiting.is_finished(), "20 admissions took {:?}", began.elapsed());
+    // And the stranger is refused once the fetch is given up.
+    assert!(!crate::common::within("a refusal", waiting).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_o4_a_bad_answer_never_replaces_good_keys() {
+    let ok = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes();
+    let big = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(300 * 1024));
+    let private = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","d":"AA"}]}"#;
+    let elsewhere = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
+    let answers = [
+        ok(&big),
+        ok("<html>"),
+        ok(r#"{"keys":[]}"#),
+        ok(r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#),
+        ok(private),
+        ok(r#"{"keys":[{"kty":"OKP","crv":"X25519","x":"AA"}]}"#),
+        elsewhere.as_bytes().to_vec(),
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(),
+        b"\x16\x03\x01".to_vec(),
+    ];
+    for answer in answers {
+        let provider = TestProvider::start().await;
+        let issuer = provider.issuer();
+        provider.publish(&[&issuer]);
+        let issuers = issuers(vec![config(&provider, key_set(&provider))]);
+        issuers.admit(&issuer.token("alice"), unix_now()).await.unwrap();
+        provider.behave(Behaviour::Says(answer.clone()));
+        let unknown = provider.issuer().token("bob");
+        let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]).into_owned();
+        assert_eq!(issuers.admit(&unknown, unix_now()).await.unwrap_err(), TokenError::KeyUnknown, "{shown}");
+        assert!(provider.fetches() >= 2, "{shown}");
+        issuers.verify(&issuer.token("carol"), unix_now()).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_o2_a_discovery_document_of_another_issuer_is_not_believed() {
+    let provider = TestProvider::start().await;
+    let issuer = provider.issuer();
+    provider.publish(&[&issuer]);
+    provider.document("issuer", &format!("{}/", provider.url));
+    let discovery = || Remote::Discovery(discovery_endpoint(&provider.url).unwrap());
+    let issuers = issuers(vec![config(&provider, discovery())]);
+    assert_eq!(issuers.admit(&issuer.token("alice"), unix_now()).await.unwrap_err(), TokenError::KeysMissing);
+    assert_eq!(issuers.metadata(&provider.url).await.unwrap_err(), MetadataError::Unavailable);
+    assert_eq!(issuers.metadata("https://other.example").await.unwrap_err(), MetadataError::IssuerUnknown);
+    assert_eq!(provider.fetches(), 0, "its key set was asked for");
+
+    provider.document("issuer", &provider.url);
+    let metadata = eventually("metadata", async || issuers.metadata(&provider.url).await.ok()).await;
+    assert_eq!(metadata.token_endpoint.as_ref().unwrap().to_string(), format!("{}/token", provider.url));
+    let (typ, claims) = issuers.signed(&provider.url, &issuer.token("alice"), unix_now()).await.unwrap();
+    assert_eq!((typ.as_deref(), &claims["sub"]), (Some("at+jwt"), &json!("alice")));
+    let foreign = issuers.signed(&provider.url, &provider.issuer().token("alice"), unix_now()).await;
+    assert_eq!(foreign.unwrap_err(), TokenError::KeyUnknown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_j6_two_providers_with_the_same_key_id_never_mix() {
+    let providers = [TestProvider::start().await, TestProvider::start().await];
+    let signers = [providers[0].issuer(), providers[1].issuer()];
+    let kid = |issuer: &TestIssuer| issuer.jwks().parse::<Value>().unwrap()["keys"][0]["kid"].clone();
+    // The second provider publishes its own key under the first one's name.
+    let own = |n: usize| signers[n].jwks().parse::<Value>().unwrap()["keys"][0].clone();
+    let mut second = own(1);
+    second["kid"] = kid(&signers[0]);
+    providers[0].publish_raw(vec![own(0)]);
+    providers[1].publish_raw(vec![second]);
+    let issuers = issuers(providers.iter().map(|provider| config(provider, key_set(provider))).collect());
+    let honest = signers[0].token("alice");
+    // The first one's key, in the name of the second.
+    let crossed = signers[0].token_with("alice", 60, |token| token.issuer = providers[1].url.clone());
+    for _ in 0..2 {
+        assert!(issuers.admit(&honest, unix_now()).await.is_ok());
+        assert_eq!(issuers.admit(&crossed, unix_now()).await.unwrap_err(), TokenError::SignatureInvalid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_j5_nothing_that_a_token_says_is_ever_fetched() {
+    let tripwire = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", tripwire.local_addr().unwrap());
+    let touched = Arc::new(AtomicUsize::new(0));
+    let counted = touched.clone();
+    let watch = tokio::spawn(async move {
+        while tripwire.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let provider = TestProvider::start().await;
+    let issuer = provider.issuer();
+    provider.publish(&[&issuer]);
+    let issuers = issuers(vec![config(&provider, key_set(&provider))]);
+    issuers.admit(&issuer.token("alice"), unix_now()).await.unwrap();
+    for n in 0..2500 {
+        let kid = format!("{url}/{n}");
+        for (issuer, header) in [
+            (&provider.url, json!({"alg": "EdDSA", "kid": kid, "jku": format!("{url}/jwks")})),
+            (&provider.url, json!({"alg": "EdDSA", "kid": kid, "x5u": format!("{url}/cert")})),
+            (&url, json!({"alg": "EdDSA", "kid": kid})),
+            (&provider.url, json!({"alg": "EdDSA", "kid": kid})),
+        ] {
+            issuers.admit(&forged(issuer, header), unix_now()).await.unwrap_err();
+        }
+    }
+    assert_eq!(touched.load(Ordering::SeqCst), 0);
+    assert!(provider.fetches() <= 2);
+    watch.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_is_gone_is_not_fetched_any_more() {
+    let provider = TestProvider::start().await;
+    provider.behave(Behaviour::Down);
+    let world = world(&provider, provider.issuer(), "discovery = true").await;
+    eventually("a second try", async || (provider.all_requests() >= 2).then_some(())).await;
+    world.folder.write("sso.json", &world.issuer.jwks());
+    world.reload(&world.publisher.toml("market-data", &["*"]), "");
+    // A try that was under way may still arrive.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let after = provider.all_requests();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(provider.all_requests(), after);
+}

@@ -1,0 +1,128 @@
+//! `GET /v1/poll`: nothing is missed between two polls, and nothing comes twice.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{World, within};
+
+const OPEN: &str = "[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 1000\n";
+
+fn next(answer: &Value) -> String {
+    format!("channel=c&cursor={}", answer["cursor"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_poll_gives_a_cursor_and_the_next_one_waits() {
+    let world = World::start(OPEN).await;
+    world.publish("c", "0").await;
+    let first = world.poll("channel=c").await;
+    assert_eq!(first["messages"], json!([]));
+    assert_eq!(first["subscribed"][0]["offset"], 1);
+    // What comes between two polls is there at once.
+    world.publish("c", "1").await;
+    let second = world.poll(&next(&first)).await;
+    assert_eq!((&second["messages"][0]["data"], &second["recovered"]), (&json!(1), &json!(true)));
+    assert_eq!(second["messages"][0]["type"], "message");
+
+    let query = next(&second);
+    let (answer, ()) = tokio::join!(world.poll(&query), async {
+        world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
+        world.publish("c", "2").await;
+    });
+    assert_eq!(answer["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(answer["messages"][0]["offset"], 3);
+    world.await_metric("lastmile_subscriptions", 0.0).await;
+
+    // Silence ends with the wait, and the cursor stays good.
+    let begun = Instant::now();
+    let silent = world.poll(&format!("{}&wait=1", next(&answer))).await;
+    assert!(begun.elapsed() >= Duration::from_millis(900));
+    assert_eq!((&silent["messages"], &silent["recovered"]), (&json!([]), &json!(true)));
+    assert_eq!(silent["cursor"], answer["cursor"]);
+    let now = world.poll(&format!("{}&wait=0", next(&silent))).await;
+    assert_eq!(now["messages"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_is_told() {
+    let world = World::start("[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 3\n").await;
+    let first = world.poll("channel=c").await;
+    for n in 1..=5 {
+        world.publish("c", &n.to_string()).await;
+    }
+    let answer = world.poll(&next(&first)).await;
+    assert_eq!(answer["recovered"], false);
+    let seen: Vec<_> = answer["messages"].as_array().unwrap().iter().map(|one| one["data"].as_i64().unwrap()).collect();
+    assert_eq!(seen, [3, 4, 5]);
+    // A channel that begins anew has another epoch.
+    assert_eq!(world.call("DELETE", "/v1/channels/c", None).await.status, 204);
+    world.publish("c", "6").await;
+    let answer = world.poll(&next(&answer)).await;
+    assert_eq!((&answer["recovered"], &answer["messages"][0]["data"]), (&json!(false), &json!(6)));
+    let answer = world.poll(&format!("{}&wait=0", next(&answer))).await;
+    assert_eq!(answer["recovered"], true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_that_waits_is_told_how_it_ended() {
+    let world = World::start(OPEN).await;
+    let first = world.poll("channel=c").await;
+    let waiting = async || {
+        let query = next(&first);
+        world.poll(&query).await
+    };
+    let member = async || world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
+    let (answer, ()) = tokio::join!(waiting(), async {
+        member().await;
+        assert_eq!(world.call("DELETE", "/v1/channels/c", None).await.status, 204);
+    });
+    assert_eq!(answer["unsubscribed"][0]["reason"], "channel_closed");
+    assert_eq!(answer["close"], json!({"type": "close", "code": 4504, "reason": "channel_closed"}));
+
+    let (answer, ()) = tokio::join!(waiting(), async {
+        member().await;
+        world.reload(&world.publisher.toml("market-data", &["*"]), "");
+    });
+    assert_eq!(answer["close"]["code"], 4502);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_polls_that_wait() {
+    let world = World::start(OPEN).await;
+    let query = next(&world.poll("channel=c").await);
+    let address = world.gateway.address("public").clone();
+    let request = crate::common::events::request(&address, "GET", &format!("/v1/poll?{query}"), &[]);
+    let poll = tokio::spawn(async move { crate::common::http::send(&address, request).await });
+    world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
+    let report = world.gateway.stop().await;
+    assert_eq!(report.left, 0);
+    assert_eq!(within("the answer", poll).await.unwrap().json()["close"]["reason"], "draining");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_come_together_come_in_one_answer() {
+    let world = World::start(OPEN).await;
+    let mut publisher = world.publisher_ws().await;
+    let (mut answer, mut seen, mut polls) = (world.poll("channel=c").await, 0, 0);
+    let publishing = tokio::spawn(async move {
+        for n in 0..500 {
+            publisher.feed(json!({"type": "publish", "channel": "c", "data": n}).to_string()).await;
+        }
+        publisher.flush().await;
+        for _ in 0..500 {
+            publisher.expect("published").await;
+        }
+    });
+    while seen < 500 {
+        answer = world.poll(&next(&answer)).await;
+        assert_eq!(answer["recovered"], true);
+        for message in answer["messages"].as_array().unwrap() {
+            assert_eq!(message["data"], seen, "in order, each once");
+            seen += 1;
+        }
+        polls += 1;
+    }
+    publishing.await.unwrap();
+    assert!(polls < 250, "{polls} polls for 500 messages");
+}
