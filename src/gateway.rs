@@ -267,8 +267,7 @@ impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
         match self {
-            Self::Listen(ListenError::Bind { .. }) => false,
-            Self::Randomness(_) => false,
+            Self::Listen(ListenError::Bind { .. }) | Self::Randomness(_) => false,
             Self::Engine(error) => error.is_misconfigured(),
             _ => true,
         }
@@ -297,9 +296,9 @@ pub enum StartError {
     Issuers(IssuerError),
     Egress(FetchError),
     Places(GeoError),
-    Randomness(NoRandomness),
     Engine(DiskError),
     Revocations(RevocationError),
+    Randomness(NoRandomness),
 }
 
 impl fmt::Display for StartError {
@@ -311,20 +310,14 @@ impl fmt::Display for StartError {
             Self::Issuers(error) => error.fmt(f),
             Self::Egress(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
-            Self::Randomness(error) => error.fmt(f),
             Self::Engine(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
+            Self::Randomness(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for StartError {}
-
-impl From<NoRandomness> for StartError {
-    fn from(error: NoRandomness) -> Self {
-        Self::Randomness(error)
-    }
-}
 
 impl From<DiskError> for StartError {
     fn from(error: DiskError) -> Self {
@@ -335,6 +328,12 @@ impl From<DiskError> for StartError {
 impl From<RevocationError> for StartError {
     fn from(error: RevocationError) -> Self {
         Self::Revocations(error)
+    }
+}
+
+impl From<NoRandomness> for StartError {
+    fn from(error: NoRandomness) -> Self {
+        Self::Randomness(error)
     }
 }
 

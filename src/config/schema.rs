@@ -185,8 +185,8 @@ fn sample(form: usize) -> Value {
         jwks_max_age_secs: Some(1),
         algorithms: list(),
         typ: text(),
-        login: Some(IssuerLogin { client_id: text(), client_secret_file: text(), scopes: list(), name: text() }),
         channels: Some(list()),
+        login: Some(IssuerLogin { client_id: text(), client_secret_file: text(), scopes: list(), name: text() }),
         ..Issuer::default()
     };
     let channel = Channel {

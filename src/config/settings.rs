@@ -365,8 +365,8 @@ impl Default for Issuer {
             typ: None,
             leeway_secs: 30,
             max_lifetime_secs: 86_400,
-            login: None,
             channels: None,
+            login: None,
         }
     }
 }

@@ -28,7 +28,8 @@ pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
         // The peer is told a code, never a cause.
         Refusal::new(Code::Unauthenticated, "the token is not valid here")
     };
-    let principal = app.policy.issuers().admit(token, Now::read().unix()).await.map_err(|error| refused(&error))?;
+    let admitted = app.policy.issuers().admit(token, Now::read().unix()).await;
+    let principal = admitted.map_err(|error| refused(&error))?;
     app.policy.check(&principal).map_err(|_| refused(&"revoked"))?;
     Ok(principal)
 }

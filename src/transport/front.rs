@@ -29,19 +29,22 @@ pub async fn handle(
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
     let prepared = prepare(&app, peer, request);
     let cors = prepared.as_ref().ok().and_then(|request| request.extensions().get()).and_then(Cors::of);
-    let call = prepared.as_ref().ok().and_then(|request| request.extensions().get::<Call>().cloned());
     // Where the next request would begin is not to be trusted, nor is what follows an upgrade that did not happen.
     let is_last = prepared.is_err() || wants_upgrade;
     let mut response = match prepared {
         Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
             Some(answer) => answer,
-            None => warp::service(routes).call(request).await?,
+            None => {
+                let call = request.extensions().get::<Call>().cloned();
+                let mut response = warp::service(routes).call(request).await?;
+                if let Some(call) = call {
+                    login::cookie::clear_if_dead(&app, &call, &mut response);
+                }
+                response
+            }
         },
         Err(refusal) => problem::response(&refusal),
     };
-    if let Some(call) = &call {
-        login::cookie::clear_if_dead(&app, call, &mut response);
-    }
     if let Some(cors) = &cors {
         cors.add_headers(response.headers_mut());
     }

@@ -59,9 +59,9 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         log,
     } = settings;
     let trusted_proxies = check_proxies(trusted_proxies, report);
+    let rights = issuers::check_rights(&issuers, report);
     let listeners = listeners::check(listeners, report, files);
     let login = login::check(login, &mut issuers, egress, &listeners, report, files);
-    let rights = issuers::check_rights(&issuers, report);
     Config {
         egress,
         engine: engine::check(engine, report),
