@@ -26,8 +26,8 @@ PATIENCE = 20.0
 
 CONFIG = """egress = "none"
 [listeners]
-public = {{ address = "127.0.0.1:{public}", roles = ["subscribe"], compression = true }}
-publish = {{ address = "127.0.0.1:{publish}", roles = ["publish"] }}
+public = {{ {tls}address = "127.0.0.1:{public}", roles = ["subscribe"], compression = true }}
+publish = {{ {tls}address = "127.0.0.1:{publish}", roles = ["publish"] }}
 [publishers.market-data]
 key = "{line}"
 channels = ["*"]
@@ -66,7 +66,7 @@ deadline_secs = 2
 
 
 class Gateway:
-    def __init__(self, more: str = "") -> None:
+    def __init__(self, more: str = "", tls: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lastmile-python-"))
         self.key, line = self.keygen("publisher.key")
         self.narrow_key, narrow = self.keygen("narrow.key")
@@ -75,7 +75,16 @@ class Gateway:
         self._ports = free_port(), free_port()
         public, publish = self._ports
         self.url, self.publish_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{publish}"
-        config = {"folder": self.folder, "line": line, "narrow": narrow, "public": public, "publish": publish}
+        self.certificate = self.folder / "cert.pem"
+        if tls:
+            self.url, self.publish_url = (url.replace("http://127.0.0.1", "https://localhost") for url in (self.url, self.publish_url))
+            secret = self.folder / "cert.key"
+            make = f"openssl req -x509 -newkey ed25519 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+            subprocess.run([*make.split(), "-keyout", secret, "-out", self.certificate], check=True, capture_output=True)
+            tls_lines = f'tls = {{ certificate = "{self.certificate}", key = "{secret}" }}, '
+        else:
+            tls_lines = ""
+        config = {"tls": tls_lines, "folder": self.folder, "line": line, "narrow": narrow, "public": public, "publish": publish}
         (self.folder / "gateway.toml").write_text(CONFIG.format(more=more.format(folder=self.folder), **config))
         self.start()
 

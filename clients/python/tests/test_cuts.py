@@ -17,7 +17,7 @@ path = "{folder}/engine.redb"
 
 async def cutting(proxy, until):
     while not until.is_set():
-        await asyncio.sleep(random.uniform(0.02, 0.12))
+        await asyncio.sleep(random.uniform(0.05, 0.3))
         proxy.cut()
 
 
@@ -31,6 +31,7 @@ class Cuts(unittest.IsolatedAsyncioTestCase):
         cls.gateway.close()
 
     async def asyncSetUp(self):
+        asyncio.get_running_loop().set_debug(False)
         self.channel = f"c.{uuid.uuid4()}"
 
     async def test_a_subscriber_whose_connection_is_cut_at_random_gets_each_once_and_in_order(self):
@@ -121,6 +122,9 @@ class Cuts(unittest.IsolatedAsyncioTestCase):
 
 
 class Gateways(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        asyncio.get_running_loop().set_debug(False)
+
     async def test_a_gateway_that_is_killed_and_comes_back_loses_nothing_that_was_acknowledged(self):
         gateway = Gateway(DISK)
         self.addCleanup(gateway.close)

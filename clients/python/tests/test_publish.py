@@ -1,6 +1,7 @@
 """Publishing by signed requests."""
 
 import asyncio
+import ssl
 import unittest
 import uuid
 
@@ -115,7 +116,7 @@ class Publish(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((ended.exception.code, ended.exception.status), ("channel_closed", 4504))
 
     async def test_what_is_not_json_and_what_is_no_gateway_s_url_is_refused_here(self):
-        for data in [float("nan"), object(), {1, 2}]:
+        for data in [float("nan"), object(), {1, 2}, "\ud800"]:
             with self.assertRaises((ValueError, TypeError)):
                 await self.publisher.publish(self.channel, data)
             with self.assertRaises((ValueError, TypeError)):
@@ -131,3 +132,20 @@ class Publish(unittest.IsolatedAsyncioTestCase):
             await publisher.close()
             self.assertLessEqual(proxy.connections, 8)
         self.assertEqual(sorted(place.offset for place in places), list(range(1, 101)))
+
+
+class Tls(unittest.IsolatedAsyncioTestCase):
+    async def test_everything_works_over_tls_with_a_certificate_that_is_trusted(self):
+        own = Gateway(tls=True)
+        self.addCleanup(own.close)
+        tls = ssl.create_default_context(cafile=str(own.certificate))
+        async with Publisher(own.publish_url, own.key, tls=tls) as publisher, connect(own.url, tls=tls) as client:
+            subscription = client.subscribe("c")
+            await within(subscription.ready())
+            await publisher.publish("c", 1)
+            await within(await publisher.send("c", 2))
+            self.assertEqual([one.data for one in await take(subscription, 2)], [1, 2])
+        async with Publisher(own.publish_url, own.key, retry_secs=0) as publisher:
+            with self.assertRaises(LastmileError) as refused:
+                await publisher.publish("c", 1)
+            self.assertIn("CERTIFICATE_VERIFY_FAILED", refused.exception.message)

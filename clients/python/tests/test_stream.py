@@ -20,6 +20,7 @@ def tearDownModule():
 
 class Case(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self):
+        asyncio.get_running_loop().set_debug(False)
         self.channel = f"c.{uuid.uuid4()}"
         self.publisher = Publisher(gateway.publish_url, gateway.key, timing=QUICK)
         self.client = connect(gateway.url, gateway.token, timing=QUICK)

@@ -14,7 +14,7 @@ class Backoff:
 
     def next(self, wait: float = 0.0) -> float:
         """Seconds until the next try; what the gateway asks for comes on top."""
-        ceiling = min(self._cap, self._base * 2 ** min(self._tries, 30))
+        ceiling = min(self._cap, self._base * 2.0 ** min(self._tries, 30))
         self._tries += 1
         return wait + random.random() * ceiling
 

@@ -86,7 +86,7 @@ class _Iterator(Generic[T]):
 class Receipt:
     """Stands for one publication that was sent."""
 
-    def __init__(self, receipt: publisher.Receipt) -> None:
+    def __init__(self, receipt: stream.Receipt) -> None:
         self._receipt = receipt
 
     def done(self) -> bool:

@@ -12,9 +12,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-#: A file's path, or the text of the key itself.
-KeySource = Union[str, bytes, "os.PathLike[str]", "SigningKey"]
-
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _PEM = b"-----BEGIN "
 
@@ -57,6 +54,10 @@ class SigningKey:
 
     def __repr__(self) -> str:
         return f"SigningKey({self.fingerprint})"
+
+
+#: A file's path, or the text of the key itself.
+KeySource = Union[str, bytes, os.PathLike[str], SigningKey]
 
 
 def _text(source: str | bytes | os.PathLike[str]) -> bytes:

@@ -56,7 +56,7 @@ class Link(ABC):
         #: Why the last connection ended.
         self.error: LastmileError | None = None
         self._url = address.websocket(path)
-        self._tls = tls
+        self._tls = tls if address.secure else None
         self._timing = timing
         self._backoff = Backoff(timing.backoff, timing.backoff_max)
         self._socket: ClientConnection | None = None
@@ -241,7 +241,7 @@ class Link(ABC):
             ping_timeout=self._timing.pong,
             close_timeout=2,
             max_size=_MAX_FRAME_BYTES,
-            **({"ssl": self._tls} if self._tls and self._url.startswith("wss:") else {}),
+            ssl=self._tls,
         )
         try:
             if first is not None:

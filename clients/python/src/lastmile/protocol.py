@@ -103,7 +103,9 @@ def encode(data: Any) -> dict[str, Any]:
 
 def to_json(value: Any) -> str:
     """One line. `ValueError` or `TypeError` for what JSON cannot say."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text.encode()  # Half a surrogate pair cannot be sent.
+    return text
 
 
 def parse(text: str | bytes) -> Frame | None:

@@ -67,7 +67,7 @@ class Reply:
 
     async def answer(self, data: Any) -> None:
         """Answers the subscriber who replied, and says that it arrived."""
-        await self._stream.confirm(self, {"type": "answer", "reply": self.reply, **encode(data)})
+        await self._stream.confirm(self, {"type": "answer", "reply": self.reply, "data": data})
 
 
 class Replies:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
@@ -126,7 +127,7 @@ class Client(Link):
         if not callable(source):
             return source
         try:
-            if asyncio.iscoroutinefunction(source):
+            if inspect.iscoroutinefunction(source):
                 found = await source()
             else:
                 found = await asyncio.to_thread(source)

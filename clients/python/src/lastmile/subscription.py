@@ -37,7 +37,8 @@ class Subscription:
         self.channel = channel
         #: The last publication that arrived; everything behind it is still to come.
         self.position: Position | None = options.since
-        #: Whether nothing was missing when the gateway last began to listen for us; `None` before the first time.
+        #: Whether the gateway brought everything behind `position` when it last began to listen for us; `None` before the
+        #: first time. Where nothing was asked for it says `False`.
         self.recovered: bool | None = None
         self._carrier = carrier
         self._options = options
