@@ -13,7 +13,7 @@ use super::origin;
 use super::websocket::serial::{Commands, Serial};
 use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
-use crate::broker::engine::{Appended, Start, settled};
+use crate::broker::engine::{Appended, Start, attached, settled};
 use crate::broker::rate::RateLimit;
 use crate::broker::{Connection, Membership, Newcomer, Now};
 use crate::engine::deliver;
@@ -139,9 +139,7 @@ impl Commander {
         if self.memberships.len() >= self.app.limits.max_subscriptions {
             return Err(Reply::Error("Too many subscriptions".into()));
         }
-        if let Some(attached) = self.app.engine.attach(&name) {
-            attached.await.map_err(|refusal| error(&refusal))?;
-        }
+        let _place = attached(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
         self.next_tag += 1;
         let newcomer =
             Newcomer { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
