@@ -9,7 +9,9 @@ use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinSet;
 
 use crate::auth::fetch::{FetchError, Fetcher};
+use crate::auth::login::Login;
 use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
+use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
@@ -88,7 +90,7 @@ impl Gateway {
         // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
         let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
             config;
-        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
         let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
@@ -117,6 +119,7 @@ impl Gateway {
             basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
             rooms_config: rooms,
+            login: Login::new(login, policy.revocations())?,
             policy,
             fetcher,
             engine,
@@ -244,7 +247,7 @@ impl Reloader {
     }
 
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
-        let PolicyConfig { publishers, issuers, channels, revocations } = policy;
+        let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
         let whitelist = self.app.policy.whitelist().rebuild(publishers)?;
         let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
@@ -255,6 +258,7 @@ impl Reloader {
         policy.revocations().keep_for(issuers.longest_lifetime());
         policy.revocations().replace_listed(revocations, Now::read().unix())?;
         self.app.control.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
+        self.app.login.replace(login, policy.revocations());
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
         }
@@ -267,7 +271,7 @@ impl StartError {
     /// Whether the configuration is at fault, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
         match self {
-            Self::Listen(ListenError::Bind { .. }) => false,
+            Self::Listen(ListenError::Bind { .. }) | Self::Randomness(_) => false,
             Self::Engine(error) => error.is_misconfigured(),
             _ => true,
         }
@@ -299,6 +303,7 @@ pub enum StartError {
     Engine(DiskError),
     Redis(RedisError),
     Revocations(RevocationError),
+    Randomness(NoRandomness),
 }
 
 impl fmt::Display for StartError {
@@ -313,6 +318,7 @@ impl fmt::Display for StartError {
             Self::Engine(error) => error.fmt(f),
             Self::Redis(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
+            Self::Randomness(error) => error.fmt(f),
         }
     }
 }
@@ -334,6 +340,12 @@ impl From<RedisError> for StartError {
 impl From<RevocationError> for StartError {
     fn from(error: RevocationError) -> Self {
         Self::Revocations(error)
+    }
+}
+
+impl From<NoRandomness> for StartError {
+    fn from(error: NoRandomness) -> Self {
+        Self::Randomness(error)
     }
 }
 

@@ -40,7 +40,7 @@ impl Fake {
         let taken = self.0.lock().taken.clone();
         let mut rest = &taken[..];
         let mut frames = Vec::new();
-        while let [_, length, body @ ..] = rest {
+        while let [first, length, body @ ..] = rest {
             let (length, body) = match (*length, body) {
                 (126, [high, low, body @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), body),
                 (126.., _) => break,
@@ -49,7 +49,8 @@ impl Fake {
             if body.len() < length {
                 break;
             }
-            frames.push(String::from_utf8_lossy(&body[..length]).into_owned());
+            let payload = if *first & 0x40 == 0 { body[..length].to_vec() } else { inflate(&body[..length]) };
+            frames.push(String::from_utf8_lossy(&payload).into_owned());
             rest = &body[length..];
         }
         (frames, !rest.is_empty())
@@ -80,6 +81,14 @@ impl Socket for Fake {
     }
 }
 
+/// What a compressed frame holds; it stands for itself.
+fn inflate(deflated: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(65536);
+    let whole = [deflated, &[0, 0, 0xff, 0xff]].concat();
+    flate2::Decompress::new(false).decompress_vec(&whole, &mut bytes, flate2::FlushDecompress::Sync).unwrap();
+    bytes
+}
+
 const LIMITS: ConnectionLimits = ConnectionLimits {
     outbox_bytes: 2000,
     outbox_frames: 1000,
@@ -106,6 +115,7 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
         subscribers: Audience::Anyone,
         limits,
         slow_consumer,
+        compress: true,
         backlog_messages: backlog,
         backlog_age: Duration::ZERO,
         backlog_bytes: 0,
@@ -377,4 +387,91 @@ fn what_nobody_uses_is_forgotten() {
     let mut channels = (0..11).map(|n| ChannelName::parse(&format!("c{n}")).unwrap());
     let refused = channels.find_map(|name| engine.append(&name, "p", Payload::Json("1"), Now::read()).err());
     assert_eq!(refused.map(|refusal| refusal.code), Some(Code::LimitReached));
+}
+
+/// What one publication holds, and no other.
+fn marked(channel: usize, offset: u64) -> String {
+    let mark = format!("c{channel}:{offset};");
+    // Some are too short to be compressed.
+    format!("\"{}\"", mark.repeat(1 + offset as usize * 7 % 50))
+}
+
+#[derive(Clone, Debug)]
+enum Mixed {
+    Publish(usize),
+    Walk(usize),
+    Room(usize, usize),
+}
+
+fn mixed() -> impl Strategy<Value = Mixed> {
+    prop_oneof![
+        4 => (0usize..2).prop_map(Mixed::Publish),
+        8 => any::<usize>().prop_map(Mixed::Walk),
+        8 => (any::<usize>(), 0usize..900).prop_map(|(who, bytes)| Mixed::Room(who, bytes)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Two channels, each with subscribers that take compressed frames and some that do not: however their sockets
+    /// stop and go on, each gets whole frames of its own channel and not a byte of the other.
+    #[test]
+    fn t_ws5_shared_frames_reach_those_they_are_for_byte_for_byte(steps in proptest::collection::vec(mixed(), 1..200)) {
+        let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
+        let channels = [0, 1].map(|n| ChannelName::parse(&format!("c{n}")).unwrap());
+        let subscribers: Vec<_> = (0..8)
+            .map(|n| {
+                let connection = connection(n, 100);
+                let form = if n % 4 < 2 { Form::Deflated } else { Form::Native };
+                let newcomer = Newcomer { connection: connection.clone(), principal: None, form, tag: 1 };
+                let channel = &channels[n as usize % 2];
+                let membership = engine.subscribe(channel, newcomer, Start::Live, Now::read(), &mut |_| {}).unwrap();
+                (connection, membership)
+            })
+            .collect();
+        let mut walks: Vec<Walk> = Vec::new();
+        let mut published = [0, 0];
+        for step in steps {
+            match step {
+                Mixed::Publish(which) => {
+                    published[which] += 1;
+                    let data = marked(which, published[which]);
+                    let payload = Payload::Json(&data);
+                    match engine.append(&channels[which], "p", payload, Now::read()).unwrap() {
+                        Appended::Done(accepted) => walks.extend(accepted.walks.walks),
+                        Appended::Later(_) => panic!("the memory engine answers at once"),
+                    }
+                }
+                Mixed::Walk(which) if !walks.is_empty() => {
+                    let which = which % walks.len();
+                    if !walks[which].step(1) {
+                        drop(walks.remove(which));
+                    }
+                }
+                Mixed::Walk(_) => {}
+                Mixed::Room(who, bytes) => {
+                    let connection = &subscribers[who % subscribers.len()].0;
+                    connection.socket().make_room(bytes);
+                    connection.flush().unwrap();
+                }
+            }
+        }
+        walks.into_iter().for_each(finish);
+        for (n, (connection, _membership)) in subscribers.iter().enumerate() {
+            connection.socket().make_room(usize::MAX);
+            connection.flush().unwrap();
+            let (frames, rest) = connection.socket().frames();
+            prop_assert!(!rest, "half a frame was sent");
+            let messages: Vec<serde_json::Value> =
+                frames.iter().filter_map(|frame| serde_json::from_str(frame).ok()).collect();
+            let is_slow = connection.phase() == Phase::Closing(CloseReason::SlowConsumer);
+            prop_assert_eq!(messages.len(), frames.len() - usize::from(is_slow));
+            prop_assert!(is_slow || messages.len() as u64 == published[n % 2]);
+            for (message, offset) in messages.iter().zip(1..) {
+                let data: serde_json::Value = serde_json::from_str(&marked(n % 2, offset)).unwrap();
+                prop_assert_eq!((&message["offset"], &message["data"]), (&offset.into(), &data));
+            }
+        }
+    }
 }

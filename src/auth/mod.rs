@@ -4,9 +4,11 @@ pub mod client_addr;
 pub mod fetch;
 pub mod geo;
 pub mod keys;
+pub mod login;
 pub mod policy;
 pub mod publisher;
 pub mod revocation;
+pub mod seal;
 pub mod token;
 
 pub use client_addr::{ClientAddr, client_address, is_trusted};

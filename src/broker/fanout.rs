@@ -66,7 +66,7 @@ impl Member {
             if !self.active.swap(false, Ordering::Relaxed) {
                 return false;
             }
-            if self.form == Form::Native {
+            if self.form.is_native() {
                 let json = Reply::ended(channel.as_str(), reason).to_json();
                 outgoing.send(&crate::protocol::websocket::text_frame(json.as_bytes()), None);
             }

@@ -1,6 +1,6 @@
 //! What the operator says about channels: who may subscribe, and the limits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +111,8 @@ pub struct ChannelRule {
     pub subscribers: Audience,
     pub limits: ChannelLimits,
     pub slow_consumer: SlowConsumer,
+    /// Publications may be compressed for those who take it.
+    pub compress: bool,
     /// Publications kept for those who come back; 0 keeps none.
     pub backlog_messages: u64,
     /// How long they are kept; zero for as long as there is room.
@@ -161,6 +163,20 @@ pub struct ChannelRules {
 }
 
 impl ChannelRules {
+    /// The claims that rules look at.
+    pub fn claims(&self) -> BTreeSet<&str> {
+        let all = self.rules.iter().chain([&self.default]);
+        all.flat_map(|rule| {
+            let allowed = match &rule.subscribers {
+                Audience::Matching(any) => any.as_slice(),
+                Audience::Anyone | Audience::Authenticated => &[],
+            };
+            let required = allowed.iter().chain(&rule.deny).flat_map(|needed| needed.claims.keys().map(String::as_str));
+            required.chain(rule.template.iter().flat_map(Template::claims))
+        })
+        .collect()
+    }
+
     pub fn of(&self, channel: &ChannelName) -> &ChannelRule {
         self.rules.iter().find(|rule| rule.pattern.matches(channel)).unwrap_or(&self.default)
     }

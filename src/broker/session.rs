@@ -26,6 +26,7 @@ pub struct Session {
     connection: Arc<Connection>,
     channels: Channels,
     principal: Option<Arc<Principal>>,
+    form: Form,
     /// Sorted by channel: most sessions have few.
     memberships: Vec<Membership>,
     next_tag: u64,
@@ -35,7 +36,12 @@ impl Session {
     /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
     pub fn new(connection: Arc<Connection>, channels: Channels, principal: Option<Arc<Principal>>) -> Self {
         connection.admit(principal.as_ref().map(|principal| principal.expires));
-        Self { connection, channels, principal, memberships: Vec::new(), next_tag: 0 }
+        Self { connection, channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
+    }
+
+    /// The same for a connection that takes publications in another form.
+    pub fn with_form(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// Who this is; `None` without a token.
@@ -167,7 +173,7 @@ impl Session {
         let newcomer = Newcomer {
             connection: self.connection.clone(),
             principal: self.principal.clone(),
-            form: Form::Native,
+            form: self.form,
             tag: self.next_tag,
         };
         let membership = self.channels.engine.subscribe(channel, newcomer, start, now, announce)?;

@@ -102,6 +102,14 @@ impl Template {
         is_whole.then(|| Pattern::new(&pattern))
     }
 
+    /// The names of the claims that it asks for.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Claim(name) => Some(&**name),
+        })
+    }
+
     /// As it was written, in its shortest form.
     pub fn text(&self) -> String {
         let mut text = String::new();

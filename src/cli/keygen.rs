@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{Failure, output};
 use crate::auth::keys::{self, Fingerprint, to_openssh_public, to_pkcs8_pem};
+use crate::auth::seal::SealKey;
 
 const DEFAULT_FILE: &str = "keys/publisher.key";
 
@@ -17,6 +18,7 @@ const DEFAULT_FILE: &str = "keys/publisher.key";
   lastmile keygen
   lastmile keygen -o keys/market-data.key
   lastmile keygen -o keys/market-data.key --name market-data >> config/lastmile.toml
+  lastmile keygen --seal -o keys/session.key
 
 The private key (PKCS#8 PEM, mode 0600) stays with the publisher; a file that is there is never overwritten.
 What is printed belongs to the gateway. Keys of `ssh-keygen -t ed25519` and `openssl genpkey -algorithm ed25519`
@@ -28,10 +30,16 @@ pub struct Keygen {
     /// The publisher's name in the whitelist [default: the file's name without its ending]
     #[arg(long)]
     name: Option<String>,
+    /// Make a key that seals the cookies of logins instead
+    #[arg(long, requires = "output", conflicts_with = "name")]
+    seal: bool,
 }
 
 impl Keygen {
     pub fn run(self) -> Result<(), Failure> {
+        if self.seal {
+            return make_seal_key(&self.output);
+        }
         let name = self.name.unwrap_or_else(|| name_of(&self.output));
         if name.is_empty() || !name.bytes().all(is_name_byte) {
             return Err(Failure::usage("--name has letters, digits, `-`, `_` and `.` only"));
@@ -46,6 +54,16 @@ impl Keygen {
         let public = key.verifying_key();
         output::text(&whitelist_entry(&name, &to_openssh_public(&public, &name), Fingerprint::of(&public)))
     }
+}
+
+fn make_seal_key(file: &Path) -> Result<(), Failure> {
+    let key = SealKey::generate().map_err(|error| Failure::failed(error.to_string()))?;
+    write_new(file, format!("{}\n", *key.to_text()).as_bytes())?;
+    output::note("wrote a key for the cookies of logins; every node of the gateway needs the same:");
+    output::text(&format!(
+        "[login]\nseal_keys = [{:?}]   # the first one seals, all of them open\n",
+        file.display().to_string()
+    ))
 }
 
 fn whitelist_entry(name: &str, public: &str, fingerprint: Fingerprint) -> String {

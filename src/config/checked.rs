@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::auth::fetch::FetchConfig;
+use crate::auth::login::LoginConfig;
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig, Revocation};
 use crate::engine::{DiskConfig, RedisConfig};
 use crate::ops::config::{LogConfig, StatsdConfig};
@@ -53,6 +54,8 @@ pub struct PolicyConfig {
     pub channels: WrittenRules,
     /// Those of the file.
     pub revocations: Vec<Revocation>,
+    /// If people can log in.
+    pub login: Option<LoginConfig>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,6 +59,10 @@ fn gateway_text(config: &Config) -> String {
             line(&mut text, 1, &format!("its tokens open at most: {}", listed(patterns.iter().map(Pattern::as_str))));
         }
     }
+    if let Some(login) = &config.policy.login {
+        let names = login.providers.iter().map(|provider| provider.name.as_str());
+        line(&mut text, 0, &format!("people log in at {}, by {}", login.url, listed(names)));
+    }
     for rule in &rules.rules {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
     }
@@ -171,7 +175,8 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
 fn listener_text(listener: &ListenerConfig) -> String {
     let roles = listed(listener.roles.iter().map(|role| role.name()));
     let tls = if listener.tls.is_some() { "with TLS" } else { "without TLS" };
-    format!("listener {}: {} {tls}, serves {roles}", listener.name, check::address_text(&listener.address))
+    let compression = if listener.compression { ", compresses WebSockets" } else { "" };
+    format!("listener {}: {} {tls}, serves {roles}{compression}", listener.name, check::address_text(&listener.address))
 }
 
 fn issuer_text(issuer: &IssuerConfig) -> String {
@@ -202,6 +207,7 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         subscribers,
         limits,
         slow_consumer,
+        compress,
         backlog_messages,
         backlog_age,
         backlog_bytes,
@@ -239,6 +245,9 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
         SlowConsumer::Latest => "latest",
     };
     line(&mut text, 1, &format!("slow_consumer: {slow}"));
+    if !compress {
+        line(&mut text, 1, "never compressed");
+    }
     if *replies {
         line(&mut text, 1, "replies: subscribers may reply to the publisher");
     }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::path::{Path, Segment};
 use super::settings::{
-    Basic, Channel, ChannelDefaults, Engine, Geoip, Issuer, Listener, OneOrMany, OneOrManyRequirements, Publisher,
-    Requirements, Rooms, Settings, Subscribers, Tls,
+    Basic, Channel, ChannelDefaults, Engine, Geoip, Issuer, IssuerLogin, Listener, Login, OneOrMany,
+    OneOrManyRequirements, Publisher, Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
 /// Stands in a sample for a name that the operator chooses.
@@ -122,7 +122,7 @@ pub fn default_of(path: &Path) -> Option<Value> {
     let defaults = Settings {
         listeners: [(NAME.to_owned(), Listener::default())].into(),
         publishers: [(NAME.to_owned(), Publisher::default())].into(),
-        issuers: vec![Issuer::default()],
+        issuers: vec![Issuer { login: Some(IssuerLogin::default()), ..Issuer::default() }],
         channels: vec![Channel::default()],
         ..Settings::default()
     };
@@ -186,6 +186,7 @@ fn sample(form: usize) -> Value {
         algorithms: list(),
         typ: text(),
         channels: Some(list()),
+        login: Some(IssuerLogin { client_id: text(), client_secret_file: text(), scopes: list(), name: text() }),
         ..Issuer::default()
     };
     let channel = Channel {
@@ -201,6 +202,7 @@ fn sample(form: usize) -> Value {
         backlog_secs: Some(1),
         backlog_bytes: Some(1),
         slow_consumer: text(),
+        compress: Some(true),
         replies: Some(false),
     };
     json!(Settings {
@@ -211,6 +213,7 @@ fn sample(form: usize) -> Value {
         listeners: [(NAME.to_owned(), listener)].into(),
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],
+        login: Login { url: text(), seal_keys: list(), ..Login::default() },
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },

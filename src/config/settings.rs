@@ -18,6 +18,7 @@ pub struct Settings {
     pub listeners: BTreeMap<String, Listener>,
     pub publishers: BTreeMap<String, Publisher>,
     pub issuers: Vec<Issuer>,
+    pub login: Login,
     pub channels: Vec<Channel>,
     pub channel_defaults: ChannelDefaults,
     pub revocations_file: Option<String>,
@@ -55,6 +56,8 @@ pub struct Listener {
     pub hosts: Vec<String>,
     pub max_connections: u64,
     pub proxy_protocol: bool,
+    pub compression: bool,
+    pub http2: bool,
     pub default_endpoint_permissions: Vec<String>,
     pub auth_tokens: Vec<String>,
     pub max_message_size: u64,
@@ -103,6 +106,25 @@ pub struct Issuer {
     pub leeway_secs: u64,
     pub max_lifetime_secs: u64,
     pub channels: Option<Vec<String>>,
+    pub login: Option<IssuerLogin>,
+}
+
+/// How the issuer knows this gateway, so that people can log in there.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IssuerLogin {
+    pub client_id: Option<String>,
+    pub client_secret_file: Option<String>,
+    pub scopes: Vec<String>,
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Login {
+    pub url: Option<String>,
+    pub seal_keys: Vec<String>,
+    pub session_secs: u64,
 }
 
 /// The rule of the channels that match; what it leaves out is as in [`ChannelDefaults`].
@@ -121,6 +143,7 @@ pub struct Channel {
     pub backlog_secs: Option<u64>,
     pub backlog_bytes: Option<u64>,
     pub slow_consumer: Option<String>,
+    pub compress: Option<bool>,
     pub replies: Option<bool>,
 }
 
@@ -138,6 +161,7 @@ pub struct ChannelDefaults {
     pub backlog_secs: u64,
     pub backlog_bytes: u64,
     pub slow_consumer: String,
+    pub compress: bool,
     pub replies: bool,
 }
 
@@ -296,6 +320,7 @@ impl Default for Settings {
             listeners: BTreeMap::new(),
             publishers: BTreeMap::new(),
             issuers: Vec::new(),
+            login: Login::default(),
             channels: Vec::new(),
             channel_defaults: ChannelDefaults::default(),
             revocations_file: None,
@@ -321,6 +346,8 @@ impl Default for Listener {
             hosts: Vec::new(),
             max_connections: 0,
             proxy_protocol: false,
+            compression: false,
+            http2: true,
             default_endpoint_permissions: Vec::new(),
             auth_tokens: Vec::new(),
             max_message_size: 65_536,
@@ -345,7 +372,20 @@ impl Default for Issuer {
             leeway_secs: 30,
             max_lifetime_secs: 86_400,
             channels: None,
+            login: None,
         }
+    }
+}
+
+impl Default for IssuerLogin {
+    fn default() -> Self {
+        Self { client_id: None, client_secret_file: None, scopes: vec!["openid".to_owned()], name: None }
+    }
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        Self { url: None, seal_keys: Vec::new(), session_secs: 28_800 }
     }
 }
 
@@ -363,6 +403,7 @@ impl Default for ChannelDefaults {
             backlog_secs: 300,
             backlog_bytes: 1_048_576,
             slow_consumer: "disconnect".to_owned(),
+            compress: true,
             replies: false,
         }
     }

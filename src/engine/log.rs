@@ -177,8 +177,10 @@ impl Log {
             self.authors.note(used.offset, publisher);
         }
         let position = Position { epoch: self.epoch.clone(), offset: used.offset };
-        Ok((is_wanted || rule.backlog_messages > 0)
-            .then(|| Arc::new(Publication::new(channel, &position, now.wall, publisher, payload))))
+        Ok((is_wanted || rule.backlog_messages > 0).then(|| {
+            let publication = Publication::new(channel, &position, now.wall, publisher, payload);
+            Arc::new(publication.compressed(rule.compress))
+        }))
     }
 
     /// Subscribers may see what was given away up to `used`; its newest publication is kept if there is one.

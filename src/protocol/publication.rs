@@ -110,6 +110,9 @@ pub struct Publication {
     data: Range<usize>,
     kind: DataKind,
     channel: ChannelName,
+    /// Whether a compressed frame may be made: not of what is secret, because sizes tell (CRIME, BREACH).
+    may_compress: bool,
+    deflated: OnceLock<Bytes>,
     tslm: OnceLock<Bytes>,
     flock: OnceLock<Bytes>,
 }
@@ -183,12 +186,20 @@ impl Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Native,
+    /// The same over a connection that takes compressed frames.
+    Deflated,
     Tslm,
     Flock,
 }
 
 impl Form {
-    pub const COUNT: usize = 3;
+    /// How many forms there are.
+    pub const COUNT: usize = Self::Flock as usize + 1;
+
+    /// Whether our own protocol is spoken.
+    pub fn is_native(self) -> bool {
+        matches!(self, Self::Native | Self::Deflated)
+    }
 }
 
 impl Publication {
@@ -245,9 +256,17 @@ impl Publication {
             data: data.start as usize..data.end as usize,
             kind: *kind,
             channel: channel.clone(),
+            may_compress: false,
+            deflated: OnceLock::new(),
             tslm: OnceLock::new(),
             flock: OnceLock::new(),
         }
+    }
+
+    /// The same, with or without a compressed frame for those who take one. One that was kept has none: it is made
+    /// for one reader, and each would have it compressed anew.
+    pub fn compressed(self, may_compress: bool) -> Self {
+        Self { may_compress, ..self }
     }
 
     /// What has to be kept of it. It shares the frame and nothing else, so forms made later are not kept.
@@ -259,6 +278,10 @@ impl Publication {
     pub fn frame(&self, form: Form) -> &Bytes {
         match form {
             Form::Native => &self.frame,
+            Form::Deflated if !self.may_compress => &self.frame,
+            Form::Deflated => self.deflated.get_or_init(|| {
+                websocket::deflated_text_frame(websocket::payload(&self.frame)).unwrap_or_else(|| self.frame.clone())
+            }),
             Form::Tslm => {
                 self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
             }
@@ -342,6 +365,22 @@ mod tests {
     fn text_is_a_string_and_anything_else_base64() {
         check(Payload::Text("a\"b\n"), r#""a\"b\n""#, "}");
         check(Payload::Binary(&[0xff, 0xfe]), r#""//4=""#, r#","encoding":"base64"}"#);
+    }
+
+    #[test]
+    fn a_compressed_frame_is_made_once_and_only_where_it_may_be_and_pays() {
+        let text = "tick ".repeat(100);
+        let made = publication(Payload::Text(&text)).compressed(true);
+        let (plain, deflated) = (made.frame(Form::Native), made.frame(Form::Deflated));
+        assert!(deflated.len() < plain.len() && deflated[0] == 0xc1);
+        assert_eq!(made.frame(Form::Deflated).as_ptr(), deflated.as_ptr(), "all share one");
+        let secret = publication(Payload::Text(&text)).compressed(false);
+        assert_eq!(secret.frame(Form::Deflated).as_ptr(), secret.frame(Form::Native).as_ptr());
+        let mut noise = vec![0; 3000];
+        getrandom::fill(&mut noise).unwrap();
+        let noise = noise.iter().map(|byte| char::from(b'0' + byte % 64)).collect::<String>();
+        let odd = publication(Payload::Text(&noise)).compressed(true);
+        assert!(odd.frame(Form::Deflated).len() <= odd.frame(Form::Native).len());
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub enum Code {
     Unauthenticated,
     Forbidden,
     OriginForbidden,
+    // The login.
+    LoginExpired,
+    LoginRefused,
+    LoginFailed,
+    LoginUnavailable,
+    SessionTooLarge,
     // The content.
     Malformed,
     ChannelInvalid,
@@ -57,7 +63,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in documents and tests.
-    pub const ALL: [Code; 38] = [
+    pub const ALL: &[Code] = &[
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -70,6 +76,11 @@ impl Code {
         Self::Unauthenticated,
         Self::Forbidden,
         Self::OriginForbidden,
+        Self::LoginExpired,
+        Self::LoginRefused,
+        Self::LoginFailed,
+        Self::LoginUnavailable,
+        Self::SessionTooLarge,
         Self::Malformed,
         Self::ChannelInvalid,
         Self::CursorInvalid,
@@ -128,6 +139,7 @@ impl Code {
                 | Self::PeerAbsent
                 | Self::PublisherAbsent
                 | Self::AnswerTimeout
+                | Self::LoginUnavailable
         )
     }
 
@@ -145,6 +157,13 @@ impl Code {
             Self::Unauthenticated => ("unauthenticated", 401, "A valid token is needed."),
             Self::Forbidden => ("forbidden", 403, "This is not allowed."),
             Self::OriginForbidden => ("origin-forbidden", 403, "This origin is not allowed."),
+            Self::LoginExpired => ("login-expired", 400, "This login is over."),
+            Self::LoginRefused => ("login-refused", 403, "The identity provider refuses this login."),
+            Self::LoginFailed => ("login-failed", 502, "The identity provider's answer cannot be used."),
+            Self::LoginUnavailable => ("login-unavailable", 503, "The identity provider cannot be reached."),
+            Self::SessionTooLarge => {
+                ("session-too-large", 403, "What this account may do does not fit into a session.")
+            }
             Self::Malformed => ("malformed", 400, "The request cannot be read."),
             Self::ChannelInvalid => ("channel-invalid", 400, "This is not the name of a channel."),
             Self::CursorInvalid => ("cursor-invalid", 400, "The cursor cannot be resumed from."),

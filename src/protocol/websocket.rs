@@ -3,6 +3,11 @@
 //! Headers are read and written by `tungstenite`; assembling messages from frames is ours, because an
 //! idle connection then keeps no buffer at all, and because no library bounds the number of fragments.
 
+mod deflate;
+mod extension;
+#[cfg(test)]
+mod tests;
+
 use std::io::Cursor;
 
 use bytes::Bytes;
@@ -10,6 +15,8 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::CloseReason;
+pub use deflate::deflated_text_frame;
+pub use extension::{Malformed, accept_deflate};
 
 /// Longest payload of a control frame (RFC 6455 section 5.5).
 const MAX_CONTROL_BYTES: usize = 125;
@@ -37,6 +44,8 @@ pub struct Bounds {
 /// Turns the bytes of a peer into messages. Holds memory only while a message is incomplete.
 #[derive(Default)]
 pub struct Assembler {
+    /// permessage-deflate was negotiated: messages may be compressed, each on its own.
+    inflates: bool,
     partial: Option<Box<Partial>>,
 }
 
@@ -47,10 +56,21 @@ struct Partial {
     /// The fragments so far of a message of which the end has not arrived, and what it is.
     message: Vec<u8>,
     kind: Option<Data>,
+    is_compressed: bool,
     fragments: u32,
 }
 
 impl Assembler {
+    /// `inflates` is whether permessage-deflate was negotiated.
+    pub fn new(inflates: bool) -> Self {
+        Self { inflates, partial: None }
+    }
+
+    /// Whether a few bytes can become a large message.
+    pub fn inflates(&self) -> bool {
+        self.inflates
+    }
+
     /// Takes all of `input`, which is unmasked in place, and hands every complete message to `sink`.
     ///
     /// Memory grows with what was received, never with what a header announces. An error ends the connection.
@@ -112,7 +132,9 @@ impl Assembler {
             return Ok(None);
         };
         let start = cursor.position() as usize;
-        let reserved = header.rsv1 || header.rsv2 || header.rsv3;
+        // RFC 7692 section 6: the first frame of a message says whether it is compressed, no other frame does.
+        let is_first = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        let reserved = (header.rsv1 && !(self.inflates && is_first)) || header.rsv2 || header.rsv3;
         // Section 5.2: a length is written in the fewest bytes. The mask makes 4 of the header's bytes.
         let minimal = match start.saturating_sub(6) {
             0 => true,
@@ -157,22 +179,22 @@ impl Assembler {
         let begun = self.partial.as_ref().and_then(|partial| partial.kind);
         let kind = match (begun, kind) {
             (None, Data::Continue) | (Some(_), Data::Text | Data::Binary) => return Err(CloseReason::ProtocolError),
-            (None, kind) if header.is_final => return sink(message(kind, payload)?),
+            (None, kind) if header.is_final => return whole(kind, payload, header.rsv1, bounds, sink),
             (Some(begun), _) => begun,
             (None, kind) => kind,
         };
         let partial = self.partial.get_or_insert_default();
         partial.kind = Some(kind);
+        partial.is_compressed |= header.rsv1;
         partial.fragments += 1;
         partial.message.extend_from_slice(payload);
         if partial.fragments > bounds.fragments {
             return Err(CloseReason::MessageTooBig);
         }
         if header.is_final {
-            let whole = std::mem::take(&mut partial.message);
-            (partial.kind, partial.fragments) = (None, 0);
+            let Partial { message, is_compressed, .. } = std::mem::take(&mut **partial);
             self.release();
-            return sink(message(kind, &whole)?);
+            return whole(kind, &message, is_compressed, bounds, sink);
         }
         Ok(())
     }
@@ -183,6 +205,20 @@ impl Assembler {
             self.partial = None;
         }
     }
+}
+
+/// Hands over a message of which everything has arrived.
+fn whole(
+    kind: Data,
+    payload: &[u8],
+    is_compressed: bool,
+    bounds: Bounds,
+    sink: &mut impl FnMut(Message<'_>) -> Result<(), CloseReason>,
+) -> Result<(), CloseReason> {
+    if is_compressed {
+        return sink(message(kind, &deflate::inflate(payload, bounds.message_bytes)?)?);
+    }
+    sink(message(kind, payload)?)
 }
 
 fn message(kind: Data, payload: &[u8]) -> Result<Message<'_>, CloseReason> {
@@ -222,6 +258,21 @@ fn unmask(payload: &mut [u8], mask: Option<[u8; 4]>) {
 /// An unmasked frame that holds a whole text message.
 pub fn text_frame(text: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Text), text)
+}
+
+/// What a frame of the gateway's own holds.
+pub fn payload(frame: &[u8]) -> &[u8] {
+    let start = match frame.get(1) {
+        Some(127) => 10,
+        Some(126) => 4,
+        _ => 2,
+    };
+    frame.get(start..).unwrap_or_default()
+}
+
+/// The same of text that is compressed.
+fn compressed_text_frame(deflated: &[u8]) -> Bytes {
+    frame_of(FrameHeader { rsv1: true, opcode: OpCode::Data(Data::Text), ..FrameHeader::default() }, deflated)
 }
 
 /// An unmasked frame that holds a whole binary message.
@@ -275,179 +326,13 @@ pub fn close_frame_echo(payload: &[u8]) -> Bytes {
 }
 
 fn frame(opcode: OpCode, payload: &[u8]) -> Bytes {
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    frame_of(FrameHeader { opcode, ..FrameHeader::default() }, payload)
+}
+
+fn frame_of(header: FrameHeader, payload: &[u8]) -> Bytes {
     let length = payload.len() as u64;
     let mut frame = Vec::with_capacity(header.len(length) + payload.len());
     header.format(length, &mut frame).expect("writing to memory does not fail");
     frame.extend_from_slice(payload);
     frame.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds { message_bytes: 65536, fragments: 16 };
-
-    /// A masked frame with any first byte and a length written as in `form` (7, 16 or 64 bits).
-    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mask = [0x11, 0x22, 0x33, 0x44];
-        let mut frame = vec![first];
-        match payload.len() {
-            n @ 0..=125 => frame.push(0x80 | n as u8),
-            n @ 126..=65535 => {
-                frame.push(0x80 | 126);
-                frame.extend((n as u16).to_be_bytes());
-            }
-            n => {
-                frame.push(0x80 | 127);
-                frame.extend((n as u64).to_be_bytes());
-            }
-        }
-        frame.extend(mask);
-        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        frame
-    }
-
-    /// Feeds `bytes` in pieces of `step` and writes down what came out.
-    fn run(bytes: &[u8], step: usize) -> (Vec<String>, Result<(), CloseReason>) {
-        let mut assembler = Assembler::default();
-        let mut seen = Vec::new();
-        for piece in bytes.chunks(step.max(1)) {
-            let result = assembler.feed(&mut piece.to_vec(), BOUNDS, &mut |message| {
-                seen.push(format!("{message:?}"));
-                Ok(())
-            });
-            if result.is_err() {
-                return (seen, result);
-            }
-        }
-        (seen, Ok(()))
-    }
-
-    fn check(bytes: &[u8], expected: &[&str], result: Result<(), CloseReason>) {
-        for step in [1, 2, 3, 7, usize::MAX] {
-            let (seen, ended) = run(bytes, step);
-            assert_eq!(seen, expected, "in steps of {step}");
-            assert_eq!(ended, result, "in steps of {step}");
-        }
-    }
-
-    #[test]
-    fn messages_come_out_whole_however_their_bytes_arrive() {
-        check(&masked(0x81, b"hello"), &[r#"Text("hello")"#], Ok(()));
-        check(&masked(0x82, &[1, 2]), &["Binary([1, 2])"], Ok(()));
-        check(&masked(0x89, b"p"), &["Ping([112])"], Ok(()));
-        check(&masked(0x8a, b""), &["Pong"], Ok(()));
-        check(&masked(0x88, &[0x03, 0xe8]), &["Close([3, 232])"], Ok(()));
-        let fragments = [masked(0x01, b"he"), masked(0x89, b""), masked(0x00, b"l"), masked(0x80, b"lo")].concat();
-        check(&fragments, &["Ping([])", r#"Text("hello")"#], Ok(()));
-        let two = [masked(0x81, b"a"), masked(0x81, &[b'b'; 200])].concat();
-        check(&two, &[r#"Text("a")"#, &format!("Text({:?})", "b".repeat(200))], Ok(()));
-    }
-
-    #[test]
-    fn t_ws11_an_unmasked_frame_is_a_protocol_error() {
-        check(&[0x81, 0x01, b'a'], &[], Err(CloseReason::ProtocolError));
-    }
-
-    #[test]
-    fn w4_what_the_standard_forbids_is_a_protocol_error() {
-        let forbidden: [&[u8]; 12] = [
-            &masked(0xc1, b"a"),                                // reserved bit
-            &masked(0x83, b"a"),                                // reserved opcode
-            &masked(0x8b, b"a"),                                // reserved control opcode
-            &masked(0x09, b"a"),                                // fragmented control frame
-            &masked(0x89, &[0; 126]),                           // long control frame
-            &masked(0x80, b"a"),                                // continuation of nothing
-            &[masked(0x01, b"a"), masked(0x81, b"b")].concat(), // a message inside a message
-            &masked(0x88, &[3]),                                // half a close code
-            &masked(0x88, &[0x03, 0xed]),                       // 1005 must not be sent
-            &masked(0x88, &[0x00, 0x01]),                       // no such code
-            &[0x81, 0x80 | 126, 0, 1, 0, 0, 0, 0, b'a'],        // a length that is not minimal
-            &[0x81, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, b'a'],
-        ];
-        for bytes in forbidden {
-            check(bytes, &[], Err(CloseReason::ProtocolError));
-        }
-    }
-
-    #[test]
-    fn text_that_is_not_utf8_is_told_so() {
-        check(&masked(0x81, &[0xff]), &[], Err(CloseReason::InvalidUtf8));
-        check(&[masked(0x01, &[0xc3]), masked(0x80, &[0x28])].concat(), &[], Err(CloseReason::InvalidUtf8));
-        check(&masked(0x88, &[0x03, 0xe8, 0xff]), &[], Err(CloseReason::InvalidUtf8));
-        check(&[masked(0x01, &[0xc3]), masked(0x80, &[0xa9])].concat(), &[r#"Text("é")"#], Ok(()));
-    }
-
-    #[test]
-    fn t_ws1_a_huge_announced_length_is_refused_by_its_header() {
-        for length in [65537, u64::MAX >> 1] {
-            for opcode in [0x81, 0x82, 0x01, 0x02] {
-                let mut frame = vec![opcode, 0x80 | 127];
-                frame.extend(length.to_be_bytes());
-                frame.extend([0; 4]);
-                check(&frame, &[], Err(CloseReason::MessageTooBig));
-            }
-        }
-        for length in [1 << 63, u64::MAX] {
-            let mut frame = vec![0x82, 0x80 | 127];
-            frame.extend(u64::to_be_bytes(length));
-            frame.extend([0; 4]);
-            check(&frame, &[], Err(CloseReason::ProtocolError));
-        }
-    }
-
-    #[test]
-    fn t_ws3_fragments_are_bounded_in_number_and_in_sum() {
-        let mut flood = masked(0x01, b"");
-        for _ in 0..16 {
-            flood.extend(masked(0x00, b""));
-        }
-        check(&flood, &[], Err(CloseReason::MessageTooBig));
-        let big = [masked(0x01, &[b'a'; 40000]), masked(0x80, &[b'a'; 40000])].concat();
-        let (seen, result) = run(&big, usize::MAX);
-        assert!(seen.is_empty());
-        assert_eq!(result, Err(CloseReason::MessageTooBig));
-    }
-
-    #[test]
-    fn t_ws8_memory_follows_what_was_received() {
-        let mut assembler = Assembler::default();
-        let mut head = vec![0x82, 0x80 | 126, 0xff, 0xff, 0, 0, 0, 0, 1, 2, 3];
-        assembler.feed(&mut head, BOUNDS, &mut |_| Ok(())).unwrap();
-        assert!(assembler.partial.as_ref().unwrap().frame.capacity() < 64);
-    }
-
-    #[test]
-    fn nothing_is_held_between_messages() {
-        let mut assembler = Assembler::default();
-        let bytes = [masked(0x01, b"he"), masked(0x80, b"llo"), masked(0x81, b"again")].concat();
-        for piece in bytes.chunks(2) {
-            assembler.feed(&mut piece.to_vec(), BOUNDS, &mut |_| Ok(())).unwrap();
-        }
-        assert!(assembler.partial.is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_in_any_pieces_end_the_same_way(bytes in proptest::collection::vec(any::<u8>(), 0..400), step in 1usize..40) {
-            prop_assert_eq!(run(&bytes, step), run(&bytes, usize::MAX));
-        }
-
-        #[test]
-        fn what_a_whole_library_writes_is_read(payloads in proptest::collection::vec(".{0,300}", 1..8), step in 1usize..600) {
-            use tungstenite::protocol::frame::Frame;
-            let mut bytes = Vec::new();
-            for payload in &payloads {
-                let mut frame = Frame::message(payload.clone(), OpCode::Data(Data::Text), true);
-                frame.header_mut().mask = Some([1, 2, 3, 4]);
-                frame.format(&mut bytes).unwrap();
-            }
-            let expected: Vec<String> = payloads.iter().map(|text| format!("Text({text:?})")).collect();
-            prop_assert_eq!(run(&bytes, step), (expected, Ok(())));
-        }
-    }
 }

@@ -12,6 +12,7 @@ use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
 use super::tickets::Tickets;
 use crate::auth::fetch::Fetcher;
+use crate::auth::login::Login;
 use crate::auth::publisher::BasicGate;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
 use crate::broker::room::Rooms;
@@ -32,6 +33,7 @@ pub struct App {
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     pub policy: Policy,
+    pub login: Login,
     /// The only way out over HTTP; `None` beside `egress = "none"`.
     pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,

@@ -29,11 +29,13 @@ struct Inner {
     head: Parts,
     peer: Peer,
     client: Option<ClientAddr>,
+    has_body: bool,
 }
 
 impl Call {
-    pub fn new(head: Parts, peer: Peer, client: Option<ClientAddr>) -> Self {
-        Self(Arc::new(Inner { head, peer, client }))
+    /// `has_body` is whether a body follows.
+    pub fn new(head: Parts, peer: Peer, client: Option<ClientAddr>, has_body: bool) -> Self {
+        Self(Arc::new(Inner { head, peer, client, has_body }))
     }
 
     pub fn method(&self) -> &str {
@@ -81,9 +83,10 @@ impl Call {
         self.0.peer.listener.roles.contains(&role)
     }
 
-    /// Whether a body follows.
+    /// Whether a body follows. HTTP/2 needs no header for that.
     pub fn has_body(&self) -> bool {
-        self.headers().contains_key(header::TRANSFER_ENCODING)
+        self.0.has_body
+            || self.headers().contains_key(header::TRANSFER_ENCODING)
             || self.header(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
     }
 

@@ -73,6 +73,10 @@ pub struct ListenerConfig {
     pub max_connections: u64,
     /// Every connection begins with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
+    /// WebSockets of our own protocol are compressed where the client takes it (RFC 7692).
+    pub compression: bool,
+    /// HTTP/2 beside HTTP/1.1, over TLS alone.
+    pub http2: bool,
     /// For the role `tslm`.
     pub tslm: TslmConfig,
     /// For the role `relay`: what stands before the id in the path, without slashes at its ends; empty for nothing.

@@ -4,15 +4,20 @@ use std::sync::Arc;
 
 use super::app::App;
 use super::call::Call;
+use super::login::cookie;
 use super::tickets;
 use crate::broker::{Now, Principal};
 use crate::protocol::{Code, Refusal};
 
-/// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over.
+/// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over. Of several,
+/// what the client says itself counts before the cookie that its browser sends along. Comes after the Origin check.
 pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => tickets::principal(app, call).await,
+        None => match tickets::principal(app, call).await? {
+            Some(principal) => Ok(Some(principal)),
+            None => cookie::principal(app, call),
+        },
     }
 }
 
@@ -23,7 +28,8 @@ pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
         // The peer is told a code, never a cause.
         Refusal::new(Code::Unauthenticated, "the token is not valid here")
     };
-    let principal = app.policy.issuers().admit(token, Now::read().unix()).await.map_err(|error| refused(&error))?;
+    let admitted = app.policy.issuers().admit(token, Now::read().unix()).await;
+    let principal = admitted.map_err(|error| refused(&error))?;
     app.policy.check(&principal).map_err(|_| refused(&"revoked"))?;
     Ok(principal)
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use tower_service::Service;
 use warp::filters::BoxedFilter;
@@ -12,7 +12,7 @@ use warp::reply::Response;
 use super::app::App;
 use super::call::{Call, Peer};
 use super::cors::Cors;
-use super::problem;
+use super::{login, problem};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{Code, Refusal};
 
@@ -24,6 +24,7 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let is_tls = peer.listener.tls.is_some();
+    let is_http2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
     let prepared = prepare(&app, peer, request);
@@ -33,21 +34,30 @@ pub async fn handle(
     let mut response = match prepared {
         Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
             Some(answer) => answer,
-            None => warp::service(routes).call(request).await?,
+            None => {
+                let call = request.extensions().get::<Call>().cloned();
+                let mut response = warp::service(routes).call(request).await?;
+                if let Some(call) = call {
+                    login::cookie::clear_if_dead(&app, &call, &mut response);
+                }
+                response
+            }
         },
         Err(refusal) => problem::response(&refusal),
     };
     if let Some(cors) = &cors {
         cors.add_headers(response.headers_mut());
     }
-    if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let code = response.extensions().get::<Code>().copied();
+    if let Some(code) = code {
+        app.refusals.count(code);
     }
-    if let Some(code) = response.extensions().get::<Code>() {
-        app.refusals.count(*code);
-        if has_body && may_leave_body(*code) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
+    let leaves_body = has_body && code.is_some_and(may_leave_body);
+    if is_http2 {
+        // RFC 9113 section 8.2.2: such fields have no place there, and a stream ends alone.
+        response.headers_mut().remove(header::UPGRADE);
+    } else if (is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS) || leaves_body {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     add_security_headers(response.headers_mut(), is_tls);
     Ok(response)
@@ -71,7 +81,7 @@ fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<
     }
     let mut described = head.clone();
     described.extensions = http::Extensions::new();
-    let call = Call::new(described, peer, client);
+    let call = Call::new(described, peer, client, !body.is_end_stream());
     check_host(&call)?;
     head.extensions.insert(call);
     Ok(Request::from_parts(head, body))
@@ -89,6 +99,13 @@ fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
         return Err(malformed("the request has two lengths"));
     }
     if head.headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(malformed("the request has two hosts"));
+    }
+    // RFC 9113 section 8.3.1: what the one names the other must name too.
+    let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
+    if let (Some(authority), Some(host)) = (authority, head.headers.get(header::HOST))
+        && authority.as_str().as_bytes() != host.as_bytes()
+    {
         return Err(malformed("the request has two hosts"));
     }
     Ok(())

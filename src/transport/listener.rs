@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
@@ -23,8 +24,9 @@ use super::app::App;
 use super::call::Peer;
 use super::config::{Address, ListenerConfig, Role};
 use super::front;
+use super::http2;
 use super::proxy;
-use super::tls::{Certificate, TlsError};
+use super::tls::{Certificate, HTTP2, TlsError};
 use super::write_deadline::WriteDeadline;
 use crate::auth::client_addr::ClientAddr;
 use crate::ops::Phase;
@@ -47,7 +49,7 @@ pub struct Listener {
 
 /// Loads a listener's certificate, if it has one.
 pub fn load_tls(config: &ListenerConfig) -> Result<Option<Arc<Certificate>>, ListenError> {
-    let tls = config.tls.clone().map(Certificate::load).transpose();
+    let tls = config.tls.clone().map(|files| Certificate::load(files, config.http2)).transpose();
     tls.map_err(|error| ListenError::Tls { listener: config.name.clone(), error })
 }
 
@@ -202,6 +204,9 @@ impl Incoming {
             return Box::pin(self.serve_http(tcp, permit)).await;
         };
         match timeout(self.app.limits.handshake, acceptor.accept(tcp)).await {
+            Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(HTTP2) => {
+                Box::pin(self.serve_http2(tls, permit)).await;
+            }
             Ok(Ok(tls)) => Box::pin(self.serve_http(tls, permit)).await,
             Ok(Err(error)) => tracing::debug!(listener = self.config.name, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(listener = self.config.name, "TLS handshake took too long"),
@@ -231,6 +236,14 @@ impl Incoming {
                 connection.await
             }
         };
+    }
+
+    async fn serve_http2(self, stream: TlsStream<TcpStream>, permit: Permit) {
+        let Self { app, config, routes, address } = self;
+        let closing = app.lifecycle.reached(closes_at(&config));
+        let peer = Peer { listener: config, address, permit: Arc::new(permit) };
+        let answer = |request| front::handle(app.clone(), peer.clone(), routes.clone(), request);
+        http2::serve(stream, &app.limits, closing, answer).await;
     }
 }
 

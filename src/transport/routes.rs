@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Buf;
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use http::Method;
 use hyper::upgrade::OnUpgrade;
 use warp::filters::BoxedFilter;
@@ -18,7 +19,7 @@ use warp::{Filter, Rejection, Reply};
 use super::app::App;
 use super::call::Call;
 use super::config::Role;
-use super::{control, demo, fallback, flock, ops, problem, publish, rooms, subscribe, tickets, tslm};
+use super::{control, demo, fallback, flock, login, ops, problem, publish, rooms, subscribe, tickets, tslm};
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
@@ -136,6 +137,43 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(&app))
         .then(|tail: warp::path::Tail, _, app: Arc<App>| async move { reply(demo::page(&app, tail.as_str())) });
 
+    let auth = (on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "login"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .then(|call, app| answer(login::begin(app, call))))
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "callback"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .then(|call, app| answer(login::callback(app, call))))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "session"))
+        .and(method(Method::GET))
+        .and(with(&app))
+        .then(|call, app| answer(login::session(app, call))))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "logout"))
+        .and(method(Method::POST))
+        .and(with(&app))
+        .then(|call, app| answer(login::logout(app, call))))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "logged-out"))
+        .and(method(Method::GET))
+        .then(|_| login::logged_out()))
+    .unify()
+    .or(on(&app, Role::Login)
+        .and(warp::path!("v1" / "auth" / "backchannel-logout"))
+        .and(method(Method::POST))
+        .and(with(&app))
+        .and(body())
+        .then(|call, app, body| answer(login::backchannel(app, call, body))))
+    .unify()
+    .boxed();
+
     // Paths that older clients spell to the last slash are taken apart by their handlers.
     let pair = (on(&app, Role::Pair)
         .and(warp::path!("v1" / "ws" / ..))
@@ -213,6 +251,8 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .unify()
         .or(tickets)
         .unify()
+        .or(auth)
+        .unify()
         .or(ops)
         .unify()
         .or(pair)
@@ -277,8 +317,9 @@ fn body()
     warp::body::stream()
 }
 
-async fn answer(handled: impl Future<Output = Result<Response, Refusal>>) -> Response {
-    reply(handled.await)
+/// Boxed, so that a request that waits holds what its own handler needs, and not what the largest of all would.
+fn answer(handled: impl Future<Output = Result<Response, Refusal>> + Send + 'static) -> BoxFuture<'static, Response> {
+    Box::pin(async { reply(handled.await) })
 }
 
 fn reply<R: Reply>(handled: Result<R, Refusal>) -> Response {

@@ -18,7 +18,7 @@ use crate::broker::{Connection, Now, Principal, Session};
 use crate::protocol::command::{Command, Unreadable};
 use crate::protocol::reply::Reply;
 use crate::protocol::websocket::Bounds;
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, Code, Form, Refusal};
 
 /// The subprotocol of subscribers and publishers.
 pub const SUBPROTOCOL: &str = "lastmile.v1";
@@ -30,7 +30,7 @@ const MAX_HELLO_BYTES: usize = 10 * 1024;
 const BURST: u32 = 10;
 
 pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(&call, upgrade)?;
+    let mut handshake = Handshake::read(&call, upgrade)?;
     origin::check(&call)?;
     // A credential in the request is checked before the upgrade, so that a bad one gets a plain 401.
     let principal = credential::principal(&app, &call).await?;
@@ -41,11 +41,16 @@ pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> R
         });
         return Ok(response);
     }
+    let form = handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
-        let mut commander = Commander { app: shared, connection: connection.clone(), session: None };
+        let mut commander =
+            Commander { app: shared, connection: connection.clone(), form, session: None, is_fresh: false };
         match principal {
-            Some(principal) => commander.welcome(Some(principal)),
+            Some(principal) => {
+                commander.welcome(Some(principal));
+                commander.is_fresh = true;
+            }
             None => connection.expect_hello(commander.app.limits.hello),
         }
         Subscriber::new(commander)
@@ -151,14 +156,20 @@ impl Handler for Subscriber {
 struct Commander {
     app: Arc<App>,
     connection: Arc<Connection<Wire>>,
+    form: Form,
     /// `None` until the first message says who this is.
     session: Option<Session>,
+    /// Welcomed for the handshake's credential, and nothing was said since.
+    is_fresh: bool,
 }
 
 impl Commands for Commander {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         match Command::parse(text) {
             Ok(command) if self.session.is_none() => return self.on_first(&command).await,
+            Ok(command) if std::mem::take(&mut self.is_fresh) && command.kind.0 == "hello" => {
+                return self.on_late_hello(&command).await;
+            }
             Ok(command) => self.on_command(&command).await,
             Err(Unreadable::Refused(refusal)) if self.session.is_some() => {
                 self.connection.send_text(&Reply::error(None, &refusal).to_json());
@@ -182,7 +193,8 @@ impl Commander {
             expires: principal.as_ref().map(|principal| rfc3339(principal.expires)),
         };
         self.connection.send_text(&welcome.to_json());
-        self.session = Some(Session::new(self.connection.clone(), self.app.channels(), principal));
+        let session = Session::new(self.connection.clone(), self.app.channels(), principal);
+        self.session = Some(session.with_form(self.form));
     }
 
     /// The first message: `hello`, or any command of a client that brings no token.
@@ -197,6 +209,12 @@ impl Commander {
             self.on_command(command).await;
         }
         Ok(())
+    }
+
+    /// The first message of a client that was welcomed already. It cannot know that its browser sent a cookie along, so
+    /// it may still say `hello`: with a token, that one decides; without, nothing changes.
+    async fn on_late_hello(&mut self, command: &Command<'_>) -> Result<(), CloseReason> {
+        if command.token().is_some() { self.on_first(command).await } else { Ok(()) }
     }
 
     async fn on_command(&mut self, command: &Command<'_>) {

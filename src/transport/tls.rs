@@ -12,9 +12,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::config::TlsFiles;
 
+/// The name of HTTP/2 over TLS in a handshake.
+pub const HTTP2: &[u8] = b"h2";
+
 /// One listener's certificate. New handshakes use the newest; open connections keep theirs.
 pub struct Certificate {
     files: TlsFiles,
+    /// The protocols that are offered, the best one first (ALPN, RFC 7301).
+    protocols: &'static [&'static [u8]],
     current: ArcSwap<ServerConfig>,
 }
 
@@ -23,14 +28,15 @@ pub struct Certificate {
 pub struct TlsError(String);
 
 impl Certificate {
-    pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let current = ArcSwap::new(read(&files)?);
-        Ok(Arc::new(Self { files, current }))
+    pub fn load(files: TlsFiles, http2: bool) -> Result<Arc<Self>, TlsError> {
+        let protocols: &'static [&'static [u8]] = if http2 { &[HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
+        let current = ArcSwap::new(read(&files, protocols)?);
+        Ok(Arc::new(Self { files, protocols, current }))
     }
 
     /// Reads the files again, without using them yet.
     pub fn read_again(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        read(&self.files)
+        read(&self.files, self.protocols)
     }
 
     /// Sessions that were begun with the old certificate cannot be resumed any more.
@@ -44,7 +50,7 @@ impl Certificate {
     }
 }
 
-fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+fn read(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
     let TlsFiles { certificate, key } = files;
     let certificates = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -63,7 +69,7 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         rustls::Error::InconsistentKeys(_) => unusable(&"the key does not belong to the certificate"),
         other => unusable(&other),
     })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }
 

@@ -56,6 +56,8 @@ struct Tslm {
     connection: Arc<Connection<Wire>>,
     listener: Arc<ListenerConfig>,
     commands: Serial<Commander>,
+    /// The policy that the subscriptions were checked against.
+    checked: u64,
 }
 
 /// Carries out what a client says.
@@ -80,7 +82,17 @@ impl Tslm {
             memberships: Vec::new(),
             next_tag: 0,
         };
-        Self { app, connection, listener, commands: Serial::Idle(commander) }
+        Self { checked: app.policy.generation(), app, connection, listener, commands: Serial::Idle(commander) }
+    }
+
+    /// The dialect has no word for a subscription that ends by itself, so the connection does.
+    fn recheck(&mut self) -> Result<(), CloseReason> {
+        let generation = self.app.policy.generation();
+        let Some(commander) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
+        self.checked = generation;
+        let rules = self.app.policy.rules().load();
+        let is_lost = |one: &Membership| one.is_active() && rules.of(one.channel()).asks_who();
+        if commander.memberships.iter().any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
     }
 }
 
@@ -208,7 +220,12 @@ impl Handler for Tslm {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        self.commands.on_text(text)
+        self.commands.on_text(text)?;
+        self.recheck()
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.recheck()
     }
 
     fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {

@@ -8,6 +8,7 @@ use lastmile::broker::{ChannelLimits, ChannelRule, Now};
 use lastmile::engine::{DiskError, MemoryLimits};
 use lastmile::protocol::{Code, Position};
 
+use crate::common::gateway::Folder;
 use crate::support::{Kind, LIMITS, NO_LIMITS, World, name, open_at, rule};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,4 +131,17 @@ async fn what_an_interrupted_first_start_left_is_no_obstacle() {
     world.restart();
     assert_eq!(world.publish("c", "1").await.offset, 1);
     assert!(!world.folder.path().join("store.new").exists());
+}
+
+#[test]
+fn a_check_of_the_configuration_makes_no_file() {
+    let folder = Folder::new();
+    let path = folder.path().join("store");
+    let toml = format!("[engine]\nkind = \"disk\"\npath = {path:?}\n");
+    let file = folder.write("lastmile.toml", &toml);
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_lastmile"));
+    let output = check.args(["check", "--config"]).arg(&file).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("engine: disk") && text.contains("a loss of power"), "{text}");
+    assert!(!path.exists());
 }

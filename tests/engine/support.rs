@@ -56,6 +56,7 @@ pub fn rule() -> ChannelRule {
         backlog_age: Duration::ZERO,
         backlog_bytes: 0,
         replies: false,
+        compress: true,
     }
 }
 

@@ -12,10 +12,12 @@ mod raw;
 mod ws;
 
 mod crowd;
+mod deflate;
 mod framing;
 mod front;
 mod fuzz;
 mod handshake;
+mod http2;
 mod limits;
 mod logs;
 mod proxies;

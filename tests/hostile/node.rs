@@ -201,11 +201,17 @@ impl Node {
 
     /// A publishing WebSocket, after its `welcome`.
     pub async fn publisher_ws(&self) -> RawWs {
-        let authority = self.address("publish").to_string();
+        self.publisher_ws_at("publish", "").await
+    }
+
+    /// The same on another listener with the role `publish`, with more header lines.
+    pub async fn publisher_ws_at(&self, listener: &str, more: &str) -> RawWs {
+        let authority = self.address(listener).to_string();
         let signed = self.publisher.request(&authority, "GET", "/v1/publish", None);
         let headers = signed.headers().iter().filter(|(name, _)| *name != "host");
         let headers: String = headers.map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap())).collect();
-        let mut ws = RawWs::open(self.address("publish"), "/v1/publish", &headers).await.expect("an upgrade");
+        let headers = headers + more;
+        let mut ws = RawWs::open(self.address(listener), "/v1/publish", &headers).await.expect("an upgrade");
         assert_eq!(ws.json().await["type"], "welcome");
         ws
     }

@@ -1,5 +1,6 @@
 //! TLS: certificates that change or do not fit, handshakes that are none, and WebSockets over it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,15 @@ impl Certified {
         let name = ServerName::try_from("localhost").unwrap();
         let tcp = connect(node.public()).await;
         within("a handshake", TlsConnector::from(self.client.clone()).connect(name, tcp)).await
+    }
+
+    /// A connection to any listener with the protocol that it chooses of those offered.
+    pub async fn connect_to(&self, address: SocketAddr, offered: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut client = (*self.client).clone();
+        client.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tcp = crate::raw::connect(address).await;
+        within("a handshake", TlsConnector::from(Arc::new(client)).connect(name, tcp)).await
     }
 
     pub async fn subscriber(&self, node: &Node, channel: &str) -> RawWs<TlsStream<TcpStream>> {

@@ -11,6 +11,8 @@ use crate::common::within;
 use crate::raw::{Reply, connect, read_reply};
 
 pub const TEXT: u8 = 0x81;
+/// A whole text that is compressed.
+pub const DEFLATED: u8 = 0xc1;
 pub const BINARY: u8 = 0x82;
 pub const CONTINUATION: u8 = 0x00;
 pub const CLOSE: u8 = 0x88;
@@ -88,6 +90,10 @@ pub struct Frame {
 pub struct RawWs<S = TcpStream> {
     pub stream: S,
     held: BytesMut,
+    /// The answer to an offer of compression.
+    pub extension: Option<String>,
+    /// Frames that came compressed.
+    pub deflated: u64,
 }
 
 impl RawWs {
@@ -107,8 +113,10 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> RawWs<S> {
             return Err(reply);
         }
         assert_eq!(reply.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-        assert_eq!(reply.header("sec-websocket-extensions"), None);
-        Ok(Self { stream, held: BytesMut::new() })
+        let extension = reply.header("sec-websocket-extensions").map(str::to_owned);
+        let offers = request.windows(18).any(|bytes| bytes == b"permessage-deflate");
+        assert!(offers || extension.is_none(), "nobody asked for {extension:?}");
+        Ok(Self { stream, held: BytesMut::new(), extension, deflated: 0 })
     }
 
     /// Sends as much as the gateway takes.
@@ -152,7 +160,7 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> RawWs<S> {
         Some(frame)
     }
 
-    fn check(&self, frame: Frame) -> Result<Frame, End> {
+    fn check(&mut self, frame: Frame) -> Result<Frame, End> {
         match frame.first {
             CLOSE if frame.payload.is_empty() => Err(End::Close(0, String::new())),
             CLOSE => {
@@ -160,6 +168,10 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> RawWs<S> {
                 Err(End::Close(code, String::from_utf8(frame.payload[2..].to_vec()).unwrap()))
             }
             TEXT | PING | PONG => Ok(frame),
+            DEFLATED if self.extension.is_some() => {
+                self.deflated += 1;
+                Ok(Frame { first: TEXT, payload: crate::deflate::inflate(&frame.payload) })
+            }
             other => panic!("the gateway does not send frames that begin with {other:#x}"),
         }
     }

@@ -82,3 +82,23 @@ async fn a_whole_publisher_in_python_publishes_and_is_refused_where_it_must_be()
 async fn the_shared_vectors_hold_for_python_too() {
     assert!(run("signer.py", &["--check-vectors"]).await.contains("agree"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w8_compressed_publications_are_read_by_another_library() {
+    let more = "[listeners.squeezed]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\ncompression = true\n\
+                [[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 100\n";
+    let world = World::start(more).await;
+    let url = format!("ws://{}/v1/subscribe", world.gateway.authority("squeezed"));
+    let lines: Vec<String> = (0..30).map(|n| format!("{n} {}", "tick ".repeat(n * 100))).collect();
+    let publishing = async {
+        world.await_metric("lastmile_subscriptions", 1.0).await;
+        for line in &lines {
+            assert_eq!(world.post("c", "text/plain", line.as_bytes()).await.status, 200);
+        }
+    };
+    let arguments = ["--url", &url, "--channel", "c", "--count", "30"];
+    let (printed, ()) = tokio::join!(run("deflate.py", &arguments), publishing);
+    let printed: Vec<Value> = printed.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let read: Vec<&str> = printed.iter().map(|message| message["data"].as_str().unwrap()).collect();
+    assert_eq!(read, lines);
+}

@@ -12,6 +12,7 @@ mod key_set;
 pub mod mint;
 mod problem;
 mod ring;
+mod unproven;
 mod verify;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use problem::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 pub use ring::document::read_key_set;
 pub use ring::provider::{ProviderMetadata, discovery_endpoint};
 pub use ring::{KeySource, Remote};
+pub use unproven::Unproven;
 pub use verify::Issuers;
 
 /// One issuer whose tokens are accepted, as the configuration gives it.

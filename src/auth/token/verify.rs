@@ -23,7 +23,7 @@ use crate::auth::fetch::Fetcher;
 use crate::broker::{Now, Principal};
 
 /// Bytes of a token; checked before anything else is done with it.
-const MAX_TOKEN: usize = 8 * 1024;
+pub const MAX_TOKEN: usize = 8 * 1024;
 /// Tokens remembered as verified.
 const REMEMBERED: usize = 10_000;
 

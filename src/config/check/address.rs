@@ -46,16 +46,21 @@ pub fn text(address: &Address) -> String {
 /// Compared with the `Origin` of browsers byte for byte, so it must be written as they write it (RFC 6454 section 6.2).
 pub fn check_origins(origins: &[String], path: &Path, report: &mut Report) {
     for (index, origin) in origins.iter().enumerate() {
-        let host = origin.split_once("://").map(|(scheme, host)| (scheme, is_host(host)));
-        let default_port = [("http", ":80"), ("https", ":443")]
-            .iter()
-            .any(|(scheme, port)| host.is_some_and(|(known, _)| known == *scheme) && origin.ends_with(port));
-        if !matches!(host, Some((scheme, true)) if !scheme.is_empty() && is_lowercase(scheme)) || default_port {
+        if !is_origin(origin) {
             let right = "must be an origin as browsers write it: https://app.example.com, in small letters, \
                          without a path, without a default port";
             report.wrong(&path.index(index), origin.as_str(), right);
         }
     }
+}
+
+/// Scheme and authority as browsers write them.
+pub fn is_origin(text: &str) -> bool {
+    let host = text.split_once("://").map(|(scheme, host)| (scheme, is_host(host)));
+    let default_port = [("http", ":80"), ("https", ":443")]
+        .iter()
+        .any(|(scheme, port)| host.is_some_and(|(known, _)| known == *scheme) && text.ends_with(port));
+    matches!(host, Some((scheme, true)) if !scheme.is_empty() && is_lowercase(scheme)) && !default_port
 }
 
 pub fn check_hosts(hosts: &[String], path: &Path, report: &mut Report) {

@@ -79,6 +79,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         backlog_secs,
         backlog_bytes,
         slow_consumer,
+        compress,
         replies,
     } = channel;
     let values = ChannelDefaults {
@@ -93,6 +94,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
         backlog_secs: backlog_secs.unwrap_or(defaults.backlog_secs),
         backlog_bytes: backlog_bytes.unwrap_or(defaults.backlog_bytes),
         slow_consumer: slow_consumer.unwrap_or_else(|| defaults.slow_consumer.clone()),
+        compress: compress.unwrap_or(defaults.compress),
         replies: replies.unwrap_or(defaults.replies),
     };
     (r#match, values)
@@ -116,6 +118,7 @@ fn check_values(
         backlog_secs,
         backlog_bytes,
         slow_consumer,
+        compress,
         replies,
     } = values;
     let subscribers = check_subscribers(subscribers, &path.key("subscribers"), report);
@@ -146,6 +149,7 @@ fn check_values(
             lifespan: numbers.secs("lifespan_secs", lifespan_secs, 0),
         },
         slow_consumer,
+        compress,
         backlog_messages: numbers.count("backlog_messages", backlog_messages, 0),
         backlog_age: numbers.secs("backlog_secs", backlog_secs, 0),
         backlog_bytes: numbers.bytes("backlog_bytes", backlog_bytes, 0),

@@ -84,6 +84,7 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
         leeway_secs,
         max_lifetime_secs,
         channels: _,
+        login: _,
     } = issuer;
     let issuer = issuer.filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| {
         report.missing(path, "issuer", "must be the `iss` of its tokens, letter by letter");

@@ -11,9 +11,6 @@ use super::limits::Numbers;
 use super::{address, check_name};
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
-/// Known, but nothing answers yet.
-const NOT_SERVED: [Role; 1] = [Role::Login];
-
 /// The keys that mean something on a listener with the role `tslm` alone.
 const TSLM_KEYS: [&str; 4] =
     ["default_endpoint_permissions", "auth_tokens", "max_message_size", "rate_limit_per_second"];
@@ -52,6 +49,8 @@ fn check_one(
         hosts,
         max_connections,
         proxy_protocol,
+        compression,
+        http2,
         default_endpoint_permissions,
         auth_tokens,
         max_message_size,
@@ -70,6 +69,13 @@ fn check_one(
                 report.misplaced(&key, "only for a listener with the role \"tslm\"");
             }
         }
+    }
+    let is_ours = roles.contains(&Role::Subscribe) || roles.contains(&Role::Publish);
+    if !is_ours && report.origins.is_set(&path.key("compression")) {
+        report.misplaced(&path.key("compression"), "only for a listener with the role \"subscribe\" or \"publish\"");
+    }
+    if !report.origins.is_set(&path.key("tls")) && report.origins.is_set(&path.key("http2")) {
+        report.misplaced(&path.key("http2"), "only for a listener with tls");
     }
     let scope = check_scope(scope, roles.contains(&Role::Relay), &path.key("scope"), report);
     let flock_vouches = check_subscribers(subscribers, roles.contains(&Role::Flock), &path.key("subscribers"), report);
@@ -99,6 +105,8 @@ fn check_one(
         hosts,
         max_connections,
         proxy_protocol,
+        compression,
+        http2,
         tslm,
         scope,
         flock_vouches,
@@ -131,10 +139,6 @@ fn check_roles(names: Vec<String>, listener: &Path, report: &mut Report) -> BTre
         match Role::NAMES.iter().find(|(known, _)| known == name) {
             Some((_, role)) => {
                 roles.insert(*role);
-                // Nobody asked for those of the default listeners.
-                if NOT_SERVED.contains(role) && report.origins.is_set(&path) {
-                    report.warn(&path.index(index), format_args!("the role {name:?} is not served by this version"));
-                }
             }
             None => {
                 let right = one_of(name, &Role::NAMES.map(|(name, _)| name));

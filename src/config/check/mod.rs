@@ -10,6 +10,7 @@ mod issuers;
 mod limits;
 mod listeners;
 mod log;
+mod login;
 mod publishers;
 mod revocations;
 mod rooms;
@@ -44,7 +45,8 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         trusted_proxies,
         listeners,
         publishers,
-        issuers,
+        mut issuers,
+        login,
         channels,
         channel_defaults,
         revocations_file,
@@ -58,11 +60,13 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     } = settings;
     let trusted_proxies = check_proxies(trusted_proxies, report);
     let rights = issuers::check_rights(&issuers, report);
+    let listeners = listeners::check(listeners, report, files);
+    let login = login::check(login, &mut issuers, egress, &listeners, report, files);
     Config {
         egress,
         engine: engine::check(engine, report, files),
         fetch,
-        listeners: listeners::check(listeners, report, files),
+        listeners,
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
         statsd: statsd::check(statsd, report),
@@ -77,6 +81,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
                 rules: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
             },
             revocations: revocations::check(revocations_file, report, files),
+            login,
         },
     }
 }

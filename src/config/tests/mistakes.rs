@@ -123,6 +123,13 @@ fn numbers_that_make_no_sense_are_refused() {
 #[test]
 fn words_that_are_not_on_the_list_are_refused_with_the_list() {
     file("egress = \"non\"", &["egress = \"non\"", "\"configured\", \"none\"", "did you mean \"none\"?"]);
+    file("[engine]\nkind = \"disc\"", &["engine.kind = \"disc\"", "did you mean \"disk\"?"]);
+    file("[engine]\nkind = \"disk\"", &["engine.path", "must be the file that keeps the backlog"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/nowhere/store\"", &["engine.path", "a directory that exists"]);
+    file("[engine]\nkind = \"disk\"\npath = \"/tmp\"", &["engine.path = \"/tmp\"", "must be a file"]);
+    file("[engine]\npath = \"store\"", &["engine.path", "has no meaning for engine.kind = \"memory\""]);
+    file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
+    file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);
     file("[engine]\nkind = \"reddis\"", &["engine.kind = \"reddis\"", "did you mean \"redis\"?"]);
     file("[log]\nformat = \"JSON\"", &["log.format = \"JSON\"", "did you mean \"json\"?"]);
     file("[log]\nfilter = \"inof\"", &["log.filter = \"inof\"", "did you mean \"info\"?"]);
@@ -166,6 +173,9 @@ fn listeners_are_checked() {
     listener("roles = [\"flock\", \"ops\"]", &["listeners.a.roles", "of their own"]);
     listener("auth_tokens = [\"canary\"]", &["listeners.a.auth_tokens", "role \"tslm\""]);
     listener("max_message_size = 65536", &["listeners.a.max_message_size", "role \"tslm\""]);
+    listener("http2 = false", &["listeners.a.http2", "with tls"]);
+    let compressing = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\ncompression = true\n";
+    file(compressing, &["listeners.a.compression", "role \"subscribe\""]);
     for origin in ["https://a.example/", "a.example", "*", "https://A.example", "https://a.example:443", "null"] {
         listener(&format!("origins = [\"{origin}\"]"), &["listeners.a.origins[0]", origin, "https://app.example.com"]);
     }
@@ -312,4 +322,31 @@ fn t_s4_secrets_do_not_appear_in_messages() {
     quiet(String::new(), &[], &["canary"]);
     let private = "-----BEGIN PRIVATE KEY-----canary-----END PRIVATE KEY-----";
     quiet(format!("[publishers.a]\nkey = \"{private}\"\nchannels = [\"a\"]"), &[], &[]);
+}
+
+#[test]
+fn a_login_that_cannot_work_is_refused() {
+    let with = |top: &str, login: &str, issuer: &str| {
+        format!(
+            "{top}\n[login]\n{login}\n[[issuers]]\nissuer = \"https://a\"\naudience = \"a\"\ndiscovery = true\n\
+             login = {{ client_id = \"c\", {issuer} }}"
+        )
+    };
+    let url = "url = \"https://live.example.com\"";
+    file(&with("", "", ""), &["login.url is not set", "https://live.example.com"]);
+    for bad in
+        ["http://live.example.com", "https://live.example.com/path", "https://LIVE.example.com", "live", "ws://a"]
+    {
+        file(&with("", &format!("url = {bad:?}"), ""), &["login.url = ", "must be"]);
+    }
+    file(&with("", &format!("{url}\nsession_secs = 0"), ""), &["login.session_secs = 0"]);
+    file(
+        &with("", &format!("{url}\nseal_keys = [\"missing\"]"), ""),
+        &["login.seal_keys[0] = \"missing\"", "keygen --seal"],
+    );
+    file(&with("", url, "client_secret_file = \"missing\""), &["login.client_secret_file = \"missing\""]);
+    file(&with("", url, "scopes = [\"openid\", \"offline_access\"]"), &["offline_access", "refresh"]);
+    file(&with("", url, "name = \"a b\""), &["issuers[0].login.name"]);
+    let sealed = error_of(&with("egress = \"none\"", url, ""), &[], &[]);
+    assert!(sealed.contains("issuers[0].login") && sealed.contains("brings the token"), "{sealed}");
 }

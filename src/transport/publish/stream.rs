@@ -37,9 +37,10 @@ pub async fn upgrade(
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(&call, upgrade)?;
+    let mut handshake = Handshake::read(&call, upgrade)?;
     origin::check(&call)?;
     let publisher = authenticate(&app, &call, body, 0).await?.publisher;
+    handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
         connection.admit(None);

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,6 +22,10 @@ const READS_PER_TURN: usize = 16;
 
 /// One read.
 const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// One read of a peer that compresses: what it becomes may be a thousand times as much, and is dealt with before the
+/// next read.
+const DEFLATED_BYTES: usize = 2048;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
@@ -64,6 +68,8 @@ pub struct Driver<H: Handler> {
     connection: Arc<Connection<Wire>>,
     assembler: Assembler,
     handler: H,
+    /// What the peer sent behind its request, not looked at yet.
+    early: Vec<u8>,
     /// The peer said Close.
     peer_closed: bool,
     /// The gateway gave up on what the peer says: its answer may never be found in what still comes.
@@ -72,13 +78,8 @@ pub struct Driver<H: Handler> {
 
 impl<H: Handler> Driver<H> {
     /// `early` are bytes that the peer sent behind its request.
-    pub fn new(connection: Arc<Connection<Wire>>, handler: H, early: &[u8]) -> Self {
-        let assembler = Assembler::default();
-        let mut driver = Self { connection, assembler, handler, peer_closed: false, gave_up: false };
-        if !early.is_empty() {
-            driver.on_bytes(&mut early.to_vec());
-        }
-        driver
+    pub fn new(connection: Arc<Connection<Wire>>, assembler: Assembler, handler: H, early: Vec<u8>) -> Self {
+        Self { connection, assembler, handler, early, peer_closed: false, gave_up: false }
     }
 
     fn on_bytes(&mut self, bytes: &mut [u8]) {
@@ -131,6 +132,23 @@ impl<H: Handler> Driver<H> {
         Poll::Ready(())
     }
 
+    fn read_once(&mut self) -> io::Result<usize> {
+        let most = if self.assembler.inflates() { DEFLATED_BYTES } else { SCRATCH_BYTES };
+        if !self.early.is_empty() {
+            let rest = self.early.split_off(most.min(self.early.len()));
+            let mut bytes = std::mem::replace(&mut self.early, rest);
+            self.on_bytes(&mut bytes);
+            return Ok(bytes.len());
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let read = self.connection.socket().try_read(&mut scratch[..most]);
+            if let Ok(length @ 1..) = read {
+                self.on_bytes(&mut scratch[..length]);
+            }
+            read
+        })
+    }
+
     /// Reads what is there, for as long as it is this connection's turn.
     fn read(&mut self, cx: &mut Context<'_>) -> Progress {
         for _ in 0..READS_PER_TURN {
@@ -140,13 +158,7 @@ impl<H: Handler> Driver<H> {
                     return Progress::Waiting;
                 }
             }
-            let read = SCRATCH.with_borrow_mut(|scratch| {
-                let read = self.connection.socket().try_read(scratch);
-                if let Ok(length @ 1..) = read {
-                    self.on_bytes(&mut scratch[..length]);
-                }
-                read
-            });
+            let read = self.read_once();
             match read {
                 Ok(0) => return Progress::Ended,
                 Ok(_) => {}

@@ -16,7 +16,8 @@ use warp::Reply;
 use super::{Driver, Handler, Wire};
 use crate::broker::{Connection, ConnectionLimits};
 use crate::ops::Phase;
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::websocket::{Assembler, Malformed, accept_deflate};
+use crate::protocol::{CloseReason, Code, Form, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
 use crate::transport::write_deadline::WriteDeadline;
@@ -26,6 +27,8 @@ pub struct Handshake {
     accept: String,
     /// The subprotocols that it offers, in its order; empty if it offers none.
     offered: Vec<String>,
+    /// The answer to an offer of compression.
+    extension: Option<&'static str>,
     upgrade: OnUpgrade,
 }
 
@@ -57,7 +60,19 @@ impl Handshake {
             .flat_map(|value| value.split(','))
             .map(|protocol| protocol.trim().to_owned())
             .collect();
-        Ok(Self { accept: derive_accept_key(key.as_bytes()), offered, upgrade })
+        Ok(Self { accept: derive_accept_key(key.as_bytes()), offered, extension: None, upgrade })
+    }
+
+    /// Takes the client's offer of compression, if it makes one and the listener compresses. Returns in which form
+    /// publications go out.
+    pub fn negotiate_compression(&mut self, call: &Call) -> Result<Form, Refusal> {
+        if call.peer().listener.compression {
+            let lines = call.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
+            // RFC 6455 section 9.1: such a header ends the handshake.
+            self.extension = accept_deflate(lines)
+                .map_err(|Malformed| Refusal::new(Code::Malformed, "Sec-WebSocket-Extensions is malformed"))?;
+        }
+        Ok(if self.extension.is_some() { Form::Deflated } else { Form::Native })
     }
 
     pub fn offered(&self) -> &[String] {
@@ -89,7 +104,7 @@ impl Handshake {
         protocol: Option<&str>,
         start: impl FnOnce(&Arc<Connection<Wire>>) -> H + Send + 'static,
     ) -> warp::reply::Response {
-        let Self { accept, offered, upgrade } = self;
+        let Self { accept, offered, extension, upgrade } = self;
         let (app, limits, permit) = (app.clone(), limits.clone(), call.peer().permit.clone());
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
@@ -108,7 +123,7 @@ impl Handshake {
             }
             // A task of its own, so that it holds nothing of the handshake.
             tokio::spawn(Alive {
-                driver: Driver::new(connection, handler, &early),
+                driver: Driver::new(connection, Assembler::new(extension.is_some()), handler, early),
                 _registered: registered,
                 _permit: permit,
             });
@@ -120,6 +135,9 @@ impl Handshake {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         if let Ok(accept) = HeaderValue::try_from(accept) {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(extension) = extension {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(extension));
         }
         let chosen = protocol.filter(|protocol| offered.iter().any(|offered| offered == protocol));
         if let Some(Ok(chosen)) = chosen.map(HeaderValue::try_from) {

@@ -4,7 +4,7 @@ export async function until(condition, what = "a condition", patienceMs = 20_000
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > deadline) throw new Error(`waited in vain for ${what}`);
+    if (Date.now() > deadline) throw new Error(`waited in vain for ${typeof what === "function" ? what() : what}`);
     await pause(10);
   }
 }

@@ -1,0 +1,154 @@
+//! What an ID token must say (OpenID Connect Core 1.0 section 3.1.3.7), once its signature is known to be good.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use subtle::ConstantTimeEq;
+
+use super::{LoginError, Pending, ProviderConfig, Redeemed, pending};
+use crate::auth::token::{Issuers, TokenError, Unproven};
+
+/// Difference between clocks.
+const LEEWAY: u64 = 60;
+
+/// Who logged in. No `Debug`: it holds a person's claims.
+pub struct IdToken {
+    pub subject: String,
+    /// `sid` (OpenID Connect Back-Channel Logout section 2.1).
+    pub session: Option<String>,
+    /// `iat`, seconds since 1970.
+    pub issued: u64,
+    pub groups: Vec<String>,
+    /// All of them.
+    pub claims: Map<String, Value>,
+}
+
+impl IdToken {
+    /// Checks signature and claims of what a code was exchanged for.
+    pub async fn verify(
+        issuers: &Issuers,
+        provider: &ProviderConfig,
+        pending: &Pending,
+        redeemed: &Redeemed,
+        now: u64,
+    ) -> Result<Self, LoginError> {
+        let (claims, algorithm) = signed(issuers, &provider.issuer, &redeemed.id_token, &["jwt"], now).await?;
+        Self::check(claims, algorithm, provider, pending, &redeemed.access_token, now)
+    }
+
+    /// `algorithm` is that of its signature; `now` in seconds since 1970.
+    fn check(
+        claims: Map<String, Value>,
+        algorithm: Algorithm,
+        provider: &ProviderConfig,
+        pending: &Pending,
+        access_token: &str,
+        now: u64,
+    ) -> Result<Self, LoginError> {
+        let text = |name: &'static str| optional_text(&claims, name);
+        check_client(&claims, &provider.client_id)?;
+        let nonce = text("nonce")?.ok_or(LoginError::Claim("nonce"))?;
+        if !bool::from(nonce.as_bytes().ct_eq(pending.nonce.as_bytes())) {
+            return Err(LoginError::Claim("nonce"));
+        }
+        let expires = claims.get("exp").and_then(Value::as_u64).ok_or(LoginError::Claim("exp"))?;
+        if now >= expires.saturating_add(LEEWAY) {
+            return Err(LoginError::Claim("exp"));
+        }
+        let issued = issued_within(&claims, pending::MAX_AGE, now)?;
+        if claims.contains_key("events") {
+            return Err(LoginError::Claim("events"));
+        }
+        if text("at_hash")?.is_some_and(|hash| hash != half_hash(algorithm, access_token)) {
+            return Err(LoginError::Claim("at_hash"));
+        }
+        let subject = text("sub")?.ok_or(LoginError::Claim("sub"))?.to_owned();
+        let session = text("sid")?.map(str::to_owned);
+        let groups = match claims.get("groups") {
+            None => Vec::new(),
+            Some(Value::String(one)) => vec![one.clone()],
+            Some(Value::Array(many)) => {
+                let names = many.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>();
+                names.ok_or(LoginError::Claim("groups"))?
+            }
+            Some(_) => return Err(LoginError::Claim("groups")),
+        };
+        Ok(Self { subject, session, issued, groups, claims })
+    }
+}
+
+/// The words of a `scope`.
+pub fn scopes_of(text: &str) -> Vec<String> {
+    text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// The claims of a token that its issuer signed, and by which algorithm. `typ` may be missing, or one of these.
+pub async fn signed(
+    issuers: &Issuers,
+    issuer: &str,
+    token: &str,
+    types: &[&str],
+    now: u64,
+) -> Result<(Map<String, Value>, Algorithm), LoginError> {
+    let untrusted = |error: TokenError| {
+        tracing::warn!(%error, issuer, "a token of the provider is refused");
+        LoginError::Untrusted("its token")
+    };
+    let Unproven { algorithm, issuer: said } = Unproven::read(token).map_err(untrusted)?;
+    let (typ, claims) = issuers.signed(issuer, token, now).await.map_err(untrusted)?;
+    if said != issuer {
+        return Err(LoginError::Claim("iss"));
+    }
+    let typ = typ.map(|typ| typ.to_ascii_lowercase());
+    let typ = typ.as_deref().map(|typ| typ.strip_prefix("application/").unwrap_or(typ));
+    if typ.is_some_and(|typ| !types.contains(&typ)) {
+        return Err(LoginError::Untrusted("the typ of its token"));
+    }
+    Ok((claims, algorithm))
+}
+
+/// Whether the token is for this client, and for no other without its consent (`azp`).
+pub fn check_client(claims: &Map<String, Value>, client_id: &str) -> Result<(), LoginError> {
+    let is_ours = |value: &Value| value.as_str() == Some(client_id);
+    let (ours, several) = match claims.get("aud") {
+        Some(Value::Array(all)) => (all.iter().any(is_ours), all.len() > 1),
+        Some(one) => (is_ours(one), false),
+        None => (false, false),
+    };
+    if !ours {
+        return Err(LoginError::Claim("aud"));
+    }
+    match claims.get("azp") {
+        Some(party) if !is_ours(party) => Err(LoginError::Claim("azp")),
+        None if several => Err(LoginError::Claim("azp")),
+        _ => Ok(()),
+    }
+}
+
+/// `iat`, which is at most `max_age` ago and not ahead.
+pub fn issued_within(claims: &Map<String, Value>, max_age: u64, now: u64) -> Result<u64, LoginError> {
+    let issued = claims.get("iat").and_then(Value::as_u64).ok_or(LoginError::Claim("iat"))?;
+    let is_recent = issued <= now.saturating_add(LEEWAY) && now <= issued.saturating_add(max_age + LEEWAY);
+    if is_recent { Ok(issued) } else { Err(LoginError::Claim("iat")) }
+}
+
+/// A claim that is a text and not empty, if it is there.
+pub fn optional_text<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, LoginError> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+        Some(_) => Err(LoginError::Claim(name)),
+    }
+}
+
+/// The left half of the hash that goes with the algorithm (OpenID Connect Core 1.0 section 3.1.3.6).
+fn half_hash(algorithm: Algorithm, text: &str) -> String {
+    let hash = match algorithm {
+        Algorithm::ES384 | Algorithm::RS384 | Algorithm::PS384 => Sha384::digest(text).to_vec(),
+        Algorithm::RS512 | Algorithm::PS512 | Algorithm::EdDSA => Sha512::digest(text).to_vec(),
+        _ => Sha256::digest(text).to_vec(),
+    };
+    URL_SAFE_NO_PAD.encode(&hash[..hash.len() / 2])
+}

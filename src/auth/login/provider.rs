@@ -1,0 +1,211 @@
+//! What is said to a provider: the request that the browser carries (RFC 6749 section 4.1, RFC 7636), and the exchange
+//! of the code for an ID token.
+
+use std::pin::Pin;
+
+use oauth2::basic::{
+    BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
+};
+use oauth2::{
+    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, Client, ClientId, CsrfToken, EndpointNotSet, EndpointSet,
+    ExtraTokenFields, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError,
+    Scope, StandardRevocableToken, StandardTokenResponse, TokenResponse, TokenUrl,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Active, LoginError, Pending, ProviderConfig, ReturnTo, scopes_of};
+use crate::auth::fetch::{Endpoint, FetchError, Fetcher};
+use crate::auth::token::{Issuers, ProviderMetadata};
+
+/// What a provider's discovery document says about logging in.
+pub struct Endpoints {
+    /// Where browsers go.
+    pub authorization: String,
+    pub token: Endpoint,
+    /// Where browsers go to log out.
+    pub end_session: Option<String>,
+    /// Every answer says whose it is (RFC 9207).
+    pub says_iss: bool,
+    /// The client secret goes into the form, because the provider does not take it as a header.
+    pub secret_in_form: bool,
+}
+
+/// What a code was exchanged for. No `Debug`: tokens.
+pub struct Redeemed {
+    pub id_token: String,
+    /// For `at_hash` alone.
+    pub access_token: String,
+    /// What the provider granted.
+    pub scopes: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WithIdToken {
+    #[serde(default)]
+    id_token: Option<String>,
+}
+
+impl std::fmt::Debug for WithIdToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WithIdToken")
+    }
+}
+
+impl ExtraTokenFields for WithIdToken {}
+
+type OidcClient = Client<
+    BasicErrorResponse,
+    StandardTokenResponse<WithIdToken, BasicTokenType>,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+    EndpointSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointSet,
+>;
+
+/// 256 random bits in base64url.
+pub fn random() -> String {
+    CsrfToken::new_random_len(32).into_secret()
+}
+
+impl Endpoints {
+    /// Waits for the first answer of a provider that was never reached.
+    pub async fn of(issuers: &Issuers, issuer: &str) -> Result<Self, LoginError> {
+        let metadata = issuers.metadata(issuer).await;
+        let metadata = metadata.map_err(|_| LoginError::Unavailable("its discovery document"))?;
+        let ProviderMetadata { authorization_endpoint, token_endpoint, end_session_endpoint, .. } = &*metadata;
+        let methods = &metadata.token_endpoint_auth_methods;
+        let takes = |method: &str| methods.iter().any(|known| known == method);
+        Ok(Self {
+            authorization: authorization_endpoint.as_ref().map(Endpoint::to_string).ok_or(NO_LOGIN)?,
+            token: token_endpoint.clone().ok_or(NO_LOGIN)?,
+            end_session: end_session_endpoint.as_ref().map(Endpoint::to_string),
+            says_iss: metadata.authorization_response_iss,
+            secret_in_form: takes("client_secret_post") && !takes("client_secret_basic"),
+        })
+    }
+}
+
+const NO_LOGIN: LoginError = LoginError::Unavailable("its discovery document names no place to log in");
+
+impl Active {
+    /// Begins a login: where the browser goes, and what it keeps until it comes back.
+    pub fn begin(
+        &self,
+        provider: &ProviderConfig,
+        endpoints: &Endpoints,
+        return_to: ReturnTo,
+    ) -> Result<(String, Pending), LoginError> {
+        let client = self.client(provider, endpoints)?;
+        let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+        let nonce = random();
+        let (url, state) = client
+            .authorize_url(|| CsrfToken::new(random()))
+            .add_scopes(provider.scopes.iter().cloned().map(Scope::new))
+            .set_pkce_challenge(challenge)
+            .add_extra_param("nonce", nonce.as_str())
+            .url();
+        let pending = Pending {
+            state: state.into_secret(),
+            nonce,
+            verifier: verifier.into_secret(),
+            issuer: provider.issuer.clone(),
+            return_to,
+        };
+        Ok((url.into(), pending))
+    }
+
+    /// Exchanges the code that came back for an ID token.
+    pub async fn redeem(
+        &self,
+        provider: &ProviderConfig,
+        endpoints: &Endpoints,
+        fetcher: &Fetcher,
+        pending: &Pending,
+        code: &str,
+    ) -> Result<Redeemed, LoginError> {
+        let client = self.client(provider, endpoints)?;
+        let http = Http { fetcher, endpoint: &endpoints.token };
+        let request = client
+            .exchange_code(AuthorizationCode::new(code.to_owned()))
+            .set_pkce_verifier(PkceCodeVerifier::new(pending.verifier.clone()));
+        let tokens = request.request_async(&http).await.map_err(|error| match error {
+            RequestTokenError::Request(error) => {
+                tracing::warn!(%error, provider = provider.name, "the token endpoint does not answer");
+                LoginError::Unavailable("its token endpoint")
+            }
+            // Descriptions may repeat what was sent.
+            RequestTokenError::ServerResponse(answer) => {
+                tracing::warn!(error = answer.error().as_ref(), provider = provider.name, "the code is refused");
+                LoginError::CodeRefused("it answered with an error")
+            }
+            _ => LoginError::CodeRefused("its answer cannot be read"),
+        })?;
+        let id_token = tokens.extra_fields().id_token.clone();
+        let granted = tokens.scopes().map(|scopes| scopes.iter().flat_map(|scope| scopes_of(scope)).collect());
+        Ok(Redeemed {
+            id_token: id_token.ok_or(LoginError::CodeRefused("its answer has no ID token"))?,
+            access_token: tokens.access_token().secret().clone(),
+            // RFC 6749 section 5.1: left out, it is what was asked for.
+            scopes: granted.unwrap_or_else(|| provider.scopes.clone()),
+        })
+    }
+
+    fn client(&self, provider: &ProviderConfig, endpoints: &Endpoints) -> Result<OidcClient, LoginError> {
+        const BAD_URL: LoginError = LoginError::Unavailable("its discovery document has a bad URL");
+        let client = Client::new(ClientId::new(provider.client_id.clone()))
+            .set_auth_uri(AuthUrl::new(endpoints.authorization.clone()).map_err(|_| BAD_URL)?)
+            .set_token_uri(TokenUrl::new(endpoints.token.to_string()).map_err(|_| BAD_URL)?)
+            .set_redirect_uri(RedirectUrl::new(self.redirect_uri()).map_err(|_| BAD_URL)?)
+            .set_auth_type(if endpoints.secret_in_form { AuthType::RequestBody } else { AuthType::BasicAuth });
+        Ok(match &provider.client_secret {
+            Some(secret) => client.set_client_secret(secret.clone()),
+            None => client,
+        })
+    }
+}
+
+/// The library's request through our client, which reaches the provider alone.
+struct Http<'a> {
+    fetcher: &'a Fetcher,
+    endpoint: &'a Endpoint,
+}
+
+impl<'c> AsyncHttpClient<'c> for Http<'_> {
+    type Error = Failed;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let fetched = self.fetcher.post_form(self.endpoint, head.headers, body).await.map_err(Failed::Fetch)?;
+            if fetched.status.is_server_error() {
+                return Err(Failed::Status(fetched.status));
+            }
+            let mut response = HttpResponse::new(fetched.body.to_vec());
+            *response.status_mut() = fetched.status;
+            *response.headers_mut() = fetched.headers;
+            Ok(response)
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Failed {
+    Fetch(FetchError),
+    Status(http::StatusCode),
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fetch(error) => error.fmt(f),
+            Self::Status(status) => write!(f, "it answered {status}"),
+        }
+    }
+}
+
+impl std::error::Error for Failed {}

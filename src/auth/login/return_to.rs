@@ -1,0 +1,111 @@
+//! Where a login leads back to: a path of this gateway, and never anywhere else.
+
+use percent_encoding::percent_decode_str;
+
+const MAX: usize = 1024;
+/// Decoded so often, nothing of an honest path changes any more.
+const MAX_DECODED: usize = 4;
+
+/// A path of our own, as a browser reads it: it cannot lead to another host, nor back into a login.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct ReturnTo(String);
+
+impl ReturnTo {
+    pub fn parse(text: &str) -> Option<Self> {
+        // Proxies in between may decode a path; no stage of that may lead away.
+        let mut stage = text.to_owned();
+        for _ in 0..MAX_DECODED {
+            if !is_own_path(&stage) {
+                return None;
+            }
+            let decoded = percent_decode_str(&stage).decode_utf8().ok()?.into_owned();
+            if decoded == stage {
+                let is_plain = text.len() <= MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+                return is_plain.then(|| Self(text.to_owned()));
+            }
+            stage = decoded;
+        }
+        None
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for ReturnTo {
+    fn default() -> Self {
+        Self("/".to_owned())
+    }
+}
+
+/// Browsers take `\` for `/`, drop tabs and line ends, and read `//host` as another host (WHATWG URL).
+fn is_own_path(text: &str) -> bool {
+    let path = text.split(['?', '#']).next().unwrap_or_default();
+    let has_dots = path.split('/').any(|segment| segment == "." || segment == "..");
+    let is_login = path.to_ascii_lowercase().starts_with("/v1/auth/");
+    text.starts_with('/')
+        && !path.contains("//")
+        && !text.contains('\\')
+        && !text.chars().any(char::is_control)
+        && !has_dots
+        && !is_login
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t_o3_only_a_path_of_our_own_is_taken() {
+        for good in
+            ["/", "/app", "/app/a-b_c.html?x=1&y=%20z#part", "/%C3%A9", "/a?next=https://other.example/x", "/~a/@b"]
+        {
+            assert_eq!(ReturnTo::parse(good).map(|it| it.0).as_deref(), Some(good));
+        }
+        for bad in [
+            "",
+            "app",
+            "//evil.com",
+            "///evil.com",
+            "/\\evil.com",
+            "\\/evil.com",
+            "\\\\evil.com",
+            "/\t/evil.com",
+            "/\n/evil.com",
+            "\t//evil.com",
+            " /app",
+            "/app x",
+            "/%2fevil.com",
+            "/%2Fevil.com",
+            "/%5cevil.com",
+            "/%5Cevil.com",
+            "/%252fevil.com",
+            "/%25252fevil.com",
+            "/%2525252525252fevil.com",
+            "/%09/evil.com",
+            "/%0d%0aLocation:%20https://evil.com",
+            "/%00",
+            "/..//evil.com",
+            "/a/../../evil.com",
+            "/%2e%2e//evil.com",
+            "/./x",
+            "/a//evil.com",
+            "https://evil.com",
+            "https:evil.com",
+            "http://live.example.com@evil.com/",
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "/é",
+            "/%ff",
+            "/\u{2028}",
+            "/v1/auth/login",
+            "/V1/auth/login?return_to=/v1/auth/login",
+            "/v1/%61uth/logout",
+        ] {
+            assert_eq!(ReturnTo::parse(bad), None, "{bad:?}");
+        }
+        assert_eq!(ReturnTo::parse(&format!("/{}", "a".repeat(MAX))), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! Logging in: the gateway's own URL, the keys that seal cookies, and the providers.
+
+use std::time::Duration;
+
+use http::Uri;
+
+use super::super::files::{Files, is_world_readable, open, read_text};
+use super::super::path::Path;
+use super::super::report::Report;
+use super::super::settings::{Issuer, IssuerLogin, Login};
+use super::limits::Numbers;
+use super::{address, check_name};
+use crate::auth::login::{ClientSecret, LoginConfig, ProviderConfig};
+use crate::auth::seal::SealKey;
+use crate::config::Egress;
+use crate::transport::config::{ListenerConfig, Role};
+
+/// A session longer than this is none that a person still knows of.
+const MAX_SESSION_SECS: u64 = 30 * 86_400;
+
+/// Takes `login` out of the issuers; `None` if nobody can log in.
+pub fn check(
+    login: Login,
+    issuers: &mut [Issuer],
+    egress: Egress,
+    listeners: &[ListenerConfig],
+    report: &mut Report,
+    files: &mut Files,
+) -> Option<LoginConfig> {
+    let Login { url, seal_keys, session_secs } = login;
+    let path = Path::of("login");
+    let session_secs = Numbers::new(path.clone(), report).secs("session_secs", session_secs, 1);
+    if session_secs > Duration::from_secs(MAX_SESSION_SECS) {
+        report.wrong(
+            &path.key("session_secs"),
+            session_secs.as_secs(),
+            format_args!("must be at most {MAX_SESSION_SECS}"),
+        );
+    }
+    let seal_keys = seal_keys
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, file)| seal_key(file, &path.key("seal_keys").index(index), report, files))
+        .collect::<Vec<_>>();
+    let providers = providers(issuers, egress, report, files);
+    if providers.is_empty() {
+        if let Some(url) = url {
+            check_url(&url, &path.key("url"), report);
+        }
+        return None;
+    }
+    let right = "must be the URL by which browsers reach this gateway, like \"https://live.example.com\"";
+    let url = url.and_then(|url| check_url(&url, &path.key("url"), report)).unwrap_or_else(|| {
+        report.missing(&path, "url", right);
+        String::new()
+    });
+    if seal_keys.is_empty() {
+        let text = "no key: sessions end with this process; make one with `lastmile keygen --seal -o FILE`";
+        report.warn(&path.key("seal_keys"), text);
+    }
+    if !listeners.iter().any(|listener| listener.roles.contains(&Role::Login)) {
+        report.warn(&path, "no listener has the role \"login\", so nobody can log in");
+    }
+    Some(LoginConfig { url, seal_keys, session: session_secs, providers })
+}
+
+fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files: &mut Files) -> Vec<ProviderConfig> {
+    let mut providers: Vec<ProviderConfig> = Vec::new();
+    for (index, issuer) in issuers.iter_mut().enumerate() {
+        let Some(login) = issuer.login.take() else { continue };
+        let path = Path::of("issuers").index(index);
+        if !issuer.discovery {
+            report.missing(
+                &path,
+                "discovery",
+                "must be true beside login: that is where the provider's addresses stand",
+            );
+        }
+        let path = path.key("login");
+        if egress == Egress::None {
+            report.misplaced(
+                &path,
+                "needs outgoing connections, and egress is \"none\": there the page itself logs in with the provider and \
+                 brings the token",
+            );
+        }
+        let provider = provider(login, issuer.issuer.clone().unwrap_or_default(), &path, report, files);
+        if providers.iter().any(|other| other.name == provider.name) {
+            report.wrong(&path.key("name"), provider.name.as_str(), "is there already; each provider has its own name");
+        }
+        providers.push(provider);
+    }
+    providers
+}
+
+fn provider(login: IssuerLogin, issuer: String, path: &Path, report: &mut Report, files: &mut Files) -> ProviderConfig {
+    let IssuerLogin { client_id, client_secret_file, mut scopes, name } = login;
+    let client_id = client_id.filter(|id| !id.is_empty()).unwrap_or_else(|| {
+        report.missing(path, "client_id", "must be the name under which the provider knows this gateway");
+        String::new()
+    });
+    let client_secret = client_secret_file.and_then(|file| {
+        let path = path.key("client_secret_file");
+        let text = secret_text(file, &path, "must be a file with the client secret", report, files)?;
+        Some(ClientSecret::new(text))
+    });
+    let is_word =
+        |scope: &String| !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+    if !scopes.iter().all(is_word) {
+        report.wrong(&path.key("scopes"), scopes.clone(), "must be words, like [\"openid\", \"profile\"]");
+    }
+    if scopes.iter().any(|scope| scope == "offline_access") {
+        let right = "must not hold \"offline_access\": the gateway keeps no refresh tokens";
+        report.wrong(&path.key("scopes"), scopes.clone(), right);
+    }
+    if !scopes.iter().any(|scope| scope == "openid") {
+        scopes.insert(0, "openid".to_owned());
+    }
+    let name = name.unwrap_or_else(|| host_of(&issuer));
+    check_name(&name, &path.key("name"), report);
+    ProviderConfig { name, issuer, client_id, client_secret, scopes }
+}
+
+fn host_of(issuer: &str) -> String {
+    issuer.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_else(|| "provider".to_owned())
+}
+
+fn seal_key(file: String, path: &Path, report: &mut Report, files: &mut Files) -> Option<SealKey> {
+    let right = "must be a seal key, made by `lastmile keygen --seal -o FILE`";
+    let text = secret_text(file.clone(), path, right, report, files)?;
+    match SealKey::parse(&text) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            report.wrong(path, file, error.to_string());
+            None
+        }
+    }
+}
+
+/// One line that is not for everybody.
+fn secret_text(file: String, path: &Path, right: &str, report: &mut Report, files: &mut Files) -> Option<String> {
+    let found = files.locate(&file);
+    if open(&found).is_ok_and(|file| is_world_readable(&file)) {
+        report.warn(path, format_args!("{file}: everybody on this machine may read it; chmod 600"));
+    }
+    let text = read_text(&found).and_then(|text| match text.trim() {
+        "" => Err("the file is empty".to_owned()),
+        text => Ok(text.to_owned()),
+    });
+    match text {
+        Ok(text) => Some(text),
+        Err(reason) => {
+            report.wrong(path, file, format_args!("{right} ({reason})"));
+            None
+        }
+    }
+}
+
+/// Scheme and authority alone: cookies are for the whole host.
+fn check_url(url: &str, path: &Path, report: &mut Report) -> Option<String> {
+    let bare = url.strip_suffix('/').unwrap_or(url);
+    if !address::is_origin(bare) || !bare.starts_with("http") {
+        let right =
+            "must be scheme and host (and port, if not the usual one) in lower case, like \"https://live.example.com\"";
+        report.wrong(path, url, right);
+        return None;
+    }
+    let host = bare.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
+    let bare_host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback =
+        host == "localhost" || bare_host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if bare.starts_with("http://") && !is_loopback {
+        report.wrong(path, url, "must be https; http is for loopback alone");
+        return None;
+    }
+    Some(bare.to_owned())
+}

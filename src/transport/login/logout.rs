@@ -1,0 +1,72 @@
+//! `POST /v1/auth/logout`: ends the session here, with all its connections, and says how to end it at the provider.
+
+use std::sync::Arc;
+
+use http::header;
+use serde_json::json;
+use warp::Reply;
+use warp::reply::Response;
+
+use super::{active, cookie, cookies, page};
+use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
+use crate::auth::{Revocation, Revoked};
+use crate::broker::Now;
+use crate::protocol::{Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+use crate::transport::origin;
+
+pub async fn logout(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
+    let login = active(&app)?;
+    let name = cookies::session_name(&login);
+    let has_cookie = cookies::named(&call, name).next().is_some();
+    // Nobody else's page may log a person out.
+    match has_cookie {
+        true if !cookie::is_from_our_page(&login, &call) => return Err(Code::OriginForbidden.into()),
+        true => {}
+        false => origin::check(&call)?,
+    }
+    let session = cookie::open(&app, &login, &call).map(|(session, _)| session);
+    let ended = session.as_ref().map_or(Ok(()), |session| end(&app, session));
+    let at_provider = match &session {
+        Some(session) => at_provider(&app, &login, session).await,
+        None => None,
+    };
+    let mut response = match (ended, wants_page(&call)) {
+        (Err(refusal), _) => crate::transport::problem::response(&refusal),
+        (Ok(()), true) => page::redirect(at_provider.as_deref().unwrap_or(crate::auth::login::LOGGED_OUT)),
+        (Ok(()), false) => warp::reply::json(&json!({"logout_url": at_provider})).into_response(),
+    };
+    response.headers_mut().extend(cookies::clear(&login, name).map(|value| (header::SET_COOKIE, value)));
+    Ok(response)
+}
+
+/// `GET /v1/auth/logged-out`: where the provider sends the browser afterwards.
+pub async fn logged_out() -> Response {
+    page::logged_out()
+}
+
+fn end(app: &App, session: &LoginSession) -> Result<(), Refusal> {
+    let revocation = Revocation {
+        issuer: session.issuer.as_str().into(),
+        what: Revoked::TokenId(session.id.as_str().into()),
+        before: session.issued.max(Now::read().unix()),
+    };
+    app.revoke(revocation).map_err(|error| {
+        tracing::error!(%error, "a session cannot be revoked; its cookie is cleared, its connections go on");
+        Refusal::new(Code::LimitReached, "the session is forgotten here, but its connections go on")
+    })?;
+    tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");
+    Ok(())
+}
+
+async fn at_provider(app: &App, login: &Active, session: &LoginSession) -> Option<String> {
+    let provider = login.provider_of(&session.issuer)?;
+    let endpoints = Endpoints::of(&app.policy.issuers(), &session.issuer).await.ok()?;
+    logout_url(login, provider, endpoints.end_session.as_deref()?)
+}
+
+/// A form was sent, and not a script's request.
+fn wants_page(call: &Call) -> bool {
+    call.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/html"))
+}

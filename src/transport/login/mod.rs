@@ -1,0 +1,28 @@
+//! The role `login`: people log in at their identity provider and carry a sealed cookie from then on.
+
+mod backchannel;
+mod begin;
+mod callback;
+pub mod cookie;
+mod cookies;
+mod logout;
+mod page;
+mod query;
+mod session;
+
+pub use backchannel::backchannel;
+pub use begin::begin;
+pub use callback::callback;
+pub use logout::{logged_out, logout};
+pub use session::session;
+
+use std::sync::Arc;
+
+use super::app::App;
+use crate::auth::login::Active;
+use crate::protocol::Code;
+
+/// The login, if people can log in here; elsewhere its URLs do not exist.
+fn active(app: &App) -> Result<Arc<Active>, Code> {
+    app.login.active().ok_or(Code::NotFound)
+}

@@ -1,0 +1,29 @@
+//! Parameters of a query or a form, each of which may stand there once.
+
+use oauth2::url::form_urlencoded;
+
+pub struct Parameters(Vec<(String, String)>);
+
+/// A parameter stands there twice, and nobody can say which one counts (RFC 6749 section 3.1).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Repeated;
+
+impl Parameters {
+    pub fn parse(text: &[u8]) -> Result<Self, Repeated> {
+        let mut all: Vec<(String, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(text).take(MAX) {
+            if all.iter().any(|(known, _)| *known == name) {
+                return Err(Repeated);
+            }
+            all.push((name.into_owned(), value.into_owned()));
+        }
+        Ok(Self(all))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Nobody sends more; what is beyond is not looked at.
+const MAX: usize = 32;

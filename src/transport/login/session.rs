@@ -1,0 +1,31 @@
+//! `GET /v1/auth/session`: who this is, and until when.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use warp::Reply;
+use warp::reply::Response;
+
+use super::active;
+use crate::broker::session::rfc3339;
+use crate::protocol::{Code, Refusal};
+use crate::transport::app::App;
+use crate::transport::call::Call;
+use crate::transport::{credential, origin};
+
+pub async fn session(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
+    origin::check(&call)?;
+    let principal = credential::principal(&app, &call).await?;
+    let principal = principal.ok_or(Refusal::new(Code::Unauthenticated, "nobody is logged in"))?;
+    let provider = active(&app).ok().and_then(|login| login.provider_of(&principal.issuer).map(|it| it.name.clone()));
+    let session = json!({
+        "principal": &*principal.subject,
+        "issuer": &*principal.issuer,
+        "provider": provider,
+        "expires": rfc3339(principal.expires),
+        "method": if call.bearer().is_some() { "bearer" } else { "cookie" },
+        "scopes": principal.scopes,
+        "groups": principal.groups,
+    });
+    Ok(warp::reply::json(&session).into_response())
+}

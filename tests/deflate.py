@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""A subscriber with compression as another library has it: large commands in fragments, publications printed.
+
+    deflate.py --url ws://127.0.0.1:8080/v1/subscribe --channel prices.btc --count 3
+
+Prints `ready` when it listens, then each publication, one a line.
+"""
+
+import argparse
+import json
+
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.sync.client import connect
+
+
+def receive(ws, kind):
+    message = json.loads(ws.recv(timeout=20))
+    assert message["type"] == kind, message
+    return message
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--url", required=True)
+    arguments.add_argument("--channel", required=True)
+    arguments.add_argument("--count", type=int, required=True)
+    options = arguments.parse_args()
+    with connect(options.url, subprotocols=["lastmile.v1"]) as ws:
+        (extension,) = ws.protocol.extensions
+        assert isinstance(extension, PerMessageDeflate), extension
+        assert extension.remote_no_context_takeover and extension.local_no_context_takeover, extension
+        ws.send(['{"type":', '"hello"', "}"])
+        receive(ws, "welcome")
+        # Often the same, which would be shorter still if a context were taken over.
+        for n in range(20):
+            ws.send(json.dumps({"type": "ping", "id": str(n), "more": "much of the same " * 1000}))
+            assert receive(ws, "pong")["id"] == str(n)
+        ws.send(json.dumps({"type": "subscribe", "id": "s", "channel": options.channel}))
+        receive(ws, "subscribed")
+        print("ready", flush=True)
+        for _ in range(options.count):
+            print(json.dumps(receive(ws, "message")), flush=True)
+
+
+if __name__ == "__main__":
+    main()

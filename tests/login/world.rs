@@ -1,0 +1,65 @@
+//! A gateway that people can log in at.
+
+use std::net::TcpListener;
+
+use crate::common::gateway::{Folder, TestGateway};
+use crate::common::{TestIssuer, TestPublisher, World};
+
+pub struct LoginWorld {
+    pub world: World,
+    /// How browsers reach the gateway.
+    pub url: String,
+}
+
+impl LoginWorld {
+    /// `issuers` are entries of the configuration; `login` more of `[login]`, or what follows it.
+    pub async fn start(issuers: &str, login: &str) -> Self {
+        Self::at(free_port(), issuers, login).await
+    }
+
+    pub async fn at(port: u16, issuers: &str, login: &str) -> Self {
+        let (publisher, issuer, folder) =
+            (TestPublisher::new(), TestIssuer::new("https://sso.example.com"), Folder::new());
+        folder.write("sso.json", &issuer.jwks());
+        folder.write("client.secret", "s3cret\n");
+        let toml = toml(port, &publisher.toml("market-data", &["*"]), issuers, login);
+        let gateway = TestGateway::start(&toml, &folder).await;
+        Self { world: World { gateway, folder, publisher, issuer }, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// Takes other issuers and another `[login]`.
+    pub fn reload(&self, issuers: &str, login: &str) -> Result<(), String> {
+        let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
+        let toml = toml(port, &self.world.publisher.toml("market-data", &["*"]), issuers, login);
+        self.world.gateway.reload(&toml, &self.world.folder)
+    }
+}
+
+/// A port that was free a moment ago: the redirect URI must be known before the gateway is bound.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn toml(port: u16, publishers: &str, issuers: &str, login: &str) -> String {
+    format!(
+        r#"
+        [listeners.public]
+        address = "127.0.0.1:{port}"
+        roles = ["subscribe", "login"]
+        origins = ["https://app.example.com"]
+        [listeners.publish]
+        address = "127.0.0.1:0"
+        roles = ["publish"]
+        [listeners.ops]
+        address = "127.0.0.1:0"
+        roles = ["ops"]
+        [drain]
+        window_secs = 0
+        deadline_secs = 10
+        {publishers}
+        {issuers}
+        [login]
+        url = "http://127.0.0.1:{port}"
+        {login}"#
+    )
+}
