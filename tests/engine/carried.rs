@@ -1,10 +1,18 @@
 //! Replies and answers between gateways that share a Redis: the subscriber is on one, the publisher on the other.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lastmile::broker::bus::Topic;
+use lastmile::broker::{Bus, Engine};
+use lastmile::protocol::Code;
 use serde_json::{Value, json};
 
 use crate::common::{Ws, eventually};
 use crate::gateways::Pair;
+use crate::nodes::Node;
 use crate::server::RedisServer;
+use crate::support::rule;
 
 const SUPPORT: &str = "[[channels]]\nmatch = \"support\"\nreplies = true\n";
 
@@ -122,4 +130,53 @@ async fn replies_go_on_over_nodes_after_redis_lost_its_memory() {
     let got = publisher.expect("reply").await;
     publisher.send(json!({"type": "received", "reply": got["reply"]})).await;
     assert_eq!(alice.expect("replied").await["id"], "5");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_word_is_answered_and_what_is_not_is_told() {
+    let server = RedisServer::start(false);
+    let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
+    words_go_both_ways(&nodes).await;
+    let [one, two] = nodes.each_ref().map(|node| node.engine.bus().unwrap());
+    let nobody = one.ask("abcdefgh", Topic::Replies, b"").await.unwrap_err();
+    assert_eq!(nobody.code, Code::NotFound);
+    // It came, and nobody says anything.
+    let mut words = two.listen(Topic::Replies);
+    let began = Instant::now();
+    let unanswered = one.ask(two.node(), Topic::Replies, b"hello").await.unwrap_err();
+    assert_eq!(unanswered.code, Code::EngineUnavailable);
+    assert!(began.elapsed() < Duration::from_secs(4));
+    // An answer that is late is nobody's.
+    two.answer(words.recv().await.unwrap(), b"late").await.unwrap();
+    one.enter("p").await.unwrap();
+    two.enter("p").await.unwrap();
+    one.leave("p", one.node()).await.unwrap();
+    assert_eq!(one.nodes_of("p").await.unwrap(), [two.node()]);
+    drop(server);
+    eventually("the end of the way", async || one.nodes_of("p").await.err()).await;
+    let began = Instant::now();
+    assert_eq!(one.ask(two.node(), Topic::Replies, b"").await.unwrap_err().code, Code::EngineUnavailable);
+    assert!(began.elapsed() < Duration::from_secs(4));
+}
+
+/// Many at once, each with its own answer.
+pub async fn words_go_both_ways(nodes: &[Node; 2]) {
+    let buses = nodes.each_ref().map(|node| node.engine.bus().unwrap());
+    for (asker, asked) in [(0, 1), (1, 0)] {
+        let (asker, asked): (Arc<dyn Bus>, Arc<dyn Bus>) = (buses[asker].clone(), buses[asked].clone());
+        let name = asked.node().to_owned();
+        let mut words = asked.listen(Topic::Replies);
+        let echo = tokio::spawn(async move {
+            while let Some(word) = words.recv().await {
+                let bytes = word.bytes.clone();
+                asked.answer(word, &bytes).await.unwrap();
+            }
+        });
+        eventually("the way", async || asker.ask(&name, Topic::Replies, b"x").await.ok()).await;
+        let asked = (0..200u64).map(|n| asker.ask(&name, Topic::Replies, &n.to_le_bytes()));
+        for (n, answer) in futures_util::future::join_all(asked).await.into_iter().enumerate() {
+            assert_eq!(answer.unwrap()[..], (n as u64).to_le_bytes());
+        }
+        echo.abort();
+    }
 }
