@@ -78,6 +78,20 @@ test("a page gets what is published, over a connection that is cut", async () =>
   await until(() => !proxy.pairs.size, "the end of its connection");
 });
 
+for (const transport of ["events", "poll"]) {
+  test(`a page of another origin that the gateway knows gets all over ${transport} as well`, async () => {
+    const page = await open(transport, { transports: [transport], token: await gateway.token() });
+    for (let n = 0; n < 3; n++) {
+      await publish(transport, n * 10 + 1, n * 10 + 10);
+      proxy.cut();
+    }
+    assert.deepEqual(await has(page, 30), { data: range(1, 30), gaps: [] });
+    await page.evaluate(() => client.close());
+    await page.close();
+    await until(() => !proxy.pairs.size, "the end of its connections");
+  });
+}
+
 test("tabs share one connection, and another takes over when the leader is closed", async () => {
   const before = proxy.count;
   const options = { tabs: true, transports: ["websocket"] };

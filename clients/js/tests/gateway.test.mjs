@@ -36,14 +36,7 @@ const range = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => 
 
 for (const transports of [["websocket"], ["events"], ["poll"]]) {
   describe(`over ${transports}`, () => {
-    const needs = async (t) => {
-      const isThere = transports[0] === "websocket" || (await gateway.hasFallbacks());
-      if (!isThere) t.skip("this gateway has no fallbacks");
-      return isThere;
-    };
-
     test("publications come as the publisher gave them", async (t) => {
-      if (!(await needs(t))) return;
       const channel = channelOf();
       await gateway.publish(channel, { n: 0 });
       const client = open(t, { transports });
@@ -68,7 +61,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("many channels share one client, and come and go", async (t) => {
-      if (!(await needs(t))) return;
       const channels = range(1, 20).map(channelOf);
       const client = open(t, { transports });
       const all = channels.map((channel) => client.subscribe(channel));
@@ -89,7 +81,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("a refusal is about its channel alone", async (t) => {
-      if (!(await needs(t))) return;
       const client = open(t, { transports });
       const fine = client.subscribe(channelOf());
       const got = collect(fine);
@@ -104,7 +95,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("a channel that its publisher closes ends with that error", async (t) => {
-      if (!(await needs(t))) return;
       const channel = channelOf();
       const client = open(t, { transports });
       const subscription = client.subscribe(channel);
@@ -117,7 +107,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("a bad token stops the client with an error, a good one opens what needs it", async (t) => {
-      if (!(await needs(t))) return;
       const bad = open(t, { transports, token: "no.token.atall" });
       const ended = once(bad.subscribe("members.news"), "ended");
       await until(() => bad.state === "failed", "the end");
@@ -127,7 +116,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("when the token runs out a new one is asked for, and nothing is missed", async (t) => {
-      if (!(await needs(t))) return;
       let asked = 0;
       const client = open(t, { transports, token: () => ((asked += 1), gateway.token({ expires: asked < 3 ? "3s" : "1h" })) });
       const subscription = client.subscribe("members.club");
@@ -144,7 +132,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("cut at random many times, it hands over each publication once, in order", async (t) => {
-      if (!(await needs(t))) return;
       const proxy = await Proxy.start(gateway.port);
       t.after(() => proxy.close());
       const channels = [channelOf(), channelOf()];
@@ -169,7 +156,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("what the gateway no longer has is told as a gap", async (t) => {
-      if (!(await needs(t))) return;
       const proxy = await Proxy.start(gateway.port);
       t.after(() => proxy.close());
       const channel = `bare.${channelOf()}`;
@@ -190,7 +176,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("a slow iterator gets everything that the gateway keeps, and the memory stays bounded", async (t) => {
-      if (!(await needs(t))) return;
       const channel = channelOf();
       const client = open(t, { transports });
       const subscription = client.subscribe(channel, { buffer: 50 });
@@ -208,7 +193,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
     });
 
     test("a gateway that is started again begins a new epoch, which is told", async (t) => {
-      if (!(await needs(t))) return;
       const other = await Gateway.start();
       t.after(() => other.close());
       const proxy = await Proxy.start(() => other.port);
@@ -232,7 +216,6 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
 }
 
 test("what is cut goes on over another transport without a loss", async (t) => {
-  if (!(await gateway.hasFallbacks())) return t.skip("this gateway has no fallbacks");
   const proxy = await Proxy.start(gateway.port);
   t.after(() => proxy.close());
   const client = open(t, {}, proxy.url);
@@ -256,7 +239,6 @@ test("what is cut goes on over another transport without a loss", async (t) => {
 
 test("without a WebSocket it takes server-sent events", async (t) => {
   if (globalThis.WebSocket) return t.skip("this program has a WebSocket");
-  if (!(await gateway.hasFallbacks())) return t.skip("this gateway has no fallbacks");
   const client = open(t, { WebSocket: undefined });
   await once(client.subscribe(channelOf()), "subscribed");
   assert.equal(client.transport, "events");

@@ -132,13 +132,6 @@ ${more}`);
     await this.stop("SIGKILL");
     await rm(this.folder, { recursive: true, force: true });
   }
-
-  /** Whether it serves the fallbacks. */
-  async hasFallbacks() {
-    const response = await fetch(`${this.url}/v1/poll?channel=probe&wait=0`);
-    await response.body?.cancel();
-    return response.ok;
-  }
 }
 
 function field(line, name) {
