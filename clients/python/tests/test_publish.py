@@ -2,12 +2,10 @@
 
 import asyncio
 import ssl
-import unittest
-import uuid
 
 from lastmile import LastmileError, Place, Publisher, connect
 
-from .support import QUICK, Gateway, Proxy, take, within
+from .support import QUICK, Case, Gateway, Proxy, take, within
 
 
 def setUpModule():
@@ -19,9 +17,9 @@ def tearDownModule():
     gateway.close()
 
 
-class Publish(unittest.IsolatedAsyncioTestCase):
+class Publish(Case):
     async def asyncSetUp(self):
-        self.channel = f"c.{uuid.uuid4()}"
+        await super().asyncSetUp()
         self.publisher = Publisher(gateway.publish_url, gateway.key, timing=QUICK, retry_secs=5)
         self.client = connect(gateway.url, timing=QUICK)
 
@@ -134,7 +132,7 @@ class Publish(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(sorted(place.offset for place in places), list(range(1, 101)))
 
 
-class Tls(unittest.IsolatedAsyncioTestCase):
+class Tls(Case):
     async def test_everything_works_over_tls_with_a_certificate_that_is_trusted(self):
         own = Gateway(tls=True)
         self.addCleanup(own.close)

@@ -260,7 +260,8 @@ class Link(ABC):
     def _read(self, handle: Any, frame: Frame) -> None:
         try:
             handle(frame)
-        except (KeyError, TypeError, ValueError, AttributeError, LastmileError) as error:
+        except Exception as error:
+            # One frame that is not understood must not end all that goes over this connection.
             log.warning("a frame of the gateway cannot be read: %r", error)
 
     def _drop(self, error: LastmileError) -> None:
