@@ -112,6 +112,8 @@ class Publish(Case):
         with self.assertRaises(LastmileError) as ended:
             await take(subscription, 1)
         self.assertEqual((ended.exception.code, ended.exception.status), ("channel_closed", 4504))
+        # That was the connection's last channel, so it was closed as well; the client is as good as before.
+        await within(self.client.subscribe(self.channel + ".other").ready())
 
     async def test_what_is_not_json_and_what_is_no_gateway_s_url_is_refused_here(self):
         for data in [float("nan"), object(), {1, 2}, "\ud800"]:
