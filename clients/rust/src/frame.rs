@@ -31,7 +31,8 @@ pub(crate) struct Frame {
     pub reply: Option<String>,
     pub to: Option<String>,
     pub connection: Option<String>,
-    pub principal: Option<Principal>,
+    /// A name in `welcome`, a [`Principal`] elsewhere.
+    pub principal: Option<Value>,
     pub event: Option<String>,
     pub connections: Option<u64>,
     pub missed: Option<u64>,
@@ -57,6 +58,11 @@ impl Frame {
     /// `data`, byte for byte. The library reads `null` as nothing.
     pub(crate) fn json(&self) -> Box<RawValue> {
         self.data.clone().unwrap_or_else(|| RawValue::NULL.to_owned())
+    }
+
+    /// Who replied, came or went; `None` for nobody in particular.
+    pub(crate) fn principal(&self) -> Option<Principal> {
+        self.principal.clone().and_then(|principal| serde_json::from_value(principal).ok())
     }
 
     /// The close code, 0 if there is none.

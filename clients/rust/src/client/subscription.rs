@@ -37,7 +37,8 @@ pub enum Event {
     Subscribed {
         /// Where the channel is now.
         position: Position,
-        /// Nothing is missing.
+        /// Nothing is missing since the place that was asked for. The first time without one, or without a backlog,
+        /// it is `false`: there was nothing to go on from.
         recovered: bool,
     },
     /// Something is lost for good, here.

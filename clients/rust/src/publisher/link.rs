@@ -67,6 +67,7 @@ impl Handle {
             replies: None,
             watchers: HashMap::new(),
             watching: HashMap::new(),
+            unwatched: Vec::new(),
             is_left: false,
         };
         tokio::spawn(link.run());
@@ -129,6 +130,8 @@ struct Link {
     watchers: HashMap<String, Watcher>,
     /// `watch` commands that are not answered yet, with their channels.
     watching: HashMap<u64, String>,
+    /// Channels whose events nobody wants and the gateway does not know that.
+    unwatched: Vec<String>,
     /// Nobody can ask for anything more.
     is_left: bool,
 }
@@ -187,7 +190,7 @@ impl Link {
                 return Error::closed();
             }
             let due = pinged.map_or(last_life + quiet, |at: Instant| at + self.gateway.pong);
-            let has_work = is_welcome && (!self.queue.is_empty() || self.has_unwatched());
+            let has_work = is_welcome && self.has_work();
             tokio::select! {
                 came = incoming.next() => {
                     (last_life, pinged) = (Instant::now(), None);
@@ -244,7 +247,8 @@ impl Link {
                 if self.watchers.get(&channel).is_some_and(|old| !old.is_closed()) {
                     watcher.end(Error::new("already_watching", "this channel is watched already"));
                 } else {
-                    self.watchers.insert(channel, watcher);
+                    let old = self.watchers.insert(channel.clone(), watcher);
+                    self.unwatched.extend(old.filter(|old| old.is_asked).map(|_| channel));
                 }
             }
         }
@@ -254,18 +258,17 @@ impl Link {
         self.ready.drain(..).for_each(|done| _ = done.send(Ok(())));
     }
 
-    fn has_unwatched(&self) -> bool {
-        self.watchers.values().any(|watcher| !watcher.is_asked || watcher.is_closed())
+    fn has_work(&self) -> bool {
+        let mut watchers = self.watchers.values();
+        !self.queue.is_empty() || !self.unwatched.is_empty() || watchers.any(|watcher| !watcher.is_asked)
     }
 
     /// The next frame to send.
     fn next_text(&mut self) -> Option<String> {
         self.ids += 1;
         let id = self.ids;
-        let closed = self.watchers.iter().find(|(_, watcher)| watcher.is_closed()).map(|(channel, _)| channel.clone());
-        if let Some(channel) = closed {
-            let watcher = self.watchers.remove(&channel)?;
-            return watcher.is_asked.then(|| frame("unwatch", id, &channel_member(&channel)));
+        if let Some(channel) = self.unwatched.pop() {
+            return Some(frame("unwatch", id, &channel_member(&channel)));
         }
         if let Some((channel, watcher)) = self.watchers.iter_mut().find(|(_, watcher)| !watcher.is_asked) {
             watcher.is_asked = true;
@@ -293,7 +296,12 @@ impl Link {
             }
             "event" | "watching" => {
                 id.map(|id| self.watching.remove(&id));
-                if let Some(watcher) = frame.channel.as_ref().and_then(|channel| self.watchers.get_mut(channel)) {
+                let Some(channel) = &frame.channel else { return };
+                let Some(watcher) = self.watchers.get_mut(channel) else { return };
+                if watcher.is_closed() {
+                    self.watchers.remove(channel);
+                    self.unwatched.push(channel.clone());
+                } else {
                     watcher.tell(&frame);
                 }
             }
@@ -317,6 +325,7 @@ impl Link {
     /// The connection is gone: what was on its way goes again, or nobody knows what became of it.
     fn interrupted(&mut self) {
         self.watching.clear();
+        self.unwatched.clear();
         self.watchers.values_mut().for_each(|watcher| watcher.is_asked = false);
         for request in std::mem::take(&mut self.sent).into_values().rev() {
             if request.resend {

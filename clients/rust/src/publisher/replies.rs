@@ -141,14 +141,14 @@ impl Reply {
 
 impl Received {
     pub(super) fn of(frame: Frame) -> Option<Self> {
-        let data = frame.json();
+        let (data, principal) = (frame.json(), frame.principal());
         Some(Self {
             id: frame.reply?,
             channel: frame.channel?,
             to: frame.to?,
             time: frame.time.unwrap_or_default(),
             connection: frame.connection.unwrap_or_default(),
-            principal: frame.principal,
+            principal,
             data,
         })
     }

@@ -89,7 +89,7 @@ impl Watcher {
             event: frame.event.clone().unwrap_or_else(|| frame.r#type.clone()),
             connections: frame.connections.unwrap_or(0),
             connection: frame.connection.clone(),
-            principal: frame.principal.clone(),
+            principal: frame.principal(),
             reason: frame.reason.clone(),
             missed,
         };

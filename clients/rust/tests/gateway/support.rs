@@ -16,8 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const ISSUER: &str = "https://app.example";
 
-/// Channels `open.*` for anyone, `members.*` for tokens, `support` with replies; a publisher that may use all but
-/// `closed.*`.
+/// Channels for anyone, `members.*` for tokens, `support` with replies, and a publisher that may use them all.
 const CONFIG: &str = r#"
 [listeners]
 public = { address = "127.0.0.1:0", roles = ["subscribe"] }
@@ -33,6 +32,9 @@ jwks_file = "app.json"
 match = "open.*"
 subscribers = "anyone"
 backlog_messages = 5000
+[[channels]]
+match = "members.*"
+backlog_messages = 10
 [[channels]]
 match = "short.*"
 subscribers = "anyone"

@@ -7,7 +7,7 @@ pub async fn listen(url: &str) -> Result<(), Error> {
     let mut prices = client.subscribe("open.btc", options).await?.events();
     while let Some(event) = prices.next().await {
         match event? {
-            Event::Subscribed { recovered, .. } => println!("nothing is missing: {recovered}"),
+            Event::Subscribed { position, .. } => println!("the newest is {}", position.offset),
             Event::Gap(gap) => println!("lost after {}: {:?}", gap.after.offset, gap.reason),
             Event::Publication(publication) => {
                 println!("{}", publication.json::<Value>()?["usd"]);
