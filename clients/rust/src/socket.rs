@@ -76,6 +76,18 @@ impl Incoming {
             Some(Err(error)) => Came::End(failed(error)),
         }
     }
+
+    /// Why nothing can be written any more: what the gateway said at the end, if it is still to be read.
+    pub(crate) async fn reason(&mut self) -> Error {
+        let reading = async {
+            loop {
+                if let Came::End(error) = self.next().await {
+                    return error;
+                }
+            }
+        };
+        timeout(CLOSE, reading).await.unwrap_or_else(|_| Error::lost("the connection broke"))
+    }
 }
 
 /// Writes what comes until the socket is dropped. What is written together leaves together.

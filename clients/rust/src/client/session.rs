@@ -86,7 +86,10 @@ impl<'a> Session<'a> {
                 }
                 room = out.reserve(), if self.next.is_some() => match (room, self.next.take()) {
                     (Ok(room), Some(text)) => room.send(Message::text(text)),
-                    _ => return Err(Error::lost("the connection broke")),
+                    _ => {
+                        let error = self.incoming.reason().await;
+                        return Err(self.ended(error));
+                    }
                 },
                 command = self.actor.commands.recv() => {
                     let Some(command) = command else { return Ok(Over) };

@@ -210,8 +210,7 @@ impl Link {
                 }
                 room = out.reserve(), if has_work => match room {
                     Ok(room) => if let Some(text) = self.next_text() { room.send(Message::text(text)) },
-                    // The reader says why.
-                    Err(_) => return Error::lost("the connection broke"),
+                    Err(_) => return incoming.reason().await,
                 },
                 command = self.commands.recv(), if !self.is_left && self.queue.len() < MAX_QUEUE => match command {
                     Some(command) => self.take(command, is_welcome),
