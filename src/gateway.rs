@@ -17,7 +17,7 @@ use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
 use crate::broker::{Counters, Engine, Hub, Now, Replies};
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
-use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
+use crate::engine::{Disk, DiskError, Memory, MemoryLimits, Redis, RedisError};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
@@ -108,6 +108,7 @@ impl Gateway {
         let engine: Arc<dyn Engine> = match engine {
             EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
             EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
+            EngineConfig::Redis(redis) => Arc::new(Redis::start(redis, memory, rules, hub.clone(), counters)?),
         };
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
@@ -297,6 +298,7 @@ pub enum StartError {
     Egress(FetchError),
     Places(GeoError),
     Engine(DiskError),
+    Redis(RedisError),
     Revocations(RevocationError),
     Randomness(NoRandomness),
 }
@@ -311,6 +313,7 @@ impl fmt::Display for StartError {
             Self::Egress(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
             Self::Engine(error) => error.fmt(f),
+            Self::Redis(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
             Self::Randomness(error) => error.fmt(f),
         }
@@ -322,6 +325,12 @@ impl std::error::Error for StartError {}
 impl From<DiskError> for StartError {
     fn from(error: DiskError) -> Self {
         Self::Engine(error)
+    }
+}
+
+impl From<RedisError> for StartError {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
     }
 }
 

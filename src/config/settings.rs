@@ -217,6 +217,12 @@ pub struct Engine {
     pub path: Option<String>,
     pub fsync: String,
     pub max_bytes: u64,
+    pub url: Option<OneOrMany>,
+    pub cluster: bool,
+    pub sentinel: Option<String>,
+    pub prefix: String,
+    pub ca: Option<String>,
+    pub password_file: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -405,7 +411,18 @@ impl Default for ChannelDefaults {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { kind: "memory".to_owned(), path: None, fsync: "always".to_owned(), max_bytes: 4_294_967_296 }
+        Self {
+            kind: "memory".to_owned(),
+            path: None,
+            fsync: "always".to_owned(),
+            max_bytes: 4_294_967_296,
+            url: None,
+            cluster: false,
+            sentinel: None,
+            prefix: "lastmile".to_owned(),
+            ca: None,
+            password_file: None,
+        }
     }
 }
 
