@@ -27,16 +27,17 @@ export async function startNginx(site, { port } = {}) {
   await writeFile(file, text);
   const nginx = { url: `http://127.0.0.1:${port}`, port, folder };
   const run = async () => {
-    nginx.process = spawn("nginx", ["-c", file, "-e", join(folder, "error.log")], { stdio: "inherit" });
+    nginx.process = spawn("nginx", ["-c", file, "-e", join(folder, "error.log")], { stdio: "inherit", detached: true });
     await answers(port, nginx.process);
   };
   nginx.stop = async (signal = "SIGTERM") => {
     if (nginx.process.exitCode !== null || nginx.process.signalCode) return;
     const ended = new Promise((done) => nginx.process.once("exit", done));
-    nginx.process.kill(signal);
+    // Killed, its master can no longer end its workers; they are of its group.
+    process.kill(signal === "SIGKILL" ? -nginx.process.pid : nginx.process.pid, signal);
     await ended;
   };
-  nginx.restart = async () => (await nginx.stop(), run());
+  nginx.restart = async (signal) => (await nginx.stop(signal), run());
   nginx.close = async () => (await nginx.stop(), rm(folder, { recursive: true, force: true }));
   await run();
   return nginx;
@@ -54,9 +55,9 @@ async function freePort() {
   return port;
 }
 
-async function answers(port, process) {
+async function answers(port, child) {
   for (let tries = 0; tries < 200; tries++) {
-    if (process.exitCode !== null) throw new Error("nginx did not start");
+    if (child.exitCode !== null) throw new Error("nginx did not start");
     const socket = connect(port, "127.0.0.1");
     const isThere = await new Promise((done) => socket.once("connect", () => done(true)).once("error", () => done(false)));
     socket.destroy();

@@ -1,0 +1,62 @@
+// A listener as plain as it gets: it reads what a server sends and keeps the last place that it was given.
+import { pause } from "../support.mjs";
+
+/** What the listeners of one subscriber got, over all its connections: it has `items`, a `place`, and was `told` of losses. */
+export class Subscriber {
+  items = [];
+  place = undefined;
+  /** The last message's epoch and offset, where there are such. */
+  position = undefined;
+  told = false;
+  /** What the server answered in place of a stream. */
+  refused = undefined;
+
+  take({ item, place, position, told }) {
+    if (item !== undefined) this.items.push(item);
+    if (place !== undefined) this.place = place;
+    if (position) this.position = position;
+    if (told) this.told = true;
+  }
+
+  /** Until so many items are there, or nothing came for a while; then a little longer, for what should not come. */
+  async settle(count, patienceMs = 1500) {
+    for (let end = Date.now() + patienceMs, before = 0; Date.now() < end && this.items.length < count; await pause(20)) {
+      if (this.items.length > before) end = Date.now() + patienceMs;
+      before = this.items.length;
+    }
+    await pause(150);
+  }
+}
+
+/** Server-sent events until `close()` or the connection's end, which `ended` waits for. */
+export async function readEvents(subscriber, url, headers, read) {
+  const abort = new AbortController();
+  const response = await fetch(url, { headers: { accept: "text/event-stream", ...headers }, signal: abort.signal });
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    subscriber.refused = [response.status, problem.type?.split("/").pop()].filter(Boolean).join(" ");
+    return { close() {}, ended: Promise.resolve() };
+  }
+  const ended = (async () => {
+    let text = "";
+    const decoder = new TextDecoder();
+    for await (const chunk of response.body) {
+      text += decoder.decode(chunk, { stream: true });
+      const blocks = text.split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) {
+        const event = Object.fromEntries(block.split("\n").map((line) => /^(\w*): ?(.*)$/.exec(line)?.slice(1) ?? ["", ""]));
+        if (event.data !== undefined) subscriber.take(read(event));
+        else if (event.id !== undefined) subscriber.take({ place: event.id });
+      }
+    }
+  })().catch(() => {});
+  return { close: () => (abort.abort(), ended), ended };
+}
+
+/** Frames of a WebSocket that is open. */
+export async function readFrames(subscriber, socket, read) {
+  socket.on("message", (data) => subscriber.take(read(data.toString())));
+  await new Promise((done, failed) => socket.once("open", done).once("error", failed));
+  return { close: () => new Promise((done) => (socket.once("close", done), socket.terminate())) };
+}
