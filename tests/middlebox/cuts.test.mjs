@@ -10,7 +10,7 @@ const cuts = Number(process.env.CUTS ?? 30);
 const total = Number(process.env.MESSAGES ?? 5000);
 /** The publisher waits for a client that is so far behind. What is kept is more than that. */
 const MAX_LAG = 2000;
-const BATCH = 20;
+const BATCH = 50;
 
 const ways = {
   "over WebSockets": { transports: ["websocket"] },

@@ -3,19 +3,24 @@ import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Gateway, WebSocket } from "../support.mjs";
-import { readEvents, readFrames } from "./stream.mjs";
+import { Gateway, range, WebSocket } from "../support.mjs";
+import { memoryOf, readEvents, readFrames } from "./stream.mjs";
 
-export async function startLastmile({ kept = 20, secs = 300, storage = "memory", redis } = {}) {
+export async function startLastmile({ kept = 20, secs = 300, storage = "memory", redis, room = 256 << 20 } = {}) {
   const folder = await mkdtemp(join(tmpdir(), "lastmile-recovery-"));
   const engine = { memory: "", disk: `[engine]\nkind = "disk"\npath = "${folder}/store"\n`, redis: `[engine]\nkind = "redis"\nurl = "${redis}"\n` };
   const gateway = await Gateway.start({
     channels: `subscribers = "anyone"\nbacklog_messages = ${kept}\nbacklog_secs = ${secs}\nbacklog_bytes = 0`,
-    more: engine[storage],
+    more: `[limits]\nmax_backlog_bytes = ${room}\n${engine[storage]}`,
   });
   const query = (channels) => channels.map((channel) => `channel=${channel}`).join("&");
   return {
     publish: (channel, n, text = "") => gateway.publish(channel, { channel, n, text }),
+    async publishMany(channel, from, to, text) {
+      for (let n = from; n <= to; n += 50) {
+        await gateway.publishAll(channel, range(n, Math.min(to, n + 49)).map((n) => ({ channel, n, text })));
+      }
+    },
     port: () => gateway.port,
     /** The answer was lost on its way, so the publisher asks again. */
     async publishTwice(channel, n) {
@@ -49,6 +54,7 @@ export async function startLastmile({ kept = 20, secs = 300, storage = "memory",
     },
     restart: async (signal = "SIGTERM") => (await gateway.stop(signal), gateway.run()),
     reload: () => gateway.process.kill("SIGHUP"),
+    memory: () => memoryOf(gateway.process.pid),
     close: async () => (await gateway.close(), rm(folder, { recursive: true, force: true })),
   };
 }

@@ -2,12 +2,12 @@
 // somewhere too, and WebSocket messages that carry them.
 import { WebSocket } from "../support.mjs";
 import { startNginx } from "../boxes/nginx.mjs";
-import { readEvents, readFrames } from "./stream.mjs";
+import { memoryOf, readEvents, readFrames } from "./stream.mjs";
 
-export async function startNchan({ kept = 20, secs = 300, storage = "memory", redis, first = "newest" } = {}) {
+export async function startNchan({ kept = 20, secs = 300, storage = "memory", redis, room } = {}) {
   const store = storage === "redis" ? `upstream store { nchan_redis_server ${redis}; }` : "";
   const use = storage === "redis" ? "nchan_redis_pass store;" : "";
-  const nginx = await startNginx(`${store}
+  const nginx = await startNginx(`${store} ${room ? `nchan_shared_memory_size ${room};` : ""}
     server {
       listen 127.0.0.1:PORT;
       location ~ ^/pub/(.+)$ {
@@ -16,16 +16,19 @@ export async function startNchan({ kept = 20, secs = 300, storage = "memory", re
       }
       location ~ ^/sub/(.+)$ {
         nchan_subscriber websocket eventsource longpoll; nchan_channel_id $1; nchan_channel_id_split_delimiter ","; ${use}
-        nchan_subscriber_last_message_id $arg_last_event_id $http_last_event_id; nchan_subscriber_first_message ${first};
+        nchan_subscriber_last_message_id $arg_last_event_id $http_last_event_id; nchan_subscriber_first_message newest;
       }
     }`);
   const publish = async (channel, n, text = "") => {
     const response = await fetch(`${nginx.url}/pub/${channel}`, { method: "POST", body: JSON.stringify({ channel, n, text }) });
-    if (!response.ok) throw new Error(`nchan: ${response.status}`);
+    if (!response.ok) throw new Error(`${response.status} of nchan`);
     await response.text();
   };
   return {
     publish,
+    async publishMany(channel, from, to, text) {
+      for (let n = from; n <= to; n++) await publish(channel, n, text);
+    },
     port: () => nginx.port,
     /** It has no word for "the same once more". */
     publishTwice: async (channel, n) => (await publish(channel, n), publish(channel, n)),
@@ -55,6 +58,7 @@ export async function startNchan({ kept = 20, secs = 300, storage = "memory", re
     },
     restart: nginx.restart,
     reload: () => nginx.process.kill("SIGHUP"),
+    memory: () => memoryOf(nginx.process.pid),
     close: nginx.close,
   };
 }

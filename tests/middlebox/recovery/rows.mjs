@@ -1,9 +1,11 @@
 // The rows of the table: what happens to a subscriber, written once for every server. A row gives what was measured.
 import { cutsMidway } from "../boxes/cuts_midway.mjs";
+import { stalls } from "../boxes/stalls.mjs";
 import { pause, range } from "../support.mjs";
 import { Subscriber } from "./stream.mjs";
 
 const C = "c";
+const LARGE = "x".repeat(8000);
 
 async function publish(server, from, to, channel = C, text) {
   for (let n = from; n <= to; n++) await server.publish(channel, n, text);
@@ -43,6 +45,34 @@ export function verdict({ items, told, refused }, expected) {
   if (!again && !isOrdered) faults.push("out of order");
   if (faults.length) return `${faults.join(", ")}: ${told ? "told" : "**not told**"}`;
   return told ? "each once, in order, though a loss is told" : "each once, in order";
+}
+
+/** Gets five messages, reads nothing while 24 MB pass, reads on, and comes back if it was cut for that. `memory` words
+ * how much the server grew meanwhile. */
+async function readsNothing(start, options, memory) {
+  const server = await start(options);
+  const { subscriber, stream, box } = await stalled(server);
+  const before = await server.memory();
+  await server.publishMany(C, 6, 3000, LARGE);
+  const grown = (await server.memory()) - before;
+  box.goOn();
+  await Promise.race([stream.ended, subscriber.settle(3000, 500)]);
+  await stream.close();
+  box.close();
+  const outcome = await comesBack(server, subscriber, { last: 3001 });
+  // How many depends on what the system's own buffers took.
+  return memory ? `${outcome.replace(/^\d+ of \d+/, "some")}; ${memory(grown)}` : outcome;
+}
+
+async function stalled(server) {
+  const box = await stalls(server.port());
+  const subscriber = new Subscriber();
+  const stream = await server.events(subscriber, [C], { url: box.url });
+  await pause(100);
+  await publish(server, 1, 5);
+  await subscriber.settle(5);
+  box.stall();
+  return { subscriber, stream, box };
 }
 
 export const rows = [
@@ -179,7 +209,7 @@ export const rows = [
     },
   },
   {
-    name: "`kill -9` of the server, storage on disk",
+    name: "`kill -9` of the server, storage on disk (nchan: in a Redis that lives on)",
     async run(start, { durable }) {
       const server = await start({ storage: durable });
       const subscriber = await gotFive(server);
@@ -197,6 +227,7 @@ export const rows = [
       await publish(other, 1, 10);
       await pause(1500);
       const subscriber = await gotFive(server);
+      await pause(1500);
       return comesBack(other, subscriber, { last: 11 });
     },
   },
@@ -224,6 +255,26 @@ export const rows = [
       await publish(server, 11, 13);
       for (let polls = 0; polls < 4 && subscriber.items.length < 14; polls++) await server.poll(subscriber, C);
       return verdict(subscriber, range(1, 13));
+    },
+  },
+  {
+    name: "Reads nothing while 24 MB pass, then reads on; the backlog has all of it",
+    run: (start) => readsNothing(start, { kept: 5000 }),
+  },
+  {
+    name: "The same, the backlog has the newest 20",
+    run: (start) => readsNothing(start, {}, (grown) => (grown > 32e6 ? "its memory grows with what is not read" : "its memory is bounded")),
+  },
+  {
+    name: "What is published while one reads nothing of 24 MB, and the server may keep 8 MB",
+    async run(start) {
+      const server = await start({ room: 8 << 20 });
+      const { stream, box } = await stalled(server);
+      // Which 5xx it is depends on what filled up first.
+      const outcome = await server.publishMany(C, 6, 3000, LARGE).then(() => "accepted", () => "**refused**");
+      await stream.close();
+      box.close();
+      return outcome;
     },
   },
   {
