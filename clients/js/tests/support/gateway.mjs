@@ -76,11 +76,11 @@ ${more}`);
     this.port = Number(new URL(this.url).port);
   }
 
-  async publish(channel, data, contentType = "application/json") {
+  async publish(channel, data, contentType = "application/json", more = {}) {
     const isText = typeof data === "string" || data instanceof Uint8Array;
     const body = contentType === "application/json" ? JSON.stringify(data) : isText ? data : data.map((one) => JSON.stringify(one)).join("\n");
     const url = `${this.publishUrl}/v1/channels/${encodeURIComponent(channel)}/messages`;
-    return this.#send("POST", url, contentType, body);
+    return this.#send("POST", url, contentType, body, more);
   }
 
   publishAll(channel, list) {
@@ -91,9 +91,9 @@ ${more}`);
     return this.#send("DELETE", `${this.publishUrl}/v1/channels/${encodeURIComponent(channel)}`);
   }
 
-  async #send(method, url, contentType, body) {
+  async #send(method, url, contentType, body, more) {
     const { headers } = this.signer.headers(method, url, contentType, body);
-    const response = await fetch(url, { method, headers, body });
+    const response = await fetch(url, { method, headers: { ...headers, ...more }, body });
     if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
     return response.status === 204 ? undefined : response.json();
   }
