@@ -17,7 +17,7 @@ use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
 use crate::broker::room::Rooms;
 use crate::broker::{Counters, Engine, Hub, Now, Replies};
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
-use crate::engine::{Disk, DiskError, Memory, MemoryLimits};
+use crate::engine::{Disk, DiskError, Memory, MemoryLimits, Redis, RedisError};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
@@ -31,6 +31,7 @@ use crate::transport::registry::Registry;
 use crate::transport::routes::routes;
 use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
+use crate::transport::told;
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -108,6 +109,7 @@ impl Gateway {
         let engine: Arc<dyn Engine> = match engine {
             EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
             EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
+            EngineConfig::Redis(redis) => Arc::new(Redis::start(redis, memory, rules, hub.clone(), counters)?),
         };
         let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
         let app = Arc::new(App {
@@ -166,6 +168,7 @@ impl Gateway {
             tasks.spawn(listener.run(app.clone(), admission.clone(), routes.clone()));
         }
         let sweeper = tokio::spawn(sweep(app.clone()));
+        let listener = tokio::spawn(told::listen(app.clone()));
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -189,6 +192,7 @@ impl Gateway {
         let _ = tokio::time::timeout_at(deadline, gone).await;
         app.lifecycle.enter(Phase::Stopped);
         sweeper.abort();
+        listener.abort();
         // What was counted last is still sent, if that is done at once.
         drop(stop_statsd);
         let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;
@@ -297,6 +301,7 @@ pub enum StartError {
     Egress(FetchError),
     Places(GeoError),
     Engine(DiskError),
+    Redis(RedisError),
     Revocations(RevocationError),
     Randomness(NoRandomness),
 }
@@ -311,6 +316,7 @@ impl fmt::Display for StartError {
             Self::Egress(error) => error.fmt(f),
             Self::Places(error) => error.fmt(f),
             Self::Engine(error) => error.fmt(f),
+            Self::Redis(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
             Self::Randomness(error) => error.fmt(f),
         }
@@ -322,6 +328,12 @@ impl std::error::Error for StartError {}
 impl From<DiskError> for StartError {
     fn from(error: DiskError) -> Self {
         Self::Engine(error)
+    }
+}
+
+impl From<RedisError> for StartError {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
     }
 }
 

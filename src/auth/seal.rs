@@ -214,7 +214,7 @@ mod tests {
     fn a_key_file_is_read_back_and_shows_in_no_debug_output() {
         let key = SealKey::generate().unwrap();
         let text = key.to_text();
-        let sealed = Sealer::new(&[key.clone()]).unwrap().seal(Purpose::Session, b"x", 100).unwrap();
+        let sealed = Sealer::new(std::slice::from_ref(&key)).unwrap().seal(Purpose::Session, b"x", 100).unwrap();
         let again = SealKey::parse(&format!("{}\n", *text)).unwrap();
         assert!(open(&Sealer::new(&[again]).unwrap(), &sealed).is_ok());
         assert_eq!(format!("{key:?}"), "SealKey");

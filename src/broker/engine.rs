@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::ChannelLimits;
 use super::fanout::{Congestion, Walks};
 use super::hub::{Membership, Newcomer};
+use super::shared::Shared;
 use crate::protocol::{ChannelName, Code, Payload, Position, Publication, Refusal};
 
 /// The time of a call, on both clocks.
@@ -51,6 +52,19 @@ pub struct Settled {
     pub position: Position,
     /// Where the publisher ought to wait, if anywhere.
     pub congestion: Option<Congestion>,
+}
+
+/// A place of a channel that is kept for a newcomer until this is dropped. Most engines keep none.
+#[derive(Default)]
+pub struct Place {
+    _guard: Option<Box<dyn Send + Sync>>,
+}
+
+impl Place {
+    /// Kept as long as `guard` lives.
+    pub fn kept_by(guard: impl Send + Sync + 'static) -> Self {
+        Self { _guard: Some(Box::new(guard)) }
+    }
 }
 
 /// From where a subscriber wants to listen.
@@ -104,8 +118,9 @@ pub trait Engine: Send + Sync + 'static {
         now: Now,
     ) -> Result<Appended, Refusal>;
 
-    /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has.
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<(), Refusal>>>;
+    /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has. The place is to be
+    /// kept until that returned.
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>>;
 
     /// Makes a member of `newcomer`. `announce` is called before any publication can reach it.
     fn subscribe(
@@ -137,6 +152,11 @@ pub trait Engine: Send + Sync + 'static {
     /// To be called once a second: ends what has outlived its lifespan and forgets what nobody uses.
     fn sweep(&self, now: Now);
 
+    /// What all nodes remember together; `None` for an engine of one node.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
+    }
+
     /// Why no publications are taken now, in one word; `None` while all is well.
     fn trouble(&self) -> Option<&'static str> {
         None
@@ -146,4 +166,12 @@ pub trait Engine: Send + Sync + 'static {
 /// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.
 pub async fn settled(answer: oneshot::Receiver<Result<Settled, Refusal>>) -> Result<Settled, Refusal> {
     answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
+}
+
+/// Waits until [`Engine::subscribe`] can be called. The place is to be kept until that returned.
+pub async fn attached(engine: &dyn Engine, channel: &ChannelName) -> Result<Place, Refusal> {
+    match engine.attach(channel) {
+        Some(attached) => attached.await,
+        None => Ok(Place::default()),
+    }
 }

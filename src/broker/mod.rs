@@ -13,6 +13,7 @@ pub mod replies;
 pub mod room;
 pub mod rules;
 pub mod session;
+pub mod shared;
 pub mod template;
 mod watch;
 
@@ -25,4 +26,5 @@ pub use rate::RateLimit;
 pub use replies::{Replies, ReplyLimits};
 pub use rules::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer};
 pub use session::Session;
+pub use shared::Shared;
 pub use template::Template;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// Who a subscriber is and what its issuer vouches for. Identity is `(issuer, subject)`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Principal {
     pub issuer: Arc<str>,
     pub subject: Arc<str>,

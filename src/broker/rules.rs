@@ -1,6 +1,6 @@
 //! What the operator says about channels: who may subscribe, and the limits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,16 +135,6 @@ impl ChannelRule {
         self.deny.iter().any(|denied| denied.met_by(principal))
     }
 
-    /// Whether it looks at this claim.
-    fn asks_for(&self, claim: &str) -> bool {
-        let needed = match &self.subscribers {
-            Audience::Matching(alternatives) => &alternatives[..],
-            _ => &[],
-        };
-        needed.iter().chain(&self.deny).any(|one| one.claims.contains_key(claim))
-            || self.template.as_ref().is_some_and(|template| template.asks_for(claim))
-    }
-
     /// Why it refuses a principal on every channel, in words for the operator.
     pub fn refuses(&self, principal: &Principal) -> Option<&'static str> {
         if self.denies(principal) {
@@ -173,10 +163,18 @@ pub struct ChannelRules {
 }
 
 impl ChannelRules {
-    /// Whether a rule looks at this claim.
-    pub fn asks_for(&self, claim: &str) -> bool {
-        let mut all = self.rules.iter().chain([&self.default]);
-        all.any(|rule| rule.asks_for(claim))
+    /// The claims that rules look at.
+    pub fn claims(&self) -> BTreeSet<&str> {
+        let all = self.rules.iter().chain([&self.default]);
+        all.flat_map(|rule| {
+            let allowed = match &rule.subscribers {
+                Audience::Matching(any) => any.as_slice(),
+                Audience::Anyone | Audience::Authenticated => &[],
+            };
+            let required = allowed.iter().chain(&rule.deny).flat_map(|needed| needed.claims.keys().map(String::as_str));
+            required.chain(rule.template.iter().flat_map(Template::claims))
+        })
+        .collect()
     }
 
     pub fn of(&self, channel: &ChannelName) -> &ChannelRule {

@@ -74,11 +74,6 @@ impl Template {
         Pattern::new(&parts.collect::<String>())
     }
 
-    /// Whether it has a place for this claim.
-    pub fn asks_for(&self, claim: &str) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Claim(name) if **name == *claim))
-    }
-
     /// Whether the channel is the principal's.
     pub fn matches(&self, channel: &ChannelName, principal: &Principal) -> bool {
         self.pattern_of(principal).is_some_and(|pattern| pattern.matches(channel))
@@ -105,6 +100,14 @@ impl Template {
             },
         });
         is_whole.then(|| Pattern::new(&pattern))
+    }
+
+    /// The names of the claims that it asks for.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Claim(name) => Some(&**name),
+        })
     }
 
     /// As it was written, in its shortest form.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::auth::fetch::FetchConfig;
 use crate::auth::login::LoginConfig;
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig, Revocation};
-use crate::engine::DiskConfig;
+use crate::engine::{DiskConfig, RedisConfig};
 use crate::ops::config::{LogConfig, StatsdConfig};
 use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
 use crate::transport::control::WrittenRules;
@@ -34,6 +34,7 @@ pub struct Config {
 pub enum EngineConfig {
     Memory,
     Disk(DiskConfig),
+    Redis(RedisConfig),
 }
 
 /// Which connections the gateway may open itself. It never opens one to a publisher.

@@ -9,8 +9,8 @@ use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
 use crate::broker::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
 use crate::config::{Config, Egress, EngineConfig};
-use crate::engine::DiskConfig;
 use crate::engine::disk::Fsync;
+use crate::engine::{DiskConfig, RedisConfig, RedisKind};
 use crate::ops::config::StatsdConfig;
 use crate::protocol::{ChannelName, Pattern};
 use crate::transport::config::ListenerConfig;
@@ -86,7 +86,23 @@ fn engine_text(engine: &EngineConfig) -> String {
                 path.display()
             )
         }
+        EngineConfig::Redis(redis) => redis_text(redis),
     }
+}
+
+/// Without whoever logs in there.
+fn redis_text(redis: &RedisConfig) -> String {
+    let kind = match &redis.kind {
+        RedisKind::Single => "one server".to_owned(),
+        RedisKind::Cluster => "a Cluster".to_owned(),
+        RedisKind::Sentinel(master) => format!("Sentinels, master {master:?}"),
+    };
+    let addresses = redis.addresses();
+    format!(
+        "engine: redis, {kind} at {}; names begin with {}:",
+        listed(addresses.iter().map(String::as_str)),
+        redis.prefix
+    )
 }
 
 fn channel_text(config: &Config, name: &str) -> String {

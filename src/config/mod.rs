@@ -8,7 +8,6 @@ mod check;
 mod checked;
 mod explain;
 mod files;
-mod later;
 mod layers;
 mod origin;
 mod overrides;

@@ -4,7 +4,6 @@ use config::{Value as Raw, ValueKind};
 use serde_json::Value;
 
 use super::Sources;
-use super::later;
 use super::layers::FILE_VARIABLE;
 use super::origin::Source;
 use super::pair_env;
@@ -74,11 +73,9 @@ impl Finder<'_> {
         let written = Path::from_words(words.iter().map(String::as_str));
         let Some((path, schema)) = resolve(self.schema, self.tree, words) else {
             self.report.origins.overridden(written.clone(), source);
-            if !later::report(&written, self.report) {
-                let meant = suggest::setting(self.schema, self.tree, &written);
-                let hint = meant.as_ref().map(|meant| format!("; did you mean {}?", spell(meant))).unwrap_or_default();
-                self.report.mistake(meant.unwrap_or(written), format!("{name}: no such setting{hint}"));
-            }
+            let meant = suggest::setting(self.schema, self.tree, &written);
+            let hint = meant.as_ref().map(|meant| format!("; did you mean {}?", spell(meant))).unwrap_or_default();
+            self.report.mistake(meant.unwrap_or(written), format!("{name}: no such setting{hint}"));
             return None;
         };
         if !schema.is_leaf() {

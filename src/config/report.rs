@@ -118,7 +118,7 @@ impl std::error::Error for ConfigError {}
 /// A value as people write it, cut short; a secret is not shown.
 fn shown(path: &Path, value: &Value) -> String {
     let text = value.to_string();
-    if ["auth_tokens", "password_argon2"].contains(&path.last_key()) || text.contains("PRIVATE KEY") {
+    if ["auth_tokens", "password_argon2", "url"].contains(&path.last_key()) || text.contains("PRIVATE KEY") {
         return "(not shown)".to_owned();
     }
     match text.char_indices().nth(MAX_VALUE) {

@@ -217,7 +217,14 @@ fn sample(form: usize) -> Value {
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
         rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
-        engine: Engine { path: text(), ..Engine::default() },
+        engine: Engine {
+            path: text(),
+            url: Some(one_or_many()),
+            sentinel: text(),
+            ca: text(),
+            password_file: text(),
+            ..Engine::default()
+        },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },
         ..Settings::default()
     })

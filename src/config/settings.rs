@@ -2,10 +2,14 @@
 //!
 //! [`super::check`] takes each struct apart without `..`, so a setting that nobody uses does not compile.
 
+mod engine;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::engine::Engine;
 
 /// All settings.
 #[derive(Clone, Serialize, Deserialize)]
@@ -212,15 +216,6 @@ impl OneOrMany {
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Engine {
-    pub kind: String,
-    pub path: Option<String>,
-    pub fsync: String,
-    pub max_bytes: u64,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub max_connections: u64,
     pub max_connections_per_address: u64,
@@ -400,12 +395,6 @@ impl Default for ChannelDefaults {
             compress: true,
             replies: false,
         }
-    }
-}
-
-impl Default for Engine {
-    fn default() -> Self {
-        Self { kind: "memory".to_owned(), path: None, fsync: "always".to_owned(), max_bytes: 4_294_967_296 }
     }
 }
 

@@ -3,7 +3,6 @@
 
 use serde_json::Value;
 
-use super::later;
 use super::path::Path;
 use super::report::Report;
 use super::schema::{Schema, Table};
@@ -64,9 +63,7 @@ impl Pruning<'_> {
         match schema {
             Some(schema) => self.keep(value, schema, &path),
             None => {
-                if !later::report(&path, self.report) {
-                    self.report.unknown(&path, suggest::setting(self.schema, self.whole, &path));
-                }
+                self.report.unknown(&path, suggest::setting(self.schema, self.whole, &path));
                 false
             }
         }

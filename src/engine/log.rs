@@ -163,8 +163,7 @@ impl Log {
         self.check_live(&limits, now)?;
         let bytes = payload.len() as u64;
         if exceeds(bytes, limits.max_message_bytes) {
-            let detail = format!("the channel takes messages of at most {} bytes", limits.max_message_bytes);
-            return Err(Refusal::new(Code::MessageTooLarge, detail).into());
+            return Err(too_large(limits.max_message_bytes).into());
         }
         let used = Used { offset: self.given.offset + 1, data_bytes: self.given.data_bytes + bytes };
         if exceeds(used.offset, limits.max_messages) {
@@ -192,6 +191,29 @@ impl Log {
             None => self.backlog.skip(used.offset),
         }
         self.backlog.trim(rule, now);
+    }
+
+    /// Begins where another keeper of the channel is, with nothing retained.
+    pub fn adopt(&mut self, epoch: Arc<str>, offset: u64, now: Now) {
+        self.begin_anew(epoch, now);
+        self.jump(offset);
+    }
+
+    /// What is before `offset` and was not revealed never will be.
+    pub fn jump(&mut self, offset: u64) {
+        let used = Used { offset, ..self.revealed };
+        (self.given, self.revealed) = (used, used);
+        self.backlog.skip(offset);
+    }
+
+    /// Reveals the next publication, which got its place elsewhere.
+    pub fn follow(&mut self, publisher: &str, bytes: u64, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
+        let used = Used { offset: self.revealed.offset + 1, data_bytes: self.revealed.data_bytes + bytes };
+        if rule.replies {
+            self.authors.note(used.offset, publisher);
+        }
+        self.given = used;
+        self.reveal(used, kept, rule, now);
     }
 
     /// As it was in a store, with its rows in their order.
@@ -255,7 +277,11 @@ fn exceeds(value: u64, limit: u64) -> bool {
     limit != 0 && value > limit
 }
 
-fn ended(reason: CloseReason) -> Refusal {
+pub fn too_large(limit: u64) -> Refusal {
+    Refusal::new(Code::MessageTooLarge, format!("the channel takes messages of at most {limit} bytes"))
+}
+
+pub fn ended(reason: CloseReason) -> Refusal {
     let detail = format!("the channel has ended ({}); a publisher may create it anew with PUT", reason.name());
     let code = match reason {
         CloseReason::MessageLimit | CloseReason::DataLimit => Code::LimitReached,

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, ready};
 use super::backlog::Entry;
 use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
 use super::log::{Log, LogState, Refused};
-use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start};
+use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Place, Start};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
 
@@ -77,7 +77,7 @@ impl Engine for Memory {
         Ok(Appended::Done(accepted))
     }
 
-    fn attach(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<(), Refusal>>> {
+    fn attach(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>> {
         None
     }
 

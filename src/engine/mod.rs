@@ -8,7 +8,9 @@ pub mod deliver;
 pub mod disk;
 mod log;
 pub mod memory;
+pub mod redis;
 
 pub use channels::MemoryLimits;
 pub use disk::{Disk, DiskConfig, DiskError};
 pub use memory::Memory;
+pub use redis::{Redis, RedisConfig, RedisError, RedisKind};

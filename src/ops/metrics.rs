@@ -17,6 +17,11 @@ pub const METRICS: &[(&str, bool, &str)] = &[
     ("lastmile_engine_commits_total", true, "Transactions of the disk engine; each writes all that waited"),
     ("lastmile_engine_failures_total", true, "Times that the disk engine could not write and refused publications"),
     ("lastmile_engine_disk_bytes", false, "Size of the disk engine's file"),
+    (
+        "lastmile_engine_up",
+        false,
+        "1 while a probe through Redis comes back to this node; with `engine.kind = \"redis\"`",
+    ),
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),
     ("lastmile_replies_total", true, "Replies of subscribers to publishers, by what became of them"),

@@ -14,7 +14,7 @@ use crate::protocol::{Code, Refusal};
 pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => match tickets::principal(app, call)? {
+        None => match tickets::principal(app, call).await? {
             Some(principal) => Ok(Some(principal)),
             None => cookie::principal(app, call),
         },

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Buf;
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use http::Method;
 use hyper::upgrade::OnUpgrade;
 use warp::filters::BoxedFilter;
@@ -316,8 +317,9 @@ fn body()
     warp::body::stream()
 }
 
-async fn answer(handled: impl Future<Output = Result<Response, Refusal>>) -> Response {
-    reply(handled.await)
+/// Boxed, so that a request that waits holds what its own handler needs, and not what the largest of all would.
+fn answer(handled: impl Future<Output = Result<Response, Refusal>> + Send + 'static) -> BoxFuture<'static, Response> {
+    Box::pin(async { reply(handled.await) })
 }
 
 fn reply<R: Reply>(handled: Result<R, Refusal>) -> Response {

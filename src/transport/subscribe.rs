@@ -11,6 +11,7 @@ use super::websocket::serial::{Commands, Serial};
 use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
 use super::{credential, origin};
+use crate::broker::engine::attached;
 use crate::broker::rate::RateLimit;
 use crate::broker::session::rfc3339;
 use crate::broker::{Connection, Now, Principal, Session};
@@ -237,9 +238,7 @@ async fn refresh(app: &App, session: &mut Session, command: &Command<'_>) -> Res
 
 async fn subscribe(app: &App, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
     let channel = session.may_subscribe(command)?;
-    if let Some(attached) = app.engine.attach(&channel) {
-        attached.await?;
-    }
+    let _place = attached(&*app.engine, &channel).await?;
     session.subscribe(command, Now::read())
 }
 

@@ -22,7 +22,7 @@ use super::call::Call;
 use super::publish::read_body;
 use super::{credential, origin};
 use crate::broker::session::rfc3339;
-use crate::broker::{Now, Principal};
+use crate::broker::{Now, Principal, Shared};
 use crate::protocol::{Code, Refusal};
 
 const LIFETIME: Duration = Duration::from_secs(30);
@@ -165,15 +165,37 @@ pub async fn post(
         _ => return Err(malformed()),
     };
     let now = Now::read();
-    let ticket = app.tickets.issue(principal, asked.purpose, now.steady)?;
+    let ticket = app.tickets.issue(principal.clone(), asked.purpose, now.steady)?;
+    if let Some(shared) = app.engine.shared() {
+        let value = serde_json::to_vec(&SharedTicket { principal: (*principal).clone(), purpose: asked.purpose });
+        let value = value.map_err(|_| Refusal::from(Code::Internal))?;
+        shared.put(&shared_name(&ticket), &value, LIFETIME).await?;
+    }
     let expires = rfc3339(now.unix() + LIFETIME.as_secs());
     let answer = serde_json::json!({ "ticket": ticket, "expires": expires }).to_string();
     let answer = warp::reply::with_header(answer, header::CONTENT_TYPE, "application/json");
     Ok(warp::reply::with_status(answer, StatusCode::CREATED).into_response())
 }
 
+/// A ticket as all nodes know it.
+#[derive(Serialize, Deserialize)]
+struct SharedTicket {
+    principal: Principal,
+    purpose: Purpose,
+}
+
+fn shared_name(ticket: &str) -> String {
+    format!("ticket:{}", URL_SAFE_NO_PAD.encode(digest(ticket)))
+}
+
+async fn take_shared(shared: &dyn Shared, ticket: &str, purpose: Purpose) -> Result<Option<Arc<Principal>>, Refusal> {
+    let Some(value) = shared.take(&shared_name(ticket)).await? else { return Ok(None) };
+    let ticket = serde_json::from_slice::<SharedTicket>(&value).ok().filter(|ticket| ticket.purpose == purpose);
+    Ok(ticket.map(|ticket| Arc::new(ticket.principal)))
+}
+
 /// The principal of the request's `?ticket=`; `None` if it has none.
-pub fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
+pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
     let pairs = call.query().unwrap_or_default().split('&');
     let mut tickets = pairs.filter_map(|pair| pair.strip_prefix("ticket="));
     let Some(ticket) = tickets.next() else { return Ok(None) };
@@ -183,7 +205,13 @@ pub fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refus
     }
     let now = Now::read();
     let purpose = Purpose::of_path(call.path()).ok_or_else(refused)?;
-    let principal = app.tickets.redeem(ticket, purpose, now.steady).ok_or_else(refused)?;
+    let here = app.tickets.redeem(ticket, purpose, now.steady);
+    let principal = match app.engine.shared() {
+        // Here or on any other node, once.
+        Some(shared) => take_shared(shared, ticket, purpose).await?,
+        None => here,
+    };
+    let principal = principal.ok_or_else(refused)?;
     let is_alive = now.unix() < principal.expires && app.policy.check(&principal).is_ok();
     if is_alive { Ok(Some(principal)) } else { Err(refused()) }
 }

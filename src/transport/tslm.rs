@@ -13,7 +13,7 @@ use super::origin;
 use super::websocket::serial::{Commands, Serial};
 use super::websocket::upgrade::Handshake;
 use super::websocket::{Handler, Wire};
-use crate::broker::engine::{Appended, Start, settled};
+use crate::broker::engine::{Appended, Start, attached, settled};
 use crate::broker::rate::RateLimit;
 use crate::broker::{Connection, Membership, Newcomer, Now};
 use crate::engine::deliver;
@@ -56,6 +56,8 @@ struct Tslm {
     connection: Arc<Connection<Wire>>,
     listener: Arc<ListenerConfig>,
     commands: Serial<Commander>,
+    /// The policy that the subscriptions were checked against.
+    checked: u64,
 }
 
 /// Carries out what a client says.
@@ -80,7 +82,17 @@ impl Tslm {
             memberships: Vec::new(),
             next_tag: 0,
         };
-        Self { app, connection, listener, commands: Serial::Idle(commander) }
+        Self { checked: app.policy.generation(), app, connection, listener, commands: Serial::Idle(commander) }
+    }
+
+    /// The dialect has no word for a subscription that ends by itself, so the connection does.
+    fn recheck(&mut self) -> Result<(), CloseReason> {
+        let generation = self.app.policy.generation();
+        let Some(commander) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
+        self.checked = generation;
+        let rules = self.app.policy.rules().load();
+        let is_lost = |one: &Membership| one.is_active() && rules.of(one.channel()).asks_who();
+        if commander.memberships.iter().any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
     }
 }
 
@@ -127,9 +139,7 @@ impl Commander {
         if self.memberships.len() >= self.app.limits.max_subscriptions {
             return Err(Reply::Error("Too many subscriptions".into()));
         }
-        if let Some(attached) = self.app.engine.attach(&name) {
-            attached.await.map_err(|refusal| error(&refusal))?;
-        }
+        let _place = attached(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
         self.next_tag += 1;
         let newcomer =
             Newcomer { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
@@ -210,7 +220,12 @@ impl Handler for Tslm {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        self.commands.on_text(text)
+        self.commands.on_text(text)?;
+        self.recheck()
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.recheck()
     }
 
     fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {

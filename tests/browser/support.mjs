@@ -9,8 +9,8 @@ import { chromium } from "playwright-core";
 export const lastmile = process.env.LASTMILE ?? "target/debug/lastmile";
 export const patience = 60_000;
 
-const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-const args = [
+export const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
+export const args = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync",
   // Without a resolver for its made-up names a page's own addresses lead nowhere.

@@ -32,7 +32,8 @@ fn it_prints_what_to_try_serves_the_page_and_cleans_up_after_ctrl_c() {
 
     for (path, content_type, words) in [
         ("/demo", "text/html", "page.js"),
-        ("/demo/page.js", "text/javascript", "WebSocket"),
+        ("/demo/page.js", "text/javascript", "/demo/client.js"),
+        ("/demo/client.js", "text/javascript", "WebSocket"),
         ("/demo/page.css", "text/css", "body"),
         ("/demo/page.svg", "image/svg+xml", "<svg"),
     ] {

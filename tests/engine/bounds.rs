@@ -8,10 +8,10 @@ use lastmile::broker::{ChannelRule, Now};
 use lastmile::engine::MemoryLimits;
 use lastmile::protocol::Payload;
 
-use crate::suite::each_engine;
+use crate::suite::each_local_engine;
 use crate::support::{Kind, LIMITS, World, name, place, rule};
 
-each_engine!(a_channel_that_keeps_much_gives_before_those_that_keep_little);
+each_local_engine!(a_channel_that_keeps_much_gives_before_those_that_keep_little);
 
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();

@@ -1,14 +1,22 @@
 //! What every engine must do, run against each of them; and what the durable engine does beside that: restarts,
-//! `kill -9`, full disks, damaged files.
+//! `kill -9`, full disks, damaged files; and what the engine of many nodes does: nodes that share, and a Redis that is
+//! killed, cut off, or a Cluster.
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod server;
 mod support;
 
 mod bounds;
+mod cluster;
 mod crash;
 mod disk;
+mod faults;
 mod full;
+mod gateways;
+mod nodes;
 mod order;
+mod places;
+mod reach;
 mod suite;

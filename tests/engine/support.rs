@@ -3,25 +3,27 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use lastmile::broker::engine::{Appended, ChannelState, Joined, Settled, Start, settled};
+use lastmile::broker::engine::{Appended, ChannelState, Joined, Place, Settled, Start, settled};
 use lastmile::broker::*;
 use lastmile::engine::disk::Fsync;
-use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, deliver};
+use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind, deliver};
 use lastmile::protocol::{ChannelName, Form, Pattern, Payload, Position, Refusal};
 
 use crate::common::gateway::Folder;
+use crate::server::RedisServer;
 
 /// Which engine a test runs against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Memory,
     Disk,
+    Redis,
 }
 
 /// An engine with one rule for all channels.
@@ -30,6 +32,7 @@ pub struct World {
     pub rule: ChannelRule,
     pub limits: MemoryLimits,
     pub folder: Arc<Folder>,
+    pub server: Option<RedisServer>,
 }
 
 pub const NO_LIMITS: ChannelLimits = ChannelLimits {
@@ -66,19 +69,17 @@ impl World {
     }
 
     pub fn with(kind: Kind, rule: ChannelRule, limits: MemoryLimits) -> Self {
-        let mut world = Self { engine: None, rule, limits, folder: Arc::new(Folder::new()) };
-        let (rules, hub, counters) = world.parts();
+        let mut world = Self { engine: None, rule, limits, folder: Arc::new(Folder::new()), server: None };
+        let (rules, hub, counters) = parts(&world.rule);
         world.engine = Some(match kind {
             Kind::Memory => Arc::new(Memory::new(limits, rules, hub, counters)),
             Kind::Disk => Arc::new(world.open().unwrap()),
+            Kind::Redis => {
+                let server = world.server.insert(RedisServer::start(true)).url();
+                Arc::new(redis_node(&server, &world.rule, limits))
+            }
         });
         world
-    }
-
-    pub fn parts(&self) -> (Arc<ArcSwap<ChannelRules>>, Hub, Arc<Counters>) {
-        let counters = Arc::new(Counters::default());
-        let rules = ChannelRules { rules: Vec::new(), default: self.rule.clone(), issuers: Default::default() };
-        (Arc::new(ArcSwap::from_pointee(rules)), Hub::new(2, counters.clone()), counters)
     }
 
     pub fn path(&self) -> PathBuf {
@@ -122,9 +123,37 @@ impl World {
     }
 }
 
+/// What an engine is made of, with one rule for all channels.
+pub fn parts(rule: &ChannelRule) -> (Arc<ArcSwap<ChannelRules>>, Hub, Arc<Counters>) {
+    let counters = Arc::new(Counters::default());
+    let rules = ChannelRules { rules: Vec::new(), default: rule.clone(), issuers: Default::default() };
+    (Arc::new(ArcSwap::from_pointee(rules)), Hub::new(2, counters.clone()), counters)
+}
+
+/// A node on a Redis that runs. Returns once the node carries publications.
+pub fn redis_node(url: &str, rule: &ChannelRule, limits: MemoryLimits) -> Redis {
+    start_redis(redis_config(&[url], RedisKind::Single), rule, limits)
+}
+
+pub fn redis_config(urls: &[&str], kind: RedisKind) -> RedisConfig {
+    let urls = urls.iter().map(|url| url.to_string()).collect();
+    RedisConfig { urls, kind, prefix: "test".to_owned(), authorities: None, password: None }
+}
+
+pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits) -> Redis {
+    let (rules, hub, counters) = parts(rule);
+    let engine = Redis::start(config, limits, rules, hub, counters).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while engine.trouble().is_some() {
+        assert!(Instant::now() < deadline, "the node does not come up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    engine
+}
+
 pub fn open_at(path: &Path, world: &World) -> Result<Disk, DiskError> {
     let config = DiskConfig { path: path.to_owned(), fsync: Fsync::Always, max_bytes: 1 << 30 };
-    let (rules, hub, counters) = world.parts();
+    let (rules, hub, counters) = parts(&world.rule);
     Disk::open(&config, world.limits, rules, hub, counters)
 }
 
@@ -152,6 +181,26 @@ pub async fn place(appended: Appended) -> Result<Position, Refusal> {
 #[derive(Default)]
 pub struct Sink(Mutex<Vec<u8>>);
 
+impl Sink {
+    /// Every frame, whole.
+    pub fn frames(&self) -> Vec<Value> {
+        let taken = self.0.lock().clone();
+        let (mut rest, mut frames) = (&taken[..], Vec::new());
+        while let [first, length, body @ ..] = rest {
+            let (length, body) = match (*length, body) {
+                (126, [a, b, body @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), body),
+                (127, body) => (u64::from_be_bytes(body[..8].try_into().unwrap()) as usize, &body[8..]),
+                (length, body) => (usize::from(length), body),
+            };
+            if *first == 0x81 {
+                frames.push(serde_json::from_slice(&body[..length]).unwrap());
+            }
+            rest = &body[length..];
+        }
+        frames
+    }
+}
+
 impl Socket for Sink {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().extend_from_slice(bytes);
@@ -172,7 +221,16 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    /// Waits until it can be joined, and joins.
     pub fn join(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
+        let _place = match engine.attach(&name(channel)) {
+            Some(attached) => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(attached))?,
+            None => Place::default(),
+        };
+        Self::attached(engine, channel, start)
+    }
+
+    pub fn attached(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
         let limits = ConnectionLimits {
             outbox_bytes: 1 << 20,
             outbox_frames: 1000,
@@ -196,22 +254,8 @@ impl Subscriber {
         Ok(Self { connection, membership, position, recovered })
     }
 
-    /// Every frame, whole.
     pub fn frames(&self) -> Vec<Value> {
-        let taken = self.connection.socket().0.lock().clone();
-        let (mut rest, mut frames) = (&taken[..], Vec::new());
-        while let [first, length, body @ ..] = rest {
-            let (length, body) = match (*length, body) {
-                (126, [a, b, body @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), body),
-                (127, body) => (u64::from_be_bytes(body[..8].try_into().unwrap()) as usize, &body[8..]),
-                (length, body) => (usize::from(length), body),
-            };
-            if *first == 0x81 {
-                frames.push(serde_json::from_slice(&body[..length]).unwrap());
-            }
-            rest = &body[length..];
-        }
-        frames
+        self.connection.socket().frames()
     }
 
     fn values(&self, key: &str) -> Vec<Value> {

@@ -146,3 +146,34 @@ async fn o_f_a_logout_token_counts_once() {
     // Another token with that id, of another provider, would be another.
     assert_eq!(tell(&world, &self::token(&provider, json!({"sub": "bob"}))).await.status, 200);
 }
+
+/// 2,000 live connections of twenty people; one of them is logged out. Prints how long it took.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn among_two_thousand_connections_exactly_those_of_one_person_end() {
+    let (provider, world) = world().await;
+    let mut people = Vec::new();
+    for person in 0..20 {
+        let mut browser = Browser::new(&world.url);
+        let name = format!("person-{person}");
+        provider.log_in(&mut browser, json!({"sub": name, "sid": name})).await;
+        let mut connections = Vec::new();
+        for _ in 0..100 {
+            let mut ws = browser.live().await;
+            ws.subscribe("news").await;
+            connections.push(ws);
+        }
+        people.push(connections);
+    }
+    let answer = tell(&world, &token(&provider, json!({"sid": "person-7", "sub": "person-7"}))).await;
+    let told = Instant::now();
+    assert_eq!(answer.status.as_u16(), 200);
+    for ws in &mut people.remove(7) {
+        ws.expect_close(4503, "revoked").await;
+    }
+    println!("100 connections of 2,000 were closed {:?} after the provider was answered", told.elapsed());
+    let published = world.world.publish("news", "1").await;
+    for ws in people.iter_mut().flatten() {
+        assert_eq!(ws.expect("message").await["message_id"], published["id"]);
+    }
+    assert_eq!(world.world.metric("lastmile_connections").await, 1900.0);
+}

@@ -213,3 +213,17 @@ async fn a_session_that_is_too_large_for_a_cookie_is_refused_in_words() {
     assert_eq!(answer.status, 303);
     assert!(browser.session().unwrap().len() < 1000);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_asks_for_another_claim_ends_sessions_that_cannot_answer() {
+    let provider = Provider::start().await;
+    let world = LoginWorld::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&world.url);
+    provider.log_in(&mut browser, json!({})).await;
+    let deny = "[[channels]]\nmatch = \"*\"\ndeny = [{ claim = { tenant = \"acme\" } }]\n";
+    world.reload(&provider.toml("company"), deny).unwrap();
+    assert_eq!(browser.get("/v1/auth/session").await.status, 401);
+    assert_eq!(browser.session(), None);
+    provider.log_in(&mut browser, json!({})).await;
+    browser.live().await.subscribe_refused("c", "forbidden").await;
+}

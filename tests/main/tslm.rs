@@ -229,3 +229,17 @@ async fn a_channel_that_asks_for_more_than_a_token_stays_closed_to_the_dialect()
     let mut all = connect(&world, "all").await;
     check(&mut all, r#"{"Subscribe":"secret"}"#, r#"{"Error":"Permission denied: Subscribe"}"#).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_asks_who_somebody_is_ends_the_connection() {
+    let world = World::start(LISTENERS).await;
+    let mut publisher = connect(&world, "pub").await;
+    publisher.send_text(r#"{"CreateChannel":"news"}"#).await;
+    publisher.text().await;
+    let mut subscriber = connect(&world, "sub").await;
+    subscriber.send_text(r#"{"Subscribe":"news"}"#).await;
+    subscriber.text().await;
+    let stricter = LISTENERS.replace(r#"match = "secret""#, r#"match = "*""#);
+    world.reload(&world.publisher.toml("market-data", &["*"]), &stricter);
+    subscriber.expect_close(4502, "forbidden").await;
+}

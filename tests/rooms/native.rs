@@ -260,6 +260,43 @@ async fn opening_may_ask_for_a_login() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w9_who_opened_a_room_with_a_login_leaves_it_when_the_login_is_revoked() {
+    let world = world("open = \"login\"").await;
+    let bearer = format!("Bearer {}", world.issuer.token("alice"));
+    let mut peers = Vec::new();
+    for path in ["/v1/ws/", "/v1/relay/x"] {
+        peers.push(Peer::try_open(&world, "pair", path, &[("authorization", &bearer)]).await.expect("an upgrade"));
+    }
+    let mut native = Peer::native(&world, "/v1/rooms").await;
+    native.say_json(json!({"type": "open", "token": world.issuer.token("alice")})).await;
+    native.expect("opened").await;
+    native.expect("joined").await;
+    peers.push(native);
+    let mut bob = Peer::native(&world, "/v1/rooms").await;
+    bob.say_json(json!({"type": "open", "token": world.issuer.token("bob"), "code": "digits"})).await;
+    let opened = bob.expect("opened").await;
+    bob.expect("joined").await;
+
+    let revoked =
+        json!({"issuer": crate::common::gateway::ISSUER, "subject": "alice", "before": crate::common::unix_now()});
+    world.folder.write("revoked.jsonl", &revoked.to_string());
+    let toml = World::toml(&world.publisher.toml("market-data", &["*"]), "[rooms]\nopen = \"login\"\n");
+    world.gateway.reload(&format!("revocations_file = \"revoked.jsonl\"\n{toml}"), &world.folder).unwrap();
+    for peer in &mut peers {
+        let end = loop {
+            match peer.next().await {
+                Got::Text(_) => {}
+                end => break end,
+            }
+        };
+        assert_eq!(end, Got::Close(4503, "revoked".into()));
+    }
+    let mut guest = by_code(&world, opened["code"].as_str().unwrap()).await;
+    guest.expect("joined").await;
+    bob.expect("peer_joined").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opening_may_ask_for_a_publishers_signature() {
     let world = world("open = \"publisher\"").await;
     assert_eq!(post_room(&world, json!({})).await.refusal(), (401, "signature-missing".into()));

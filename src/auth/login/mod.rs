@@ -13,9 +13,6 @@ mod provider;
 mod return_to;
 mod session;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The session after a login: what its cookie says, and the principal that it makes.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -27,7 +29,7 @@ pub struct LoginSession {
     scopes: Vec<String>,
     #[serde(rename = "g", skip_serializing_if = "Vec::is_empty", default)]
     groups: Vec<String>,
-    /// Those that rules ask for.
+    /// Those that rules asked for at the login, `null` for what the person lacks.
     #[serde(rename = "c", skip_serializing_if = "Map::is_empty", default)]
     claims: Map<String, Value>,
     /// By the provider's clock, like the logout that may end it.
@@ -38,17 +40,18 @@ pub struct LoginSession {
 }
 
 impl LoginSession {
-    /// A new session of who `token` says; keeps the claims in `wanted` alone.
+    /// A new session of who `token` says; keeps the claims in `asked` alone.
     pub fn begin(
         login: &Active,
         provider: &ProviderConfig,
         token: IdToken,
         scopes: Vec<String>,
-        wanted: impl Fn(&str) -> bool,
+        asked: &BTreeSet<&str>,
         now: u64,
     ) -> Self {
         let IdToken { subject, session, issued, groups, mut claims } = token;
-        claims.retain(|name, _| wanted(name) && !RESERVED.contains(&name.as_str()));
+        let kept = asked.iter().filter(|name| !RESERVED.contains(name));
+        let claims = kept.map(|name| ((*name).to_owned(), claims.remove(*name).unwrap_or_default())).collect();
         Self {
             issuer: provider.issuer.clone(),
             subject,
@@ -60,6 +63,11 @@ impl LoginSession {
             issued,
             expires: now.saturating_add(login.session_secs()),
         }
+    }
+
+    /// Whether it knows all that rules look at now. One from before a rule that asks for more could pass by a denial.
+    pub fn answers(&self, asked: &BTreeSet<&str>) -> bool {
+        asked.iter().all(|name| RESERVED.contains(name) || self.claims.contains_key(*name))
     }
 
     pub fn seal(&self, login: &Active) -> Result<String, LoginError> {
@@ -94,4 +102,4 @@ impl LoginSession {
 }
 
 /// Claims with a place of their own.
-const RESERVED: [&str; 5] = ["sub", "jti", "iat", "sid", "groups"];
+const RESERVED: [&str; 4] = ["sub", "jti", "iat", "sid"];

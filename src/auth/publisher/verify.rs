@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::VerifyingKey;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use sha2::{Digest, Sha256};
 
 use super::PublisherKey;
 use super::base::{BaseError, RequestHead, signature_base};
@@ -78,6 +79,12 @@ impl Publisher {
 impl Verified {
     pub fn publisher(&self) -> &Arc<Publisher> {
         &self.publisher
+    }
+
+    /// Names the nonce among those of all publishers, in letters, digits, `-` and `_`.
+    pub fn nonce_name(&self, key: &Fingerprint) -> String {
+        let digest = Sha256::new().chain_update(key.0).chain_update(self.nonce.as_bytes()).finalize();
+        URL_SAFE_NO_PAD.encode(digest)
     }
 
     /// The last step: the body must be the one that was signed and the nonce is used up, in this order, so that

@@ -1,22 +1,22 @@
 //! What keeps the backlog, and where. No file is made here.
 
+use super::super::files::{Files, read_text};
 use super::super::path::Path;
 use super::super::report::Report;
 use super::super::settings::Engine;
 use super::super::suggest::one_of;
 use super::limits::Numbers;
 use crate::config::EngineConfig;
-use crate::engine::DiskConfig;
 use crate::engine::disk::Fsync;
+use crate::engine::{DiskConfig, RedisConfig, RedisKind};
 
 /// Room for the pages of many channels, and eight times what a modest backlog takes.
 const MIN_DISK_BYTES: u64 = 64 * 1024 * 1024;
 
-pub fn check(engine: Engine, report: &mut Report) -> EngineConfig {
-    let Engine { kind, path, fsync, max_bytes } = engine;
+pub fn check(engine: Engine, report: &mut Report, files: &mut Files) -> EngineConfig {
     let table = Path::of("engine");
-    let max_bytes = Numbers::new(table.clone(), report).bytes("max_bytes", max_bytes, MIN_DISK_BYTES);
-    let fsync = match fsync.as_str() {
+    let max_bytes = Numbers::new(table.clone(), report).bytes("max_bytes", engine.max_bytes, MIN_DISK_BYTES);
+    let fsync = match engine.fsync.as_str() {
         "always" => Fsync::Always,
         "never" => Fsync::Never,
         other => {
@@ -24,24 +24,94 @@ pub fn check(engine: Engine, report: &mut Report) -> EngineConfig {
             Fsync::Always
         }
     };
-    match (kind.as_str(), path) {
-        ("memory", None) => {}
-        ("memory", Some(path)) => {
-            report.wrong(&table.key("path"), path, "has no meaning for engine.kind = \"memory\"; say \"disk\" there");
+    let kind = engine.kind.as_str();
+    check_strangers(&engine, &table, report);
+    match (kind, &engine.path) {
+        ("memory", _) => EngineConfig::Memory,
+        ("disk", None) => {
+            report.missing(&table, "path", "must be the file that keeps the backlog");
+            EngineConfig::Memory
         }
-        ("disk", None) => report.missing(&table, "path", "must be the file that keeps the backlog"),
         ("disk", Some(path)) => {
-            let file = std::path::PathBuf::from(&path);
+            let file = std::path::PathBuf::from(path);
             let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
             if path.is_empty() || file.is_dir() {
-                report.wrong(&table.key("path"), path, "must be a file; it is made if it is not there");
+                report.wrong(&table.key("path"), path.as_str(), "must be a file; it is made if it is not there");
             } else if folder.is_some_and(|folder| !folder.is_dir()) {
-                report.wrong(&table.key("path"), path, "must stand in a directory that exists");
+                report.wrong(&table.key("path"), path.as_str(), "must stand in a directory that exists");
             }
-            return EngineConfig::Disk(DiskConfig { path: file, fsync, max_bytes });
+            EngineConfig::Disk(DiskConfig { path: file, fsync, max_bytes })
         }
-        ("redis", _) => report.wrong(&table.key("kind"), kind, "not in this version; must be \"memory\" or \"disk\""),
-        _ => report.wrong(&table.key("kind"), kind.as_str(), one_of(&kind, &["memory", "disk"])),
+        ("redis", _) => EngineConfig::Redis(check_redis(engine, &table, report, files)),
+        _ => {
+            report.wrong(&table.key("kind"), kind, one_of(kind, &["memory", "disk", "redis"]));
+            EngineConfig::Memory
+        }
     }
-    EngineConfig::Memory
+}
+
+/// Settings that mean nothing for the kind of engine that is chosen. Values may hold passwords and are not shown.
+fn check_strangers(engine: &Engine, table: &Path, report: &mut Report) {
+    let of_redis = [
+        ("url", engine.url.is_some()),
+        ("cluster", engine.cluster),
+        ("sentinel", engine.sentinel.is_some()),
+        ("ca", engine.ca.is_some()),
+        ("password_file", engine.password_file.is_some()),
+    ];
+    let strangers = [("path", "disk", engine.path.is_some())]
+        .into_iter()
+        .chain(of_redis.map(|(key, is_set)| (key, "redis", is_set)))
+        .filter(|(_, kind, is_set)| *is_set && *kind != engine.kind);
+    if ["memory", "disk", "redis"].contains(&engine.kind.as_str()) {
+        for (key, kind, _) in strangers {
+            let right = format_args!("has no meaning for engine.kind = {:?}; say {kind:?} there", engine.kind);
+            report.misplaced(&table.key(key), right);
+        }
+    }
+}
+
+fn check_redis(engine: Engine, table: &Path, report: &mut Report, files: &mut Files) -> RedisConfig {
+    let Engine { kind: _, path: _, fsync: _, max_bytes: _, url, cluster, sentinel, prefix, ca, password_file } = engine;
+    let urls = url.map(|url| url.into_vec()).unwrap_or_default();
+    if urls.is_empty() {
+        report.missing(table, "url", "must be the address of Redis, like \"rediss://redis.internal:6379\"");
+    }
+    let kind = match (cluster, sentinel) {
+        (true, Some(_)) => {
+            report.misplaced(&table.key("sentinel"), "a Cluster has no Sentinels; leave out one of both");
+            RedisKind::Cluster
+        }
+        (true, None) => RedisKind::Cluster,
+        (false, Some(master)) => {
+            if master.is_empty() {
+                report.misplaced(&table.key("sentinel"), "must be the name of the master, as the Sentinels know it");
+            }
+            RedisKind::Sentinel(master)
+        }
+        (false, None) => {
+            if urls.len() > 1 {
+                let right = "must be one address, unless there is cluster = true or sentinel = \"name of the master\"";
+                report.misplaced(&table.key("url"), right);
+            }
+            RedisKind::Single
+        }
+    };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(allowed) {
+        report.wrong(&table.key("prefix"), prefix.as_str(), "must be 1 to 64 letters, digits, `-`, `_`, `.` and `:`");
+    }
+    let mut read = |key: &str, name: Option<String>| {
+        let text = read_text(&files.locate(&name?));
+        text.map_err(|reason| report.misplaced(&table.key(key), reason)).ok()
+    };
+    let authorities = read("ca", ca).map(String::into_bytes);
+    let password = read("password_file", password_file).map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+    let config = RedisConfig { urls, kind, prefix, authorities, password };
+    if !config.urls.is_empty()
+        && let Err(error) = config.check()
+    {
+        report.misplaced(&table.key("url"), error);
+    }
+    config
 }

@@ -64,7 +64,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     let login = login::check(login, &mut issuers, egress, &listeners, report, files);
     Config {
         egress,
-        engine: engine::check(engine, report),
+        engine: engine::check(engine, report, files),
         fetch,
         listeners,
         limits: limits::check(limits, trusted_proxies, report),

@@ -130,12 +130,31 @@ fn words_that_are_not_on_the_list_are_refused_with_the_list() {
     file("[engine]\npath = \"store\"", &["engine.path", "has no meaning for engine.kind = \"memory\""]);
     file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
     file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);
-    file("[engine]\nkind = \"redis\"", &["engine.kind = \"redis\"", "not in this version"]);
-    file("[engine]\nurl = \"redis://x\"", &["engine.url", "not in this version"]);
+    file("[engine]\nkind = \"reddis\"", &["engine.kind = \"reddis\"", "did you mean \"redis\"?"]);
     file("[log]\nformat = \"JSON\"", &["log.format = \"JSON\"", "did you mean \"json\"?"]);
     file("[log]\nfilter = \"inof\"", &["log.filter = \"inof\"", "did you mean \"info\"?"]);
     listener("roles = [\"subscribes\"]", &["listeners.a.roles[0] = \"subscribes\"", "did you mean \"subscribe\"?"]);
     file("trusted_proxies = [\"10.0.0.0/99\"]", &["trusted_proxies[0] = \"10.0.0.0/99\"", "10.0.0.0/8"]);
+}
+
+#[test]
+fn a_redis_is_described_whole_and_its_passwords_are_never_shown() {
+    let redis = |text: &str, parts: &[&str]| {
+        let text = format!("[engine]\nkind = \"redis\"\n{text}");
+        let error = error_of(&text, &[], &[]);
+        expect(&error, parts);
+        assert!(!error.contains("secret"), "{error}");
+    };
+    redis("", &["engine.url is not set", "rediss://"]);
+    redis("url = \"http://user:secret@a\"", &["engine.url", "line 3"]);
+    redis("url = [\"redis://:secret@a\", \"redis://:secret@b\"]", &["engine.url", "must be one address", "cluster"]);
+    redis("url = \"redis://a\"\ncluster = true\nsentinel = \"m\"", &["engine.sentinel", "leave out one"]);
+    redis("url = \"redis://a\"\nprefix = \"{a}\"", &["engine.prefix = \"{a}\""]);
+    redis("url = \"redis://a\"\nca = \"nowhere\"", &["engine.ca", "cannot be read"]);
+    redis("url = \"redis://a\"\npassword_file = \"nowhere\"", &["engine.password_file", "cannot be read"]);
+    redis("url = \"redis://:secret@a\"\npath = \"p\"", &["engine.path", "has no meaning", "say \"disk\""]);
+    redis("url = { secret = 1 }", &["engine.url"]);
+    file("[engine]\nurl = \"redis://x\"", &["engine.url", "has no meaning", "say \"redis\""]);
 }
 
 #[test]
@@ -303,4 +322,31 @@ fn t_s4_secrets_do_not_appear_in_messages() {
     quiet(String::new(), &[], &["canary"]);
     let private = "-----BEGIN PRIVATE KEY-----canary-----END PRIVATE KEY-----";
     quiet(format!("[publishers.a]\nkey = \"{private}\"\nchannels = [\"a\"]"), &[], &[]);
+}
+
+#[test]
+fn a_login_that_cannot_work_is_refused() {
+    let with = |top: &str, login: &str, issuer: &str| {
+        format!(
+            "{top}\n[login]\n{login}\n[[issuers]]\nissuer = \"https://a\"\naudience = \"a\"\ndiscovery = true\n\
+             login = {{ client_id = \"c\", {issuer} }}"
+        )
+    };
+    let url = "url = \"https://live.example.com\"";
+    file(&with("", "", ""), &["login.url is not set", "https://live.example.com"]);
+    for bad in
+        ["http://live.example.com", "https://live.example.com/path", "https://LIVE.example.com", "live", "ws://a"]
+    {
+        file(&with("", &format!("url = {bad:?}"), ""), &["login.url = ", "must be"]);
+    }
+    file(&with("", &format!("{url}\nsession_secs = 0"), ""), &["login.session_secs = 0"]);
+    file(
+        &with("", &format!("{url}\nseal_keys = [\"missing\"]"), ""),
+        &["login.seal_keys[0] = \"missing\"", "keygen --seal"],
+    );
+    file(&with("", url, "client_secret_file = \"missing\""), &["login.client_secret_file = \"missing\""]);
+    file(&with("", url, "scopes = [\"openid\", \"offline_access\"]"), &["offline_access", "refresh"]);
+    file(&with("", url, "name = \"a b\""), &["issuers[0].login.name"]);
+    let sealed = error_of(&with("egress = \"none\"", url, ""), &[], &[]);
+    assert!(sealed.contains("issuers[0].login") && sealed.contains("brings the token"), "{sealed}");
 }

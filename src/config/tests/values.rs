@@ -94,13 +94,24 @@ fn addresses_are_ip_localhost_or_a_unix_socket() {
     assert_eq!(address("unix:/run/lastmile.sock"), Address::Unix("/run/lastmile.sock".into()));
 }
 
+const LOGIN: &str = r#"
+[login]
+url = "http://127.0.0.1:8080"
+[[issuers]]
+issuer = "http://127.0.0.1:9"
+audience = "a"
+discovery = true
+login = { client_id = "c" }
+"#;
+
 #[test]
-fn roles_that_nothing_serves_yet_are_warnings() {
-    let file = "[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\", \"login\"]";
-    assert_eq!(load_file("").warnings, Vec::<String>::new());
-    let warnings = load_file(file).warnings.join("\n");
-    assert!(warnings.contains("\"login\" is not served"), "{warnings}");
-    assert!(!warnings.contains("pair"), "{warnings}");
+fn a_login_says_what_it_needs() {
+    let loaded = load_file(LOGIN);
+    let login = loaded.config.policy.login.unwrap();
+    assert_eq!((login.url.as_str(), login.providers[0].name.as_str()), ("http://127.0.0.1:8080", "127.0.0.1"));
+    assert_eq!(login.providers[0].scopes, ["openid"]);
+    assert!(loaded.warnings.join("").contains("sessions end with this process"), "{:?}", loaded.warnings);
+    assert!(load_file("").config.policy.login.is_none());
 }
 
 #[test]

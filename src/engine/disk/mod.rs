@@ -24,7 +24,7 @@ use self::queue::{Op, Queue};
 use self::store::Store;
 use super::channels::{Channels, MemoryLimits, SharedLog, check_narrower, new_epoch};
 use super::log::{Log, LogState, Refused};
-use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start};
+use crate::broker::engine::{Appended, ChannelState, Created, Joined, Place, Start};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
 
@@ -246,14 +246,14 @@ impl Engine for Disk {
     }
 
     /// Only a channel that is just being removed has to be waited for.
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<(), Refusal>>> {
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>> {
         let log = self.shared.channels.find(channel)?;
         if log.lock().state != LogState::Closing {
             return None;
         }
         let (answer, passed) = oneshot::channel();
         match self.shared.queue.push(Op::Barrier { answer }) {
-            Ok(()) => Some(Box::pin(written(passed))),
+            Ok(()) => Some(Box::pin(async { written(passed).await.map(|()| Place::default()) })),
             Err(refusal) => Some(Box::pin(ready(Err(refusal)))),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::asked::Asked;
-use crate::broker::engine::{Joined, Start};
+use crate::broker::engine::{Joined, Start, attached};
 use crate::broker::session::subscribed;
 use crate::broker::{Connection, ConnectionLimits, Held, Now, Phase, Session};
 use crate::ops;
@@ -90,9 +90,7 @@ impl Feed {
     }
 
     async fn listen(&mut self, channel: &ChannelName, start: Start, is_from_cursor: bool) -> Result<(), Refusal> {
-        if let Some(attached) = self.app.engine.attach(channel) {
-            attached.await?;
-        }
+        let _place = attached(&*self.app.engine, channel).await?;
         let since = if let Start::Since(since) = &start { Some(since.clone()) } else { None };
         let Self { session, cursor, ready, recovered, .. } = self;
         let mut is_future = false;

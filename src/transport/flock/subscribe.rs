@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 
-use crate::broker::engine::{Joined, Start};
+use crate::broker::engine::{Joined, Start, attached};
 use crate::broker::rate::RateLimit;
 use crate::broker::{Connection, ConnectionLimits, Membership, Newcomer, Now};
 use crate::protocol::dialects::flock::{Command, response_frame};
@@ -114,11 +114,9 @@ impl Commander {
         if self.memberships.len() >= self.app.limits.max_subscriptions {
             return Err(Code::LimitReached.into());
         }
-        if let Some(attached) = self.app.engine.attach(&channel) {
-            attached.await?;
-            // The rules may have changed meanwhile.
-            self.check_audience(&channel)?;
-        }
+        let _place = attached(&*self.app.engine, &channel).await?;
+        // The rules may have changed meanwhile.
+        self.check_audience(&channel)?;
         self.next_tag += 1;
         let newcomer =
             Newcomer { connection: self.connection.clone(), principal: None, form: Form::Flock, tag: self.next_tag };

@@ -75,7 +75,7 @@ async fn log_in(
     let now = Now::read().unix();
     let token = IdToken::verify(&issuers, provider, pending, &redeemed, now).await?;
     let rules = app.policy.rules().load();
-    let session = LoginSession::begin(login, provider, token, redeemed.scopes, |name| rules.asks_for(name), now);
+    let session = LoginSession::begin(login, provider, token, redeemed.scopes, &rules.claims(), now);
     let sealed = session.seal(login)?;
     app.policy.check(&session.principal()).map_err(|_| LoginError::Refused("revoked here"))?;
     tracing::info!(provider = provider.name, subject = session.subject, "logged in");

@@ -30,6 +30,9 @@ pub fn open(app: &App, login: &Active, call: &Call) -> Option<(LoginSession, Pri
     // Of several, one was planted; nobody can tell which.
     let (sealed, None) = (values.next()?, values.next()) else { return None };
     let session = LoginSession::open(login, sealed, Now::read().unix()).ok()?;
+    if !session.answers(&app.policy.rules().load().claims()) {
+        return None;
+    }
     let principal = session.principal();
     app.policy.check(&principal).ok()?;
     Some((session, principal))

@@ -4,16 +4,26 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::MutexGuard;
 
 use crate::auth::keys::Fingerprint;
+use crate::broker::Shared;
 use crate::protocol::{Code, Refusal};
 
 /// draft-ietf-httpapi-idempotency-key-header section 2.
 pub const HEADER: http::HeaderName = http::HeaderName::from_static("idempotency-key");
+
+/// A request whose node died is forgotten after this.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+
+/// How long a retry waits for a request that is under way on another node, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -78,6 +88,53 @@ impl Slot {
     /// The answer of the first time, once nobody else is about to fill it in; `None` if none succeeded yet.
     pub async fn answer(&self) -> MutexGuard<'_, Option<Bytes>> {
         self.answer.lock().await
+    }
+}
+
+/// The place of one key's answer in the memory of all nodes: the request's hash and, behind it, the answer.
+pub struct Elsewhere {
+    name: String,
+    request: Hash,
+}
+
+impl Elsewhere {
+    pub fn new(publisher: &Fingerprint, key: &str, slot: &Slot) -> Self {
+        let name = URL_SAFE_NO_PAD.encode(hash(&[&publisher.0, key.as_bytes()]));
+        Self { name: format!("idempotency:{name}"), request: slot.request }
+    }
+
+    /// Publishes, unless another node did or does: then its answer counts.
+    pub async fn once(
+        &self,
+        shared: &dyn Shared,
+        age: Duration,
+        publishing: impl Future<Output = Result<Bytes, Refusal>>,
+    ) -> Result<Bytes, Refusal> {
+        let deadline = Instant::now() + PATIENCE;
+        while !shared.put_new(&self.name, &self.request, UNDER_WAY).await? {
+            let Some(known) = shared.get(&self.name).await? else { continue };
+            match known.split_at_checked(self.request.len()) {
+                Some((request, _)) if request != self.request => return Err(Code::IdempotencyMismatch.into()),
+                Some((_, answer)) if !answer.is_empty() => return Ok(known.slice(self.request.len()..)),
+                _ if Instant::now() > deadline => {
+                    let refusal = Refusal::new(Code::EngineUnavailable, "the first request is still under way");
+                    return Err(refusal.retry_after(PATIENCE));
+                }
+                _ => tokio::time::sleep(POLL).await,
+            }
+        }
+        match publishing.await {
+            Ok(answer) => {
+                // It was published: whatever becomes of this, the publisher is told so.
+                let _ = shared.put(&self.name, &[&self.request[..], &answer].concat(), age).await;
+                Ok(answer)
+            }
+            Err(refusal) => {
+                // A retry tries anew.
+                let _ = shared.take(&self.name).await;
+                Err(refusal)
+            }
+        }
     }
 }
 

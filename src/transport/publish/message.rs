@@ -8,7 +8,7 @@ use http::header;
 use serde_json::json;
 use warp::Reply;
 
-use super::idempotency;
+use super::idempotency::{self, Elsewhere};
 use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
@@ -50,6 +50,7 @@ pub async fn post(
     let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
     let owner = signed.publisher.fingerprint().ok_or(Code::KeyUnknown)?;
     let slot = app.idempotency.slot(owner, key, &request, Now::read().steady)?;
+    let elsewhere = Elsewhere::new(&owner, key, &slot);
     let media_type = media_type.to_owned();
     // A task of its own: a publisher that hangs up meanwhile is told the truth when it asks again.
     let publishing = tokio::spawn(async move {
@@ -57,7 +58,14 @@ pub async fn post(
         let mut answer = slot.answer().await;
         match &*answer {
             Some(answer) => Ok(answer.clone()),
-            None => Ok(answer.insert(publish(&app, &signed, &channel, &media_type).await?).clone()),
+            None => {
+                let publishing = publish(&app, &signed, &channel, &media_type);
+                let first = match app.engine.shared() {
+                    Some(shared) => elsewhere.once(shared, app.limits.idempotency, publishing).await?,
+                    None => publishing.await?,
+                };
+                Ok(answer.insert(first).clone())
+            }
         }
     });
     publishing.await.unwrap_or_else(|_| Err(Code::Internal.into())).map(json)

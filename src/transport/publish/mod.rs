@@ -21,6 +21,9 @@ use crate::protocol::{ChannelName, Code, Refusal};
 /// A body that takes longer comes after its signature is stale anyway.
 const BODY_TIME: Duration = Duration::from_secs(2 * MAX_SKEW_SECS);
 
+/// How long a nonce is remembered by all nodes: until no clock takes its signature for fresh.
+const NONCE_TIME: Duration = Duration::from_secs(3 * MAX_SKEW_SECS);
+
 /// A request whose signature, digest and nonce were good.
 pub struct Signed {
     pub publisher: Arc<Publisher>,
@@ -46,7 +49,14 @@ pub async fn authenticate(
     };
     let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
     let body = read_body(app, body, max_bytes).await?;
+    let name = verified.publisher().fingerprint().map(|key| format!("nonce:{}", verified.nonce_name(&key)));
     let publisher = verified.accept(&body, Now::read().unix())?;
+    // This node has not seen it; another one may have.
+    if let (Some(shared), Some(name)) = (app.engine.shared(), name)
+        && !shared.put_new(&name, b"", NONCE_TIME).await?
+    {
+        return Err(Code::SignatureReplayed.into());
+    }
     Ok(Signed { publisher, body })
 }
 

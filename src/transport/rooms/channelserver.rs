@@ -39,9 +39,10 @@ pub async fn upgrade(
     }
     let handshake = older_handshake(&call, upgrade)?;
     app.statsd.count(if wanted.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });
-    if wanted.is_none() {
-        authorize(&app, &call, body, 0).await?;
-    }
+    let principal = match wanted {
+        None => authorize(&app, &call, body, 0).await?.principal,
+        Some(_) => None,
+    };
     let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let (joiner, now) = (caller.joiner(connection), Instant::now());
@@ -50,7 +51,8 @@ pub async fn upgrade(
             Some(Wanted::Room(id)) => shared.rooms.join_channel(id, joiner, now),
             Some(Wanted::Unknown) => Err(CloseReason::UnknownRoom),
         };
-        Channelserver { peer: Peer::new(shared, connection, joined), sender: caller.sender.to_json().into() }
+        let peer = Peer::new(shared, connection, joined).vouched(principal);
+        Channelserver { peer, sender: caller.sender.to_json().into() }
     }))
 }
 
@@ -83,6 +85,10 @@ impl Handler for Channelserver {
 
     fn on_end(&mut self) {
         self.peer.on_end();
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.peer.recheck()
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {

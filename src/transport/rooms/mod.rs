@@ -23,7 +23,7 @@ use super::websocket::upgrade::Handshake;
 use super::{credential, problem, publish};
 use crate::auth::{Place, is_trusted};
 use crate::broker::room::{Joiner, Relayed, Seat};
-use crate::broker::{Connection, Phase};
+use crate::broker::{Connection, Phase, Principal};
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::room::Sender;
 use crate::protocol::websocket::Bounds;
@@ -67,13 +67,38 @@ struct Peer {
     /// `None` before it joined and after it left.
     seat: Option<Seat>,
     began: Instant,
+    /// Who opened a room with a login.
+    principal: Option<Arc<Principal>>,
+    /// The policy that the principal was checked against.
+    checked: u64,
 }
 
 impl Peer {
     /// A connection that has yet to say what it wants.
     fn unknown(app: Arc<App>, connection: &Arc<Connection<Wire>>) -> Self {
         app.statsd.count(RoomEvent::Create);
-        Self { app, connection: connection.clone(), seat: None, began: Instant::now() }
+        let checked = app.policy.generation();
+        let (connection, began) = (connection.clone(), Instant::now());
+        Self { app, connection, seat: None, began, principal: None, checked }
+    }
+
+    /// Stays for as long as this principal may be here.
+    fn vouched(mut self, principal: Option<Arc<Principal>>) -> Self {
+        self.principal = principal;
+        // It may have been revoked since it was admitted.
+        self.checked = 0;
+        self
+    }
+
+    /// To be called when the policy may have changed.
+    fn recheck(&mut self) -> Result<(), CloseReason> {
+        let generation = self.app.policy.generation();
+        match &self.principal {
+            Some(principal) if std::mem::replace(&mut self.checked, generation) != generation => {
+                self.app.policy.check(principal)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A connection that joined, or is told why not.
@@ -136,23 +161,30 @@ impl Peer {
     }
 }
 
-/// Lets through whoever may open a room; gives the body of the request.
+/// Who may open a room, with the body of the request.
+struct Authorized {
+    /// If rooms are opened with a login.
+    principal: Option<Arc<Principal>>,
+    body: Bytes,
+}
+
+/// Lets through whoever may open a room.
 async fn authorize(
     app: &App,
     call: &Call,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,
-) -> Result<Bytes, Refusal> {
-    match app.rooms_config.open {
-        OpenTo::Anyone => {}
-        OpenTo::Login => {
-            credential::principal(app, call).await?.ok_or(Code::Unauthenticated)?;
-        }
+) -> Result<Authorized, Refusal> {
+    let principal = match app.rooms_config.open {
+        OpenTo::Anyone => None,
+        OpenTo::Login => Some(credential::principal(app, call).await?.ok_or(Code::Unauthenticated)?),
         OpenTo::Publisher => {
-            return publish::authenticate(app, call, body, max_bytes).await.map(|signed| signed.body);
+            let body = publish::authenticate(app, call, body, max_bytes).await?.body;
+            return Ok(Authorized { principal: None, body });
         }
-    }
-    publish::read_body(app, body, max_bytes).await
+    };
+    let body = publish::read_body(app, body, max_bytes).await?;
+    Ok(Authorized { principal, body })
 }
 
 /// The older systems answer 400 to what is no upgrade.

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
 use super::{Caller, Peer, authorize, not_allowed, open};
-use crate::broker::Now;
 use crate::broker::room::{Claim, CodeForm, OpenOptions, Relayed};
+use crate::broker::{Now, Principal};
 use crate::protocol::command::Unreadable;
 use crate::protocol::room::{RoomCommand, RoomId, RoomReply, message};
 use crate::protocol::websocket::{Bounds, text_frame};
@@ -55,14 +55,18 @@ async fn join(
     let handshake = Handshake::read(call, upgrade)?;
     origin::check(call)?;
     // Joining needs no credential, so only one that is there is looked at.
-    let shows_credential = match app.rooms_config.open {
-        OpenTo::Anyone => true,
-        OpenTo::Login => call.bearer().is_some(),
-        OpenTo::Publisher => call.headers().contains_key("signature-input"),
+    let (may_open, principal) = match app.rooms_config.open {
+        OpenTo::Anyone => (true, None),
+        OpenTo::Login => {
+            let principal = credential::principal(app, call).await?;
+            (principal.is_some(), principal)
+        }
+        OpenTo::Publisher if call.headers().contains_key("signature-input") => {
+            authorize(app, call, body, 0).await?;
+            (true, None)
+        }
+        OpenTo::Publisher => (false, None),
     };
-    if shows_credential {
-        authorize(app, call, body, 0).await?;
-    }
     let is_spoken = handshake.speaks(SUBPROTOCOL);
     let (shared, caller) = (app.clone(), Caller::of(app, call));
     let protocol = is_spoken.then_some(SUBPROTOCOL);
@@ -73,8 +77,8 @@ async fn join(
             connection.close(CloseReason::UnsupportedProtocol);
         }
         let sender = caller.sender.to_json().into();
-        let peer = Peer::unknown(shared, connection);
-        Native { peer, room, caller, sender, may_open: shows_credential, opening: None }
+        let peer = Peer::unknown(shared, connection).vouched(principal);
+        Native { peer, room, caller, sender, may_open, opening: None }
     }))
 }
 
@@ -91,7 +95,7 @@ struct Native {
 
 /// An `open` whose token is being verified.
 struct Opening {
-    verified: BoxFuture<'static, Result<(), Refusal>>,
+    verified: BoxFuture<'static, Result<Arc<Principal>, Refusal>>,
     /// The `open`, and what came behind it.
     texts: Vec<String>,
 }
@@ -132,7 +136,7 @@ impl Native {
             // Browsers can set no header, so a token may come here.
             let token = command.token.as_ref().filter(|_| app.rooms_config.open == OpenTo::Login);
             let token = token.ok_or(CloseReason::Unauthenticated)?.0.clone().into_owned();
-            let verified = Box::pin(async move { credential::verify(&app, &token).await.map(|_| ()) });
+            let verified = Box::pin(async move { credential::verify(&app, &token).await });
             self.opening = Some(Box::new(Opening { verified, texts: vec![text.to_owned()] }));
             return Ok(());
         }
@@ -245,9 +249,14 @@ impl Handler for Native {
         self.peer.on_end();
     }
 
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.peer.recheck()
+    }
+
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(opening) = &mut self.opening {
-            self.may_open = std::task::ready!(opening.verified.as_mut().poll(cx)).is_ok();
+            self.peer.principal = std::task::ready!(opening.verified.as_mut().poll(cx)).ok();
+            self.may_open = self.peer.principal.is_some();
             let texts = self.opening.take().map(|opening| opening.texts).unwrap_or_default();
             let done = match self.may_open {
                 true => texts.iter().try_for_each(|text| self.on_text(text)),

@@ -42,7 +42,7 @@ pub async fn post(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     origin::check(&call)?;
-    let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?;
+    let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?.body;
     let asked = match &body[..] {
         [] => Asked::default(),
         body => read(body)

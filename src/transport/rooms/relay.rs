@@ -29,12 +29,12 @@ pub async fn upgrade(
     let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(Code::NotFound)?;
     let handshake = older_handshake(&call, upgrade)?;
     // Whoever comes first opens a room.
-    authorize(&app, &call, body, 0).await?;
+    let principal = authorize(&app, &call, body, 0).await?.principal;
     let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let joined = shared.rooms.join_relay(&id, caller.joiner(connection), Instant::now());
         let strict = shared.rooms_config.relay_strict;
-        Relay { peer: Peer::new(shared, connection, joined), strict }
+        Relay { peer: Peer::new(shared, connection, joined).vouched(principal), strict }
     }))
 }
 
@@ -93,6 +93,10 @@ impl Handler for Relay {
 
     fn on_end(&mut self) {
         self.peer.on_end();
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.peer.recheck()
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,0 +1,22 @@
+"""How long to wait before the next try: exponential with full jitter, so that many clients do not come in one wave."""
+
+from __future__ import annotations
+
+import random
+
+
+class Backoff:
+    def __init__(self, base: float = 0.5, cap: float = 30.0) -> None:
+        """Seconds."""
+        self._base = base
+        self._cap = cap
+        self._tries = 0
+
+    def next(self, wait: float = 0.0) -> float:
+        """Seconds until the next try; what the gateway asks for comes on top."""
+        ceiling = min(self._cap, self._base * 2.0 ** min(self._tries, 30))
+        self._tries += 1
+        return wait + random.random() * ceiling
+
+    def reset(self) -> None:
+        self._tries = 0

@@ -1,0 +1,244 @@
+"""The same without asyncio: every call waits. One thread with an event loop serves all objects of the process; they may be
+used from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, Literal, TypeVar
+
+from . import publisher, stream, subscriber, subscription
+from .errors import LastmileError
+from .keys import KeySource
+from .link import State
+from .protocol import ChannelEvent, Frame, Gap, Place, Position, Principal, Publication
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def _the_loop() -> asyncio.AbstractEventLoop:
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="lastmile", daemon=True).start()
+        return _loop
+
+
+def _wait(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+    # The loop watches the time, so that nothing is lost that comes just then.
+    timed = work if timeout is None else asyncio.wait_for(work, timeout)
+    future = asyncio.run_coroutine_threadsafe(timed, _the_loop())
+    try:
+        return future.result()
+    except asyncio.TimeoutError:
+        raise TimeoutError(f"nothing came within {timeout} s") from None
+    finally:
+        # When the caller was interrupted.
+        future.cancel()
+
+
+def _call(function: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Runs a plain function in the loop's thread."""
+
+    async def work() -> T:
+        return function(*args, **options)
+
+    return _wait(work())
+
+
+class _Iterator(Generic[T]):
+    """What comes, for `for`. `take` waits at most `timeout` seconds."""
+
+    def __init__(self, source: Any, end: Callable[[], None]) -> None:
+        self._source = source
+        self._end = end
+
+    def take(self, timeout: float | None = None) -> T:
+        """The next one; `TimeoutError` if none came, `StopIteration` at the end."""
+        try:
+            item: T = _wait(self._source.__anext__(), timeout)
+        except StopAsyncIteration:
+            raise StopIteration from None
+        return item
+
+    def close(self) -> None:
+        """Takes no more."""
+        _call(self._end)
+
+    def __iter__(self) -> _Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        return self.take()
+
+    def __enter__(self) -> _Iterator[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Receipt:
+    """Stands for one publication that was sent."""
+
+    def __init__(self, receipt: stream.Receipt) -> None:
+        self._receipt = receipt
+
+    def done(self) -> bool:
+        return self._receipt.done()
+
+    def result(self, timeout: float | None = None) -> Place:
+        """Its place, or why it was refused."""
+
+        async def work() -> Place:
+            return await self._receipt
+
+        return _wait(work(), timeout)
+
+
+class Reply:
+    """What a subscriber replied to a message."""
+
+    def __init__(self, reply: stream.Reply) -> None:
+        self._reply = reply
+        self.reply: str = reply.reply
+        self.channel: str = reply.channel
+        self.to: str = reply.to
+        self.time: str = reply.time
+        self.connection: str = reply.connection
+        self.principal: Principal | None = reply.principal
+        self.data: Any = reply.data
+
+    def received(self) -> None:
+        _wait(self._reply.received())
+
+    def answer(self, data: Any) -> None:
+        _wait(self._reply.answer(data))
+
+
+class Replies(_Iterator[Reply]):
+    def take(self, timeout: float | None = None) -> Reply:
+        return Reply(super().take(timeout))  # type: ignore[arg-type]
+
+
+class Publisher:
+    """`lastmile.Publisher`; its options are the same."""
+
+    def __init__(self, url: str, key: KeySource, **options: Any) -> None:
+        self._publisher = _call(publisher.Publisher, url, key, **options)
+
+    @property
+    def state(self) -> State:
+        return self._publisher.state
+
+    def publish(self, channel: str, data: Any, idempotency_key: str | None = None) -> Place:
+        return _wait(self._publisher.publish(channel, data, idempotency_key))
+
+    def publish_many(
+        self, channel: str, items: Iterable[Any], idempotency_key: str | None = None
+    ) -> list[Place | LastmileError]:
+        return _wait(self._publisher.publish_many(channel, list(items), idempotency_key))
+
+    def send(self, channel: str, data: Any, *, retry: bool = False) -> Receipt:
+        return Receipt(_wait(self._publisher.send(channel, data, retry=retry)))
+
+    def flush(self) -> None:
+        _wait(self._publisher.flush())
+
+    def replies(self) -> Replies:
+        replies = _call(self._publisher.replies)
+        return Replies(replies, replies.close)
+
+    def watch(self, channel: str) -> _Iterator[ChannelEvent]:
+        watch = _call(self._publisher.watch, channel)
+        return _Iterator(watch, watch.close)
+
+    def create_channel(self, channel: str, **limits: int) -> Frame:
+        return _wait(self._publisher.create_channel(channel, **limits))
+
+    def describe_channel(self, channel: str) -> Frame:
+        return _wait(self._publisher.describe_channel(channel))
+
+    def close_channel(self, channel: str) -> None:
+        _wait(self._publisher.close_channel(channel))
+
+    def close(self) -> None:
+        _wait(self._publisher.close())
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _wait(self._publisher.__aexit__(*error))
+
+
+class Subscription(_Iterator[Publication]):
+    def __init__(self, inner: subscription.Subscription) -> None:
+        super().__init__(inner, inner.unsubscribe)
+        self._inner = inner
+        self.channel = inner.channel
+
+    @property
+    def position(self) -> Position | None:
+        return self._inner.position
+
+    @property
+    def recovered(self) -> bool | None:
+        return self._inner.recovered
+
+    def ready(self, timeout: float | None = None) -> None:
+        _wait(self._inner.ready(), timeout)
+
+    def unsubscribe(self) -> None:
+        self.close()
+
+
+class Client:
+    """`lastmile.Client`."""
+
+    def __init__(self, client: subscriber.Client) -> None:
+        self._client = client
+
+    @property
+    def state(self) -> State:
+        return self._client.state
+
+    def subscribe(
+        self,
+        channel: str,
+        *,
+        backlog: int | None = None,
+        since: Position | None = None,
+        buffer: int = 1000,
+        overflow: Literal["pause", "drop_oldest"] = "pause",
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> Subscription:
+        """`on_gap` is called in the thread of the loop and must not wait."""
+        subscribe = self._client.subscribe
+        options: dict[str, Any] = {"buffer": buffer, "overflow": overflow, "on_gap": on_gap}
+        return Subscription(_call(subscribe, channel, backlog=backlog, since=since, **options))
+
+    def reply(self, channel: str, to: str, data: Any) -> None:
+        _wait(self._client.reply(channel, to, data))
+
+    def ask(self, channel: str, to: str, data: Any) -> Any:
+        return _wait(self._client.ask(channel, to, data))
+
+    def close(self) -> None:
+        _wait(self._client.close())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(url: str, token: subscriber.TokenSource | None = None, **options: Any) -> Client:
+    """`lastmile.connect`; its options are the same."""
+    return Client(_call(subscriber.connect, url, token, **options))

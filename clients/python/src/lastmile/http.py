@@ -1,0 +1,104 @@
+"""Signed HTTP requests over kept connections, tried again where the gateway or the network says later."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from .backoff import Backoff
+from .errors import LastmileError, closed, lost
+from .keys import SigningKey
+from .protocol import problem_of
+from .signing import sign
+from .url import Address
+
+#: Requests at the same time; others wait.
+_MAX_REQUESTS = 8
+#: The gateway ends connections that are idle for `limits.handshake_secs`; older ones are not used again.
+_IDLE_SECS = 4.0
+_MAX_ANSWER_BYTES = 64 * 2**20
+
+
+class Http:
+    def __init__(
+        self, address: Address, key: SigningKey, tls: ssl.SSLContext | None, timeout: float, retry_secs: float
+    ) -> None:
+        self._address = address
+        self._key = key
+        self._tls = tls
+        self._timeout = timeout
+        self._retry_secs = retry_secs
+        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+        self._threads = ThreadPoolExecutor(_MAX_REQUESTS, "lastmile-http")
+        self._is_closed = False
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """The JSON of the answer, or `None`. It is tried again for `retry_secs`, so asking twice must do no harm."""
+        backoff = Backoff()
+        deadline = time.monotonic() + self._retry_secs
+        while True:
+            if self._is_closed:
+                raise closed()
+            try:
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._try, method, path, body, content_type, headers or {}
+                )
+            except LastmileError as error:
+                wait = backoff.next(error.retry_after)
+                if not error.temporary or time.monotonic() + wait > deadline:
+                    raise
+            await asyncio.sleep(wait)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._threads.shutdown(wait=False)
+        while self._idle:
+            self._idle.pop()[1].close()
+
+    def _try(self, method: str, path: str, body: bytes | None, content_type: str, more: dict[str, str]) -> Any:
+        """One try, in a thread."""
+        connection = self._connection()
+        signed = sign(self._key, method, self._address.authority, path, content_type=content_type, body=body)
+        try:
+            connection.request(method, path, body, {"Host": self._address.authority, **signed, **more})
+            answer = connection.getresponse()
+            content = answer.read(_MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise lost(f"{type(error).__name__}: {error}") from error
+        if answer.isclosed() and not answer.will_close and not self._is_closed:
+            self._idle.append((time.monotonic(), connection))
+        else:
+            connection.close()
+        if not 200 <= answer.status < 300:
+            raise problem_of(answer.status, content, answer.getheader("retry-after"))
+        try:
+            return json.loads(content) if content else None
+        except ValueError:
+            raise LastmileError("malformed", "the answer is not JSON", status=answer.status) from None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        while self._idle:
+            try:
+                since, connection = self._idle.pop()
+            except IndexError:  # Another thread was faster.
+                break
+            if time.monotonic() - since < _IDLE_SECS:
+                return connection
+            connection.close()
+        host, port, timeout = self._address.host, self._address.port, self._timeout
+        if not self._address.secure:
+            return http.client.HTTPConnection(host, port, timeout=timeout)
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)

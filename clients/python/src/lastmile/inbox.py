@@ -1,0 +1,52 @@
+"""What came and waits for an iterator, with an end that may be an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Inbox(Generic[T]):
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._wake = asyncio.Event()
+        self._error: BaseException | None = None
+        self.is_over = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        if not self.is_over:
+            self._items.append(item)
+            self._wake.set()
+
+    def drop_oldest(self) -> T:
+        return self._items.popleft()
+
+    def change_oldest(self, change: Callable[[T], T]) -> None:
+        self._items[0] = change(self._items[0])
+
+    def clear(self) -> None:
+        self._items.clear()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """What waits can still be taken."""
+        if not self.is_over:
+            self.is_over = True
+            self._error = error
+            self._wake.set()
+
+    async def take(self) -> T:
+        """`StopAsyncIteration` at the end, or once the error that it ended with."""
+        while not self._items:
+            if self.is_over:
+                error, self._error = self._error, None
+                raise error or StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        return self._items.popleft()

@@ -1,0 +1,313 @@
+"""The publishing WebSocket: publications with receipts and a bounded window, replies, and who comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
+from typing import Any
+
+from .errors import LastmileError, lost
+from .inbox import Inbox
+from .keys import SigningKey
+from .link import Link, Timing, log
+from .protocol import ChannelEvent, Frame, Place, Principal, encode, place_of, principal_of, refusal_of, to_json
+from .signing import sign
+from .url import Address
+
+_PATH = "/v1/publish"
+#: Replies or events that may wait for their iterator.
+_MAX_WAITING = 1000
+#: Replies that are remembered, because the same one may come twice.
+_MAX_KNOWN = 10_000
+#: Failures that are kept for `flush`.
+_MAX_FAILED = 100
+
+
+class Receipt:
+    """Stands for one publication that was sent: `await` it for its `Place`, or for why it was refused."""
+
+    def __init__(self, channel: str, data: Any, retry: bool) -> None:
+        self.channel = channel
+        self._data = data
+        self._retry = retry
+        self._is_seen = False
+        self._place: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+
+    def done(self) -> bool:
+        return self._place.done()
+
+    def __await__(self) -> Generator[Any, None, Place]:
+        self._is_seen = True
+        # Who stops waiting for it does not end it.
+        return asyncio.shield(self._place).__await__()
+
+
+class Reply:
+    """What a subscriber replied to a message. The subscriber waits until `received` or `answer` says that it arrived."""
+
+    def __init__(self, stream: Stream, frame: Frame) -> None:
+        self._stream = stream
+        self.reply: str = frame["reply"]
+        self.channel: str = frame["channel"]
+        #: The message that it replies to.
+        self.to: str = frame["to"]
+        self.time: str = frame["time"]
+        #: The connection of the subscriber.
+        self.connection: str = frame["connection"]
+        #: `None` for a subscriber without a token.
+        self.principal: Principal | None = principal_of(frame.get("principal"))
+        self.data: Any = frame.get("data")
+
+    async def received(self) -> None:
+        """Says that it arrived. `reply_unknown` if nobody waits for that any more."""
+        await self._stream.confirm(self, {"type": "received", "reply": self.reply})
+
+    async def answer(self, data: Any) -> None:
+        """Answers the subscriber who replied, and says that it arrived."""
+        await self._stream.confirm(self, {"type": "answer", "reply": self.reply, "data": data})
+
+
+class Replies:
+    """Replies as they come: `async for`, and `close` or `async with` to take no more."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._inbox: Inbox[Reply] = Inbox()
+
+    def close(self) -> None:
+        self._inbox.end()
+        self._stream.forget_replies(self)
+
+    def __aiter__(self) -> Replies:
+        return self
+
+    async def __anext__(self) -> Reply:
+        return await self._inbox.take()
+
+    async def __aenter__(self) -> Replies:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class Watch:
+    """Events of one channel as they come: `async for`, and `close` or `async with` to hear no more."""
+
+    def __init__(self, stream: Stream, channel: str) -> None:
+        self.channel = channel
+        self._stream = stream
+        self._inbox: Inbox[ChannelEvent] = Inbox()
+        self._dropped = 0
+
+    def close(self) -> None:
+        self._inbox.end()
+        self._stream.forget_watch(self)
+
+    def _put(self, event: ChannelEvent) -> None:
+        if len(self._inbox) >= _MAX_WAITING:
+            self._dropped += 1 + event.missed
+            return
+        self._inbox.put(replace(event, missed=event.missed + self._dropped))
+        self._dropped = 0
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> ChannelEvent:
+        return await self._inbox.take()
+
+    async def __aenter__(self) -> Watch:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+class Stream(Link):
+    def __init__(
+        self,
+        address: Address,
+        key: SigningKey,
+        tls: ssl.SSLContext | None,
+        timing: Timing,
+        window: int,
+        publish: Callable[[str, Any], Awaitable[Place]],
+    ) -> None:
+        """`publish` is the other way, by a request."""
+        super().__init__(address, _PATH, tls, timing)
+        self._authority = address.authority
+        self._key = key
+        self._publish = publish
+        self._window = asyncio.Semaphore(window)
+        #: Sent and without an answer, by id, and those that are tried again.
+        self._unanswered: dict[str, Receipt] = {}
+        self._retried: list[Receipt] = []
+        self._failed: deque[tuple[Receipt, LastmileError]] = deque(maxlen=_MAX_FAILED)
+        self._replies: Replies | None = None
+        #: Replies that came, and whether the gateway knows it.
+        self._known: OrderedDict[str, bool] = OrderedDict()
+        self._watches: dict[str, Watch] = {}
+
+    # Publications.
+
+    async def send(self, channel: str, data: Any, retry: bool) -> Receipt:
+        number = self._next_id()
+        text = to_json({"type": "publish", "id": number, "channel": channel, **encode(data)})
+        await self._window.acquire()
+        try:
+            socket = await self._ready()
+            receipt = Receipt(channel, data if retry else None, retry)
+        except BaseException:
+            self._window.release()
+            raise
+        self._unanswered[number] = receipt
+        await self._send(socket, text)
+        return receipt
+
+    async def flush(self) -> None:
+        waited = {receipt._place for receipt in (*self._unanswered.values(), *self._retried)}
+        if waited:
+            await asyncio.wait(waited)
+        failed = [error for receipt, error in self._failed if not receipt._is_seen]
+        self._failed.clear()
+        if failed:
+            raise failed[0]
+
+    def _settle_receipt(self, receipt: Receipt, outcome: Place | LastmileError) -> None:
+        self._window.release()
+        if isinstance(outcome, Place):
+            receipt._place.set_result(outcome)
+            return
+        receipt._place.set_exception(outcome)
+        receipt._place.exception()  # `flush` tells it if nobody else asks.
+        self._failed.append((receipt, outcome))
+
+    # Replies and events.
+
+    def replies(self) -> Replies:
+        if self._replies is not None:
+            raise LastmileError("already_subscribed", "somebody takes the replies already")
+        self._replies = Replies(self)
+        if self.state in ("failed", "closed"):
+            self._replies._inbox.end(self.error)
+        else:
+            self._start()
+        return self._replies
+
+    def forget_replies(self, replies: Replies) -> None:
+        if self._replies is replies:
+            self._replies = None
+
+    async def confirm(self, reply: Reply, command: Frame) -> None:
+        try:
+            await self._request(command, is_silent=command["type"] == "received")
+        except LastmileError as error:
+            # The gateway brings it once more to who did not say that it has it.
+            if error.temporary:
+                self._known.pop(reply.reply, None)
+            raise
+        if reply.reply in self._known:
+            self._known[reply.reply] = True
+
+    def watch(self, channel: str) -> Watch:
+        if channel in self._watches:
+            raise LastmileError("already_subscribed", f"{channel} is watched already")
+        watch = self._watches[channel] = Watch(self, channel)
+        if self.state in ("failed", "closed"):
+            watch._inbox.end(self.error)
+        elif self._socket is not None:
+            self._spawn(self._begin_watch(watch))
+        else:
+            self._start()
+        return watch
+
+    def forget_watch(self, watch: Watch) -> None:
+        if self._watches.get(watch.channel) is watch:
+            del self._watches[watch.channel]
+            self._post({"type": "unwatch", "channel": watch.channel})
+
+    async def _begin_watch(self, watch: Watch) -> None:
+        try:
+            await self._request({"type": "watch", "channel": watch.channel})
+        except LastmileError as error:
+            # After a cut the next connection asks again.
+            if error.code != "connection_lost" and self._watches.get(watch.channel) is watch:
+                del self._watches[watch.channel]
+                watch._inbox.end(error)
+
+    # The connection.
+
+    async def _headers(self) -> dict[str, str]:
+        return sign(self._key, "GET", self._authority, _PATH)
+
+    def _on_welcome(self, frame: Frame) -> None:
+        for watch in self._watches.values():
+            self._spawn(self._begin_watch(watch))
+
+    def _on_frame(self, frame: Frame) -> None:
+        kind = frame["type"]
+        if kind in ("published", "error") and frame.get("id") in self._unanswered:
+            outcome = place_of(frame, frame["message_id"]) if kind == "published" else refusal_of(frame)
+            self._settle_receipt(self._unanswered.pop(frame["id"]), outcome)
+        elif kind == "reply":
+            self._on_reply(frame)
+        elif kind == "event":
+            self._on_event(frame, frame["event"])
+        else:
+            if kind == "watching":
+                self._on_event(frame, kind)
+            if not self._settle(frame) and kind == "error":
+                log.info("the gateway refused a command: %s", refusal_of(frame))
+
+    def _on_reply(self, frame: Frame) -> None:
+        name = frame["reply"]
+        if name in self._known:
+            if self._known[name]:
+                self._post({"type": "received", "reply": name})
+        # What has no room comes again, here or elsewhere.
+        elif self._replies is not None and len(self._replies._inbox) < _MAX_WAITING:
+            self._replies._inbox.put(Reply(self, frame))
+            self._known[name] = False
+            if len(self._known) > _MAX_KNOWN:
+                self._known.popitem(last=False)
+
+    def _on_event(self, frame: Frame, event: str) -> None:
+        watch = self._watches.get(frame["channel"])
+        if watch is not None:
+            principal = principal_of(frame.get("principal"))
+            who, why, missed = frame.get("connection"), frame.get("reason"), frame.get("missed", 0)
+            watch._put(ChannelEvent(frame["channel"], event, frame["connections"], who, principal, why, missed))
+
+    async def _on_lost(self) -> None:
+        self._retried = [receipt for receipt in self._unanswered.values() if receipt._retry]
+        self._give_up([receipt for receipt in self._unanswered.values() if not receipt._retry])
+        self._unanswered.clear()
+        # One after the other and before anything newer, so that they keep their order.
+        while self._retried:
+            receipt = self._retried[0]
+            outcome: Place | LastmileError
+            try:
+                outcome = await self._publish(receipt.channel, receipt._data)
+            except LastmileError as error:
+                outcome = error
+            self._settle_receipt(self._retried.pop(0), outcome)
+
+    def _give_up(self, receipts: list[Receipt]) -> None:
+        for receipt in receipts:
+            self._settle_receipt(receipt, lost("nobody knows whether the publication was accepted"))
+
+    def _on_finish(self, error: LastmileError) -> None:
+        self._give_up([*self._unanswered.values(), *self._retried])
+        self._unanswered.clear()
+        self._retried.clear()
+        if self._replies is not None:
+            self._replies._inbox.end(None if self.state == "closed" else error)
+        for watch in self._watches.values():
+            watch._inbox.end(None if self.state == "closed" else error)
+
+    async def close(self) -> None:
+        await self._close()

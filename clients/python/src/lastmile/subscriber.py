@@ -1,0 +1,233 @@
+"""Listens to channels over one WebSocket that comes back, and replies to what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import ssl
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
+from typing import Any, Literal, Union
+
+from .errors import LastmileError, closed
+from .link import Link, Timing, log
+from .protocol import Frame, Gap, Position, ending_of, is_final, refusal_of
+from .subscription import Options, Subscription
+from .url import Address
+
+#: A token, or what gets a fresh one: it is asked before each connection and before a token runs out. A plain function is
+#: called in a thread, so it may wait.
+TokenSource = Union[str, Callable[[], Union[str, Awaitable[str]]]]
+
+
+def connect(
+    url: str, token: TokenSource | None = None, *, tls: ssl.SSLContext | None = None, timing: Timing = Timing()
+) -> Client:
+    """A client, which opens its connection with its first use."""
+    address = Address.parse(url)
+    if address.secure and tls is None:
+        tls = ssl.create_default_context()
+    return Client(address, token, tls, timing)
+
+
+class Client(Link):
+    def __init__(
+        self, address: Address, token: TokenSource | None, tls: ssl.SSLContext | None, timing: Timing
+    ) -> None:
+        super().__init__(address, "/v1/subscribe", tls, timing)
+        self._token = token
+        self._subscriptions: dict[str, Subscription] = {}
+        #: How the gateway ended a channel of this connection: when it was the last one, the connection ends likewise.
+        self._channel_end = 0
+        self._refresher: asyncio.Task[None] | None = None
+
+    def subscribe(
+        self,
+        channel: str,
+        *,
+        backlog: int | None = None,
+        since: Position | None = None,
+        buffer: int = 1000,
+        overflow: Literal["pause", "drop_oldest"] = "pause",
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> Subscription:
+        """Listens to a channel from now on, with its newest `backlog`, or behind the position `since`. A channel has one
+        subscription at a time.
+
+        `buffer` publications wait for the iterator. When so many do, `"pause"` stops listening until half of them are
+        taken and goes on from there with what the gateway still has; `"drop_oldest"` lets the oldest go. `on_gap` hears
+        of each loss at once; the publication behind it says so too."""
+        if channel in self._subscriptions:
+            raise LastmileError("already_subscribed", f"there is a subscription to {channel} already")
+        subscription = Subscription(channel, self, Options(since, backlog, max(1, buffer), overflow, on_gap))
+        if self.state in ("failed", "closed"):
+            subscription._end(self.error or closed())
+            return subscription
+        self._subscriptions[channel] = subscription
+        self.begin(subscription)
+        return subscription
+
+    async def reply(self, channel: str, to: str, data: Any) -> None:
+        """Replies to the message with the id `to`; done once its publisher has the reply."""
+        await self._request({"type": "reply", "channel": channel, "to": to, "data": data})
+
+    async def ask(self, channel: str, to: str, data: Any) -> Any:
+        """Replies to a message and waits for what its publisher says to that."""
+        command = {"type": "reply", "channel": channel, "to": to, "data": data, "answer": True}
+        return (await self._request(command, skip="replied")).get("data")
+
+    async def close(self) -> None:
+        """Ends the connection and all that is listened to."""
+        await self._close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # What subscriptions want.
+
+    def begin(self, subscription: Subscription) -> None:
+        """For `Subscription`."""
+        if self._socket is None:
+            return self._start()
+        number = self._next_id()
+        subscription._suspend(number)
+        command = {"type": "subscribe", "id": number, "channel": subscription.channel, **subscription._wish()}
+        self._post(command)
+
+    def stop(self, subscription: Subscription) -> None:
+        """For `Subscription`."""
+        self._post({"type": "unsubscribe", "id": self._next_id(), "channel": subscription.channel})
+
+    def forget(self, subscription: Subscription) -> None:
+        """For `Subscription`."""
+        if self._subscriptions.get(subscription.channel) is subscription:
+            del self._subscriptions[subscription.channel]
+
+    async def _begin_later(self, subscription: Subscription) -> None:
+        """The connection is well, only this channel is not to be had now."""
+        socket = self._socket
+        await asyncio.sleep(self._backoff.next(1.0))
+        is_wanted = self._subscriptions.get(subscription.channel) is subscription and not subscription._is_paused
+        if is_wanted and self._socket is socket and not subscription._id:
+            self.begin(subscription)
+
+    # The connection.
+
+    async def _first(self) -> Frame:
+        token = await self._get_token()
+        # Without a token any command begins a session for channels that are for anyone.
+        return {"type": "hello", "token": token} if token else {"type": "ping"}
+
+    async def _get_token(self) -> str | None:
+        """`token`, temporary, for whatever goes wrong; a `LastmileError` of the application's own decides for itself."""
+        source = self._token
+        if not callable(source):
+            return _checked(source)
+        try:
+            if inspect.iscoroutinefunction(source):
+                found: Any = await source()
+            else:
+                found = await asyncio.to_thread(source)
+                if not isinstance(found, str):
+                    found = await found
+        except LastmileError:
+            raise
+        except Exception as error:
+            raise LastmileError("token", f"{type(error).__name__} in the application's function", True) from error
+        return _checked(found)
+
+    def _on_welcome(self, frame: Frame) -> None:
+        self._channel_end = 0
+        self._refresh_before(frame.get("expires"))
+        for subscription in self._subscriptions.values():
+            if not subscription._is_paused:
+                self.begin(subscription)
+
+    def _on_frame(self, frame: Frame) -> None:
+        kind = frame["type"]
+        subscription = self._subscriptions.get(frame.get("channel", ""))
+        if kind == "message":
+            if subscription is not None:
+                subscription._on_message(frame)
+        elif kind == "subscribed":
+            if subscription is not None:
+                subscription._on_subscribed(frame)
+        elif kind == "unsubscribed":
+            # With a reason it is the gateway's doing.
+            if subscription is not None and frame.get("reason"):
+                self._on_unsubscribed(subscription, ending_of(int(frame["code"]), frame["reason"]))
+        elif kind == "refreshed":
+            self._refresh_before(frame.get("expires"))
+        elif not self._settle(frame) and kind == "error":
+            self._on_refusal(frame.get("id"), refusal_of(frame))
+
+    def _on_unsubscribed(self, subscription: Subscription, error: LastmileError) -> None:
+        self._channel_end = error.status or 0
+        subscription._suspend()
+        if is_final(self._channel_end):
+            subscription._end(error)
+        else:
+            self._spawn(self._begin_later(subscription))
+
+    def _on_refusal(self, number: str | None, error: LastmileError) -> None:
+        for subscription in list(self._subscriptions.values()):
+            if number and subscription._id == number:
+                subscription._suspend()
+                if error.temporary:
+                    self._spawn(self._begin_later(subscription))
+                else:
+                    subscription._end(error)
+                return
+        log.info("the gateway refused a command: %s", error)
+
+    def _refresh_before(self, expires: str | None) -> None:
+        """Gets a new token when the last tenth of the old one's time begins, or a minute before its end."""
+        self._stop_refresher()
+        if not expires or not callable(self._token):
+            return
+        left = (datetime.fromisoformat(expires.replace("Z", "+00:00")) - datetime.now(timezone.utc)).total_seconds()
+        wait = left - min(60.0, left / 10)
+        # A clock that is wrong, or a token that is not newer: the gateway will say when it is over.
+        if wait > 0.5:
+            self._refresher = asyncio.get_running_loop().create_task(self._refresh(wait))
+
+    async def _refresh(self, wait: float) -> None:
+        await asyncio.sleep(wait)
+        try:
+            token = await self._get_token()
+        except LastmileError as error:
+            log.warning("no new token: %s", error)
+        else:
+            self._post({"type": "refresh", "id": self._next_id(), "token": token})
+
+    def _stop_refresher(self) -> None:
+        if self._refresher is not None and self._refresher is not asyncio.current_task():
+            self._refresher.cancel()
+        self._refresher = None
+
+    def _may_return(self, error: LastmileError) -> bool:
+        is_of_channel = self._channel_end != 0 and error.status == self._channel_end
+        return is_of_channel or super()._may_return(error)
+
+    def _is_wanted(self) -> bool:
+        return bool(self._subscriptions)
+
+    async def _on_lost(self) -> None:
+        self._stop_refresher()
+        for subscription in self._subscriptions.values():
+            subscription._suspend()
+
+    def _on_finish(self, error: LastmileError) -> None:
+        self._stop_refresher()
+        for subscription in list(self._subscriptions.values()):
+            subscription._end(None if self.state == "closed" else error)
+
+
+def _checked(token: Any) -> str | None:
+    """A JWT is base64url and dots."""
+    if token is not None and not (isinstance(token, str) and token.isascii()):
+        raise LastmileError("token", "that is not a JWT")
+    return token

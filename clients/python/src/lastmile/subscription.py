@@ -1,0 +1,175 @@
+"""One channel as its listener sees it: each publication once, in order, and every loss told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from .errors import LastmileError
+from .inbox import Inbox
+from .protocol import Frame, Gap, Position, Publication, publication_of
+
+log = logging.getLogger("lastmile")
+
+
+@dataclass(frozen=True)
+class Options:
+    since: Position | None
+    backlog: int | None
+    buffer: int
+    overflow: Literal["pause", "drop_oldest"]
+    on_gap: Callable[[Gap], None] | None
+
+
+class Carrier(Protocol):
+    """Who carries out what a subscription wants."""
+
+    def begin(self, subscription: Subscription) -> None: ...
+    def stop(self, subscription: Subscription) -> None: ...
+    def forget(self, subscription: Subscription) -> None: ...
+
+
+class Subscription:
+    """Publications as they come: `async for`, and `unsubscribe` or `async with` to listen no more. An end with an error
+    raises it. What is missing before a publication stands in its `gap`."""
+
+    def __init__(self, channel: str, carrier: Carrier, options: Options) -> None:
+        self.channel = channel
+        #: The last publication that arrived; everything behind it is still to come.
+        self.position: Position | None = options.since
+        #: Whether the gateway brought everything behind `position` when it last began to listen for us; `None` before the
+        #: first time. Where nothing was asked for it says `False`.
+        self.recovered: bool | None = None
+        self._carrier = carrier
+        self._options = options
+        self._inbox: Inbox[Publication] = Inbox()
+        #: The `subscribe` command that is to be answered.
+        self._id = ""
+        self._is_active = False
+        self._is_paused = False
+        #: Where a loss was told: what follows may skip offsets.
+        self._told_at: Position | None = None
+        #: Belongs to the next publication.
+        self._gap: Gap | None = None
+        self._first = asyncio.Event()
+        self._error: LastmileError | None = None
+
+    async def ready(self) -> None:
+        """Waits until the gateway listens for us for the first time; raises why it does not."""
+        await self._first.wait()
+        if self.recovered is None and self._error is not None:
+            raise self._error
+
+    def unsubscribe(self) -> None:
+        """Listens no more."""
+        if not self._inbox.is_over:
+            self._inbox.clear()
+            self._end(None)
+            self._carrier.stop(self)
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Publication:
+        publication = await self._inbox.take()
+        if self._is_paused and len(self._inbox) <= self._options.buffer // 2 and not self._inbox.is_over:
+            self._is_paused = False
+            self._carrier.begin(self)
+        return publication
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.unsubscribe()
+
+    # For the client that carries it.
+
+    def _wish(self) -> dict[str, Any]:
+        """From where the channel is wanted."""
+        if self.position is not None:
+            return {"since": {"epoch": self.position.epoch, "offset": self.position.offset}}
+        return {"backlog": self._options.backlog} if self._options.backlog else {}
+
+    def _suspend(self, number: str = "") -> None:
+        """The connection is gone, or another answer is waited for."""
+        self._is_active = False
+        self._id = number
+
+    def _on_subscribed(self, frame: Frame) -> None:
+        if frame.get("id") != self._id:
+            return
+        here = Position(frame["epoch"], frame["offset"])
+        before = self.position
+        is_whole = frame["recovered"] is True
+        self._is_active = True
+        if before is None:
+            # If nothing of the backlog arrives, the next connection asks for it again.
+            self.position = Position(here.epoch, max(0, here.offset - (self._options.backlog or 0)))
+            if not is_whole or self._options.backlog:
+                self._told_at = here
+        elif not is_whole:
+            is_same = before.epoch == here.epoch
+            # Who has the newest one misses nothing, whatever the gateway kept.
+            is_whole = is_same and here.offset <= before.offset
+            was_told = self._told_at == here
+            self._told_at = None if is_whole else here
+            if not is_same:
+                self.position = Position(here.epoch, 0)
+            if not is_whole and not was_told:
+                self._tell(Gap("history_lost", before))
+        self.recovered = is_whole
+        self._first.set()
+
+    def _on_message(self, frame: Frame) -> None:
+        before = self.position
+        if not self._is_active or self._inbox.is_over or before is None:
+            return
+        here = Position(frame["epoch"], frame["offset"])
+        is_same = here.epoch == before.epoch
+        if is_same and here.offset <= before.offset:
+            return
+        if self._told_at is None and not (is_same and here.offset == before.offset + 1):
+            self._tell(Gap("skipped" if is_same else "history_lost", before))
+        publication = publication_of(frame, self._gap)
+        self.position, self._told_at, self._gap = here, None, None
+        self._deliver(publication)
+
+    def _deliver(self, publication: Publication) -> None:
+        self._inbox.put(publication)
+        if self._options.overflow == "pause":
+            if len(self._inbox) >= self._options.buffer:
+                self._is_paused = True
+                self._suspend()
+                self._carrier.stop(self)
+        elif len(self._inbox) > self._options.buffer:
+            oldest = self._inbox.drop_oldest()
+            after = oldest.gap.after if oldest.gap else Position(oldest.epoch, oldest.offset - 1)
+            gap = Gap("overflow", after)
+            self._inbox.change_oldest(lambda next_one: replace(next_one, gap=gap))
+            self._call(gap)
+
+    def _tell(self, gap: Gap) -> None:
+        self._gap = Gap(gap.reason, self._gap.after) if self._gap else gap
+        self._call(gap)
+
+    def _call(self, gap: Gap) -> None:
+        if self._options.on_gap is not None:
+            try:
+                self._options.on_gap(gap)
+            except Exception:
+                # What the application does about it is not the connection's affair.
+                log.exception("on_gap failed")
+
+    def _end(self, error: LastmileError | None) -> None:
+        """Over for good; what is buffered can still be taken."""
+        if self._inbox.is_over:
+            return
+        self._is_active = False
+        self._error = error
+        self._inbox.end(error)
+        self._first.set()
+        self._carrier.forget(self)

@@ -1,0 +1,37 @@
+"""A gateway's address: where to connect, and the authority that is signed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+
+@dataclass(frozen=True)
+class Address:
+    """`http` and `https` URLs without a path: what is signed must be what arrives."""
+
+    secure: bool
+    host: str
+    port: int
+    #: Host and port as they are sent.
+    authority: str
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"not an http or https URL: {url!r}")
+        if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError("a gateway's URL has a host and a port, and nothing else")
+        secure = parts.scheme == "https"
+        default = 443 if secure else 80
+        port = parts.port or default
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        return cls(secure, parts.hostname, port, host if port == default else f"{host}:{port}")
+
+    def websocket(self, path: str) -> str:
+        return f"{'wss' if self.secure else 'ws'}://{self.authority}{path}"
+
+
+def channel_path(channel: str) -> str:
+    return f"/v1/channels/{quote(channel, safe='')}"

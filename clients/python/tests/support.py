@@ -1,0 +1,228 @@
+"""A real gateway with a configuration of its own, in a folder that goes with it, and a proxy that cuts connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import unittest
+import uuid
+from pathlib import Path
+
+from lastmile import Timing
+
+ROOT = Path(__file__).resolve().parents[3]
+LASTMILE = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
+VECTORS = ROOT / "tests/vectors"
+#: Its variables are settings, and those of who runs the tests are not meant for it.
+ENV = {name: value for name, value in os.environ.items() if not name.startswith("LASTMILE")}
+#: Tests do not wait for long between tries.
+QUICK = Timing(backoff=0.02, backoff_max=0.2)
+PATIENCE = 20.0
+
+CONFIG = """egress = "none"
+[listeners]
+public = {{ {tls}address = "127.0.0.1:{public}", roles = ["subscribe"], compression = true }}
+publish = {{ {tls}address = "127.0.0.1:{publish}", roles = ["publish"] }}
+[publishers.market-data]
+key = "{line}"
+channels = ["*"]
+[publishers.narrow]
+key = "{narrow}"
+channels = ["narrow.*"]
+[[issuers]]
+issuer = "https://app.example"
+audience = "lastmile"
+jwks_file = "{folder}/jwks.json"
+leeway_secs = 0
+[[channels]]
+match = "members.*"
+subscribers = "authenticated"
+[[channels]]
+match = "bare.*"
+subscribers = "anyone"
+[[channels]]
+match = "small.*"
+subscribers = "anyone"
+max_message_bytes = 20
+[[channels]]
+match = "short.*"
+subscribers = "anyone"
+backlog_messages = 5
+[[channels]]
+match = "*"
+subscribers = "anyone"
+replies = true
+backlog_messages = 10000
+[drain]
+window_secs = 0
+deadline_secs = 2
+{more}
+"""
+
+
+class Gateway:
+    def __init__(self, more: str = "", tls: bool = False) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="lastmile-python-"))
+        self.key, line = self.keygen("publisher.key")
+        self.narrow_key, narrow = self.keygen("narrow.key")
+        self.keygen("issuer.key")
+        (self.folder / "jwks.json").write_text(self.command("token", "--key", self.folder / "issuer.key", "--jwks"))
+        self._ports = free_port(), free_port()
+        public, publish = self._ports
+        self.url, self.publish_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{publish}"
+        self.certificate = self.folder / "cert.pem"
+        if tls:
+            self.url, self.publish_url = f"https://localhost:{public}", f"https://localhost:{publish}"
+            secret = self.folder / "cert.key"
+            make = "openssl req -x509 -newkey ed25519 -nodes -days 2 -subj /CN=localhost".split()
+            files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", secret, "-out", self.certificate]
+            subprocess.run([*make, *files], check=True, capture_output=True)
+            tls_lines = f'tls = {{ certificate = "{self.certificate}", key = "{secret}" }}, '
+        else:
+            tls_lines = ""
+        config = {"tls": tls_lines, "folder": self.folder, "line": line, "narrow": narrow, "public": public, "publish": publish}
+        (self.folder / "gateway.toml").write_text(CONFIG.format(more=more.format(folder=self.folder), **config))
+        self.start()
+
+    def start(self) -> None:
+        """Also again, after `kill`, on the same ports."""
+        command = [LASTMILE, "serve", "--config", str(self.folder / "gateway.toml")]
+        self.process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr
+        said, listening = [], 0
+        for line in self.process.stderr:
+            said.append(line)
+            listening += "listening" in line
+            if listening == 2:
+                break
+        else:
+            raise AssertionError("".join(said))
+        # It must never wait for somebody to read its log.
+        self._drain = threading.Thread(target=self.process.stderr.read, daemon=True)
+        self._drain.start()
+
+    def kill(self, how: int = signal.SIGKILL) -> None:
+        self.process.send_signal(how)
+        self.process.wait()
+        self._drain.join()
+        assert self.process.stderr
+        self.process.stderr.close()
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder)
+
+    def token(self, subject: str = "alice", expires: str = "1h") -> str:
+        who = ("--issuer", "https://app.example", "--subject", subject, "--expires", expires)
+        return self.command("token", "--key", self.folder / "issuer.key", *who).strip()
+
+    def keygen(self, name: str) -> tuple[Path, str]:
+        """The key's file, and its line for the whitelist."""
+        line = self.command("keygen", "-o", self.folder / name)
+        found = re.search(r"ssh-ed25519 \S+", line)
+        assert found, line
+        return self.folder / name, found[0]
+
+    @staticmethod
+    def command(*arguments: object) -> str:
+        command = [LASTMILE, *map(str, arguments)]
+        return subprocess.run(command, env=ENV, check=True, capture_output=True, text=True).stdout
+
+
+class Proxy:
+    """A TCP proxy to a port of this machine. `cut` breaks all its connections; while `is_away` it takes none; the first
+    answers of `swallow` connections are lost, and the connections with them; nothing passes upwards while `hold` is clear.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._port = int(url.rsplit(":", 1)[1])
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.is_away = False
+        self.swallow = 0
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.connections = 0
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_away:
+            return writer.transport.abort()
+        self.connections += 1
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        pair = {writer, up_writer}
+        self._writers |= pair
+        try:
+            swallows, self.swallow = self.swallow > 0, max(0, self.swallow - 1)
+            await asyncio.gather(self._pump(reader, up_writer, holds=True), self._pump(up_reader, writer, swallows))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._writers -= pair
+            for one in pair:
+                one.transport.abort()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallows: bool = False, holds: bool = False
+    ) -> None:
+        while (data := await reader.read(65536)) and not swallows:
+            if holds:
+                await self.hold.wait()
+            writer.write(data)
+            await writer.drain()
+        writer.transport.abort()
+        raise ConnectionError
+
+
+class Case(unittest.IsolatedAsyncioTestCase):
+    """Without asyncio's debug mode, which makes thousands of messages slow."""
+
+    async def asyncSetUp(self) -> None:
+        asyncio.get_running_loop().set_debug(False)
+        self.channel = f"c.{uuid.uuid4()}"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+async def take(source, count: int) -> list:
+    """The next so many."""
+
+    async def work() -> list:
+        return [await source.__anext__() for _ in range(count)]
+
+    return await asyncio.wait_for(work(), PATIENCE)
+
+
+async def within(work):
+    return await asyncio.wait_for(work, PATIENCE)
+
+
+async def eventually(probe) -> None:
+    async def work() -> None:
+        while not probe():
+            await asyncio.sleep(0.01)
+
+    await within(work())

@@ -1,0 +1,177 @@
+"""Connections that break, and gateways that go and come back: each publication once, in order, and every loss told."""
+
+import asyncio
+import random
+
+from lastmile import LastmileError, Publisher, connect
+
+from .support import QUICK, Case, Gateway, Proxy, eventually, take, within
+
+DISK = """[engine]
+kind = "disk"
+path = "{folder}/engine.redb"
+"""
+
+
+async def cutting(proxy, until):
+    while not until.is_set():
+        await asyncio.sleep(random.uniform(0.05, 0.3))
+        proxy.cut()
+
+
+class Cuts(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.gateway = Gateway()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.gateway.close()
+
+    async def test_a_subscriber_whose_connection_is_cut_at_random_gets_each_once_and_in_order(self):
+        gateway = self.gateway
+        async with Proxy(gateway.url) as proxy, Publisher(gateway.publish_url, gateway.key) as publisher:
+            async with connect(proxy.url, timing=QUICK) as client:
+                subscription = client.subscribe(self.channel)
+                await within(subscription.ready())
+                done = asyncio.Event()
+                cutter = asyncio.create_task(cutting(proxy, done))
+
+                async def publish():
+                    for n in range(2000):
+                        await publisher.send(self.channel, n)
+                        if n % 20 == 0:
+                            await asyncio.sleep(0.01)
+
+                publishing = asyncio.create_task(publish())
+                got = await take(subscription, 2000)
+                done.set()
+                await publishing
+                await cutter
+        self.assertEqual([one.data for one in got], list(range(2000)))
+        self.assertEqual([one.offset for one in got], list(range(1, 2001)))
+        self.assertEqual([one.gap for one in got if one.gap], [])
+        self.assertGreater(proxy.connections, 3)
+
+    async def test_a_publisher_whose_connection_is_cut_knows_of_each_whether_it_is_there(self):
+        gateway = self.gateway
+        async with Proxy(gateway.publish_url) as proxy, connect(gateway.url, timing=QUICK) as client:
+            subscription = client.subscribe(self.channel, buffer=5000)
+            await within(subscription.ready())
+            publisher = Publisher(proxy.url, gateway.key, timing=QUICK)
+            done = asyncio.Event()
+            cutter = asyncio.create_task(cutting(proxy, done))
+            receipts = []
+            for n in range(2000):
+                receipts.append(await within(publisher.send(self.channel, n)))
+                if n % 20 == 0:
+                    await asyncio.sleep(0.01)
+            done.set()
+            await cutter
+            outcomes = await within(asyncio.gather(*receipts, return_exceptions=True))
+            unknown = {n for n, one in enumerate(outcomes) if isinstance(one, LastmileError)}
+            self.assertEqual({outcomes[n].code for n in unknown} - {"connection_lost"}, set())
+            last = await publisher.publish(self.channel, "end")
+            got = await take(subscription, last.offset)
+            await publisher.close()
+        there = [one.data for one in got[:-1]]
+        self.assertEqual(there, sorted(set(there)), "once and in order")
+        self.assertLessEqual(set(range(2000)) - set(there), unknown)
+        for n, place in enumerate(outcomes):
+            if n not in unknown:
+                self.assertEqual(got[place.offset - 1].data, n)
+        self.assertGreater(proxy.connections, 3)
+
+    async def test_with_retry_nothing_is_missing_and_the_order_stays(self):
+        gateway = self.gateway
+        async with Proxy(gateway.publish_url) as proxy, connect(gateway.url, timing=QUICK) as client:
+            subscription = client.subscribe(self.channel, buffer=5000)
+            await within(subscription.ready())
+            async with Publisher(proxy.url, gateway.key, timing=QUICK) as publisher:
+                for n in range(200):
+                    await within(publisher.send(self.channel, n, retry=True))
+                    if n in (50, 120):
+                        proxy.cut()
+                await within(publisher.flush())
+                last = await publisher.publish(self.channel, "end")
+            got = [one.data for one in (await take(subscription, last.offset))[:-1]]
+        self.assertEqual(sorted(set(got)), list(range(200)))
+        firsts = list(dict.fromkeys(got))
+        self.assertEqual(firsts, list(range(200)))
+
+    async def test_a_reply_whose_connection_breaks_is_not_sent_again(self):
+        gateway = self.gateway
+        async with Proxy(gateway.url) as proxy, Publisher(gateway.publish_url, gateway.key) as publisher:
+            async with connect(proxy.url, timing=QUICK) as client:
+                subscription = client.subscribe(self.channel)
+                await within(subscription.ready())
+                replies = publisher.replies()
+                place = await within(await publisher.send(self.channel, "a question"))
+                asked = asyncio.create_task(client.ask(self.channel, place.message_id, 1))
+                await take(replies, 1)
+                proxy.cut()
+                with self.assertRaises(LastmileError) as lost:
+                    await within(asked)
+                self.assertEqual((lost.exception.code, lost.exception.temporary), ("connection_lost", True))
+
+
+class Gateways(Case):
+    async def test_a_gateway_that_is_killed_and_comes_back_loses_nothing_that_was_acknowledged(self):
+        gateway = Gateway(DISK)
+        self.addCleanup(gateway.close)
+        async with Publisher(gateway.publish_url, gateway.key, timing=QUICK) as publisher:
+            async with connect(gateway.url, timing=QUICK) as client:
+                subscription = client.subscribe("c", buffer=5000)
+                await within(subscription.ready())
+                # A channel is on the disk with its first publication.
+                await publisher.publish("c", "begin")
+                acknowledged = []
+                for round_ in range(3):
+                    for n in range(100):
+                        receipt = await within(publisher.send("c", round_ * 100 + n))
+                        acknowledged.append((round_ * 100 + n, receipt))
+                        if n == 60 and round_ < 2:
+                            gateway.kill()
+                            gateway.start()
+                places = {}
+                for n, receipt in acknowledged:
+                    try:
+                        places[n] = await within(receipt)
+                    except LastmileError as error:
+                        self.assertEqual(error.code, "connection_lost")
+                last = await publisher.publish("c", "end")
+                got = await take(subscription, last.offset)
+        self.assertEqual([one.offset for one in got], list(range(1, last.offset + 1)))
+        self.assertEqual([one.gap for one in got if one.gap], [])
+        self.assertEqual({one.epoch for one in got}, {last.epoch})
+        self.assertGreater(len(places), 100)
+        for n, place in places.items():
+            self.assertEqual((got[place.offset - 1].data, got[place.offset - 1].message_id), (n, place.message_id))
+
+    async def test_a_gateway_that_forgot_everything_says_so(self):
+        gateway = Gateway()
+        self.addCleanup(gateway.close)
+        async with Publisher(gateway.publish_url, gateway.key, timing=QUICK) as publisher:
+            async with connect(gateway.url, timing=QUICK) as client:
+                subscription = client.subscribe("c")
+                await within(subscription.ready())
+                await publisher.publish("c", 1)
+                [before] = await take(subscription, 1)
+                gateway.kill()
+                gateway.start()
+                await publisher.publish("c", 2)
+                [after] = await take(subscription, 1)
+        self.assertEqual(after.data, 2)
+        self.assertEqual((after.gap.reason, after.gap.after), ("history_lost", before.position))
+        self.assertNotEqual(after.epoch, before.epoch)
+
+    async def test_a_drain_is_followed_by_another_connection(self):
+        gateway = Gateway()
+        self.addCleanup(gateway.close)
+        async with connect(gateway.url, timing=QUICK) as client:
+            await within(client.subscribe("c").ready())
+            await asyncio.to_thread(gateway.kill, 15)
+            await eventually(lambda: client.state != "connected")
+            self.assertIn(client.error.code, ("draining", "connection_lost"))
+            await asyncio.to_thread(gateway.start)
+            await eventually(lambda: client.state == "connected")

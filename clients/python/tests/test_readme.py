@@ -1,0 +1,114 @@
+"""The examples of the README run, each in a process of its own, against a gateway."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from lastmile import LastmileError, Publisher, connect
+
+from .support import PATIENCE, QUICK, Case, Gateway, take
+
+EXAMPLES = [
+    block.split("```")[0] for block in (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")[1:]
+]
+
+#: What an example is known by, and what it prints at its end.
+EXPECTED = {
+    "publish_many(": "all are there",
+    "publisher.replies()": "a ticket?",
+    "publisher.watch(": "subscribed Principal(issuer='https://app.example', subject='alice') 1",
+    '"prices.btc", backlog=10': "market-data {'last': True}",
+    "signed_out()": "hello",
+    "client.ask(": "17",
+    "lastmile.blocking": "{'usd': 64000.6}",
+}
+
+
+class Readme(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.gateway = Gateway()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.gateway.close()
+
+    def test_every_example_is_run(self):
+        self.assertEqual(len(EXAMPLES), len(EXPECTED))
+
+    async def run_example(self, known_by, surroundings):
+        [example] = [one for one in EXAMPLES if known_by in one]
+        script = (
+            f"def signed_out(): return False\nasync def fetch_token(): return {self.gateway.token()!r}\n" + example
+        )
+        for name, here in [
+            ("https://live.example.com", self.gateway.url),
+            ("https://publish.example.com", self.gateway.publish_url),
+            ("market-data.key", str(self.gateway.key)),
+        ]:
+            script = script.replace(name, here)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        around = asyncio.create_task(surroundings())
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        finally:
+            around.cancel()
+            await asyncio.gather(around, return_exceptions=True)
+            if process.returncode is None:
+                process.kill()
+        self.assertEqual((process.returncode, err.decode()), (0, ""))
+        self.assertIn(EXPECTED[known_by], out.decode())
+
+    async def publish_again_and_again(self, channel, data):
+        async with Publisher(self.gateway.publish_url, self.gateway.key, timing=QUICK) as publisher:
+            while True:
+                await publisher.publish(channel, data)
+                await asyncio.sleep(0.1)
+
+    async def listen(self, channel, ask=None):
+        async with connect(self.gateway.url, self.gateway.token, timing=QUICK) as client:
+            async for publication in client.subscribe(channel, backlog=1):
+                try:
+                    if ask:
+                        await client.ask(channel, publication.message_id, ask)
+                except LastmileError:
+                    pass  # Of a run before.
+
+    async def answer(self):
+        async with Publisher(self.gateway.publish_url, self.gateway.key, timing=QUICK) as publisher:
+            replies = publisher.replies()
+            publishing = asyncio.create_task(self.publish_again_and_again("support", "a question"))
+            try:
+                while True:
+                    [reply] = await take(replies, 1)
+                    await reply.answer({"ticket": 17})
+            finally:
+                publishing.cancel()
+
+    async def test_publish(self):
+        await self.run_example("publish_many(", lambda: asyncio.sleep(0))
+
+    async def test_replies(self):
+        await self.run_example("publisher.replies()", lambda: self.listen("support", "a ticket?"))
+
+    async def test_events(self):
+        async def later():
+            await asyncio.sleep(1)
+            await self.listen("support")
+
+        await self.run_example("publisher.watch(", later)
+
+    async def test_listen(self):
+        publishing = lambda: self.publish_again_and_again("prices.btc", {"last": True})
+        await self.run_example('"prices.btc", backlog=10', publishing)
+
+    async def test_token(self):
+        await self.run_example("signed_out()", lambda: self.publish_again_and_again("members.news", "hello"))
+
+    async def test_answer(self):
+        await self.run_example("client.ask(", self.answer)
+
+    async def test_blocking(self):
+        await self.run_example("lastmile.blocking", lambda: asyncio.sleep(0))

@@ -1,0 +1,31 @@
+//! A small memory that all nodes of an engine share, for what may happen once anywhere.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::protocol::Refusal;
+
+/// Every value is forgotten after its time. While the memory is away all of it refuses with `engine-unavailable`.
+pub trait Shared: Send + Sync {
+    /// Keeps a value under a name that has none. `false` if it has one.
+    fn put_new<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<bool, Refusal>>;
+
+    /// Keeps a value, in the place of whatever was there.
+    fn put<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
+
+    /// Gives a value to the first who asks.
+    fn take<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
+
+    /// A word for all nodes, also for those that begin later, as long as it lives.
+    fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// The words behind a place, each with its place, oldest first; `""` is before all.
+    fn told<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>>;
+
+    /// Says that this node is there, and something about it; it counts for ten seconds.
+    fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
+}

@@ -1,0 +1,246 @@
+//! Keeps one connection to Redis alive: opens it, watches it, opens it anew with growing waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::{
+    ErrorKind, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value,
+};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+use super::names::SCRIPTS;
+use super::server::{Connection, RedisKind, Server};
+use crate::protocol::{Code, Refusal};
+
+/// Waits between attempts to connect.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest time until a connection can be used.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// How often a connection on which nothing comes is tried.
+const PING: Duration = Duration::from_secs(1);
+
+/// Bytes that came from Redis and were not looked at yet. Beyond it everything is read anew.
+const MAX_PUSHED_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a push takes besides its data.
+const OVERHEAD: usize = 256;
+
+/// The connection of now, for whoever needs it.
+pub struct Link(watch::Sender<Option<Arc<Session>>>);
+
+/// One connection, from its opening until it is lost.
+pub struct Session {
+    /// Different for every connection of the process.
+    pub number: u64,
+    connection: Connection,
+    /// Another one means that the newest of what Redis acknowledged may be missing.
+    pub marker: String,
+    is_lost: AtomicBool,
+    lost: Notify,
+}
+
+/// What came for the subscriptions of a session, in its order.
+pub struct Pushes {
+    waiting: mpsc::UnboundedReceiver<PushInfo>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl Link {
+    /// The connection, or a refusal at once.
+    pub fn session(&self) -> Result<Arc<Session>, Refusal> {
+        self.0.borrow().clone().filter(|session| !session.is_lost()).ok_or_else(away)
+    }
+
+    /// Waits a little for a connection.
+    pub async fn wait(&self, at_most: Duration) -> Result<Arc<Session>, Refusal> {
+        let mut current = self.0.subscribe();
+        let is_up = |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|session| !session.is_lost());
+        match timeout(at_most, current.wait_for(is_up)).await {
+            Ok(Ok(session)) => session.clone().ok_or_else(away),
+            _ => Err(away()),
+        }
+    }
+
+    /// Drops the connection, for good if nobody keeps it alive.
+    pub fn close(&self) {
+        self.0.send_replace(None);
+    }
+
+    /// Runs until it is dropped. `up` is told of every new connection.
+    pub async fn keep(&self, server: Server, kind: &RedisKind, up: impl Fn(&Arc<Session>, Pushes)) {
+        let (mut pause, mut is_told) = (FIRST_WAIT, false);
+        loop {
+            let opening = timeout(OPENING, Session::open(&server, kind)).await;
+            match opening.unwrap_or_else(|_| Err((ErrorKind::Io, "it does not answer").into())) {
+                Ok((session, pushes)) => {
+                    tracing::info!("connected to redis");
+                    (pause, is_told) = (FIRST_WAIT, false);
+                    self.0.send_replace(Some(session.clone()));
+                    up(&session, pushes);
+                    session.watch().await;
+                    self.0.send_replace(None);
+                    tracing::warn!("lost the connection to redis");
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(%error, "cannot connect to redis; trying again until it answers");
+                    }
+                }
+            }
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+impl Session {
+    async fn open(server: &Server, kind: &RedisKind) -> RedisResult<(Arc<Self>, Pushes)> {
+        let (sender, waiting) = mpsc::unbounded_channel();
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let (counted, is_overrun) = (bytes.clone(), AtomicBool::new(false));
+        let push = move |info: PushInfo| {
+            let size = size_of_push(&info);
+            if counted.fetch_add(size, Ordering::Relaxed) < MAX_PUSHED_BYTES {
+                // Nobody listens any more once the session is over.
+                let _ = sender.send(info);
+                return;
+            }
+            counted.fetch_sub(size, Ordering::Relaxed);
+            if !is_overrun.swap(true, Ordering::Relaxed) {
+                let _ = sender.send(PushInfo { kind: PushKind::Disconnection, data: Vec::new() });
+            }
+        };
+        let mut connection = server.connect(push).await?;
+        let marker = marker(&mut connection, kind).await?;
+        for script in SCRIPTS.all() {
+            script.load_async(&mut connection).await?;
+        }
+        static OPENED: AtomicU64 = AtomicU64::new(1);
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let session = Self { number, connection, marker, is_lost: AtomicBool::new(false), lost: Notify::new() };
+        Ok((Arc::new(session), Pushes { waiting, bytes }))
+    }
+
+    /// Returns once the connection is of no use any more.
+    async fn watch(&self) {
+        while !self.is_lost() {
+            if timeout(PING, self.lost.notified()).await.is_ok() {
+                return;
+            }
+            // The connections of a Cluster are the library's matter.
+            if !self.is_cluster() {
+                let mut connection = self.connection.clone();
+                let ping: RedisResult<Value> = redis::cmd("PING").query_async(&mut connection).await;
+                if let Err(error) = ping {
+                    let _ = self.failed(error);
+                }
+            }
+        }
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
+
+    /// It is not used again.
+    pub fn lose(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
+        self.lost.notify_one();
+    }
+
+    /// Whether keys and pub/sub live in slots.
+    pub fn is_cluster(&self) -> bool {
+        self.connection.is_cluster()
+    }
+
+    /// What scripts are told of that.
+    pub fn sharded(&self) -> &'static str {
+        if self.is_cluster() { "s" } else { "" }
+    }
+
+    pub async fn invoke<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, Refusal> {
+        let mut connection = self.connection.clone();
+        invocation.invoke_async(&mut connection).await.map_err(|error| self.failed(error))
+    }
+
+    pub async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Refusal> {
+        let mut connection = self.connection.clone();
+        command.query_async(&mut connection).await.map_err(|error| self.failed(error))
+    }
+
+    pub async fn subscribe(&self, name: &str) -> Result<(), Refusal> {
+        self.connection.clone().subscribe(name).await.map_err(|error| self.failed(error))
+    }
+
+    pub async fn unsubscribe(&self, name: &str) -> Result<(), Refusal> {
+        self.connection.clone().unsubscribe(name).await.map_err(|error| self.failed(error))
+    }
+
+    /// The cause goes to the log. What was asked for may have happened.
+    fn failed(&self, error: RedisError) -> Refusal {
+        use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+        let is_of_the_command = match error.kind() {
+            ErrorKind::Server(BusyLoading | MasterDown | ReadOnly) => false,
+            kind => matches!(kind, ErrorKind::Server(_) | ErrorKind::Extension),
+        };
+        tracing::debug!(%error, "redis failed");
+        if !is_of_the_command && !self.is_cluster() {
+            self.lose();
+        }
+        away()
+    }
+}
+
+impl Pushes {
+    /// `None` once the session is over.
+    pub async fn next(&mut self) -> Option<PushInfo> {
+        let info = self.waiting.recv().await?;
+        self.bytes.fetch_sub(size_of_push(&info).min(self.bytes.load(Ordering::Relaxed)), Ordering::Relaxed);
+        Some(info)
+    }
+}
+
+pub fn away() -> Refusal {
+    Refusal::new(Code::EngineUnavailable, "the engine is away; try again later")
+}
+
+/// `aof`: everything that was acknowledged comes back after a restart, because Redis writes it before it answers.
+/// Otherwise it names the process: another one may have lost the newest. In a Cluster the scripts ask the slot's master.
+async fn marker(connection: &mut Connection, kind: &RedisKind) -> RedisResult<String> {
+    if connection.is_cluster() {
+        return Ok("cluster ".to_owned());
+    }
+    let persistence: String = redis::cmd("INFO").arg("persistence").query_async(connection).await?;
+    // What another server has of it is another matter.
+    if *kind == RedisKind::Single && field(&persistence, "aof_enabled") == Some("1") {
+        return Ok("aof".to_owned());
+    }
+    let server: String = redis::cmd("INFO").arg("server").query_async(connection).await?;
+    Ok(field(&server, "run_id").unwrap_or("unknown").to_owned())
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+fn size_of_push(info: &PushInfo) -> usize {
+    let of = |value: &Value| if let Value::BulkString(bytes) = value { bytes.len() } else { 0 };
+    OVERHEAD + info.data.iter().map(of).sum::<usize>()
+}
+
+/// Half of it to all of it, so that nodes do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+    pause.mul_f64(0.5 + random / 2.0)
+}

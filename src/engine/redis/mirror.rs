@@ -1,0 +1,412 @@
+//! This node's copy of one channel that somebody here wants: it follows what Redis says, in order and without a gap.
+//!
+//! A mirror first subscribes and then reads; what comes meanwhile waits. Whenever something is missing it reads again,
+//! and where that is gone too, or the epoch is another one, its members are told that their subscription ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use redis::streams::StreamRangeReply;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use super::Core;
+use super::link::{Session, away};
+use super::names::SCRIPTS;
+use super::seats::Seats;
+use super::wire::{self, Message, Received};
+use crate::broker::Now;
+use crate::broker::fanout::Walks;
+use crate::engine::backlog::Entry;
+use crate::engine::channels::{SharedLog, new_epoch};
+use crate::engine::deliver;
+use crate::engine::log::{Log, LogState};
+use crate::protocol::{ChannelName, CloseReason, Position, Refusal};
+
+/// Publications that are read at once.
+const PAGE: usize = 256;
+
+/// Messages that wait while a mirror reads; beyond it, it reads again.
+const MAX_WAITING: usize = 4096;
+
+/// What is on its way for so long may have been lost.
+const LATE: Duration = Duration::from_millis(500);
+
+/// Waits between attempts to read while the connection holds.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+pub struct Mirror {
+    pub channel: ChannelName,
+    pub log: SharedLog,
+    pub seats: Seats,
+    progress: Mutex<Progress>,
+    is_ready: watch::Sender<bool>,
+    /// The log has an epoch that Redis gave it.
+    is_loaded: AtomicBool,
+    /// When the newest publication was accepted, in milliseconds since 1970; 0 if none came yet.
+    newest: AtomicU64,
+    /// Something was revealed.
+    moved: Notify,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// A task reads.
+    is_reading: bool,
+    /// What it read so far may be old.
+    again: bool,
+    /// What came meanwhile, in its order.
+    waiting: VecDeque<Message>,
+}
+
+/// The state of a channel, as `attach.lua` gives it.
+struct State {
+    epoch: Arc<str>,
+    offset: u64,
+    age: Duration,
+    ended: Option<CloseReason>,
+    declared: String,
+    /// Of Redis, in milliseconds since 1970.
+    time: u64,
+}
+
+impl Mirror {
+    pub fn new(channel: ChannelName, log: SharedLog) -> Arc<Self> {
+        Arc::new(Self {
+            channel,
+            log,
+            seats: Seats::default(),
+            progress: Mutex::default(),
+            is_ready: watch::Sender::new(false),
+            is_loaded: AtomicBool::new(false),
+            newest: AtomicU64::new(0),
+            moved: Notify::new(),
+        })
+    }
+
+    /// Whether it is as Redis is.
+    pub fn is_ready(&self) -> bool {
+        *self.is_ready.borrow()
+    }
+
+    /// Whether it ever was.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Acquire)
+    }
+
+    pub async fn ready(&self) {
+        // The sender is this mirror's own.
+        let _ = self.is_ready.subscribe().wait_for(|is_ready| *is_ready).await;
+    }
+
+    /// Waits until everything is here that Redis has now, so that whoever was told of a publication finds it.
+    pub async fn reach(self: &Arc<Self>, core: &Arc<Core>) -> Result<(), Refusal> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(core.names.state(&self.channel)).arg("epoch").arg("offset");
+        let (epoch, offset): (Option<String>, Option<u64>) = core.link.session()?.query(&command).await?;
+        loop {
+            let moved = self.moved.notified();
+            {
+                let log = self.log.lock();
+                let is_same = epoch.as_deref() == Some(&*log.epoch);
+                if log.state == LogState::Forgotten || (is_same && log.position().offset >= offset.unwrap_or(0)) {
+                    return Ok(());
+                }
+                if !is_same {
+                    break;
+                }
+            }
+            if timeout(LATE, moved).await.is_err() {
+                break;
+            }
+        }
+        self.renew(core);
+        self.ready().await;
+        Ok(())
+    }
+
+    /// Reads again, because something may have been missed.
+    pub fn renew(self: &Arc<Self>, core: &Arc<Core>) {
+        self.renew_locked(core, &mut self.progress.lock());
+    }
+
+    fn renew_locked(self: &Arc<Self>, core: &Arc<Core>, progress: &mut Progress) {
+        self.is_ready.send_replace(false);
+        if std::mem::replace(&mut progress.is_reading, true) {
+            progress.again = true;
+        } else {
+            core.runtime.spawn(self.clone().read(core.clone()));
+        }
+    }
+
+    /// A message came. Gives what is to be written to members.
+    pub fn take(self: &Arc<Self>, core: &Arc<Core>, message: Message) -> Walks {
+        let mut progress = self.progress.lock();
+        if progress.is_reading {
+            if progress.waiting.len() < MAX_WAITING {
+                progress.waiting.push_back(message);
+            } else {
+                progress.again = true;
+            }
+            return Walks::default();
+        }
+        self.apply(core, message).unwrap_or_else(|_missing| {
+            self.renew_locked(core, &mut progress);
+            Walks::default()
+        })
+    }
+
+    /// Fails if something is missing before the message.
+    fn apply(&self, core: &Core, message: Message) -> Result<Walks, Missing> {
+        match message {
+            Message::Publication(received) => {
+                let mut log = self.log.lock();
+                let position = log.position();
+                match log.state {
+                    LogState::Forgotten => return Ok(Walks::default()),
+                    LogState::Live if *position.epoch == *received.epoch => {}
+                    _ => return Err(Missing),
+                }
+                if received.offset > position.offset + 1 {
+                    return Err(Missing);
+                }
+                Ok(self.reveal(core, &mut log, &received, Instant::now()))
+            }
+            Message::End { reason: CloseReason::ChannelClosed, .. } => {
+                core.channels.remove(&self.channel, &self.log, CloseReason::ChannelClosed);
+                Ok(Walks::default())
+            }
+            Message::End { epoch, reason } => {
+                let mut log = self.log.lock();
+                if *log.epoch != *epoch {
+                    return Err(Missing);
+                }
+                self.end(core, &mut log, reason);
+                Ok(Walks::default())
+            }
+            Message::Look => Err(Missing),
+        }
+    }
+
+    /// Shows a publication, unless it is an old one.
+    fn reveal(&self, core: &Core, log: &mut Log, received: &Received, at: Instant) -> Walks {
+        if received.offset <= log.position().offset {
+            return Walks::default();
+        }
+        let Some((publication, publisher, bytes)) = received.publication(&self.channel) else {
+            return Walks::default();
+        };
+        let rules = core.channels.rules.load();
+        let rule = rules.of(&self.channel);
+        let kept = (rule.backlog_messages > 0).then(|| Entry { at, kept: publication.kept() });
+        log.follow(publisher, bytes, kept, rule, Instant::now());
+        self.newest.store(received.time, Ordering::Relaxed);
+        self.moved.notify_waiters();
+        core.channels.hub.fan_out(&self.channel, &Arc::new(publication))
+    }
+
+    fn end(&self, core: &Core, log: &mut Log, reason: CloseReason) {
+        if log.state == LogState::Live {
+            log.end(reason);
+            core.channels.end(&self.channel, log, reason);
+        }
+    }
+
+    async fn read(self: Arc<Self>, core: Arc<Core>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            {
+                let mut progress = self.progress.lock();
+                // What comes from here on is not older than what is read.
+                (progress.again, progress.waiting) = (false, VecDeque::new());
+                if self.log.lock().state == LogState::Forgotten {
+                    progress.is_reading = false;
+                    // Whoever waits sees that it is.
+                    self.is_ready.send_replace(true);
+                    return;
+                }
+            }
+            if self.read_once(&core).await.is_ok() {
+                if self.catch_up(&core).await {
+                    return;
+                }
+                continue;
+            }
+            {
+                let mut progress = self.progress.lock();
+                if !progress.again && core.link.session().is_err() {
+                    // The next connection begins anew.
+                    progress.is_reading = false;
+                    return;
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Takes what came while it was read. `false` if it has to be read again.
+    async fn catch_up(&self, core: &Arc<Core>) -> bool {
+        loop {
+            let walks = {
+                let mut progress = self.progress.lock();
+                if progress.again {
+                    return false;
+                }
+                let Some(message) = progress.waiting.pop_front() else {
+                    progress.is_reading = false;
+                    self.is_loaded.store(true, Ordering::Release);
+                    self.is_ready.send_replace(true);
+                    return true;
+                };
+                match self.apply(core, message) {
+                    Ok(walks) => walks,
+                    Err(Missing) => return false,
+                }
+            };
+            deliver(walks).await;
+        }
+    }
+
+    async fn read_once(&self, core: &Arc<Core>) -> Result<(), Refusal> {
+        let session = core.link.session()?;
+        let _permit = core.readers.acquire().await.map_err(|_| away())?;
+        {
+            // Nobody unsubscribes meanwhile.
+            let _subscribing = core.subscribing.read().await;
+            session.subscribe(&core.names.live(&self.channel)).await?;
+        }
+        let known = self.is_loaded().then(|| self.log.lock().position());
+        let backlog = core.channels.rules.load().of(&self.channel).backlog_messages;
+        let known_to_redis = match &known {
+            Some(known) if self.is_replaced(core, &session, known).await? => Some((&*known.epoch, u64::MAX)),
+            known => known.as_ref().map(|known| (&*known.epoch, known.offset)),
+        };
+        let state = self.state(core, &session, known_to_redis).await?;
+        let is_same = known.as_ref().is_some_and(|known| known.epoch == state.epoch);
+        {
+            let mut log = self.log.lock();
+            if !is_same {
+                if known.is_some() {
+                    core.channels.hub.end(&self.channel, CloseReason::EngineUnavailable);
+                }
+                self.newest.store(0, Ordering::Relaxed);
+                log.adopt(state.epoch.clone(), state.offset.saturating_sub(backlog), Now::read());
+            }
+            log.declared = wire::limits(&state.declared);
+            log.created = created(state.age);
+        }
+        let from = known.filter(|_| is_same).map_or(state.offset.saturating_sub(backlog), |known| known.offset);
+        self.read_missing(core, &session, from, &state).await?;
+        let mut log = self.log.lock();
+        if log.position().offset < state.offset {
+            self.jump(core, &mut log, state.offset);
+        }
+        if let Some(reason) = state.ended {
+            self.end(core, &mut log, reason);
+        }
+        Ok(())
+    }
+
+    /// Whether another publication stands where the newest one of the mirror did: Redis lost it and went on.
+    async fn is_replaced(&self, core: &Core, session: &Session, known: &Position) -> Result<bool, Refusal> {
+        let (newest, id) = (self.newest.load(Ordering::Relaxed), format!("{}-0", known.offset));
+        if newest == 0 {
+            return Ok(false);
+        }
+        let mut command = redis::cmd("XRANGE");
+        command.arg(core.names.log(&self.channel)).arg(&id).arg(&id);
+        let page: StreamRangeReply = session.query(&command).await?;
+        let row = page.ids.first().and_then(|row| row.get::<Vec<u8>>("p"));
+        Ok(match row.as_deref().and_then(Message::read) {
+            Some(Message::Publication(received)) => *received.epoch == *known.epoch && received.time != newest,
+            _ => false,
+        })
+    }
+
+    async fn state(&self, core: &Core, session: &Session, known: Option<(&str, u64)>) -> Result<State, Refusal> {
+        let (epoch, offset) = known.unwrap_or(("", 0));
+        let lifespan = core.channels.rules.load().of(&self.channel).limits.lifespan;
+        let mut script = SCRIPTS.attach.prepare_invoke();
+        script.key(core.names.state(&self.channel)).key(core.names.log(&self.channel));
+        script.arg(&*new_epoch()?).arg(&session.marker).arg(lifespan.as_millis() as u64);
+        script.arg(core.idle.as_millis() as u64).arg(core.names.live(&self.channel)).arg(session.sharded());
+        script.arg(epoch).arg(offset);
+        let answer: Vec<String> = session.invoke(&script).await?;
+        State::read(&answer).ok_or_else(away)
+    }
+
+    /// Reads what is behind `from` up to the state, as far as it is retained.
+    async fn read_missing(&self, core: &Arc<Core>, session: &Session, from: u64, state: &State) -> Result<(), Refusal> {
+        let mut next = from + 1;
+        while next <= state.offset && state.ended.is_none() {
+            let mut command = redis::cmd("XRANGE");
+            command.arg(core.names.log(&self.channel)).arg(format!("{next}-0")).arg("+").arg("COUNT").arg(PAGE);
+            let page: StreamRangeReply = session.query(&command).await?;
+            let Some(last) = page.ids.last() else { return Ok(()) };
+            next = last.id.split('-').next().and_then(|id| id.parse::<u64>().ok()).ok_or_else(away)? + 1;
+            for row in &page.ids {
+                let bytes: Option<Vec<u8>> = row.get("p");
+                let Some(Message::Publication(received)) = bytes.as_deref().and_then(Message::read) else { continue };
+                let walks = {
+                    let mut log = self.log.lock();
+                    if *received.epoch != *state.epoch {
+                        // It began anew since.
+                        return Err(away());
+                    }
+                    if received.offset > log.position().offset + 1 {
+                        self.jump(core, &mut log, received.offset - 1);
+                    }
+                    let age = Duration::from_millis(state.time.saturating_sub(received.time));
+                    let now = Instant::now();
+                    self.reveal(core, &mut log, &received, now.checked_sub(age).unwrap_or(now))
+                };
+                deliver(walks).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is between the log and `offset` is gone, and whoever waits for it is told so.
+    fn jump(&self, core: &Core, log: &mut Log, offset: u64) {
+        core.channels.hub.end(&self.channel, CloseReason::EngineUnavailable);
+        self.newest.store(0, Ordering::Relaxed);
+        log.jump(offset);
+    }
+}
+
+struct Missing;
+
+impl State {
+    fn read(answer: &[String]) -> Option<Self> {
+        let [epoch, offset, _, age, ended, declared, time] = answer else { return None };
+        Some(Self {
+            epoch: epoch.as_str().into(),
+            offset: offset.parse().ok()?,
+            age: Duration::from_millis(age.parse().ok()?),
+            ended: if ended.is_empty() { None } else { Some(wire::reason_of(ended)?) },
+            declared: declared.clone(),
+            time: time.parse().ok()?,
+        })
+    }
+}
+
+/// Writes to members and waits while too much waits before them.
+pub async fn deliver(walks: Walks) {
+    if let Some(congestion) = deliver::run(walks) {
+        congestion.relieved().await;
+    }
+}
+
+/// The moment so long ago, on both clocks.
+fn created(age: Duration) -> Now {
+    let now = Now::read();
+    Now {
+        steady: now.steady.checked_sub(age).unwrap_or(now.steady),
+        wall: now.wall.checked_sub(age).unwrap_or(now.wall),
+    }
+}

@@ -1,0 +1,410 @@
+//! The engine of many nodes: Redis gives offsets, keeps the backlog and carries publications from node to node.
+//!
+//! A publication is one script that gives it its place, keeps it and publishes it to all nodes. Members get it when
+//! it comes back, on this node as on every other, through the channel's mirror.
+
+mod canary;
+mod channel;
+mod link;
+mod mirror;
+mod names;
+mod queue;
+mod seats;
+mod server;
+mod shared;
+mod wire;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use redis::{PushInfo, PushKind, Value};
+use tokio::runtime::Handle;
+use tokio::sync::{RwLock, Semaphore};
+use tokio::task::JoinHandle;
+
+use self::canary::Canary;
+use self::link::{Link, Pushes, Session, away};
+use self::mirror::{Mirror, deliver};
+use self::names::{Names, SCRIPTS};
+use self::queue::Queue;
+use self::server::Server;
+use self::wire::Message;
+use super::channels::{Channels, MemoryLimits, new_epoch};
+use super::log::LogState;
+use crate::broker::engine::{Appended, ChannelState, Created, Joined, Place, Start};
+use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now, Shared};
+use crate::protocol::{ChannelName, Payload, Position, Refusal};
+
+pub use self::server::{RedisConfig, RedisError, RedisKind};
+pub use self::shared::nodes;
+
+/// Who wants to listen waits for Redis so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Mirrors that read at once.
+const READERS: usize = 64;
+
+/// Probes of a Cluster are spread over so many slots; one that comes back is enough.
+const PROBES: usize = 6;
+
+pub struct Redis {
+    core: Arc<Core>,
+    queue: Queue,
+    keeper: JoinHandle<()>,
+}
+
+struct Core {
+    channels: Channels,
+    names: Names,
+    link: Link,
+    mirrors: Mutex<HashMap<ChannelName, Arc<Mirror>>>,
+    readers: Semaphore,
+    /// Written to while names are given up, so that none is given up that somebody just wants.
+    subscribing: RwLock<()>,
+    canary: Canary,
+    is_tidying: AtomicBool,
+    /// Different for every start.
+    node: String,
+    idle: Duration,
+    runtime: Handle,
+}
+
+impl Redis {
+    /// Begins to connect and returns at once. Needs a tokio runtime. The error says what is wrong with an address.
+    pub fn start(
+        config: RedisConfig,
+        limits: MemoryLimits,
+        rules: Arc<ArcSwap<ChannelRules>>,
+        hub: Hub,
+        counters: Arc<Counters>,
+    ) -> Result<Self, RedisError> {
+        let server = Server::new(&config).map_err(|error| RedisError(error.to_string()))?;
+        let node = new_epoch().map_err(|refusal| RedisError(refusal.detail.into_owned()))?.to_string();
+        let core = Arc::new(Core {
+            channels: Channels::new(limits, rules, hub, counters.clone()),
+            names: Names::new(&config.prefix),
+            link: Link::default(),
+            mirrors: Mutex::default(),
+            readers: Semaphore::new(READERS),
+            subscribing: RwLock::default(),
+            canary: Canary::new(),
+            is_tidying: AtomicBool::new(false),
+            node,
+            idle: limits.idle,
+            runtime: Handle::current(),
+        });
+        let kept = core.clone();
+        let keeper = tokio::spawn(async move {
+            kept.link.keep(server, &config.kind, |session, pushes| kept.up(session, pushes)).await;
+        });
+        Ok(Self { core, queue: Queue::start(counters), keeper })
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        self.core.link.close();
+    }
+}
+
+impl Core {
+    /// There is a new connection: everything is subscribed to and read anew.
+    fn up(self: &Arc<Self>, session: &Arc<Session>, pushes: Pushes) {
+        self.runtime.spawn(self.clone().listen(Arc::downgrade(session), pushes));
+        let (core, session) = (self.clone(), session.clone());
+        self.runtime.spawn(async move {
+            core.listen_to_probes(&session).await;
+            core.probe(&session).await;
+        });
+        self.renew_all();
+    }
+
+    fn renew_all(self: &Arc<Self>) {
+        let mirrors: Vec<_> = self.mirrors.lock().values().cloned().collect();
+        mirrors.iter().for_each(|mirror| mirror.renew(self));
+    }
+
+    /// Takes what comes over one connection until it is gone.
+    async fn listen(self: Arc<Self>, session: std::sync::Weak<Session>, mut pushes: Pushes) {
+        while let Some(push) = pushes.next().await {
+            match push.kind {
+                PushKind::Message | PushKind::SMessage => self.take(&push).await,
+                // One of a Cluster's connections, which the library opens again.
+                PushKind::Disconnection if session.upgrade().is_some_and(|session| session.is_cluster()) => {
+                    self.renew_all();
+                    let (core, session) = (self.clone(), session.clone());
+                    self.runtime.spawn(async move {
+                        if let Some(session) = session.upgrade() {
+                            core.listen_to_probes(&session).await;
+                        }
+                    });
+                }
+                PushKind::Disconnection => {
+                    if let Some(session) = session.upgrade() {
+                        session.lose();
+                    }
+                    return;
+                }
+                // A slot moved to another master.
+                PushKind::SUnsubscribe => {
+                    if let Some(mirror) = name_of(&push).and_then(|name| self.mirror_of(name)) {
+                        mirror.renew(&self);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn take(self: &Arc<Self>, push: &PushInfo) {
+        let (Some(name), Some(Value::BulkString(bytes))) = (name_of(push), push.data.get(1)) else { return };
+        match self.mirror_of(name) {
+            Some(mirror) => match Message::read(bytes) {
+                Some(message) => deliver(mirror.take(self, message)).await,
+                None => tracing::warn!(name, "a message over redis that is not the gateway's"),
+            },
+            None if self.probes().any(|probe| probe == name) => self.canary.seen(Instant::now()),
+            None => {}
+        }
+    }
+
+    fn mirror_of(&self, live: &str) -> Option<Arc<Mirror>> {
+        self.mirrors.lock().get(&self.names.channel(live)?).cloned()
+    }
+
+    /// The mirror of a channel, which begins to read if it is new.
+    fn mirror(self: &Arc<Self>, channel: &ChannelName) -> Result<Arc<Mirror>, Refusal> {
+        let mut mirrors = self.mirrors.lock();
+        if let Some(mirror) = mirrors.get(channel) {
+            let mut log = mirror.log.lock();
+            if log.state != LogState::Forgotten {
+                log.last_used = Instant::now();
+                drop(log);
+                return Ok(mirror.clone());
+            }
+        }
+        let log = self.channels.with_log(channel, Now::read(), |shared, _| Ok(shared.clone()))?;
+        let mirror = Mirror::new(channel.clone(), log);
+        mirrors.insert(channel.clone(), mirror.clone());
+        mirror.renew(self);
+        Ok(mirror)
+    }
+
+    fn limit(&self, mirror: &Mirror) -> u64 {
+        mirror.log.lock().limits(self.channels.rules.load().of(&mirror.channel)).max_connections
+    }
+
+    async fn attach(self: Arc<Self>, channel: ChannelName) -> Result<Place, Refusal> {
+        let attached = tokio::time::timeout(PATIENCE, async {
+            let (mut mirror, mut is_looked_at) = (self.mirror(&channel)?, false);
+            loop {
+                self.link.wait(PATIENCE).await?;
+                mirror.ready().await;
+                let state = mirror.log.lock().state;
+                match state {
+                    LogState::Forgotten => mirror = self.mirror(&channel)?,
+                    // It may have begun anew.
+                    LogState::Ended(_) if !std::mem::replace(&mut is_looked_at, true) => mirror.renew(&self),
+                    _ => break,
+                }
+            }
+            mirror.reach(&self).await?;
+            let limit = self.limit(&mirror);
+            if limit == 0 {
+                return Ok(Place::default());
+            }
+            let session = self.link.session()?;
+            seats::reserve(&self, &session, &mirror, limit).await.map(Place::kept_by)
+        });
+        attached.await.unwrap_or_else(|_| Err(away()))
+    }
+
+    fn sweep(self: &Arc<Self>, now: Now) {
+        let mut expired = Vec::new();
+        self.channels.each(|channel, _, log, rule| {
+            log.backlog.trim(rule, now.steady);
+            if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
+                expired.push(channel.clone());
+            }
+            if self.channels.is_idle(channel, log, now) {
+                self.channels.forget(log);
+            }
+        });
+        self.channels.relieve(|_| {});
+        self.canary.is_up(now.steady);
+        let Ok(session) = self.link.session() else { return };
+        {
+            // Redis ends them, for all nodes.
+            let mirrors = self.mirrors.lock();
+            expired.iter().filter_map(|channel| mirrors.get(channel)).for_each(|mirror| mirror.renew(self));
+        }
+        let core = self.clone();
+        if !self.is_tidying.swap(true, Ordering::AcqRel) {
+            self.runtime.spawn(async move {
+                core.tidy(&session).await;
+                core.is_tidying.store(false, Ordering::Release);
+            });
+        }
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            if let Ok(session) = core.link.session() {
+                core.probe(&session).await;
+            }
+        });
+    }
+
+    /// Renews what this node holds in Redis and gives up what nobody here wants.
+    async fn tidy(self: &Arc<Self>, session: &Arc<Session>) {
+        let mirrors: Vec<_> = self.mirrors.lock().values().cloned().collect();
+        let (forgotten, kept): (Vec<_>, Vec<_>) =
+            mirrors.into_iter().partition(|mirror| mirror.log.lock().state == LogState::Forgotten);
+        futures_util::stream::iter(kept.iter().filter(|mirror| mirror.is_ready()))
+            .for_each_concurrent(READERS, |mirror| async move {
+                // It is tried again with the next sweep.
+                let _ = seats::keep(self, session, mirror, self.limit(mirror)).await;
+            })
+            .await;
+        if forgotten.is_empty() {
+            return;
+        }
+        let _nobody_subscribes = self.subscribing.write().await;
+        for mirror in forgotten {
+            let is_gone = {
+                let mut mirrors = self.mirrors.lock();
+                let is_same = mirrors.get(&mirror.channel).is_some_and(|known| Arc::ptr_eq(known, &mirror));
+                if is_same {
+                    mirrors.remove(&mirror.channel);
+                }
+                is_same
+            };
+            if is_gone {
+                // At worst something comes that nobody here wants.
+                let _ = session.unsubscribe(&self.names.live(&mirror.channel)).await;
+            }
+        }
+    }
+
+    fn probes(&self) -> impl Iterator<Item = String> {
+        (0..PROBES).map(|part| self.names.probe(&self.node, part))
+    }
+
+    async fn listen_to_probes(&self, session: &Session) {
+        let probes: Vec<_> = self.probes().take(if session.is_cluster() { PROBES } else { 1 }).collect();
+        futures_util::future::join_all(probes.iter().map(|probe| session.subscribe(probe))).await;
+    }
+
+    /// Sends a word to this node.
+    async fn probe(&self, session: &Session) {
+        let (command, count) = if session.is_cluster() { ("SPUBLISH", PROBES) } else { ("PUBLISH", 1) };
+        let probes = self.probes().take(count).map(|probe| async move {
+            // What does not come back is noticed.
+            let _ = session.query::<Value>(redis::cmd(command).arg(probe).arg("probe")).await;
+        });
+        futures_util::future::join_all(probes).await;
+    }
+}
+
+/// The pub/sub that a push is of.
+fn name_of(push: &PushInfo) -> Option<&str> {
+    match push.data.first()? {
+        Value::BulkString(name) => std::str::from_utf8(name).ok(),
+        _ => None,
+    }
+}
+
+impl Engine for Redis {
+    fn append(
+        &self,
+        channel: &ChannelName,
+        publisher: &str,
+        payload: Payload<'_>,
+        _now: Now,
+    ) -> Result<Appended, Refusal> {
+        let core = &self.core;
+        let session = core.link.session()?;
+        let rules = core.channels.rules.load();
+        let rule = rules.of(channel);
+        let (limits, names) = (&rule.limits, &core.names);
+        let kept_for = if rule.backlog_age.is_zero() { core.idle } else { rule.backlog_age.min(core.idle) };
+        let encoded = wire::encode(publisher, payload);
+        let bytes = encoded.len();
+        let mut script = SCRIPTS.append.prepare_invoke();
+        script.key(names.state(channel)).key(names.log(channel));
+        script.arg(&*new_epoch()?).arg(&session.marker).arg(encoded).arg(payload.len());
+        script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
+        script.arg(millis(limits.lifespan)).arg(rule.backlog_messages);
+        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.sharded());
+        self.queue.push(session, script, bytes).map(Appended::Later)
+    }
+
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>> {
+        Some(Box::pin(self.core.clone().attach(channel.clone())))
+    }
+
+    fn subscribe(
+        &self,
+        channel: &ChannelName,
+        newcomer: Newcomer,
+        start: Start,
+        now: Now,
+        announce: &mut dyn FnMut(Joined<'_>),
+    ) -> Result<Membership, Refusal> {
+        let core = &self.core;
+        let mirror = core.mirrors.lock().get(channel).cloned().ok_or_else(away)?;
+        let mut log = mirror.log.lock();
+        if log.state == LogState::Forgotten || !mirror.is_loaded() {
+            return Err(away());
+        }
+        core.channels.join(channel, &mut log, newcomer, start, now, announce).map_err(|refused| {
+            if let Some(reason) = refused.ended {
+                core.channels.end(channel, &mut log, reason);
+            }
+            refused.refusal
+        })
+    }
+
+    fn create<'a>(
+        &'a self,
+        channel: &'a ChannelName,
+        limits: Option<ChannelLimits>,
+        _now: Now,
+    ) -> BoxFuture<'a, Result<Created, Refusal>> {
+        Box::pin(self.core.create(channel, limits))
+    }
+
+    fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
+        Box::pin(self.core.describe(channel))
+    }
+
+    fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>> {
+        self.core.channels.find(channel)?.lock().publisher_of(position).cloned()
+    }
+
+    fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(self.core.close(channel))
+    }
+
+    fn sweep(&self, now: Now) {
+        self.core.sweep(now);
+    }
+
+    fn shared(&self) -> Option<&dyn Shared> {
+        Some(&*self.core)
+    }
+
+    fn trouble(&self) -> Option<&'static str> {
+        let is_well = self.core.link.session().is_ok() && self.core.canary.is_up(Instant::now());
+        (!is_well).then_some("engine-unavailable")
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,124 @@
+//! The names of keys and of pub/sub channels, and the scripts. A channel's keys and pub/sub are in one slot.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use crate::protocol::ChannelName;
+
+pub struct Names(String);
+
+impl Names {
+    /// `prefix` stands before every name.
+    pub fn new(prefix: &str) -> Self {
+        Self(prefix.to_owned())
+    }
+
+    /// Epoch, offset and limits of a channel.
+    pub fn state(&self, channel: &ChannelName) -> String {
+        self.of(channel, "state")
+    }
+
+    /// The stream of what a channel retains.
+    pub fn log(&self, channel: &ChannelName) -> String {
+        self.of(channel, "log")
+    }
+
+    /// Places of a channel by node.
+    pub fn seats(&self, channel: &ChannelName) -> String {
+        self.of(channel, "seats")
+    }
+
+    /// The pub/sub of a channel.
+    pub fn live(&self, channel: &ChannelName) -> String {
+        self.of(channel, "live")
+    }
+
+    /// The channel whose pub/sub has this name.
+    pub fn channel(&self, live: &str) -> Option<ChannelName> {
+        let tag = live.strip_prefix(self.0.as_str())?.strip_prefix(":{/")?.strip_suffix("}:live")?;
+        let name = percent_encoding::percent_decode_str(tag).decode_utf8().ok()?;
+        ChannelName::from_dialect(&name).ok()
+    }
+
+    /// A pub/sub of this node alone, for probes; in a Cluster each `part` is in another slot.
+    pub fn probe(&self, node: &str, part: usize) -> String {
+        format!("{}:{{{node}.{part}}}:probe", self.0)
+    }
+
+    /// Something that may happen once on any node.
+    pub fn once(&self, name: &str) -> String {
+        format!("{}:once:{name}", self.0)
+    }
+
+    /// The stream of what every node must know.
+    pub fn told(&self) -> String {
+        format!("{}:told", self.0)
+    }
+
+    /// The nodes that there may be, and what one says about itself.
+    pub fn nodes(&self) -> String {
+        format!("{}:nodes", self.0)
+    }
+
+    pub fn node(&self, node: &str) -> String {
+        format!("{}:node:{node}", self.0)
+    }
+
+    fn of(&self, channel: &ChannelName, what: &str) -> String {
+        // What stands in braces decides on the slot, so no brace of a name may stand there.
+        const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'{').add(b'}').add(b'%');
+        let tag = percent_encoding::utf8_percent_encode(channel.as_str(), ESCAPED);
+        // Nothing in braces would not count as braces.
+        format!("{}:{{/{tag}}}:{what}", self.0)
+    }
+}
+
+/// One of each for the process.
+pub static SCRIPTS: LazyLock<Scripts> = LazyLock::new(Scripts::default);
+
+/// Everything that has to be one step.
+pub struct Scripts {
+    pub append: Script,
+    pub attach: Script,
+    pub create: Script,
+    pub close: Script,
+    pub describe: Script,
+    pub seats: Script,
+}
+
+impl Default for Scripts {
+    fn default() -> Self {
+        Self {
+            append: Script::new(include_str!("scripts/append.lua")),
+            attach: Script::new(include_str!("scripts/attach.lua")),
+            create: Script::new(include_str!("scripts/create.lua")),
+            close: Script::new(include_str!("scripts/close.lua")),
+            describe: Script::new(include_str!("scripts/describe.lua")),
+            seats: Script::new(include_str!("scripts/seats.lua")),
+        }
+    }
+}
+
+impl Scripts {
+    pub fn all(&self) -> [&Script; 6] {
+        [&self.append, &self.attach, &self.create, &self.close, &self.describe, &self.seats]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_channel_has_keys_of_its_own_and_is_found_again() {
+        let names = Names::new("lastmile");
+        let mut seen = std::collections::HashSet::new();
+        for name in ["a", "a:b", "{a}", "a}:live", "%7Ba%7D", "ä €", "a/b?c#d", "", "$x"] {
+            let channel = ChannelName::from_dialect(name).unwrap();
+            assert_eq!(names.channel(&names.live(&channel)).as_ref(), Some(&channel), "{name}");
+            assert!(seen.insert(names.state(&channel)), "{name}");
+        }
+        assert!(names.channel("other:{/a}:live").is_none());
+    }
+}

@@ -1,0 +1,64 @@
+-- Gives a publication its place, keeps it and hands it to all nodes, in one step.
+-- KEYS  1 state (hash)  2 log (stream)
+-- ARGV  1 epoch to take if one is needed  2 run marker  3 kind, publisher and data, as in wire.rs
+--       4 payload bytes  5 max_messages  6 max_data_bytes  7 max_message_bytes  8 lifespan in ms (0: no limit, all four)
+--       9 backlog length  10 ms until an unused channel is forgotten  11 ms until its log is  12 pub/sub name
+--       13 "s" in a Cluster
+-- Gives {"ok", epoch, offset} | {"ended", reason} | {"large", limit} | {"limit", reason}: the last one ends it now.
+local names = {'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'max_messages', 'max_data_bytes', 'max_message_bytes', 'lifespan'}
+local values = redis.call('HMGET', KEYS[1], unpack(names))
+local state = {}
+for at, name in ipairs(names) do state[name] = values[at] or nil end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local publish, run = 'PUBLISH', ARGV[2]
+-- The master of a slot may be another one, which may not have the newest.
+if ARGV[13] == 's' then publish, run = 'SPUBLISH', run .. redis.call('CLUSTER', 'MYID') end
+
+local function whole(number) return string.format('%.0f', number) end
+
+local function tighter(configured, declared)
+  configured, declared = tonumber(configured), tonumber(declared or 0)
+  if configured == 0 or (declared ~= 0 and declared < configured) then return declared end
+  return configured
+end
+
+-- A server that came back without its memory has nothing; one that may have lost the newest of it has another marker.
+if not state.epoch or state.run ~= run then
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'run', run, 'offset', 0)
+  redis.call('HSETNX', KEYS[1], 'created', whole(now))
+  state.epoch, state.offset, state.created = ARGV[1], 0, state.created or now
+end
+
+if state.ended then return {'ended', state.ended} end
+
+local function finish(reason)
+  redis.call('HSET', KEYS[1], 'ended', reason)
+  redis.call('DEL', KEYS[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[10])
+  redis.call(publish, ARGV[12], 'e ' .. state.epoch .. ' ' .. reason)
+  return {'limit', reason}
+end
+
+local lifespan = tighter(ARGV[8], state.lifespan)
+if lifespan ~= 0 and now - state.created >= lifespan then return finish('lifespan_expired') end
+local size = tonumber(ARGV[4])
+local max_message = tighter(ARGV[7], state.max_message_bytes)
+if max_message ~= 0 and size > max_message then return {'large', whole(max_message)} end
+local offset, bytes = state.offset + 1, (state.bytes or 0) + size
+local max_messages = tighter(ARGV[5], state.max_messages)
+if max_messages ~= 0 and offset > max_messages then return finish('message_limit') end
+local max_data = tighter(ARGV[6], state.max_data_bytes)
+if max_data ~= 0 and bytes > max_data then return finish('data_limit') end
+
+redis.call('HSET', KEYS[1], 'offset', whole(offset), 'bytes', whole(bytes))
+local publication = 'p ' .. state.epoch .. ' ' .. whole(offset) .. ' ' .. whole(now) .. ' ' .. ARGV[3]
+local backlog = tonumber(ARGV[9])
+if backlog > 0 then
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', backlog, whole(offset) .. '-0', 'p', publication)
+  redis.call('PEXPIRE', KEYS[2], ARGV[11])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[10])
+redis.call(publish, ARGV[12], publication)
+return {'ok', state.epoch, whole(offset)}

@@ -1,0 +1,29 @@
+-- What a node has to know of a channel before it listens; the channel comes into being if there is none.
+-- KEYS  1 state  2 log
+-- ARGV  1 epoch to take if one is needed  2 run marker  3 lifespan in ms (0: no limit)
+--       4 ms until an unused channel is forgotten  5 pub/sub name  6 "s" in a Cluster
+--       7 epoch and 8 offset that the node knows; they were lost if the same epoch is not that far
+-- Gives {epoch, offset, bytes, age in ms, ended, declared, time in ms}; `ended` and `declared` may be empty.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local publish, run = 'PUBLISH', ARGV[2]
+if ARGV[6] == 's' then publish, run = 'SPUBLISH', run .. redis.call('CLUSTER', 'MYID') end
+local function whole(number) return string.format('%.0f', number) end
+
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'declared', 'lifespan')
+local epoch, offset, created, ended = state[1], tonumber(state[3] or 0), tonumber(state[5] or now), state[6]
+if not epoch or state[2] ~= run or (epoch == ARGV[7] and offset < tonumber(ARGV[8])) then
+  epoch, offset = ARGV[1], 0
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', run, 'offset', 0, 'created', whole(created))
+end
+local lifespan, declared = tonumber(ARGV[3]), tonumber(state[8] or 0)
+if lifespan == 0 or (declared ~= 0 and declared < lifespan) then lifespan = declared end
+if not ended and lifespan ~= 0 and now - created >= lifespan then
+  ended = 'lifespan_expired'
+  redis.call('HSET', KEYS[1], 'ended', ended)
+  redis.call('DEL', KEYS[2])
+  redis.call(publish, ARGV[5], 'e ' .. epoch .. ' ' .. ended)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return {epoch, whole(offset), state[4] or '0', whole(now - created), ended or '', state[7] or '', whole(now)}

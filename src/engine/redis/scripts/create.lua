@@ -1,0 +1,28 @@
+-- Creates a channel with limits of its own, or begins one anew that has ended. Nodes that listen are told to look.
+-- KEYS  1 state  2 log
+-- ARGV  1 epoch to take  2 run marker  3 max_messages  4 max_data_bytes  5 max_message_bytes  6 lifespan in ms
+--       7 max_connections  8 ms until an unused channel is forgotten  9 configured lifespan in ms  10 pub/sub name
+--       11 "s" in a Cluster
+-- Gives "new" | "again" | "exists".
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'ended', 'created', 'lifespan', 'declared')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local publish, run = 'PUBLISH', ARGV[2]
+if ARGV[11] == 's' then publish, run = 'SPUBLISH', run .. redis.call('CLUSTER', 'MYID') end
+local declared = table.concat({ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]}, ' ')
+local lifespan, configured = tonumber(state[5] or 0), tonumber(ARGV[9])
+if lifespan == 0 or (configured ~= 0 and configured < lifespan) then lifespan = configured end
+local over = state[3] or (state[4] and lifespan ~= 0 and now - state[4] >= lifespan)
+local epoch = state[1]
+if not epoch or state[2] ~= run or over then
+  epoch = ARGV[1]
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', run, 'offset', 0, 'bytes', 0, 'created', string.format('%.0f', now))
+elseif state[6] then
+  return state[6] == declared and 'again' or 'exists'
+end
+redis.call('HSET', KEYS[1], 'declared', declared, 'max_messages', ARGV[3], 'max_data_bytes', ARGV[4],
+  'max_message_bytes', ARGV[5], 'lifespan', ARGV[6], 'max_connections', ARGV[7])
+redis.call('PEXPIRE', KEYS[1], ARGV[8])
+redis.call(publish, ARGV[10], 'l ' .. epoch)
+return 'new'

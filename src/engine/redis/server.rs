@@ -1,0 +1,224 @@
+//! How a Redis is reached: one server, the master that Sentinels name, or a Cluster.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
+};
+use tokio::sync::Mutex;
+
+/// A server that does not take a connection within this is away.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// A server that does not answer within this is away, and the connection is not used again.
+pub const ANSWER: Duration = Duration::from_secs(2);
+
+/// Where Redis is, as the configuration gives it. The addresses may hold passwords, which `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// `redis://` or `rediss://` addresses: one server, seeds of a Cluster, or Sentinels.
+    pub urls: Vec<String>,
+    pub kind: RedisKind,
+    /// Before every key and every name.
+    pub prefix: String,
+    /// PEM of the authorities to trust for `rediss://`, in place of the system's.
+    pub authorities: Option<Vec<u8>>,
+    /// For addresses without one.
+    pub password: Option<String>,
+}
+
+impl RedisConfig {
+    /// Whether the addresses can be read; nothing is connected to.
+    pub fn check(&self) -> Result<(), RedisError> {
+        Server::new(self).map(|_| ()).map_err(|error| RedisError(error.to_string()))
+    }
+
+    /// Hosts and ports, without whoever logs in there.
+    pub fn addresses(&self) -> Vec<String> {
+        self.urls.iter().filter_map(|url| info(url, None).ok()).map(|info| info.addr().to_string()).collect()
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("addresses", &self.addresses())
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why Redis cannot be reached as it is configured. It holds no password.
+#[derive(Debug)]
+pub struct RedisError(pub(super) String);
+
+impl fmt::Display for RedisError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis: {}", self.0)
+    }
+}
+
+impl std::error::Error for RedisError {}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisKind {
+    Single,
+    Cluster,
+    /// With the name of the master.
+    Sentinel(String),
+}
+
+/// Opens connections to one Redis.
+pub struct Server(Kind);
+
+enum Kind {
+    Single(Client),
+    // It learns where the master is with every connection.
+    Sentinel(Mutex<SentinelClient>),
+    Cluster(Vec<ConnectionInfo>, Option<TlsCertificates>),
+}
+
+/// A connection for many commands at once. Cheap to clone.
+#[derive(Clone)]
+pub enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Server {
+    pub fn new(config: &RedisConfig) -> RedisResult<Self> {
+        let certificates = || TlsCertificates { client_tls: None, root_cert: config.authorities.clone() };
+        let infos =
+            config.urls.iter().map(|url| info(url, config.password.as_deref())).collect::<RedisResult<Vec<_>>>()?;
+        let Some(first) = infos.first().cloned() else {
+            return Err((redis::ErrorKind::InvalidClientConfig, "no address").into());
+        };
+        Ok(Self(match &config.kind {
+            RedisKind::Cluster => Kind::Cluster(infos, config.authorities.is_some().then(certificates)),
+            RedisKind::Single if config.authorities.is_some() => {
+                Kind::Single(Client::build_with_tls(first, certificates())?)
+            }
+            RedisKind::Single => Kind::Single(Client::open(first)?),
+            RedisKind::Sentinel(master) => {
+                let addresses: Vec<_> = infos.iter().map(|info| info.addr().clone()).collect();
+                let is_secure = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
+                let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+                    .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+                    .set_client_to_redis_db(first.redis_settings().db());
+                if is_secure {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_redis_certificates(certificates())
+                        .set_client_to_sentinel_certificates(certificates());
+                }
+                if let Some(username) = first.redis_settings().username() {
+                    builder = builder.set_client_to_redis_username(username);
+                }
+                if let Some(password) = first.redis_settings().password() {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                Kind::Sentinel(Mutex::new(builder.build()?))
+            }
+        }))
+    }
+
+    /// Opens a connection. What subscriptions bring goes to `pushes`, which must not wait.
+    pub async fn connect(&self, pushes: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<Connection> {
+        let pushes = move |info| -> Result<(), std::convert::Infallible> {
+            pushes(info);
+            Ok(())
+        };
+        let config = AsyncConnectionConfig::new();
+        let config = config.set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
+        match &self.0 {
+            Kind::Cluster(infos, certificates) => {
+                let mut builder = ClusterClientBuilder::new(infos.clone())
+                    .use_protocol(ProtocolVersion::RESP3)
+                    .connection_timeout(CONNECT)
+                    .response_timeout(ANSWER)
+                    .overall_response_timeout(Some(ANSWER))
+                    .push_sender(pushes);
+                // With certificates it always speaks TLS.
+                if let Some(certificates) = certificates {
+                    builder = builder.certs(certificates.clone());
+                }
+                builder.build()?.get_async_connection().await.map(Connection::Cluster)
+            }
+            Kind::Single(client) => {
+                let config = config.set_push_sender(pushes);
+                client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+            }
+            Kind::Sentinel(sentinels) => {
+                let config = config.set_push_sender(pushes);
+                let mut sentinels = sentinels.lock().await;
+                sentinels.get_async_connection_with_config(&config).await.map(Connection::One)
+            }
+        }
+    }
+}
+
+/// Subscriptions arrive as pushes, which the older protocol does not have.
+fn info(url: &str, password: Option<&str>) -> RedisResult<ConnectionInfo> {
+    let info = url.into_connection_info()?;
+    let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    if let Some(password) = password.filter(|_| settings.password().is_none()) {
+        settings = settings.set_password(password);
+    }
+    Ok(info.set_redis_settings(settings))
+}
+
+impl Connection {
+    /// Whether channels of the pub/sub live in slots as keys do.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// Returns once Redis said that it is so.
+    pub async fn subscribe(&mut self, name: &str) -> RedisResult<()> {
+        match self {
+            Self::One(one) => one.subscribe(name).await,
+            Self::Cluster(cluster) => cluster.ssubscribe(name).await,
+        }
+    }
+
+    pub async fn unsubscribe(&mut self, name: &str) -> RedisResult<()> {
+        match self {
+            Self::One(one) => one.unsubscribe(name).await,
+            Self::Cluster(cluster) => cluster.sunsubscribe(name).await,
+        }
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::One(one) => one.req_packed_command(command),
+            Self::Cluster(cluster) => cluster.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::One(one) => one.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::One(one) => one.get_db(),
+            Self::Cluster(cluster) => cluster.get_db(),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A Redis that is killed, hangs, forgets, or whose connections are cut, under load: what was acknowledged is delivered,
+//! in order and once, subscribers stay, and where that cannot be they are told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lastmile::broker::Engine;
+use lastmile::broker::engine::Start;
+use lastmile::protocol::{Code, Position};
+use tokio::task::JoinHandle;
+
+use crate::common::eventually;
+use crate::nodes::{Node, expect};
+use crate::server::RedisServer;
+use crate::support::{Subscriber, name, publish, rule};
+
+/// A publisher that is refused is told within this.
+const TOLD: Duration = Duration::from_secs(3);
+
+/// All goes on within this once Redis is back.
+const BACK: Duration = Duration::from_secs(3);
+
+/// Publishers of two nodes that go on whatever happens, and a subscriber of each.
+struct Load {
+    nodes: [Node; 2],
+    subscribers: [Subscriber; 2],
+    publishers: Vec<JoinHandle<BTreeMap<u64, (Position, String)>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Load {
+    fn on(server: &RedisServer) -> Self {
+        let rule = lastmile::broker::ChannelRule { backlog_messages: 100_000, ..rule() };
+        let nodes = [(); 2].map(|()| Node::on(server, &rule));
+        let subscribers = nodes.each_ref().map(|node| node.join("c", Start::Live));
+        let stop = Arc::new(AtomicBool::new(false));
+        let publishers = (0..4)
+            .map(|who| {
+                let (engine, stop) = (nodes[who % 2].engine.clone(), stop.clone());
+                tokio::spawn(async move {
+                    let mut acknowledged = BTreeMap::new();
+                    for n in 0.. {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let (data, began) = (format!("{who}-{n}"), Instant::now());
+                        match publish(&*engine, "c", &data).await {
+                            Ok(position) => {
+                                let before = acknowledged.insert(position.offset, (position, data));
+                                assert!(before.is_none());
+                                tokio::time::sleep(Duration::from_millis(2)).await;
+                            }
+                            Err(refusal) => {
+                                assert_eq!(refusal.code, Code::EngineUnavailable);
+                                assert!(began.elapsed() < TOLD, "told after {:?}", began.elapsed());
+                                tokio::time::sleep(Duration::from_millis(20)).await;
+                            }
+                        }
+                    }
+                    acknowledged
+                })
+            })
+            .collect();
+        Self { nodes, subscribers, publishers, stop }
+    }
+
+    /// Waits until publications of both nodes come to both subscribers.
+    async fn flows(&self) {
+        for node in &self.nodes {
+            let publication = eventually("an acknowledgement", async || publish(&*node.engine, "c", "flow").await.ok());
+            let position = publication.await;
+            for subscriber in &self.subscribers {
+                eventually("its delivery", async || subscriber.offsets().contains(&position.offset).then_some(()))
+                    .await;
+            }
+        }
+    }
+
+    /// Everything that was acknowledged came to both subscribers, each once, in order, in one epoch.
+    async fn check(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut acknowledged = BTreeMap::new();
+        for publisher in self.publishers {
+            for (offset, (position, data)) in publisher.await.unwrap() {
+                assert_eq!(position.epoch, self.subscribers[0].position.epoch, "the epoch stays");
+                assert!(acknowledged.insert(offset, data).is_none(), "offset {offset} was given twice");
+            }
+        }
+        assert!(acknowledged.len() > 100, "{} were acknowledged", acknowledged.len());
+        let last = self.nodes[0].engine.describe(&name("c")).await.unwrap().unwrap().position.offset;
+        for subscriber in &self.subscribers {
+            expect(subscriber, 1..=last).await;
+            let data = subscriber.data();
+            for (offset, expected) in &acknowledged {
+                assert_eq!(&data[*offset as usize - 1], expected, "offset {offset}");
+            }
+            assert!(subscriber.membership.is_active());
+        }
+    }
+}
+
+async fn some_time() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r5_nothing_acknowledged_is_lost_when_redis_is_killed_and_restarted_with_its_append_only_file() {
+    let mut server = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let load = Load::on(&server);
+    for _ in 0..4 {
+        some_time().await;
+        server.kill();
+        eventually("both nodes to know", async || {
+            load.nodes.iter().all(|node| node.engine.trouble() == Some("engine-unavailable")).then_some(())
+        })
+        .await;
+        some_time().await;
+        server.restart();
+        let back = Instant::now();
+        load.flows().await;
+        assert!(back.elapsed() < BACK, "it took {:?}", back.elapsed());
+    }
+    eventually("readiness", async || load.nodes.iter().all(|node| node.engine.trouble().is_none()).then_some(())).await;
+    load.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_cut_lose_nothing() {
+    let server = RedisServer::start(false);
+    let load = Load::on(&server);
+    for round in 0..8 {
+        tokio::time::sleep(Duration::from_millis(u64::from(getrandom::u32().unwrap() % 300))).await;
+        // Both nodes, by turns publishing and subscribed ones.
+        server.command(if round % 2 == 0 { "CLIENT KILL TYPE pubsub" } else { "CLIENT KILL SKIPME yes" }).unwrap();
+        load.flows().await;
+    }
+    load.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_hangs_everybody_is_told_in_time_and_subscribers_stay() {
+    let server = RedisServer::start(false);
+    let load = Load::on(&server);
+    some_time().await;
+    server.signal("-STOP");
+    let began = Instant::now();
+    eventually("both nodes to know", async || {
+        load.nodes.iter().all(|node| node.engine.trouble().is_some()).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(5), "known after {:?}", began.elapsed());
+    // Refused at once from now on, and a subscriber after a little patience.
+    let began = Instant::now();
+    assert_eq!(publish(&*load.nodes[0].engine, "c", "x").await.unwrap_err().code, Code::EngineUnavailable);
+    assert!(began.elapsed() < Duration::from_millis(500));
+    let refused = Subscriber::join(&*load.nodes[0].engine, "c", Start::Live).err().unwrap();
+    assert_eq!(refused.code, Code::EngineUnavailable);
+    assert!(began.elapsed() < TOLD, "told after {:?}", began.elapsed());
+    server.signal("-CONT");
+    let back = Instant::now();
+    load.flows().await;
+    assert!(back.elapsed() < BACK, "it took {:?}", back.elapsed());
+    load.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_forgot_everything_is_a_new_epoch_and_subscribers_are_told() {
+    let mut server = RedisServer::start(false);
+    let nodes = [(); 2].map(|()| Node::on(&server, &rule()));
+    for _ in 0..5 {
+        nodes[0].publish("c", "x").await;
+    }
+    let subscribers = nodes.each_ref().map(|node| node.join("c", Start::Backlog(5)));
+    server.kill();
+    server.restart();
+    told_and_begun_anew(&nodes, &subscribers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_lost_the_newest_is_a_new_epoch_and_subscribers_are_told() {
+    let server = RedisServer::start(true);
+    let nodes = [(); 2].map(|()| Node::on(&server, &rule()));
+    for _ in 0..5 {
+        nodes[0].publish("c", "x").await;
+    }
+    let subscribers = nodes.each_ref().map(|node| node.join("c", Start::Backlog(5)));
+    server.command("HSET test:{/c}:state offset 3").unwrap();
+    server.command("XDEL test:{/c}:log 4-0 5-0").unwrap();
+    server.command("CLIENT KILL SKIPME yes").unwrap();
+    told_and_begun_anew(&nodes, &subscribers).await;
+}
+
+async fn told_and_begun_anew(nodes: &[Node; 2], subscribers: &[Subscriber; 2]) {
+    for subscriber in subscribers {
+        eventually("the word", async || {
+            subscriber.frames().last().filter(|frame| frame["reason"] == "engine_unavailable").map(|_| ())
+        })
+        .await;
+        assert!(!subscriber.membership.is_active());
+        assert_eq!(subscriber.offsets(), [1, 2, 3, 4, 5]);
+    }
+    let old = &subscribers[0].position;
+    let first = eventually("an acknowledgement", async || publish(&*nodes[1].engine, "c", "y").await.ok()).await;
+    assert!(first.epoch != old.epoch && first.offset == 1, "{first:?} after {old:?}");
+    let back = eventually("a place", async || Subscriber::join(&*nodes[0].engine, "c", Start::Since(old.clone())).ok());
+    let back = back.await;
+    assert!(!back.recovered && back.position.epoch == first.epoch);
+    expect(&back, 1..=1).await;
+}
