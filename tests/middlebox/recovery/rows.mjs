@@ -232,7 +232,7 @@ export const rows = [
     },
   },
   {
-    name: "Comes back to another node, storage shared",
+    name: "Comes back to another node, storage shared (Redis)",
     async run(start, { shared }) {
       if (!shared) return "not in this version";
       const server = await start({ storage: shared }), other = await start({ storage: shared });
