@@ -25,7 +25,7 @@ const boxes = [
   { name: "one that cuts a WebSocket 200 ms after the 101", open: cutsAfterUpgrade, in: 4000, over: "events" },
   {
     name: "one that cuts what is idle for longer than the gateway's pings are apart",
-    open: (port) => cutsIdle(port, 2500), batches: 3, in: 9000, over: "websocket",
+    open: (port) => cutsIdle(port, 4000), batches: 2, in: 10_000, over: "websocket",
     check: (box) => assert.deepEqual([box.idle, box.count], [0, 1]),
   },
   {
@@ -40,7 +40,7 @@ const boxes = [
   },
   {
     name: "one that drops everything for a while, again and again",
-    open: (port) => blackHole(port, { everyMs: 1000, forMs: 2500 }), batches: 150, in: 9000,
+    open: (port) => blackHole(port, { everyMs: 1000, forMs: 2500 }), batches: 30, in: 9000,
     check: (box) => assert.ok(box.holes >= 3, `${box.holes} holes`),
   },
   { name: "nginx as Debian configures it", open: nginx, over: "events" },
@@ -77,7 +77,7 @@ for (const [program, open] of Object.entries(listeners)) {
   });
 }
 
-async function carries(t, listener, { open, bytes, batches = 60, in: ms = 2500, over, check }, channel) {
+async function carries(t, listener, { open, bytes, batches = 20, in: ms = 2500, over, check }, channel) {
   const box = await open(gateway.port);
   t.after(() => box.close());
   const { seen, close } = await listener.listen(box.url, channel);

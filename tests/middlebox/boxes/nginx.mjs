@@ -7,7 +7,10 @@ import { join } from "node:path";
 
 const DEFAULT = process.env.NGINX_CONF ?? "/etc/nginx/nginx.conf";
 
-/** `site(folder)` is what stands in `http { }`, with `PORT` for the port of its own. */
+// Of a group of its own, it would outlive tests that are stopped.
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+
+/** `site` is what stands in `http { }`, with `PORT` for the port of its own. */
 export async function startNginx(site, { port } = {}) {
   const folder = await mkdtemp(join(tmpdir(), "lastmile-nginx-"));
   port ??= await freePort();
@@ -28,6 +31,10 @@ export async function startNginx(site, { port } = {}) {
   const nginx = { url: `http://127.0.0.1:${port}`, port, folder };
   const run = async () => {
     nginx.process = spawn("nginx", ["-c", file, "-e", join(folder, "error.log")], { stdio: "inherit", detached: true });
+    const { pid } = nginx.process;
+    const kill = () => process.kill(-pid, "SIGKILL");
+    process.once("exit", kill);
+    nginx.process.once("exit", () => process.off("exit", kill));
     await answers(port, nginx.process);
   };
   nginx.stop = async (signal = "SIGTERM") => {

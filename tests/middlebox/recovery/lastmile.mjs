@@ -10,6 +10,7 @@ export async function startLastmile({ kept = 20, secs = 300, storage = "memory",
   const folder = await mkdtemp(join(tmpdir(), "lastmile-recovery-"));
   const engine = { memory: "", disk: `[engine]\nkind = "disk"\npath = "${folder}/store"\n`, redis: `[engine]\nkind = "redis"\nurl = "${redis}"\n` };
   const gateway = await Gateway.start({
+    ...(storage === "redis" && { egress: "" }),
     channels: `subscribers = "anyone"\nbacklog_messages = ${kept}\nbacklog_secs = ${secs}\nbacklog_bytes = 0`,
     more: `[limits]\nmax_backlog_bytes = ${room}\n${engine[storage]}`,
   });

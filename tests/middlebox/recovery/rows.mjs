@@ -86,7 +86,7 @@ export const rows = [
     },
   },
   {
-    name: "Cut 20 times while 1,000 messages pass, a reconnect each time",
+    name: "Cut 20 times while 400 messages pass, a reconnect each time",
     async run(start) {
       const server = await start({ kept: 2000 });
       const box = await cutsMidway(server.port());
@@ -99,16 +99,16 @@ export const rows = [
           if (!isOver) stream = await server.events(subscriber, [C], { url: box.url }).catch(() => ({ close() {}, ended: pause(20) }));
         }
       })();
-      for (let n = 1; n <= 1000; n++) {
-        if (n % 50 === 25) box.armed += 1;
+      for (let n = 1; n <= 400; n++) {
+        if (n % 20 === 10) box.armed += 1;
         await server.publish(C, n);
       }
-      await subscriber.settle(1000);
+      await subscriber.settle(400);
       isOver = true;
       await stream.close();
       await reading;
       box.close();
-      return verdict(subscriber, range(1, 1000));
+      return verdict(subscriber, range(1, 400));
     },
   },
   {
@@ -232,7 +232,7 @@ export const rows = [
     },
   },
   {
-    name: "Comes back to another node, storage shared",
+    name: "Comes back to another node, storage shared (Redis)",
     async run(start, { shared }) {
       if (!shared) return "not in this version";
       const server = await start({ storage: shared }), other = await start({ storage: shared });

@@ -18,7 +18,7 @@ const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !n
 const pem = () => generateKeyPairSync("ed25519").privateKey.export({ format: "pem", type: "pkcs8" });
 
 export class Gateway {
-  static async start({ channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [] } = {}) {
+  static async start({ channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [], egress = 'egress = "none"' } = {}) {
     const gateway = new Gateway();
     gateway.folder = await mkdtemp(join(tmpdir(), "lastmile-js-"));
     gateway.signer = new Signer(pem());
@@ -26,7 +26,7 @@ export class Gateway {
     await writeFile(gateway.issuerKey, pem(), { mode: 0o600 });
     const { stdout: jwks } = await run(lastmile, ["token", "--key", gateway.issuerKey, "--jwks"]);
     await writeFile(join(gateway.folder, "jwks.json"), jwks);
-    await writeFile(join(gateway.folder, "gateway.toml"), `egress = "none"
+    await writeFile(join(gateway.folder, "gateway.toml"), `${egress}
 [listeners]
 public = { address = "127.0.0.1:0", roles = ["subscribe", "pair"], origins = ${JSON.stringify(origins)} }
 publish = { address = "127.0.0.1:0", roles = ["publish"] }
