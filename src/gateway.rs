@@ -31,6 +31,7 @@ use crate::transport::registry::Registry;
 use crate::transport::routes::routes;
 use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
+use crate::transport::told;
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -167,6 +168,7 @@ impl Gateway {
             tasks.spawn(listener.run(app.clone(), admission.clone(), routes.clone()));
         }
         let sweeper = tokio::spawn(sweep(app.clone()));
+        let listener = tokio::spawn(told::listen(app.clone()));
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -190,6 +192,7 @@ impl Gateway {
         let _ = tokio::time::timeout_at(deadline, gone).await;
         app.lifecycle.enter(Phase::Stopped);
         sweeper.abort();
+        listener.abort();
         // What was counted last is still sent, if that is done at once.
         drop(stop_statsd);
         let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;

@@ -175,7 +175,8 @@ impl Revocations {
         }
     }
 
-    fn lifetime(&self) -> u64 {
+    /// Seconds for which a revocation is kept.
+    pub fn lifetime(&self) -> u64 {
         self.lifetime.load(Ordering::Relaxed)
     }
 }

@@ -19,4 +19,13 @@ pub trait Shared: Send + Sync {
 
     /// Gives a value to the first who asks.
     fn take<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
+
+    /// A word for all nodes, also for those that begin later, as long as it lives.
+    fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// The words behind a place, each with its place, oldest first; `""` is before all.
+    fn told<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>>;
+
+    /// Says that this node is there, and something about it; it counts for ten seconds.
+    fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
 }

@@ -6,6 +6,7 @@ mod gateway_url;
 mod healthcheck;
 mod input;
 mod keygen;
+mod nodes;
 mod output;
 mod pair;
 mod password;
@@ -57,6 +58,8 @@ enum Command {
     Token(token::Token),
     /// Check a configuration and print what it means.
     Check(check::Check),
+    /// List the gateways that share a Redis.
+    Nodes(nodes::Nodes),
     /// Ask a gateway whether it is ready.
     Healthcheck(healthcheck::Healthcheck),
 }
@@ -128,6 +131,7 @@ pub fn run() -> ExitCode {
         Command::Pair(pair) => pair.run(),
         Command::Token(token) => token.run(),
         Command::Check(check) => check.run(),
+        Command::Nodes(nodes) => nodes.run(),
         Command::Healthcheck(healthcheck) => healthcheck.run(),
     };
     match result {

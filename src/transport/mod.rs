@@ -25,6 +25,7 @@ pub mod routes;
 mod subscribe;
 pub mod tickets;
 pub mod tls;
+pub mod told;
 mod tslm;
 pub mod websocket;
 mod write_deadline;

@@ -18,4 +18,5 @@ mod gateways;
 mod nodes;
 mod order;
 mod places;
+mod reach;
 mod suite;

@@ -80,7 +80,7 @@ async fn publications_on_any_node_reach_the_subscribers_of_all_once_and_in_order
             publishing.push(tokio::spawn(async move {
                 for n in 0..EACH {
                     publish(&*engine, channel, &format!("{at}-{n}")).await.unwrap();
-                    if getrandom::u32().unwrap() % 8 == 0 {
+                    if getrandom::u32().unwrap().is_multiple_of(8) {
                         tokio::task::yield_now().await;
                     }
                 }
@@ -188,7 +188,7 @@ async fn creation_limits_and_closing_count_for_all_nodes() {
         subscriber.frames().last().filter(|frame| frame["reason"] == "channel_closed").map(|_| ())
     })
     .await;
-    assert_eq!(nodes[1].engine.describe(&c).await.unwrap().is_none(), true);
+    assert!(nodes[1].engine.describe(&c).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,11 +22,28 @@ impl RedisServer {
     }
 
     pub fn with(args: &[&str]) -> Self {
-        // A Cluster's nodes speak on a port that is 10000 higher.
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let port = std::iter::repeat_with(free).find(|port| *port < 55_000).unwrap();
-        let args = args.iter().map(|arg| arg.to_string()).collect();
-        let mut server = Self { process: None, folder: Folder::new(), args, port };
+        let (folder, port) = (Folder::new(), free_port());
+        let own = ["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()].map(str::to_owned);
+        let dir = ["--dir".to_owned(), folder.path().to_str().unwrap().to_owned()];
+        let args = args.iter().map(|arg| arg.to_string());
+        Self::run(folder, port, own.into_iter().chain(dir).chain(args).collect())
+    }
+
+    /// A Sentinel that alone decides on the master `m`.
+    pub fn sentinel(master: &RedisServer) -> Self {
+        let (folder, port) = (Folder::new(), free_port());
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor m 127.0.0.1 {} 1\n\
+             sentinel down-after-milliseconds m 500\nsentinel failover-timeout m 3000\n",
+            folder.path().display(),
+            master.port
+        );
+        let file = folder.write("sentinel.conf", &text).to_str().unwrap().to_owned();
+        Self::run(folder, port, vec![file, "--sentinel".to_owned()])
+    }
+
+    fn run(folder: Folder, port: u16, args: Vec<String>) -> Self {
+        let mut server = Self { process: None, folder, args, port };
         server.restart();
         server
     }
@@ -41,10 +58,8 @@ impl RedisServer {
 
     /// Starts it where it is not running; returns once it answers.
     pub fn restart(&mut self) {
-        let port = self.port.to_string();
         let mut command = Command::new("redis-server");
-        command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "yes", "--dir"]);
-        command.arg(self.folder.path()).args(&self.args).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null());
         self.process = Some(command.spawn().expect("redis-server"));
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.command("PING").is_none_or(|answer| !answer.starts_with("+PONG")) {
@@ -82,4 +97,10 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A Cluster's nodes speak on a port that is 10000 higher, so not all are good.
+pub fn free_port() -> u16 {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::iter::repeat_with(free).find(|port| *port < 55_000).unwrap()
 }

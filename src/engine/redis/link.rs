@@ -18,6 +18,9 @@ use crate::protocol::{Code, Refusal};
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// Longest time until a connection can be used.
+const OPENING: Duration = Duration::from_secs(5);
+
 /// How often a connection on which nothing comes is tried.
 const PING: Duration = Duration::from_secs(1);
 
@@ -78,7 +81,8 @@ impl Link {
     pub async fn keep(&self, server: Server, kind: &RedisKind, up: impl Fn(&Arc<Session>, Pushes)) {
         let (mut pause, mut is_told) = (FIRST_WAIT, false);
         loop {
-            match Session::open(&server, kind).await {
+            let opening = timeout(OPENING, Session::open(&server, kind)).await;
+            match opening.unwrap_or_else(|_| Err((ErrorKind::Io, "it does not answer").into())) {
                 Ok((session, pushes)) => {
                     tracing::info!("connected to redis");
                     (pause, is_told) = (FIRST_WAIT, false);

@@ -42,6 +42,7 @@ use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membersh
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
 pub use self::server::{RedisConfig, RedisError, RedisKind};
+pub use self::shared::nodes;
 
 /// Who wants to listen waits for Redis so long.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -51,6 +51,20 @@ impl Names {
         format!("{}:once:{name}", self.0)
     }
 
+    /// The stream of what every node must know.
+    pub fn told(&self) -> String {
+        format!("{}:told", self.0)
+    }
+
+    /// The nodes that there may be, and what one says about itself.
+    pub fn nodes(&self) -> String {
+        format!("{}:nodes", self.0)
+    }
+
+    pub fn node(&self, node: &str) -> String {
+        format!("{}:node:{node}", self.0)
+    }
+
     fn of(&self, channel: &ChannelName, what: &str) -> String {
         // What stands in braces decides on the slot, so no brace of a name may stand there.
         const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'{').add(b'}').add(b'%');

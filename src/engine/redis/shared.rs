@@ -5,10 +5,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use redis::cmd;
+use redis::streams::{StreamId, StreamRangeReply};
 
+use super::names::Names;
+use super::server::{RedisConfig, RedisError, Server};
 use super::{Core, millis};
 use crate::broker::Shared;
 use crate::protocol::Refusal;
+
+/// Words for all nodes that are kept.
+const MAX_WORDS: usize = 100_000;
+const PAGE: usize = 1000;
+
+/// A node counts as present for so long, and is not remembered after that.
+const PRESENT: Duration = Duration::from_secs(10);
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Shared for Core {
     fn put_new<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<bool, Refusal>> {
@@ -41,4 +52,57 @@ impl Shared for Core {
             Ok(answer.map(Bytes::from))
         })
     }
+
+    fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let (session, key) = (self.link.session()?, self.names.told());
+            let mut command = cmd("XADD");
+            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_WORDS).arg("*").arg("w").arg(word);
+            session.query::<String>(&command).await?;
+            session.query(cmd("PEXPIRE").arg(&key).arg(millis(lives))).await
+        })
+    }
+
+    fn told<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>> {
+        Box::pin(async move {
+            let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
+            let mut command = cmd("XRANGE");
+            command.arg(self.names.told()).arg(from).arg("+").arg("COUNT").arg(PAGE);
+            let page: StreamRangeReply = self.link.session()?.query(&command).await?;
+            let word = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
+            Ok(page.ids.into_iter().map(word).map(|(word, id)| (id, word)).collect())
+        })
+    }
+
+    fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let (session, key) = (self.link.session()?, self.names.nodes());
+            let mut command = cmd("SET");
+            command.arg(self.names.node(&self.node)).arg(about).arg("PX").arg(millis(PRESENT));
+            session.query::<String>(&command).await?;
+            session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
+            session.query(cmd("PEXPIRE").arg(&key).arg(millis(FORGOTTEN))).await
+        })
+    }
+}
+
+/// The nodes that are there, each with what it said about itself.
+pub async fn nodes(config: &RedisConfig) -> Result<Vec<(String, Vec<u8>)>, RedisError> {
+    let failed = |error: redis::RedisError| RedisError(error.to_string());
+    let names = Names::new(&config.prefix);
+    let mut connection = Server::new(config).map_err(failed)?.connect(|_| ()).await.map_err(failed)?;
+    let key = names.nodes();
+    let known: Vec<String> = cmd("HKEYS").arg(&key).query_async(&mut connection).await.map_err(failed)?;
+    let mut found = Vec::new();
+    for node in known {
+        let about = cmd("GET").arg(names.node(&node)).query_async::<Option<Vec<u8>>>(&mut connection).await;
+        match about.map_err(failed)? {
+            Some(about) => found.push((node, about)),
+            None => {
+                let _: u64 = cmd("HDEL").arg(&key).arg(&node).query_async(&mut connection).await.map_err(failed)?;
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }

@@ -17,6 +17,7 @@ use crate::protocol::{Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
 use crate::transport::publish::{Signed, authenticate};
+use crate::transport::told;
 
 /// Rules and key sets are files' contents.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -95,6 +96,8 @@ pub async fn revocations(
         RevocationError::Full(_) => Refusal::new(Code::LimitReached, error.to_string()),
         RevocationError::Ahead => Refusal::new(Code::Malformed, error.to_string()),
     })?;
+    // In force here already; if this fails, the request can be sent again.
+    told::share(&app, &revocation).await?;
     changed(&app, &publisher, "revocations", &app.control.counters.revocations);
     Ok(json(StatusCode::CREATED, &WrittenRevocation::from(revocation)))
 }

@@ -18,6 +18,7 @@ use crate::protocol::{Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
 use crate::transport::publish::read_body;
+use crate::transport::told;
 
 /// A token has at most 8 KiB, and escapes may take room.
 const MAX_BODY: usize = 16 * 1024;
@@ -54,10 +55,12 @@ pub async fn backchannel(
         (None, Some(subject)) => Revoked::Subject(subject.into()),
         (None, None) => return Err(malformed()),
     };
-    app.revoke(Revocation { issuer: provider.issuer.as_str().into(), what, before: issued }).map_err(|error| {
+    let revocation = Revocation { issuer: provider.issuer.as_str().into(), what, before: issued };
+    app.revoke(revocation.clone()).map_err(|error| {
         tracing::error!(%error, "a logout of the provider cannot be kept");
         Refusal::from(Code::LimitReached)
     })?;
+    told::share(&app, &revocation).await?;
     tracing::info!(provider = provider.name, "the provider logged somebody out");
     Ok(String::new().into_response())
 }

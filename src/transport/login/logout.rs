@@ -14,7 +14,7 @@ use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
-use crate::transport::origin;
+use crate::transport::{origin, told};
 
 pub async fn logout(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
     let login = active(&app)?;
@@ -27,7 +27,10 @@ pub async fn logout(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
         false => origin::check(&call)?,
     }
     let session = cookie::open(&app, &login, &call).map(|(session, _)| session);
-    let ended = session.as_ref().map_or(Ok(()), |session| end(&app, session));
+    let ended = match &session {
+        Some(session) => end(&app, session).await,
+        None => Ok(()),
+    };
     let at_provider = match &session {
         Some(session) => at_provider(&app, &login, session).await,
         None => None,
@@ -46,16 +49,17 @@ pub async fn logged_out() -> Response {
     page::logged_out()
 }
 
-fn end(app: &App, session: &LoginSession) -> Result<(), Refusal> {
+async fn end(app: &App, session: &LoginSession) -> Result<(), Refusal> {
     let revocation = Revocation {
         issuer: session.issuer.as_str().into(),
         what: Revoked::TokenId(session.id.as_str().into()),
         before: session.issued.max(Now::read().unix()),
     };
-    app.revoke(revocation).map_err(|error| {
+    app.revoke(revocation.clone()).map_err(|error| {
         tracing::error!(%error, "a session cannot be revoked; its cookie is cleared, its connections go on");
         Refusal::new(Code::LimitReached, "the session is forgotten here, but its connections go on")
     })?;
+    told::share(app, &revocation).await?;
     tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");
     Ok(())
 }

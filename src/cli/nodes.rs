@@ -1,0 +1,33 @@
+//! `lastmile nodes`: which gateways share the Redis of a configuration.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{ConfigArgs, Failure, output, runtime};
+use crate::config::EngineConfig;
+use crate::engine::redis::nodes;
+
+#[derive(Args)]
+#[command(after_help = "Example:
+  lastmile nodes --config /etc/lastmile.toml
+
+One JSON line for each node that was there within the last ten seconds. Exit code 1: Redis does not answer.")]
+pub struct Nodes {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Nodes {
+    pub fn run(self) -> Result<(), Failure> {
+        let EngineConfig::Redis(redis) = self.config.load()?.config.engine else {
+            return Err(Failure::usage("engine.kind is not \"redis\": there are no other nodes"));
+        };
+        let found = runtime()?.block_on(nodes(&redis)).map_err(|error| Failure::failed(error.to_string()))?;
+        for (node, about) in found {
+            let mut about: Value = serde_json::from_slice(&about).unwrap_or_default();
+            about["node"] = node.into();
+            output::json_line(&about.to_string())?;
+        }
+        Ok(())
+    }
+}
