@@ -16,8 +16,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from world import signed
 
 GONE = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
-OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 5, "close_timeout": 1, "proxy": None,
+OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 20, "close_timeout": 1, "proxy": None,
            "max_queue": None}
+
+
+# Handshakes that this one process does at once; more only wait for its processor.
+OPENING = asyncio.Semaphore(40)
 
 
 class Record:
@@ -63,6 +67,7 @@ class Record:
 class Subscriber:
     def __init__(self, record, nodes, at, channel):
         self.record, self.nodes, self.at, self.channel = record, nodes, at, channel
+        self.home, self.ws, self.is_called = at, None, False
         self.epoch, self.offset = None, 0
         self.reconnects, self.is_connected, self.is_whole = 0, False, True
 
@@ -71,23 +76,28 @@ class Subscriber:
         while True:
             try:
                 await self.listen()
+                raise EOFError
             except GONE as gone:
-                if self.is_connected:
+                if self.is_connected and not self.is_called:
                     self.reconnects += 1
                     received = getattr(gone, "rcvd", None)
                     self.record.closes[received.code if received else "cut"] += 1
                     pause = 0.05
             self.is_connected = False
             # Another node than the one that was lost.
-            self.at = (self.at + random.choice([1, 2])) % len(self.nodes)
+            self.at = self.home if self.is_called else (self.at + random.choice([1, 2])) % len(self.nodes)
+            self.is_called = False
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, 1)
 
     async def listen(self):
         node = self.nodes[self.at]
-        async with connect(f"ws://{node.host}:{node.public}/v1/subscribe", subprotocols=["lastmile.v1"], **OPTIONS) as ws:
+        async with OPENING:
+            self.ws = ws = await connect(
+                f"ws://{node.host}:{node.public}/v1/subscribe", subprotocols=["lastmile.v1"], **OPTIONS)
             await ws.send('{"type":"hello"}')
             await self.subscribe(ws)
+        async with ws:
             async for text in ws:
                 message = json.loads(text)
                 kind = message["type"]
@@ -101,6 +111,12 @@ class Subscriber:
                     await self.subscribe(ws)
                 elif kind == "unsubscribed":
                     self.record.refused[f"unsubscribed: {message['reason']}"] += 1
+
+    async def go_home(self):
+        """Back to the node where it began, as a balancer would have it."""
+        if self.at != self.home:
+            self.is_called = True
+            await self.ws.close()
 
     async def subscribe(self, ws):
         since = {"since": {"epoch": self.epoch, "offset": self.offset}} if self.epoch else {}
@@ -132,6 +148,7 @@ class Publisher:
         self.record, self.nodes, self.at, self.key = record, nodes, at, key
         self.home, self.channels, self.rate = at, channels, rate
         self.waiting, self.sent, self.is_on = {}, 0, True
+        self.ws, self.is_called = None, False
         self.acks, self.refusals = [], []  # moments
 
     async def run(self):
@@ -141,6 +158,7 @@ class Publisher:
             try:
                 headers = signed(self.key, authority, "/v1/publish")
                 async with connect(f"ws://{authority}/v1/publish", additional_headers=headers, **OPTIONS) as ws:
+                    self.ws = ws
                     sending = asyncio.create_task(self.send(ws))
                     try:
                         async for text in ws:
@@ -151,8 +169,14 @@ class Publisher:
                 pass
             self.record.unknown += len(self.waiting)
             self.waiting.clear()
-            self.at = (self.at + 1) % len(self.nodes)
+            self.at = self.home if self.is_called else (self.at + 1) % len(self.nodes)
+            self.is_called = False
             await asyncio.sleep(0.1)
+
+    async def go_home(self):
+        if self.at != self.home:
+            self.is_called = True
+            await self.ws.close()
 
     async def send(self, ws):
         try:
