@@ -20,14 +20,18 @@ pub struct Node {
 }
 
 impl Node {
-    /// `prefix` are words of a command before the program.
+    /// With the durable engine; `prefix` are words of a command before the program.
     pub fn start(folder: &Folder, publisher: &TestPublisher, engine: &str, prefix: &[&str]) -> Self {
+        Self::with(folder, publisher, &format!("kind = \"disk\"\npath = \"store\"\n{engine}"), prefix)
+    }
+
+    pub fn with(folder: &Folder, publisher: &TestPublisher, engine: &str, prefix: &[&str]) -> Self {
         let toml = format!(
             "[listeners.public]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\n\
              [listeners.publish]\naddress = \"127.0.0.1:0\"\nroles = [\"publish\"]\n\
              [listeners.ops]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\"]\n{}\n\
              [channel_defaults]\nsubscribers = \"anyone\"\nbacklog_messages = 1000000\nbacklog_bytes = 0\n\
-             [log]\nformat = \"json\"\n[engine]\nkind = \"disk\"\npath = \"store\"\n{engine}\n",
+             [log]\nformat = \"json\"\n[engine]\n{engine}\n",
             publisher.toml("market-data", &["*"])
         );
         folder.write("lastmile.toml", &toml);
@@ -79,7 +83,7 @@ impl Node {
         self.process.id()
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         // SIGKILL; it may be gone.
         let _ = self.process.kill();
         self.process.wait().unwrap();
@@ -93,7 +97,7 @@ impl Drop for Node {
 }
 
 /// Publishes as fast as it is acknowledged until the connection breaks; gives what was acknowledged.
-async fn publish(mut ws: Ws, from: u64) -> Vec<(u64, String, Value)> {
+pub async fn publish(mut ws: Ws, from: u64) -> Vec<(u64, String, Value)> {
     let mut acknowledged = Vec::new();
     for n in from.. {
         let batch: Vec<u64> = (0..8).map(|m| n * 8 + m).collect();
@@ -115,7 +119,7 @@ async fn publish(mut ws: Ws, from: u64) -> Vec<(u64, String, Value)> {
 }
 
 /// Everything that comes until the connection breaks: offsets with their data.
-async fn listen(mut ws: Ws) -> Vec<(u64, Value)> {
+pub async fn listen(mut ws: Ws) -> Vec<(u64, Value)> {
     let mut seen = Vec::new();
     while let Ok(text) = ws.next().await {
         let frame: Value = serde_json::from_str(&text).unwrap();

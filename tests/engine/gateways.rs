@@ -1,5 +1,6 @@
 //! Whole gateways on one Redis, over real sockets: what is once for all nodes, and readiness.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use bytes::Bytes;
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::common::gateway::{Folder, ISSUER, TestGateway, World};
 use crate::common::http::{Answer, send};
-use crate::common::{TestIssuer, TestPublisher, Ws, eventually, get};
+use crate::common::{TestIssuer, TestPublisher, Ws, eventually, get, within};
+use crate::crash::{Node as Process, listen, publish};
 use crate::server::RedisServer;
 
 /// Two gateways with the same publisher and issuer.
@@ -173,6 +175,77 @@ async fn nodes_are_listed_with_their_state_and_load() {
     })
     .await;
     assert!(nodes().iter().all(|node| node["version"] == env!("CARGO_PKG_VERSION")));
+}
+
+/// A node that is killed under load takes nothing with it: what it acknowledged is everywhere, and its subscribers go on
+/// elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r8_a_node_that_is_killed_takes_nothing_with_it() {
+    let server = RedisServer::start(false);
+    let engine = format!("kind = \"redis\"\nurl = \"{}\"", server.url());
+    let (folders, key) = ([(); 3].map(|()| Folder::new()), TestPublisher::new());
+    let mut nodes = folders.each_ref().map(|folder| Process::with(folder, &key, &engine, &[]));
+    for node in &nodes {
+        eventually("readiness", async || (node.readiness().await.0 == 200).then_some(())).await;
+    }
+    let mut acknowledged = BTreeMap::new();
+    let mut epoch = None;
+    let mut seen: Vec<Vec<(u64, Value)>> = vec![Vec::new(); 3];
+    for round in 0..4u64 {
+        // Subscribers of all three; each comes back to another node than it was on.
+        let (mut listening, mut publishing) = (Vec::new(), Vec::new());
+        for (who, seen) in seen.iter().enumerate() {
+            let mut ws = nodes[(who + round as usize) % 3].subscriber().await;
+            let offset = seen.last().map_or(0, |(offset, _)| *offset);
+            let told = match &epoch {
+                None => ws.subscribe("c").await,
+                Some(epoch) => {
+                    let told = ws.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": offset}})).await;
+                    assert_eq!(told["recovered"], true, "round {round}");
+                    told
+                }
+            };
+            epoch.get_or_insert(told["epoch"].clone());
+            listening.push(tokio::spawn(listen(ws)));
+        }
+        for (who, node) in nodes.iter().enumerate() {
+            let ws = node.publisher(&key).await;
+            publishing.push(tokio::spawn(publish(ws, (round * 3 + who as u64) * 1_000_000)));
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        // One dies in the middle; the others end a little later.
+        let dies = round as usize % 3;
+        nodes[dies].kill();
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        nodes.iter_mut().for_each(Process::kill);
+        for one in publishing {
+            for (offset, _, data) in within("a publisher", one).await.unwrap() {
+                assert!(acknowledged.insert(offset, data).is_none(), "offset {offset} was given twice");
+            }
+        }
+        for (who, one) in listening.into_iter().enumerate() {
+            seen[who].extend(within("a subscriber", one).await.unwrap());
+        }
+        nodes = folders.each_ref().map(|folder| Process::with(folder, &key, &engine, &[]));
+        for node in &nodes {
+            eventually("readiness", async || (node.readiness().await.0 == 200).then_some(())).await;
+        }
+    }
+    let mut late = nodes[0].subscriber().await;
+    let told = late.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
+    assert_eq!(told["recovered"], true);
+    let mut all = Vec::new();
+    while all.len() as u64 != told["offset"].as_u64().unwrap() {
+        let message = late.expect("message").await;
+        all.push((message["offset"].as_u64().unwrap(), message["data"].clone()));
+    }
+    assert!(acknowledged.len() > 50, "{} were acknowledged", acknowledged.len());
+    for (offset, data) in &acknowledged {
+        assert_eq!(all[*offset as usize - 1], (*offset, data.clone()));
+    }
+    for seen in &seen {
+        assert_eq!(seen[..], all[..seen.len()], "each once and in order");
+    }
 }
 
 async fn ticket(pair: &Pair) -> String {

@@ -221,7 +221,16 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    /// Waits until it can be joined, and joins.
     pub fn join(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
+        let _place = match engine.attach(&name(channel)) {
+            Some(attached) => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(attached))?,
+            None => Place::default(),
+        };
+        Self::attached(engine, channel, start)
+    }
+
+    pub fn attached(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
         let limits = ConnectionLimits {
             outbox_bytes: 1 << 20,
             outbox_frames: 1000,
@@ -239,10 +248,6 @@ impl Subscriber {
             for publication in joined.history {
                 connection.send(publication.frame(Form::Native));
             }
-        };
-        let _place = match engine.attach(&name(channel)) {
-            Some(attached) => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(attached))?,
-            None => Place::default(),
         };
         let membership = engine.subscribe(&name(channel), newcomer, start, Now::read(), &mut announce)?;
         let (position, recovered) = told.unwrap();

@@ -10,7 +10,7 @@ use crate::ws;
 
 pub struct Fleet {
     pub epoll: Epoll,
-    to: SocketAddrV4,
+    to: Vec<SocketAddrV4>,
     clients: Vec<Client>,
     buffer: Vec<u8>,
     /// Tokens and readiness of sockets that are not clients, of the last [`Fleet::poll`].
@@ -55,7 +55,7 @@ impl Default for Opening {
 }
 
 impl Fleet {
-    pub fn new(to: SocketAddrV4) -> io::Result<Fleet> {
+    pub fn new(to: Vec<SocketAddrV4>) -> io::Result<Fleet> {
         Ok(Fleet {
             epoll: Epoll::new()?,
             to,
@@ -80,7 +80,7 @@ impl Fleet {
     pub fn open(&mut self, i: usize, script: Script, opening: Opening) -> io::Result<()> {
         // 10,000 connections from each source address stay clear of the end of the port range.
         let source = Ipv4Addr::new(127, 0, 0, 1 + (i / 10_000) as u8);
-        let fd = sys::connect(self.to, source, opening.receive_buffer)?;
+        let fd = sys::connect(self.to[i % self.to.len()], source, opening.receive_buffer)?;
         self.epoll.add(fd.as_raw_fd(), IN | OUT, i as u64)?;
         let script = Some(Box::new(script));
         let client = Client { fd: Some(fd), phase: Phase::Connecting, partial: Vec::new(), script };

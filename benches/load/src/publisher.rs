@@ -26,11 +26,11 @@ pub struct Publisher {
 impl Publisher {
     /// Connects, upgrades and joins the epoll of `fleet`, as the `number`th that is not a client.
     pub fn connect(target: &Target, fleet: &Fleet, number: u64) -> io::Result<Publisher> {
-        let fd = sys::connect(target.publish_address(), Ipv4Addr::new(127, 0, 1, 1), None)?;
+        let fd = sys::connect(target.publish_address(number as usize), Ipv4Addr::new(127, 0, 1, 1), None)?;
         let mut publisher = Publisher {
             fd,
             token: OTHERS + number,
-            out: target.publisher().into_bytes(),
+            out: target.publisher(number as usize).into_bytes(),
             written: 0,
             blocked: false,
             partial: Vec::new(),

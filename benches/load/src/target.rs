@@ -19,6 +19,8 @@ pub struct Target {
     /// Ports of subscribers and rooms, and of publishers.
     pub port: u16,
     pub publish_port: u16,
+    /// So many servers have the ports from there on; clients and publishers are spread over them.
+    pub nodes: usize,
     /// A publisher's key; the gateway wants one.
     pub key: Option<Key>,
     /// One for each subscriber in turn; empty where anyone may listen.
@@ -39,12 +41,12 @@ pub struct Script {
 }
 
 impl Target {
-    pub fn address(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port)
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        (0..self.nodes).map(|node| SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.port + node as u16)).collect()
     }
 
-    pub fn publish_address(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.publish_port)
+    pub fn publish_address(&self, publisher: usize) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.publish_port + (publisher % self.nodes) as u16)
     }
 
     /// Subscriber `i` listens to channel `i % channels`.
@@ -81,13 +83,11 @@ impl Target {
         }
     }
 
-    pub fn publisher(&self) -> String {
+    pub fn publisher(&self, publisher: usize) -> String {
+        let port = self.publish_address(publisher).port();
         match &self.key {
-            Some(key) => {
-                let signature = key.sign("GET", &authority(self.publish_port), "/v1/publish", None);
-                upgrade(self.publish_port, "/v1/publish", &signature)
-            }
-            None => upgrade(self.publish_port, "/pub", ""),
+            Some(key) => upgrade(port, "/v1/publish", &key.sign("GET", &authority(port), "/v1/publish", None)),
+            None => upgrade(port, "/pub", ""),
         }
     }
 
@@ -185,6 +185,7 @@ mod tests {
             dialect: Dialect::Lastmile,
             port: 1,
             publish_port: 1,
+            nodes: 1,
             key: None,
             tokens: Vec::new(),
             channels: 1,

@@ -46,6 +46,7 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
             dialect: Dialect::Raw,
             port: 0,
             publish_port: 0,
+            nodes: 1,
             key: None,
             tokens: Vec::new(),
             channels: 1,
@@ -74,6 +75,7 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
             "--volume" => plan.volume = number(value),
             "--pid" => pid = number(value),
             "--port" => target.port = number(value),
+            "--nodes" => target.nodes = number(value),
             "--publish-port" => target.publish_port = number(value),
             "--channels" => target.channels = number(value),
             "--size" => target.size = number::<usize>(value).max(SHORTEST),
@@ -84,7 +86,13 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
             _ => usage(),
         }
     }
-    if pid == 0 || plan.target.port == 0 || plan.n == 0 || plan.publishers == 0 || plan.target.channels == 0 {
+    if pid == 0
+        || plan.target.port == 0
+        || plan.n == 0
+        || plan.publishers == 0
+        || plan.target.channels == 0
+        || plan.target.nodes == 0
+    {
         usage();
     }
     if plan.target.publish_port == 0 {
@@ -107,7 +115,7 @@ fn usage() -> ! {
     eprintln!(
         "usage: load SCENARIO [--turns] --port PORT --pid PID [--publish-port PORT] [--dialect raw|lastmile] [--key FILE]\n\
          \x20           [--n N] [--secs S] [--rate PER_SECOND] [--size BYTES] [--channels C] [--publishers P]\n\
-         \x20           [--in-flight K] [--volume BYTES] [--tokens T]\n\
+         \x20           [--in-flight K] [--volume BYTES] [--tokens T] [--nodes N]\n\
          \x20      load jwks | load keygen KEY_FILE\n\
          scenarios: {NAMES}"
     );

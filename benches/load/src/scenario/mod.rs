@@ -79,7 +79,7 @@ impl Plan {
     }
 
     fn fleet(&self) -> io::Result<Fleet> {
-        Fleet::new(self.target.address())
+        Fleet::new(self.target.addresses())
     }
 
     fn subscribers(&self, n: usize) -> io::Result<Fleet> {

@@ -58,7 +58,7 @@ pub fn post(plan: &Plan) -> io::Result<Report> {
     let mut next = requests.iter();
     let mut clients = Vec::new();
     for i in 0..plan.n {
-        let fd = sys::connect(plan.target.publish_address(), Ipv4Addr::new(127, 0, 1, 1), None)?;
+        let fd = sys::connect(plan.target.publish_address(0), Ipv4Addr::new(127, 0, 1, 1), None)?;
         epoll.add(fd.as_raw_fd(), IN, i as u64)?;
         clients.push((fd, Vec::new()));
     }

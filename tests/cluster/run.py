@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Three gateways on one Redis, with faults under load: every publication that was acknowledged reaches every subscriber
+once and in order. Prints what happened in figures; ends with 1 at the first fault.
+
+    run.py [--subscribers 300] [--faults node,redis,partition,rolling] [--rate 15] [--rounds 1]
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+
+from load import Publisher, Record, Subscriber
+from world import BINARY, world
+
+CHANNELS = [f"prices.{name}" for name in ("btc", "eth/€", "xrp ?", "sol#1", "ada", "dot")]
+
+
+class Run:
+    def __init__(self, args, redis, nodes, key, network):
+        self.args, self.redis, self.nodes, self.network, self.record = args, redis, nodes, network, Record()
+        self.subscribers = [Subscriber(self.record, nodes, at % 3, CHANNELS[at // 3 % len(CHANNELS)])
+                            for at in range(args.subscribers)]
+        self.publishers = [Publisher(self.record, nodes, at, CHANNELS, key, args.rate) for at in range(3)]
+        self.tasks = []
+        # This one process opens some hundred connections a second at best, less on a busy machine.
+        self.patience = 30 + args.subscribers / 30
+
+    async def start(self):
+        for at, one in enumerate(self.subscribers):
+            self.tasks.append(asyncio.create_task(one.run()))
+            if at % 20 == 19:
+                await asyncio.sleep(0.02)
+        await self.all_connected(self.patience)
+        self.tasks += [asyncio.create_task(one.run()) for one in self.publishers]
+        await self.until("first acknowledgements", lambda: all(one.acks for one in self.publishers), 15)
+
+    async def until(self, what, is_so, secs):
+        """Waits; returns how long it took."""
+        began = time.monotonic()
+        while not is_so():
+            for task in self.tasks:
+                if task.done():
+                    task.result()
+            if time.monotonic() - began > secs:
+                raise RuntimeError(f"waited {secs} s for {what}; {self.figures()}")
+            await asyncio.sleep(0.02)
+        return time.monotonic() - began
+
+    async def all_connected(self, secs):
+        return await self.until("all subscribers", lambda: all(one.is_connected for one in self.subscribers), secs)
+
+    async def settle(self):
+        """Publishers pause; everything that was acknowledged is at every subscriber."""
+        for one in self.publishers:
+            one.is_on = False
+        await self.until("answers", lambda: not any(one.waiting for one in self.publishers), 15)
+        # What was never answered may still come.
+        await asyncio.sleep(0.3)
+        newest = {channel: 0 for channel in CHANNELS}
+        for channel, _, offset in self.record.acknowledged.values():
+            newest[channel] = max(newest[channel], offset)
+        is_there = lambda: all(one.offset >= newest[one.channel] for one in self.subscribers)
+        took = await self.until("deliveries", is_there, 30)
+        self.record.check(self.subscribers)
+        for one in self.publishers:
+            one.is_on = True
+        return took
+
+    async def flows(self):
+        """Seconds until each publisher has an acknowledgement of what it sent from now on."""
+        now = time.monotonic()
+        await self.until("acknowledgements", lambda: all(one.first_ack_after(now) for one in self.publishers), 30)
+        return max(one.first_ack_after(now) for one in self.publishers)
+
+    async def spread(self):
+        """Everybody is where it began."""
+        await asyncio.gather(*(one.go_home() for one in [*self.subscribers, *self.publishers]))
+        is_home = lambda: all(one.at == one.home and not one.is_called for one in [*self.subscribers, *self.publishers])
+        await self.until("everybody to be home", is_home, self.patience)
+        await self.all_connected(self.patience)
+        await self.flows()
+
+    def reconnects(self):
+        return sum(one.reconnects for one in self.subscribers)
+
+    async def node(self):
+        """kill -9 of a node; its subscribers come back on the others."""
+        victim = random.randrange(3)
+        mine = [one for one in self.subscribers if one.at == victim]
+        killed = time.monotonic()
+        await asyncio.to_thread(self.nodes[victim].kill)
+        began = time.monotonic()
+        await self.until("the loss to be seen", lambda: not any(one.is_connected and one.at == victim for one in mine), 5)
+        back = await self.all_connected(self.patience) + (time.monotonic() - began)
+        await self.flows()
+        acks = max(one.longest_silence(killed, time.monotonic()) for one in self.publishers)
+        await asyncio.sleep(1)
+        ready = await asyncio.to_thread(self.nodes[victim].start)
+        return f"{len(mine)} subscribers back on other nodes after {back:.2f} s, no publisher waited longer than {acks:.2f} s for an " \
+               f"acknowledgement; the node is ready {ready:.2f} s after its start"
+
+    async def redis_(self):
+        """kill -9 of Redis; it comes back with its append-only file."""
+        before, began = self.reconnects(), time.monotonic()
+        self.redis.kill()
+        await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers), 10)
+        told = max(one.first_refusal_after(began) for one in self.publishers)
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(self.redis.start)
+        back = await self.flows()
+        self.expect(told <= 4, f"publishers were told after {told:.1f} s")
+        self.expect(back <= 5, f"Redis was back for {back:.1f} s before all went on")
+        self.expect(self.reconnects() == before, "subscribers lost their connections")
+        return f"publishers told after {told:.2f} s, acknowledged again {back:.2f} s after Redis answered; " \
+               f"no subscriber lost its connection"
+
+    async def partition(self):
+        """One node does not reach Redis; its subscribers stay and are made whole."""
+        before = self.reconnects()
+        here, *others = self.publishers
+        began = time.monotonic()
+        self.network.cut(self.args.direction)
+        readiness, mine = [], [one for one in self.subscribers if one.at == 0]
+        while time.monotonic() - began < self.args.partition_secs:
+            readiness.append((time.monotonic() - began, await asyncio.to_thread(self.nodes[0].readiness)))
+            await asyncio.sleep(0.2)
+        self.network.heal()
+        healed = time.monotonic()
+        told = here.first_refusal_after(began)
+        unready = next((at for at, status in readiness if status == 503), None)
+        last_ack = max(0, *(at - began for at in here.acks if at < healed))
+        self.expect(told is not None and told <= 4, f"the publisher was told after {told} s")
+        self.expect(last_ack <= 4, f"there was an acknowledgement {last_ack:.1f} s into the partition")
+        self.expect(unready is not None and unready <= 6, f"/readyz said it after {unready} s")
+        silence = max((one.longest_silence(began, healed) for one in others), default=0)
+        self.expect(silence <= 4, f"publishers on other nodes waited {silence:.1f} s")
+        back = await self.flows()
+        is_level = lambda: all(one.offset + 30 >= max(other.offset for other in self.subscribers
+                                                     if other.channel == one.channel) for one in mine)
+        whole = await self.until("the node's subscribers to be made whole", is_level, 30) + back
+        self.expect(whole <= 10, f"subscribers were whole {whole:.1f} s after the partition")
+        ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200, 15)
+        self.expect(self.reconnects() == before, "subscribers lost their connections")
+        return f"its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
+               f"{unready or 0:.1f} s; elsewhere at most {silence:.2f} s between acknowledgements; after {self.args.partition_secs} s " \
+               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost"
+
+    async def rolling(self):
+        """Every node ends with SIGTERM, one after the other, and starts again."""
+        before, figures = self.record.closes.copy(), []
+        for node in self.nodes:
+            took = await asyncio.to_thread(node.kill, signal.SIGTERM)
+            self.expect(node.process.returncode == 0, f"{node.name} ended with {node.process.returncode}")
+            self.expect(took <= 8, f"{node.name} drained for {took:.1f} s")
+            ready = await asyncio.to_thread(node.start)
+            await self.all_connected(self.patience)
+            figures.append(f"{took:.1f}+{ready:.1f}")
+        closes = self.record.closes - before
+        self.expect(set(closes) <= {4000}, f"connections ended with {dict(closes)}")
+        return f"drain + start in s: {', '.join(figures)}; {closes.total()} times a subscriber was told to come back (4000)"
+
+    def expect(self, is_so, text):
+        if not is_so:
+            self.record.fault(text)
+
+    def figures(self):
+        record, latencies = self.record, sorted(self.record.latencies) or [0]
+        at = lambda part: 1000 * latencies[min(int(part * len(latencies)), len(latencies) - 1)]
+        return f"{len(record.acknowledged)} acknowledged (p50 {at(.5):.1f} ms, p99 {at(.99):.0f} ms), " \
+               f"{record.unknown} of unknown fate, refused {dict(record.refused)}, {record.deliveries} deliveries, " \
+               f"closes {dict(record.closes)}"
+
+
+async def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subscribers", type=int, default=300)
+    parser.add_argument("--rate", type=float, default=15, help="publications a second on each node")
+    parser.add_argument("--faults", default="node,redis,partition,rolling")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--partition-secs", type=float, default=10)
+    parser.add_argument("--direction", choices=["to", "from", "both"], default="both", help="what the partition swallows")
+    parser.add_argument("--fsync", choices=["always", "everysec"], default="everysec")
+    args = parser.parse_args()
+    began = time.monotonic()
+    async with world(args.fsync) as parts:
+        run = Run(args, *parts)
+        print(f"{args.subscribers} subscribers on 3 nodes, 3 publishers with {args.rate:g}/s each, {len(CHANNELS)} channels, "
+              f"appendfsync {args.fsync}, load {os.getloadavg()[0]:.1f}, {BINARY}\npartition: {parts[3].about}", flush=True)
+        await run.start()
+        scenarios = {"node": run.node, "redis": run.redis_, "partition": run.partition, "rolling": run.rolling}
+        for fault in args.faults.split(",") * args.rounds:
+            await run.spread()
+            await asyncio.sleep(1)
+            figures = await scenarios[fault]()
+            settled = await run.settle()
+            print(f"{fault}: {figures}; all delivered {settled:.2f} s after the last answer", flush=True)
+            if run.record.faults:
+                break
+        print(run.figures(), f"in {time.monotonic() - began:.0f} s")
+        for task in run.tasks:
+            task.cancel()
+        await asyncio.gather(*run.tasks, return_exceptions=True)
+        if run.record.faults:
+            raise RuntimeError("\n".join(run.record.faults))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        asyncio.run(main())
+    except RuntimeError as error:
+        sys.exit(f"FAILED: {error}")

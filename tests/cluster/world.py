@@ -1,0 +1,280 @@
+"""Processes of one cluster: a Redis with an append-only file, three gateways, and the network that one of them has.
+
+The first node lives in a network namespace of its own with two links, one for clients and one for Redis, so that the one
+can be cut without the other. Where namespaces are not allowed, a proxy stands before Redis and swallows what comes.
+"""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import signer
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
+CONFIG = """
+[listeners.public]
+address = "{host}:{public}"
+roles = ["subscribe"]
+plaintext = true
+[listeners.publish]
+address = "{host}:{publish}"
+roles = ["publish"]
+plaintext = true
+[listeners.ops]
+address = "{host}:{ops}"
+roles = ["ops"]
+plaintext = true
+[publishers.market]
+key = "{key}"
+channels = ["*"]
+[channel_defaults]
+subscribers = "anyone"
+backlog_messages = 20000
+backlog_secs = 300
+[engine]
+kind = "redis"
+url = "redis://{redis}"
+[drain]
+window_secs = 2
+deadline_secs = 6
+[log]
+format = "json"
+filter = "info"
+"""
+
+
+def wait_until(what, is_so, secs=30):
+    deadline = time.monotonic() + secs
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {secs} s for {what}")
+        time.sleep(0.02)
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Redis:
+    def __init__(self, folder, hosts, fsync):
+        self.folder, self.hosts, self.fsync = folder, hosts, fsync
+        self.port, = free_ports(1)
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", *self.hosts, "--protected-mode", "no", "--save", "",
+             "--appendonly", "yes", "--appendfsync", self.fsync, "--dir", str(self.folder)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_until("redis", self.answers)
+
+    def answers(self):
+        return self.command("PING").startswith("+PONG")
+
+    def command(self, words):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2) as one:
+                one.sendall(f"{words}\r\n".encode())
+                return one.recv(65536).decode(errors="replace")
+        except OSError:
+            return ""
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+class Node:
+    def __init__(self, name, folder, host, redis, key, inside=()):
+        self.name, self.host, self.inside, self.log = name, host, list(inside), open(folder / f"{name}.log", "ab")
+        self.public, self.publish, self.ops = free_ports(3)
+        self.config = folder / f"{name}.toml"
+        self.config.write_text(CONFIG.format(**vars(self), redis=redis, key=key))
+        self.process = None
+
+    def start(self):
+        command = [*self.inside, BINARY, "serve", "--config", str(self.config)]
+        began = time.monotonic()
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        wait_until(f"{self.name} to be ready", self.is_ready)
+        return time.monotonic() - began
+
+    def is_ready(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}; see {self.log.name}")
+        return self.readiness() == 200
+
+    def readiness(self):
+        try:
+            with urllib.request.urlopen(f"http://{self.host}:{self.ops}/readyz", timeout=2) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def kill(self, how=signal.SIGKILL):
+        """Ends it; returns how many seconds that took."""
+        began = time.monotonic()
+        if self.process:
+            self.process.send_signal(how)
+            self.process.wait(timeout=20)
+        return time.monotonic() - began
+
+
+class Namespace:
+    """Two links to a namespace: 10.213.7.0/30 for clients, 10.213.8.0/30 for Redis."""
+
+    about = "a network namespace whose link to Redis carries nothing (neighbours with wrong addresses)"
+    host, redis_host = "10.213.7.2", "10.213.8.1"
+    LOST = "02:00:00:00:00:99"
+
+    def __init__(self):
+        self.name = f"lm{os.getpid()}"
+        self.inside = ["ip", "netns", "exec", self.name]
+
+    def open(self):
+        run("ip", "netns", "add", self.name)
+        for part in (7, 8):
+            ours, theirs = self.link(part), f"e{part}"
+            run("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", self.name)
+            run("ip", "addr", "add", f"10.213.{part}.1/30", "dev", ours)
+            run("ip", "link", "set", ours, "up")
+            run(*self.inside, "ip", "addr", "add", f"10.213.{part}.2/30", "dev", theirs)
+            run(*self.inside, "ip", "link", "set", theirs, "up")
+        run(*self.inside, "ip", "link", "set", "lo", "up")
+
+    def link(self, part):
+        return f"lm{os.getpid() % 1_000_000}x{part}"
+
+    async def start(self, redis_port):
+        return f"{self.redis_host}:{redis_port}"
+
+    def cut(self, direction):
+        """`to`: Redis hears nothing of the node; `from`: the node hears nothing of Redis; `both`."""
+        if direction in ("to", "both"):
+            self.neighbour(self.inside, "10.213.8.1", "e8")
+        if direction in ("from", "both"):
+            self.neighbour([], "10.213.8.2", self.link(8))
+
+    def neighbour(self, inside, address, link):
+        run(*inside, "ip", "neigh", "replace", address, "lladdr", self.LOST, "dev", link, "nud", "permanent")
+
+    def heal(self):
+        for inside, address, link in (self.inside, "10.213.8.1", "e8"), ([], "10.213.8.2", self.link(8)):
+            subprocess.run([*inside, "ip", "neigh", "del", address, "dev", link], stderr=subprocess.DEVNULL)
+
+    def close(self):
+        for part in (7, 8):
+            subprocess.run(["ip", "link", "del", self.link(part)], stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "netns", "del", self.name], stderr=subprocess.DEVNULL)
+
+
+class Proxy:
+    """In place of a namespace: while it is cut it reads nothing and passes nothing on."""
+
+    about = "a TCP proxy that passes nothing on: network namespaces are not allowed here"
+    host, redis_host, inside = "127.0.0.1", "127.0.0.1", ()
+
+    def open(self):
+        self.flows = {"to": asyncio.Event(), "from": asyncio.Event()}
+        self.heal()
+
+    async def start(self, redis_port):
+        self.redis_port = redis_port
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        return "127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
+
+    async def serve(self, reader, writer):
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.redis_port)
+        except OSError:
+            writer.close()
+            return
+        passing = [asyncio.create_task(self.carry(reader, far_writer, "to")),
+                   asyncio.create_task(self.carry(far_reader, writer, "from"))]
+        await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        for one in passing:
+            one.cancel()
+        writer.close()
+        far_writer.close()
+
+    async def carry(self, reader, writer, direction):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await self.flows[direction].wait()
+                writer.write(data)
+                await writer.drain()
+
+    def cut(self, direction):
+        for name, flow in self.flows.items():
+            if direction in (name, "both"):
+                flow.clear()
+
+    def heal(self):
+        for flow in self.flows.values():
+            flow.set()
+
+    def close(self):
+        pass
+
+
+def run(*command):
+    subprocess.run(command, check=True, stderr=subprocess.PIPE)
+
+
+@contextlib.asynccontextmanager
+async def world(fsync):
+    """Gives Redis, the nodes, the publishers' key, and the network of the first node."""
+    with tempfile.TemporaryDirectory(prefix="lastmile-cluster-") as folder, contextlib.ExitStack() as stack:
+        folder = pathlib.Path(folder)
+        network = Namespace()
+        stack.callback(lambda: network.close())
+        try:
+            network.open()
+        except (OSError, subprocess.CalledProcessError):
+            network.close()
+            network = Proxy()
+            network.open()
+        redis = Redis(folder, sorted({"127.0.0.1", network.redis_host}), fsync)
+        stack.callback(redis.kill)
+        redis.start()
+        key = Ed25519PrivateKey.generate()
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        near = f"127.0.0.1:{redis.port}"
+        public = public.decode()
+        nodes = [Node("node-0", folder, network.host, await network.start(redis.port), public, network.inside)]
+        nodes += [Node(f"node-{at}", folder, "127.0.0.1", near, public) for at in (1, 2)]
+        for node in nodes:
+            stack.callback(node.kill)
+            await asyncio.to_thread(node.start)
+        try:
+            yield redis, nodes, key, network
+        except BaseException:
+            for node in nodes:
+                tail = (folder / f"{node.name}.log").read_text(errors="replace").splitlines()[-8:]
+                print(f"-- {node.name}", *tail, sep="\n", file=sys.stderr)
+            raise
+
+
+def signed(key, authority, path):
+    headers, _ = signer.sign(key, "GET", authority, path)
+    return headers
