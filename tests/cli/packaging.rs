@@ -1,6 +1,10 @@
 //! What stands in `docker/` names files, settings and commands that exist.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::{Scratch, root};
 
@@ -39,8 +43,93 @@ fn the_image_is_built_from_files_that_exist_and_runs_commands_that_exist() {
 }
 
 #[test]
+fn the_configuration_of_a_cluster_s_nodes_is_good_and_they_are_the_ones_that_nginx_knows() {
+    let scratch = Scratch::new();
+    let password = scratch.write("redis-password", "secret\n");
+    let text = read("docker/cluster/lastmile.toml");
+    assert!(text.contains("/run/secrets/redis-password"));
+    let text = text.replace("/run/secrets/redis-password", password.to_str().unwrap());
+    scratch.write("lastmile.toml", &text);
+    scratch.run(["check", "--config", "lastmile.toml"]).ok();
+
+    let (nginx, compose) = (read("docker/cluster/nginx.conf"), read("docker/compose.cluster.yaml"));
+    for node in ["node-1", "node-2", "node-3"] {
+        assert!(compose.contains(&format!("  {node}: *node\n")), "{node}");
+        for port in ["8080", "8081"] {
+            assert!(nginx.contains(&format!("server {node}:{port} ")) && text.contains(&format!(":{port}\"")));
+        }
+    }
+    for network in ["172.30.1.0/24", "172.30.2.0/24"] {
+        assert!(text.contains(network) && compose.contains(&format!("subnet: {network}")), "{network}");
+    }
+}
+
+#[test]
+fn nginx_can_read_its_configuration() {
+    let Ok(version) = Command::new("nginx").arg("-v").output() else {
+        println!("not run: there is no nginx here");
+        return;
+    };
+    assert!(version.status.success());
+    let scratch = Scratch::new();
+    // Names of the containers mean nothing here, and so many files may not be opened.
+    let text =
+        (1..=3).fold(read("docker/cluster/nginx.conf"), |text, n| text.replace(&format!("node-{n}:"), "127.0.0.1:"));
+    let text = text.replace("/tmp/nginx.pid", scratch.path("nginx.pid").to_str().unwrap());
+    let file = scratch.write("nginx.conf", &text);
+    let ran = Command::new("nginx").arg("-t").arg("-p").arg(scratch.path(".")).arg("-c").arg(file).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// The words behind the user's name: what it may do.
+fn rights(text: &str, marker: &str, end: char) -> Vec<String> {
+    let (_, rest) = text.split_once(marker).unwrap_or_else(|| panic!("no {marker}"));
+    let (words, _) = rest.split_once(end).unwrap();
+    words.split_whitespace().filter(|word| word.starts_with('+')).map(str::to_owned).collect()
+}
+
+#[test]
+fn redis_starts_with_its_configuration_and_one_user_with_the_documented_rights() {
+    let script = read("docker/cluster/redis.sh");
+    let documented = rights(&read("docs/engines.md"), "ACL SETUSER gateway on", '`');
+    assert!(documented.len() > 10);
+    assert_eq!(rights(&script, "user gateway on", '\n'), documented);
+
+    let scratch = Scratch::new();
+    let password = scratch.write("redis-password", "a secret\n");
+    let socket = scratch.path("redis.sock");
+    let mut redis = Command::new("sh")
+        .arg(root().join("docker/cluster/redis.sh"))
+        .args(["--port", "0", "--unixsocket"])
+        .arg(&socket)
+        .env("REDIS_PASSWORD_FILE", password)
+        .env("REDIS_DATA", scratch.path("."))
+        .env("REDIS_CONFIG", root().join("docker/cluster/redis.conf"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let answers = loop {
+        if let Ok(mut stream) = UnixStream::connect(&socket) {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.write_all(b"PING\r\nAUTH gateway \"a secret\"\r\nPING\r\nFLUSHALL\r\n").unwrap();
+            let mut lines = BufReader::new(stream).lines();
+            break std::array::from_fn::<_, 4, _>(|_| lines.next().unwrap().unwrap());
+        }
+        assert!(Instant::now() < deadline && redis.try_wait().unwrap().is_none(), "redis did not start");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    redis.kill().unwrap();
+    redis.wait().unwrap();
+    let [stranger, signed_in, allowed, forbidden] = answers;
+    assert!(stranger.starts_with("-NOAUTH"), "{stranger}");
+    assert_eq!((signed_in.as_str(), allowed.as_str()), ("+OK", "+PONG"));
+    assert!(forbidden.starts_with("-NOPERM"), "{forbidden}");
+}
+
+#[test]
 fn compose_mounts_what_exists() {
-    let compose = read("docker/compose.yaml");
+    let compose = read("docker/compose.yaml") + &read("docker/compose.cluster.yaml");
     let mounts = compose.lines().filter_map(|line| line.trim().strip_prefix("- ./"));
     let mut count = 0;
     for mount in mounts {

@@ -2,7 +2,7 @@
 """Three gateways on one Redis, with faults under load: every publication that was acknowledged reaches every subscriber
 once and in order. Prints what happened in figures; ends with 1 at the first fault.
 
-    run.py [--subscribers 300] [--faults node,redis,partition,rolling] [--rate 15] [--rounds 1]
+    run.py [--subscribers 300] [--faults node,redis,full,partition,rolling] [--rate 15] [--rounds 1]
 """
 
 import argparse
@@ -118,6 +118,21 @@ class Run:
         return f"publishers told after {told:.2f} s, acknowledged again {back:.2f} s after Redis answered; " \
                f"no subscriber lost its connection"
 
+    async def full(self):
+        """Redis has no memory left for publications, then has it again."""
+        before, began = self.reconnects(), time.monotonic()
+        self.redis.command("CONFIG SET maxmemory 1")
+        await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers), 10)
+        told = max(one.first_refusal_after(began) for one in self.publishers)
+        await asyncio.sleep(2)
+        last = max(at - began for one in self.publishers for at in one.acks)
+        readiness = await asyncio.to_thread(self.nodes[1].readiness)
+        self.redis.command("CONFIG SET maxmemory 0")
+        back = await self.flows()
+        self.expect(self.reconnects() == before, "subscribers lost their connections")
+        return f"publishers told after {told:.2f} s, last acknowledgement at {max(last, 0):.2f} s, /readyz {readiness} meanwhile; " \
+               f"acknowledged again {back:.2f} s after there was room"
+
     async def partition(self):
         """One node does not reach Redis; its subscribers stay and are made whole."""
         before = self.reconnects()
@@ -179,7 +194,7 @@ async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subscribers", type=int, default=300)
     parser.add_argument("--rate", type=float, default=15, help="publications a second on each node")
-    parser.add_argument("--faults", default="node,redis,partition,rolling")
+    parser.add_argument("--faults", default="node,redis,full,partition,rolling")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--partition-secs", type=float, default=10)
     parser.add_argument("--direction", choices=["to", "from", "both"], default="both", help="what the partition swallows")
@@ -191,7 +206,7 @@ async def main():
         print(f"{args.subscribers} subscribers on 3 nodes, 3 publishers with {args.rate:g}/s each, {len(CHANNELS)} channels, "
               f"appendfsync {args.fsync}, load {os.getloadavg()[0]:.1f}, {BINARY}\npartition: {parts[3].about}", flush=True)
         await run.start()
-        scenarios = {"node": run.node, "redis": run.redis_, "partition": run.partition, "rolling": run.rolling}
+        scenarios = {"node": run.node, "redis": run.redis_, "full": run.full, "partition": run.partition, "rolling": run.rolling}
         for fault in args.faults.split(",") * args.rounds:
             await run.spread()
             await asyncio.sleep(1)

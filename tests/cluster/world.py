@@ -141,50 +141,53 @@ class Node:
 
 
 class Namespace:
-    """Two links to a namespace: 10.213.7.0/30 for clients, 10.213.8.0/30 for Redis."""
+    """A namespace with two links, one for clients and one for Redis, in networks of four addresses each."""
 
     about = "a network namespace whose link to Redis carries nothing (neighbours with wrong addresses)"
-    host, redis_host = "10.213.7.2", "10.213.8.1"
     LOST = "02:00:00:00:00:99"
 
     def __init__(self):
-        self.name = f"lm{os.getpid()}"
+        number = os.getpid()
+        self.name = f"lm{number}"
         self.inside = ["ip", "netns", "exec", self.name]
+        # Several runs on one machine have networks of their own.
+        network = f"10.{128 + number % 100}.{number // 100 % 256}"
+        # Link of this side, link inside, address of this side, address inside.
+        self.links = [(f"lm{number % 10_000_000}c", "clients", f"{network}.1", f"{network}.2"),
+                      (f"lm{number % 10_000_000}r", "redis", f"{network}.5", f"{network}.6")]
+        self.host, self.redis_host = self.links[0][3], self.links[1][2]
 
     def open(self):
         run("ip", "netns", "add", self.name)
-        for part in (7, 8):
-            ours, theirs = self.link(part), f"e{part}"
+        for ours, theirs, our_address, their_address in self.links:
             run("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", self.name)
-            run("ip", "addr", "add", f"10.213.{part}.1/30", "dev", ours)
+            run("ip", "addr", "add", f"{our_address}/30", "dev", ours)
             run("ip", "link", "set", ours, "up")
-            run(*self.inside, "ip", "addr", "add", f"10.213.{part}.2/30", "dev", theirs)
+            run(*self.inside, "ip", "addr", "add", f"{their_address}/30", "dev", theirs)
             run(*self.inside, "ip", "link", "set", theirs, "up")
         run(*self.inside, "ip", "link", "set", "lo", "up")
-
-    def link(self, part):
-        return f"lm{os.getpid() % 1_000_000}x{part}"
 
     async def start(self, redis_port):
         return f"{self.redis_host}:{redis_port}"
 
+    def neighbours(self):
+        """Of each direction: where the neighbour is known, its address, the link to it."""
+        ours, theirs, our_address, their_address = self.links[1]
+        return {"to": (self.inside, our_address, theirs), "from": ([], their_address, ours)}
+
     def cut(self, direction):
         """`to`: Redis hears nothing of the node; `from`: the node hears nothing of Redis; `both`."""
-        if direction in ("to", "both"):
-            self.neighbour(self.inside, "10.213.8.1", "e8")
-        if direction in ("from", "both"):
-            self.neighbour([], "10.213.8.2", self.link(8))
-
-    def neighbour(self, inside, address, link):
-        run(*inside, "ip", "neigh", "replace", address, "lladdr", self.LOST, "dev", link, "nud", "permanent")
+        for name, (inside, address, link) in self.neighbours().items():
+            if direction in (name, "both"):
+                run(*inside, "ip", "neigh", "replace", address, "lladdr", self.LOST, "dev", link, "nud", "permanent")
 
     def heal(self):
-        for inside, address, link in (self.inside, "10.213.8.1", "e8"), ([], "10.213.8.2", self.link(8)):
+        for inside, address, link in self.neighbours().values():
             subprocess.run([*inside, "ip", "neigh", "del", address, "dev", link], stderr=subprocess.DEVNULL)
 
     def close(self):
-        for part in (7, 8):
-            subprocess.run(["ip", "link", "del", self.link(part)], stderr=subprocess.DEVNULL)
+        for ours, *_ in self.links:
+            subprocess.run(["ip", "link", "del", ours], stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "netns", "del", self.name], stderr=subprocess.DEVNULL)
 
 
@@ -211,7 +214,8 @@ class Proxy:
             return
         passing = [asyncio.create_task(self.carry(reader, far_writer, "to")),
                    asyncio.create_task(self.carry(far_reader, writer, "from"))]
-        await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
         for one in passing:
             one.cancel()
         writer.close()

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Starts Redis with one user, `gateway`, who may do what the gateways do and nothing else. The password stays in its
+# file: Redis is told its hash.
+set -eu
+password_file=${REDIS_PASSWORD_FILE:-/run/secrets/redis-password}
+data=${REDIS_DATA:-/data}
+config=${REDIS_CONFIG:-/etc/redis/redis.conf}
+
+hash=$(tr -d '\r\n' <"$password_file" | sha256sum | cut -d ' ' -f 1)
+umask 077
+cat >"$data/users.acl" <<EOT
+user default off
+user gateway on #$hash ~lastmile:* &lastmile:* +evalsha +script|load +hmget +hget +hset +hsetnx +hdel +hgetall +hkeys +set +get +getdel +del +pexpire +xadd +xrange +publish +spublish +subscribe +unsubscribe +ssubscribe +sunsubscribe +ping +info +time
+EOT
+exec redis-server "$config" --dir "$data" --aclfile "$data/users.acl" "$@"
