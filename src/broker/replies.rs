@@ -218,10 +218,11 @@ impl Replies {
         });
     }
 
-    /// From now on there are other nodes, and `node` is the name of this one.
+    /// From now on there are other nodes, and `node` is the name of this one. To be called once; the errands are the
+    /// caller's to do.
     pub fn over_nodes(&self, node: &str) -> mpsc::UnboundedReceiver<Errand> {
         let (sender, errands) = mpsc::unbounded_channel();
-        // The second call would get an end of nothing.
+        // Set before: those errands have their taker, and this one ends at once.
         let _ = self.0.elsewhere.set(Elsewhere { node: node.to_owned(), errands: sender });
         errands
     }
