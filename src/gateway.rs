@@ -22,6 +22,7 @@ use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::admission::Admission;
 use crate::transport::app::App;
+use crate::transport::carried;
 use crate::transport::config::{Address, ListenerConfig};
 use crate::transport::control::{Control, Readers};
 use crate::transport::flock::subscribe as flock;
@@ -169,6 +170,7 @@ impl Gateway {
         }
         let sweeper = tokio::spawn(sweep(app.clone()));
         let listener = tokio::spawn(told::listen(app.clone()));
+        let carrier = tokio::spawn(carried::run(app.clone()));
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -193,6 +195,7 @@ impl Gateway {
         app.lifecycle.enter(Phase::Stopped);
         sweeper.abort();
         listener.abort();
+        carrier.abort();
         // What was counted last is still sent, if that is done at once.
         drop(stop_statsd);
         let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;

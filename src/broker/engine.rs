@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::ChannelLimits;
+use super::bus::Bus;
 use super::fanout::{Congestion, Walks};
 use super::hub::{Membership, Newcomer};
 use super::shared::Shared;
@@ -154,6 +155,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What all nodes remember together; `None` for an engine of one node.
     fn shared(&self) -> Option<&dyn Shared> {
+        None
+    }
+
+    /// The way to other nodes; `None` for an engine of one node.
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
         None
     }
 

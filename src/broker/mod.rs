@@ -1,5 +1,6 @@
 //! The rules: who listens here, fan-out, limits. Synchronous; time is an argument; owns no task and no socket.
 
+pub mod bus;
 pub mod connection;
 pub mod counters;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod shared;
 pub mod template;
 mod watch;
 
+pub use bus::Bus;
 pub use connection::{Connection, ConnectionLimits, Held, Phase, Sent, Socket};
 pub use counters::Counters;
 pub use engine::{Engine, Now};

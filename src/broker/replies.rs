@@ -1,19 +1,23 @@
 //! What subscribers reply, on its way to the publisher over the connection that the publisher opened outward, and
 //! what the publisher answers to one of them. Nothing here opens a connection.
+//!
+//! A reply is kept, and its time is watched, on the subscriber's node. Where the publisher is on another node, what has to
+//! go there is an [`Errand`].
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use metrics::{Counter, counter};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
 
 use super::fanout::Member;
 use super::{Connection, Membership, Now, Phase, Principal};
 use crate::protocol::publication::{Position, push_json_string};
 use crate::protocol::reply::Reply;
-use crate::protocol::{ChannelName, Code, Refusal, websocket};
+use crate::protocol::{ChannelName, Code, Refusal};
 
 /// A publisher's connection that does not say `received` within this is passed over for another one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,7 +42,39 @@ struct Inner {
     limits: ReplyLimits,
     mailboxes: Mutex<HashMap<Arc<str>, Mailbox>>,
     counters: Counters,
+    elsewhere: OnceLock<Elsewhere>,
 }
+
+/// Where there are other nodes.
+struct Elsewhere {
+    /// The name of this one.
+    node: String,
+    errands: mpsc::UnboundedSender<Errand>,
+}
+
+/// What has to be done on other nodes. There are no more of them than replies and publishers' connections are allowed.
+pub enum Errand {
+    /// A reply whose publisher is not here is to be shown to it ([`Replies::show`]); if that fails, it is to be given
+    /// back ([`Replies::give_back`]).
+    Carry { publisher: Arc<str>, name: Arc<str>, json: Arc<str> },
+    /// What a publisher said about a reply that `node` keeps ([`Replies::settle`]).
+    Settle { node: String, settlement: Settlement, done: oneshot::Sender<Result<(), Refusal>> },
+    /// The publisher has its first connection here, or none any more ([`Replies::has`]).
+    Publisher(Arc<str>),
+}
+
+/// What a publisher said about a reply.
+#[derive(Serialize, Deserialize)]
+pub struct Settlement {
+    pub publisher: Arc<str>,
+    /// The reply.
+    pub name: Arc<str>,
+    /// JSON; without one it has the reply and no more.
+    pub answer: Option<Box<str>>,
+}
+
+/// Whether a reply was settled, if that is not known at once.
+pub type Settling = oneshot::Receiver<Result<(), Refusal>>;
 
 struct Counters {
     received: Counter,
@@ -58,8 +94,9 @@ struct Mailbox {
 
 /// A reply that is not settled.
 struct Pending {
-    name: String,
-    frame: Bytes,
+    name: Arc<str>,
+    /// What the publisher gets.
+    json: Arc<str>,
     from: Arc<Connection>,
     /// Its subscription to the channel: who lost it gets no answer.
     member: Arc<Member>,
@@ -75,8 +112,8 @@ struct Pending {
 enum Stage {
     /// Nobody has it.
     Waiting,
-    /// Written to the connection with this number.
-    Sent(u64, Instant),
+    /// Written to the connection with this number, or on its way to another node.
+    Sent(Option<u64>, Instant),
     /// The publisher has it.
     Received,
 }
@@ -111,7 +148,7 @@ impl Replies {
             expired: counter("expired"),
             answered: counter("answered"),
         };
-        Self(Arc::new(Inner { limits, mailboxes: Mutex::default(), counters }))
+        Self(Arc::new(Inner { limits, mailboxes: Mutex::default(), counters, elsewhere: OnceLock::new() }))
     }
 
     /// Takes a reply for `publisher`. The subscriber hears `replied` once the publisher says that it has it, or an
@@ -119,23 +156,27 @@ impl Replies {
     pub fn send(&self, publisher: &Arc<str>, reply: Outward<'_>, now: Now) -> Result<(), Refusal> {
         let Outward { from, membership, principal, id, channel, to, data, wants_answer } = reply;
         let number = getrandom::u64().map_err(|_| Refusal::from(Code::Internal))?;
-        let name = format!("r-{number:016x}");
-        let frame = frame(&name, from.id, principal, channel, to, data, now.wall);
+        let name: Arc<str> = match self.0.elsewhere.get() {
+            None => format!("r-{number:016x}"),
+            Some(Elsewhere { node, .. }) => format!("r-{number:016x}-{node}"),
+        }
+        .into();
+        let json: Arc<str> = json(&name, from.id, principal, channel, to, data, now.wall).into();
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.entry(publisher.clone()).or_default();
         let ReplyLimits { max_replies, max_replies_per_connection, max_bytes, keep: _ } = self.0.limits;
         let own = mailbox.replies.iter().filter(|reply| reply.from.id == from.id).count();
         if own >= max_replies_per_connection
             || mailbox.replies.len() >= max_replies
-            || mailbox.bytes + frame.len() > max_bytes
+            || mailbox.bytes + json.len() > max_bytes
         {
             self.0.counters.refused.increment(1);
             return Err(Refusal::new(Code::RateLimited, "too many replies wait for this publisher"));
         }
-        mailbox.bytes += frame.len();
+        mailbox.bytes += json.len();
         mailbox.replies.push_back(Pending {
             name,
-            frame,
+            json,
             from: from.clone(),
             member: membership.member(),
             id: id.map(str::to_owned),
@@ -144,7 +185,7 @@ impl Replies {
             began: now.steady,
             stage: Stage::Waiting,
         });
-        mailbox.hand_out(now.steady);
+        mailbox.hand_out(publisher, &self.0, now.steady);
         Ok(())
     }
 
@@ -153,44 +194,140 @@ impl Replies {
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.entry(publisher.clone()).or_default();
         mailbox.connections.push(connection.clone());
-        mailbox.hand_out(Instant::now());
+        mailbox.hand_out(&publisher, &self.0, Instant::now());
+        if mailbox.connections.len() == 1 {
+            self.0.errand(|| Errand::Publisher(publisher.clone()));
+        }
         Recipient { replies: self.clone(), publisher, connection }
     }
 
     /// To be called once a second.
     pub fn sweep(&self, now: Instant) {
-        let Inner { limits, mailboxes, counters } = &*self.0;
-        mailboxes.lock().retain(|_, mailbox| {
+        let Inner { limits, mailboxes, counters, .. } = &*self.0;
+        mailboxes.lock().retain(|publisher, mailbox| {
             while let Some(oldest) = mailbox.replies.front()
                 && now.duration_since(oldest.began) >= limits.keep
             {
                 if let Some(expired) = mailbox.replies.pop_front() {
-                    mailbox.bytes -= expired.frame.len();
+                    mailbox.bytes -= expired.json.len();
                     expired.expire(counters);
                 }
             }
-            mailbox.pass_on(now);
+            mailbox.pass_on(publisher, &self.0, now);
             !(mailbox.replies.is_empty() && mailbox.connections.is_empty())
         });
+    }
+
+    /// From now on there are other nodes, and `node` is the name of this one.
+    pub fn over_nodes(&self, node: &str) -> mpsc::UnboundedReceiver<Errand> {
+        let (sender, errands) = mpsc::unbounded_channel();
+        // The second call would get an end of nothing.
+        let _ = self.0.elsewhere.set(Elsewhere { node: node.to_owned(), errands: sender });
+        errands
+    }
+
+    /// The publishers that have a connection here.
+    pub fn publishers(&self) -> Vec<Arc<str>> {
+        let mailboxes = self.0.mailboxes.lock();
+        let here = mailboxes.iter().filter(|(_, mailbox)| !mailbox.connections.is_empty());
+        here.map(|(publisher, _)| publisher.clone()).collect()
+    }
+
+    /// Whether a publisher has a connection here.
+    pub fn has(&self, publisher: &str) -> bool {
+        self.0.mailboxes.lock().get(publisher).is_some_and(|mailbox| !mailbox.connections.is_empty())
+    }
+
+    /// Shows a reply of another node to its publisher; `false` if it has no connection here.
+    pub fn show(&self, publisher: &str, json: &str) -> bool {
+        let mut mailboxes = self.0.mailboxes.lock();
+        let Some(connection) = mailboxes.get_mut(publisher).and_then(Mailbox::connection) else { return false };
+        connection.send_text(json);
+        true
+    }
+
+    /// No node has the publisher of a reply: it waits on.
+    pub fn give_back(&self, publisher: &str, name: &str) {
+        let mut mailboxes = self.0.mailboxes.lock();
+        let Some(mailbox) = mailboxes.get_mut(publisher) else { return };
+        if let Some(at) = mailbox.find(name)
+            && matches!(mailbox.replies[at].stage, Stage::Sent(None, _))
+        {
+            mailbox.replies[at].stage = Stage::Waiting;
+        }
+    }
+
+    /// Settles a reply that is kept here.
+    pub fn settle(&self, settlement: &Settlement) -> Result<(), Refusal> {
+        let Settlement { publisher, name, answer } = settlement;
+        let mut mailboxes = self.0.mailboxes.lock();
+        let mailbox = mailboxes.get_mut(publisher).ok_or(Code::ReplyUnknown)?;
+        let at = mailbox.find(name).ok_or(Code::ReplyUnknown)?;
+        mailbox.replies[at].confirm(&self.0.counters);
+        if answer.is_none() && mailbox.replies[at].wants_answer {
+            return Ok(());
+        }
+        let (Some(reply), Some(data)) = (mailbox.take(at), answer) else { return Ok(()) };
+        if reply.from.phase() != Phase::Open || !reply.member.is_active() {
+            return Err(Refusal::new(Code::ReplyUnknown, "the subscriber is gone"));
+        }
+        self.0.counters.answered.increment(1);
+        reply.from.send_text(&json_of_answer(reply.id.as_deref(), &reply.channel, publisher, data));
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn errand(&self, errand: impl FnOnce() -> Errand) {
+        if let Some(elsewhere) = self.elsewhere.get() {
+            // Nobody does errands any more once the gateway stops.
+            let _ = elsewhere.errands.send(errand());
+        }
+    }
+
+    /// The other node that keeps a reply of this name.
+    fn keeper(&self, name: &str) -> Option<String> {
+        let own = &self.elsewhere.get()?.node;
+        let node = name.splitn(3, '-').nth(2)?;
+        let is_node = node.len() == own.len() && node.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        (is_node && node != own).then(|| node.to_owned())
     }
 }
 
 impl Mailbox {
-    /// Writes what nobody has to a connection of the publisher.
-    fn hand_out(&mut self, now: Instant) {
+    /// A connection of the publisher: the newest, as an older one may be gone without having said so.
+    fn connection(&mut self) -> Option<Arc<Connection>> {
         self.connections.retain(|connection| connection.phase() == Phase::Open);
-        // The newest: an older one may be gone without having said so.
-        let Some(connection) = self.connections.last() else { return };
+        self.connections.last().cloned()
+    }
+
+    /// Writes what nobody has to a connection of the publisher, if need be on another node.
+    fn hand_out(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
+        let connection = self.connection();
+        if connection.is_none() && inner.elsewhere.get().is_none() {
+            return;
+        }
         for reply in self.replies.iter_mut().filter(|reply| reply.stage == Stage::Waiting) {
-            connection.send(&reply.frame);
-            reply.stage = Stage::Sent(connection.id, now);
+            let Pending { name, json, .. } = &*reply;
+            match &connection {
+                Some(connection) => {
+                    connection.send_text(json);
+                }
+                None => inner.errand(|| {
+                    let (publisher, name, json) = (publisher.clone(), name.clone(), json.clone());
+                    Errand::Carry { publisher, name, json }
+                }),
+            }
+            reply.stage = Stage::Sent(connection.as_ref().map(|connection| connection.id), now);
         }
     }
 
-    /// Takes back what a connection has had for too long without a word, and gives it to the next one.
-    fn pass_on(&mut self, now: Instant) {
+    /// Takes back what a connection has had for too long without a word, and gives it to the next one. What waits may
+    /// find its publisher on another node by now.
+    fn pass_on(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
         let is_late = |reply: &Pending| matches!(reply.stage, Stage::Sent(_, at) if now.duration_since(at) >= PATIENCE);
         if !self.replies.iter().any(is_late) {
+            self.hand_out(publisher, inner, now);
             return;
         }
         for reply in self.replies.iter_mut().filter(|reply| is_late(reply)) {
@@ -199,16 +336,16 @@ impl Mailbox {
         if self.connections.len() > 1 {
             self.connections.rotate_right(1);
         }
-        self.hand_out(now);
+        self.hand_out(publisher, inner, now);
     }
 
     fn find(&mut self, name: &str) -> Option<usize> {
-        self.replies.iter().position(|reply| reply.name == name)
+        self.replies.iter().position(|reply| &*reply.name == name)
     }
 
     fn take(&mut self, at: usize) -> Option<Pending> {
         let taken = self.replies.remove(at)?;
-        self.bytes -= taken.frame.len();
+        self.bytes -= taken.json.len();
         Some(taken)
     }
 }
@@ -239,36 +376,24 @@ impl Pending {
 
 impl Recipient {
     /// The publisher has a reply.
-    pub fn received(&self, name: &str) -> Result<(), Refusal> {
-        self.with(|mailbox, counters| {
-            let at = mailbox.find(name).ok_or(Code::ReplyUnknown)?;
-            mailbox.replies[at].confirm(counters);
-            if !mailbox.replies[at].wants_answer {
-                mailbox.take(at);
-            }
-            Ok(())
-        })
+    pub fn received(&self, name: &str) -> Result<Option<Settling>, Refusal> {
+        self.settle(name, None)
     }
 
     /// The publisher answers whoever replied. `data` is checked JSON.
-    pub fn answer(&self, name: &str, data: &str) -> Result<(), Refusal> {
-        self.with(|mailbox, counters| {
-            let at = mailbox.find(name).ok_or(Code::ReplyUnknown)?;
-            mailbox.replies[at].confirm(counters);
-            let Some(reply) = mailbox.take(at) else { return Ok(()) };
-            if reply.from.phase() != Phase::Open || !reply.member.is_active() {
-                return Err(Refusal::new(Code::ReplyUnknown, "the subscriber is gone"));
-            }
-            counters.answered.increment(1);
-            reply.from.send_text(&answer(reply.id.as_deref(), &reply.channel, &self.publisher, data));
-            Ok(())
-        })
+    pub fn answer(&self, name: &str, data: &str) -> Result<Option<Settling>, Refusal> {
+        self.settle(name, Some(data.into()))
     }
 
-    fn with(&self, act: impl FnOnce(&mut Mailbox, &Counters) -> Result<(), Refusal>) -> Result<(), Refusal> {
-        let mut mailboxes = self.replies.0.mailboxes.lock();
-        let mailbox = mailboxes.get_mut(&self.publisher).ok_or(Code::ReplyUnknown)?;
-        act(mailbox, &self.replies.0.counters)
+    /// Here and at once, or on the node that keeps the reply.
+    fn settle(&self, name: &str, answer: Option<Box<str>>) -> Result<Option<Settling>, Refusal> {
+        let settlement = Settlement { publisher: self.publisher.clone(), name: name.into(), answer };
+        let Some(node) = self.replies.0.keeper(name) else {
+            return self.replies.settle(&settlement).map(|()| None);
+        };
+        let (done, settling) = oneshot::channel();
+        self.replies.0.errand(|| Errand::Settle { node, settlement, done });
+        Ok(Some(settling))
     }
 }
 
@@ -279,16 +404,19 @@ impl Drop for Recipient {
         let Some(mailbox) = mailboxes.get_mut(&self.publisher) else { return };
         mailbox.connections.retain(|connection| connection.id != self.connection.id);
         for reply in &mut mailbox.replies {
-            if matches!(reply.stage, Stage::Sent(to, _) if to == self.connection.id) {
+            if matches!(reply.stage, Stage::Sent(Some(to), _) if to == self.connection.id) {
                 reply.stage = Stage::Waiting;
             }
         }
-        mailbox.hand_out(Instant::now());
+        mailbox.hand_out(&self.publisher, &self.replies.0, Instant::now());
+        if mailbox.connections.is_empty() {
+            self.replies.0.errand(|| Errand::Publisher(self.publisher.clone()));
+        }
     }
 }
 
 /// What the publisher gets.
-fn frame(
+fn json(
     name: &str,
     connection: u64,
     principal: Option<&Principal>,
@@ -296,7 +424,7 @@ fn frame(
     to: &Position,
     data: &str,
     time: jiff::Timestamp,
-) -> Bytes {
+) -> String {
     let mut json = format!(r#"{{"type":"reply","reply":"{name}","channel":"#);
     push_json_string(&mut json, channel.as_str());
     json.push_str(&format!(
@@ -316,11 +444,11 @@ fn frame(
     json.push_str(r#","data":"#);
     json.push_str(data);
     json.push('}');
-    websocket::text_frame(json.as_bytes())
+    json
 }
 
 /// What the subscriber gets. The publisher's JSON goes byte for byte.
-fn answer(id: Option<&str>, channel: &ChannelName, publisher: &str, data: &str) -> String {
+fn json_of_answer(id: Option<&str>, channel: &ChannelName, publisher: &str, data: &str) -> String {
     let mut json = String::from(r#"{"type":"answer","#);
     if let Some(id) = id {
         json.push_str(r#""id":"#);

@@ -8,7 +8,8 @@ use crate::config::EngineConfig;
 use crate::engine::redis::nodes;
 
 #[derive(Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
+  lastmile nodes
   lastmile nodes --config /etc/lastmile.toml
 
 One JSON line for each node that was there within the last ten seconds. Exit code 1: Redis does not answer.")]

@@ -2,10 +2,14 @@
 //!
 //! [`super::check`] takes each struct apart without `..`, so a setting that nobody uses does not compile.
 
+mod engine;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::engine::Engine;
 
 /// All settings.
 #[derive(Clone, Serialize, Deserialize)]
@@ -212,21 +216,6 @@ impl OneOrMany {
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Engine {
-    pub kind: String,
-    pub path: Option<String>,
-    pub fsync: String,
-    pub max_bytes: u64,
-    pub url: Option<OneOrMany>,
-    pub cluster: bool,
-    pub sentinel: Option<String>,
-    pub prefix: String,
-    pub ca: Option<String>,
-    pub password_file: Option<String>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub max_connections: u64,
     pub max_connections_per_address: u64,
@@ -405,23 +394,6 @@ impl Default for ChannelDefaults {
             slow_consumer: "disconnect".to_owned(),
             compress: true,
             replies: false,
-        }
-    }
-}
-
-impl Default for Engine {
-    fn default() -> Self {
-        Self {
-            kind: "memory".to_owned(),
-            path: None,
-            fsync: "always".to_owned(),
-            max_bytes: 4_294_967_296,
-            url: None,
-            cluster: false,
-            sentinel: None,
-            prefix: "lastmile".to_owned(),
-            ca: None,
-            password_file: None,
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct Command<'a> {
     pub channel: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub token: Option<Text<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     pub data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub encoding: Option<Text<'a>>,
@@ -43,6 +43,11 @@ pub struct Command<'a> {
     /// The reply that a publisher has, or answers.
     #[serde(borrow, default)]
     pub reply: Option<Text<'a>>,
+}
+
+/// What is there, also if it is `null`, which the library would take for nothing.
+pub(super) fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// The last publication that a subscriber has seen.

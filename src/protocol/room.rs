@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::command::{Text, Unreadable};
+use super::command::{Text, Unreadable, present};
 use super::publication::{MAX_JSON_DEPTH, check_depth, push_json_string};
 use super::{Code, Refusal};
 
@@ -81,7 +81,7 @@ pub struct RoomCommand<'a> {
     /// The newest `seq` that the client has seen.
     #[serde(default)]
     pub seen: Option<u64>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     pub data: Option<&'a RawValue>,
 }
 

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod app;
 pub mod call;
+pub mod carried;
 pub mod config;
 pub mod control;
 mod cors;

@@ -7,6 +7,7 @@ use lastmile::broker::engine::Start;
 use lastmile::engine::RedisKind;
 use lastmile::protocol::Code;
 
+use crate::carried::words_go_both_ways;
 use crate::common::eventually;
 use crate::nodes::{Node, expect};
 use crate::server::RedisServer;
@@ -102,4 +103,10 @@ async fn channels_are_spread_over_a_cluster_and_one_dead_master_stops_only_its_o
         expect(subscriber, 1..=last).await;
         assert!(subscriber.membership.is_active());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_go_from_node_to_node_over_a_cluster() {
+    let cluster = Cluster::start();
+    words_go_both_ways(&[cluster.node(), cluster.node()]).await;
 }

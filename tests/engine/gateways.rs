@@ -15,16 +15,16 @@ use crate::crash::{Node as Process, listen, publish};
 use crate::server::RedisServer;
 
 /// Two gateways with the same publisher and issuer.
-struct Pair {
-    gateways: [TestGateway; 2],
-    publisher: TestPublisher,
+pub struct Pair {
+    pub gateways: [TestGateway; 2],
+    pub publisher: TestPublisher,
     issuer: TestIssuer,
     toml: String,
     folders: [Folder; 2],
 }
 
 impl Pair {
-    async fn start(engine: &str) -> Self {
+    pub async fn start(engine: &str) -> Self {
         let (publisher, issuer, folders) =
             (TestPublisher::new(), TestIssuer::new(ISSUER), [Folder::new(), Folder::new()]);
         let more = format!("[channel_defaults]\nbacklog_messages = 100\n[engine]\nkind = \"redis\"\n{engine}\n");
@@ -50,7 +50,7 @@ impl Pair {
         self.publisher.request("nodes.example.com", "POST", "/v1/channels/c/messages", body)
     }
 
-    async fn subscriber(&self, node: usize) -> Ws {
+    pub async fn subscriber(&self, node: usize) -> Ws {
         let gateway = &self.gateways[node];
         let headers = [("sec-websocket-protocol", "lastmile.v1")];
         let request = Ws::request(&gateway.authority("public"), "/v1/subscribe", &headers);

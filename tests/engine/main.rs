@@ -9,6 +9,7 @@ mod server;
 mod support;
 
 mod bounds;
+mod carried;
 mod cluster;
 mod crash;
 mod disk;

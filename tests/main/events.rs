@@ -378,10 +378,10 @@ fn t_b2_any_data_is_one_event_for_a_reference_reader() {
         events.expect("subscribed").await;
         (world, events)
     });
-    let events = std::cell::RefCell::new(events);
+    let events = tokio::sync::Mutex::new(events);
     proptest!(ProptestConfig { cases: 100, max_shrink_iters: 50, failure_persistence: None, ..Default::default() }, |(data in any_json())| {
         runtime.block_on(async {
-            let mut events = events.borrow_mut();
+            let mut events = events.lock().await;
             world.publish("c", &data).await;
             let event = events.expect("message").await;
             // Line ends between tokens come as spaces; nothing else is different.

@@ -103,3 +103,14 @@ async fn a_publisher_answers_pings_of_its_own_protocol() {
     let mut ws = world.publisher_ws().await;
     ws.expect_silence().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn null_is_data_too() {
+    let world = World::start("").await;
+    let mut alice = world.subscriber().await;
+    alice.subscribe("c").await;
+    let mut ws = world.publisher_ws().await;
+    ws.send_text(r#"{"type":"publish","id":"1","channel":"c","data":null}"#).await;
+    ws.expect("published").await;
+    assert!(alice.text().await.ends_with(r#""data":null}"#));
+}

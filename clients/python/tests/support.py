@@ -11,6 +11,8 @@ import socket
 import subprocess
 import tempfile
 import threading
+import unittest
+import uuid
 from pathlib import Path
 
 from lastmile import Timing
@@ -77,10 +79,11 @@ class Gateway:
         self.url, self.publish_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{publish}"
         self.certificate = self.folder / "cert.pem"
         if tls:
-            self.url, self.publish_url = (url.replace("http://127.0.0.1", "https://localhost") for url in (self.url, self.publish_url))
+            self.url, self.publish_url = f"https://localhost:{public}", f"https://localhost:{publish}"
             secret = self.folder / "cert.key"
-            make = f"openssl req -x509 -newkey ed25519 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-            subprocess.run([*make.split(), "-keyout", secret, "-out", self.certificate], check=True, capture_output=True)
+            make = "openssl req -x509 -newkey ed25519 -nodes -days 2 -subj /CN=localhost".split()
+            files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", secret, "-out", self.certificate]
+            subprocess.run([*make, *files], check=True, capture_output=True)
             tls_lines = f'tls = {{ certificate = "{self.certificate}", key = "{secret}" }}, '
         else:
             tls_lines = ""
@@ -187,6 +190,14 @@ class Proxy:
             await writer.drain()
         writer.transport.abort()
         raise ConnectionError
+
+
+class Case(unittest.IsolatedAsyncioTestCase):
+    """Without asyncio's debug mode, which makes thousands of messages slow."""
+
+    async def asyncSetUp(self) -> None:
+        asyncio.get_running_loop().set_debug(False)
+        self.channel = f"c.{uuid.uuid4()}"
 
 
 def free_port() -> int:

@@ -2,12 +2,10 @@
 
 import asyncio
 import random
-import unittest
-import uuid
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import QUICK, Gateway, Proxy, eventually, take, within
+from .support import QUICK, Case, Gateway, Proxy, eventually, take, within
 
 DISK = """[engine]
 kind = "disk"
@@ -21,7 +19,7 @@ async def cutting(proxy, until):
         proxy.cut()
 
 
-class Cuts(unittest.IsolatedAsyncioTestCase):
+class Cuts(Case):
     @classmethod
     def setUpClass(cls):
         cls.gateway = Gateway()
@@ -29,10 +27,6 @@ class Cuts(unittest.IsolatedAsyncioTestCase):
     @classmethod
     def tearDownClass(cls):
         cls.gateway.close()
-
-    async def asyncSetUp(self):
-        asyncio.get_running_loop().set_debug(False)
-        self.channel = f"c.{uuid.uuid4()}"
 
     async def test_a_subscriber_whose_connection_is_cut_at_random_gets_each_once_and_in_order(self):
         gateway = self.gateway
@@ -121,10 +115,7 @@ class Cuts(unittest.IsolatedAsyncioTestCase):
                 self.assertEqual((lost.exception.code, lost.exception.temporary), ("connection_lost", True))
 
 
-class Gateways(unittest.IsolatedAsyncioTestCase):
-    async def asyncSetUp(self):
-        asyncio.get_running_loop().set_debug(False)
-
+class Gateways(Case):
     async def test_a_gateway_that_is_killed_and_comes_back_loses_nothing_that_was_acknowledged(self):
         gateway = Gateway(DISK)
         self.addCleanup(gateway.close)
@@ -132,6 +123,8 @@ class Gateways(unittest.IsolatedAsyncioTestCase):
             async with connect(gateway.url, timing=QUICK) as client:
                 subscription = client.subscribe("c", buffer=5000)
                 await within(subscription.ready())
+                # A channel is on the disk with its first publication.
+                await publisher.publish("c", "begin")
                 acknowledged = []
                 for round_ in range(3):
                     for n in range(100):

@@ -2,12 +2,10 @@
 
 import asyncio
 import ssl
-import unittest
-import uuid
 
 from lastmile import LastmileError, Place, Publisher, connect
 
-from .support import QUICK, Gateway, Proxy, take, within
+from .support import QUICK, Case, Gateway, Proxy, take, within
 
 
 def setUpModule():
@@ -19,9 +17,9 @@ def tearDownModule():
     gateway.close()
 
 
-class Publish(unittest.IsolatedAsyncioTestCase):
+class Publish(Case):
     async def asyncSetUp(self):
-        self.channel = f"c.{uuid.uuid4()}"
+        await super().asyncSetUp()
         self.publisher = Publisher(gateway.publish_url, gateway.key, timing=QUICK, retry_secs=5)
         self.client = connect(gateway.url, timing=QUICK)
 
@@ -114,6 +112,8 @@ class Publish(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(LastmileError) as ended:
             await take(subscription, 1)
         self.assertEqual((ended.exception.code, ended.exception.status), ("channel_closed", 4504))
+        # That was the connection's last channel, so it was closed as well; the client is as good as before.
+        await within(self.client.subscribe(self.channel + ".other").ready())
 
     async def test_what_is_not_json_and_what_is_no_gateway_s_url_is_refused_here(self):
         for data in [float("nan"), object(), {1, 2}, "\ud800"]:
@@ -134,7 +134,7 @@ class Publish(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(sorted(place.offset for place in places), list(range(1, 101)))
 
 
-class Tls(unittest.IsolatedAsyncioTestCase):
+class Tls(Case):
     async def test_everything_works_over_tls_with_a_certificate_that_is_trusted(self):
         own = Gateway(tls=True)
         self.addCleanup(own.close)

@@ -2,12 +2,11 @@
 
 import asyncio
 import sys
-import unittest
 from pathlib import Path
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import PATIENCE, QUICK, Gateway, take
+from .support import PATIENCE, QUICK, Case, Gateway, take
 
 EXAMPLES = [
     block.split("```")[0] for block in (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")[1:]
@@ -25,7 +24,7 @@ EXPECTED = {
 }
 
 
-class Readme(unittest.IsolatedAsyncioTestCase):
+class Readme(Case):
     @classmethod
     def setUpClass(cls):
         cls.gateway = Gateway()
@@ -102,7 +101,8 @@ class Readme(unittest.IsolatedAsyncioTestCase):
         await self.run_example("publisher.watch(", later)
 
     async def test_listen(self):
-        await self.run_example('"prices.btc", backlog=10', lambda: self.publish_again_and_again("prices.btc", {"last": True}))
+        publishing = lambda: self.publish_again_and_again("prices.btc", {"last": True})
+        await self.run_example('"prices.btc", backlog=10', publishing)
 
     async def test_token(self):
         await self.run_example("signed_out()", lambda: self.publish_again_and_again("members.news", "hello"))

@@ -1,12 +1,10 @@
 """The publishing WebSocket: receipts, the window, replies, events."""
 
 import asyncio
-import unittest
-import uuid
 
 from lastmile import LastmileError, Principal, Publisher, connect
 
-from .support import QUICK, Gateway, Proxy, take, within
+from .support import QUICK, Case, Gateway, Proxy, take, within
 
 
 def setUpModule():
@@ -18,10 +16,9 @@ def tearDownModule():
     gateway.close()
 
 
-class Case(unittest.IsolatedAsyncioTestCase):
+class WithBoth(Case):
     async def asyncSetUp(self):
-        asyncio.get_running_loop().set_debug(False)
-        self.channel = f"c.{uuid.uuid4()}"
+        await super().asyncSetUp()
         self.publisher = Publisher(gateway.publish_url, gateway.key, timing=QUICK)
         self.client = connect(gateway.url, gateway.token, timing=QUICK)
 
@@ -30,7 +27,7 @@ class Case(unittest.IsolatedAsyncioTestCase):
         await self.client.close()
 
 
-class Stream(Case):
+class Stream(WithBoth):
     async def test_a_thousand_are_sent_and_each_has_its_receipt(self):
         subscription = self.client.subscribe(self.channel)
         await within(subscription.ready())
@@ -102,7 +99,7 @@ class Stream(Case):
                     await within(source.__anext__())
 
 
-class Replies(Case):
+class Replies(WithBoth):
     async def test_a_reply_is_received_and_another_one_is_answered(self):
         subscription = self.client.subscribe(self.channel)
         await within(subscription.ready())
@@ -157,7 +154,7 @@ class Replies(Case):
             await publisher.close()
 
 
-class Events(Case):
+class Events(WithBoth):
     async def test_a_publisher_sees_who_comes_and_goes_also_after_a_cut(self):
         async with Proxy(gateway.publish_url) as proxy:
             publisher = Publisher(proxy.url, gateway.key, timing=QUICK)

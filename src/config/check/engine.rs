@@ -72,7 +72,7 @@ fn check_strangers(engine: &Engine, table: &Path, report: &mut Report) {
 }
 
 fn check_redis(engine: Engine, table: &Path, report: &mut Report, files: &mut Files) -> RedisConfig {
-    let Engine { url, cluster, sentinel, prefix, ca, password_file, .. } = engine;
+    let Engine { kind: _, path: _, fsync: _, max_bytes: _, url, cluster, sentinel, prefix, ca, password_file } = engine;
     let urls = url.map(|url| url.into_vec()).unwrap_or_default();
     if urls.is_empty() {
         report.missing(table, "url", "must be the address of Redis, like \"rediss://redis.internal:6379\"");

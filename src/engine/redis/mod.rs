@@ -3,6 +3,7 @@
 //! A publication is one script that gives it its place, keeps it and publishes it to all nodes. Members get it when
 //! it comes back, on this node as on every other, through the channel's mirror.
 
+mod bus;
 mod canary;
 mod channel;
 mod link;
@@ -28,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
 
+use self::bus::Words;
 use self::canary::Canary;
 use self::link::{Link, Pushes, Session, away};
 use self::mirror::{Mirror, deliver};
@@ -38,7 +40,7 @@ use self::wire::Message;
 use super::channels::{Channels, MemoryLimits, new_epoch};
 use super::log::LogState;
 use crate::broker::engine::{Appended, ChannelState, Created, Joined, Place, Start};
-use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now, Shared};
+use crate::broker::{Bus, ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now, Shared};
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
 pub use self::server::{RedisConfig, RedisError, RedisKind};
@@ -68,6 +70,7 @@ struct Core {
     /// Written to while names are given up, so that none is given up that somebody just wants.
     subscribing: RwLock<()>,
     canary: Canary,
+    words: Words,
     is_tidying: AtomicBool,
     /// Different for every start.
     node: String,
@@ -94,6 +97,7 @@ impl Redis {
             readers: Semaphore::new(READERS),
             subscribing: RwLock::default(),
             canary: Canary::new(),
+            words: Words::default(),
             is_tidying: AtomicBool::new(false),
             node,
             idle: limits.idle,
@@ -120,7 +124,7 @@ impl Core {
         self.runtime.spawn(self.clone().listen(Arc::downgrade(session), pushes));
         let (core, session) = (self.clone(), session.clone());
         self.runtime.spawn(async move {
-            core.listen_to_probes(&session).await;
+            core.listen_to_itself(&session).await;
             core.probe(&session).await;
         });
         self.renew_all();
@@ -139,12 +143,7 @@ impl Core {
                 // One of a Cluster's connections, which the library opens again.
                 PushKind::Disconnection if session.upgrade().is_some_and(|session| session.is_cluster()) => {
                     self.renew_all();
-                    let (core, session) = (self.clone(), session.clone());
-                    self.runtime.spawn(async move {
-                        if let Some(session) = session.upgrade() {
-                            core.listen_to_probes(&session).await;
-                        }
-                    });
+                    self.listen_again(&session);
                 }
                 PushKind::Disconnection => {
                     if let Some(session) = session.upgrade() {
@@ -153,11 +152,11 @@ impl Core {
                     return;
                 }
                 // A slot moved to another master.
-                PushKind::SUnsubscribe => {
-                    if let Some(mirror) = name_of(&push).and_then(|name| self.mirror_of(name)) {
-                        mirror.renew(&self);
-                    }
-                }
+                PushKind::SUnsubscribe => match name_of(&push).and_then(|name| self.mirror_of(name)) {
+                    Some(mirror) => mirror.renew(&self),
+                    None if name_of(&push) == Some(&self.names.node(&self.node)) => self.listen_again(&session),
+                    None => {}
+                },
                 _ => {}
             }
         }
@@ -170,6 +169,7 @@ impl Core {
                 Some(message) => deliver(mirror.take(self, message)).await,
                 None => tracing::warn!(name, "a message over redis that is not the gateway's"),
             },
+            None if name == self.names.node(&self.node) => self.words.take(bytes),
             None if self.probes().any(|probe| probe == name) => self.canary.seen(Instant::now()),
             None => {}
         }
@@ -295,9 +295,20 @@ impl Core {
         (0..PROBES).map(|part| self.names.probe(&self.node, part))
     }
 
-    async fn listen_to_probes(&self, session: &Session) {
-        let probes: Vec<_> = self.probes().take(if session.is_cluster() { PROBES } else { 1 }).collect();
-        futures_util::future::join_all(probes.iter().map(|probe| session.subscribe(probe))).await;
+    /// Hears its probes and the words that other nodes have for it.
+    async fn listen_to_itself(&self, session: &Session) {
+        let probes = self.probes().take(if session.is_cluster() { PROBES } else { 1 });
+        let names: Vec<_> = probes.chain([self.names.node(&self.node)]).collect();
+        futures_util::future::join_all(names.iter().map(|name| session.subscribe(name))).await;
+    }
+
+    fn listen_again(self: &Arc<Self>, session: &std::sync::Weak<Session>) {
+        let (core, session) = (self.clone(), session.clone());
+        self.runtime.spawn(async move {
+            if let Some(session) = session.upgrade() {
+                core.listen_to_itself(&session).await;
+            }
+        });
     }
 
     /// Sends a word to this node.
@@ -397,6 +408,10 @@ impl Engine for Redis {
 
     fn shared(&self) -> Option<&dyn Shared> {
         Some(&*self.core)
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        Some(self.core.clone())
     }
 
     fn trouble(&self) -> Option<&'static str> {

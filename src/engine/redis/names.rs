@@ -61,8 +61,14 @@ impl Names {
         format!("{}:nodes", self.0)
     }
 
+    /// Also the pub/sub that the node hears.
     pub fn node(&self, node: &str) -> String {
         format!("{}:node:{node}", self.0)
+    }
+
+    /// The nodes that have a connection of a publisher.
+    pub fn publisher(&self, name: &str) -> String {
+        format!("{}:publisher:{name}", self.0)
     }
 
     fn of(&self, channel: &ChannelName, what: &str) -> String {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::broker::engine::{Appended, Settled};
 use crate::broker::fanout::{Congestion, Walks};
 use crate::broker::observers::Observation;
-use crate::broker::replies::Recipient;
+use crate::broker::replies::{Recipient, Settling};
 use crate::broker::{Connection, Now};
 use crate::engine::deliver;
 use crate::protocol::command::{Command, Unreadable};
@@ -60,7 +60,17 @@ const MAX_AWAITED: usize = 4096;
 
 /// An answer in its place.
 enum Awaited {
-    Publication { id: Option<String>, channel: ChannelName, answer: oneshot::Receiver<Result<Settled, Refusal>> },
+    Publication {
+        id: Option<String>,
+        channel: ChannelName,
+        answer: oneshot::Receiver<Result<Settled, Refusal>>,
+    },
+    /// What this publisher said about a reply that another node keeps.
+    Settled {
+        id: Option<String>,
+        is_answer: bool,
+        settling: Settling,
+    },
     Known(String),
 }
 
@@ -121,11 +131,22 @@ impl PublishStream {
                 }
                 Ok(())
             }
-            "received" => self.recipient()?.received(named_reply(command)?),
+            "received" => {
+                if let Some(settling) = self.recipient()?.received(named_reply(command)?)? {
+                    let id = command.id().map(str::to_owned);
+                    self.awaited.push_back(Awaited::Settled { id, is_answer: false, settling });
+                }
+                Ok(())
+            }
             "answer" => {
                 let data = command.data.ok_or(Refusal::new(Code::Malformed, "`data` is missing"))?.get();
-                self.recipient()?.answer(named_reply(command)?, data)?;
-                self.answer(Reply::Answered { id: command.id() }.to_json());
+                match self.recipient()?.answer(named_reply(command)?, data)? {
+                    None => self.answer(Reply::Answered { id: command.id() }.to_json()),
+                    Some(settling) => {
+                        let id = command.id().map(str::to_owned);
+                        self.awaited.push_back(Awaited::Settled { id, is_answer: true, settling });
+                    }
+                }
                 Ok(())
             }
             "watch" => self.watch(command),
@@ -216,6 +237,17 @@ impl PublishStream {
         while let Some(first) = self.awaited.front_mut() {
             let json = match first {
                 Awaited::Known(json) => std::mem::take(json),
+                Awaited::Settled { id, is_answer, settling } => {
+                    let Poll::Ready(settled) = Pin::new(settling).poll(cx) else { break };
+                    match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
+                        Ok(()) if *is_answer => Reply::Answered { id: id.as_deref() }.to_json(),
+                        Ok(()) => {
+                            self.awaited.pop_front();
+                            continue;
+                        }
+                        Err(refusal) => Reply::error(id.as_deref(), &refusal).to_json(),
+                    }
+                }
                 Awaited::Publication { id, channel, answer } => {
                     let Poll::Ready(settled) = Pin::new(answer).poll(cx) else { break };
                     match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {

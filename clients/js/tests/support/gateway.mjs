@@ -18,7 +18,7 @@ const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !n
 const pem = () => generateKeyPairSync("ed25519").privateKey.export({ format: "pem", type: "pkcs8" });
 
 export class Gateway {
-  static async start({ channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [] } = {}) {
+  static async start({ channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [], egress = 'egress = "none"' } = {}) {
     const gateway = new Gateway();
     gateway.folder = await mkdtemp(join(tmpdir(), "lastmile-js-"));
     gateway.signer = new Signer(pem());
@@ -26,7 +26,7 @@ export class Gateway {
     await writeFile(gateway.issuerKey, pem(), { mode: 0o600 });
     const { stdout: jwks } = await run(lastmile, ["token", "--key", gateway.issuerKey, "--jwks"]);
     await writeFile(join(gateway.folder, "jwks.json"), jwks);
-    await writeFile(join(gateway.folder, "gateway.toml"), `egress = "none"
+    await writeFile(join(gateway.folder, "gateway.toml"), `${egress}
 [listeners]
 public = { address = "127.0.0.1:0", roles = ["subscribe", "pair"], origins = ${JSON.stringify(origins)} }
 publish = { address = "127.0.0.1:0", roles = ["publish"] }
@@ -76,11 +76,11 @@ ${more}`);
     this.port = Number(new URL(this.url).port);
   }
 
-  async publish(channel, data, contentType = "application/json") {
+  async publish(channel, data, contentType = "application/json", more = {}) {
     const isText = typeof data === "string" || data instanceof Uint8Array;
     const body = contentType === "application/json" ? JSON.stringify(data) : isText ? data : data.map((one) => JSON.stringify(one)).join("\n");
     const url = `${this.publishUrl}/v1/channels/${encodeURIComponent(channel)}/messages`;
-    return this.#send("POST", url, contentType, body);
+    return this.#send("POST", url, contentType, body, more);
   }
 
   publishAll(channel, list) {
@@ -91,9 +91,9 @@ ${more}`);
     return this.#send("DELETE", `${this.publishUrl}/v1/channels/${encodeURIComponent(channel)}`);
   }
 
-  async #send(method, url, contentType, body) {
+  async #send(method, url, contentType, body, more) {
     const { headers } = this.signer.headers(method, url, contentType, body);
-    const response = await fetch(url, { method, headers, body });
+    const response = await fetch(url, { method, headers: { ...headers, ...more }, body });
     if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
     return response.status === 204 ? undefined : response.json();
   }

@@ -126,16 +126,16 @@ class Link(ABC):
         finally:
             self._waiting -= 1
 
-    async def _send(self, socket: ClientConnection, command: Frame) -> None:
+    async def _send(self, socket: ClientConnection, text: str) -> None:
         try:
-            await socket.send(to_json(command))
+            await socket.send(text)
         except ConnectionClosed:
             pass  # The reader tells everybody who waits.
 
     def _post(self, command: Frame) -> None:
         """Sends without waiting, if there is a connection."""
         if self._socket is not None:
-            self._spawn(self._send(self._socket, command))
+            self._spawn(self._send(self._socket, to_json(command)))
 
     async def _request(self, command: Frame, skip: str = "", is_silent: bool = False) -> Frame:
         """The frame that answers a command, passing over those of type `skip`. If the connection breaks meanwhile nobody
@@ -143,17 +143,18 @@ class Link(ABC):
         keep their order, so the pong of a ping behind it says that there was none."""
         if self._waiting + len(self._pending) >= _MAX_PENDING:
             raise LastmileError("rate_limited", "too many commands wait for an answer", True)
+        commands = [command, {"type": "ping"}] if is_silent else [command]
+        numbered = [(self._next_id(), one) for one in commands]
+        texts = {number: to_json({**one, "id": number}) for number, one in numbered}
         socket = await self._ready()
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        commands = [command, {"type": "ping"}] if is_silent else [command]
-        numbers = [self._next_id() for _ in commands]
-        self._pending.update(dict.fromkeys(numbers, (answer, skip)))
+        self._pending.update(dict.fromkeys(texts, (answer, skip)))
         try:
-            for number, one in zip(numbers, commands):
-                await self._send(socket, {**one, "id": number})
+            for text in texts.values():
+                await self._send(socket, text)
             return await answer
         finally:
-            for number in numbers:
+            for number in texts:
                 del self._pending[number]
 
     def _settle(self, frame: Frame) -> bool:
@@ -259,7 +260,8 @@ class Link(ABC):
     def _read(self, handle: Any, frame: Frame) -> None:
         try:
             handle(frame)
-        except (KeyError, TypeError, ValueError, AttributeError, LastmileError) as error:
+        except Exception as error:
+            # One frame that is not understood must not end all that goes over this connection.
             log.warning("a frame of the gateway cannot be read: %r", error)
 
     def _drop(self, error: LastmileError) -> None:

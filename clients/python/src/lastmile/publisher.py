@@ -11,7 +11,7 @@ from .errors import LastmileError
 from .http import Http
 from .keys import KeySource, SigningKey
 from .link import State, Timing
-from .protocol import Frame, Place, encode, place_of, problem_of, to_json
+from .protocol import Frame, Place, place_of, problem_of, to_json
 from .stream import Receipt, Replies, Stream, Watch
 from .url import Address, channel_path
 

@@ -155,8 +155,8 @@ class Stream(Link):
     # Publications.
 
     async def send(self, channel: str, data: Any, retry: bool) -> Receipt:
-        frame = {"type": "publish", "channel": channel, **encode(data)}
-        to_json(frame)  # What is not JSON is the caller's error, and takes no place in the window.
+        number = self._next_id()
+        text = to_json({"type": "publish", "id": number, "channel": channel, **encode(data)})
         await self._window.acquire()
         try:
             socket = await self._ready()
@@ -164,9 +164,8 @@ class Stream(Link):
         except BaseException:
             self._window.release()
             raise
-        number = self._next_id()
         self._unanswered[number] = receipt
-        await self._send(socket, {**frame, "id": number})
+        await self._send(socket, text)
         return receipt
 
     async def flush(self) -> None:

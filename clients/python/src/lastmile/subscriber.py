@@ -125,10 +125,10 @@ class Client(Link):
         """`token`, temporary, for whatever goes wrong; a `LastmileError` of the application's own decides for itself."""
         source = self._token
         if not callable(source):
-            return source
+            return _checked(source)
         try:
             if inspect.iscoroutinefunction(source):
-                found = await source()
+                found: Any = await source()
             else:
                 found = await asyncio.to_thread(source)
                 if not isinstance(found, str):
@@ -137,7 +137,7 @@ class Client(Link):
             raise
         except Exception as error:
             raise LastmileError("token", f"{type(error).__name__} in the application's function", True) from error
-        return str(found)
+        return _checked(found)
 
     def _on_welcome(self, frame: Frame) -> None:
         self._channel_end = 0
@@ -224,3 +224,10 @@ class Client(Link):
         self._stop_refresher()
         for subscription in list(self._subscriptions.values()):
             subscription._end(None if self.state == "closed" else error)
+
+
+def _checked(token: Any) -> str | None:
+    """A JWT is base64url and dots."""
+    if token is not None and not (isinstance(token, str) and token.isascii()):
+        raise LastmileError("token", "that is not a JWT")
+    return token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -10,6 +11,8 @@ from typing import Any, Literal, Protocol
 from .errors import LastmileError
 from .inbox import Inbox
 from .protocol import Frame, Gap, Position, Publication, publication_of
+
+log = logging.getLogger("lastmile")
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,11 @@ class Subscription:
 
     def _call(self, gap: Gap) -> None:
         if self._options.on_gap is not None:
-            self._options.on_gap(gap)
+            try:
+                self._options.on_gap(gap)
+            except Exception:
+                # What the application does about it is not the connection's affair.
+                log.exception("on_gap failed")
 
     def _end(self, error: LastmileError | None) -> None:
         """Over for good; what is buffered can still be taken."""

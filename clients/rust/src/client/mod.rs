@@ -1,0 +1,96 @@
+//! Listens to channels over one WebSocket, which connects again when it breaks.
+
+mod actor;
+mod channel;
+mod session;
+mod subscription;
+mod token;
+mod track;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+pub use subscription::{Event, Events, SubscribeOptions, Subscription};
+pub use token::TokenSource;
+
+use crate::frame::Frame;
+use crate::{Error, Gateway, publication};
+use actor::Handle;
+
+/// Listens to a gateway. Clones share the connection; it ends with the last of them and of their subscriptions.
+#[derive(Clone, Debug)]
+pub struct Client {
+    handle: Handle,
+}
+
+/// What a client is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Nothing is asked for.
+    Idle,
+    /// On its way to the gateway.
+    Connecting,
+    /// There is a connection.
+    Connected,
+    /// The last connection ended like this; the next try is soon.
+    Waiting(Error),
+    /// Over, because trying again does not help.
+    Failed(Error),
+    /// Over by [`Client::close`].
+    Closed,
+}
+
+impl Client {
+    /// Connects when there is something to do; needs a tokio runtime. `gateway` is an URL or a [`Gateway`].
+    pub fn connect<G>(gateway: G, token: TokenSource) -> Result<Self, Error>
+    where
+        G: TryInto<Gateway>,
+        Error: From<G::Error>,
+    {
+        Ok(Self { handle: Handle::open(gateway.try_into()?, token) })
+    }
+
+    /// Listens to a channel, which may have one subscription at a time (`already_subscribed`). What the gateway says to
+    /// it comes in the subscription.
+    pub async fn subscribe(&self, channel: &str, options: SubscribeOptions) -> Result<Subscription, Error> {
+        self.handle.subscribe(channel, options).await.map(Subscription::new)
+    }
+
+    /// Answers a message of a channel that this client listens to. Done once its publisher has the reply.
+    pub async fn reply<T: Serialize + ?Sized>(&self, channel: &str, to: &str, data: &T) -> Result<(), Error> {
+        self.request(channel, to, data, false).await.map(drop)
+    }
+
+    /// Answers a message and waits for what its publisher says to that.
+    pub async fn ask<A, T>(&self, channel: &str, to: &str, data: &T) -> Result<A, Error>
+    where
+        A: DeserializeOwned,
+        T: Serialize + ?Sized,
+    {
+        publication::read(self.request(channel, to, data, true).await?.json().get())
+    }
+
+    /// What the client is at, and whenever that changes.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.handle.state()
+    }
+
+    /// Ends the connection and all subscriptions, also those of clones.
+    pub async fn close(&self) {
+        self.handle.close().await;
+    }
+
+    async fn request<T: Serialize + ?Sized>(
+        &self,
+        channel: &str,
+        to: &str,
+        data: &T,
+        is_question: bool,
+    ) -> Result<Frame, Error> {
+        let (channel, to, data) = (publication::write(channel)?, publication::write(to)?, publication::write(data)?);
+        let answer = if is_question { r#","answer":true"# } else { "" };
+        self.handle.request(format!(r#""channel":{channel},"to":{to},"data":{data}{answer}"#), is_question).await
+    }
+}

@@ -1,0 +1,79 @@
+//! A frame of the gateway. Which members it has depends on `type`; unknown ones are passed over.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::publication::{Position, Published};
+use crate::publisher::Principal;
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Frame {
+    pub r#type: String,
+    pub id: Option<String>,
+    pub channel: Option<String>,
+    pub message_id: Option<String>,
+    pub epoch: Option<String>,
+    pub offset: Option<u64>,
+    pub recovered: Option<bool>,
+    pub time: Option<String>,
+    pub publisher: Option<String>,
+    pub data: Option<Box<RawValue>>,
+    pub encoding: Option<String>,
+    /// A name in `error`, a close code elsewhere.
+    pub code: Option<Value>,
+    pub message: Option<String>,
+    pub temporary: Option<bool>,
+    pub reason: Option<String>,
+    pub ping_secs: Option<u64>,
+    pub expires: Option<String>,
+    pub reply: Option<String>,
+    pub to: Option<String>,
+    pub connection: Option<String>,
+    /// A name in `welcome`, a [`Principal`] elsewhere.
+    pub principal: Option<Value>,
+    pub event: Option<String>,
+    pub connections: Option<u64>,
+    pub missed: Option<u64>,
+}
+
+impl Frame {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    pub(crate) fn position(&self) -> Option<Position> {
+        Some(Position { epoch: self.epoch.clone()?, offset: self.offset? })
+    }
+
+    pub(crate) fn published(&self) -> Option<Published> {
+        Some(Published {
+            channel: self.channel.clone()?,
+            message_id: self.message_id.clone()?,
+            position: self.position()?,
+        })
+    }
+
+    /// `data`, byte for byte. The library reads `null` as nothing.
+    pub(crate) fn json(&self) -> Box<RawValue> {
+        self.data.clone().unwrap_or_else(|| RawValue::NULL.to_owned())
+    }
+
+    /// Who replied, came or went; `None` for nobody in particular.
+    pub(crate) fn principal(&self) -> Option<Principal> {
+        self.principal.clone().and_then(|principal| serde_json::from_value(principal).ok())
+    }
+
+    /// The close code, 0 if there is none.
+    pub(crate) fn close_code(&self) -> u16 {
+        self.code.as_ref().and_then(Value::as_u64).and_then(|code| code.try_into().ok()).unwrap_or(0)
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    /// What is said belongs into no log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frame({})", self.r#type)
+    }
+}

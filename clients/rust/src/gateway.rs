@@ -1,0 +1,219 @@
+//! Where a gateway is and how it is reached: its URL, what is trusted, and how long to be patient.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::Error;
+use crate::backoff::Backoff;
+
+/// For the connection, TLS and the upgrade together.
+pub(crate) const OPEN: Duration = Duration::from_secs(15);
+
+/// A gateway, as clients reach it. An URL (`&str`) is enough where one is asked for.
+///
+/// ```
+/// # fn main() -> Result<(), lastmile_client::Error> {
+/// use std::time::Duration;
+/// use lastmile_client::Gateway;
+///
+/// let gateway = Gateway::new("https://gateway.example:8081")?
+///     .with_backoff(Duration::from_millis(100), Duration::from_secs(5));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Gateway {
+    authority: String,
+    host: String,
+    port: u16,
+    /// Without a slash at the end; empty for the root.
+    base: String,
+    tls: Option<Arc<ClientConfig>>,
+    backoff: Backoff,
+    pub(crate) pong: Duration,
+    pub(crate) retry_for: Duration,
+}
+
+/// A connection, whether with TLS or without.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Gateway {
+    /// Takes `http`, `https`, `ws` and `wss`, with a path if the gateway stands under one. With TLS it trusts what the
+    /// system trusts.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let uri: Uri = url.parse().map_err(|error| bad_url(&format!("{error}")))?;
+        let is_tls = match uri.scheme_str() {
+            Some("http" | "ws") => false,
+            Some("https" | "wss") => true,
+            _ => return Err(bad_url("no http:// or https:// at the beginning")),
+        };
+        let authority = uri.authority().filter(|authority| !authority.host().is_empty());
+        let authority = authority.ok_or_else(|| bad_url("no host"))?;
+        if authority.as_str().contains('@') || uri.query().is_some() {
+            return Err(bad_url("a user name or a query has no place in it"));
+        }
+        Ok(Self {
+            authority: authority.as_str().to_owned(),
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
+            base: uri.path().trim_end_matches('/').to_owned(),
+            tls: if is_tls { Some(Arc::new(tls(system_roots()?)?)) } else { None },
+            backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
+            pong: Duration::from_secs(10),
+            retry_for: Duration::from_secs(30),
+        })
+    }
+
+    /// Trusts these certificate authorities (PEM) and no others.
+    pub fn with_authorities(mut self, pem: &str) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let certificate = certificate.map_err(|error| bad_tls(&error))?;
+            roots.add(certificate).map_err(|error| bad_tls(&error))?;
+        }
+        if self.tls.is_some() {
+            self.tls = Some(Arc::new(tls(roots)?));
+        }
+        Ok(self)
+    }
+
+    /// The first and the longest wait between tries, of which a random part is taken. 500 ms and 30 s if not said.
+    pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.backoff = Backoff::new(first, longest);
+        self
+    }
+
+    /// How long a gateway may leave a ping unanswered. 10 s if not said.
+    pub fn with_pong(mut self, pong: Duration) -> Self {
+        self.pong = pong;
+        self
+    }
+
+    /// How long a request is tried again, from its beginning. 30 s if not said; the gateway knows an idempotency key
+    /// for `limits.idempotency_secs`.
+    pub fn with_retries_for(mut self, retry_for: Duration) -> Self {
+        self.retry_for = retry_for;
+        self
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        self.backoff.clone()
+    }
+
+    /// Host and port as they stand in the URL.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// A path of the protocol below the gateway's own.
+    pub(crate) fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// The WebSocket URL of a whole path.
+    pub(crate) fn websocket(&self, path: &str) -> Result<Uri, Error> {
+        let scheme = if self.tls.is_some() { "wss" } else { "ws" };
+        let uri = Uri::builder().scheme(scheme).authority(self.authority.as_str()).path_and_query(path).build();
+        uri.map_err(|error| bad_url(&error.to_string()))
+    }
+
+    /// Connects, with TLS where the URL says so.
+    pub(crate) async fn dial(&self) -> Result<Box<dyn Io>, Error> {
+        let dialing = async {
+            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
+            let tcp = tcp.map_err(|error| unreachable(&error.to_string()))?;
+            // Frames are small, and somebody waits for each.
+            tcp.set_nodelay(true).map_err(|error| unreachable(&error.to_string()))?;
+            let Some(tls) = &self.tls else { return Ok(Box::new(tcp) as Box<dyn Io>) };
+            let name = ServerName::try_from(self.host.clone()).map_err(|error| bad_url(&error.to_string()))?;
+            let stream = TlsConnector::from(tls.clone()).connect(name, tcp).await.map_err(|error| {
+                let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+                if is_tls { bad_tls(&error) } else { unreachable(&error.to_string()) }
+            })?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        };
+        timeout(OPEN, dialing).await.unwrap_or_else(|_| Err(unreachable("no answer in time")))
+    }
+}
+
+fn system_roots() -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    // Those that cannot be read are left out; `with_authorities` may replace them all.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Ok(roots)
+}
+
+fn tls(roots: RootCertStore) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = versions.map_err(|error| bad_tls(&error))?.with_root_certificates(roots).with_no_client_auth();
+    // WebSockets need it, and requests here are few and small.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn bad_url(why: &str) -> Error {
+    Error::new("url", format!("{why}; expected something like https://gateway.example:8081"))
+}
+
+fn bad_tls(why: &dyn std::fmt::Display) -> Error {
+    Error::new("tls", why.to_string())
+}
+
+fn unreachable(why: &str) -> Error {
+    Error::temporary("unreachable", format!("cannot connect: {why}"))
+}
+
+impl TryFrom<&str> for Gateway {
+    type Error = Error;
+
+    fn try_from(url: &str) -> Result<Self, Error> {
+        Self::new(url)
+    }
+}
+
+impl TryFrom<&String> for Gateway {
+    type Error = Error;
+
+    fn try_from(url: &String) -> Result<Self, Error> {
+        Self::new(url)
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gateway({}{})", self.authority, self.base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_of_http_or_websocket_leads_to_the_same_place() {
+        for (base, expected) in [
+            ("http://127.0.0.1:8081", "ws://127.0.0.1:8081/v1/publish"),
+            ("ws://[::1]:8081/", "ws://[::1]:8081/v1/publish"),
+            ("https://gw.example/live/", "wss://gw.example/live/v1/publish"),
+        ] {
+            let gateway = Gateway::new(base).unwrap();
+            assert_eq!(gateway.websocket(&gateway.path("/v1/publish")).unwrap().to_string(), expected);
+        }
+        for bad in ["", "gw.example", "127.0.0.1:8081", "ftp://gw.example", "http://", "http://u:p@gw", "http://gw?a=b"]
+        {
+            assert_eq!(Gateway::new(bad).unwrap_err().code, "url", "{bad}");
+        }
+    }
+}

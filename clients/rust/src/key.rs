@@ -1,0 +1,115 @@
+//! The private key of a publisher, as people keep it: OpenSSH and PEM files.
+
+mod openssh;
+
+use std::fmt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use ed25519_dalek::pkcs8::DecodePrivateKey;
+use ed25519_dalek::{Signer, SigningKey};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::Error;
+
+/// An ed25519 private key. `Debug` shows its fingerprint alone.
+#[derive(Clone)]
+pub struct Key {
+    key: SigningKey,
+    fingerprint: String,
+}
+
+impl Key {
+    /// Reads a file, see [`Key::from_text`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.map_err(|error| bad(&format!("{}: {error}", path.display())))?;
+        Self::from_text(&text).map_err(|error| bad(&format!("{}: {}", path.display(), error.message)))
+    }
+
+    /// Reads an OpenSSH private key (`ssh-keygen -t ed25519`) or PKCS#8 PEM (`lastmile keygen`, `openssl genpkey
+    /// -algorithm ed25519`), without a passphrase.
+    pub fn from_text(text: &str) -> Result<Self, Error> {
+        let text = text.trim();
+        let label = text.strip_prefix("-----BEGIN ").and_then(|rest| rest.split_once("-----")).map(|(label, _)| label);
+        let key = match label {
+            Some("PRIVATE KEY") => {
+                SigningKey::from_pkcs8_pem(text).map_err(|_| bad("it is not an ed25519 private key (RFC 8410)"))?
+            }
+            Some("OPENSSH PRIVATE KEY") => openssh::read(text)?,
+            Some("ENCRYPTED PRIVATE KEY") => return Err(encrypted()),
+            Some(label) if label.ends_with("PRIVATE KEY") => return Err(bad("only ed25519 keys are used here")),
+            _ => return Err(bad("expected an OpenSSH or PEM private key")),
+        };
+        let public = openssh::public_blob(key.verifying_key().as_bytes());
+        let fingerprint = format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(public)));
+        Ok(Self { key, fingerprint })
+    }
+
+    /// `SHA256:…`, as `ssh-keygen -lf` prints it and as signatures name the key.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The public key's 32 bytes in base64.
+    pub(crate) fn public(&self) -> String {
+        STANDARD.encode(self.key.verifying_key())
+    }
+
+    /// A signature in base64.
+    pub(crate) fn sign(&self, text: &str) -> String {
+        STANDARD.encode(self.key.sign(text.as_bytes()).to_bytes())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.fingerprint)
+    }
+}
+
+/// The text never holds any part of a key.
+fn bad(why: &str) -> Error {
+    Error::new("key", why)
+}
+
+fn encrypted() -> Error {
+    bad("it is under a passphrase, which is not supported; write one without it (`ssh-keygen -p -N '' -f FILE`)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(name: &str) -> String {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/keys");
+        std::fs::read_to_string(folder.join(name)).unwrap()
+    }
+
+    #[test]
+    fn keys_of_ssh_keygen_and_openssl_are_read() {
+        let key = Key::from_text(&vector("throwaway-openssh")).unwrap();
+        assert!(vector("throwaway-openssh.fingerprint").contains(key.fingerprint()));
+        assert_eq!(format!("{key:?}"), format!("Key({})", key.fingerprint()));
+        Key::from_text(&vector("throwaway-openssl.pem")).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_ed25519_private_key_is_refused() {
+        for name in [
+            "throwaway-openssh-encrypted",
+            "throwaway-openssh.pub",
+            "throwaway-openssl-encrypted.pem",
+            "throwaway-openssl.pub.pem",
+            "throwaway-rsa",
+            "throwaway-x25519.pem",
+        ] {
+            assert_eq!(Key::from_text(&vector(name)).unwrap_err().code, "key", "{name}");
+        }
+        assert_eq!(Key::from_text("").unwrap_err().code, "key");
+        assert_eq!(Key::from_file("/does/not/exist").unwrap_err().code, "key");
+    }
+}

@@ -1,0 +1,355 @@
+//! The publisher's WebSocket: keeps a connection, and what waits for an answer over it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::replies::Received;
+use super::watch::Watcher;
+use crate::backoff::Backoff;
+use crate::frame::Frame;
+use crate::socket::{Came, Socket};
+use crate::{Error, Gateway, Key};
+
+/// Commands that wait for the task.
+const COMMANDS: usize = 16;
+
+/// Requests that are not handed to the socket yet; with so many no further command is taken.
+const MAX_QUEUE: usize = 256;
+
+/// A connection that stayed up for so long is a good one.
+const STABLE: Duration = Duration::from_secs(5);
+
+/// The one command to which the gateway says something only if it refuses.
+const UNANSWERED: &str = "received";
+
+/// Uses a link; it ends with the last one and what that asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Handle(mpsc::Sender<Command>);
+
+pub(super) struct WeakHandle(mpsc::WeakSender<Command>);
+
+/// Something to be answered.
+pub(super) struct Request {
+    kind: &'static str,
+    /// The members of the frame besides `type` and `id`.
+    members: String,
+    /// Whether it goes again over the next connection if this one breaks before the answer.
+    pub resend: bool,
+    /// Given back with the answer.
+    pub place: Option<OwnedSemaphorePermit>,
+    done: oneshot::Sender<Result<Frame, Error>>,
+}
+
+pub(super) enum Command {
+    Ready(oneshot::Sender<Result<(), Error>>),
+    Request(Request),
+    Replies(mpsc::Sender<Received>, oneshot::Sender<Result<(), Error>>),
+    Watch(String, Watcher),
+}
+
+impl Handle {
+    pub(super) fn open(gateway: Gateway, key: Key) -> Self {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let backoff = gateway.backoff();
+        let link = Link {
+            gateway,
+            key,
+            commands,
+            backoff,
+            ids: 0,
+            queue: VecDeque::new(),
+            sent: BTreeMap::new(),
+            ready: Vec::new(),
+            replies: None,
+            watchers: HashMap::new(),
+            watching: HashMap::new(),
+            unwatched: Vec::new(),
+            is_left: false,
+        };
+        tokio::spawn(link.run());
+        Self(sender)
+    }
+
+    pub(super) fn downgrade(&self) -> WeakHandle {
+        WeakHandle(self.0.downgrade())
+    }
+
+    /// Once there is a connection.
+    pub(super) async fn ready(&self) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.command(Command::Ready(done)).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::closed()))
+    }
+
+    pub(super) async fn request(&self, request: Request) -> Result<(), Error> {
+        self.command(Command::Request(request)).await
+    }
+
+    pub(super) async fn command(&self, command: Command) -> Result<(), Error> {
+        self.0.send(command).await.map_err(|_| Error::closed())
+    }
+}
+
+impl WeakHandle {
+    pub(super) fn upgrade(&self) -> Option<Handle> {
+        self.0.upgrade().filter(|sender| !sender.is_closed()).map(Handle)
+    }
+}
+
+impl Request {
+    pub(super) fn new(kind: &'static str, members: String) -> (Self, oneshot::Receiver<Result<Frame, Error>>) {
+        let (done, answer) = oneshot::channel();
+        (Self { kind, members, resend: false, place: None, done }, answer)
+    }
+
+    fn settle(self, answer: Result<Frame, Error>) {
+        let Self { done, place, .. } = self;
+        // Whoever asked may be gone.
+        let _ = done.send(answer);
+        // Who waits for all places finds all answers.
+        drop(place);
+    }
+}
+
+struct Link {
+    gateway: Gateway,
+    key: Key,
+    commands: mpsc::Receiver<Command>,
+    backoff: Backoff,
+    ids: u64,
+    queue: VecDeque<Request>,
+    /// By their ids, which rise.
+    sent: BTreeMap<u64, Request>,
+    /// Who waits for a connection.
+    ready: Vec<oneshot::Sender<Result<(), Error>>>,
+    replies: Option<mpsc::Sender<Received>>,
+    watchers: HashMap<String, Watcher>,
+    /// `watch` commands that are not answered yet, with their channels.
+    watching: HashMap<u64, String>,
+    /// Channels whose events nobody wants and the gateway does not know that.
+    unwatched: Vec<String>,
+    /// Nobody can ask for anything more.
+    is_left: bool,
+}
+
+impl Link {
+    async fn run(mut self) {
+        loop {
+            let error = match self.connect().await {
+                Ok(socket) => self.serve(socket).await,
+                Err(error) => error,
+            };
+            self.interrupted();
+            if !error.temporary || self.is_left {
+                return self.fail(&error);
+            }
+            let until = Instant::now() + self.backoff.next(error.retry_after);
+            if self.wait(sleep_until(until)).await.is_none() {
+                return self.fail(&error);
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Socket, Error> {
+        let (gateway, key) = (self.gateway.clone(), self.key.clone());
+        let opening = async move { Socket::open(&gateway, "/v1/publish", Some(&key)).await };
+        self.wait(opening).await.unwrap_or_else(|| Err(Error::closed()))
+    }
+
+    /// Takes commands until something else is done; `None` if there is nobody left to do it for.
+    async fn wait<T>(&mut self, other: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(other);
+        loop {
+            tokio::select! {
+                done = &mut other => return Some(done),
+                command = self.commands.recv(), if !self.is_left && self.queue.len() < MAX_QUEUE => {
+                    self.is_left = command.is_none();
+                    if self.is_left && self.queue.is_empty() {
+                        return None;
+                    }
+                    if let Some(command) = command {
+                        self.take(command, false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until the connection ends; gives why.
+    async fn serve(&mut self, socket: Socket) -> Error {
+        let Socket { out, mut incoming, open: _open } = socket;
+        let opened = Instant::now();
+        let (mut is_welcome, mut quiet) = (false, self.gateway.pong);
+        let (mut last_life, mut pinged) = (opened, None);
+        loop {
+            if self.is_left && self.queue.is_empty() && self.sent.is_empty() {
+                return Error::closed();
+            }
+            let due = pinged.map_or(last_life + quiet, |at: Instant| at + self.gateway.pong);
+            let has_work = is_welcome && self.has_work();
+            tokio::select! {
+                came = incoming.next() => {
+                    (last_life, pinged) = (Instant::now(), None);
+                    match came {
+                        Came::End(error) => return error,
+                        Came::Life => {}
+                        Came::Frame(frame) if frame.r#type == "welcome" => {
+                            is_welcome = true;
+                            quiet = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
+                            self.welcomed();
+                        }
+                        Came::Frame(frame) => self.on_frame(*frame),
+                    }
+                    if opened.elapsed() > STABLE {
+                        self.backoff.reset();
+                    }
+                }
+                room = out.reserve(), if has_work => match room {
+                    Ok(room) => if let Some(text) = self.next_text() { room.send(Message::text(text)) },
+                    Err(_) => return incoming.reason().await,
+                },
+                command = self.commands.recv(), if !self.is_left && self.queue.len() < MAX_QUEUE => match command {
+                    Some(command) => self.take(command, is_welcome),
+                    None => self.is_left = true,
+                },
+                () = sleep_until(due) => {
+                    if pinged.is_some() || !is_welcome {
+                        return Error::temporary("ping_timeout", "the gateway showed no sign of life");
+                    }
+                    pinged = Some(Instant::now());
+                    // A full queue is written before; then the gateway's pings are the sign of life.
+                    let _ = out.try_send(Message::text(r#"{"type":"ping"}"#));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command, is_connected: bool) {
+        match command {
+            Command::Ready(done) if is_connected => _ = done.send(Ok(())),
+            Command::Ready(done) => self.ready.push(done),
+            Command::Request(request) => self.queue.push_back(request),
+            Command::Replies(replies, done) => {
+                let is_free = self.replies.as_ref().is_none_or(mpsc::Sender::is_closed);
+                if is_free {
+                    self.replies = Some(replies);
+                    self.take(Command::Ready(done), is_connected);
+                } else {
+                    let _ = done.send(Err(Error::new("already_open", "there is a stream of replies already")));
+                }
+            }
+            Command::Watch(channel, watcher) => {
+                if self.watchers.get(&channel).is_some_and(|old| !old.is_closed()) {
+                    watcher.end(Error::new("already_watching", "this channel is watched already"));
+                } else {
+                    let old = self.watchers.insert(channel.clone(), watcher);
+                    self.unwatched.extend(old.filter(|old| old.is_asked).map(|_| channel));
+                }
+            }
+        }
+    }
+
+    fn welcomed(&mut self) {
+        self.ready.drain(..).for_each(|done| _ = done.send(Ok(())));
+    }
+
+    fn has_work(&self) -> bool {
+        let mut watchers = self.watchers.values();
+        !self.queue.is_empty() || !self.unwatched.is_empty() || watchers.any(|watcher| !watcher.is_asked)
+    }
+
+    /// The next frame to send.
+    fn next_text(&mut self) -> Option<String> {
+        self.ids += 1;
+        let id = self.ids;
+        if let Some(channel) = self.unwatched.pop() {
+            return Some(frame("unwatch", id, &channel_member(&channel)));
+        }
+        if let Some((channel, watcher)) = self.watchers.iter_mut().find(|(_, watcher)| !watcher.is_asked) {
+            watcher.is_asked = true;
+            self.watching.insert(id, channel.clone());
+            return Some(frame("watch", id, &channel_member(channel)));
+        }
+        let request = self.queue.pop_front()?;
+        let text = frame(request.kind, id, &request.members);
+        if request.kind == UNANSWERED {
+            request.settle(Ok(Frame::default()));
+        } else {
+            self.sent.insert(id, request);
+        }
+        Some(text)
+    }
+
+    fn on_frame(&mut self, frame: Frame) {
+        let id = frame.id.as_deref().and_then(|id| id.parse::<u64>().ok());
+        match frame.r#type.as_str() {
+            "reply" => {
+                // One that finds no room comes again.
+                if let (Some(replies), Some(received)) = (&self.replies, Received::of(frame)) {
+                    let _ = replies.try_send(received);
+                }
+            }
+            "event" | "watching" => {
+                id.map(|id| self.watching.remove(&id));
+                let Some(channel) = &frame.channel else { return };
+                let Some(watcher) = self.watchers.get_mut(channel) else { return };
+                if watcher.is_closed() {
+                    self.watchers.remove(channel);
+                    self.unwatched.push(channel.clone());
+                } else {
+                    watcher.tell(&frame);
+                }
+            }
+            "error" => {
+                let error = Error::of_frame(&frame);
+                let channel = id.and_then(|id| self.watching.remove(&id));
+                if let Some(watcher) = channel.and_then(|channel| self.watchers.remove(&channel)) {
+                    watcher.end(error);
+                } else if let Some(request) = id.and_then(|id| self.sent.remove(&id)) {
+                    request.settle(Err(error));
+                }
+            }
+            _ => {
+                if let Some(request) = id.and_then(|id| self.sent.remove(&id)) {
+                    request.settle(Ok(frame));
+                }
+            }
+        }
+    }
+
+    /// The connection is gone: what was on its way goes again, or nobody knows what became of it.
+    fn interrupted(&mut self) {
+        self.watching.clear();
+        self.unwatched.clear();
+        self.watchers.values_mut().for_each(|watcher| watcher.is_asked = false);
+        for request in std::mem::take(&mut self.sent).into_values().rev() {
+            if request.resend {
+                self.queue.push_front(request);
+            } else {
+                request.settle(Err(Error::lost("the connection broke before the answer")));
+            }
+        }
+    }
+
+    fn fail(mut self, error: &Error) {
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            self.take(command, false);
+        }
+        self.queue.drain(..).for_each(|request| request.settle(Err(error.clone())));
+        self.ready.drain(..).for_each(|done| _ = done.send(Err(error.clone())));
+        self.watchers.drain().for_each(|(_, watcher)| watcher.end(error.clone()));
+    }
+}
+
+fn frame(kind: &str, id: u64, members: &str) -> String {
+    format!(r#"{{"type":"{kind}","id":"{id}",{members}}}"#)
+}
+
+fn channel_member(channel: &str) -> String {
+    format!(r#""channel":{}"#, serde_json::Value::from(channel))
+}

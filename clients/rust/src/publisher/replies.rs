@@ -1,0 +1,155 @@
+//! What subscribers reply to a publisher's messages, and its answers.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, oneshot};
+
+use super::link::{Command, Handle, Request};
+use crate::frame::Frame;
+use crate::{Error, publication};
+
+/// Replies that wait to be taken. More of them come again later.
+const BUFFER: usize = 256;
+
+/// Who a subscriber is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Principal {
+    /// Who vouches for it.
+    pub issuer: String,
+    /// Who it is there.
+    pub subject: String,
+}
+
+/// A stream of replies; it ends when the connection cannot be had any more.
+#[derive(Debug)]
+pub struct Replies {
+    handle: Handle,
+    received: mpsc::Receiver<Received>,
+}
+
+/// What one subscriber said to one message. The gateway may bring the same one twice, see [`Reply::id`].
+#[derive(Debug)]
+pub struct Reply {
+    handle: Handle,
+    received: Received,
+}
+
+/// A reply as it came.
+#[derive(Debug)]
+pub(super) struct Received {
+    id: String,
+    channel: String,
+    to: String,
+    time: String,
+    connection: String,
+    principal: Option<Principal>,
+    data: Box<RawValue>,
+}
+
+impl Replies {
+    pub(super) async fn open(handle: Handle) -> Result<Self, Error> {
+        let (sender, received) = mpsc::channel(BUFFER);
+        let (done, answer) = oneshot::channel();
+        handle.command(Command::Replies(sender, done)).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::closed()))?;
+        Ok(Self { handle, received })
+    }
+
+    /// The next reply; `None` at the end.
+    pub async fn next(&mut self) -> Option<Reply> {
+        let received = self.received.recv().await?;
+        Some(Reply { handle: self.handle.clone(), received })
+    }
+}
+
+impl Stream for Replies {
+    type Item = Reply;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Reply>> {
+        let received = self.received.poll_recv(context);
+        received.map(|received| received.map(|received| Reply { handle: self.handle.clone(), received }))
+    }
+}
+
+impl Reply {
+    /// The same for the same reply, however often it comes.
+    pub fn id(&self) -> &str {
+        &self.received.id
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &str {
+        &self.received.channel
+    }
+
+    /// The `message_id` of the message that it replies to.
+    pub fn to(&self) -> &str {
+        &self.received.to
+    }
+
+    /// When the gateway took it: RFC 3339.
+    pub fn time(&self) -> &str {
+        &self.received.time
+    }
+
+    /// Names the subscriber's connection.
+    pub fn connection(&self) -> &str {
+        &self.received.connection
+    }
+
+    /// Who replied; `None` for a subscriber without a token.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.received.principal.as_ref()
+    }
+
+    /// Reads what was said.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        publication::read(self.received.data.get())
+    }
+
+    /// What was said, byte for byte.
+    pub fn data(&self) -> &RawValue {
+        &self.received.data
+    }
+
+    /// Says that it is here: the subscriber's `reply` is done then. Done once it is sent.
+    pub async fn received(&self) -> Result<(), Error> {
+        let (request, answer) = Request::new("received", self.reply_member()?);
+        self.handle.request(request).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::closed())).map(drop)
+    }
+
+    /// Answers the one who replied, which says `received` as well. Done once the answer is on its way to the
+    /// subscriber; `reply_unknown` if it listens no more.
+    pub async fn answer<T: Serialize + ?Sized>(&self, data: &T) -> Result<(), Error> {
+        let members = format!(r#"{},"data":{}"#, self.reply_member()?, publication::write(data)?);
+        let (request, answer) = Request::new("answer", members);
+        self.handle.request(request).await?;
+        answer.await.unwrap_or_else(|_| Err(Error::closed())).map(drop)
+    }
+
+    fn reply_member(&self) -> Result<String, Error> {
+        Ok(format!(r#""reply":{}"#, publication::write(&self.received.id)?))
+    }
+}
+
+impl Received {
+    pub(super) fn of(frame: Frame) -> Option<Self> {
+        let (data, principal) = (frame.json(), frame.principal());
+        Some(Self {
+            id: frame.reply?,
+            channel: frame.channel?,
+            to: frame.to?,
+            time: frame.time.unwrap_or_default(),
+            connection: frame.connection.unwrap_or_default(),
+            principal,
+            data,
+        })
+    }
+}

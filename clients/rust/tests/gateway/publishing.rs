@@ -1,0 +1,115 @@
+//! One, many and streams, and what is refused.
+
+use futures_util::future::join_all;
+use lastmile_client::{Client, Options, Payload, Publisher, StreamOptions, SubscribeOptions, TokenSource};
+use serde_json::{Value, json};
+
+use crate::support::{TestGateway, within};
+
+fn backlog() -> SubscribeOptions {
+    SubscribeOptions { backlog: 5000, ..SubscribeOptions::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_arrives_as_it_was_written() {
+    let gateway = TestGateway::start();
+    let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
+    let one = publisher.publish("open.a b/ü?#", &json!({"usd": 3001.5})).await.unwrap();
+    assert_eq!((one.channel.as_str(), one.position.offset), ("open.a b/ü?#", 1));
+    let options = |kind: &str| Options { content_type: Some(kind.into()), ..Options::default() };
+    publisher.publish_with("open.a b/ü?#", "{\"n\":  1}", Options::default()).await.unwrap();
+    publisher.publish_with("open.a b/ü?#", "plain", options("text/plain")).await.unwrap();
+    publisher.publish_with("open.a b/ü?#", vec![0, 255], options("application/octet-stream")).await.unwrap();
+
+    let client = Client::connect(&gateway.public, TokenSource::anonymous()).unwrap();
+    let mut subscription = client.subscribe("open.a b/ü?#", backlog()).await.unwrap();
+    let mut next = async || within("a publication", subscription.next()).await.unwrap().unwrap();
+    let first = next().await;
+    assert_eq!((&first.message_id, &first.position, &*first.publisher), (&one.message_id, &one.position, "p"));
+    assert_eq!(first.json::<Value>().unwrap(), json!({"usd": 3001.5}));
+    assert!(matches!(next().await.payload, Payload::Json(json) if json.get() == "{\"n\":  1}"));
+    assert_eq!(next().await.json::<String>().unwrap(), "plain");
+    let bytes = next().await;
+    assert!(bytes.json::<Value>().is_err());
+    assert!(matches!(bytes.payload, Payload::Bytes(bytes) if bytes == [0, 255]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_go_under_one_signature_and_each_has_its_answer() {
+    let gateway = TestGateway::start();
+    let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
+    let raw = serde_json::value::RawValue::from_string("[1,\n2]".to_owned()).unwrap();
+    let answers = publisher.publish_many("open.many", [json!(1), json!("a\nb")]).await.unwrap();
+    assert_eq!(answers.iter().map(|one| one.as_ref().unwrap().position.offset).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(publisher.publish_many("open.many", [raw]).await.unwrap().len(), 1, "a line end is no second message");
+    assert!(publisher.publish_many("open.many", [0; 0]).await.unwrap().is_empty());
+    // The third is over the channel's limit.
+    let answers = publisher.publish_many("small.x", [1, 2, 3]).await.unwrap();
+    assert!(answers[0].is_ok() && answers[1].is_ok());
+    assert!(!answers[2].as_ref().unwrap_err().temporary, "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_acknowledges_each_message_in_order() {
+    let gateway = TestGateway::start();
+    let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
+    let stream = publisher.stream(StreamOptions { window: 50, ..StreamOptions::default() }).await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..2000 {
+        waiting.push(within("room", stream.publish("open.stream", &n)).await.unwrap());
+    }
+    let bytes = stream.publish_bytes("open.stream", vec![1, 2]).await.unwrap();
+    within("the flush", stream.flush()).await.unwrap();
+    for (n, answer) in join_all(waiting).await.into_iter().enumerate() {
+        assert_eq!(answer.unwrap().position.offset, n as u64 + 1);
+    }
+    assert_eq!(bytes.await.unwrap().position.offset, 2001);
+    // A refusal costs one message.
+    let refused = stream.publish("closed.x", &1).await.unwrap().await.unwrap_err();
+    assert_eq!((&*refused.code, refused.temporary), ("channel_forbidden", false));
+    // What is on its way when the stream is dropped is still sent.
+    let last = stream.publish("open.stream", &"last").await.unwrap();
+    drop(stream);
+    assert_eq!(within("the last one", last).await.unwrap().position.offset, 2002);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_idempotency_key_publishes_once() {
+    let gateway = TestGateway::start();
+    let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
+    let options = || Options { idempotency_key: Some("k-1".into()), ..Options::default() };
+    let first = publisher.publish_with("open.once", "1", options()).await.unwrap();
+    assert_eq!(publisher.publish_with("open.once", "1", options()).await.unwrap(), first);
+    let error = publisher.publish_with("open.once", "2", options()).await.unwrap_err();
+    assert_eq!((&*error.code, error.status), ("idempotency_mismatch", Some(422)));
+    assert_eq!(publisher.publish("open.once", &1).await.unwrap().position.offset, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_is_told_why() {
+    let gateway = TestGateway::start();
+    let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
+    let error = publisher.publish("closed.x", &1).await.unwrap_err();
+    assert_eq!((&*error.code, error.status, error.temporary), ("channel_forbidden", Some(403), false));
+    let error = publisher.publish_with("open.x", "{", Options::default()).await.unwrap_err();
+    assert_eq!(error.code, "malformed");
+    let stranger = Publisher::connect(&gateway.publish, gateway.unknown_key()).unwrap();
+    assert_eq!(stranger.publish("open.x", &1).await.unwrap_err().code, "key_unknown");
+    let error = stranger.stream(StreamOptions::default()).await.unwrap_err();
+    assert_eq!((&*error.code, error.status), ("key_unknown", Some(401)));
+    assert_eq!(stranger.replies().await.unwrap_err().code, "key_unknown");
+    let mut watch = stranger.watch("open.x").await.unwrap();
+    assert_eq!(within("the end", watch.next()).await.unwrap().unwrap_err().code, "key_unknown");
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_not_there_is_tried_for_a_while() {
+    let gateway = TestGateway::start();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = crate::support::hasty(&format!("http://{closed}"));
+    let away = away.with_retries_for(std::time::Duration::from_millis(200));
+    let publisher = Publisher::connect(away, gateway.key()).unwrap();
+    let error = within("the end of patience", publisher.publish("open.x", &1)).await.unwrap_err();
+    assert_eq!((&*error.code, error.temporary), ("unreachable", true));
+}

@@ -1,0 +1,195 @@
+//! A real gateway beside the tests, and a proxy that cuts.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lastmile_client::{Gateway, Key};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const ISSUER: &str = "https://app.example";
+
+/// Channels for anyone, `members.*` for tokens, `support` with replies, and a publisher that may use them all.
+const CONFIG: &str = r#"
+[listeners]
+public = { address = "127.0.0.1:0", roles = ["subscribe"] }
+publish = { address = "127.0.0.1:0", roles = ["publish"] }
+[drain]
+window_secs = 0
+deadline_secs = 5
+[[issuers]]
+issuer = "https://app.example"
+audience = "lastmile"
+jwks_file = "app.json"
+[[channels]]
+match = "open.*"
+subscribers = "anyone"
+backlog_messages = 5000
+[[channels]]
+match = "members.*"
+backlog_messages = 10
+[[channels]]
+match = "short.*"
+subscribers = "anyone"
+backlog_messages = 3
+[[channels]]
+match = "small.*"
+max_messages = 2
+[[channels]]
+match = "support"
+subscribers = "anyone"
+replies = true
+"#;
+
+/// `lastmile serve` in a folder of its own.
+pub struct TestGateway {
+    child: Child,
+    folder: PathBuf,
+    pub public: String,
+    pub publish: String,
+}
+
+impl TestGateway {
+    pub fn start() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("lastmile-client-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let run = |args: &[&str]| {
+            let output = program().args(args).current_dir(&folder).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let line = |printed: &str| printed.lines().find(|line| line.starts_with("key = ")).unwrap().to_owned();
+        let key = line(&run(&["keygen", "-o", "p.key"]));
+        run(&["keygen", "-o", "app.key"]);
+        std::fs::write(folder.join("app.json"), run(&["token", "--key", "app.key", "--jwks"])).unwrap();
+        let publisher = format!(
+            "[publishers.p]\n{key}\nchannels = [\"open.*\", \"short.*\", \"small.*\", \"members.*\", \"support\"]\n"
+        );
+        std::fs::write(folder.join("gateway.toml"), format!("{CONFIG}{publisher}")).unwrap();
+        let mut command = program();
+        command.args(["serve", "--config", "gateway.toml"]).current_dir(&folder);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut urls = BTreeMap::new();
+        while urls.len() < 2 {
+            let line = lines.next().expect("it listens").unwrap();
+            let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
+            if let (Some(name), Some(address)) = (line["listener"].as_str(), line["address"].as_str()) {
+                urls.insert(name.to_owned(), format!("http://{address}"));
+            }
+        }
+        // Its log is nobody's, and must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let [public, publish] = ["public", "publish"].map(|name| urls[name].clone());
+        Self { child, folder, public, publish }
+    }
+
+    pub fn key(&self) -> Key {
+        Key::from_file(self.folder.join("p.key")).unwrap()
+    }
+
+    pub fn key_file(&self) -> String {
+        self.folder.join("p.key").display().to_string()
+    }
+
+    /// A token of `subject`, good for a while like `1h`.
+    pub fn token(&self, subject: &str, expires: &str) -> String {
+        let args = ["token", "--key", "app.key", "--issuer", ISSUER, "--subject", subject, "--expires", expires];
+        let output = program().args(args).current_dir(&self.folder).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// A key that is on no whitelist.
+    pub fn unknown_key(&self) -> Key {
+        Key::from_file(self.folder.join("app.key")).unwrap()
+    }
+}
+
+impl Drop for TestGateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The gateway's program: `LASTMILE`, or what `cargo build` makes.
+fn program() -> Command {
+    let built = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/lastmile");
+    let program = std::env::var_os("LASTMILE").map_or(built, PathBuf::from);
+    assert!(program.exists(), "there is no {}; `cargo build` makes it, or say LASTMILE", program.display());
+    let mut command = Command::new(program.canonicalize().unwrap());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LASTMILE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A gateway at this URL, tried again quickly.
+pub fn hasty(url: &str) -> Gateway {
+    Gateway::new(url).unwrap().with_backoff(Duration::from_millis(5), Duration::from_millis(50))
+}
+
+/// Passes connections on, each for a random number of bytes only. Gives its URL and how often it cut.
+pub async fn cutting(upstream: &str, up_to: u64) -> (String, &'static AtomicUsize) {
+    let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let cuts: &AtomicUsize = Box::leak(Box::default());
+    tokio::spawn(async move {
+        loop {
+            let Ok((client, _)) = listener.accept().await else { return };
+            let upstream = upstream.clone();
+            tokio::spawn(async move {
+                let Ok(gateway) = TcpStream::connect(upstream).await else { return };
+                let ((mut from_client, mut to_client), (mut from_gateway, mut to_gateway)) =
+                    (client.into_split(), gateway.into_split());
+                // The ends are dropped with whichever direction is over first.
+                tokio::select! {
+                    _ = pass(&mut from_client, &mut to_gateway, random(up_to)) => {}
+                    _ = pass(&mut from_gateway, &mut to_client, random(up_to)) => {}
+                }
+                cuts.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+    (url, cuts)
+}
+
+async fn pass(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    bytes: u64,
+) -> std::io::Result<()> {
+    let (mut left, mut buffer) = (bytes as usize, [0; 4096]);
+    while left > 0 {
+        let room = left.min(buffer.len());
+        let read = from.read(&mut buffer[..room]).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..read]).await?;
+        left -= read;
+    }
+    Ok(())
+}
+
+fn random(up_to: u64) -> u64 {
+    1500 + getrandom::u64().unwrap() % up_to
+}
+
+/// Waits for something that must come.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not come"))
+}

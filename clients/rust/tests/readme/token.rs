@@ -1,0 +1,12 @@
+use lastmile_client::{Client, Error, TokenSource};
+
+pub fn connect(url: &str) -> Result<Client, Error> {
+    let source = TokenSource::function(|| async {
+        match tokio::fs::read_to_string("alice.token").await {
+            Ok(token) => Ok(token.trim().to_owned()),
+            // Not temporary: the client stops instead of asking again.
+            Err(error) => Err(Error::new("signed_out", error.to_string())),
+        }
+    });
+    Client::connect(url, source)
+}

@@ -1,0 +1,182 @@
+//! Replies and answers between gateways that share a Redis: the subscriber is on one, the publisher on the other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lastmile::broker::bus::Topic;
+use lastmile::broker::{Bus, Engine};
+use lastmile::protocol::Code;
+use serde_json::{Value, json};
+
+use crate::common::{Ws, eventually};
+use crate::gateways::Pair;
+use crate::nodes::Node;
+use crate::server::RedisServer;
+use crate::support::rule;
+
+const SUPPORT: &str = "[[channels]]\nmatch = \"support\"\nreplies = true\n";
+
+/// Two gateways, a subscriber on the first and its message's id, published by the second.
+async fn asked(server: &RedisServer, limits: &str) -> (Pair, Ws, Ws, String) {
+    let pair = Pair::start(&format!("url = \"{}\"\n{SUPPORT}{limits}", server.url())).await;
+    let mut publisher = publisher_ws(&pair, 1).await;
+    let mut alice = pair.subscriber(0).await;
+    alice.subscribe("support").await;
+    publisher.send(json!({"type": "publish", "id": "1", "channel": "support", "data": "Shall I?"})).await;
+    publisher.expect("published").await;
+    let message = alice.expect("message").await["message_id"].as_str().unwrap().to_owned();
+    (pair, publisher, alice, message)
+}
+
+async fn publisher_ws(pair: &Pair, node: usize) -> Ws {
+    let gateway = &pair.gateways[node];
+    let request = pair.publisher.request(&gateway.authority("publish"), "GET", "/v1/publish", None);
+    let mut ws = Ws::open(gateway.address("publish"), request).await.expect("an upgrade");
+    ws.expect("welcome").await;
+    ws
+}
+
+fn reply(id: &str, to: &str, wants_answer: bool) -> Value {
+    json!({"type": "reply", "id": id, "channel": "support", "to": to, "answer": wants_answer, "data": {"n": 1}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_reaches_a_publisher_on_another_node_and_its_answer_comes_back() {
+    let server = RedisServer::start(false);
+    let (_pair, mut publisher, mut alice, message) = asked(&server, "").await;
+    alice.send(reply("5", &message, false)).await;
+    let got = publisher.expect("reply").await;
+    assert_eq!((&got["to"], &got["principal"]["subject"]), (&json!(message), &json!("alice")));
+    // Confirmed by the publisher, not by its node.
+    alice.expect_silence().await;
+    publisher.send(json!({"type": "received", "reply": got["reply"]})).await;
+    assert_eq!(alice.json().await, json!({"type": "replied", "id": "5"}));
+    publisher.send(json!({"type": "received", "id": "9", "reply": got["reply"]})).await;
+    assert_eq!(publisher.expect_error("reply_unknown").await["id"], "9");
+
+    alice.send(reply("6", &message, true)).await;
+    let got = publisher.expect("reply").await;
+    publisher.send(json!({"type": "answer", "id": "7", "reply": got["reply"], "data": {"ticket": 17}})).await;
+    assert_eq!(alice.expect("replied").await["id"], "6");
+    let answer = alice.expect("answer").await;
+    assert_eq!((&answer["id"], &answer["data"]), (&json!("6"), &json!({"ticket": 17})));
+    assert_eq!(publisher.expect("answered").await["id"], "7");
+    publisher.send(json!({"type": "answer", "id": "8", "reply": got["reply"], "data": 2})).await;
+    publisher.expect_error("reply_unknown").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_waits_for_a_publisher_that_comes_back_on_any_node() {
+    let server = RedisServer::start(false);
+    let (pair, mut publisher, mut alice, message) = asked(&server, "").await;
+    publisher.close(1000, "").await;
+    let _ = publisher.next().await;
+    drop(publisher);
+    for (id, node) in [("5", 1), ("6", 0), ("7", 1)] {
+        alice.send(reply(id, &message, false)).await;
+        alice.expect_silence().await;
+        let mut back = publisher_ws(&pair, node).await;
+        let got = back.expect("reply").await;
+        back.send(json!({"type": "received", "reply": got["reply"]})).await;
+        assert_eq!(alice.expect("replied").await["id"], id);
+        back.close(1000, "").await;
+        let _ = back.next().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_that_no_node_takes_is_told_in_time() {
+    let server = RedisServer::start(false);
+    let (_pair, publisher, mut alice, message) = asked(&server, "[limits]\nreply_secs = 2\n").await;
+    drop(publisher);
+    alice.send(reply("5", &message, false)).await;
+    assert_eq!(alice.expect_error("publisher_absent").await["id"], "5");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_publisher_settles_its_replies_over_nodes_too() {
+    let server = RedisServer::start(false);
+    let (_pair, mut publisher, mut alice, message) = asked(&server, "").await;
+    alice.send(reply("5", &message, false)).await;
+    let got = publisher.expect("reply").await["reply"].as_str().unwrap().to_owned();
+    let (_, node) = got.rsplit_once('-').unwrap();
+    for name in [format!("r-0123456789abcdef-{node}"), "r-1-aaaaaaaa".into(), format!("r-1-{node}:x"), "r-1-*".into()] {
+        publisher.send(json!({"type": "answer", "id": name, "reply": name, "data": 1})).await;
+        assert_eq!(publisher.expect_error("reply_unknown").await["id"], json!(name));
+    }
+    alice.expect_silence().await;
+    publisher.send(json!({"type": "received", "reply": got})).await;
+    alice.expect("replied").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_go_on_over_nodes_after_redis_lost_its_memory() {
+    let mut server = RedisServer::start(false);
+    let (pair, mut publisher, mut alice, _) = asked(&server, "").await;
+    server.kill();
+    server.restart();
+    alice.expect("unsubscribed").await;
+    eventually("the engine", async || {
+        publisher.send(json!({"type": "publish", "channel": "support", "data": 1})).await;
+        (publisher.json().await["type"] == "published").then_some(())
+    })
+    .await;
+    let mut alice = pair.subscriber(0).await;
+    alice.subscribe("support").await;
+    publisher.send(json!({"type": "publish", "channel": "support", "data": 2})).await;
+    publisher.expect("published").await;
+    let message = alice.expect("message").await["message_id"].as_str().unwrap().to_owned();
+    alice.send(reply("5", &message, false)).await;
+    let got = publisher.expect("reply").await;
+    publisher.send(json!({"type": "received", "reply": got["reply"]})).await;
+    assert_eq!(alice.expect("replied").await["id"], "5");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_word_is_answered_and_what_is_not_is_told() {
+    let server = RedisServer::start(false);
+    let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
+    words_go_both_ways(&nodes).await;
+    let [one, two] = nodes.each_ref().map(|node| node.engine.bus().unwrap());
+    let nobody = one.ask("abcdefgh", Topic::Replies, b"").await.unwrap_err();
+    assert_eq!(nobody.code, Code::NotFound);
+    // It came, and nobody says anything.
+    let mut words = two.listen(Topic::Replies);
+    let began = Instant::now();
+    let unanswered = one.ask(two.node(), Topic::Replies, b"hello").await.unwrap_err();
+    assert_eq!(unanswered.code, Code::EngineUnavailable);
+    assert!(began.elapsed() < Duration::from_secs(4));
+    // An answer that is late is nobody's.
+    two.answer(words.recv().await.unwrap(), b"late").await.unwrap();
+    one.enter("p").await.unwrap();
+    two.enter("p").await.unwrap();
+    one.leave("p", one.node()).await.unwrap();
+    assert_eq!(one.nodes_of("p").await.unwrap(), [two.node()]);
+    drop(server);
+    eventually("the end of the way", async || one.nodes_of("p").await.err()).await;
+    let began = Instant::now();
+    assert_eq!(one.ask(two.node(), Topic::Replies, b"").await.unwrap_err().code, Code::EngineUnavailable);
+    assert!(began.elapsed() < Duration::from_secs(4));
+}
+
+/// Many at once, each with its own answer.
+pub async fn words_go_both_ways(nodes: &[Node; 2]) {
+    let buses = nodes.each_ref().map(|node| node.engine.bus().unwrap());
+    for (asker, asked) in [(0, 1), (1, 0)] {
+        let (asker, asked): (Arc<dyn Bus>, Arc<dyn Bus>) = (buses[asker].clone(), buses[asked].clone());
+        let name = asked.node().to_owned();
+        let mut words = asked.listen(Topic::Replies);
+        let echo = tokio::spawn(async move {
+            while let Some(word) = words.recv().await {
+                let bytes = word.bytes.clone();
+                asked.answer(word, &bytes).await.unwrap();
+            }
+        });
+        eventually("the way", async || asker.ask(&name, Topic::Replies, b"x").await.ok()).await;
+        let asked = (0..200u64).map(|n| asker.ask(&name, Topic::Replies, &n.to_le_bytes()));
+        for (n, answer) in futures_util::future::join_all(asked).await.into_iter().enumerate() {
+            assert_eq!(answer.unwrap()[..], (n as u64).to_le_bytes());
+        }
+        echo.abort();
+    }
+}

@@ -1,0 +1,95 @@
+// Through each box, and in Node as in a browser, the client gets every message once and in order, while a publisher
+// publishes straight to the gateway.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { blackHole } from "./boxes/black_hole.mjs";
+import { buffers } from "./boxes/buffers.mjs";
+import { cutsAfterUpgrade } from "./boxes/cuts_after_upgrade.mjs";
+import { cutsIdle } from "./boxes/cuts_idle.mjs";
+import { http10 } from "./boxes/http10.mjs";
+import { nginx } from "./boxes/nginx.mjs";
+import { reorders } from "./boxes/reorders.mjs";
+import { stripsUpgrade } from "./boxes/strips_upgrade.mjs";
+import { Gateway, listeners, messages, openSite, pause, range, until } from "./support.mjs";
+
+const TOTAL = 300;
+
+// Real connections are pinged after 25 s and forgotten after 30 or more; here a second stands for that.
+const limits = "[limits]\nping_secs = 1\npong_secs = 2\n";
+
+/** `in`: publications are spread over so many ms, in `batches`. `over`: the transport that is left at the end. */
+const boxes = [
+  { name: "one that strips `Upgrade` and `Connection`", open: stripsUpgrade, over: "events" },
+  { name: "one that holds every body until it ends or has 64 KiB", open: buffers, over: "poll" },
+  { name: "the same, where messages are many and large", open: buffers, bytes: 1000, in: 3000, over: "poll" },
+  { name: "one that cuts a WebSocket 200 ms after the 101", open: cutsAfterUpgrade, in: 4000, over: "events" },
+  {
+    name: "one that cuts what is idle for longer than the gateway's pings are apart",
+    open: (port) => cutsIdle(port, 4000), batches: 2, in: 10_000, over: "websocket",
+    check: (box) => assert.deepEqual([box.idle, box.count], [0, 1]),
+  },
+  {
+    name: "one that cuts what is idle for less than that",
+    open: (port) => cutsIdle(port, 500), batches: 6, in: 6000,
+    check: (box) => assert.ok(box.idle >= 3, `${box.idle} were idle`),
+  },
+  { name: "one that knows HTTP/1.0 alone", open: http10, over: "events" },
+  {
+    name: "one that delays connections and lets them overtake each other", open: reorders, in: 5000,
+    check: (box) => assert.ok(box.overtaken >= 3, `${box.overtaken} were overtaken`),
+  },
+  {
+    name: "one that drops everything for a while, again and again",
+    open: (port) => blackHole(port, { everyMs: 1000, forMs: 2500 }), batches: 30, in: 9000,
+    check: (box) => assert.ok(box.holes >= 3, `${box.holes} holes`),
+  },
+  { name: "nginx as Debian configures it", open: nginx, over: "events" },
+  {
+    name: "nginx that buffers what it is asked not to",
+    open: (port) => nginx(port, "proxy_ignore_headers X-Accel-Buffering;"), over: "poll",
+  },
+  {
+    name: "nginx that knows WebSockets",
+    open: (port) => nginx(port, 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'),
+    over: "websocket",
+  },
+];
+
+let site, gateway;
+before(async () => {
+  site = await openSite();
+  gateway = await Gateway.start({ origins: [site.url], more: limits });
+});
+after(async () => {
+  site.close();
+  await gateway.close();
+});
+
+for (const [program, open] of Object.entries(listeners)) {
+  describe(`in ${program}, through`, { concurrency: boxes.length }, () => {
+    let listener;
+    before(async () => void (listener = await open(site)));
+    after(() => listener.close());
+
+    for (const [number, box] of boxes.entries()) {
+      test(box.name, { timeout: 60_000 }, (t) => carries(t, listener, box, `${program}.${number}`));
+    }
+  });
+}
+
+async function carries(t, listener, { open, bytes, batches = 20, in: ms = 2500, over, check }, channel) {
+  const box = await open(gateway.port);
+  t.after(() => box.close());
+  const { seen, close } = await listener.listen(box.url, channel);
+  t.after(close);
+  const size = TOTAL / batches;
+  for (let batch = 0; batch < batches; batch++) {
+    await gateway.publishAll(channel, messages(batch * size + 1, (batch + 1) * size, bytes));
+    await pause(ms / batches);
+  }
+  let last;
+  await until(async () => (last = await seen()).numbers.length >= TOTAL, () => JSON.stringify(last), 40_000);
+  assert.deepEqual([last.numbers, last.gaps], [range(1, TOTAL), []]);
+  if (over) assert.equal(last.transports.at(-1), over, `${last.transports}`);
+  check?.(box);
+}

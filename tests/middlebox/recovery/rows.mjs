@@ -1,0 +1,312 @@
+// The rows of the table: what happens to a subscriber, written once for every server. A row gives what was measured.
+import { cutsMidway } from "../boxes/cuts_midway.mjs";
+import { stalls } from "../boxes/stalls.mjs";
+import { pause, range } from "../support.mjs";
+import { Subscriber } from "./stream.mjs";
+
+const C = "c";
+const LARGE = "x".repeat(8000);
+
+async function publish(server, from, to, channel = C, text) {
+  for (let n = from; n <= to; n++) await server.publish(channel, n, text);
+}
+
+/** Listens, gets messages 1 to 5 and is gone. */
+async function gotFive(server) {
+  const subscriber = new Subscriber();
+  const stream = await server.events(subscriber, [C]);
+  await pause(100);
+  await publish(server, 1, 5);
+  await subscriber.settle(5);
+  await stream.close();
+  return subscriber;
+}
+
+/** Comes back to where it was and gets what there is, and one that is published then. */
+async function comesBack(server, subscriber, { last, channels = [C], expected = last }) {
+  const stream = await server.events(subscriber, channels);
+  await pause(300);
+  await publish(server, last, last);
+  await subscriber.settle(expected);
+  await stream.close();
+  return verdict(subscriber, range(1, last));
+}
+
+/** How what arrived differs from what should have, and whether that was told. */
+export function verdict({ items, told, refused }, expected) {
+  if (refused) return `told: ${refused}`;
+  const got = items.map(({ n }) => n);
+  const lost = expected.filter((n) => !got.includes(n)).length;
+  const again = got.length - new Set(got).size;
+  const isOrdered = got.every((n, at) => at === 0 || n > got[at - 1]);
+  const faults = [];
+  if (lost) faults.push(`${lost} of ${expected.length} lost`);
+  if (again) faults.push(`${again} come again`);
+  if (!again && !isOrdered) faults.push("out of order");
+  if (faults.length) return `${faults.join(", ")}: ${told ? "told" : "**not told**"}`;
+  return told ? "each once, in order, though a loss is told" : "each once, in order";
+}
+
+/** Gets five messages, reads nothing while 24 MB pass, reads on, and comes back if it was cut for that. `memory` words
+ * how much the server grew meanwhile. */
+async function readsNothing(start, options, memory) {
+  const server = await start(options);
+  const { subscriber, stream, box } = await stalled(server);
+  const before = await server.memory();
+  await server.publishMany(C, 6, 3000, LARGE);
+  const grown = (await server.memory()) - before;
+  box.goOn();
+  await Promise.race([stream.ended, subscriber.settle(3000, 500)]);
+  await stream.close();
+  box.close();
+  const outcome = await comesBack(server, subscriber, { last: 3001 });
+  // How many depends on what the system's own buffers took.
+  return memory ? `${outcome.replace(/^\d+ of \d+/, "some")}; ${memory(grown)}` : outcome;
+}
+
+async function stalled(server) {
+  const box = await stalls(server.port());
+  const subscriber = new Subscriber();
+  const stream = await server.events(subscriber, [C], { url: box.url });
+  await pause(100);
+  await publish(server, 1, 5);
+  await subscriber.settle(5);
+  box.stall();
+  return { subscriber, stream, box };
+}
+
+export const rows = [
+  {
+    name: "Comes back while the backlog has all of it",
+    async run(start) {
+      const server = await start();
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 15);
+      return comesBack(server, subscriber, { last: 16 });
+    },
+  },
+  {
+    name: "Cut 20 times while 400 messages pass, a reconnect each time",
+    async run(start) {
+      const server = await start({ kept: 2000 });
+      const box = await cutsMidway(server.port());
+      const subscriber = new Subscriber();
+      let isOver = false, stream = await server.events(subscriber, [C], { url: box.url });
+      await pause(100);
+      const reading = (async () => {
+        while (!isOver) {
+          await stream.ended;
+          if (!isOver) stream = await server.events(subscriber, [C], { url: box.url }).catch(() => ({ close() {}, ended: pause(20) }));
+        }
+      })();
+      for (let n = 1; n <= 400; n++) {
+        if (n % 20 === 10) box.armed += 1;
+        await server.publish(C, n);
+      }
+      await subscriber.settle(400);
+      isOver = true;
+      await stream.close();
+      await reading;
+      box.close();
+      return verdict(subscriber, range(1, 400));
+    },
+  },
+  {
+    name: "Cut in the middle of a message of 50 kB",
+    async run(start) {
+      const server = await start();
+      const box = await cutsMidway(server.port());
+      const subscriber = new Subscriber();
+      const stream = await server.events(subscriber, [C], { url: box.url });
+      await pause(100);
+      await publish(server, 1, 4);
+      await subscriber.settle(4);
+      box.armed = 1;
+      await publish(server, 5, 5, C, "x".repeat(50_000));
+      await stream.ended;
+      box.close();
+      return comesBack(server, subscriber, { last: 6 });
+    },
+  },
+  {
+    name: "Cut before the first message came",
+    async run(start) {
+      const server = await start();
+      await publish(server, -5, -1);
+      const subscriber = new Subscriber();
+      const stream = await server.events(subscriber, [C]);
+      await pause(200);
+      await stream.close();
+      await publish(server, 1, 5);
+      return comesBack(server, subscriber, { last: 6 });
+    },
+  },
+  {
+    name: "Comes back when the backlog (20) no longer has all of the 40",
+    async run(start) {
+      const server = await start({ kept: 20 });
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 45);
+      return comesBack(server, subscriber, { last: 46, expected: 26 });
+    },
+  },
+  {
+    name: "Comes back when what it missed is too old (1 s)",
+    async run(start) {
+      const server = await start({ secs: 1 });
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 10);
+      await pause(3500);
+      await publish(server, 11, 12);
+      return comesBack(server, subscriber, { last: 13, expected: 8 });
+    },
+  },
+  {
+    name: "Asks for a place that does not exist yet (a restored backup, a clock set back)",
+    async run(start) {
+      const server = await start();
+      const subscriber = await gotFive(server);
+      const stream = await server.eventsAhead(subscriber, C);
+      await pause(300);
+      await publish(server, 6, 10);
+      await subscriber.settle(10);
+      await stream.close();
+      return verdict(subscriber, range(1, 10));
+    },
+  },
+  {
+    name: "Asks for a place that makes no sense",
+    async run(start) {
+      const server = await start();
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 10);
+      subscriber.place = "sense-none";
+      return comesBack(server, subscriber, { last: 11 });
+    },
+  },
+  {
+    name: "The server is restarted, memory alone; messages before and after",
+    async run(start) {
+      const server = await start();
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 10);
+      await server.restart();
+      await pause(1500);
+      await publish(server, 11, 15);
+      return comesBack(server, subscriber, { last: 16, expected: 11 });
+    },
+  },
+  {
+    name: "The server's configuration is read again",
+    async run(start) {
+      const server = await start();
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 10);
+      server.reload();
+      await pause(1500);
+      await publish(server, 11, 15);
+      return comesBack(server, subscriber, { last: 16 });
+    },
+  },
+  {
+    name: "`kill -9` of the server, storage on disk (nchan: in a Redis that lives on)",
+    async run(start, { durable }) {
+      const server = await start({ storage: durable });
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 10);
+      await server.restart("SIGKILL");
+      await pause(1500);
+      await publish(server, 11, 15);
+      return comesBack(server, subscriber, { last: 16 });
+    },
+  },
+  {
+    name: "Comes back to another node, memory alone, that got the same a little earlier",
+    async run(start) {
+      const server = await start(), other = await start();
+      await publish(other, 1, 10);
+      await pause(1500);
+      const subscriber = await gotFive(server);
+      await pause(1500);
+      return comesBack(other, subscriber, { last: 11 });
+    },
+  },
+  {
+    name: "Comes back to another node, storage shared (Redis)",
+    async run(start, { shared }) {
+      if (!shared) return "not in this version";
+      const server = await start({ storage: shared }), other = await start({ storage: shared });
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 10);
+      return comesBack(other, subscriber, { last: 11 });
+    },
+  },
+  {
+    name: "Goes from server-sent events to a WebSocket, then to polls",
+    async run(start) {
+      const server = await start();
+      const subscriber = await gotFive(server);
+      await publish(server, 6, 8);
+      const socket = await server.socket(subscriber, C);
+      await subscriber.settle(8);
+      await publish(server, 9, 10);
+      await subscriber.settle(10);
+      await socket.close();
+      await publish(server, 11, 13);
+      for (let polls = 0; polls < 4 && subscriber.items.length < 14; polls++) await server.poll(subscriber, C);
+      return verdict(subscriber, range(1, 13));
+    },
+  },
+  {
+    name: "Reads nothing while 24 MB pass, then reads on; the backlog has all of it",
+    run: (start) => readsNothing(start, { kept: 5000 }),
+  },
+  {
+    name: "The same, the backlog has the newest 20",
+    run: (start) => readsNothing(start, {}, (grown) => (grown > 32e6 ? "its memory grows with what is not read" : "its memory is bounded")),
+  },
+  {
+    name: "What is published while one reads nothing of 24 MB, and the server may keep 8 MB",
+    async run(start) {
+      const server = await start({ room: 8 << 20 });
+      const { stream, box } = await stalled(server);
+      // Which 5xx it is depends on what filled up first.
+      const outcome = await server.publishMany(C, 6, 3000, LARGE).then(() => "accepted", () => "**refused**");
+      await stream.close();
+      box.close();
+      return outcome;
+    },
+  },
+  {
+    name: "Many channels (50) on one connection, one place for all of them",
+    async run(start) {
+      const server = await start();
+      const channels = range(1, 50).map((n) => `c${n}`);
+      const subscriber = new Subscriber();
+      const stream = await server.events(subscriber, channels);
+      await pause(200);
+      for (const channel of channels) await publish(server, 1, 2, channel);
+      await subscriber.settle(100);
+      await stream.close();
+      for (const channel of channels) await publish(server, 3, 5, channel);
+      const again = await server.events(subscriber, channels);
+      await subscriber.settle(250);
+      await again.close();
+      const all = channels.map((channel) => {
+        const items = subscriber.items.filter((item) => item.channel === channel);
+        return verdict({ ...subscriber, items }, range(1, 5));
+      });
+      const kinds = [...new Set(all)];
+      return kinds.map((kind) => (kinds.length > 1 ? `${all.filter((one) => one === kind).length} channels: ${kind}` : kind)).join("; ");
+    },
+  },
+  {
+    name: "A publisher repeats a message, because the answer got lost",
+    async run(start) {
+      const server = await start();
+      const subscriber = await gotFive(server);
+      await server.publishTwice(C, 6);
+      return comesBack(server, subscriber, { last: 7 });
+    },
+  },
+];
