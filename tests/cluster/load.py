@@ -34,7 +34,7 @@ class Record:
         self.faults = []
         self.deliveries = 0
         self.refused = collections.Counter()
-        self.unknown = 0
+        self.unknown = []
         self.latencies = []
         self.closes = collections.Counter()
 
@@ -167,7 +167,7 @@ class Publisher:
                         sending.cancel()
             except GONE:
                 pass
-            self.record.unknown += len(self.waiting)
+            self.record.unknown += self.waiting
             self.waiting.clear()
             self.at = self.home if self.is_called else (self.at + 1) % len(self.nodes)
             self.is_called = False

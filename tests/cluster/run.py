@@ -184,9 +184,11 @@ class Run:
 
     def figures(self):
         record, latencies = self.record, sorted(self.record.latencies) or [0]
+        delivered = {data for seen in record.truth.values() for data in seen.values()}
+        came = sum(data in delivered for data in record.unknown)
         at = lambda part: 1000 * latencies[min(int(part * len(latencies)), len(latencies) - 1)]
         return f"{len(record.acknowledged)} acknowledged (p50 {at(.5):.1f} ms, p99 {at(.99):.0f} ms), " \
-               f"{record.unknown} of unknown fate, refused {dict(record.refused)}, {record.deliveries} deliveries, " \
+               f"{len(record.unknown)} of unknown fate ({came} of them came), refused {dict(record.refused)}, {record.deliveries} deliveries, " \
                f"closes {dict(record.closes)}"
 
 
