@@ -74,8 +74,10 @@ match = "staff.*"
 subscribers = { group = "staff" }
 backlog_messages = 10
 `);
-  children.push(spawn(command, ["serve", "--config", "lastmile.toml"], { cwd: folder, stdio: "ignore" }));
+  const serving = spawn(command, ["serve", "--config", "lastmile.toml"], { cwd: folder, stdio: "ignore" });
+  children.push(serving);
   for (let ready = false; !ready;) {
+    assert.equal(serving.exitCode, null, "the gateway does not start");
     ready = await fetch(`http://127.0.0.1:${opsPort}/readyz`).then((answer) => answer.ok, () => false);
     if (!ready) await new Promise((tick) => setTimeout(tick, 50));
   }
