@@ -41,7 +41,8 @@ const boxes = [
   {
     name: "one that drops everything for a while, again and again",
     open: (port) => blackHole(port, { everyMs: 1000, forMs: 2500 }), batches: 30, in: 9000,
-    check: (box) => assert.ok(box.holes >= 3, `${box.holes} holes`),
+    // One that is mended as if nothing had been, and one without memory.
+    check: (box) => assert.ok(box.holes >= 2, `${box.holes} holes`),
   },
   { name: "nginx as Debian configures it", open: nginx, over: "events" },
   {
