@@ -111,8 +111,13 @@ impl Assembler {
         let mut frame = std::mem::take(&mut self.partial.get_or_insert_default().frame);
         let header = self.read_header(&frame, bounds)?;
         // Until the header is whole, it is taken byte by byte: at most 14 of them.
-        let missing = header.as_ref().map_or(1, |(_, _, end)| end - frame.len());
-        let (taken, rest) = input.split_at_mut(missing.min(input.len()));
+        let end = header.map_or(frame.len() + 1, |(_, _, end)| end);
+        let (taken, rest) = input.split_at_mut((end - frame.len()).min(input.len()));
+        // Room for twice what arrived, as a vector would make, but for no more than the frame.
+        if frame.capacity() - frame.len() < taken.len() {
+            let wanted = (frame.len() * 2).min(end).max(frame.len() + taken.len());
+            frame.reserve_exact(wanted - frame.len());
+        }
         frame.extend_from_slice(taken);
         match self.read_header(&frame, bounds)? {
             Some((header, start, end)) if end == frame.len() => {

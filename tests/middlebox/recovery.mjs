@@ -1,5 +1,5 @@
 // Measures the table of docs/recovery.md, for this gateway and for nginx's pub/sub module: fails if the document says
-// something else of this gateway. `--write` writes it there; `--only WORDS` runs the rows with these words and prints them.
+// something else. `--write` writes it there; `--only WORDS` runs the rows with these words and prints them.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -87,8 +87,6 @@ const before = /\| what happens[^]*?\n(?=\n|$)/.exec(document)?.[0];
 if (process.argv.includes("--write")) {
   await writeFile(DOCUMENT, document.replace(before, () => table));
 } else if (!only && table !== before) {
-  // What nchan does hangs on its timing in places; only what this gateway does must be as written.
-  const own = (text) => text.split("\n").map((line) => line.split(" | ").slice(0, 2).join(" | ")).join("\n");
   console.error("docs/recovery.md says something else: node tests/middlebox/recovery.mjs --write");
-  if (own(table) !== own(before ?? "")) process.exitCode = 1;
+  process.exitCode = 1;
 }

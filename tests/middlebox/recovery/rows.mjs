@@ -215,7 +215,8 @@ export const rows = [
       const subscriber = await gotFive(server);
       await publish(server, 6, 10);
       await server.restart("SIGKILL");
-      await pause(1500);
+      // nchan needs a while until it has its Redis back, and until then knows nothing.
+      await pause(5000);
       await publish(server, 11, 15);
       return comesBack(server, subscriber, { last: 16 });
     },
