@@ -18,9 +18,10 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-pub use code::CodeForm;
+pub use code::{CodeForm, normal_form};
 pub use limits::{Caps, RoomLimits};
-pub use lobby::{Joiner, Relayed};
+pub use lobby::{Joiner, Key, Relayed};
 pub use native::{Claim, OpenOptions, Opened};
 pub use rooms::Rooms;
 pub use seat::Seat;
+pub use secret::new_id;

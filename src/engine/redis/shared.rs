@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use redis::cmd;
 use redis::streams::{StreamId, StreamRangeReply};
 
-use super::names::Names;
+use super::names::{Names, SCRIPTS};
 use super::server::{RedisConfig, RedisError, Server};
 use super::{Core, millis};
 use crate::broker::Shared;
@@ -53,6 +53,28 @@ impl Shared for Core {
         })
     }
 
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a str,
+        instead_of: Option<&'a str>,
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<String, Refusal>> {
+        Box::pin(async move {
+            let mut claim = SCRIPTS.claim.key(self.names.once(name));
+            claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(lives));
+            self.link.session()?.invoke(&claim).await
+        })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let mut release = SCRIPTS.release.key(self.names.once(name));
+            release.arg(value);
+            self.link.session()?.invoke::<u64>(&release).await.map(drop)
+        })
+    }
+
     fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.told());
@@ -71,6 +93,21 @@ impl Shared for Core {
             let page: StreamRangeReply = self.link.session()?.query(&command).await?;
             let word = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
             Ok(page.ids.into_iter().map(word).map(|(word, id)| (id, word)).collect())
+        })
+    }
+
+    fn is_present<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(async move {
+            let known = self.link.session()?.query::<u64>(cmd("EXISTS").arg(self.names.node(node))).await?;
+            Ok(known == 1)
+        })
+    }
+
+    fn depart(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move {
+            let session = self.link.session()?;
+            session.query::<u64>(cmd("DEL").arg(self.names.node(&self.node))).await?;
+            session.query::<u64>(cmd("HDEL").arg(self.names.nodes()).arg(&self.node)).await.map(drop)
         })
     }
 
