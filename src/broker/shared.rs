@@ -29,6 +29,9 @@ pub trait Shared: Send + Sync {
         lives: Duration,
     ) -> BoxFuture<'a, Result<String, Refusal>>;
 
+    /// Counts under a name, over a time that begins with its first count. Returns how many there are.
+    fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>>;
+
     /// Forgets a name if it has this value.
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
 

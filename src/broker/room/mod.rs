@@ -6,7 +6,7 @@
 
 mod address;
 mod channel;
-mod code;
+pub mod code;
 mod counters;
 mod limits;
 mod lobby;
@@ -18,7 +18,7 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-pub use code::{CodeForm, normal_form};
+pub use code::CodeForm;
 pub use limits::{Caps, RoomLimits};
 pub use lobby::{Joiner, Key, Relayed};
 pub use native::{Claim, OpenOptions, Opened};

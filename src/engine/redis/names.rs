@@ -93,6 +93,7 @@ pub struct Scripts {
     pub seats: Script,
     pub claim: Script,
     pub release: Script,
+    pub count: Script,
 }
 
 impl Default for Scripts {
@@ -106,14 +107,15 @@ impl Default for Scripts {
             seats: Script::new(include_str!("scripts/seats.lua")),
             claim: Script::new(include_str!("scripts/claim.lua")),
             release: Script::new(include_str!("scripts/release.lua")),
+            count: Script::new(include_str!("scripts/count.lua")),
         }
     }
 }
 
 impl Scripts {
-    pub fn all(&self) -> [&Script; 8] {
-        let Self { append, attach, create, close, describe, seats, claim, release } = self;
-        [append, attach, create, close, describe, seats, claim, release]
+    pub fn all(&self) -> [&Script; 9] {
+        let Self { append, attach, create, close, describe, seats, claim, release, count } = self;
+        [append, attach, create, close, describe, seats, claim, release, count]
     }
 }
 

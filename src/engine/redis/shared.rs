@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use redis::cmd;
 use redis::streams::{StreamId, StreamRangeReply};
 
+use super::link::Session;
 use super::names::{Names, SCRIPTS};
 use super::server::{RedisConfig, RedisError, Server};
 use super::{Core, millis};
@@ -67,6 +68,14 @@ impl Shared for Core {
         })
     }
 
+    fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let mut count = SCRIPTS.count.key(self.names.once(name));
+            count.arg(more).arg(millis(lives));
+            self.link.session()?.invoke(&count).await
+        })
+    }
+
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let mut release = SCRIPTS.release.key(self.names.once(name));
@@ -120,6 +129,16 @@ impl Shared for Core {
             session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
             session.query(cmd("PEXPIRE").arg(&key).arg(millis(FORGOTTEN))).await
         })
+    }
+}
+
+impl Core {
+    /// Says that this node is there, until it says more.
+    pub(super) async fn appear(&self, session: &Session) {
+        let mut command = cmd("SET");
+        command.arg(self.names.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(PRESENT));
+        // What fails is said again soon.
+        let _ = session.query::<Option<String>>(&command).await;
     }
 }
 

@@ -157,27 +157,38 @@ impl Native {
         self.work = Some(Box::new(Work { doing, texts: [text.to_owned()].into() }));
     }
 
-    /// Asks where the room is, if it is not here and may be elsewhere.
+    /// Asks where the room is, if it may be elsewhere, and whether this client may try another code.
     fn find(&self, claim: Claim<'_>) -> Option<BoxFuture<'static, Result<Option<String>, Refusal>>> {
-        let app = &self.peer.app;
-        let elsewhere = app.elsewhere.clone().filter(|_| !self.peer.caller.is_guest)?;
-        match (self.room, claim) {
-            (Some(id), _) => {
-                let key = Key::Native(id);
-                (!app.rooms.has(&key)).then(|| -> BoxFuture<'static, _> {
-                    Box::pin(async move { elsewhere.whereabouts.find(&key).await })
-                })
-            }
-            (None, Claim::Code(code)) => (!app.rooms.has_code(code)).then(|| -> BoxFuture<'static, _> {
-                let code = code.to_owned();
-                Box::pin(async move { elsewhere.whereabouts.find_code(&code).await })
-            }),
-            (None, Claim::Secret(_) | Claim::Resume { .. }) => None,
+        let Peer { app, caller, .. } = &self.peer;
+        // The node that sent a guest has looked.
+        let elsewhere = app.elsewhere.clone().filter(|_| !caller.is_guest)?;
+        let key = self.room.map(Key::Native);
+        let is_here = key.as_ref().is_some_and(|key| app.rooms.has(key));
+        if let Claim::Code(code) = claim {
+            let is_here = is_here || (key.is_none() && app.rooms.has_code(code));
+            let (code, address) = (code.to_owned(), caller.address);
+            return Some(Box::pin(async move {
+                let whereabouts = &elsewhere.whereabouts;
+                whereabouts.may_try_code(address).await?;
+                match key {
+                    _ if is_here => Ok(None),
+                    Some(key) => whereabouts.find(&key).await,
+                    None => whereabouts.find_code(&code).await,
+                }
+            }));
         }
+        let key = key.filter(|_| !is_here)?;
+        Some(Box::pin(async move { elsewhere.whereabouts.find(&key).await }))
     }
 
     fn enter(&mut self, claim: Claim<'_>) -> Result<(), CloseReason> {
-        let seat = self.peer.app.rooms.enter(self.room, claim, self.peer.joiner(), Instant::now())?;
+        let entered = self.peer.app.rooms.enter(self.room, claim, self.peer.joiner(), Instant::now());
+        if let (Claim::Code(_), Err(_), Some(elsewhere)) = (claim, &entered, self.peer.app.elsewhere.clone()) {
+            let address = self.peer.caller.address;
+            // Whether it is counted or not, this one is refused.
+            tokio::spawn(async move { elsewhere.whereabouts.count_wrong_code(address).await });
+        }
+        let seat = entered?;
         self.peer.connection.admit(None);
         if matches!(claim, Claim::Resume { .. }) {
             tracing::info!(connection = self.peer.connection.id, peer = seat.name(), "seat resumed");
@@ -244,6 +255,7 @@ impl Native {
                 let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
                 self.on_opened(opened, command.id())?;
             }
+            Done::Found(Err(refusal)) if refusal.code == Code::RateLimited => return Err(CloseReason::RateLimited),
             Done::Found(Err(_)) => return Err(CloseReason::EngineUnavailable),
             Done::Found(Ok(Some(node))) => {
                 self.peer.connection.admit(None);

@@ -2,6 +2,7 @@
 //! stays there until nobody is in it; peers who are connected to other nodes are carried to it.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::broker::room::{Key, Rooms, normal_form};
+use crate::broker::room::code::{MAX_WRONG, MAX_WRONG_PER_ADDRESS, WINDOW, normal_form};
+use crate::broker::room::{Key, Rooms};
 use crate::broker::{Engine, Shared};
 use crate::protocol::{CloseReason, Code, Refusal};
 
@@ -46,6 +48,28 @@ impl Whereabouts {
     /// The same for a room that is known by its short code.
     pub async fn find_code(&self, code: &str) -> Result<Option<String>, Refusal> {
         self.read(&name_of_code(code)).await
+    }
+
+    /// Refuses whoever guessed wrong too often, on whatever node.
+    pub async fn may_try_code(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
+        let (all, by_address) = self.count_codes(address, 0).await?;
+        let is_too_many = all >= u64::from(MAX_WRONG) || by_address >= u64::from(MAX_WRONG_PER_ADDRESS);
+        if is_too_many { Err(Code::RateLimited.into()) } else { Ok(()) }
+    }
+
+    pub async fn count_wrong_code(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
+        self.count_codes(address, 1).await.map(drop)
+    }
+
+    /// Wrong codes of all addresses and of one.
+    async fn count_codes(&self, address: Option<IpAddr>, more: u32) -> Result<(u64, u64), Refusal> {
+        let shared = self.shared()?;
+        let all = shared.count("room:wrong", more, WINDOW).await?;
+        let by_address = match address {
+            Some(address) => shared.count(&format!("room:wrong:{address}"), more, WINDOW).await?,
+            None => 0,
+        };
+        Ok((all, by_address))
     }
 
     async fn read(&self, name: &str) -> Result<Option<String>, Refusal> {
