@@ -33,6 +33,7 @@ use crate::transport::routes::routes;
 use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
 use crate::transport::told;
+use crate::transport::watched;
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -171,6 +172,7 @@ impl Gateway {
         let sweeper = tokio::spawn(sweep(app.clone()));
         let listener = tokio::spawn(told::listen(app.clone()));
         let carrier = tokio::spawn(carried::run(app.clone()));
+        let watcher = tokio::spawn(watched::run(app.clone()));
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -196,6 +198,7 @@ impl Gateway {
         sweeper.abort();
         listener.abort();
         carrier.abort();
+        watcher.abort();
         // What was counted last is still sent, if that is done at once.
         drop(stop_statsd);
         let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;

@@ -29,6 +29,11 @@ impl Names {
         self.of(channel, "seats")
     }
 
+    /// Nodes on which somebody watches who listens to a channel.
+    pub fn watch(&self, channel: &ChannelName) -> String {
+        self.of(channel, "watch")
+    }
+
     /// The pub/sub of a channel.
     pub fn live(&self, channel: &ChannelName) -> String {
         self.of(channel, "live")
@@ -91,6 +96,7 @@ pub struct Scripts {
     pub close: Script,
     pub describe: Script,
     pub seats: Script,
+    pub watch: Script,
 }
 
 impl Default for Scripts {
@@ -102,13 +108,15 @@ impl Default for Scripts {
             close: Script::new(include_str!("scripts/close.lua")),
             describe: Script::new(include_str!("scripts/describe.lua")),
             seats: Script::new(include_str!("scripts/seats.lua")),
+            watch: Script::new(include_str!("scripts/watch.lua")),
         }
     }
 }
 
 impl Scripts {
-    pub fn all(&self) -> [&Script; 6] {
-        [&self.append, &self.attach, &self.create, &self.close, &self.describe, &self.seats]
+    pub fn all(&self) -> [&Script; 7] {
+        let Self { append, attach, create, close, describe, seats, watch } = self;
+        [append, attach, create, close, describe, seats, watch]
     }
 }
 

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 pub use handlers::{channels, jwks, revocations};
-pub use pushes::follow;
 use pushes::Taken;
+pub use pushes::follow;
 
 use crate::auth::Policy;
 use crate::broker::ChannelRules;
