@@ -114,7 +114,8 @@ async fn r8_subscribers_of_a_node_that_is_cut_off_are_told_and_told_again_when_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_redis_is_full_is_not_ready_and_its_subscribers_go_on() {
     let server = RedisServer::start(false);
-    let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
+    let unlimited = "[[channels]]\nmatch = \"c\"\nmax_connections = 0\nbacklog_messages = 100\n";
+    let pair = Pair::start(&format!("url = \"{}\"\n{unlimited}", server.url())).await;
     let mut ws = pair.subscriber(0).await;
     ws.subscribe("c").await;
     assert_eq!(send(pair.publish_address(0), pair.request(b"1")).await.status, 200);
@@ -127,10 +128,11 @@ async fn a_node_whose_redis_is_full_is_not_ready_and_its_subscribers_go_on() {
     }
     let refused = send(pair.publish_address(0), pair.request(b"2")).await;
     assert_eq!(refused.refusal(), (503, "engine-unavailable".to_owned()));
-    // They are not cut off, and others can still come and read what is kept.
+    // They are not cut off, and others can still come and read what is kept, where no place has to be reserved.
     let mut late = pair.subscriber(1).await;
     assert_eq!(late.subscribe_with("c", json!({"backlog": 10})).await["recovered"], true);
     assert_eq!(late.expect("message").await["offset"], 1);
+    late.subscribe_refused("d", "engine_unavailable").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     ws.expect_silence().await;
     server.command("CONFIG SET maxmemory 0").unwrap();

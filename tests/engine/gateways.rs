@@ -311,7 +311,10 @@ async fn readiness_follows_redis_and_nothing_is_accepted_unseen_meanwhile() {
         eventually("readiness", async || (readiness(gateway).await.0 == 200).then_some(())).await;
     }
     assert_eq!(send(pair.publish_address(1), pair.request(b"2")).await.status, 200);
-    assert_eq!(ws.expect("message").await["data"], 2);
+    assert_eq!(ws.expect("degraded").await["channel"], "c");
+    let mut told = [ws.json().await, ws.json().await];
+    told.sort_by_key(|frame| frame["type"].to_string());
+    assert_eq!((&told[0]["data"], &told[1]["type"]), (&json!(2), &json!("restored")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
