@@ -1,7 +1,7 @@
 //! A node without its Redis tells its subscribers so, and when all is whole again; one whose Redis is full is not ready.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,11 +69,14 @@ async fn r8_subscribers_of_a_node_that_is_cut_off_are_told_and_told_again_when_t
     stream.expect("subscribed").await;
     let idle = pair.subscriber(0).await;
 
+    let began = Instant::now();
     way.is_open.send_replace(false);
     let mut told =
         [cut_off.expect("degraded").await, cut_off.expect("degraded").await].map(|frame| frame["channel"].clone());
     told.sort_by_key(|channel| channel.to_string());
     assert_eq!(told, [json!("c"), json!("d")]);
+    eprintln!("TIMES told {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(6), "told after {:?}", began.elapsed());
     assert_eq!(stream.expect("degraded").await.json(), json!({"type": "degraded", "channel": "c"}));
     for n in 1..=3 {
         assert_eq!(send(pair.publish_address(1), pair.request(n.to_string().as_bytes())).await.status, 200);
@@ -82,6 +85,7 @@ async fn r8_subscribers_of_a_node_that_is_cut_off_are_told_and_told_again_when_t
     connected.expect_silence().await;
     cut_off.expect_silence().await;
 
+    let healed = Instant::now();
     way.is_open.send_replace(true);
     let mut restored = Vec::new();
     let mut next = 1;
@@ -99,6 +103,8 @@ async fn r8_subscribers_of_a_node_that_is_cut_off_are_told_and_told_again_when_t
             _ => panic!("{frame}"),
         }
     }
+    eprintln!("TIMES whole {:?}", healed.elapsed());
+    assert!(healed.elapsed() < Duration::from_secs(10), "whole after {:?}", healed.elapsed());
     for _ in 1..=3 {
         assert_eq!(stream.expect("message").await.json()["type"], "message");
     }

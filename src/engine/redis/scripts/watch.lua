@@ -4,13 +4,14 @@
 -- Gives {node, subscribers, node, subscribers, ...} of all other nodes.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- First, because it needs no memory.
+redis.call(ARGV[4] == 's' and 'SPUBLISH' or 'PUBLISH', ARGV[3], 'w ' .. ARGV[1])
 local all = redis.call('HGETALL', KEYS[1])
 for at = 1, #all, 2 do
   if tonumber(all[at + 1]) <= now then redis.call('HDEL', KEYS[1], all[at]) end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call(ARGV[4] == 's' and 'SPUBLISH' or 'PUBLISH', ARGV[3], 'w ' .. ARGV[1])
 local seats, others = redis.call('HGETALL', KEYS[2]), {}
 for at = 1, #seats, 2 do
   local count, till = string.match(seats[at + 1], '^(%d+) (%d+)$')
