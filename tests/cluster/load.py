@@ -6,14 +6,16 @@ come, but never twice. A subscriber that loses its node goes to another one with
 
 import asyncio
 import collections
+import http.client
 import json
 import random
 import time
+from urllib.parse import quote
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from world import signed
+from world import signed, signer
 
 GONE = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
 OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 20, "close_timeout": 1, "proxy": None,
@@ -37,6 +39,8 @@ class Record:
         self.unknown = []
         self.latencies = []
         self.closes = collections.Counter()
+        self.ends = []  # (moment, node) of each connection of a subscriber that its node closed
+        self.told = collections.Counter()  # other words for subscribers
 
     def fault(self, text):
         if len(self.faults) < 20:
@@ -82,6 +86,8 @@ class Subscriber:
                     self.reconnects += 1
                     received = getattr(gone, "rcvd", None)
                     self.record.closes[received.code if received else "cut"] += 1
+                    if received:
+                        self.record.ends.append((time.monotonic(), self.at))
                     pause = 0.05
             self.is_connected = False
             # Another node than the one that was lost.
@@ -111,6 +117,8 @@ class Subscriber:
                     await self.subscribe(ws)
                 elif kind == "unsubscribed":
                     self.record.refused[f"unsubscribed: {message['reason']}"] += 1
+                else:
+                    self.record.told[kind] += 1
 
     async def go_home(self):
         """Back to the node where it began, as a balancer would have it."""
@@ -139,6 +147,32 @@ class Subscriber:
         self.record.epochs[self.channel].add(epoch)
         if self.record.truth[self.channel].setdefault(offset, data) != data:
             self.record.fault(f"{self.channel}: two publications have {epoch}-{offset}")
+
+
+class Once:
+    """A signed request that is sent to several nodes: one of them at most accepts it."""
+
+    def __init__(self, key, node, channel, data):
+        self.authority, self.path = f"{node.host}:{node.publish}", f"/v1/channels/{quote(channel, safe='')}/messages"
+        self.body = json.dumps(data).encode()
+        self.headers, _ = signer.sign(key, "POST", self.authority, self.path, content_type="application/json", body=self.body)
+        self.accepted = 0
+
+    async def send(self, node):
+        """The status, or 0 if there was no answer."""
+        status = await asyncio.to_thread(self.exchange, node)
+        self.accepted += status == 200
+        return status
+
+    def exchange(self, node):
+        connection = http.client.HTTPConnection(node.host, node.publish, timeout=10)
+        try:
+            connection.request("POST", self.path, self.body, {**self.headers, "Host": self.authority})
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
 
 
 class Publisher:

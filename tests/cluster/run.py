@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from load import Publisher, Record, Subscriber
+from load import Once, Publisher, Record, Subscriber
 from world import BINARY, world
 
 CHANNELS = [f"prices.{name}" for name in ("btc", "eth/€", "xrp ?", "sol#1", "ada", "dot")]
@@ -25,7 +25,7 @@ class Run:
         self.subscribers = [Subscriber(self.record, nodes, at % 3, CHANNELS[at // 3 % len(CHANNELS)])
                             for at in range(args.subscribers)]
         self.publishers = [Publisher(self.record, nodes, at, CHANNELS, key, args.rate) for at in range(3)]
-        self.tasks = []
+        self.tasks, self.key, self.partitions = [], key, 0
         # This one process opens some hundred connections a second at best, less on a busy machine.
         self.patience = 30 + args.subscribers / 30
 
@@ -138,8 +138,11 @@ class Run:
         before = self.reconnects()
         here, *others = self.publishers
         began = time.monotonic()
-        self.network.cut(self.args.direction)
-        readiness, mine = [], [one for one in self.subscribers if one.at == 0]
+        direction = self.args.direction if self.args.direction != "each" else ("both", "to", "from")[self.partitions % 3]
+        self.partitions += 1
+        self.network.cut(direction)
+        readiness, mine, told_before = [], [one for one in self.subscribers if one.at == 0], self.record.told.copy()
+        spent = asyncio.create_task(self.replays(self.args.partition_secs))
         while time.monotonic() - began < self.args.partition_secs:
             readiness.append((time.monotonic() - began, await asyncio.to_thread(self.nodes[0].readiness)))
             await asyncio.sleep(0.2)
@@ -160,9 +163,25 @@ class Run:
         self.expect(whole <= 10, f"subscribers were whole {whole:.1f} s after the partition")
         ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200, 15)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
-        return f"its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
+        replays = await spent
+        return f"{direction}: its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
                f"{unready or 0:.1f} s; elsewhere at most {silence:.2f} s between acknowledgements; after {self.args.partition_secs} s " \
-               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost"
+               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost; told {dict(self.record.told - told_before)}; " \
+               f"replays {replays}"
+
+    async def replays(self, secs):
+        """Signed requests during a partition and after it, to all nodes: each is accepted once at most."""
+        here, there = (Once(self.key, self.nodes[at], CHANNELS[0], f"replay {at} {self.partitions}") for at in (0, 1))
+        # Late enough that the signature is still young after the partition.
+        await asyncio.sleep(max(secs - 20, secs / 3))
+        statuses = [await there.send(self.nodes[1]), await there.send(self.nodes[0]), await here.send(self.nodes[0])]
+        self.expect(statuses[0] == 200, f"a request to a node that is not cut off got {statuses[0]}")
+        await asyncio.sleep(secs - max(secs - 20, secs / 3) + 4)
+        for once in (there, here):
+            for node in [*self.nodes, *self.nodes]:
+                statuses.append(await once.send(node))
+        self.expect(there.accepted == 1 and here.accepted <= 1, f"requests were accepted again: {statuses}")
+        return statuses
 
     async def rolling(self):
         """Every node ends with SIGTERM, one after the other, and starts again."""
@@ -199,7 +218,7 @@ async def main():
     parser.add_argument("--faults", default="node,redis,full,partition,rolling")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--partition-secs", type=float, default=10)
-    parser.add_argument("--direction", choices=["to", "from", "both"], default="both", help="what the partition swallows")
+    parser.add_argument("--direction", choices=["to", "from", "both", "each"], default="both", help="what the partition swallows")
     parser.add_argument("--fsync", choices=["always", "everysec"], default="everysec")
     args = parser.parse_args()
     began = time.monotonic()

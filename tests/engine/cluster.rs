@@ -23,10 +23,10 @@ impl Cluster {
         let more = ["--cluster-node-timeout", "1000", "--appendonly", "yes", "--appendfsync", "always"];
         let masters = [(); 3].map(|()| RedisServer::with(&[&config[..], &more[..]].concat()));
         for (at, master) in masters.iter().enumerate() {
-            let (first, behind) = (at * SLOTS / 3, (at + 1) * SLOTS / 3);
+            let slots: Vec<_> = (at * SLOTS / 3..(at + 1) * SLOTS / 3).map(|slot| slot.to_string()).collect();
             let answers = [
                 master.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1)),
-                master.command(&format!("CLUSTER ADDSLOTSRANGE {first} {}", behind - 1)),
+                master.command(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))),
                 master.command(&format!("CLUSTER MEET 127.0.0.1 {}", masters[0].port)),
             ];
             assert!(answers.iter().all(|answer| answer.as_deref() == Some("+OK\r\n")), "{answers:?}");

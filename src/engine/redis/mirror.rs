@@ -334,7 +334,7 @@ impl Mirror {
         let mut script = SCRIPTS.attach.prepare_invoke();
         script.key(core.names.state(&self.channel)).key(core.names.log(&self.channel));
         script.arg(&*new_epoch()?).arg(&session.marker).arg(lifespan.as_millis() as u64);
-        script.arg(core.idle.as_millis() as u64).arg(core.names.live(&self.channel)).arg(session.sharded());
+        script.arg(core.idle.as_millis() as u64).arg(core.names.live(&self.channel)).arg(session.publish());
         script.arg(epoch).arg(offset);
         let answer: Vec<String> = session.invoke(&script).await?;
         State::read(&answer).ok_or_else(away)

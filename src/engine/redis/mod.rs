@@ -313,10 +313,9 @@ impl Core {
 
     /// Sends a word to this node.
     async fn probe(&self, session: &Session) {
-        let (command, count) = if session.is_cluster() { ("SPUBLISH", PROBES) } else { ("PUBLISH", 1) };
-        let probes = self.probes().take(count).map(|probe| async move {
+        let probes = self.probes().take(if session.is_cluster() { PROBES } else { 1 }).map(|probe| async move {
             // What does not come back is noticed.
-            let _ = session.query::<Value>(redis::cmd(command).arg(probe).arg("probe")).await;
+            let _ = session.query::<Value>(redis::cmd(session.publish()).arg(probe).arg("probe")).await;
         });
         futures_util::future::join_all(probes).await;
     }
@@ -351,7 +350,7 @@ impl Engine for Redis {
         script.arg(&*new_epoch()?).arg(&session.marker).arg(encoded).arg(payload.len());
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(rule.backlog_messages);
-        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.sharded());
+        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.publish());
         self.queue.push(session, script, bytes).map(Appended::Later)
     }
 
