@@ -233,6 +233,10 @@ async fn marker(connection: &mut Connection, kind: &RedisKind) -> RedisResult<St
         return Ok(format!("cluster {}", if connection.one().is_some() { "plain " } else { "" }));
     }
     let persistence: String = redis::cmd("INFO").arg("persistence").query_async(connection).await?;
+    // Before Redis 7 the file counts as disabled while it is read.
+    if field(&persistence, "loading") == Some("1") {
+        return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "it reads its memory").into());
+    }
     // What another server has of it is another matter.
     if *kind == RedisKind::Single && field(&persistence, "aof_enabled") == Some("1") {
         return Ok("aof".to_owned());
