@@ -30,7 +30,7 @@ class Record:
     """What all of them saw."""
 
     def __init__(self):
-        self.truth = collections.defaultdict(dict)  # channel -> offset -> data
+        self.truth = collections.defaultdict(dict)  # channel -> (epoch, offset) -> data
         self.epochs = collections.defaultdict(set)
         self.acknowledged = {}  # data -> (channel, epoch, offset)
         self.faults = []
@@ -55,9 +55,9 @@ class Record:
                 self.fault(f"{channel}: epochs {self.epochs[channel]}")
         newest = {}
         for data, (channel, epoch, offset) in self.acknowledged.items():
-            if self.truth[channel].get(offset) != data:
-                self.fault(f"{channel}: {data} was acknowledged as {epoch}-{offset}, "
-                           f"and {self.truth[channel].get(offset)} was delivered there")
+            delivered = self.truth[channel].get((epoch, offset))
+            if delivered != data:
+                self.fault(f"{channel}: {data} was acknowledged as {epoch}-{offset}, and {delivered} was delivered there")
             # Acknowledged ones of one publisher have the order in which they were sent.
             publisher, n = data.split("-")
             if newest.get((publisher, channel), (0, -1))[0] > offset:
@@ -73,7 +73,7 @@ class Subscriber:
         self.record, self.nodes, self.at, self.channel = record, nodes, at, channel
         self.home, self.ws, self.is_called = at, None, False
         self.epoch, self.offset = None, 0
-        self.reconnects, self.is_connected, self.is_whole = 0, False, True
+        self.reconnects, self.is_connected, self.is_whole, self.is_anew = 0, False, True, False
 
     async def run(self):
         pause = 0.05
@@ -134,18 +134,21 @@ class Subscriber:
         if self.epoch is None:
             self.epoch, self.offset = message["epoch"], message["offset"]
         elif not message["recovered"]:
-            self.is_whole = False
+            # What there is of the backlog comes now, from wherever it begins.
+            self.is_whole, self.is_anew = False, True
             self.epoch, self.offset = message["epoch"], message["offset"]
         self.is_connected = True
 
     def take(self, message):
         epoch, offset, data = message["epoch"], message["offset"], message["data"]
+        if self.is_anew:
+            self.is_anew, self.offset = False, offset - 1
         if (epoch, offset) != (self.epoch, self.offset + 1):
             self.record.fault(f"{self.channel}: {epoch}-{offset} after {self.epoch}-{self.offset}")
         self.epoch, self.offset = epoch, offset
         self.record.deliveries += 1
         self.record.epochs[self.channel].add(epoch)
-        if self.record.truth[self.channel].setdefault(offset, data) != data:
+        if self.record.truth[self.channel].setdefault((epoch, offset), data) != data:
             self.record.fault(f"{self.channel}: two publications have {epoch}-{offset}")
 
 

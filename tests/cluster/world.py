@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SERVER = os.environ.get("REDIS_SERVER", "redis-server")
 BINARY = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
 CONFIG = """
 [listeners.public]
@@ -80,12 +81,14 @@ class Redis:
 
     def start(self):
         self.process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", *self.hosts, "--protected-mode", "no", "--save", "",
+            [SERVER, "--port", str(self.port), "--bind", *self.hosts, "--protected-mode", "no", "--save", "",
              "--appendonly", "yes", "--appendfsync", self.fsync, "--dir", str(self.folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         wait_until("redis", self.answers)
 
     def answers(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"redis ended with {self.process.returncode}")
         return self.command("PING").startswith("+PONG")
 
     def command(self, words):
