@@ -206,18 +206,8 @@ impl Pushes {
     /// `None` once the session is over.
     pub async fn next(&mut self) -> Option<PushInfo> {
         let info = self.waiting.recv().await?;
-        Some(self.uncount(info))
-    }
-
-    /// What is there already.
-    pub fn try_next(&mut self) -> Option<PushInfo> {
-        let info = self.waiting.try_recv().ok()?;
-        Some(self.uncount(info))
-    }
-
-    fn uncount(&self, info: PushInfo) -> PushInfo {
         self.bytes.fetch_sub(size_of_push(&info).min(self.bytes.load(Ordering::Relaxed)), Ordering::Relaxed);
-        info
+        Some(info)
     }
 }
 

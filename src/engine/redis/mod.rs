@@ -40,7 +40,6 @@ use self::wire::Message;
 use super::channels::{Channels, MemoryLimits, new_epoch};
 use super::log::LogState;
 use crate::broker::engine::{Appended, ChannelState, Created, Joined, Place, Start};
-use crate::broker::fanout::Walks;
 use crate::broker::{Bus, ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now, Shared};
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
@@ -49,9 +48,6 @@ pub use self::shared::nodes;
 
 /// Who wants to listen waits for Redis so long.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Messages that are taken in before any of them goes out.
-const AT_ONCE: usize = 64;
 
 /// Mirrors that read at once.
 const READERS: usize = 64;
@@ -141,12 +137,9 @@ impl Core {
 
     /// Takes what comes over one connection until it is gone.
     async fn listen(self: Arc<Self>, session: std::sync::Weak<Session>, mut pushes: Pushes) {
-        let mut behind = None;
-        loop {
-            let next = if behind.is_some() { behind.take() } else { pushes.next().await };
-            let Some(push) = next else { return };
+        while let Some(push) = pushes.next().await {
             match push.kind {
-                PushKind::Message | PushKind::SMessage => behind = self.take(push, &mut pushes).await,
+                PushKind::Message | PushKind::SMessage => self.take(&push).await,
                 // One of a Cluster's connections, which the library opens again.
                 PushKind::Disconnection if session.upgrade().is_some_and(|session| session.is_cluster()) => {
                     self.renew_all();
@@ -169,39 +162,17 @@ impl Core {
         }
     }
 
-    /// Takes the messages that are there already, so that a member gets all of them in one write. Returns what came
-    /// behind them, if that is no message.
-    async fn take(self: &Arc<Self>, first: PushInfo, pushes: &mut Pushes) -> Option<PushInfo> {
-        let (mut heard, mut next) = (Vec::new(), Some(first));
-        while let Some(push) = next.take_if(|push| matches!(push.kind, PushKind::Message | PushKind::SMessage)) {
-            let walks = self.hear(&push);
-            let is_enough = walks.congestion.is_some() || heard.len() + 1 == AT_ONCE;
-            heard.push(walks);
-            if is_enough {
-                break;
-            }
-            next = pushes.try_next();
-        }
-        for walks in heard {
-            deliver(walks).await;
-        }
-        next
-    }
-
-    fn hear(self: &Arc<Self>, push: &PushInfo) -> Walks {
-        let (Some(name), Some(Value::BulkString(bytes))) = (name_of(push), push.data.get(1)) else {
-            return Walks::default();
-        };
+    async fn take(self: &Arc<Self>, push: &PushInfo) {
+        let (Some(name), Some(Value::BulkString(bytes))) = (name_of(push), push.data.get(1)) else { return };
         match self.mirror_of(name) {
             Some(mirror) => match Message::read(bytes) {
-                Some(message) => return mirror.take(self, message),
+                Some(message) => deliver(mirror.take(self, message)).await,
                 None => tracing::warn!(name, "a message over redis that is not the gateway's"),
             },
             None if name == self.names.node(&self.node) => self.words.take(bytes),
             None if self.probes().any(|probe| probe == name) => self.canary.seen(Instant::now()),
             None => {}
         }
-        Walks::default()
     }
 
     fn mirror_of(&self, live: &str) -> Option<Arc<Mirror>> {
