@@ -13,6 +13,7 @@ use crate::protocol::Refusal;
 #[repr(u8)]
 pub enum Topic {
     Replies = b'r',
+    Rooms = b'm',
 }
 
 /// A word of another node. The bytes of words that wait are counted, so each lives as short as it can.

@@ -91,6 +91,9 @@ pub struct Scripts {
     pub close: Script,
     pub describe: Script,
     pub seats: Script,
+    pub claim: Script,
+    pub release: Script,
+    pub count: Script,
 }
 
 impl Default for Scripts {
@@ -102,13 +105,17 @@ impl Default for Scripts {
             close: Script::new(include_str!("scripts/close.lua")),
             describe: Script::new(include_str!("scripts/describe.lua")),
             seats: Script::new(include_str!("scripts/seats.lua")),
+            claim: Script::new(include_str!("scripts/claim.lua")),
+            release: Script::new(include_str!("scripts/release.lua")),
+            count: Script::new(include_str!("scripts/count.lua")),
         }
     }
 }
 
 impl Scripts {
-    pub fn all(&self) -> [&Script; 6] {
-        [&self.append, &self.attach, &self.create, &self.close, &self.describe, &self.seats]
+    pub fn all(&self) -> [&Script; 9] {
+        let Self { append, attach, create, close, describe, seats, claim, release, count } = self;
+        [append, attach, create, close, describe, seats, claim, release, count]
     }
 }
 
