@@ -142,7 +142,7 @@ impl Gateway {
             demo,
             limits,
         });
-        let listeners = Listener::bind_all(listeners)?;
+        let listeners = Listener::bind_all(listeners, &app.limits)?;
         let reloads = Reloads {
             recorder,
             applied: counter!("lastmile_reloads_total"),

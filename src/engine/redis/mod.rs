@@ -113,11 +113,11 @@ impl Redis {
             idle: limits.idle,
             runtime: Handle::current(),
         });
-        let kept = core.clone();
+        let (kept, queue) = (core.clone(), Queue::start(counters, &config.kind));
         let keeper = tokio::spawn(async move {
             kept.link.keep(server, &config.kind, |session, pushes| kept.up(session, pushes)).await;
         });
-        Ok(Self { core, queue: Queue::start(counters), keeper })
+        Ok(Self { core, queue, keeper })
     }
 }
 
