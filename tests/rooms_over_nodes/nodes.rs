@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -248,4 +249,35 @@ async fn when_a_node_is_killed_its_seats_are_free_and_its_rooms_end_within_half_
     let mut back = other.open("/v1/relay/room").await;
     back.hears(&["/status:connected"]).await;
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+/// Far more than queues and outboxes hold goes to a peer who begins to read late: its sender waits, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_who_reads_late_gets_everything_from_another_node() {
+    let world = start_nodes(2, PAIR).await;
+    for is_afar_late in [true, false] {
+        // The room is on the node of the first.
+        let (here, afar) = pair(&world, "relay").await;
+        let (mut sender, mut late) = if is_afar_late { (here, afar) } else { (afar, here) };
+        let said = Arc::new(AtomicUsize::new(0));
+        let counted = said.clone();
+        let flood = tokio::spawn(async move {
+            for n in 0..400 {
+                sender.say(&format!("{n:060000}")).await;
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            sender
+        });
+        // Until nothing moves any more.
+        let mut before = usize::MAX;
+        while before != said.load(Ordering::Relaxed) {
+            before = said.load(Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        assert!(before < 400, "the sender did not have to wait");
+        for n in 0..400 {
+            assert_eq!(late.text().await, format!("{n:060000}"));
+        }
+        drop(flood.await.unwrap());
+    }
 }
