@@ -41,6 +41,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How long the stop waits for the last counts to be sent.
 const LAST_COUNTS: Duration = Duration::from_millis(500);
 
+/// The same for the last words to other nodes.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// A gateway whose listeners are bound and do not accept yet.
 pub struct Gateway {
     app: Arc<App>,
@@ -195,6 +198,11 @@ impl Gateway {
         // What is left at the deadline is the report's matter.
         let _ = tokio::time::timeout_at(deadline, gone).await;
         app.lifecycle.enter(Phase::Stopped);
+        if app.engine.bus().is_some() {
+            // Other nodes are told of the last who went, and get their places.
+            app.engine.sweep(Now::read());
+            tokio::time::sleep(LAST_WORDS).await;
+        }
         sweeper.abort();
         listener.abort();
         carrier.abort();
