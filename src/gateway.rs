@@ -29,6 +29,7 @@ use crate::transport::flock::subscribe as flock;
 use crate::transport::listener::{ListenError, Listener, load_tls};
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::registry::Registry;
+use crate::transport::rooms::elsewhere::{self, Elsewhere};
 use crate::transport::routes::routes;
 use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
@@ -38,11 +39,12 @@ use crate::transport::watched;
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How long the stop waits for the last counts to be sent.
+/// How long the stop waits for the last counts to be sent, and for the last word to other nodes.
 const LAST_COUNTS: Duration = Duration::from_millis(500);
+const LAST_WORD: Duration = Duration::from_millis(500);
 
-/// The same for the last words to other nodes.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long other nodes are given to hear of those that went last.
+const LAST_SWEEP: Duration = Duration::from_millis(250);
 
 /// A gateway whose listeners are bound and do not accept yet.
 pub struct Gateway {
@@ -123,6 +125,7 @@ impl Gateway {
             flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
             basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
+            elsewhere: Elsewhere::new(&engine),
             rooms_config: rooms,
             login: Login::new(login, policy.revocations())?,
             policy,
@@ -176,6 +179,7 @@ impl Gateway {
         let listener = tokio::spawn(told::listen(app.clone()));
         let carrier = tokio::spawn(carried::run(app.clone()));
         let watcher = tokio::spawn(watched::run(app.clone()));
+        let neighbour = tokio::spawn(elsewhere::run(app.clone()));
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -189,7 +193,7 @@ impl Gateway {
         let closing = app.registry.close_all(CloseReason::Draining, drain.window);
         let closed = tokio::time::timeout_at(deadline, closing).await.unwrap_or_else(|_| app.registry.len());
         let gone = async {
-            while !app.registry.is_empty() {
+            while !app.registry.is_empty() || app.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.is_used()) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             app.lifecycle.enter(Phase::Stopped);
@@ -201,12 +205,17 @@ impl Gateway {
         if app.engine.bus().is_some() {
             // Other nodes are told of the last who went, and get their places.
             app.engine.sweep(Now::read());
-            tokio::time::sleep(LAST_WORDS).await;
+            tokio::time::sleep(LAST_SWEEP).await;
         }
         sweeper.abort();
         listener.abort();
         carrier.abort();
         watcher.abort();
+        neighbour.abort();
+        if let Some(shared) = app.engine.shared() {
+            // Otherwise its presence ends by itself.
+            let _ = tokio::time::timeout(LAST_WORD, shared.depart()).await;
+        }
         // What was counted last is still sent, if that is done at once.
         drop(stop_statsd);
         let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;

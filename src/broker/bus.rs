@@ -14,6 +14,7 @@ use crate::protocol::{ChannelName, Refusal};
 pub enum Topic {
     Replies = b'r',
     Watch = b'w',
+    Rooms = b'm',
 }
 
 /// A word of another node. The bytes of words that wait are counted, so each lives as short as it can.

@@ -20,12 +20,33 @@ pub trait Shared: Send + Sync {
     /// Gives a value to the first who asks.
     fn take<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
 
+    /// Keeps `value` under a name that has none, this one, or `instead_of`. Returns the value that the name has then.
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a str,
+        instead_of: Option<&'a str>,
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<String, Refusal>>;
+
+    /// Counts under a name, over a time that begins with its first count. Returns how many there are.
+    fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>>;
+
+    /// Forgets a name if it has this value.
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+
     /// A word for all nodes, also for those that begin later, as long as it lives.
     fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
 
     /// The words behind a place, each with its place, oldest first; `""` is before all.
     fn told<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>>;
 
-    /// Says that this node is there, and something about it; it counts for ten seconds.
+    /// Whether a node said so in the last ten seconds.
+    fn is_present<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>>;
+
+    /// This node is gone.
+    fn depart(&self) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// Says that this node is there, and something about it.
     fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
 }

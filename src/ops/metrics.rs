@@ -29,6 +29,7 @@ pub const METRICS: &[(&str, bool, &str)] = &[
     ("lastmile_rooms", false, "Rooms that are open; a pair of the relay form is one"),
     ("lastmile_rooms_opened_total", true, "Rooms opened"),
     ("lastmile_rooms_closed_total", true, "Rooms that ended, by reason"),
+    ("lastmile_carried_peers", false, "Connections that are peers of rooms on other nodes"),
     ("lastmile_room_messages_total", true, "Messages relayed between peers of rooms"),
     ("lastmile_room_timeouts_total", true, "Peers of rooms that were silent for too long"),
     ("lastmile_refusals_total", true, "Requests refused, by problem type"),

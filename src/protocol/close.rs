@@ -65,6 +65,11 @@ impl CloseReason {
         self.entry().0
     }
 
+    /// The reason with this status code.
+    pub fn of(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
     /// The reason text of the Close frame.
     pub fn name(self) -> &'static str {
         self.entry().1

@@ -10,6 +10,7 @@ use super::control::Control;
 use super::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use super::registry::Registry;
+use super::rooms::elsewhere::Elsewhere;
 use super::tickets::Tickets;
 use crate::auth::fetch::Fetcher;
 use crate::auth::login::Login;
@@ -32,6 +33,8 @@ pub struct App {
     /// The same for peers of rooms.
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
+    /// Rooms of other nodes; `None` where there are none.
+    pub elsewhere: Option<Arc<Elsewhere>>,
     pub policy: Policy,
     pub login: Login,
     /// The only way out over HTTP; `None` beside `egress = "none"`.

@@ -21,7 +21,7 @@ mod problem;
 mod proxy;
 pub mod publish;
 pub mod registry;
-mod rooms;
+pub mod rooms;
 pub mod routes;
 mod subscribe;
 pub mod tickets;

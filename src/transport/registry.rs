@@ -50,7 +50,16 @@ pub struct Registered {
     registry: Arc<Registry>,
     connection: Arc<Connection>,
     at: usize,
-    fallback: Option<Fallback>,
+    kind: Kind,
+}
+
+/// What stands behind a connection.
+#[derive(Clone, Copy)]
+enum Kind {
+    Socket,
+    Fallback(Fallback),
+    /// A peer of a room whose client is connected to another node, and is counted there.
+    Guest,
 }
 
 impl Registry {
@@ -74,19 +83,25 @@ impl Registry {
     }
 
     pub fn register(self: &Arc<Self>, connection: Arc<Connection>) -> Registered {
-        self.register_as(connection, None)
+        self.register_as(connection, Kind::Socket)
+    }
+
+    pub fn register_guest(self: &Arc<Self>, connection: Arc<Connection>) -> Registered {
+        self.register_as(connection, Kind::Guest)
     }
 
     pub fn register_fallback(self: &Arc<Self>, connection: Arc<Connection>, fallback: Fallback) -> Registered {
         self.fallbacks[fallback as usize].increment(1);
-        self.register_as(connection, Some(fallback))
+        self.register_as(connection, Kind::Fallback(fallback))
     }
 
-    fn register_as(self: &Arc<Self>, connection: Arc<Connection>, fallback: Option<Fallback>) -> Registered {
+    fn register_as(self: &Arc<Self>, connection: Arc<Connection>, kind: Kind) -> Registered {
         let at = self.shard(connection.id).lock().insert(connection.clone());
-        self.open.increment(1);
-        self.opened.increment(1);
-        Registered { registry: self.clone(), connection, at, fallback }
+        if !matches!(kind, Kind::Guest) {
+            self.open.increment(1);
+            self.opened.increment(1);
+        }
+        Registered { registry: self.clone(), connection, at, kind }
     }
 
     pub fn len(&self) -> usize {
@@ -141,10 +156,12 @@ impl Registry {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.shard(self.connection.id).lock().remove(self.at);
-        self.registry.open.decrement(1);
-        if let Some(fallback) = self.fallback {
-            self.registry.fallbacks[fallback as usize].decrement(1);
+        match self.kind {
+            Kind::Guest => return,
+            Kind::Fallback(fallback) => self.registry.fallbacks[fallback as usize].decrement(1),
+            Kind::Socket => {}
         }
+        self.registry.open.decrement(1);
         if let Phase::Closing(reason) | Phase::Closed(reason) = self.connection.phase() {
             self.registry.closes.count(reason);
         }

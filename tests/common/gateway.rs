@@ -1,8 +1,9 @@
 //! A gateway in this process, made from the text of a configuration file.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ::http::Request;
 use bytes::Bytes;
@@ -106,6 +107,11 @@ fn load(toml: &str, folder: &Folder) -> Result<config::Config, String> {
 /// and one issuer.
 pub struct World {
     pub gateway: TestGateway,
+    /// Other nodes of the same engine.
+    pub others: Vec<TestGateway>,
+    next: AtomicUsize,
+    /// What has to be there as long as the gateways.
+    _kept: Option<Box<dyn Any + Send + Sync>>,
     pub folder: Folder,
     pub publisher: TestPublisher,
     pub issuer: TestIssuer,
@@ -120,7 +126,34 @@ impl World {
         let toml = Self::toml(&publisher.toml("market-data", &["*"]), more);
         folder.write("sso.json", &issuer.jwks());
         let gateway = TestGateway::start(&toml, &folder).await;
-        Self { gateway, folder, publisher, issuer }
+        Self { gateway, others: Vec::new(), next: AtomicUsize::new(0), _kept: None, folder, publisher, issuer }
+    }
+
+    /// So many nodes of one engine, which `more` names; `kept` is dropped after them.
+    pub async fn start_nodes(nodes: usize, more: &str, kept: impl Any + Send + Sync) -> Self {
+        let mut world = Self::start(more).await;
+        let toml = Self::toml(&world.publisher.toml("market-data", &["*"]), more);
+        for _ in 1..nodes {
+            world.others.push(TestGateway::start(&toml, &world.folder).await);
+        }
+        world._kept = Some(Box::new(kept));
+        for node in world.nodes() {
+            super::eventually("readiness", async || {
+                (http::get(node.address("ops"), "/readyz").await.status == 200).then_some(())
+            })
+            .await;
+        }
+        world
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &TestGateway> {
+        std::iter::once(&self.gateway).chain(&self.others)
+    }
+
+    /// Where the next connection goes: to each node in turn.
+    pub fn next_address(&self, listener: &str) -> &Address {
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+        self.nodes().nth(next).unwrap_or(&self.gateway).address(listener)
     }
 
     /// A whole configuration with these publishers.
@@ -213,14 +246,18 @@ impl World {
         ws
     }
 
-    /// The sum of a metric over its labels, or of one series if `name` has its labels.
+    /// The sum of a metric over nodes and its labels, or of one series if `name` has its labels.
     pub async fn metric(&self, name: &str) -> f64 {
-        let answer = http::get(self.gateway.address("ops"), "/metrics").await;
-        let series = answer.text().lines().filter_map(|line| line.rsplit_once(' '));
-        series
-            .filter(|(series, _)| *series == name || series.split('{').next() == Some(name))
-            .map(|(_, value)| value.parse::<f64>().unwrap())
-            .sum()
+        let mut sum = 0.0;
+        for node in self.nodes() {
+            let answer = http::get(node.address("ops"), "/metrics").await;
+            let series = answer.text().lines().filter_map(|line| line.rsplit_once(' '));
+            sum += series
+                .filter(|(series, _)| *series == name || series.split('{').next() == Some(name))
+                .map(|(_, value)| value.parse::<f64>().unwrap())
+                .sum::<f64>();
+        }
+        sum
     }
 
     /// Waits until a metric has a value.

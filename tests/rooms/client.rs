@@ -5,6 +5,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use lastmile::transport::config::Address;
 use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -15,7 +16,7 @@ use crate::common::{World, within};
 
 /// A gateway with the roles of rooms: the listeners `pair`, `relay` (scope `deep/scope`) and those of every test.
 pub async fn world(rooms: &str) -> World {
-    World::start(&format!(
+    crate::start(&format!(
         r#"
         [listeners.pair]
         address = "127.0.0.1:0"
@@ -57,7 +58,10 @@ impl Peer {
     }
 
     pub async fn try_open(world: &World, listener: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
-        let address = world.gateway.address(listener);
+        Self::open_at(world.next_address(listener), path, headers).await
+    }
+
+    pub async fn open_at(address: &Address, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
         let words = [
             ("host", address.to_string()),
             ("connection", "Upgrade".into()),
@@ -159,7 +163,7 @@ pub async fn open_room(world: &World, asked: Value) -> Value {
 }
 
 pub async fn post_room(world: &World, asked: Value) -> Answer {
-    let address = world.gateway.address("pair");
+    let address = world.next_address("pair");
     let body = Bytes::from(asked.to_string());
     let request = Request::post("/v1/rooms")
         .header("host", address.to_string())

@@ -131,7 +131,7 @@ async fn sixty_four_kibibytes_pass_and_one_byte_more_is_1009() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_never_reads_slows_its_sender_down_and_is_closed() {
-    let world = crate::common::World::start(
+    let world = crate::start(
         r#"
         [limits]
         outbox_stall_secs = 2
@@ -170,10 +170,14 @@ async fn a_peer_that_never_reads_slows_its_sender_down_and_is_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t_p2_open_rooms_are_capped_in_all_and_by_address() {
     let world = world("max_rooms_per_address = 2").await;
-    let _a = channel(&world).await;
-    let _b = channel(&world).await;
-    Peer::open(&world, "/v1/ws/").await.closes(4004, "rate_limited").await;
-    Peer::open(&world, "/v1/relay/x").await.closes(4004, "rate_limited").await;
-    let refused = post_room(&world, serde_json::json!({})).await;
-    assert_eq!(refused.refusal(), (429, "limit-reached".into()));
+    let mut open = Vec::new();
+    for _ in 0..2 * world.nodes().count() {
+        open.push(channel(&world).await);
+    }
+    for _ in world.nodes() {
+        Peer::open(&world, "/v1/ws/").await.closes(4004, "rate_limited").await;
+        Peer::open(&world, "/v1/relay/x").await.closes(4004, "rate_limited").await;
+        let refused = post_room(&world, serde_json::json!({})).await;
+        assert_eq!(refused.refusal(), (429, "limit-reached".into()));
+    }
 }

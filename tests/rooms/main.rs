@@ -11,3 +11,7 @@ mod native;
 mod relay;
 mod statsd;
 mod strangers;
+
+async fn start(more: &str) -> common::World {
+    common::World::start(more).await
+}

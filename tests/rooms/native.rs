@@ -281,7 +281,9 @@ async fn w9_who_opened_a_room_with_a_login_leaves_it_when_the_login_is_revoked()
         json!({"issuer": crate::common::gateway::ISSUER, "subject": "alice", "before": crate::common::unix_now()});
     world.folder.write("revoked.jsonl", &revoked.to_string());
     let toml = World::toml(&world.publisher.toml("market-data", &["*"]), "[rooms]\nopen = \"login\"\n");
-    world.gateway.reload(&format!("revocations_file = \"revoked.jsonl\"\n{toml}"), &world.folder).unwrap();
+    for node in world.nodes() {
+        node.reload(&format!("revocations_file = \"revoked.jsonl\"\n{toml}"), &world.folder).unwrap();
+    }
     for peer in &mut peers {
         let end = loop {
             match peer.next().await {

@@ -73,6 +73,8 @@ async fn t_p_words_of_a_peer_are_text_and_change_nothing() {
         stranger.hears(&["/status:waiting"]).await;
         stranger.close(1000, "").await;
         stranger.next().await;
+        // On another node its leaving takes a moment to arrive.
+        world.await_metric("lastmile_rooms", 1.0).await;
         a.say("still together").await;
         b.hears(&["still together"]).await;
     }

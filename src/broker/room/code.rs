@@ -14,11 +14,11 @@ use crate::protocol::room::RoomId;
 const WORDS: &str = include_str!("words.txt");
 
 /// Wrong codes are counted over this time.
-const WINDOW: Duration = Duration::from_secs(60);
+pub const WINDOW: Duration = Duration::from_secs(60);
 
 /// Wrong codes in a window, from one address and from all: guessing six digits has to stay hopeless.
-const MAX_WRONG_PER_ADDRESS: u32 = 10;
-const MAX_WRONG: u32 = 600;
+pub const MAX_WRONG_PER_ADDRESS: u32 = 10;
+pub const MAX_WRONG: u32 = 600;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -15,12 +15,13 @@ pub struct RoomCounters {
 }
 
 /// Why rooms end. [`CloseReason::Normal`] is the last peer leaving.
-const ENDS: [CloseReason; 5] = [
+const ENDS: [CloseReason; 6] = [
     CloseReason::Normal,
     CloseReason::PeerLeft,
     CloseReason::LifespanExpired,
     CloseReason::MessageLimit,
     CloseReason::DataLimit,
+    CloseReason::EngineUnavailable,
 ];
 
 impl Default for RoomCounters {

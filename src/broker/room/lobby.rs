@@ -185,6 +185,14 @@ impl Lobby {
         if is_full { Poll::Pending } else { Poll::Ready(()) }
     }
 
+    /// Ends every room. Returns whether the lobby is to be taken off the map.
+    pub fn end_all(&self, reason: CloseReason, shared: &Shared) -> bool {
+        let mut state = self.lock();
+        let rooms: Vec<usize> = state.rooms.iter().map(|(at, _)| at).collect();
+        rooms.into_iter().for_each(|room| state.end(room, reason, shared));
+        self.forget_if_empty(&state)
+    }
+
     /// To be called once a second. `false` if nothing is left.
     pub fn sweep(&self, now: Instant, shared: &Shared) -> bool {
         let mut state = self.lock();

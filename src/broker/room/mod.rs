@@ -6,7 +6,7 @@
 
 mod address;
 mod channel;
-mod code;
+pub mod code;
 mod counters;
 mod limits;
 mod lobby;
@@ -20,7 +20,8 @@ mod tests;
 
 pub use code::CodeForm;
 pub use limits::{Caps, RoomLimits};
-pub use lobby::{Joiner, Relayed};
+pub use lobby::{Joiner, Key, Relayed};
 pub use native::{Claim, OpenOptions, Opened};
 pub use rooms::Rooms;
 pub use seat::Seat;
+pub use secret::new_id;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -34,6 +34,7 @@ struct Inner {
     shared: Shared,
     shards: Vec<Mutex<HashMap<Key, Arc<Lobby>>>>,
     hasher: RandomState,
+    forgotten: OnceLock<Box<dyn Fn(&Key) + Send + Sync>>,
 }
 
 impl Rooms {
@@ -43,13 +44,12 @@ impl Rooms {
         let ledger = Ledger::new(&limits, counters.clone());
         let shared = Shared { limits, counters, ledger, codes: Mutex::new(Codes::default()) };
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self(Arc::new(Inner { shared, shards, hasher: RandomState::new() }))
+        Self(Arc::new(Inner { shared, shards, hasher: RandomState::new(), forgotten: OnceLock::new() }))
     }
 
-    /// A new room of the channelserver form. Errors are the reason to close with.
-    pub fn open_channel(&self, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
+    /// A room of the channelserver form under a new id ([`new_id`]). Errors are the reason to close with.
+    pub fn open_channel(&self, id: RoomId, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
         let place = self.0.shared.ledger.open(joiner.address).ok_or(CloseReason::RateLimited)?;
-        let id = new_id().map_err(|_| CloseReason::RateLimited)?;
         let lobby = Arc::new(Lobby::new(Key::Channel(id)));
         // Before anybody can find it.
         let seat = lobby.open_channel(id, Room::new(place, now, self.0.shared.limits.caps()), joiner);
@@ -81,6 +81,7 @@ impl Rooms {
             None => {
                 if lobby.is_forgotten() {
                     shard.remove(&lobby.key);
+                    self.tell_forgotten(&lobby.key);
                 }
                 Err(CloseReason::RateLimited)
             }
@@ -155,10 +156,45 @@ impl Rooms {
     pub fn sweep(&self, now: Instant) {
         for shard in &self.0.shards {
             let mut shard = shard.lock();
-            shard.retain(|_, lobby| lobby.sweep(now, &self.0.shared));
+            shard.retain(|key, lobby| {
+                let is_kept = lobby.sweep(now, &self.0.shared);
+                if !is_kept {
+                    self.tell_forgotten(key);
+                }
+                is_kept
+            });
             if shard.capacity() > 4 * shard.len() + 64 {
                 shard.shrink_to_fit();
             }
+        }
+    }
+
+    /// What is to be called whenever a name stands for no room any more. It must return at once, and may not call back.
+    pub fn on_forgotten(&self, forgotten: impl Fn(&Key) + Send + Sync + 'static) {
+        // To be called once; the first one stays.
+        let _ = self.0.forgotten.set(Box::new(forgotten));
+    }
+
+    /// Whether a name stands for a room, or for several.
+    pub fn has(&self, key: &Key) -> bool {
+        self.shard(key).lock().contains_key(key)
+    }
+
+    /// Whether a short code opens a room.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.0.shared.codes.lock().room(&normal_form(code)).is_some()
+    }
+
+    /// All names that stand for a room at this moment.
+    pub fn keys(&self) -> Vec<Key> {
+        self.0.shards.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Ends whatever stands under a name.
+    pub fn end(&self, key: &Key, reason: CloseReason) {
+        let Some(lobby) = self.find(key) else { return };
+        if lobby.end_all(reason, &self.0.shared) {
+            self.remove(&lobby);
         }
     }
 
@@ -183,6 +219,13 @@ impl Rooms {
         // Another one may have its name by now, or it may be in use again.
         if shard.get(&lobby.key).is_some_and(|known| Arc::ptr_eq(known, lobby) && known.is_forgotten()) {
             shard.remove(&lobby.key);
+            self.tell_forgotten(&lobby.key);
+        }
+    }
+
+    fn tell_forgotten(&self, key: &Key) {
+        if let Some(forgotten) = self.0.forgotten.get() {
+            forgotten(key);
         }
     }
 

@@ -129,7 +129,7 @@ fn pair(rooms: &Rooms, form: &str, now: Instant) -> (Client, Client) {
     let (mut a, mut b) = (Client::new(), Client::new());
     match form {
         "channelserver" => {
-            a.take(rooms.open_channel(a.joiner(), now)).unwrap();
+            a.take(rooms.open_channel(new_id().unwrap(), a.joiner(), now)).unwrap();
             let id = opened(&a);
             b.take(rooms.join_channel(id, b.joiner(), now)).unwrap();
         }
@@ -208,7 +208,7 @@ fn p_a_coming_back_resets_no_limit() {
     let (rooms, now) = (Rooms::new(RoomLimits { max_exchanges: 3, ..limits() }), Instant::now());
     // The channelserver form, first one peer and then the other.
     let (mut a, mut b) = (Client::new(), Client::new());
-    a.take(rooms.open_channel(a.joiner(), now)).unwrap();
+    a.take(rooms.open_channel(new_id().unwrap(), a.joiner(), now)).unwrap();
     let id = opened(&a);
     b.take(rooms.join_channel(id, b.joiner(), now)).unwrap();
     for client in [&mut b, &mut a] {
@@ -281,7 +281,7 @@ fn after_the_second_only_addresses_that_were_there_may_join() {
     let rooms = Rooms::new(RoomLimits { max_connections: 5, ..limits() });
     let now = Instant::now();
     let mut a = Client::at([192, 0, 2, 1]);
-    a.take(rooms.open_channel(a.joiner(), now)).unwrap();
+    a.take(rooms.open_channel(new_id().unwrap(), a.joiner(), now)).unwrap();
     let id = opened(&a);
     let mut b = Client::at([192, 0, 2, 2]);
     b.take(rooms.join_channel(id, b.joiner(), now)).unwrap();
@@ -304,7 +304,7 @@ fn fifty_thousand_rooms_leave_nothing_behind() {
     for n in 0..50_000u32 {
         let mut client = Client::new();
         let joined = match n % 2 {
-            0 => rooms.open_channel(client.joiner(), now.steady),
+            0 => rooms.open_channel(new_id().unwrap(), client.joiner(), now.steady),
             _ => rooms.join_relay(&n.to_string(), client.joiner(), now.steady),
         };
         client.take(joined).unwrap();

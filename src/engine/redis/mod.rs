@@ -134,6 +134,8 @@ impl Core {
         self.runtime.spawn(self.clone().listen(Arc::downgrade(session), pushes));
         let (core, session) = (self.clone(), session.clone());
         self.runtime.spawn(async move {
+            // Before a probe can come back: whoever is ready can be found.
+            core.appear(&session).await;
             core.listen_to_itself(&session).await;
             core.probe(&session).await;
         });

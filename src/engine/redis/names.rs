@@ -97,6 +97,9 @@ pub struct Scripts {
     pub describe: Script,
     pub seats: Script,
     pub watch: Script,
+    pub claim: Script,
+    pub release: Script,
+    pub count: Script,
 }
 
 impl Default for Scripts {
@@ -109,14 +112,17 @@ impl Default for Scripts {
             describe: Script::new(include_str!("scripts/describe.lua")),
             seats: Script::new(include_str!("scripts/seats.lua")),
             watch: Script::new(include_str!("scripts/watch.lua")),
+            claim: Script::new(include_str!("scripts/claim.lua")),
+            release: Script::new(include_str!("scripts/release.lua")),
+            count: Script::new(include_str!("scripts/count.lua")),
         }
     }
 }
 
 impl Scripts {
-    pub fn all(&self) -> [&Script; 7] {
-        let Self { append, attach, create, close, describe, seats, watch } = self;
-        [append, attach, create, close, describe, seats, watch]
+    pub fn all(&self) -> [&Script; 10] {
+        let Self { append, attach, create, close, describe, seats, watch, claim, release, count } = self;
+        [append, attach, create, close, describe, seats, watch, claim, release, count]
     }
 }
 

@@ -7,7 +7,8 @@ use futures_util::future::BoxFuture;
 use redis::cmd;
 use redis::streams::{StreamId, StreamRangeReply};
 
-use super::names::Names;
+use super::link::Session;
+use super::names::{Names, SCRIPTS};
 use super::server::{RedisConfig, RedisError, Server};
 use super::{Core, millis};
 use crate::broker::Shared;
@@ -53,6 +54,36 @@ impl Shared for Core {
         })
     }
 
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a str,
+        instead_of: Option<&'a str>,
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<String, Refusal>> {
+        Box::pin(async move {
+            let mut claim = SCRIPTS.claim.key(self.names.once(name));
+            claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(lives));
+            self.link.session()?.invoke(&claim).await
+        })
+    }
+
+    fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let mut count = SCRIPTS.count.key(self.names.once(name));
+            count.arg(more).arg(millis(lives));
+            self.link.session()?.invoke(&count).await
+        })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let mut release = SCRIPTS.release.key(self.names.once(name));
+            release.arg(value);
+            self.link.session()?.invoke::<u64>(&release).await.map(drop)
+        })
+    }
+
     fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.told());
@@ -74,6 +105,21 @@ impl Shared for Core {
         })
     }
 
+    fn is_present<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(async move {
+            let known = self.link.session()?.query::<u64>(cmd("EXISTS").arg(self.names.node(node))).await?;
+            Ok(known == 1)
+        })
+    }
+
+    fn depart(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move {
+            let session = self.link.session()?;
+            session.query::<u64>(cmd("DEL").arg(self.names.node(&self.node))).await?;
+            session.query::<u64>(cmd("HDEL").arg(self.names.nodes()).arg(&self.node)).await.map(drop)
+        })
+    }
+
     fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.nodes());
@@ -83,6 +129,16 @@ impl Shared for Core {
             session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
             session.query(cmd("PEXPIRE").arg(&key).arg(millis(FORGOTTEN))).await
         })
+    }
+}
+
+impl Core {
+    /// Says that this node is there, until it says more.
+    pub(super) async fn appear(&self, session: &Session) {
+        let mut command = cmd("SET");
+        command.arg(self.names.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(PRESENT));
+        // What fails is said again soon.
+        let _ = session.query::<Option<String>>(&command).await;
     }
 }
 

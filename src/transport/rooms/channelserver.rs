@@ -11,9 +11,13 @@ use bytes::Buf;
 use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
 
-use super::{Caller, Peer, authorize, decoded, not_allowed, older_handshake};
+use super::elsewhere::{self, Said};
+use super::{Caller, Entered, Peer, authorize, decoded, not_allowed, older_handshake};
+use crate::broker::Connection;
+use crate::broker::room::{Joiner, Key, Seat, new_id};
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::dialects::pairsona::{self, Wanted};
+use crate::protocol::room::RoomId;
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::app::App;
@@ -45,18 +49,46 @@ pub async fn upgrade(
     };
     let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
-        let (joiner, now) = (caller.joiner(connection), Instant::now());
-        let joined = match wanted {
-            None => shared.rooms.open_channel(joiner, now),
-            Some(Wanted::Room(id)) => shared.rooms.join_channel(id, joiner, now),
-            Some(Wanted::Unknown) => Err(CloseReason::UnknownRoom),
-        };
-        let peer = Peer::new(shared, connection, joined).vouched(principal);
-        Channelserver { peer, sender: caller.sender.to_json().into() }
+        let mut channelserver = peer(shared, connection.clone(), caller, wanted);
+        channelserver.peer = channelserver.peer.vouched(principal);
+        channelserver
     }))
 }
 
-struct Channelserver {
+/// A peer of the room that is wanted, or of a new one.
+pub fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, wanted: Option<Wanted>) -> Channelserver {
+    let sender = caller.sender.to_json().into();
+    let peer = Peer::entering(app, connection, caller, move |app, joiner| async move {
+        match wanted {
+            None => open(&app, joiner).await.into(),
+            Some(Wanted::Room(id)) => join(&app, id, joiner).await,
+            Some(Wanted::Unknown) => Entered::Refused(CloseReason::UnknownRoom),
+        }
+    });
+    Channelserver { peer, sender }
+}
+
+async fn open(app: &App, joiner: Joiner) -> Result<Seat, CloseReason> {
+    let id = new_id().map_err(|_| CloseReason::RateLimited)?;
+    if let Some(elsewhere) = &app.elsewhere {
+        elsewhere.whereabouts.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
+    }
+    app.rooms.open_channel(id, joiner, Instant::now())
+}
+
+async fn join(app: &App, id: RoomId, joiner: Joiner) -> Entered {
+    let key = Key::Channel(id);
+    if let Some(elsewhere) = app.elsewhere.as_ref().filter(|_| !app.rooms.has(&key)) {
+        match elsewhere.whereabouts.find(&key).await {
+            Ok(Some(node)) => return Entered::Elsewhere(node, elsewhere::Wanted::Channel(id)),
+            Ok(None) => {}
+            Err(_) => return Entered::Refused(CloseReason::EngineUnavailable),
+        }
+    }
+    app.rooms.join_channel(id, joiner, Instant::now()).into()
+}
+
+pub struct Channelserver {
     peer: Peer,
     /// The peer's metadata as JSON.
     sender: Box<str>,
@@ -72,6 +104,10 @@ impl Handler for Channelserver {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        if let Some(strand) = self.peer.elsewhere() {
+            strand.say(Said::Text(text.to_owned()));
+            return Ok(());
+        }
         let envelope = pairsona::envelope(text, &self.sender);
         // If the room has ended, this connection was closed with it.
         let _ = self.peer.relay(envelope.len(), |_| text_frame(envelope.as_bytes()));

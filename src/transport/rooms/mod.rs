@@ -1,24 +1,27 @@
 //! The roles `pair` and `relay`: rooms of peers, in three forms.
 
 pub mod channelserver;
+pub mod elsewhere;
 pub mod heartbeat;
 pub mod native;
 pub mod open;
 pub mod relay;
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, header};
 use hyper::upgrade::OnUpgrade;
 
+use self::elsewhere::{Strand, Wanted};
 use super::app::App;
 use super::call::Call;
 use super::config::OpenTo;
-use super::websocket::Wire;
 use super::websocket::upgrade::Handshake;
 use super::{credential, problem, publish};
 use crate::auth::{Place, is_trusted};
@@ -34,9 +37,11 @@ const MAX_UA_CHARS: usize = 512;
 
 /// Who is calling, kept until its connection is there.
 #[derive(Clone)]
-struct Caller {
+pub struct Caller {
     sender: Arc<Sender>,
-    address: Option<std::net::IpAddr>,
+    address: Option<IpAddr>,
+    /// Its connection is on another node, which sent it here.
+    is_guest: bool,
 }
 
 impl Caller {
@@ -52,20 +57,17 @@ impl Caller {
             country,
             region,
         };
-        Self { sender: Arc::new(sender), address: call.client().map(|client| client.limit_key()) }
-    }
-
-    fn joiner(&self, connection: &Arc<Connection<Wire>>) -> Joiner {
-        Joiner { connection: connection.clone(), sender: self.sender.clone(), address: self.address }
+        let address = call.client().map(|client| client.limit_key());
+        Self { sender: Arc::new(sender), address, is_guest: false }
     }
 }
 
 /// What the connections of all forms have in common.
 struct Peer {
     app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
-    /// `None` before it joined and after it left.
-    seat: Option<Seat>,
+    connection: Arc<Connection>,
+    caller: Caller,
+    stand: Stand,
     began: Instant,
     /// Who opened a room with a login.
     principal: Option<Arc<Principal>>,
@@ -73,13 +75,51 @@ struct Peer {
     checked: u64,
 }
 
+/// Where a peer is.
+enum Stand {
+    /// It has not joined, or has left.
+    Outside,
+    Entering(BoxFuture<'static, Entered>),
+    Seated(Seat),
+    /// In a room of another node.
+    Elsewhere(Strand),
+}
+
+/// What came of entering.
+enum Entered {
+    Seated(Seat),
+    /// The room is on this other node.
+    Elsewhere(String, Wanted),
+    Refused(CloseReason),
+}
+
+impl From<Result<Seat, CloseReason>> for Entered {
+    fn from(joined: Result<Seat, CloseReason>) -> Self {
+        joined.map_or_else(Self::Refused, Self::Seated)
+    }
+}
+
 impl Peer {
     /// A connection that has yet to say what it wants.
-    fn unknown(app: Arc<App>, connection: &Arc<Connection<Wire>>) -> Self {
-        app.statsd.count(RoomEvent::Create);
+    fn unknown(app: Arc<App>, connection: Arc<Connection>, caller: Caller) -> Self {
+        if !caller.is_guest {
+            app.statsd.count(RoomEvent::Create);
+        }
         let checked = app.policy.generation();
-        let (connection, began) = (connection.clone(), Instant::now());
-        Self { app, connection, seat: None, began, principal: None, checked }
+        Self { app, connection, caller, stand: Stand::Outside, began: Instant::now(), principal: None, checked }
+    }
+
+    /// A connection whose request says what it wants.
+    fn entering<F: Future<Output = Entered> + Send + 'static>(
+        app: Arc<App>,
+        connection: Arc<Connection>,
+        caller: Caller,
+        enter: impl FnOnce(Arc<App>, Joiner) -> F,
+    ) -> Self {
+        connection.admit(None);
+        let mut peer = Self::unknown(app, connection, caller);
+        peer.stand = Stand::Entering(Box::pin(enter(peer.app.clone(), peer.joiner())));
+        peer
     }
 
     /// Stays for as long as this principal may be here.
@@ -88,6 +128,11 @@ impl Peer {
         // It may have been revoked since it was admitted.
         self.checked = 0;
         self
+    }
+
+    fn joiner(&self) -> Joiner {
+        let Caller { sender, address, .. } = &self.caller;
+        Joiner { connection: self.connection.clone(), sender: sender.clone(), address: *address }
     }
 
     /// To be called when the policy may have changed.
@@ -101,29 +146,46 @@ impl Peer {
         }
     }
 
-    /// A connection that joined, or is told why not.
-    fn new(app: Arc<App>, connection: &Arc<Connection<Wire>>, joined: Result<Seat, CloseReason>) -> Self {
-        connection.admit(None);
-        let mut peer = Self::unknown(app, connection);
-        peer.join(joined);
-        peer
-    }
-
-    fn join(&mut self, joined: Result<Seat, CloseReason>) {
-        match joined {
-            Ok(seat) => self.seat = Some(seat),
-            Err(reason) => {
+    fn enter(&mut self, entered: Entered) -> Result<(), CloseReason> {
+        self.stand = match (entered, &self.app.elsewhere) {
+            (Entered::Seated(seat), _) => Stand::Seated(seat),
+            (Entered::Elsewhere(node, wanted), Some(elsewhere)) if !self.caller.is_guest => {
+                Stand::Elsewhere(Strand::begin(elsewhere, node, wanted, &self.caller, self.connection.clone()))
+            }
+            // Nobody is sent on a second time: the room moved just now.
+            (Entered::Elsewhere(..), _) => return Err(CloseReason::EngineUnavailable),
+            (Entered::Refused(reason), _) => {
                 if reason == CloseReason::ConnectionLimit {
                     self.app.statsd.count(RoomEvent::MaxConnections);
                 }
-                self.connection.close(reason);
+                return Err(reason);
+            }
+        };
+        Ok(())
+    }
+
+    fn seat(&self) -> Option<&Seat> {
+        if let Stand::Seated(seat) = &self.stand { Some(seat) } else { None }
+    }
+
+    fn take_seat(&mut self) -> Option<Seat> {
+        match std::mem::replace(&mut self.stand, Stand::Outside) {
+            Stand::Seated(seat) => Some(seat),
+            other => {
+                self.stand = other;
+                None
             }
         }
     }
 
+    /// Where what it says has to go, if its room is on another node.
+    fn elsewhere(&self) -> Option<&Strand> {
+        if let Stand::Elsewhere(strand) = &self.stand { Some(strand) } else { None }
+    }
+
     /// Hands a message to the others; `frame` is given the number of the message.
     fn relay(&self, bytes: usize, frame: impl FnOnce(u64) -> Bytes) -> Option<Relayed> {
-        let relayed = self.seat.as_ref()?.relay(bytes, Instant::now(), frame);
+        let relayed = self.seat()?.relay(bytes, Instant::now(), frame);
         if relayed == Relayed::Ended {
             match self.connection.phase() {
                 Phase::Closing(CloseReason::MessageLimit) => self.app.statsd.count(RoomEvent::MaxMessages),
@@ -136,7 +198,7 @@ impl Peer {
 
     /// Gives the seat up as soon as the connection is of no use.
     fn on_end(&mut self) {
-        let Some(seat) = self.seat.take() else { return };
+        let Stand::Seated(seat) = std::mem::replace(&mut self.stand, Stand::Outside) else { return };
         self.app.statsd.time(self.began.elapsed());
         match self.connection.phase() {
             Phase::Closing(CloseReason::PingTimeout) | Phase::Closed(CloseReason::PingTimeout) => {
@@ -155,9 +217,19 @@ impl Peer {
         Bounds { message_bytes, fragments: self.app.limits.max_fragments }
     }
 
-    /// A sender waits for peers who read slowly.
-    fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
-        self.seat.as_ref().map_or(Poll::Ready(()), |seat| seat.poll_relief(cx))
+    /// Enters. A sender waits for peers who read slowly.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Stand::Entering(entering) = &mut self.stand {
+            let entered = ready!(entering.as_mut().poll(cx));
+            if let Err(reason) = self.enter(entered) {
+                self.connection.close(reason);
+            }
+        }
+        match &self.stand {
+            Stand::Seated(seat) => seat.poll_relief(cx),
+            Stand::Elsewhere(strand) => strand.poll_ready(cx),
+            Stand::Outside | Stand::Entering(_) => Poll::Ready(()),
+        }
     }
 }
 

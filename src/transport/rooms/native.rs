@@ -1,7 +1,8 @@
 //! `/v1/rooms` and `/v1/rooms/{room}`: our own form, subprotocol `lastmile.pair.v1`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Buf;
@@ -9,9 +10,10 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
-use super::{Caller, Peer, authorize, not_allowed, open};
-use crate::broker::room::{Claim, CodeForm, OpenOptions, Relayed};
-use crate::broker::{Now, Principal};
+use super::elsewhere::{Blob, Said, Wanted};
+use super::{Caller, Entered, Peer, authorize, not_allowed, open};
+use crate::broker::room::{Claim, CodeForm, Key, OpenOptions, Opened, Relayed};
+use crate::broker::{Connection, Principal};
 use crate::protocol::command::Unreadable;
 use crate::protocol::room::{RoomCommand, RoomId, RoomReply, message};
 use crate::protocol::websocket::{Bounds, text_frame};
@@ -76,54 +78,122 @@ async fn join(
         } else {
             connection.close(CloseReason::UnsupportedProtocol);
         }
-        let sender = caller.sender.to_json().into();
-        let peer = Peer::unknown(shared, connection).vouched(principal);
-        Native { peer, room, caller, sender, may_open, opening: None }
+        let mut native = peer(shared, connection.clone(), caller, room);
+        native.peer = native.peer.vouched(principal);
+        native.may_open = may_open;
+        native
     }))
 }
 
-struct Native {
+/// A peer whose first text says what opens its room. It may open none.
+fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
+    let sender = caller.sender.to_json().into();
+    Native { peer: Peer::unknown(app, connection, caller), room, sender, may_open: false, work: None }
+}
+
+/// The same for a client of another node.
+pub fn guest(app: Arc<App>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
+    connection.expect_hello(app.limits.hello);
+    peer(app, connection, caller, room)
+}
+
+pub struct Native {
     peer: Peer,
     /// The room of the path; a code alone names its room.
     room: Option<RoomId>,
-    caller: Caller,
     /// The peer's metadata as JSON.
     sender: Box<str>,
     may_open: bool,
-    opening: Option<Box<Opening>>,
+    work: Option<Box<Work>>,
 }
 
-/// An `open` whose token is being verified.
-struct Opening {
-    verified: BoxFuture<'static, Result<Arc<Principal>, Refusal>>,
-    /// The `open`, and what came behind it.
-    texts: Vec<String>,
+/// What a first text waits for.
+struct Work {
+    doing: Doing,
+    /// That text and what came behind it. Nothing more is read meanwhile, so this is what one read held.
+    texts: VecDeque<String>,
+}
+
+enum Doing {
+    /// The token of an `open`.
+    Verifying(BoxFuture<'static, Result<Arc<Principal>, Refusal>>),
+    Opening(BoxFuture<'static, Result<Opened, Refusal>>),
+    /// The node that has the room, if it is another one.
+    Finding(BoxFuture<'static, Result<Option<String>, Refusal>>),
+}
+
+/// What came of it.
+enum Done {
+    Verified(Option<Arc<Principal>>),
+    Opened(Result<Opened, Refusal>),
+    Found(Result<Option<String>, Refusal>),
+}
+
+impl Doing {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        match self {
+            Self::Verifying(work) => work.as_mut().poll(cx).map(|verified| Done::Verified(verified.ok())),
+            Self::Opening(work) => work.as_mut().poll(cx).map(Done::Opened),
+            Self::Finding(work) => work.as_mut().poll(cx).map(Done::Found),
+        }
+    }
 }
 
 impl Native {
-    /// The first frame says what opens the room.
+    /// The first text says what opens the room.
     fn on_first(&mut self, command: &RoomCommand<'_>, text: &str) -> Result<(), CloseReason> {
         if command.kind.0 == "open" {
             return self.open(command, text);
         }
-        let claim = match (command.kind.0.as_ref(), &command.secret, &command.code, &command.resume) {
-            ("join", Some(secret), None, _) => Claim::Secret(&secret.0),
-            ("join", None, Some(code), _) => Claim::Code(&code.0),
-            ("resume", _, _, Some(resume)) => Claim::Resume { secret: &resume.0, seen: command.seen },
-            _ => return Err(CloseReason::Malformed),
-        };
-        self.enter(claim)
+        let claim = claim_of(command)?;
+        match self.find(claim) {
+            Some(finding) => self.begin(Doing::Finding(finding), text),
+            None => self.enter(claim)?,
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, doing: Doing, text: &str) {
+        self.work = Some(Box::new(Work { doing, texts: [text.to_owned()].into() }));
+    }
+
+    /// Asks where the room is, if it may be elsewhere, and whether this client may try another code.
+    fn find(&self, claim: Claim<'_>) -> Option<BoxFuture<'static, Result<Option<String>, Refusal>>> {
+        let Peer { app, caller, .. } = &self.peer;
+        // The node that sent a guest has looked.
+        let elsewhere = app.elsewhere.clone().filter(|_| !caller.is_guest)?;
+        let key = self.room.map(Key::Native);
+        let is_here = key.as_ref().is_some_and(|key| app.rooms.has(key));
+        if let Claim::Code(code) = claim {
+            let is_here = is_here || (key.is_none() && app.rooms.has_code(code));
+            let (code, address) = (code.to_owned(), caller.address);
+            return Some(Box::pin(async move {
+                let whereabouts = &elsewhere.whereabouts;
+                whereabouts.may_try_code(address).await?;
+                match key {
+                    _ if is_here => Ok(None),
+                    Some(key) => whereabouts.find(&key).await,
+                    None => whereabouts.find_code(&code).await,
+                }
+            }));
+        }
+        let key = key.filter(|_| !is_here)?;
+        Some(Box::pin(async move { elsewhere.whereabouts.find(&key).await }))
     }
 
     fn enter(&mut self, claim: Claim<'_>) -> Result<(), CloseReason> {
-        let joiner = self.caller.joiner(&self.peer.connection);
-        let seat = self.peer.app.rooms.enter(self.room, claim, joiner, Instant::now())?;
+        let entered = self.peer.app.rooms.enter(self.room, claim, self.peer.joiner(), Instant::now());
+        if let (Claim::Code(_), Err(_), Some(elsewhere)) = (claim, &entered, self.peer.app.elsewhere.clone()) {
+            let address = self.peer.caller.address;
+            // Whether it is counted or not, this one is refused.
+            tokio::spawn(async move { elsewhere.whereabouts.count_wrong_code(address).await });
+        }
+        let seat = entered?;
         self.peer.connection.admit(None);
         if matches!(claim, Claim::Resume { .. }) {
             tracing::info!(connection = self.peer.connection.id, peer = seat.name(), "seat resumed");
         }
-        self.peer.seat = Some(seat);
-        Ok(())
+        self.peer.enter(Entered::Seated(seat))
     }
 
     /// Opens a room and takes its first seat, for clients that make one connection only.
@@ -137,17 +207,26 @@ impl Native {
             let token = command.token.as_ref().filter(|_| app.rooms_config.open == OpenTo::Login);
             let token = token.ok_or(CloseReason::Unauthenticated)?.0.clone().into_owned();
             let verified = Box::pin(async move { credential::verify(&app, &token).await });
-            self.opening = Some(Box::new(Opening { verified, texts: vec![text.to_owned()] }));
+            self.begin(Doing::Verifying(verified), text);
             return Ok(());
         }
         let code = match &command.code {
             None => None,
             Some(form) => Some(CodeForm::of(&form.0).ok_or(CloseReason::Malformed)?),
         };
-        let options = OpenOptions { max_seats: command.max_seats, code };
-        let opened = app.rooms.open(options, self.caller.address, Now::read()).map_err(|refusal| {
-            self.reply(&RoomReply::error(command.id(), &refusal));
-            if refusal.code == Code::Malformed { CloseReason::Malformed } else { CloseReason::RateLimited }
+        let (options, address) = (OpenOptions { max_seats: command.max_seats, code }, self.peer.caller.address);
+        self.begin(Doing::Opening(Box::pin(async move { open::open(&app, options, address).await })), text);
+        Ok(())
+    }
+
+    fn on_opened(&mut self, opened: Result<Opened, Refusal>, id: Option<&str>) -> Result<(), CloseReason> {
+        let opened = opened.map_err(|refusal| {
+            self.reply(&RoomReply::error(id, &refusal));
+            match refusal.code {
+                Code::Malformed => CloseReason::Malformed,
+                Code::EngineUnavailable => CloseReason::EngineUnavailable,
+                _ => CloseReason::RateLimited,
+            }
         })?;
         self.reply(&RoomReply::Opened {
             room: &opened.room.to_string(),
@@ -155,10 +234,40 @@ impl Native {
             join_secret: &opened.join_secret,
             expires: opened.expires.as_deref(),
             code: opened.code.as_deref(),
-            code_secs: opened.code.as_ref().map(|_| app.rooms_config.limits.code.as_secs()),
+            code_secs: opened.code.as_ref().map(|_| self.peer.app.rooms_config.limits.code.as_secs()),
         });
         self.room = Some(opened.room);
         self.enter(Claim::Secret(&opened.join_secret))
+    }
+
+    /// Goes on with what waited.
+    fn on_done(&mut self, done: Done, mut texts: VecDeque<String>) -> Result<(), CloseReason> {
+        match done {
+            Done::Verified(principal) => {
+                self.may_open = principal.is_some();
+                self.peer.principal = principal;
+                if !self.may_open {
+                    return Err(CloseReason::Unauthenticated);
+                }
+            }
+            Done::Opened(opened) => {
+                let first = texts.pop_front().unwrap_or_default();
+                let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
+                self.on_opened(opened, command.id())?;
+            }
+            Done::Found(Err(refusal)) if refusal.code == Code::RateLimited => return Err(CloseReason::RateLimited),
+            Done::Found(Err(_)) => return Err(CloseReason::EngineUnavailable),
+            Done::Found(Ok(Some(node))) => {
+                self.peer.connection.admit(None);
+                self.peer.enter(Entered::Elsewhere(node, Wanted::Native(self.room)))?;
+            }
+            Done::Found(Ok(None)) => {
+                let first = texts.pop_front().unwrap_or_default();
+                let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
+                self.enter(claim_of(&command)?)?;
+            }
+        }
+        texts.iter().try_for_each(|text| self.on_text(text))
     }
 
     fn on_command(&mut self, command: &RoomCommand<'_>) -> Result<(), Refusal> {
@@ -173,14 +282,14 @@ impl Native {
                 Ok(())
             }
             "leave" => {
-                if let Some(seat) = self.peer.seat.take() {
+                if let Some(seat) = self.peer.take_seat() {
                     seat.leave();
                 }
                 self.peer.connection.close(CloseReason::Normal);
                 Ok(())
             }
             "end" => {
-                if let Some(seat) = self.peer.seat.take() {
+                if let Some(seat) = self.peer.take_seat() {
                     seat.end_room();
                 }
                 Ok(())
@@ -191,7 +300,7 @@ impl Native {
     }
 
     fn message(&self, id: Option<&str>, data: &str) -> Result<(), Refusal> {
-        let Some(seat) = &self.peer.seat else { return Ok(()) };
+        let Some(seat) = self.peer.seat() else { return Ok(()) };
         let frame = |seq| text_frame(message(seq, seat.name(), id, data, &self.sender).as_bytes());
         match self.peer.relay(data.len(), frame) {
             Some(Relayed::NoPeer) => Err(Code::PeerAbsent.into()),
@@ -215,15 +324,18 @@ impl Handler for Native {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if let Some(opening) = &mut self.opening {
-            // Nothing more is read until the token is verified, so these are what one read held.
-            opening.texts.push(text.to_owned());
+        if let Some(work) = &mut self.work {
+            work.texts.push_back(text.to_owned());
+            return Ok(());
+        }
+        if let Some(strand) = self.peer.elsewhere() {
+            strand.say(Said::Text(text.to_owned()));
             return Ok(());
         }
         let command = match RoomCommand::parse(text) {
-            Ok(command) if self.peer.seat.is_none() => return self.on_first(&command, text),
+            Ok(command) if self.peer.seat().is_none() => return self.on_first(&command, text),
             Ok(command) => command,
-            Err(Unreadable::Refused(refusal)) if self.peer.seat.is_some() => {
+            Err(Unreadable::Refused(refusal)) if self.peer.seat().is_some() => {
                 self.reply(&RoomReply::error(None, &refusal));
                 return Ok(());
             }
@@ -238,8 +350,10 @@ impl Handler for Native {
     /// A peer that closes normally, or says no reason, is not coming back.
     fn on_close(&mut self, payload: &[u8]) {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
-        if (payload.is_empty() || payload.starts_with(&NORMAL))
-            && let Some(seat) = self.peer.seat.take()
+        if let Some(strand) = self.peer.elsewhere() {
+            strand.say(Said::Close(Blob(payload.to_owned())));
+        } else if (payload.is_empty() || payload.starts_with(&NORMAL))
+            && let Some(seat) = self.peer.take_seat()
         {
             seat.leave();
         }
@@ -254,18 +368,23 @@ impl Handler for Native {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(opening) = &mut self.opening {
-            self.peer.principal = std::task::ready!(opening.verified.as_mut().poll(cx)).ok();
-            self.may_open = self.peer.principal.is_some();
-            let texts = self.opening.take().map(|opening| opening.texts).unwrap_or_default();
-            let done = match self.may_open {
-                true => texts.iter().try_for_each(|text| self.on_text(text)),
-                false => Err(CloseReason::Unauthenticated),
-            };
-            if let Err(reason) = done {
+        while let Some(work) = &mut self.work {
+            let done = ready!(work.doing.poll(cx));
+            let texts = self.work.take().map(|work| work.texts).unwrap_or_default();
+            if let Err(reason) = self.on_done(done, texts) {
                 self.peer.connection.close(reason);
             }
         }
         self.peer.poll_ready(cx)
+    }
+}
+
+/// What a client shows for its seat.
+fn claim_of<'a>(command: &'a RoomCommand<'_>) -> Result<Claim<'a>, CloseReason> {
+    match (command.kind.0.as_ref(), &command.secret, &command.code, &command.resume) {
+        ("join", Some(secret), None, _) => Ok(Claim::Secret(&secret.0)),
+        ("join", None, Some(code), _) => Ok(Claim::Code(&code.0)),
+        ("resume", _, _, Some(resume)) => Ok(Claim::Resume { secret: &resume.0, seen: command.seen }),
+        _ => Err(CloseReason::Malformed),
     }
 }

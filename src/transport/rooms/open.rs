@@ -1,5 +1,6 @@
 //! `POST /v1/rooms`: opens a room of our own form.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Buf;
@@ -11,14 +12,17 @@ use warp::Reply;
 
 use super::authorize;
 use crate::broker::Now;
-use crate::broker::room::{CodeForm, OpenOptions, Opened};
-use crate::protocol::{Code, Refusal};
+use crate::broker::room::{CodeForm, Key, OpenOptions, Opened};
+use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::app::App;
 use crate::transport::call::Call;
 use crate::transport::origin;
 
 /// What may be asked for is small.
 const MAX_BODY_BYTES: usize = 4096;
+
+/// Tries for a short code that no other node has given out.
+const CODE_TRIES: usize = 4;
 
 /// The body; none at all asks for two seats and no code.
 #[derive(Deserialize, Default)]
@@ -55,7 +59,7 @@ pub async fn post(
     };
     let options = OpenOptions { max_seats: asked.max_seats, code };
     let address = call.client().map(|client| client.limit_key());
-    let opened = app.rooms.open(options, address, Now::read())?;
+    let opened = open(&app, options, address).await?;
     let link = link(&opened);
     let mut answer = json!({
         "room": opened.room.to_string(),
@@ -72,6 +76,30 @@ pub async fn post(
         response.headers_mut().insert(header::LOCATION, link);
     }
     Ok(response)
+}
+
+/// Opens a room that every node can find.
+pub async fn open(app: &App, options: OpenOptions, address: Option<IpAddr>) -> Result<Opened, Refusal> {
+    for _ in 0..CODE_TRIES {
+        let opened = app.rooms.open(options, address, Now::read())?;
+        let Some(elsewhere) = &app.elsewhere else { return Ok(opened) };
+        let key = Key::Native(opened.room);
+        let whereabouts = &elsewhere.whereabouts;
+        let claimed = async {
+            whereabouts.claim(&key).await?;
+            match &opened.code {
+                Some(code) => whereabouts.claim_code(code, app.rooms_config.limits.code).await,
+                None => Ok(true),
+            }
+        };
+        let claimed = claimed.await;
+        if let Ok(true) = claimed {
+            return Ok(opened);
+        }
+        app.rooms.end(&key, CloseReason::EngineUnavailable);
+        claimed?;
+    }
+    Err(Refusal::new(Code::LimitReached, "there are too many codes at the moment"))
 }
 
 fn read(body: &[u8]) -> serde_json::Result<Asked> {

@@ -10,8 +10,10 @@ use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
 
-use super::{Caller, Peer, authorize, decoded, older_handshake};
-use crate::broker::room::Relayed;
+use super::elsewhere::{Blob, Said, Wanted};
+use super::{Caller, Entered, Peer, authorize, decoded, older_handshake};
+use crate::broker::Connection;
+use crate::broker::room::{Joiner, Key, Relayed};
 use crate::protocol::dialects::relay::{MAX_ID_BYTES, looks_like_a_word, not_received};
 use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
@@ -32,10 +34,36 @@ pub async fn upgrade(
     let principal = authorize(&app, &call, body, 0).await?.principal;
     let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
-        let joined = shared.rooms.join_relay(&id, caller.joiner(connection), Instant::now());
-        let strict = shared.rooms_config.relay_strict;
-        Relay { peer: Peer::new(shared, connection, joined).vouched(principal), strict }
+        let mut relay = peer(shared, connection.clone(), caller, id);
+        relay.peer = relay.peer.vouched(principal);
+        relay
     }))
+}
+
+/// A peer under an id.
+pub fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, id: String) -> Relay {
+    let strict = app.rooms_config.relay_strict;
+    let peer = Peer::entering(app, connection, caller, |app, joiner| join(app, id, joiner));
+    Relay { peer, strict }
+}
+
+async fn join(app: Arc<App>, id: String, joiner: Joiner) -> Entered {
+    let key = Key::Relay(id.as_str().into());
+    let mut held = None;
+    if let Some(elsewhere) = &app.elsewhere {
+        // Nobody gives the id up until it is joined.
+        held = Some(elsewhere.whereabouts.hold(&key).await);
+        if !app.rooms.has(&key) {
+            match elsewhere.whereabouts.claim(&key).await {
+                Ok(Some(node)) => return Entered::Elsewhere(node, Wanted::Relay(id)),
+                Ok(None) => {}
+                Err(_) => return Entered::Refused(CloseReason::EngineUnavailable),
+            }
+        }
+    }
+    let joined = app.rooms.join_relay(&id, joiner, Instant::now());
+    drop(held);
+    joined.into()
 }
 
 /// The one path segment behind the scope: any text that is not empty and not too long.
@@ -53,7 +81,7 @@ fn id_in(call: &Call) -> Option<String> {
     (1..=MAX_ID_BYTES).contains(&id.len()).then_some(id)
 }
 
-struct Relay {
+pub struct Relay {
     peer: Peer,
     strict: bool,
 }
@@ -78,7 +106,9 @@ impl Handler for Relay {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if self.strict && looks_like_a_word(text) {
+        if let Some(strand) = self.peer.elsewhere() {
+            strand.say(Said::Text(text.to_owned()));
+        } else if self.strict && looks_like_a_word(text) {
             self.peer.connection.send(&not_received(text));
         } else {
             self.relay(text.as_bytes(), text, text_frame);
@@ -87,7 +117,10 @@ impl Handler for Relay {
     }
 
     fn on_binary(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
-        self.relay(bytes, "", binary_frame);
+        match self.peer.elsewhere() {
+            Some(strand) => strand.say(Said::Binary(Blob(bytes.to_owned()))),
+            None => self.relay(bytes, "", binary_frame),
+        }
         Ok(())
     }
 

@@ -1,0 +1,6 @@
+-- Forgets a name that has the value.
+-- KEYS: the name. ARGV: the value.
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  return redis.call('DEL', KEYS[1])
+end
+return 0

@@ -1,0 +1,35 @@
+//! The same rooms over two nodes on one Redis: every connection goes to the other node than the one before it, so that
+//! most rooms have peers on both.
+
+#[path = "../rooms/channelserver.rs"]
+mod channelserver;
+#[path = "../rooms/client.rs"]
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../rooms/limits.rs"]
+mod limits;
+#[path = "../rooms/native.rs"]
+mod native;
+mod nodes;
+#[path = "../rooms/relay.rs"]
+mod relay;
+#[allow(dead_code)]
+#[path = "../engine/server.rs"]
+mod server;
+#[path = "../rooms/statsd.rs"]
+mod statsd;
+#[path = "../rooms/strangers.rs"]
+mod strangers;
+
+use server::RedisServer;
+
+async fn start(more: &str) -> common::World {
+    start_nodes(2, more).await
+}
+
+async fn start_nodes(nodes: usize, more: &str) -> common::World {
+    let server = RedisServer::start(true);
+    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    common::World::start_nodes(nodes, &format!("{more}\n{engine}"), server).await
+}

@@ -1,0 +1,251 @@
+//! What only several nodes can show: races between them, and what becomes of a room's peers when a node or Redis goes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::client::{FORMS, Got, Peer, channel, heard, join, open_room, pair, spoken};
+use crate::common::gateway::Folder;
+use crate::common::{TestPublisher, World, eventually};
+use crate::server::RedisServer;
+use crate::start_nodes;
+
+const PAIR: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n[rooms]\nmax_exchanges = 0\n";
+
+/// Races that are run at once.
+const AT_ONCE: usize = 8;
+
+/// Runs as many races as `ROOM_RACES` says, or a few.
+async fn races<F: Future<Output = ()> + Send + 'static>(race: impl Fn(usize) -> F) {
+    let count = std::env::var("ROOM_RACES").map_or(200, |count| count.parse().expect("a number"));
+    for first in (0..count).step_by(AT_ONCE) {
+        let running: Vec<_> = (first..count.min(first + AT_ONCE)).map(|n| tokio::spawn(race(n))).collect();
+        for race in running {
+            race.await.unwrap();
+        }
+    }
+}
+
+/// Who raced for the seat, by what they were told.
+async fn outcomes(peers: Vec<Peer>) -> Vec<Got> {
+    let mut told = Vec::new();
+    for mut peer in peers {
+        let first = peer.next().await;
+        // It stays until all were told.
+        told.push((peer, first));
+    }
+    told.into_iter().map(|(_, first)| first).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p5_two_nodes_race_for_the_last_seat_of_a_room_and_one_wins() {
+    let world = Arc::new(start_nodes(2, PAIR).await);
+    races(|_| {
+        let world = world.clone();
+        async move {
+            let room = open_room(&world, json!({})).await;
+            let (_first, _) = join(&world, &room).await;
+            let late = async || {
+                let mut peer = Peer::native(&world, room["link"].as_str().unwrap()).await;
+                peer.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
+                peer
+            };
+            let (one, other) = tokio::join!(late(), late());
+            let outcomes = outcomes(vec![one, other]).await;
+            let seated = outcomes.iter().filter(|told| matches!(told, Got::Text(text) if text.contains("joined")));
+            assert_eq!(seated.count(), 1, "{outcomes:?}");
+            assert!(outcomes.contains(&Got::Close(4508, "connection_limit".into())), "{outcomes:?}");
+        }
+    })
+    .await;
+    world.await_metric("lastmile_carried_peers", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p5_ten_who_join_an_id_on_three_nodes_at_once_are_true_pairs() {
+    let world = Arc::new(start_nodes(3, PAIR).await);
+    races(|n| {
+        let world = world.clone();
+        async move {
+            let path = format!("/v1/relay/race-{n}");
+            let open = || async { Peer::open(&world, &path).await };
+            let mut peers = futures_util::future::join_all((0..10).map(|_| open())).await;
+            for peer in &mut peers {
+                match peer.text().await.as_str() {
+                    "/status:connected" => {}
+                    "/status:waiting" => peer.hears(&["/remote:open", "/status:connected"]).await,
+                    other => panic!("{other}"),
+                }
+            }
+            // Each says its number and hears that of one other, which hears its own.
+            for (number, peer) in peers.iter_mut().enumerate() {
+                peer.say(&number.to_string()).await;
+            }
+            let mut partner = Vec::new();
+            for peer in &mut peers {
+                partner.push(peer.text().await.parse::<usize>().unwrap());
+            }
+            for (number, other) in partner.iter().enumerate() {
+                assert!(*other != number && partner[*other] == number, "{partner:?}");
+            }
+        }
+    })
+    .await;
+    world.await_metric("lastmile_rooms", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p5_no_address_is_bound_to_a_room_that_it_could_not_join() {
+    let world = Arc::new(start_nodes(3, &format!("{PAIR}max_connections = 2\n")).await);
+    let (link, mut first) = channel(&world).await;
+    let late: Vec<_> = futures_util::future::join_all((0..10).map(|_| Peer::open(&world, &link))).await;
+    let mut winners = Vec::new();
+    for mut peer in late {
+        match peer.next().await {
+            Got::Text(_) => winners.push(peer),
+            end => assert_eq!(end, Got::Close(4508, "connection_limit".into())),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    winners[0].say("hello").await;
+    assert_eq!(heard("channelserver", &first.text().await), "hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_of_either_node_ends_what_leads_there() {
+    for drains_first in [true, false] {
+        for form in FORMS {
+            let mut world = start_nodes(2, PAIR).await;
+            // The room is on the node of the first, except that a native room is on the node that was asked for it.
+            let (mut a, mut b) = pair(&world, form).await;
+            let other = world.others.remove(0);
+            let drained = if drains_first { std::mem::replace(&mut world.gateway, other) } else { other };
+            let began = Instant::now();
+            let drain = drained.shut_down();
+            let ends = [last(&mut a).await, last(&mut b).await];
+            // Whoever was on that node is told so; so is everybody if the room was there.
+            assert!(ends.contains(&Some(Got::Close(4000, "draining".into()))), "{form} {ends:?}");
+            assert_eq!(drain.await.unwrap().left, 0);
+            assert!(began.elapsed() < Duration::from_secs(5), "what was said last had to wait");
+        }
+    }
+}
+
+/// How the connection ends, or `None` if it does not within a moment.
+async fn last(peer: &mut Peer) -> Option<Got> {
+    loop {
+        match tokio::time::timeout(Duration::from_secs(2), peer.next()).await {
+            Ok(Got::Text(_) | Got::Binary(_)) => {}
+            Ok(end) => return Some(end),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// What both say while Redis is killed and comes back arrives once and in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_said_is_lost_or_doubled_while_redis_restarts() {
+    let server = RedisServer::start(true);
+    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let server = Arc::new(Mutex::new(server));
+    let world = World::start_nodes(2, &format!("{PAIR}{engine}"), server.clone()).await;
+    for form in FORMS {
+        let (mut a, mut b) = pair(&world, form).await;
+        for n in 0..300 {
+            if n == 100 {
+                server.lock().kill();
+            }
+            if n == 200 {
+                server.lock().restart();
+            }
+            a.say(&spoken(form, &format!("a{n}"))).await;
+            b.say(&spoken(form, &format!("b{n}"))).await;
+        }
+        for n in 0..300 {
+            assert_eq!(heard(form, &b.text().await), format!("a{n}"), "{form}");
+            assert_eq!(heard(form, &a.text().await), format!("b{n}"), "{form}");
+        }
+        for node in world.nodes() {
+            eventually("readiness", async || {
+                (crate::common::get(node.address("ops"), "/readyz").await.status == 200).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+/// The real program, for what only `kill -9` shows.
+struct Process {
+    process: Child,
+    address: String,
+    _folder: Folder,
+}
+
+impl Process {
+    fn start(engine: &str) -> Self {
+        let folder = Folder::new();
+        let key = TestPublisher::new().toml("nobody", &["*"]);
+        folder.write("lastmile.toml", &format!("{PAIR}{key}\n[log]\nformat = \"json\"\n{engine}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
+        command.args(["serve", "--config", "lastmile.toml"]).current_dir(folder.path());
+        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap_or_default());
+        let mut said: BTreeMap<String, Value> = BTreeMap::new();
+        while !(said.contains_key("listening") && said.contains_key("connected to redis")) {
+            let line = lines.next().expect("a start");
+            said.insert(line["message"].as_str().unwrap_or_default().to_owned(), line);
+        }
+        let address = said["listening"]["address"].as_str().unwrap().to_owned();
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, address, _folder: folder }
+    }
+
+    async fn open(&self, path: &str) -> Peer {
+        Peer::open_at(&self.address.parse().map(lastmile::transport::config::Address::Tcp).unwrap(), path, &[])
+            .await
+            .expect("an upgrade")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGKILL; it may be gone.
+        let _ = self.process.kill();
+        self.process.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_node_is_killed_its_seats_are_free_and_its_rooms_end_within_half_a_minute() {
+    let server = RedisServer::start(true);
+    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let [owner, other, third] = [(); 3].map(|()| Process::start(&engine));
+    let mut here = owner.open("/v1/relay/room").await;
+    here.hears(&["/status:waiting"]).await;
+    let mut afar = other.open("/v1/relay/room").await;
+    afar.hears(&["/status:connected"]).await;
+    here.hears(&["/remote:open", "/status:connected"]).await;
+    let mut stays = other.open("/v1/relay/second").await;
+    stays.hears(&["/status:waiting"]).await;
+    let mut lost = owner.open("/v1/relay/second").await;
+    lost.hears(&["/status:connected"]).await;
+    stays.hears(&["/remote:open", "/status:connected"]).await;
+
+    let began = Instant::now();
+    drop(owner);
+    // The room was there: to be opened anew, anywhere.
+    afar.closes(4005, "engine_unavailable").await;
+    // The room is here, and the peer who was connected there has left.
+    stays.hears(&["/remote:close", "/status:waiting"]).await;
+    let mut again = third.open("/v1/relay/room").await;
+    again.hears(&["/status:waiting"]).await;
+    let mut back = other.open("/v1/relay/room").await;
+    back.hears(&["/status:connected"]).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
