@@ -145,7 +145,7 @@ impl Gateway {
             demo,
             limits,
         });
-        let listeners = Listener::bind_all(listeners)?;
+        let listeners = Listener::bind_all(listeners, &app.limits)?;
         let reloads = Reloads {
             recorder,
             applied: counter!("lastmile_reloads_total"),
@@ -178,8 +178,8 @@ impl Gateway {
         let sweeper = tokio::spawn(sweep(app.clone()));
         let listener = tokio::spawn(told::listen(app.clone()));
         let carrier = tokio::spawn(carried::run(app.clone()));
-        let watcher = tokio::spawn(watched::run(app.clone()));
         let neighbour = tokio::spawn(elsewhere::run(app.clone()));
+        let watcher = tokio::spawn(watched::run(app.clone()));
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });

@@ -13,8 +13,8 @@ use crate::protocol::{ChannelName, Refusal};
 #[repr(u8)]
 pub enum Topic {
     Replies = b'r',
-    Watch = b'w',
     Rooms = b'm',
+    Watch = b'w',
 }
 
 /// A word of another node. The bytes of words that wait are counted, so each lives as short as it can.

@@ -123,8 +123,7 @@ impl Core {
         let (name, session) = (self.names.node(node), self.link.session());
         Box::pin(async move {
             let (_held, session) = (held.ok_or_else(away)?, session?);
-            let publish = if session.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
-            let heard: u64 = session.query(cmd(publish).arg(name).arg(word)).await?;
+            let heard: u64 = session.query(cmd(session.publish()).arg(name).arg(word)).await?;
             // A Cluster's answer counts only those who listen where it was asked.
             if heard == 0 && !session.is_cluster() { Err(Code::NotFound.into()) } else { Ok(()) }
         })
@@ -187,7 +186,7 @@ impl Bus for Core {
             let (session, names) = (self.link.session()?, &self.names);
             let mut script = SCRIPTS.watch.prepare_invoke();
             script.key(names.watch(channel)).key(names.seats(channel));
-            script.arg(&self.node).arg(millis(LEASE)).arg(names.live(channel)).arg(session.sharded());
+            script.arg(&self.node).arg(millis(LEASE)).arg(names.live(channel)).arg(session.publish());
             session.invoke(&script).await
         })
     }

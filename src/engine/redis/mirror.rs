@@ -374,7 +374,7 @@ impl Mirror {
         let (names, channel) = (&core.names, &self.channel);
         script.key(names.state(channel)).key(names.log(channel)).key(names.watch(channel));
         script.arg(&*new_epoch()?).arg(&session.marker).arg(lifespan.as_millis() as u64);
-        script.arg(core.idle.as_millis() as u64).arg(names.live(channel)).arg(session.sharded());
+        script.arg(core.idle.as_millis() as u64).arg(names.live(channel)).arg(session.publish());
         script.arg(epoch).arg(offset);
         let answer: Vec<String> = session.invoke(&script).await?;
         State::read(&answer).ok_or_else(away)

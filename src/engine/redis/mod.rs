@@ -113,11 +113,11 @@ impl Redis {
             idle: limits.idle,
             runtime: Handle::current(),
         });
-        let kept = core.clone();
+        let (kept, queue) = (core.clone(), Queue::start(counters, &config.kind));
         let keeper = tokio::spawn(async move {
             kept.link.keep(server, &config.kind, |session, pushes| kept.up(session, pushes)).await;
         });
-        Ok(Self { core, queue: Queue::start(counters), keeper })
+        Ok(Self { core, queue, keeper })
     }
 }
 
@@ -352,9 +352,8 @@ impl Core {
 
     /// Sends a word to this node, and writes one down: each as publications are.
     async fn probe(&self, session: &Session) {
-        let (command, count) = if session.is_cluster() { ("SPUBLISH", PROBES) } else { ("PUBLISH", 1) };
-        let probes = self.probes().take(count).map(|probe| async move {
-            let (mut send, mut write) = (redis::cmd(command), redis::cmd("SET"));
+        let probes = self.probes().take(if session.is_cluster() { PROBES } else { 1 }).map(|probe| async move {
+            let (mut send, mut write) = (redis::cmd(session.publish()), redis::cmd("SET"));
             send.arg(&probe).arg("probe");
             write.arg(&probe).arg("probe").arg("PX").arg(millis(PROBE_LIVES));
             // What does not come back is noticed.
@@ -394,7 +393,7 @@ impl Engine for Redis {
         script.arg(&*new_epoch()?).arg(&session.marker).arg(encoded).arg(payload.len());
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(rule.backlog_messages);
-        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.sharded());
+        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.publish());
         self.queue.push(session, script, bytes).map(Appended::Later)
     }
 

@@ -96,10 +96,10 @@ pub struct Scripts {
     pub close: Script,
     pub describe: Script,
     pub seats: Script,
-    pub watch: Script,
     pub claim: Script,
     pub release: Script,
     pub count: Script,
+    pub watch: Script,
 }
 
 impl Default for Scripts {
@@ -111,18 +111,18 @@ impl Default for Scripts {
             close: Script::new(include_str!("scripts/close.lua")),
             describe: Script::new(include_str!("scripts/describe.lua")),
             seats: Script::new(include_str!("scripts/seats.lua")),
-            watch: Script::new(include_str!("scripts/watch.lua")),
             claim: Script::new(include_str!("scripts/claim.lua")),
             release: Script::new(include_str!("scripts/release.lua")),
             count: Script::new(include_str!("scripts/count.lua")),
+            watch: Script::new(include_str!("scripts/watch.lua")),
         }
     }
 }
 
 impl Scripts {
     pub fn all(&self) -> [&Script; 10] {
-        let Self { append, attach, create, close, describe, seats, watch, claim, release, count } = self;
-        [append, attach, create, close, describe, seats, watch, claim, release, count]
+        let Self { append, attach, create, close, describe, seats, claim, release, count, watch } = self;
+        [append, attach, create, close, describe, seats, claim, release, count, watch]
     }
 }
 
