@@ -43,6 +43,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 const LAST_COUNTS: Duration = Duration::from_millis(500);
 const LAST_WORD: Duration = Duration::from_millis(500);
 
+/// How long other nodes are given to hear of those that went last.
+const LAST_SWEEP: Duration = Duration::from_millis(250);
+
 /// A gateway whose listeners are bound and do not accept yet.
 pub struct Gateway {
     app: Arc<App>,
@@ -199,6 +202,11 @@ impl Gateway {
         // What is left at the deadline is the report's matter.
         let _ = tokio::time::timeout_at(deadline, gone).await;
         app.lifecycle.enter(Phase::Stopped);
+        if app.engine.bus().is_some() {
+            // Other nodes are told of the last who went, and get their places.
+            app.engine.sweep(Now::read());
+            tokio::time::sleep(LAST_SWEEP).await;
+        }
         sweeper.abort();
         listener.abort();
         carrier.abort();

@@ -71,6 +71,15 @@ struct Watcher {
     missed: u64,
 }
 
+/// What has to be said again every few seconds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Renewal {
+    /// Channels that are watched here, for [`Bus::watch`](super::Bus::watch).
+    pub here: Vec<ChannelName>,
+    /// Channels that are watched on other nodes, for [`Observers::repeat`].
+    pub elsewhere: Vec<ChannelName>,
+}
+
 /// Tells a connection about a channel until it is dropped.
 pub struct Observation {
     observers: Observers,
@@ -188,27 +197,34 @@ impl Observers {
         }
     }
 
-    /// Forgets nodes that were not heard of for too long, and repeats how many there are here. To be called every few
-    /// seconds; gives the channels that are watched here, for [`Bus::watch`](super::Bus::watch).
-    pub fn renew(&self, now: Instant) -> Vec<ChannelName> {
+    /// Forgets nodes that were not heard of for too long. To be called every few seconds; gives what is to be said again.
+    pub fn renew(&self, now: Instant) -> Renewal {
         let mut by_channel = self.0.by_channel.lock();
-        let mut watched_here = Vec::new();
+        let mut renewal = Renewal::default();
         for (channel, watched) in by_channel.iter_mut() {
             watched.watchers.retain(|_, watcher| watcher.until > now);
-            if let Some(nodes) = self.0.nodes.get() {
-                for (node, watcher) in &mut watched.watchers {
-                    watcher.tell(nodes, node, channel, None, watched.here);
-                }
+            if !watched.watchers.is_empty() {
+                renewal.elsewhere.push(channel.clone());
             }
             if !watched.observers.is_empty() {
                 watched.elsewhere.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < LEASE);
                 watched.counted(channel);
-                watched_here.push(channel.clone());
+                renewal.here.push(channel.clone());
             }
         }
         by_channel.retain(|_, watched| watched.is_wanted());
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
-        watched_here
+        renewal
+    }
+
+    /// Tells the nodes that watch a channel how many there are here.
+    pub fn repeat(&self, channel: &ChannelName) {
+        let Some(nodes) = self.0.nodes.get() else { return };
+        if let Some(watched) = self.0.by_channel.lock().get_mut(channel) {
+            for (node, watcher) in &mut watched.watchers {
+                watcher.tell(nodes, node, channel, None, watched.here);
+            }
+        }
     }
 }
 

@@ -12,11 +12,14 @@ use tokio::time::timeout;
 use super::app::App;
 use crate::broker::Bus;
 use crate::broker::bus::{Topic, Word};
-use crate::broker::observers::{LEASE, Notice, Observers};
+use crate::broker::observers::{LEASE, Notice, Observers, Renewal};
 use crate::protocol::ChannelName;
 
 /// How often a node says what it watches, and how many subscribers it has of what others watch.
 const RENEW: Duration = LEASE.checked_div(3).unwrap();
+
+/// Between numbers of so many channels as go out together.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What is known of other nodes is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -66,8 +69,13 @@ async fn hear(observers: &Observers, mut words: UnboundedReceiver<Word>) {
 async fn renew(bus: &dyn Bus, observers: &Observers) {
     loop {
         tokio::time::sleep(RENEW).await;
-        let watched = observers.renew(Instant::now());
+        let Renewal { here, elsewhere } = observers.renew(Instant::now());
+        for some in elsewhere.chunks(AT_ONCE) {
+            some.iter().for_each(|channel| observers.repeat(channel));
+            // There is always room for what happens.
+            tokio::time::sleep(PAUSE).await;
+        }
         // What fails is said again soon.
-        stream::iter(&watched).for_each_concurrent(AT_ONCE, |channel| async { drop(bus.watch(channel).await) }).await;
+        stream::iter(&here).for_each_concurrent(AT_ONCE, |channel| async { drop(bus.watch(channel).await) }).await;
     }
 }

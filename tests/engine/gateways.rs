@@ -84,7 +84,10 @@ impl Pair {
     }
 
     pub async fn subscriber(&self, node: usize) -> Ws {
-        let gateway = &self.gateways[node];
+        self.subscriber_of(&self.gateways[node]).await
+    }
+
+    pub async fn subscriber_of(&self, gateway: &TestGateway) -> Ws {
         let headers = [("sec-websocket-protocol", "lastmile.v1")];
         let request = Ws::request(&gateway.authority("public"), "/v1/subscribe", &headers);
         let mut ws = Ws::open(gateway.address("public"), request).await.expect("an upgrade");

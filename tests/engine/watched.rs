@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use lastmile::broker::observers::{LEASE, Notice};
 use lastmile::broker::{Engine, Now};
 use serde_json::{Value, json};
 
+use crate::common::gateway::Folder;
 use crate::common::http::send;
 use crate::common::{Ws, eventually};
 use crate::gateways::Pair;
@@ -25,6 +27,25 @@ async fn watch(publisher: &mut Ws, channel: &str) -> u64 {
 async fn event(publisher: &mut Ws) -> (Value, Option<u64>) {
     let event = publisher.expect("event").await;
     (event["event"].clone(), event["connections"].as_u64())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_in_order_takes_its_subscribers_out_of_the_count_at_once() {
+    let server = RedisServer::start(false);
+    let pair = pair(&server).await;
+    let folder = Folder::new();
+    let third = pair.another(&folder).await;
+    let mut publisher = pair.publisher_ws(0).await;
+    watch(&mut publisher, "c").await;
+    let mut there = pair.subscriber_of(&third).await;
+    there.subscribe("c").await;
+    assert_eq!(event(&mut publisher).await, (json!("subscribed"), Some(1)));
+    counted(&pair, 1).await;
+    let began = Instant::now();
+    tokio::join!(third.stop(), there.expect_close(4000, "draining"));
+    assert_eq!(event(&mut publisher).await, (json!("unsubscribed"), Some(0)));
+    counted(&pair, 0).await;
+    assert!(began.elapsed() < LEASE / 2, "after {:?}", began.elapsed());
 }
 
 /// What each node says when asked over HTTP.
@@ -173,7 +194,6 @@ async fn what_happened_while_redis_was_away_is_told_as_a_number() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_not_heard_of_any_more_is_not_counted() {
-    use lastmile::broker::observers::{LEASE, Notice};
     let (_, hub, _) = crate::support::parts(&rule());
     let observers = hub.observers().clone();
     let mut notices = observers.over_nodes("here");
@@ -194,13 +214,15 @@ async fn a_node_that_is_not_heard_of_any_more_is_not_counted() {
     assert_eq!(last(), None, "it is known");
     observers.hear("elsewhere", &notice(4), now + Duration::from_secs(5));
     assert_eq!(last(), Some((json!("counted"), 7)));
-    assert_eq!(observers.renew(now + LEASE), [name("c")]);
+    assert_eq!(observers.renew(now + LEASE).here, [name("c")]);
     assert_eq!(last(), Some((json!("counted"), 4)));
     // The other way round: who watches is told for as long as it asks.
     hub.watched_by(&name("d"), "there", now + LEASE);
     assert_eq!(notices.try_recv().unwrap().0[..], *"there");
-    observers.renew(now + LEASE / 2);
+    assert_eq!(observers.renew(now + LEASE / 2).elsewhere, [name("d")]);
+    observers.repeat(&name("d"));
     notices.try_recv().expect("the number again");
-    observers.renew(now + LEASE * 2);
+    assert!(observers.renew(now + LEASE * 2).elsewhere.is_empty());
+    observers.repeat(&name("d"));
     assert!(notices.try_recv().is_err());
 }
