@@ -125,7 +125,11 @@ impl Shared for Core {
             let (session, key) = (self.link.session()?, self.names.nodes());
             let mut command = cmd("SET");
             command.arg(self.names.node(&self.node)).arg(about).arg("PX").arg(millis(PRESENT));
-            session.query::<String>(&command).await?;
+            if let Err(refusal) = session.query::<String>(&command).await {
+                // A full Redis takes nothing new, and keeps what it has.
+                session.query::<u64>(cmd("PEXPIRE").arg(self.names.node(&self.node)).arg(millis(PRESENT))).await?;
+                return Err(refusal);
+            }
             session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
             session.query(cmd("PEXPIRE").arg(&key).arg(millis(FORGOTTEN))).await
         })
