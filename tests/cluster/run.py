@@ -15,6 +15,7 @@ import sys
 import time
 
 from load import Once, Publisher, Record, Subscriber
+from rooms import SEATS, Room
 from world import BINARY, world
 
 CHANNELS = [f"prices.{name}" for name in ("btc", "eth/€", "xrp ?", "sol#1", "ada", "dot")]
@@ -139,6 +140,9 @@ class Run:
         before = self.reconnects()
         here, *others = self.publishers
         began = time.monotonic()
+        room = Room(self.nodes)
+        self.expect(await room.open(), "two peers were not let into a room")
+        siege = asyncio.create_task(room.besiege())
         direction = self.args.direction if self.args.direction != "each" else ("both", "to", "from")[self.partitions % 3]
         self.partitions += 1
         self.network.cut(direction)
@@ -165,10 +169,15 @@ class Run:
         ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200, 15)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
         replays = await spent
+        siege.cancel()
+        await asyncio.gather(siege, return_exceptions=True)
+        self.expect(room.most <= SEATS, f"{room.most} peers were in a room for {SEATS}")
+        peers = len(room.peers)
+        await room.close()
         return f"{direction}: its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
                f"{unready or 0:.1f} s; elsewhere at most {silence:.2f} s between acknowledgements; after {self.args.partition_secs} s " \
                f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost; told {dict(self.record.told - told_before)}; " \
-               f"replays {replays}"
+               f"a room for {SEATS} had at most {room.most} peers and has {peers}; replays {replays}"
 
     async def replays(self, secs):
         """Signed requests during a partition and after it, to all nodes: each is accepted once at most."""
