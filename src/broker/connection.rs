@@ -14,6 +14,10 @@ use super::outbox::{Outbox, Pushed};
 use super::watch::{Verdict, Watch};
 use crate::protocol::{CloseReason, websocket};
 
+/// What a cork holds back: a welcome, an answer and some messages.
+const CORKED_BYTES: usize = 16 * 1024;
+const CORKED_FRAMES: usize = 64;
+
 /// What the broker needs of a socket. Nothing here waits: a full socket answers [`ErrorKind::WouldBlock`].
 pub trait Socket: Send + Sync + 'static {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
@@ -77,6 +81,8 @@ pub struct Connection<S: ?Sized = dyn Socket> {
 
 struct State {
     outbox: Outbox,
+    /// What is sent waits for what is sent next.
+    is_corked: bool,
     phase: Phase,
     watch: Watch,
     /// The connection's own task, which writes what waits and ends the connection.
@@ -110,7 +116,14 @@ pub enum Sent {
 impl<S: Socket> Connection<S> {
     pub fn new(id: u64, limits: Arc<ConnectionLimits>, socket: S) -> Self {
         let watch = Watch::new(id, &limits);
-        let state = State { outbox: Outbox::default(), phase: Phase::Open, watch, task: None, relief: Vec::new() };
+        let state = State {
+            outbox: Outbox::default(),
+            is_corked: false,
+            phase: Phase::Open,
+            watch,
+            task: None,
+            relief: Vec::new(),
+        };
         Self {
             id,
             limits,
@@ -135,6 +148,18 @@ impl<S: Socket + ?Sized> Connection<S> {
     /// Sends one text message.
     pub fn send_text(&self, text: &str) -> Sent {
         self.send(&websocket::text_frame(text.as_bytes()))
+    }
+
+    /// From here on what is sent waits, as far as it is little, for [`Connection::uncork`], which writes it in one go.
+    pub fn cork(&self) {
+        self.state.lock().is_corked = true;
+    }
+
+    pub fn uncork(&self) {
+        let mut outgoing = self.lock();
+        if outgoing.state.is_corked {
+            outgoing.uncork();
+        }
     }
 
     /// Locks the outgoing side, so that several frames and a decision about them are one step.
@@ -290,8 +315,15 @@ impl<S: Socket + ?Sized> Outgoing<'_, S> {
         if self.state.phase != Phase::Open {
             return Sent::Gone;
         }
+        let is_held = self.holds(frame);
+        if self.state.is_corked && !is_held {
+            self.uncork();
+            if self.state.phase != Phase::Open {
+                return Sent::Gone;
+            }
+        }
         let mut written = 0;
-        if self.state.outbox.is_empty() && !self.connection.socket.has_unsent() {
+        if !is_held && self.state.outbox.is_empty() && !self.connection.socket.has_unsent() {
             written = match self.connection.socket.try_write(frame) {
                 Ok(written) => written,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
@@ -309,8 +341,8 @@ impl<S: Socket + ?Sized> Outgoing<'_, S> {
         }
         let ConnectionLimits { outbox_bytes, outbox_frames, .. } = *self.connection.limits;
         match self.state.outbox.push(frame.clone(), written, latest, outbox_bytes, outbox_frames) {
-            Pushed::First => self.wake(),
-            Pushed::Behind => {}
+            Pushed::First if !is_held => self.wake(),
+            Pushed::First | Pushed::Behind => {}
             Pushed::Full => {
                 let reason = CloseReason::SlowConsumer;
                 self.close(reason, websocket::close_frame(reason));
@@ -318,6 +350,26 @@ impl<S: Socket + ?Sized> Outgoing<'_, S> {
             }
         }
         Sent::Queued
+    }
+
+    /// Whether a frame waits for the cork to be drawn.
+    fn holds(&self, frame: &Bytes) -> bool {
+        let (State { is_corked, outbox, .. }, limits) = (&*self.state, &self.connection.limits);
+        *is_corked
+            && outbox.frames() < limits.outbox_frames.min(CORKED_FRAMES)
+            && outbox.bytes() + frame.len() <= limits.outbox_bytes.min(CORKED_BYTES)
+    }
+
+    fn uncork(&mut self) {
+        self.state.is_corked = false;
+        if self.state.outbox.is_empty() {
+            return;
+        }
+        match self.flush() {
+            Ok(true) => {}
+            Ok(false) => self.wake(),
+            Err(_) => self.abandon(),
+        }
     }
 
     fn close(&mut self, reason: CloseReason, frame: Bytes) {
@@ -373,5 +425,78 @@ impl<S: Socket + ?Sized> Outgoing<'_, S> {
         if let Some(task) = &self.state.task {
             task.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything, and keeps what each write brought.
+    #[derive(Default)]
+    struct Writes(Mutex<Vec<Vec<u8>>>);
+
+    impl Socket for Writes {
+        fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn try_write_vectored(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+            self.try_write(&buffers.iter().flat_map(|buffer| buffer.to_vec()).collect::<Vec<_>>())
+        }
+    }
+
+    fn connection(outbox_frames: usize) -> Connection<Writes> {
+        let limits = ConnectionLimits {
+            outbox_bytes: 1 << 20,
+            outbox_frames,
+            stall: Duration::MAX,
+            close: Duration::MAX,
+            ping: Duration::MAX,
+            pong: Duration::MAX,
+            unasked: None,
+        };
+        Connection::new(1, Arc::new(limits), Writes::default())
+    }
+
+    fn frames(texts: &[&str]) -> Vec<u8> {
+        texts.iter().flat_map(|text| websocket::text_frame(text.as_bytes())).collect()
+    }
+
+    #[test]
+    fn what_is_sent_under_a_cork_goes_out_in_one_write_and_what_comes_after_it_alone() {
+        let connection = connection(1024);
+        connection.cork();
+        for text in ["a", "b"] {
+            assert_eq!(connection.send_text(text), Sent::Queued);
+        }
+        assert!(connection.socket().0.lock().is_empty());
+        connection.uncork();
+        assert_eq!(connection.send_text("c"), Sent::Written);
+        assert_eq!(*connection.socket().0.lock(), [frames(&["a", "b"]), frames(&["c"])]);
+    }
+
+    #[test]
+    fn a_cork_holds_no_more_than_the_outbox_may_and_ends_nobody() {
+        let (connection, long) = (connection(4), "x".repeat(9000));
+        let texts = ["a", "b", "c", "d", "e", "f", &long, &long, &long, "g"];
+        connection.cork();
+        for text in texts {
+            assert!(matches!(connection.send_text(text), Sent::Written | Sent::Queued), "{text}");
+        }
+        connection.uncork();
+        assert_eq!(connection.phase(), Phase::Open);
+        assert_eq!(connection.socket().0.lock().concat(), frames(&texts));
+    }
+
+    #[test]
+    fn a_close_goes_out_behind_what_a_cork_holds() {
+        let connection = connection(1024);
+        connection.cork();
+        connection.send_text("a");
+        connection.close(CloseReason::Malformed);
+        let expected = [frames(&["a"]), websocket::close_frame(CloseReason::Malformed).to_vec()].concat();
+        assert_eq!(connection.socket().0.lock().concat(), expected);
     }
 }

@@ -46,6 +46,10 @@ impl Outbox {
         self.bytes
     }
 
+    pub fn frames(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Whether the socket took anything since the last call.
     pub fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Incoming};
 use tower_service::Service;
 use warp::filters::BoxedFilter;
@@ -15,6 +15,9 @@ use super::cors::Cors;
 use super::{login, problem};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{Code, Refusal};
+
+/// Requests that may be waiting for an answer by the thousand.
+const WAITING: &str = "/v1/poll";
 
 /// Answers one request.
 pub async fn handle(
@@ -79,12 +82,32 @@ fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<
             peer.permit.assign(client).map_err(|_| Refusal::from(Code::ConnectionLimit))?;
         }
     }
-    let mut described = head.clone();
-    described.extensions = http::Extensions::new();
+    if head.uri.path() == WAITING {
+        detach(&mut head);
+    }
+    // The filters look at the address alone.
+    let (mut described, ()) = Request::new(()).into_parts();
+    described.method = head.method.clone();
+    described.uri = head.uri.clone();
+    described.version = head.version;
+    described.headers = std::mem::take(&mut head.headers);
     let call = Call::new(described, peer, client, !body.is_end_stream());
     check_host(&call)?;
     head.extensions.insert(call);
     Ok(Request::from_parts(head, body))
+}
+
+/// Copies what a head says out of the buffer that it was read into: whoever keeps any part of it keeps all of its 8 KiB.
+fn detach(head: &mut http::request::Parts) {
+    if let Ok(uri) = Uri::try_from(head.uri.to_string()) {
+        head.uri = uri;
+    }
+    let copies = head.headers.iter().map(|(name, value)| {
+        let named = HeaderName::from_bytes(name.as_str().as_bytes());
+        let copied = HeaderValue::from_bytes(value.as_bytes());
+        (named.unwrap_or_else(|_| name.clone()), copied.unwrap_or_else(|_| value.clone()))
+    });
+    head.headers = copies.collect();
 }
 
 fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {

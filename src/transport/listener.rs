@@ -22,7 +22,7 @@ use warp::reply::Response;
 use super::admission::{Admission, Permit};
 use super::app::App;
 use super::call::Peer;
-use super::config::{Address, ListenerConfig, Role};
+use super::config::{Address, Limits, ListenerConfig, Role};
 use super::front;
 use super::http2;
 use super::proxy;
@@ -67,14 +67,16 @@ pub enum ListenError {
 
 impl Listener {
     /// Loads every certificate before the first socket is bound.
-    pub fn bind_all(configs: Vec<ListenerConfig>) -> Result<Vec<Self>, ListenError> {
+    pub fn bind_all(configs: Vec<ListenerConfig>, limits: &Limits) -> Result<Vec<Self>, ListenError> {
+        // Whoever takes nothing for long is ended for that, with a reason, before the kernel does it.
+        let silence = (limits.ping + limits.pong).max(2 * limits.outbox_stall + limits.close);
         let tls = configs.iter().map(load_tls).collect::<Result<Vec<_>, _>>()?;
-        configs.into_iter().zip(tls).map(|(config, tls)| Self::bind(config, tls)).collect()
+        configs.into_iter().zip(tls).map(|(config, tls)| Self::bind(config, tls, silence)).collect()
     }
 
-    fn bind(config: ListenerConfig, tls: Option<Arc<Certificate>>) -> Result<Self, ListenError> {
+    fn bind(config: ListenerConfig, tls: Option<Arc<Certificate>>, silence: Duration) -> Result<Self, ListenError> {
         let socket = match &config.address {
-            Address::Tcp(address) => bind_tcp(*address).map(Socket::Tcp),
+            Address::Tcp(address) => bind_tcp(*address, silence).map(Socket::Tcp),
             Address::Unix(path) => bind_unix(path).map(Socket::Unix),
         };
         let socket = socket.map_err(|error| ListenError::Bind {
@@ -105,13 +107,10 @@ impl Listener {
     pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
         let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
-        let limits = &app.limits;
-        // Whoever takes nothing for long is ended for that, with a reason, before the kernel does it.
-        let silence = (limits.ping + limits.pong).max(2 * limits.outbox_stall + limits.close);
         loop {
             let accepted = tokio::select! {
                 () = &mut closing => break,
-                accepted = socket.accept(silence) => accepted,
+                accepted = socket.accept() => accepted,
             };
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
@@ -144,16 +143,13 @@ enum Stream {
 }
 
 impl Socket {
-    /// `silence` is how long a peer may leave what it is sent without any answer of its system.
-    async fn accept(&self, silence: Duration) -> io::Result<(Stream, Option<IpAddr>)> {
+    async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (tcp, address) = listener.accept().await?;
-                // Messages are small and wanted now.
+                // On Linux it is the listening socket's already.
+                #[cfg(not(target_os = "linux"))]
                 tcp.set_nodelay(true)?;
-                // A peer that is gone without a word answers nothing, and on a stream nothing else is asked of it.
-                #[cfg(target_os = "linux")]
-                socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(silence))?;
                 Ok((Stream::Tcp(tcp), Some(address.ip())))
             }
             Self::Unix(listener) => listener.accept().await.map(|(unix, _)| (Stream::Unix(unix), None)),
@@ -192,17 +188,17 @@ impl Incoming {
             return turn_away(Stream::Tcp(tcp), acceptor.is_some()).await;
         }
         // Not `readable`, which is true of a fresh socket before anybody has looked.
-        if matches!(timeout(deadline, tcp.peek(&mut [0])).await, Ok(Ok(1..))) {
-            // Boxed, here and below, so that a connection holds memory only for how far it has come.
-            Box::pin(self.serve_spoken(tcp, acceptor, permit)).await;
+        if !matches!(timeout(deadline, tcp.peek(&mut [0])).await, Ok(Ok(1..))) {
+            return;
+        }
+        // Boxed, here and below, so that a connection holds memory only for how far it has come.
+        match acceptor {
+            None => Box::pin(self.serve_http(tcp, permit)).await,
+            Some(acceptor) => Box::pin(self.serve_tls(tcp, acceptor, permit)).await,
         }
     }
 
-    /// Serves a connection on which something has arrived.
-    async fn serve_spoken(self, tcp: TcpStream, acceptor: Option<TlsAcceptor>, permit: Permit) {
-        let Some(acceptor) = acceptor else {
-            return Box::pin(self.serve_http(tcp, permit)).await;
-        };
+    async fn serve_tls(self, tcp: TcpStream, acceptor: TlsAcceptor, permit: Permit) {
         match timeout(self.app.limits.handshake, acceptor.accept(tcp)).await {
             Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(HTTP2) => {
                 Box::pin(self.serve_http2(tls, permit)).await;
@@ -268,12 +264,18 @@ async fn turn_away(stream: Stream, is_tls: bool) {
     let _ = timeout(Duration::from_secs(1), written).await;
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+/// `silence` is how long a peer may leave what it is sent without any answer of its system.
+fn bind_tcp(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    // Linux gives accepted sockets the options of the listening one. Messages are small and wanted now.
+    socket.set_tcp_nodelay(true)?;
+    // A peer that is gone without a word answers nothing, and on a stream nothing else is asked of it.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(silence))?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

@@ -244,10 +244,11 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     .unify()
     .boxed();
 
-    publish
-        .or(control)
+    // What comes most stands first.
+    subscribe
+        .or(publish)
         .unify()
-        .or(subscribe)
+        .or(control)
         .unify()
         .or(tickets)
         .unify()

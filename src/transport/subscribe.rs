@@ -133,8 +133,14 @@ impl Handler for Subscriber {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        self.connection.cork();
         self.commands.on_text(text)?;
         self.settle()
+    }
+
+    fn on_read_end(&mut self) {
+        // All answers to what came at once go out at once.
+        self.connection.uncork();
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {

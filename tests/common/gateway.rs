@@ -126,6 +126,10 @@ impl World {
         let toml = Self::toml(&publisher.toml("market-data", &["*"]), more);
         folder.write("sso.json", &issuer.jwks());
         let gateway = TestGateway::start(&toml, &folder).await;
+        Self::of(gateway, folder, publisher, issuer)
+    }
+
+    pub fn of(gateway: TestGateway, folder: Folder, publisher: TestPublisher, issuer: TestIssuer) -> Self {
         Self { gateway, others: Vec::new(), next: AtomicUsize::new(0), _kept: None, folder, publisher, issuer }
     }
 

@@ -2,14 +2,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lastmile::broker::Now;
 use lastmile::broker::engine::Start;
-use lastmile::protocol::Position;
+use lastmile::protocol::{Payload, Position};
 
 use crate::common::eventually;
 use crate::suite::each_engine;
-use crate::support::{Kind, Subscriber, World, publish, rule};
+use crate::support::{Kind, Subscriber, World, name, place, publish, rule};
 
-each_engine!(nothing_is_missing_or_double_between_backlog_and_live_under_full_load);
+each_engine!(
+    nothing_is_missing_or_double_between_backlog_and_live_under_full_load,
+    publications_that_are_begun_all_at_once_keep_their_order,
+);
 
 const PUBLISHERS: usize = 4;
 const EACH: u64 = 150;
@@ -78,5 +82,20 @@ async fn nothing_is_missing_or_double_between_backlog_and_live_under_full_load(k
     for publisher in 0..PUBLISHERS {
         let own: Vec<_> = everything.data().into_iter().filter(|d| d.starts_with(&format!("{publisher}-"))).collect();
         assert_eq!(own, (0..EACH).map(|n| format!("{publisher}-{n}")).collect::<Vec<_>>());
+    }
+}
+
+async fn publications_that_are_begun_all_at_once_keep_their_order(kind: Kind) {
+    let world = World::new(kind, rule());
+    // Many times what a connection to an engine elsewhere takes at once.
+    for round in 0..5 {
+        let begin =
+            |n: u64| world.engine().append(&name("c"), "p", Payload::Text(&n.to_string()), Now::read()).unwrap();
+        let begun: Vec<_> = (1..=2000).map(begin).collect();
+        let mut offsets = Vec::new();
+        for appended in begun {
+            offsets.push(place(appended).await.unwrap().offset);
+        }
+        assert_eq!(offsets, (1..=2000).map(|n| round * 2000 + n).collect::<Vec<_>>());
     }
 }

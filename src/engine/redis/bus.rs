@@ -13,10 +13,12 @@ use redis::cmd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::link::away;
+use super::names::SCRIPTS;
 use super::{Core, millis};
 use crate::broker::Bus;
 use crate::broker::bus::{Topic, Word};
-use crate::protocol::{Code, Refusal};
+use crate::broker::observers::LEASE;
+use crate::protocol::{ChannelName, Code, Refusal};
 
 /// Longest time until an answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -150,6 +152,10 @@ impl Bus for Core {
         })
     }
 
+    fn tell(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
+        self.send(node, topic as u8, 0, bytes)
+    }
+
     fn answer(&self, word: Word, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
         self.send(&word.from, ANSWERS, word.number, bytes)
     }
@@ -172,6 +178,16 @@ impl Bus for Core {
         Box::pin(async move {
             let key = self.names.publisher(publisher);
             self.link.session()?.query::<u64>(cmd("HDEL").arg(key).arg(node)).await.map(drop)
+        })
+    }
+
+    fn watch<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>> {
+        Box::pin(async move {
+            let (session, names) = (self.link.session()?, &self.names);
+            let mut script = SCRIPTS.watch.prepare_invoke();
+            script.key(names.watch(channel)).key(names.seats(channel));
+            script.arg(&self.node).arg(millis(LEASE)).arg(names.live(channel)).arg(session.publish());
+            session.invoke(&script).await
         })
     }
 

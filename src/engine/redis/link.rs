@@ -44,6 +44,15 @@ pub struct Session {
     lost: Notify,
 }
 
+/// What came of writing something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Done,
+    /// There is no memory for it.
+    Full,
+    Failed,
+}
+
 /// What came for the subscriptions of a session, in its order.
 pub struct Pushes {
     waiting: mpsc::UnboundedReceiver<PushInfo>,
@@ -183,6 +192,18 @@ impl Session {
     pub async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Refusal> {
         let mut connection = self.connection.clone();
         command.query_async(&mut connection).await.map_err(|error| self.failed(error))
+    }
+
+    pub async fn write(&self, command: &redis::Cmd) -> Written {
+        let mut connection = self.connection.clone();
+        match command.query_async::<Value>(&mut connection).await {
+            Ok(_) => Written::Done,
+            Err(error) => {
+                let is_full = error.code() == Some("OOM");
+                let _ = self.failed(error);
+                if is_full { Written::Full } else { Written::Failed }
+            }
+        }
     }
 
     pub async fn subscribe(&self, name: &str) -> Result<(), Refusal> {

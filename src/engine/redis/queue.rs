@@ -7,16 +7,20 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use redis::ScriptInvocation;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::coop::unconstrained;
 
 use super::link::{Session, away};
+use super::server::RedisKind;
 use super::wire::reason_of;
 use crate::broker::Counters;
 use crate::broker::engine::Settled;
 use crate::engine::log::{ended, too_large};
 use crate::protocol::{Code, Position, Refusal};
 
-/// Publications that Redis has not answered yet.
+/// Publications that Redis has not answered yet. In a Cluster the library lets no more than 50 onto a connection, and those
+/// that wait for room there may change places.
 const MAX_FLYING: usize = 1024;
+const MAX_FLYING_IN_CLUSTER: usize = 32;
 
 /// Bytes that may wait or fly; publishers are refused beyond it.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -47,9 +51,11 @@ impl Drop for HeldBytes {
 
 impl Queue {
     /// Needs a tokio runtime. It ends with the queue.
-    pub fn start(counters: Arc<Counters>) -> Self {
+    pub fn start(counters: Arc<Counters>, kind: &RedisKind) -> Self {
         let (sender, ops) = mpsc::unbounded_channel();
-        tokio::spawn(pump(ops, counters));
+        let max_flying = if *kind == RedisKind::Cluster { MAX_FLYING_IN_CLUSTER } else { MAX_FLYING };
+        // A task that used up its turn is told to wait where it need not, and comes back behind those that came later.
+        tokio::spawn(unconstrained(pump(ops, counters, max_flying)));
         Self { sender, bytes: Arc::default() }
     }
 
@@ -70,13 +76,14 @@ impl Queue {
     }
 }
 
-async fn pump(mut ops: mpsc::UnboundedReceiver<Op>, counters: Arc<Counters>) {
-    // What is new is begun in the order in which it came, and a connection sends in the order of beginning.
+async fn pump(mut ops: mpsc::UnboundedReceiver<Op>, counters: Arc<Counters>, max_flying: usize) {
+    // What is new is begun in the order in which it came, and a connection sends in the order of beginning, as long as
+    // nothing waits to be sent.
     let mut flying = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
-            op = ops.recv(), if flying.len() < MAX_FLYING => match op {
+            op = ops.recv(), if flying.len() < max_flying => match op {
                 Some(op) => flying.push(op.run(&counters)),
                 None => return,
             },

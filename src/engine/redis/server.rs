@@ -21,6 +21,10 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// A server that does not answer within this is away, and the connection is not used again.
 pub const ANSWER: Duration = Duration::from_secs(2);
 
+/// Commands that may wait to be sent. Those beyond it would not be sent in the order in which they came; far more than
+/// anybody here begins at once.
+const WAITING: usize = 64 * 1024;
+
 /// Where Redis is, as the configuration gives it. The addresses may hold passwords, which `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
@@ -139,7 +143,7 @@ impl Server {
             pushes(info);
             Ok(())
         };
-        let config = AsyncConnectionConfig::new();
+        let config = AsyncConnectionConfig::new().set_pipeline_buffer_size(WAITING);
         let config = config.set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
         match &self.0 {
             Kind::Cluster(infos, certificates) => {
