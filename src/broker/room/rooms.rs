@@ -30,11 +30,14 @@ const CODE_TRIES: usize = 16;
 #[derive(Clone)]
 pub struct Rooms(Arc<Inner>);
 
+/// What is to be told of a name that stands for no room any more.
+type Forgotten = Box<dyn Fn(&Key) + Send + Sync>;
+
 struct Inner {
     shared: Shared,
     shards: Vec<Mutex<HashMap<Key, Arc<Lobby>>>>,
     hasher: RandomState,
-    forgotten: OnceLock<Box<dyn Fn(&Key) + Send + Sync>>,
+    forgotten: OnceLock<Forgotten>,
 }
 
 impl Rooms {
