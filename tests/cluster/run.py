@@ -131,6 +131,7 @@ class Run:
         readiness = await asyncio.to_thread(self.nodes[1].readiness)
         self.redis.command("CONFIG SET maxmemory 0")
         back = await self.flows()
+        await self.until("readiness", lambda: all(node.readiness() == 200 for node in self.nodes), 15)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
         return f"publishers told after {told:.2f} s, last acknowledgement at {max(last, 0):.2f} s, /readyz {readiness} meanwhile; " \
                f"acknowledged again {back:.2f} s after there was room"
