@@ -40,7 +40,7 @@ class Record:
         self.latencies = []
         self.closes = collections.Counter()
         self.ends = []  # (moment, node) of each connection of a subscriber that its node closed
-        self.told = collections.Counter()  # other words for subscribers
+        self.told = collections.defaultdict(list)  # type of another word for subscribers -> moments
 
     def fault(self, text):
         if len(self.faults) < 20:
@@ -118,7 +118,7 @@ class Subscriber:
                 elif kind == "unsubscribed":
                     self.record.refused[f"unsubscribed: {message['reason']}"] += 1
                 else:
-                    self.record.told[kind] += 1
+                    self.record.told[kind].append(time.monotonic())
 
     async def go_home(self):
         """Back to the node where it began, as a balancer would have it."""

@@ -15,6 +15,7 @@ import sys
 import time
 
 from load import Once, Publisher, Record, Subscriber
+from rooms import SEATS, Room
 from world import BINARY, world
 
 CHANNELS = [f"prices.{name}" for name in ("btc", "eth/€", "xrp ?", "sol#1", "ada", "dot")]
@@ -131,6 +132,7 @@ class Run:
         self.expect(readiness == 503, f"/readyz was {readiness} on a full Redis")
         self.redis.command("CONFIG SET maxmemory 0")
         back = await self.flows()
+        await self.until("readiness", lambda: all(node.readiness() == 200 for node in self.nodes), 15)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
         return f"publishers told after {told:.2f} s, last acknowledgement at {max(last, 0):.2f} s, /readyz {readiness} meanwhile; " \
                f"acknowledged again {back:.2f} s after there was room"
@@ -140,10 +142,14 @@ class Run:
         before = self.reconnects()
         here, *others = self.publishers
         began = time.monotonic()
+        room = Room(self.nodes)
+        self.expect(await room.open(), "two peers were not let into a room")
+        siege = asyncio.create_task(room.besiege())
         direction = self.args.direction if self.args.direction != "each" else ("both", "to", "from")[self.partitions % 3]
         self.partitions += 1
         self.network.cut(direction)
-        readiness, mine, told_before = [], [one for one in self.subscribers if one.at == 0], self.record.told.copy()
+        readiness, mine = [], [one for one in self.subscribers if one.at == 0]
+        self.record.told.clear()
         spent = asyncio.create_task(self.replays(self.args.partition_secs))
         while time.monotonic() - began < self.args.partition_secs:
             readiness.append((time.monotonic() - began, await asyncio.to_thread(self.nodes[0].readiness)))
@@ -151,6 +157,8 @@ class Run:
         self.network.heal()
         healed = time.monotonic()
         told = here.first_refusal_after(began)
+        degraded = [at - began for at in self.record.told["degraded"]]
+        self.expect(len(degraded) == len(mine), f"{len(degraded)} of {len(mine)} subscribers were told that it is degraded")
         unready = next((at for at, status in readiness if status == 503), None)
         last_ack = max(0, *(at - began for at in here.acks if at < healed))
         self.expect(told is not None and told <= 4, f"the publisher was told after {told} s")
@@ -165,11 +173,19 @@ class Run:
         self.expect(whole <= 10, f"subscribers were whole {whole:.1f} s after the partition")
         ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200, 15)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
+        restored = self.record.told["restored"]
+        await self.until("all to be told `restored`", lambda: len(restored) >= len(mine), 10)
         replays = await spent
+        siege.cancel()
+        await asyncio.gather(siege, return_exceptions=True)
+        self.expect(room.most <= SEATS, f"{room.most} peers were in a room for {SEATS}")
+        peers = len(room.peers)
+        await room.close()
         return f"{direction}: its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
                f"{unready or 0:.1f} s; elsewhere at most {silence:.2f} s between acknowledgements; after {self.args.partition_secs} s " \
-               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost; told {dict(self.record.told - told_before)}; " \
-               f"replays {replays}"
+               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost; " \
+               f"{len(degraded)} told `degraded` after {max(degraded, default=0):.2f} s and {len(restored)} `restored`; " \
+               f"a room for {SEATS} had at most {room.most} peers and has {peers}; replays {replays}"
 
     async def replays(self, secs):
         """Signed requests during a partition and after it, to all nodes: each is accepted once at most."""

@@ -28,7 +28,7 @@ BINARY = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
 CONFIG = """
 [listeners.public]
 address = "{host}:{public}"
-roles = ["subscribe"]
+roles = ["subscribe", "pair"]
 plaintext = true
 [listeners.publish]
 address = "{host}:{publish}"
@@ -48,6 +48,8 @@ backlog_secs = 300
 [engine]
 kind = "redis"
 url = "redis://{redis}"
+[rooms]
+resume_secs = 3
 [drain]
 window_secs = {window}
 deadline_secs = {deadline}
