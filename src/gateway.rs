@@ -34,6 +34,7 @@ use crate::transport::routes::routes;
 use crate::transport::tickets::Tickets;
 use crate::transport::tls::{Certificate, TlsError};
 use crate::transport::told;
+use crate::transport::watched;
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -175,6 +176,7 @@ impl Gateway {
         let listener = tokio::spawn(told::listen(app.clone()));
         let carrier = tokio::spawn(carried::run(app.clone()));
         let neighbour = tokio::spawn(elsewhere::run(app.clone()));
+        let watcher = tokio::spawn(watched::run(app.clone()));
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -200,6 +202,7 @@ impl Gateway {
         sweeper.abort();
         listener.abort();
         carrier.abort();
+        watcher.abort();
         neighbour.abort();
         if let Some(shared) = app.engine.shared() {
             // Otherwise its presence ends by itself.

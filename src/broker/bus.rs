@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::protocol::Refusal;
+use crate::protocol::{ChannelName, Refusal};
 
 /// Whom a word is for on the node that gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +14,7 @@ use crate::protocol::Refusal;
 pub enum Topic {
     Replies = b'r',
     Rooms = b'm',
+    Watch = b'w',
 }
 
 /// A word of another node. The bytes of words that wait are counted, so each lives as short as it can.
@@ -36,6 +37,9 @@ pub trait Bus: Send + Sync + 'static {
     /// [`Code::NotFound`]: crate::protocol::Code::NotFound
     fn ask(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>>;
 
+    /// Tells a node something. Words arrive in their order if each is awaited before the next one.
+    fn tell(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
+
     /// Answers a word.
     fn answer(&self, word: Word, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
 
@@ -47,6 +51,13 @@ pub trait Bus: Send + Sync + 'static {
 
     /// A node has none any more.
     fn leave<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// Asks all nodes to tell this one who comes and goes on a channel ([`Observers::watched_by`]), for
+    /// [`observers::LEASE`]. Gives how many listen there by now, about.
+    ///
+    /// [`Observers::watched_by`]: super::observers::Observers
+    /// [`observers::LEASE`]: super::observers::LEASE
+    fn watch<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>>;
 
     /// The nodes that said that they have a connection of a publisher.
     fn nodes_of<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>>;

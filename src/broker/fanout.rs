@@ -77,6 +77,12 @@ impl Member {
         true
     }
 
+    /// Sends something that is no publication, if our own protocol is spoken.
+    fn tell(&self, frame: &Bytes) -> Option<Sent> {
+        let mut outgoing = self.connection.lock();
+        (self.form.is_native() && self.is_active()).then(|| outgoing.send(frame, None))
+    }
+
     /// Sends what of `batch` it has not been sent.
     fn deliver(&self, batch: &Batch, tally: &mut Tally) {
         let mut outgoing = self.connection.lock();
@@ -209,6 +215,17 @@ impl Slice {
         let mut tally = Tally::default();
         in_flight.iter().for_each(|batch| member.deliver(batch, &mut tally));
         member.deliver(&pending, &mut tally);
+        self.count(&tally);
+    }
+
+    /// Sends every member something that is no publication, behind those that were accepted before.
+    pub fn tell(&self, frame: &Bytes) {
+        let members: Vec<_> = self.state.lock().members.iter().map(|(_, member)| member.clone()).collect();
+        let mut tally = Tally::default();
+        for member in members {
+            self.catch_up(&member);
+            tally.slow += u64::from(matches!(member.tell(frame), Some(Sent::Overflowed)));
+        }
         self.count(&tally);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -12,6 +13,8 @@ use super::connection::Connection;
 use super::counters::Counters;
 use super::fanout::{Congestion, Member, Slice, Walks};
 use super::observers::{Happened, Observation, Observers};
+use crate::protocol::reply::{Person, Reply};
+use crate::protocol::websocket::text_frame;
 use crate::protocol::{ChannelName, CloseReason, Code, Form, Publication, Refusal};
 
 /// Locks over the map of channels, so that channels rarely wait for each other.
@@ -92,7 +95,7 @@ impl Hub {
         }
         state.members += 1;
         let Newcomer { connection, principal, form, tag } = newcomer;
-        let who = Happened::Subscribed { connection: connection.id, principal: principal.as_deref() };
+        let who = Happened::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
         self.0.observers.tell(channel, who, state.members);
         let slice = state.slice_for_one_more(self.0.max_slices, &self.0.counters);
         drop(state);
@@ -123,6 +126,13 @@ impl Hub {
         walks
     }
 
+    /// Tells every member that the channel is cut off from other nodes, or whole again.
+    pub fn tell_state(&self, channel: &ChannelName, state: &Reply<'_>) {
+        let Some(listeners) = self.listeners(channel) else { return };
+        let (slices, frame) = (listeners.state.lock().slices.clone(), text_frame(state.to_json().as_bytes()));
+        slices.iter().for_each(|slice| slice.tell(&frame));
+    }
+
     /// Ends every subscription to a channel.
     pub fn end(&self, channel: &ChannelName, reason: CloseReason) {
         if let Some(listeners) = self.listeners(channel) {
@@ -132,12 +142,31 @@ impl Hub {
         }
     }
 
-    /// Tells `connection` who comes and goes, from the number of members that is returned on.
-    pub fn observe(&self, channel: ChannelName, connection: Arc<Connection>) -> (Observation, u64) {
+    /// Tells `connection` who comes and goes, from the number of members of all nodes on that `announce` is called with.
+    /// `elsewhere` is what is known of other nodes.
+    pub fn observe(
+        &self,
+        channel: ChannelName,
+        connection: Arc<Connection>,
+        elsewhere: Vec<(String, u64)>,
+        now: Instant,
+        announce: impl FnOnce(u64),
+    ) -> Observation {
         // No one joins or leaves meanwhile.
         let shard = self.shard(&channel).write();
         let members = shard.get(&channel).map_or(0, |listeners| listeners.state.lock().members);
-        (self.0.observers.add(channel, connection), members)
+        self.0.observers.add(channel, connection, members, elsewhere, now, announce)
+    }
+
+    /// Tells another node who comes and goes here, for so long, and at once how many there are.
+    pub fn watched_by(&self, channel: &ChannelName, node: &str, until: Instant) {
+        let shard = self.shard(channel).write();
+        let members = shard.get(channel).map_or(0, |listeners| listeners.state.lock().members);
+        self.0.observers.watched_by(channel, node, members, until);
+    }
+
+    pub fn observers(&self) -> &Observers {
+        &self.0.observers
     }
 
     /// Members of a channel on this node.
@@ -183,6 +212,10 @@ impl ListenersState {
     }
 }
 
+fn person(principal: Option<&Principal>) -> Option<Person<'_>> {
+    principal.map(|principal| Person { issuer: &principal.issuer, subject: &principal.subject })
+}
+
 impl Membership {
     pub fn channel(&self) -> &ChannelName {
         &self.channel
@@ -208,7 +241,8 @@ impl Drop for Membership {
         // If the gateway ended it, it was removed then, and its place may be another's.
         if self.member.deactivate() {
             self.slice.remove(self.at);
-            let who = Happened::Unsubscribed { connection: self.connection, principal: self.principal.as_deref() };
+            let person = person(self.principal.as_deref());
+            let who = Happened::Unsubscribed { connection: self.connection, person };
             self.hub.leave(&self.channel, 1, who);
         }
     }

@@ -20,7 +20,7 @@ pub const METRICS: &[(&str, bool, &str)] = &[
     (
         "lastmile_engine_up",
         false,
-        "1 while a probe through Redis comes back to this node; with `engine.kind = \"redis\"`",
+        "1 while Redis carries and keeps the probes of this node; with `engine.kind = \"redis\"`",
     ),
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications handed to subscribers' sockets or outboxes"),

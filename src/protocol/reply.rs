@@ -39,6 +39,10 @@ pub enum Reply<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<u16>,
     },
+    /// The node is cut off: what is published on this channel comes later, or never. The subscription stays.
+    Degraded { channel: &'a str },
+    /// Everything came, and it goes on.
+    Restored { channel: &'a str },
     /// How a fallback's stream ends; a WebSocket has a Close frame for it.
     Close { code: u16, reason: &'static str },
     /// From where a stream of JSON lines can be resumed.
@@ -76,13 +80,16 @@ pub enum Reply<'a> {
         event: Event,
         #[serde(skip_serializing_if = "Option::is_none")]
         connection: Option<&'a str>,
+        /// The node of the connection, where there are several.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node: Option<&'a str>,
         /// Left out for a subscriber without a token.
         #[serde(skip_serializing_if = "Option::is_none")]
         principal: Option<Person<'a>>,
         /// Why the channel ended: the name of a close reason.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
-        /// Subscribers after it.
+        /// Subscribers after it, on all nodes.
         connections: u64,
         /// Events before this one that were left out because the publisher read too slowly.
         #[serde(skip_serializing_if = "is_zero")]
@@ -108,6 +115,8 @@ pub enum Event {
     Subscribed,
     Unsubscribed,
     Ended,
+    /// The number changed, and nobody said why: a node came or went, or its words were lost.
+    Counted,
 }
 
 /// A subscriber as its issuer names it.

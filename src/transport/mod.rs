@@ -28,5 +28,6 @@ pub mod tickets;
 pub mod tls;
 pub mod told;
 mod tslm;
+pub mod watched;
 pub mod websocket;
 mod write_deadline;

@@ -6,14 +6,16 @@ come, but never twice. A subscriber that loses its node goes to another one with
 
 import asyncio
 import collections
+import http.client
 import json
 import random
 import time
+from urllib.parse import quote
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from world import signed
+from world import signed, signer
 
 GONE = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
 OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 20, "close_timeout": 1, "proxy": None,
@@ -28,7 +30,7 @@ class Record:
     """What all of them saw."""
 
     def __init__(self):
-        self.truth = collections.defaultdict(dict)  # channel -> offset -> data
+        self.truth = collections.defaultdict(dict)  # channel -> (epoch, offset) -> data
         self.epochs = collections.defaultdict(set)
         self.acknowledged = {}  # data -> (channel, epoch, offset)
         self.faults = []
@@ -37,6 +39,8 @@ class Record:
         self.unknown = []
         self.latencies = []
         self.closes = collections.Counter()
+        self.ends = []  # (moment, node) of each connection of a subscriber that its node closed
+        self.told = collections.Counter()  # other words for subscribers
 
     def fault(self, text):
         if len(self.faults) < 20:
@@ -51,9 +55,9 @@ class Record:
                 self.fault(f"{channel}: epochs {self.epochs[channel]}")
         newest = {}
         for data, (channel, epoch, offset) in self.acknowledged.items():
-            if self.truth[channel].get(offset) != data:
-                self.fault(f"{channel}: {data} was acknowledged as {epoch}-{offset}, "
-                           f"and {self.truth[channel].get(offset)} was delivered there")
+            delivered = self.truth[channel].get((epoch, offset))
+            if delivered != data:
+                self.fault(f"{channel}: {data} was acknowledged as {epoch}-{offset}, and {delivered} was delivered there")
             # Acknowledged ones of one publisher have the order in which they were sent.
             publisher, n = data.split("-")
             if newest.get((publisher, channel), (0, -1))[0] > offset:
@@ -69,7 +73,7 @@ class Subscriber:
         self.record, self.nodes, self.at, self.channel = record, nodes, at, channel
         self.home, self.ws, self.is_called = at, None, False
         self.epoch, self.offset = None, 0
-        self.reconnects, self.is_connected, self.is_whole = 0, False, True
+        self.reconnects, self.is_connected, self.is_whole, self.is_anew = 0, False, True, False
 
     async def run(self):
         pause = 0.05
@@ -82,6 +86,8 @@ class Subscriber:
                     self.reconnects += 1
                     received = getattr(gone, "rcvd", None)
                     self.record.closes[received.code if received else "cut"] += 1
+                    if received:
+                        self.record.ends.append((time.monotonic(), self.at))
                     pause = 0.05
             self.is_connected = False
             # Another node than the one that was lost.
@@ -111,6 +117,8 @@ class Subscriber:
                     await self.subscribe(ws)
                 elif kind == "unsubscribed":
                     self.record.refused[f"unsubscribed: {message['reason']}"] += 1
+                else:
+                    self.record.told[kind] += 1
 
     async def go_home(self):
         """Back to the node where it began, as a balancer would have it."""
@@ -126,19 +134,48 @@ class Subscriber:
         if self.epoch is None:
             self.epoch, self.offset = message["epoch"], message["offset"]
         elif not message["recovered"]:
-            self.is_whole = False
+            # What there is of the backlog comes now, from wherever it begins.
+            self.is_whole, self.is_anew = False, True
             self.epoch, self.offset = message["epoch"], message["offset"]
         self.is_connected = True
 
     def take(self, message):
         epoch, offset, data = message["epoch"], message["offset"], message["data"]
+        if self.is_anew:
+            self.is_anew, self.offset = False, offset - 1
         if (epoch, offset) != (self.epoch, self.offset + 1):
             self.record.fault(f"{self.channel}: {epoch}-{offset} after {self.epoch}-{self.offset}")
         self.epoch, self.offset = epoch, offset
         self.record.deliveries += 1
         self.record.epochs[self.channel].add(epoch)
-        if self.record.truth[self.channel].setdefault(offset, data) != data:
+        if self.record.truth[self.channel].setdefault((epoch, offset), data) != data:
             self.record.fault(f"{self.channel}: two publications have {epoch}-{offset}")
+
+
+class Once:
+    """A signed request that is sent to several nodes: one of them at most accepts it."""
+
+    def __init__(self, key, node, channel, data):
+        self.authority, self.path = f"{node.host}:{node.publish}", f"/v1/channels/{quote(channel, safe='')}/messages"
+        self.body = json.dumps(data).encode()
+        self.headers, _ = signer.sign(key, "POST", self.authority, self.path, content_type="application/json", body=self.body)
+        self.accepted = 0
+
+    async def send(self, node):
+        """The status, or 0 if there was no answer."""
+        status = await asyncio.to_thread(self.exchange, node)
+        self.accepted += status == 200
+        return status
+
+    def exchange(self, node):
+        connection = http.client.HTTPConnection(node.host, node.publish, timeout=10)
+        try:
+            connection.request("POST", self.path, self.body, {**self.headers, "Host": self.authority})
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
 
 
 class Publisher:

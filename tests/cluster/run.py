@@ -2,18 +2,19 @@
 """Three gateways on one Redis, with faults under load: every publication that was acknowledged reaches every subscriber
 once and in order. Prints what happened in figures; ends with 1 at the first fault.
 
-    run.py [--subscribers 300] [--faults node,redis,full,partition,rolling] [--rate 15] [--rounds 1]
+    run.py [--subscribers 300] [--faults node,redis,full,partition,rolling,upgrade] [--rate 15] [--rounds 1]
 """
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import sys
 import time
 
-from load import Publisher, Record, Subscriber
+from load import Once, Publisher, Record, Subscriber
 from world import BINARY, world
 
 CHANNELS = [f"prices.{name}" for name in ("btc", "eth/€", "xrp ?", "sol#1", "ada", "dot")]
@@ -25,7 +26,7 @@ class Run:
         self.subscribers = [Subscriber(self.record, nodes, at % 3, CHANNELS[at // 3 % len(CHANNELS)])
                             for at in range(args.subscribers)]
         self.publishers = [Publisher(self.record, nodes, at, CHANNELS, key, args.rate) for at in range(3)]
-        self.tasks = []
+        self.tasks, self.key, self.partitions = [], key, 0
         # This one process opens some hundred connections a second at best, less on a busy machine.
         self.patience = 30 + args.subscribers / 30
 
@@ -138,8 +139,11 @@ class Run:
         before = self.reconnects()
         here, *others = self.publishers
         began = time.monotonic()
-        self.network.cut(self.args.direction)
-        readiness, mine = [], [one for one in self.subscribers if one.at == 0]
+        direction = self.args.direction if self.args.direction != "each" else ("both", "to", "from")[self.partitions % 3]
+        self.partitions += 1
+        self.network.cut(direction)
+        readiness, mine, told_before = [], [one for one in self.subscribers if one.at == 0], self.record.told.copy()
+        spent = asyncio.create_task(self.replays(self.args.partition_secs))
         while time.monotonic() - began < self.args.partition_secs:
             readiness.append((time.monotonic() - began, await asyncio.to_thread(self.nodes[0].readiness)))
             await asyncio.sleep(0.2)
@@ -160,23 +164,50 @@ class Run:
         self.expect(whole <= 10, f"subscribers were whole {whole:.1f} s after the partition")
         ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200, 15)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
-        return f"its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
+        replays = await spent
+        return f"{direction}: its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
                f"{unready or 0:.1f} s; elsewhere at most {silence:.2f} s between acknowledgements; after {self.args.partition_secs} s " \
-               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost"
+               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost; told {dict(self.record.told - told_before)}; " \
+               f"replays {replays}"
+
+    async def replays(self, secs):
+        """Signed requests during a partition and after it, to all nodes: each is accepted once at most."""
+        here, there = (Once(self.key, self.nodes[at], CHANNELS[0], f"replay {at} {self.partitions}") for at in (0, 1))
+        # Late enough that the signature is still young after the partition.
+        await asyncio.sleep(max(secs - 20, secs / 3))
+        statuses = [await there.send(self.nodes[1]), await there.send(self.nodes[0]), await here.send(self.nodes[0])]
+        self.expect(statuses[0] == 200, f"a request to a node that is not cut off got {statuses[0]}")
+        await asyncio.sleep(secs - max(secs - 20, secs / 3) + 4)
+        for once in (there, here):
+            for node in [*self.nodes, *self.nodes]:
+                statuses.append(await once.send(node))
+        self.expect(there.accepted == 1 and here.accepted <= 1, f"requests were accepted again: {statuses}")
+        return statuses
 
     async def rolling(self):
-        """Every node ends with SIGTERM, one after the other, and starts again."""
-        before, figures = self.record.closes.copy(), []
-        for node in self.nodes:
-            took = await asyncio.to_thread(node.kill, signal.SIGTERM)
+        """Every node ends with SIGTERM, one after the other, and starts again. One client of the last one never answers."""
+        before, figures, window = self.record.closes.copy(), [], self.args.window
+        for at, node in enumerate(self.nodes):
+            with node.stall() if at == 2 else contextlib.nullcontext():
+                self.record.ends.clear()
+                began = time.monotonic()
+                took = await asyncio.to_thread(node.kill, signal.SIGTERM)
             self.expect(node.process.returncode == 0, f"{node.name} ended with {node.process.returncode}")
-            self.expect(took <= 8, f"{node.name} drained for {took:.1f} s")
+            self.expect(took <= window + 5, f"{node.name} drained for {took:.1f} s")
+            spread = uneven([moment - began for moment, whose in self.record.ends if whose == at], window)
             ready = await asyncio.to_thread(node.start)
             await self.all_connected(self.patience)
-            figures.append(f"{took:.1f}+{ready:.1f}")
+            figures.append(f"{took:.1f}+{ready:.1f} (±{100 * spread:.0f} %)")
         closes = self.record.closes - before
         self.expect(set(closes) <= {4000}, f"connections ended with {dict(closes)}")
-        return f"drain + start in s: {', '.join(figures)}; {closes.total()} times a subscriber was told to come back (4000)"
+        return f"drain + start in s (closes in a tenth of the {window} s: off the mean by at most): {', '.join(figures)}; " \
+               f"{closes.total()} times a subscriber was told to come back (4000)"
+
+    async def upgrade(self):
+        """The same, and each node starts with the other program: old and new ones share the work for a while."""
+        for node in self.nodes:
+            node.binary = self.args.other if node.binary == BINARY else BINARY
+        return await self.rolling()
 
     def expect(self, is_so, text):
         if not is_so:
@@ -192,6 +223,17 @@ class Run:
                f"closes {dict(record.closes)}"
 
 
+def uneven(moments, window):
+    """How far the busiest or quietest tenth of the window is from an even spread, as a part of that."""
+    if not moments:
+        return 0
+    tenths = [0] * 10
+    for moment in moments:
+        tenths[min(int(moment / window * 10), 9)] += 1
+    mean = len(moments) / 10
+    return max(abs(count - mean) for count in tenths) / mean
+
+
 async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subscribers", type=int, default=300)
@@ -199,16 +241,19 @@ async def main():
     parser.add_argument("--faults", default="node,redis,full,partition,rolling")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--partition-secs", type=float, default=10)
-    parser.add_argument("--direction", choices=["to", "from", "both"], default="both", help="what the partition swallows")
+    parser.add_argument("--direction", choices=["to", "from", "both", "each"], default="both", help="what the partition swallows")
+    parser.add_argument("--window", type=int, default=2, help="drain.window_secs")
+    parser.add_argument("--other", default=BINARY, help="another version of the gateway, for `upgrade`")
     parser.add_argument("--fsync", choices=["always", "everysec"], default="everysec")
     args = parser.parse_args()
     began = time.monotonic()
-    async with world(args.fsync) as parts:
+    async with world(args.fsync, args.window) as parts:
         run = Run(args, *parts)
         print(f"{args.subscribers} subscribers on 3 nodes, 3 publishers with {args.rate:g}/s each, {len(CHANNELS)} channels, "
               f"appendfsync {args.fsync}, load {os.getloadavg()[0]:.1f}, {BINARY}\npartition: {parts[3].about}", flush=True)
         await run.start()
-        scenarios = {"node": run.node, "redis": run.redis_, "full": run.full, "partition": run.partition, "rolling": run.rolling}
+        scenarios = {"node": run.node, "redis": run.redis_, "full": run.full, "partition": run.partition, "rolling": run.rolling,
+                     "upgrade": run.upgrade}
         for fault in args.faults.split(",") * args.rounds:
             await run.spread()
             await asyncio.sleep(1)

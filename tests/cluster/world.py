@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SERVER = os.environ.get("REDIS_SERVER", "redis-server")
 BINARY = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
 CONFIG = """
 [listeners.public]
@@ -48,8 +49,8 @@ backlog_secs = 300
 kind = "redis"
 url = "redis://{redis}"
 [drain]
-window_secs = 2
-deadline_secs = 6
+window_secs = {window}
+deadline_secs = {deadline}
 [log]
 format = "json"
 filter = "info"
@@ -80,12 +81,14 @@ class Redis:
 
     def start(self):
         self.process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", *self.hosts, "--protected-mode", "no", "--save", "",
+            [SERVER, "--port", str(self.port), "--bind", *self.hosts, "--protected-mode", "no", "--save", "",
              "--appendonly", "yes", "--appendfsync", self.fsync, "--dir", str(self.folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         wait_until("redis", self.answers)
 
     def answers(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"redis ended with {self.process.returncode}")
         return self.command("PING").startswith("+PONG")
 
     def command(self, words):
@@ -103,7 +106,8 @@ class Redis:
 
 
 class Node:
-    def __init__(self, name, folder, host, redis, key, inside=()):
+    def __init__(self, name, folder, host, redis, key, window, inside=()):
+        self.binary, self.window, self.deadline = BINARY, window, window + 4
         self.name, self.host, self.inside, self.log = name, host, list(inside), open(folder / f"{name}.log", "ab")
         self.public, self.publish, self.ops = free_ports(3)
         self.config = folder / f"{name}.toml"
@@ -111,7 +115,7 @@ class Node:
         self.process = None
 
     def start(self):
-        command = [*self.inside, BINARY, "serve", "--config", str(self.config)]
+        command = [*self.inside, self.binary, "serve", "--config", str(self.config)]
         began = time.monotonic()
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         wait_until(f"{self.name} to be ready", self.is_ready)
@@ -136,8 +140,18 @@ class Node:
         began = time.monotonic()
         if self.process:
             self.process.send_signal(how)
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=self.deadline + 20)
         return time.monotonic() - began
+
+    def stall(self):
+        """A WebSocket whose client reads nothing and answers nothing."""
+        one = socket.create_connection((self.host, self.public), 5)
+        one.sendall(f"GET /v1/subscribe HTTP/1.1\r\nHost: {self.host}:{self.public}\r\nConnection: Upgrade\r\n"
+                    "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: lastmile.v1\r\n"
+                    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
+        if not one.recv(12).endswith(b"101"):
+            raise RuntimeError(f"{self.name} takes no WebSocket")
+        return one
 
 
 class Namespace:
@@ -246,7 +260,7 @@ def run(*command):
 
 
 @contextlib.asynccontextmanager
-async def world(fsync):
+async def world(fsync, window=2):
     """Gives Redis, the nodes, the publishers' key, and the network of the first node."""
     with tempfile.TemporaryDirectory(prefix="lastmile-cluster-") as folder, contextlib.ExitStack() as stack:
         folder = pathlib.Path(folder)
@@ -265,8 +279,8 @@ async def world(fsync):
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         near = f"127.0.0.1:{redis.port}"
         public = public.decode()
-        nodes = [Node("node-0", folder, network.host, await network.start(redis.port), public, network.inside)]
-        nodes += [Node(f"node-{at}", folder, "127.0.0.1", near, public) for at in (1, 2)]
+        nodes = [Node("node-0", folder, network.host, await network.start(redis.port), public, window, network.inside)]
+        nodes += [Node(f"node-{at}", folder, "127.0.0.1", near, public, window) for at in (1, 2)]
         for node in nodes:
             stack.callback(node.kill)
             await asyncio.to_thread(node.start)

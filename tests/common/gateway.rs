@@ -126,11 +126,10 @@ impl World {
         let toml = Self::toml(&publisher.toml("market-data", &["*"]), more);
         folder.write("sso.json", &issuer.jwks());
         let gateway = TestGateway::start(&toml, &folder).await;
-        Self::around(gateway, folder, publisher, issuer)
+        Self::of(gateway, folder, publisher, issuer)
     }
 
-    /// One node that was started already.
-    pub fn around(gateway: TestGateway, folder: Folder, publisher: TestPublisher, issuer: TestIssuer) -> Self {
+    pub fn of(gateway: TestGateway, folder: Folder, publisher: TestPublisher, issuer: TestIssuer) -> Self {
         Self { gateway, others: Vec::new(), next: AtomicUsize::new(0), _kept: None, folder, publisher, issuer }
     }
 

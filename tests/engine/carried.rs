@@ -19,21 +19,13 @@ const SUPPORT: &str = "[[channels]]\nmatch = \"support\"\nreplies = true\n";
 /// Two gateways, a subscriber on the first and its message's id, published by the second.
 async fn asked(server: &RedisServer, limits: &str) -> (Pair, Ws, Ws, String) {
     let pair = Pair::start(&format!("url = \"{}\"\n{SUPPORT}{limits}", server.url())).await;
-    let mut publisher = publisher_ws(&pair, 1).await;
+    let mut publisher = pair.publisher_ws(1).await;
     let mut alice = pair.subscriber(0).await;
     alice.subscribe("support").await;
     publisher.send(json!({"type": "publish", "id": "1", "channel": "support", "data": "Shall I?"})).await;
     publisher.expect("published").await;
     let message = alice.expect("message").await["message_id"].as_str().unwrap().to_owned();
     (pair, publisher, alice, message)
-}
-
-async fn publisher_ws(pair: &Pair, node: usize) -> Ws {
-    let gateway = &pair.gateways[node];
-    let request = pair.publisher.request(&gateway.authority("publish"), "GET", "/v1/publish", None);
-    let mut ws = Ws::open(gateway.address("publish"), request).await.expect("an upgrade");
-    ws.expect("welcome").await;
-    ws
 }
 
 fn reply(id: &str, to: &str, wants_answer: bool) -> Value {
@@ -75,7 +67,7 @@ async fn a_reply_waits_for_a_publisher_that_comes_back_on_any_node() {
     for (id, node) in [("5", 1), ("6", 0), ("7", 1)] {
         alice.send(reply(id, &message, false)).await;
         alice.expect_silence().await;
-        let mut back = publisher_ws(&pair, node).await;
+        let mut back = pair.publisher_ws(node).await;
         let got = back.expect("reply").await;
         back.send(json!({"type": "received", "reply": got["reply"]})).await;
         assert_eq!(alice.expect("replied").await["id"], id);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::gateway::Folder;
 
-/// A `redis-server` on a port of the loopback interface.
+/// A server of Redis on a port of the loopback interface.
 pub struct RedisServer {
     process: Option<Child>,
     folder: Folder,
@@ -58,12 +58,12 @@ impl RedisServer {
 
     /// Starts it where it is not running; returns once it answers.
     pub fn restart(&mut self) {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null());
-        self.process = Some(command.spawn().expect("redis-server"));
+        self.process = Some(command.spawn().expect("a server of Redis"));
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.command("PING").is_none_or(|answer| !answer.starts_with("+PONG")) {
-            assert!(Instant::now() < deadline, "redis-server does not answer");
+            assert!(Instant::now() < deadline, "the server of Redis does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -97,6 +97,11 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Another version of Redis, or Valkey, where `tests/run` names one.
+fn program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
 /// A Cluster's nodes speak on a port that is 10000 higher, so not all are good.

@@ -212,6 +212,19 @@ impl Socket for Sink {
     }
 }
 
+pub fn connection() -> Arc<Connection<Sink>> {
+    let limits = ConnectionLimits {
+        outbox_bytes: 1 << 20,
+        outbox_frames: 1000,
+        stall: Duration::from_secs(5),
+        close: Duration::from_secs(5),
+        ping: Duration::from_secs(25),
+        pong: Duration::from_secs(10),
+        unasked: None,
+    };
+    Arc::new(Connection::new(1, Arc::new(limits), Sink::default()))
+}
+
 pub struct Subscriber {
     pub connection: Arc<Connection<Sink>>,
     pub membership: Membership,
@@ -231,16 +244,7 @@ impl Subscriber {
     }
 
     pub fn attached(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
-        let limits = ConnectionLimits {
-            outbox_bytes: 1 << 20,
-            outbox_frames: 1000,
-            stall: Duration::from_secs(5),
-            close: Duration::from_secs(5),
-            ping: Duration::from_secs(25),
-            pong: Duration::from_secs(10),
-            unasked: None,
-        };
-        let connection = Arc::new(Connection::new(1, Arc::new(limits), Sink::default()));
+        let connection = connection();
         let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };
         let mut told = None;
         let mut announce = |joined: Joined<'_>| {

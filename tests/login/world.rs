@@ -24,7 +24,7 @@ impl LoginWorld {
         folder.write("client.secret", "s3cret\n");
         let toml = toml(port, &publisher.toml("market-data", &["*"]), issuers, login);
         let gateway = TestGateway::start(&toml, &folder).await;
-        Self { world: World::around(gateway, folder, publisher, issuer), url: format!("http://127.0.0.1:{port}") }
+        Self { world: World::of(gateway, folder, publisher, issuer), url: format!("http://127.0.0.1:{port}") }
     }
 
     /// Takes other issuers and another `[login]`.

@@ -18,7 +18,7 @@ use crate::common::{Behaviour, TestGateway, TestIssuer, TestProvider, TestPublis
 async fn world(provider: &TestProvider, issuer: TestIssuer, keys: &str) -> World {
     let (publisher, folder) = (TestPublisher::new(), Folder::new());
     let gateway = TestGateway::start(&toml(provider, &publisher, &folder, keys), &folder).await;
-    World::around(gateway, folder, publisher, issuer)
+    World::of(gateway, folder, publisher, issuer)
 }
 
 fn toml(provider: &TestProvider, publisher: &TestPublisher, folder: &Folder, keys: &str) -> String {
@@ -93,7 +93,7 @@ async fn keys_are_found_by_discovery_over_tls_with_a_configured_authority() {
     let (folder, publisher) = (Folder::new(), TestPublisher::new());
     let toml = toml(&provider, &publisher, &folder, "discovery = true").replace("egress_ca = \"ca.pem\"", "");
     let gateway = TestGateway::start(&toml, &folder).await;
-    let stranger = World::around(gateway, folder, publisher, TestIssuer::new("unused"));
+    let stranger = World::of(gateway, folder, publisher, TestIssuer::new("unused"));
     assert!(!is_admitted(&stranger, &world.issuer.token("bob")).await);
     assert!(stranger.metric("lastmile_key_fetches_total{result=\"tls\"}").await >= 1.0);
     assert!(stranger.metric("lastmile_issuer_keys_stale").await == 1.0);

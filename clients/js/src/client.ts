@@ -255,6 +255,9 @@ export class Client extends Emitter<ClientEvents> {
         // With a reason it is the gateway's doing.
         if (subscription && frame.reason) this.#onUnsubscribed(subscription, frame);
         return;
+      case "degraded":
+      case "restored":
+        return subscription?.emit(frame.type, undefined);
       case "replied":
         if (!this.#pending.get(frame.id ?? "")?.command.answer) this.#settle(frame.id);
         return;

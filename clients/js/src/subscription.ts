@@ -28,6 +28,10 @@ export interface SubscriptionEvents<T> {
   /** The gateway listens for us, at first and after each loss of the connection. `recovered`: nothing is missing. */
   subscribed: Position & { recovered: boolean };
   gap: Gap;
+  /** The gateway's node is cut off from the others: what is published comes later. Until `restored` or `subscribed`. */
+  degraded: undefined;
+  /** Everything came, and it goes on. */
+  restored: undefined;
   /** It is over, for good. Without an error: by `unsubscribe` or `close`. */
   ended: LastmileError | undefined;
 }

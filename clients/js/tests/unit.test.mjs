@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Backoff } from "../build/backoff.js";
 import { Chooser } from "../build/chooser.js";
+import { connect } from "../build/index.js";
 import { Subscription } from "../build/subscription.js";
 import { EventParser } from "../build/transports/sse.js";
 import { Signer } from "./support/signer.mjs";
@@ -157,6 +158,32 @@ test("bytes arrive as bytes", () => {
   say(0, false);
   subscription.onMessage({ type: "message", epoch: "k", offset: 1, data: "3q2+7w==", encoding: "base64" });
   assert.deepEqual(data, Uint8Array.of(0xde, 0xad, 0xbe, 0xef));
+});
+
+test("a node that is cut off is told to the subscription, and what is not known is passed over", async () => {
+  let socket;
+  class Played {
+    readyState = 1;
+    constructor() { socket = this; queueMicrotask(() => this.onopen()); }
+    send(text) {
+      const { type, id, channel } = JSON.parse(text);
+      if (type === "ping") this.say({ type: "welcome", connection: "c-1", ping_secs: 25, principal: null });
+      if (type === "subscribe") this.say({ type: "subscribed", id, channel, epoch: "k", offset: 0, recovered: false });
+    }
+    say(frame) { this.onmessage({ data: JSON.stringify(frame) }); }
+    close() {}
+  }
+  const client = connect("http://gateway.invalid", { WebSocket: Played, transports: ["websocket"] });
+  const told = [];
+  const subscription = client.subscribe("c");
+  for (const name of ["subscribed", "degraded", "restored", "message"]) subscription.on(name, () => told.push(name));
+  await new Promise((done) => subscription.on("subscribed", done));
+  for (const frame of [
+    { type: "degraded", channel: "c" }, { type: "degraded", channel: "other" }, { type: "news of next year", channel: "c" },
+    { type: "message", channel: "c", epoch: "k", offset: 1, data: 1 }, { type: "restored", channel: "c" },
+  ]) socket.say(frame);
+  assert.deepEqual(told, ["subscribed", "degraded", "message", "restored"]);
+  client.close();
 });
 
 test("the tests' signer makes the vectors of the repository", () => {

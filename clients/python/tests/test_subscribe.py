@@ -1,7 +1,10 @@
 """Listening: from where, until when, and what is told."""
 
 import asyncio
+import json
 import uuid
+
+from websockets.asyncio.server import serve
 
 from lastmile import Gap, LastmileError, Position, Publisher, connect
 
@@ -167,6 +170,31 @@ class Subscribe(Case):
             with self.assertRaises(LastmileError) as ended:
                 await within(client.subscribe(self.channel).ready())
             self.assertEqual(ended.exception.message, "signed out")
+
+    async def test_a_node_that_is_cut_off_is_told_and_what_is_not_known_is_passed_over(self):
+        async def play(socket):
+            async for text in socket:
+                command = json.loads(text)
+                if command["type"] == "subscribe":
+                    told = {"type": "subscribed", "id": command["id"], "epoch": "k", "offset": 0, "recovered": False}
+                    frames = [told, {"type": "degraded"}, {"type": "news of next year"}]
+                    frames += [{"type": "message", "message_id": "k-1", "epoch": "k", "offset": 1, "data": 1,
+                                "time": "2026-11-21T09:00:00.123Z", "publisher": "p"}]
+                elif command["type"] == "unsubscribe":
+                    frames = [{"type": "restored"}]
+                else:
+                    frames = [{"type": "welcome", "connection": "c-1", "ping_secs": 25, "principal": None}]
+                for frame in frames:
+                    await socket.send(json.dumps({"channel": "c", **frame}))
+
+        async with serve(play, "127.0.0.1", 0, subprotocols=["lastmile.v1"]) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with connect(f"http://127.0.0.1:{port}", timing=QUICK) as client:
+                subscription = client.subscribe("c")
+                self.assertEqual([one.data for one in await take(subscription, 1)], [1])
+                self.assertTrue(subscription.degraded)
+                client.stop(subscription)
+                await eventually(lambda: not subscription.degraded)
 
     async def test_large_publications_come_compressed_and_whole(self):
         subscription = self.client.subscribe(self.channel)

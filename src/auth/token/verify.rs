@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::jwk::JwkSet;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::IssuerConfig;
 use super::cache::{TokenDigest, Verified};
@@ -20,7 +23,7 @@ use super::ring::provider::ProviderMetadata;
 use super::ring::renewal::Renewal;
 use super::ring::{KeySource, Remote, Ring};
 use crate::auth::fetch::Fetcher;
-use crate::broker::{Now, Principal};
+use crate::broker::Principal;
 
 /// Bytes of a token; checked before anything else is done with it.
 pub const MAX_TOKEN: usize = 8 * 1024;
@@ -144,13 +147,33 @@ impl Issuers {
         ring.provider.load_full().ok_or(MetadataError::Unavailable)
     }
 
-    /// Puts pushed keys in force for an issuer with a `jwks_file`, until the file changes or the process ends.
-    pub fn replace_keys(&self, issuer: &str, keys: JwkSet) -> Result<(), ReplaceError> {
+    /// Puts pushed keys in force for an issuer with a `jwks_file`, until the file changes or the process ends. `pushed`
+    /// in seconds since 1970.
+    pub fn replace_keys(&self, issuer: &str, keys: JwkSet, pushed: u64) -> Result<(), ReplaceError> {
+        let (ring, _) = self.filed(issuer)?;
+        ring.put(keys, pushed).map_err(ReplaceError::Unusable)
+    }
+
+    /// Whether [`Issuers::replace_keys`] would take these keys. Gives a digest of what stands in the issuer's file.
+    pub fn check_keys(&self, issuer: &str, keys: &JwkSet) -> Result<String, ReplaceError> {
+        let (ring, file) = self.filed(issuer)?;
+        ring.usable(keys).map_err(ReplaceError::Unusable)?;
+        // Of what was read of it, so that nodes may have it with other blanks.
+        let file = serde_json::to_vec(file).unwrap_or_default();
+        Ok(URL_SAFE_NO_PAD.encode(Sha256::digest(file)))
+    }
+
+    /// The ring of an issuer with a `jwks_file`, and the keys in that.
+    fn filed(&self, issuer: &str) -> Result<(&Ring, &JwkSet), ReplaceError> {
         let ring = &self.by_name.get(issuer).ok_or(ReplaceError::IssuerUnknown)?.ring;
         match &ring.source {
             KeySource::Remote(_) => Err(ReplaceError::Fetched),
-            KeySource::File { .. } => ring.put(keys, Now::read().unix()).map_err(ReplaceError::Unusable),
+            KeySource::File { keys, .. } => Ok((ring, keys)),
         }
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_name.keys()
     }
 
     /// Whether this issuer may vouch for anybody.

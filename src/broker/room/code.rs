@@ -118,7 +118,7 @@ impl Codes {
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.rooms.len()
     }
 }

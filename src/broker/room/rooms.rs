@@ -30,11 +30,14 @@ const CODE_TRIES: usize = 16;
 #[derive(Clone)]
 pub struct Rooms(Arc<Inner>);
 
+/// What is to be told of a name that stands for no room any more.
+type Forgotten = Box<dyn Fn(&Key) + Send + Sync>;
+
 struct Inner {
     shared: Shared,
     shards: Vec<Mutex<HashMap<Key, Arc<Lobby>>>>,
     hasher: RandomState,
-    forgotten: OnceLock<Box<dyn Fn(&Key) + Send + Sync>>,
+    forgotten: OnceLock<Forgotten>,
 }
 
 impl Rooms {
@@ -51,9 +54,11 @@ impl Rooms {
     pub fn open_channel(&self, id: RoomId, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
         let place = self.0.shared.ledger.open(joiner.address).ok_or(CloseReason::RateLimited)?;
         let lobby = Arc::new(Lobby::new(Key::Channel(id)));
-        // Before anybody can find it.
+        // The lock of the names is held: whoever is told of the room may send somebody else there at once.
+        let mut shard = self.shard(&lobby.key).lock();
         let seat = lobby.open_channel(id, Room::new(place, now, self.0.shared.limits.caps()), joiner);
-        self.shard(&lobby.key).lock().insert(lobby.key.clone(), lobby.clone());
+        shard.insert(lobby.key.clone(), lobby.clone());
+        drop(shard);
         Ok(self.seat(lobby, seat, String::new()))
     }
 

@@ -13,10 +13,12 @@ use redis::cmd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::link::away;
+use super::names::SCRIPTS;
 use super::{Core, millis};
 use crate::broker::Bus;
 use crate::broker::bus::{Topic, Word};
-use crate::protocol::{Code, Refusal};
+use crate::broker::observers::LEASE;
+use crate::protocol::{ChannelName, Code, Refusal};
 
 /// Longest time until an answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -121,8 +123,7 @@ impl Core {
         let (name, session) = (self.names.node(node), self.link.session());
         Box::pin(async move {
             let (_held, session) = (held.ok_or_else(away)?, session?);
-            let publish = if session.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
-            let heard: u64 = session.query(cmd(publish).arg(name).arg(word)).await?;
+            let heard: u64 = session.query(cmd(session.publish()).arg(name).arg(word)).await?;
             // A Cluster's answer counts only those who listen where it was asked.
             if heard == 0 && !session.is_cluster() { Err(Code::NotFound.into()) } else { Ok(()) }
         })
@@ -151,6 +152,10 @@ impl Bus for Core {
         })
     }
 
+    fn tell(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
+        self.send(node, topic as u8, 0, bytes)
+    }
+
     fn answer(&self, word: Word, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
         self.send(&word.from, ANSWERS, word.number, bytes)
     }
@@ -173,6 +178,16 @@ impl Bus for Core {
         Box::pin(async move {
             let key = self.names.publisher(publisher);
             self.link.session()?.query::<u64>(cmd("HDEL").arg(key).arg(node)).await.map(drop)
+        })
+    }
+
+    fn watch<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>> {
+        Box::pin(async move {
+            let (session, names) = (self.link.session()?, &self.names);
+            let mut script = SCRIPTS.watch.prepare_invoke();
+            script.key(names.watch(channel)).key(names.seats(channel));
+            script.arg(&self.node).arg(millis(LEASE)).arg(names.live(channel)).arg(session.publish());
+            session.invoke(&script).await
         })
     }
 

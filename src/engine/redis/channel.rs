@@ -20,7 +20,7 @@ impl Core {
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(limits.max_connections);
         script.arg(millis(self.idle)).arg(millis(rule.limits.lifespan));
-        script.arg(self.names.live(channel)).arg(session.sharded());
+        script.arg(self.names.live(channel)).arg(session.publish());
         match session.invoke::<String>(&script).await?.as_str() {
             "new" => Ok(Created::New),
             "again" => Ok(Created::Again),
@@ -56,7 +56,7 @@ impl Core {
         let session = self.link.session()?;
         let mut script = SCRIPTS.close.prepare_invoke();
         script.key(self.names.state(channel)).key(self.names.log(channel)).key(self.names.seats(channel));
-        script.arg(self.names.live(channel)).arg(session.sharded());
+        script.arg(self.names.live(channel)).arg(session.publish());
         Ok(session.invoke::<u64>(&script).await? == 1)
     }
 }

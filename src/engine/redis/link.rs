@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::names::SCRIPTS;
-use super::server::{Connection, RedisKind, Server};
+use super::server::{Connection, RedisKind, Server, field};
 use crate::protocol::{Code, Refusal};
 
 /// Waits between attempts to connect.
@@ -42,6 +42,15 @@ pub struct Session {
     pub marker: String,
     is_lost: AtomicBool,
     lost: Notify,
+}
+
+/// What came of writing something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Done,
+    /// There is no memory for it.
+    Full,
+    Failed,
 }
 
 /// What came for the subscriptions of a session, in its order.
@@ -123,8 +132,15 @@ impl Session {
         };
         let mut connection = server.connect(push).await?;
         let marker = marker(&mut connection, kind).await?;
-        for script in SCRIPTS.all() {
-            script.load_async(&mut connection).await?;
+        let load = SCRIPTS.all().map(|script| {
+            let mut connection = connection.clone();
+            async move { script.load_async(&mut connection).await }
+        });
+        for loaded in futures_util::future::join_all(load).await {
+            // One dead master of a Cluster is no reason to be without the others, which have it.
+            if !connection.is_cluster() {
+                loaded?;
+            }
         }
         static OPENED: AtomicU64 = AtomicU64::new(1);
         let number = OPENED.fetch_add(1, Ordering::Relaxed);
@@ -138,12 +154,11 @@ impl Session {
             if timeout(PING, self.lost.notified()).await.is_ok() {
                 return;
             }
-            // The connections of a Cluster are the library's matter.
-            if !self.is_cluster() {
-                let mut connection = self.connection.clone();
-                let ping: RedisResult<Value> = redis::cmd("PING").query_async(&mut connection).await;
-                if let Err(error) = ping {
-                    let _ = self.failed(error);
+            // Others of a Cluster are the library's matter.
+            if let Some(mut one) = self.connection.one().cloned() {
+                let ping: RedisResult<Value> = redis::cmd("PING").query_async(&mut one).await;
+                if ping.is_err_and(|error| !is_of_the_command(&error)) {
+                    self.lose();
                 }
             }
         }
@@ -159,14 +174,14 @@ impl Session {
         self.lost.notify_one();
     }
 
-    /// Whether keys and pub/sub live in slots.
+    /// Whether keys live in slots.
     pub fn is_cluster(&self) -> bool {
         self.connection.is_cluster()
     }
 
-    /// What scripts are told of that.
-    pub fn sharded(&self) -> &'static str {
-        if self.is_cluster() { "s" } else { "" }
+    /// The command that publishes, which scripts are told as well.
+    pub fn publish(&self) -> &'static str {
+        if self.connection.one().is_some() { "PUBLISH" } else { "SPUBLISH" }
     }
 
     pub async fn invoke<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, Refusal> {
@@ -179,6 +194,18 @@ impl Session {
         command.query_async(&mut connection).await.map_err(|error| self.failed(error))
     }
 
+    pub async fn write(&self, command: &redis::Cmd) -> Written {
+        let mut connection = self.connection.clone();
+        match command.query_async::<Value>(&mut connection).await {
+            Ok(_) => Written::Done,
+            Err(error) => {
+                let is_full = error.code() == Some("OOM");
+                let _ = self.failed(error);
+                if is_full { Written::Full } else { Written::Failed }
+            }
+        }
+    }
+
     pub async fn subscribe(&self, name: &str) -> Result<(), Refusal> {
         self.connection.clone().subscribe(name).await.map_err(|error| self.failed(error))
     }
@@ -189,13 +216,8 @@ impl Session {
 
     /// The cause goes to the log. What was asked for may have happened.
     fn failed(&self, error: RedisError) -> Refusal {
-        use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
-        let is_of_the_command = match error.kind() {
-            ErrorKind::Server(BusyLoading | MasterDown | ReadOnly) => false,
-            kind => matches!(kind, ErrorKind::Server(_) | ErrorKind::Extension),
-        };
         tracing::debug!(%error, "redis failed");
-        if !is_of_the_command && !self.is_cluster() {
+        if !is_of_the_command(&error) && !self.is_cluster() {
             self.lose();
         }
         away()
@@ -211,27 +233,37 @@ impl Pushes {
     }
 }
 
+/// Whether the connection is still good.
+fn is_of_the_command(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
+    match error.kind() {
+        ErrorKind::Server(BusyLoading | MasterDown | ReadOnly) => false,
+        kind => matches!(kind, ErrorKind::Server(_) | ErrorKind::Extension),
+    }
+}
+
 pub fn away() -> Refusal {
     Refusal::new(Code::EngineUnavailable, "the engine is away; try again later")
 }
 
 /// `aof`: everything that was acknowledged comes back after a restart, because Redis writes it before it answers.
-/// Otherwise it names the process: another one may have lost the newest. In a Cluster the scripts ask the slot's master.
+/// Otherwise it names the process: another one may have lost the newest. In a Cluster the scripts ask the slot's master,
+/// and gateways that do not hear each other, because some began before its upgrade, never share an epoch.
 async fn marker(connection: &mut Connection, kind: &RedisKind) -> RedisResult<String> {
     if connection.is_cluster() {
-        return Ok("cluster ".to_owned());
+        return Ok(format!("cluster {}", if connection.one().is_some() { "plain " } else { "" }));
     }
     let persistence: String = redis::cmd("INFO").arg("persistence").query_async(connection).await?;
+    // Before Redis 7 the file counts as disabled while it is read.
+    if field(&persistence, "loading") == Some("1") {
+        return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "it reads its memory").into());
+    }
     // What another server has of it is another matter.
     if *kind == RedisKind::Single && field(&persistence, "aof_enabled") == Some("1") {
         return Ok("aof".to_owned());
     }
     let server: String = redis::cmd("INFO").arg("server").query_async(connection).await?;
     Ok(field(&server, "run_id").unwrap_or("unknown").to_owned())
-}
-
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 fn size_of_push(info: &PushInfo) -> usize {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -20,10 +20,12 @@ use super::seats::Seats;
 use super::wire::{self, Message, Received};
 use crate::broker::Now;
 use crate::broker::fanout::Walks;
+use crate::broker::observers::LEASE;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::{SharedLog, new_epoch};
 use crate::engine::deliver;
 use crate::engine::log::{Log, LogState};
+use crate::protocol::reply::Reply;
 use crate::protocol::{ChannelName, CloseReason, Position, Refusal};
 
 /// Publications that are read at once.
@@ -34,6 +36,9 @@ const MAX_WAITING: usize = 4096;
 
 /// What is on its way for so long may have been lost.
 const LATE: Duration = Duration::from_millis(500);
+
+/// A mirror that reads for so many seconds has no way to what it reads.
+const PATIENT_SWEEPS: u32 = 3;
 
 /// Waits between attempts to read while the connection holds.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -51,6 +56,10 @@ pub struct Mirror {
     newest: AtomicU64,
     /// Something was revealed.
     moved: Notify,
+    /// Members were told that they are cut off.
+    is_degraded: AtomicBool,
+    /// Seconds for which it was not as Redis is.
+    behind: AtomicU32,
 }
 
 #[derive(Default)]
@@ -72,6 +81,8 @@ struct State {
     declared: String,
     /// Of Redis, in milliseconds since 1970.
     time: u64,
+    /// Nodes on which somebody watches who listens, with blanks between them.
+    watchers: String,
 }
 
 impl Mirror {
@@ -85,6 +96,8 @@ impl Mirror {
             is_loaded: AtomicBool::new(false),
             newest: AtomicU64::new(0),
             moved: Notify::new(),
+            is_degraded: AtomicBool::new(false),
+            behind: AtomicU32::new(0),
         })
     }
 
@@ -127,6 +140,20 @@ impl Mirror {
         self.renew(core);
         self.ready().await;
         Ok(())
+    }
+
+    /// Tells members when they are cut off, and when everything came. To be called once a second, by one task.
+    pub fn tell_state(&self, core: &Core, is_node_cut_off: bool) {
+        let is_ready = self.is_ready();
+        let behind = if is_ready { 0 } else { self.behind.load(Ordering::Relaxed) + 1 };
+        self.behind.store(behind, Ordering::Relaxed);
+        let was_degraded = self.is_degraded.load(Ordering::Relaxed);
+        let is_degraded = is_node_cut_off || behind >= PATIENT_SWEEPS || (was_degraded && !is_ready);
+        if self.is_degraded.swap(is_degraded, Ordering::Relaxed) != is_degraded {
+            let channel = self.channel.as_str();
+            let state = if is_degraded { Reply::Degraded { channel } } else { Reply::Restored { channel } };
+            core.channels.hub.tell_state(&self.channel, &state);
+        }
     }
 
     /// Reads again, because something may have been missed.
@@ -189,6 +216,10 @@ impl Mirror {
                 Ok(Walks::default())
             }
             Message::Look => Err(Missing),
+            Message::Watch { node } => {
+                self.watched_by(core, &node);
+                Ok(Walks::default())
+            }
         }
     }
 
@@ -213,6 +244,13 @@ impl Mirror {
         if log.state == LogState::Live {
             log.end(reason);
             core.channels.end(&self.channel, log, reason);
+        }
+    }
+
+    /// From now on `node` is told who comes and goes here.
+    fn watched_by(&self, core: &Core, node: &str) {
+        if node != core.node {
+            core.channels.hub.watched_by(&self.channel, node, Instant::now() + LEASE);
         }
     }
 
@@ -287,6 +325,7 @@ impl Mirror {
             known => known.as_ref().map(|known| (&*known.epoch, known.offset)),
         };
         let state = self.state(core, &session, known_to_redis).await?;
+        state.watchers.split_whitespace().for_each(|node| self.watched_by(core, node));
         let is_same = known.as_ref().is_some_and(|known| known.epoch == state.epoch);
         {
             let mut log = self.log.lock();
@@ -332,9 +371,10 @@ impl Mirror {
         let (epoch, offset) = known.unwrap_or(("", 0));
         let lifespan = core.channels.rules.load().of(&self.channel).limits.lifespan;
         let mut script = SCRIPTS.attach.prepare_invoke();
-        script.key(core.names.state(&self.channel)).key(core.names.log(&self.channel));
+        let (names, channel) = (&core.names, &self.channel);
+        script.key(names.state(channel)).key(names.log(channel)).key(names.watch(channel));
         script.arg(&*new_epoch()?).arg(&session.marker).arg(lifespan.as_millis() as u64);
-        script.arg(core.idle.as_millis() as u64).arg(core.names.live(&self.channel)).arg(session.sharded());
+        script.arg(core.idle.as_millis() as u64).arg(names.live(channel)).arg(session.publish());
         script.arg(epoch).arg(offset);
         let answer: Vec<String> = session.invoke(&script).await?;
         State::read(&answer).ok_or_else(away)
@@ -383,7 +423,7 @@ struct Missing;
 
 impl State {
     fn read(answer: &[String]) -> Option<Self> {
-        let [epoch, offset, _, age, ended, declared, time] = answer else { return None };
+        let [epoch, offset, _, age, ended, declared, time, watchers] = answer else { return None };
         Some(Self {
             epoch: epoch.as_str().into(),
             offset: offset.parse().ok()?,
@@ -391,6 +431,7 @@ impl State {
             ended: if ended.is_empty() { None } else { Some(wire::reason_of(ended)?) },
             declared: declared.clone(),
             time: time.parse().ok()?,
+            watchers: watchers.clone(),
         })
     }
 }

@@ -55,6 +55,12 @@ const READERS: usize = 64;
 /// Probes of a Cluster are spread over so many slots; one that comes back is enough.
 const PROBES: usize = 6;
 
+/// What a probe writes goes by itself.
+const PROBE_LIVES: Duration = Duration::from_secs(10);
+
+/// Without a connection and a probe for so long, subscribers are told. Redis may be restarted in less.
+const CUT_OFF: Duration = Duration::from_secs(2);
+
 pub struct Redis {
     core: Arc<Core>,
     queue: Queue,
@@ -72,6 +78,8 @@ struct Core {
     canary: Canary,
     words: Words,
     is_tidying: AtomicBool,
+    is_telling: AtomicBool,
+    is_cut_off: AtomicBool,
     /// Different for every start.
     node: String,
     idle: Duration,
@@ -99,6 +107,8 @@ impl Redis {
             canary: Canary::new(),
             words: Words::default(),
             is_tidying: AtomicBool::new(false),
+            is_telling: AtomicBool::new(false),
+            is_cut_off: AtomicBool::new(false),
             node,
             idle: limits.idle,
             runtime: Handle::current(),
@@ -240,7 +250,8 @@ impl Core {
             }
         });
         self.channels.relieve(|_| {});
-        self.canary.is_up(now.steady);
+        self.canary.trouble(now.steady);
+        self.tell_state(now.steady);
         let Ok(session) = self.link.session() else { return };
         {
             // Redis ends them, for all nodes.
@@ -259,6 +270,32 @@ impl Core {
             if let Ok(session) = core.link.session() {
                 core.probe(&session).await;
             }
+        });
+    }
+
+    /// Tells subscribers whether this node is cut off.
+    fn tell_state(self: &Arc<Self>, now: Instant) {
+        let has_session = self.link.session().is_ok();
+        let is_cut_off = match self.is_cut_off.load(Ordering::Relaxed) {
+            true => !has_session || !self.canary.is_carried(now),
+            false => {
+                let silence = self.canary.silence(now);
+                silence >= canary::SILENCE || (!has_session && silence >= CUT_OFF)
+            }
+        };
+        self.is_cut_off.store(is_cut_off, Ordering::Relaxed);
+        if self.is_telling.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            let mirrors: Vec<_> = core.mirrors.lock().values().cloned().collect();
+            for mirror in mirrors {
+                mirror.tell_state(&core, is_cut_off);
+                // Others have their turn between two channels.
+                tokio::task::yield_now().await;
+            }
+            core.is_telling.store(false, Ordering::Release);
         });
     }
 
@@ -313,12 +350,15 @@ impl Core {
         });
     }
 
-    /// Sends a word to this node.
+    /// Sends a word to this node, and writes one down: each as publications are.
     async fn probe(&self, session: &Session) {
-        let (command, count) = if session.is_cluster() { ("SPUBLISH", PROBES) } else { ("PUBLISH", 1) };
-        let probes = self.probes().take(count).map(|probe| async move {
+        let probes = self.probes().take(if session.is_cluster() { PROBES } else { 1 }).map(|probe| async move {
+            let (mut send, mut write) = (redis::cmd(session.publish()), redis::cmd("SET"));
+            send.arg(&probe).arg("probe");
+            write.arg(&probe).arg("probe").arg("PX").arg(millis(PROBE_LIVES));
             // What does not come back is noticed.
-            let _ = session.query::<Value>(redis::cmd(command).arg(probe).arg("probe")).await;
+            let (_, written) = tokio::join!(session.query::<Value>(&send), session.write(&write));
+            self.canary.written(written, Instant::now());
         });
         futures_util::future::join_all(probes).await;
     }
@@ -353,7 +393,7 @@ impl Engine for Redis {
         script.arg(&*new_epoch()?).arg(&session.marker).arg(encoded).arg(payload.len());
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(rule.backlog_messages);
-        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.sharded());
+        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.publish());
         self.queue.push(session, script, bytes).map(Appended::Later)
     }
 
@@ -417,8 +457,8 @@ impl Engine for Redis {
     }
 
     fn trouble(&self) -> Option<&'static str> {
-        let is_well = self.core.link.session().is_ok() && self.core.canary.is_up(Instant::now());
-        (!is_well).then_some("engine-unavailable")
+        let trouble = self.core.canary.trouble(Instant::now());
+        if self.core.link.session().is_err() { Some(canary::UNAVAILABLE) } else { trouble }
     }
 }
 

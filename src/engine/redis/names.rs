@@ -29,6 +29,11 @@ impl Names {
         self.of(channel, "seats")
     }
 
+    /// Nodes on which somebody watches who listens to a channel.
+    pub fn watch(&self, channel: &ChannelName) -> String {
+        self.of(channel, "watch")
+    }
+
     /// The pub/sub of a channel.
     pub fn live(&self, channel: &ChannelName) -> String {
         self.of(channel, "live")
@@ -94,6 +99,7 @@ pub struct Scripts {
     pub claim: Script,
     pub release: Script,
     pub count: Script,
+    pub watch: Script,
 }
 
 impl Default for Scripts {
@@ -108,14 +114,15 @@ impl Default for Scripts {
             claim: Script::new(include_str!("scripts/claim.lua")),
             release: Script::new(include_str!("scripts/release.lua")),
             count: Script::new(include_str!("scripts/count.lua")),
+            watch: Script::new(include_str!("scripts/watch.lua")),
         }
     }
 }
 
 impl Scripts {
-    pub fn all(&self) -> [&Script; 9] {
-        let Self { append, attach, create, close, describe, seats, claim, release, count } = self;
-        [append, attach, create, close, describe, seats, claim, release, count]
+    pub fn all(&self) -> [&Script; 10] {
+        let Self { append, attach, create, close, describe, seats, claim, release, count, watch } = self;
+        [append, attach, create, close, describe, seats, claim, release, count, watch]
     }
 }
 

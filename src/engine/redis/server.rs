@@ -1,11 +1,13 @@
 //! How a Redis is reached: one server, the master that Sentinels name, or a Cluster.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
@@ -92,7 +94,9 @@ enum Kind {
 #[derive(Clone)]
 pub enum Connection {
     One(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    /// A Cluster before Redis 7 has no sharded pub/sub: all its servers carry all names, and this one is asked for them. The
+    /// library is not: it subscribes anew with many names at once, and takes the answers for those of other commands.
+    Cluster(ClusterConnection, Option<MultiplexedConnection>),
 }
 
 impl Server {
@@ -134,6 +138,7 @@ impl Server {
 
     /// Opens a connection. What subscriptions bring goes to `pushes`, which must not wait.
     pub async fn connect(&self, pushes: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<Connection> {
+        let pushes = Arc::new(pushes);
         let pushes = move |info| -> Result<(), std::convert::Infallible> {
             pushes(info);
             Ok(())
@@ -147,12 +152,17 @@ impl Server {
                     .connection_timeout(CONNECT)
                     .response_timeout(ANSWER)
                     .overall_response_timeout(Some(ANSWER))
-                    .push_sender(pushes);
+                    .push_sender(pushes.clone());
                 // With certificates it always speaks TLS.
                 if let Some(certificates) = certificates {
                     builder = builder.certs(certificates.clone());
                 }
-                builder.build()?.get_async_connection().await.map(Connection::Cluster)
+                let mut cluster = builder.build()?.get_async_connection().await?;
+                if is_sharded(&mut cluster).await? {
+                    return Ok(Connection::Cluster(cluster, None));
+                }
+                let config = config.set_push_sender(pushes);
+                any(infos, certificates.as_ref(), &config).await.map(|one| Connection::Cluster(cluster, Some(one)))
             }
             Kind::Single(client) => {
                 let config = config.set_push_sender(pushes);
@@ -167,6 +177,41 @@ impl Server {
     }
 }
 
+/// Whether a Cluster has sharded pub/sub. All its servers must have the same version.
+async fn is_sharded(cluster: &mut ClusterConnection) -> RedisResult<bool> {
+    let any = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+    let info = cluster.route_command(redis::cmd("INFO").arg("server").take(), any).await?;
+    let info: String = redis::from_redis_value(info)?;
+    // Valkey gives the version of Redis that it is like.
+    let major = field(&info, "redis_version").and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    Ok(major.is_none_or(|major| major >= 7))
+}
+
+/// The first that takes a connection.
+async fn any(
+    infos: &[ConnectionInfo],
+    certificates: Option<&TlsCertificates>,
+    config: &AsyncConnectionConfig,
+) -> RedisResult<MultiplexedConnection> {
+    let mut last = Err((redis::ErrorKind::InvalidClientConfig, "no address").into());
+    for info in infos.iter().cloned() {
+        let client = match certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates.clone())?,
+            None => Client::open(info)?,
+        };
+        last = client.get_multiplexed_async_connection_with_config(config).await;
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+/// A value of what INFO says.
+pub fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
 /// Subscriptions arrive as pushes, which the older protocol does not have.
 fn info(url: &str, password: Option<&str>) -> RedisResult<ConnectionInfo> {
     let info = url.into_connection_info()?;
@@ -178,23 +223,30 @@ fn info(url: &str, password: Option<&str>) -> RedisResult<ConnectionInfo> {
 }
 
 impl Connection {
-    /// Whether channels of the pub/sub live in slots as keys do.
     pub fn is_cluster(&self) -> bool {
-        matches!(self, Self::Cluster(_))
+        matches!(self, Self::Cluster(..))
+    }
+
+    /// The one server that is asked for subscriptions. Of a Cluster whose pub/sub is sharded there is none.
+    pub fn one(&self) -> Option<&MultiplexedConnection> {
+        match self {
+            Self::One(one) => Some(one),
+            Self::Cluster(_, one) => one.as_ref(),
+        }
     }
 
     /// Returns once Redis said that it is so.
     pub async fn subscribe(&mut self, name: &str) -> RedisResult<()> {
         match self {
-            Self::One(one) => one.subscribe(name).await,
-            Self::Cluster(cluster) => cluster.ssubscribe(name).await,
+            Self::One(one) | Self::Cluster(_, Some(one)) => one.subscribe(name).await,
+            Self::Cluster(cluster, None) => cluster.ssubscribe(name).await,
         }
     }
 
     pub async fn unsubscribe(&mut self, name: &str) -> RedisResult<()> {
         match self {
-            Self::One(one) => one.unsubscribe(name).await,
-            Self::Cluster(cluster) => cluster.sunsubscribe(name).await,
+            Self::One(one) | Self::Cluster(_, Some(one)) => one.unsubscribe(name).await,
+            Self::Cluster(cluster, None) => cluster.sunsubscribe(name).await,
         }
     }
 }
@@ -203,7 +255,7 @@ impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(one) => one.req_packed_command(command),
-            Self::Cluster(cluster) => cluster.req_packed_command(command),
+            Self::Cluster(cluster, _) => cluster.req_packed_command(command),
         }
     }
 
@@ -215,14 +267,14 @@ impl ConnectionLike for Connection {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::One(one) => one.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster, _) => cluster.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
             Self::One(one) => one.get_db(),
-            Self::Cluster(cluster) => cluster.get_db(),
+            Self::Cluster(cluster, _) => cluster.get_db(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What stands in Redis for one channel, as bytes: the messages of its pub/sub, which its stream keeps as well.
 //!
 //! `p EPOCH OFFSET MS KIND PUBLISHER_BYTES PUBLISHER DATA` is a publication, accepted at MS since 1970;
-//! `e EPOCH REASON` is an end; `l EPOCH` asks nodes to look at the state again. Data are the last and may be any bytes.
+//! `e EPOCH REASON` is an end; `l EPOCH` asks nodes to look at the state again, `w NODE`
+//! to tell a node who comes and goes. Data are the last and may be any bytes.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ pub enum Message {
     Publication(Received),
     End { epoch: String, reason: CloseReason },
     Look,
+    Watch { node: String },
 }
 
 /// A publication as Redis has it.
@@ -58,6 +60,7 @@ impl Message {
                 Some(Self::End { epoch: epoch.to_owned(), reason: reason_of(std::str::from_utf8(reason).ok()?)? })
             }
             "l" => Some(Self::Look),
+            "w" => Some(Self::Watch { node: std::str::from_utf8(rest).ok()?.to_owned() }),
             _ => None,
         }
     }
@@ -153,5 +156,6 @@ mod tests {
         }
         assert!(matches!(Message::read(b"e k channel_closed"), Some(Message::End { .. })));
         assert!(matches!(Message::read(b"l k"), Some(Message::Look)));
+        assert!(matches!(Message::read(b"w abcdefgh"), Some(Message::Watch { node }) if node == "abcdefgh"));
     }
 }

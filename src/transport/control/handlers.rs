@@ -9,9 +9,9 @@ use metrics::Counter;
 use serde::Serialize;
 use warp::Reply;
 
+use super::pushes::{Push, push};
 use crate::auth::publisher::Publisher;
 use crate::auth::revocation::{RevocationError, WrittenRevocation};
-use crate::auth::token::ReplaceError;
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
 use crate::transport::app::App;
@@ -31,10 +31,10 @@ pub async fn channels(
     let (publisher, body) = authorize(&app, &call, body).await?;
     match call.method() {
         "GET" => return Ok(json(StatusCode::OK, &app.control.describe())),
-        "DELETE" => app.control.put(None, &app.policy),
+        "DELETE" => push(&app, Push::Rules(None)).await?,
         "PUT" => {
-            let rules = (app.control.readers.rules)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
-            app.control.put(Some(rules), &app.policy);
+            (app.control.readers.rules)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
+            push(&app, Push::Rules(Some(&body))).await?;
         }
         _ => return Err(Code::MethodNotAllowed.into()),
     }
@@ -57,10 +57,7 @@ pub async fn jwks(
         .decode_utf8()
         .map_err(|_| Refusal::new(Code::Malformed, "the issuer is not UTF-8"))?;
     let keys = (app.control.readers.keys)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
-    app.policy.issuers().replace_keys(&issuer, keys).map_err(|error| match error {
-        ReplaceError::IssuerUnknown => unknown_issuer(),
-        error => Refusal::new(Code::Malformed, error.to_string()),
-    })?;
+    push(&app, Push::Keys { issuer: &issuer, keys, body: &body }).await?;
     changed(&app, &publisher, "jwks", &app.control.counters.jwks);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -90,7 +87,7 @@ pub async fn revocations(
     };
     let revocation = written.read(Some(now)).map_err(|why| Refusal::new(Code::Malformed, why))?;
     if !app.policy.issuers().knows(&revocation.issuer) {
-        return Err(unknown_issuer());
+        return Err(Refusal::new(Code::NotFound, "no such issuer is configured"));
     }
     app.revoke(revocation.clone()).map_err(|error| match error {
         RevocationError::Full(_) => Refusal::new(Code::LimitReached, error.to_string()),
@@ -120,10 +117,6 @@ fn changed(app: &App, publisher: &Publisher, what: &str, counter: &Counter) {
     app.registry.wake_all();
     counter.increment(1);
     tracing::info!(publisher = %publisher.name(), what, "changed by a control request");
-}
-
-fn unknown_issuer() -> Refusal {
-    Refusal::new(Code::NotFound, "no such issuer is configured")
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> warp::reply::Response {

@@ -1,15 +1,19 @@
 //! Control requests on the role `publish`: keys of issuers, channel rules and revocations, pushed by whitelisted keys
 //! with `control = true`. The gateway asks nobody for them, so they work without any outgoing connection.
 //!
-//! What is pushed stays over a reload of files and ends with the process: the files are what a restart begins with.
+//! What is pushed stays over a reload of files. It ends with the process, where nodes share nothing; otherwise all of them
+//! have it until it is taken back.
 
 mod handlers;
+mod pushes;
 
 use metrics::{Counter, counter};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 pub use handlers::{channels, jwks, revocations};
+use pushes::Taken;
+pub use pushes::follow;
 
 use crate::auth::Policy;
 use crate::broker::ChannelRules;
@@ -32,6 +36,7 @@ pub struct Control {
     readers: Readers,
     /// Held over every change of the rules, so that a reload and a push do not lose one another.
     state: Mutex<State>,
+    taken: tokio::sync::Mutex<Taken>,
     counters: Counters,
 }
 
@@ -53,7 +58,8 @@ impl Control {
         let counter = |what| counter!("lastmile_control_changes_total", "what" => what);
         let counters =
             Counters { jwks: counter("jwks"), channels: counter("channels"), revocations: counter("revocations") };
-        Self { readers, state: Mutex::new(State { files, pushed: None }), counters }
+        let state = Mutex::new(State { files, pushed: None });
+        Self { readers, state, taken: tokio::sync::Mutex::default(), counters }
     }
 
     /// Takes the rules of the files that were read again; `apply` gets those that are in force from now on, which are

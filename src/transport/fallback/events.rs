@@ -126,8 +126,10 @@ impl Format {
                     Kind::Message => "",
                     Kind::Subscribed => "event: subscribed\n",
                     Kind::Unsubscribed => "event: unsubscribed\n",
+                    Kind::Degraded => "event: degraded\n",
+                    Kind::Restored => "event: restored\n",
                 });
-                if *kind != Kind::Unsubscribed {
+                if matches!(kind, Kind::Message | Kind::Subscribed) {
                     // Writing to memory does not fail.
                     let _ = writeln!(chunk, "id: {cursor}");
                 }

@@ -49,6 +49,8 @@ pub enum Kind {
     Message,
     Subscribed,
     Unsubscribed,
+    Degraded,
+    Restored,
 }
 
 impl Feed {
@@ -185,6 +187,8 @@ impl Feed {
             }
             "subscribed" => Some(Kind::Subscribed),
             "unsubscribed" => Some(Kind::Unsubscribed),
+            "degraded" => Some(Kind::Degraded),
+            "restored" => Some(Kind::Restored),
             _ => None,
         });
         kind.flatten().map(|kind| Word::Text(kind, text))

@@ -52,11 +52,13 @@ impl Answer {
             // What is there already is taken also after the deadline.
             let next = timeout_at(deadline, poll_fn(|cx| feed.poll_next(cx))).await;
             match next {
+                // The next poll is refused for as long as that lasts.
+                Ok(Some(Word::Heartbeat | Word::Text(Kind::Degraded | Kind::Restored, _))) => {}
                 Ok(Some(Word::Text(kind, text))) => {
                     let list = match kind {
                         Kind::Message => &mut answer.messages,
                         Kind::Subscribed => &mut answer.subscribed,
-                        Kind::Unsubscribed => &mut answer.unsubscribed,
+                        _ => &mut answer.unsubscribed,
                     };
                     if !list.is_empty() {
                         list.push(',');
@@ -66,7 +68,6 @@ impl Answer {
                         deadline = deadline.min(Instant::now() + LINGER);
                     }
                 }
-                Ok(Some(Word::Heartbeat)) => {}
                 // More came than an answer holds; the backlog has it.
                 Ok(Some(Word::Close(CloseReason::SlowConsumer))) => break,
                 Ok(Some(Word::Close(reason))) => {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
 use super::{authenticate, check_channel};
@@ -28,6 +29,7 @@ use crate::transport::app::App;
 use crate::transport::call::Call;
 use crate::transport::origin;
 use crate::transport::subscribe::SUBPROTOCOL;
+use crate::transport::watched;
 use crate::transport::websocket::upgrade::Handshake;
 use crate::transport::websocket::{Handler, Wire};
 
@@ -70,6 +72,16 @@ enum Awaited {
         id: Option<String>,
         is_answer: bool,
         settling: Settling,
+    },
+    /// What other nodes know of a channel that is to be watched from then on.
+    Watch {
+        id: Option<String>,
+        channel: ChannelName,
+        elsewhere: BoxFuture<'static, Vec<(String, u64)>>,
+    },
+    Unwatch {
+        id: Option<String>,
+        channel: ChannelName,
     },
     Known(String),
 }
@@ -166,26 +178,55 @@ impl PublishStream {
     /// Tells this publisher who listens to one of its channels.
     fn watch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = self.channel_of(command)?;
+        let id = command.id().map(str::to_owned);
+        let elsewhere = watched::elsewhere(&self.app, channel.clone());
+        self.awaited.push_back(Awaited::Watch { id, channel, elsewhere });
+        Ok(())
+    }
+
+    fn unwatch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        let channel = self.channel_of(command)?;
+        // Behind a `watch` that waits.
+        self.awaited.push_back(Awaited::Unwatch { id: command.id().map(str::to_owned), channel });
+        Ok(())
+    }
+
+    fn observe(
+        &mut self,
+        id: Option<&str>,
+        channel: ChannelName,
+        elsewhere: Vec<(String, u64)>,
+    ) -> Result<(), Refusal> {
+        // The rules may have changed meanwhile.
+        check_channel(&self.publisher, &channel)?;
         if self.observations.iter().any(|observation| observation.channel == channel) {
             return Err(Code::AlreadySubscribed.into());
         }
         if self.observations.len() >= self.app.limits.max_subscriptions {
             return Err(Refusal::new(Code::LimitReached, "the connection watches as many channels as it may"));
         }
-        let (observation, connections) = self.app.hub.observe(channel, self.connection.clone());
-        let channel = observation.channel.as_str();
-        let watching = Reply::Watching { id: command.id(), channel, connections }.to_json();
-        self.observations.push(observation);
-        self.answer(watching);
+        let (mut frames, connection, name) = (self.answers.split(), self.connection.clone(), channel.clone());
+        // The answer comes before the first event.
+        let announce = move |connections| {
+            let watching = Reply::Watching { id, channel: name.as_str(), connections };
+            frames.extend_from_slice(&text_frame(watching.to_json().as_bytes()));
+            connection.send(&frames.freeze());
+        };
+        let now = Now::read().steady;
+        self.observations.push(self.app.hub.observe(channel, self.connection.clone(), elsewhere, now, announce));
         Ok(())
     }
 
-    fn unwatch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
-        let channel = self.channel_of(command)?;
-        let at = self.observations.iter().position(|observation| observation.channel == channel);
+    fn stop_observing(&mut self, id: Option<&str>, channel: &ChannelName) -> Result<(), Refusal> {
+        let at = self.observations.iter().position(|observation| observation.channel == *channel);
         self.observations.swap_remove(at.ok_or(Code::NotSubscribed)?);
-        self.answer(Reply::Unwatched { id: command.id(), channel: channel.as_str() }.to_json());
+        let unwatched = Reply::Unwatched { id, channel: channel.as_str() };
+        self.answers.extend_from_slice(&text_frame(unwatched.to_json().as_bytes()));
         Ok(())
+    }
+
+    fn refuse(&mut self, id: Option<&str>, refusal: &Refusal) {
+        self.answers.extend_from_slice(&text_frame(Reply::error(id, refusal).to_json().as_bytes()));
     }
 
     /// The channel that a command names, if this publisher may use it.
@@ -237,6 +278,23 @@ impl PublishStream {
         while let Some(first) = self.awaited.front_mut() {
             let json = match first {
                 Awaited::Known(json) => std::mem::take(json),
+                Awaited::Watch { id, channel, elsewhere } => {
+                    let Poll::Ready(elsewhere) = elsewhere.as_mut().poll(cx) else { break };
+                    let (id, channel) = (id.take(), channel.clone());
+                    self.awaited.pop_front();
+                    if let Err(refusal) = self.observe(id.as_deref(), channel, elsewhere) {
+                        self.refuse(id.as_deref(), &refusal);
+                    }
+                    continue;
+                }
+                Awaited::Unwatch { id, channel } => {
+                    let (id, channel) = (id.take(), channel.clone());
+                    self.awaited.pop_front();
+                    if let Err(refusal) = self.stop_observing(id.as_deref(), &channel) {
+                        self.refuse(id.as_deref(), &refusal);
+                    }
+                    continue;
+                }
                 Awaited::Settled { id, is_answer, settling } => {
                     let Poll::Ready(settled) = Pin::new(settling).poll(cx) else { break };
                     match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
@@ -332,9 +390,9 @@ impl Handler for PublishStream {
         // The whitelist may know the key under new terms, or not at all any more.
         self.channel = None;
         let whitelist = self.app.policy.whitelist();
-        self.observations.clear();
         let known = self.publisher.fingerprint().and_then(|fingerprint| whitelist.get(&fingerprint).cloned());
         self.publisher = known.ok_or(CloseReason::Revoked)?;
+        self.observations.retain(|observation| check_channel(&self.publisher, &observation.channel).is_ok());
         Ok(())
     }
 }

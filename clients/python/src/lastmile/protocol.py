@@ -75,11 +75,12 @@ class Principal:
 
 @dataclass(frozen=True)
 class ChannelEvent:
-    """Who comes and goes on a channel. `watching` is the first one, and the first one after each reconnection."""
+    """Who comes and goes on a channel. `watching` is the first one, and the first one after each reconnection; `counted`
+    tells another number where it is not known who came or went."""
 
     channel: str
     event: str
-    #: Subscribers after it, on the gateway's node.
+    #: Subscribers after it, on all nodes.
     connections: int
     connection: str | None = None
     principal: Principal | None = None

@@ -159,6 +159,9 @@ class Client(Link):
             # With a reason it is the gateway's doing.
             if subscription is not None and frame.get("reason"):
                 self._on_unsubscribed(subscription, ending_of(int(frame["code"]), frame["reason"]))
+        elif kind in ("degraded", "restored"):
+            if subscription is not None:
+                subscription.degraded = kind == "degraded"
         elif kind == "refreshed":
             self._refresh_before(frame.get("expires"))
         elif not self._settle(frame) and kind == "error":

@@ -43,6 +43,8 @@ class Subscription:
         #: Whether the gateway brought everything behind `position` when it last began to listen for us; `None` before the
         #: first time. Where nothing was asked for it says `False`.
         self.recovered: bool | None = None
+        #: The gateway's node is cut off from the others, so that what is published comes later.
+        self.degraded = False
         self._carrier = carrier
         self._options = options
         self._inbox: Inbox[Publication] = Inbox()
@@ -96,7 +98,7 @@ class Subscription:
 
     def _suspend(self, number: str = "") -> None:
         """The connection is gone, or another answer is waited for."""
-        self._is_active = False
+        self._is_active = self.degraded = False
         self._id = number
 
     def _on_subscribed(self, frame: Frame) -> None:
@@ -105,7 +107,7 @@ class Subscription:
         here = Position(frame["epoch"], frame["offset"])
         before = self.position
         is_whole = frame["recovered"] is True
-        self._is_active = True
+        self._is_active, self.degraded = True, False
         if before is None:
             # If nothing of the backlog arrives, the next connection asks for it again.
             self.position = Position(here.epoch, max(0, here.offset - (self._options.backlog or 0)))

@@ -103,6 +103,18 @@ impl Channel {
         false
     }
 
+    /// Gives `true` if it has to pause, and the gateway is to be told.
+    pub(super) fn on_state(&mut self, event: Event) -> bool {
+        if self.status != Status::Active {
+            return false;
+        }
+        if !self.has_room() {
+            return true;
+        }
+        self.tell(event);
+        false
+    }
+
     pub(super) fn pause(&mut self) {
         self.status = Status::Paused;
         self.shared.is_paused.store(true, Ordering::SeqCst);
@@ -128,5 +140,23 @@ impl Channel {
     fn tell(&self, event: Event) {
         // There is room, or nobody reads.
         let _ = self.events.try_send(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_cut_off_is_told_at_its_place_or_the_channel_pauses() {
+        let (mut channel, mut events, shared) = Channel::new("c", SubscribeOptions { buffer: 4, ..Default::default() });
+        assert!(!channel.on_state(Event::Degraded), "not of this connection");
+        channel.status = Status::Active;
+        assert!(!channel.on_state(Event::Degraded) && !channel.on_state(Event::Restored));
+        assert!(matches!(events.try_recv(), Ok(Event::Degraded)));
+        assert!(matches!(events.try_recv(), Ok(Event::Restored)));
+        while !channel.on_state(Event::Degraded) {}
+        channel.pause();
+        assert!(shared.is_paused.load(Ordering::SeqCst), "it is told where it stands once it goes on");
     }
 }

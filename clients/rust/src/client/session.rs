@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::State;
 use super::actor::{Actor, Over};
 use super::channel::{Channel, Status};
+use super::subscription::Event;
 use crate::Error;
 use crate::frame::Frame;
 use crate::socket::{Came, Incoming, Socket};
@@ -126,6 +127,13 @@ impl<'a> Session<'a> {
             "subscribed" => {
                 let Some(name) = &frame.channel else { return };
                 if self.actor.channels.get_mut(name).is_some_and(|channel| channel.on_subscribed(&frame, id)) {
+                    self.pause(name);
+                }
+            }
+            state @ ("degraded" | "restored") => {
+                let event = if state == "degraded" { Event::Degraded } else { Event::Restored };
+                let Some(name) = &frame.channel else { return };
+                if self.actor.channels.get_mut(name).is_some_and(|channel| channel.on_state(event)) {
                     self.pause(name);
                 }
             }

@@ -41,6 +41,11 @@ pub enum Event {
         /// it is `false`: there was nothing to go on from.
         recovered: bool,
     },
+    /// The gateway's node is cut off from the others: what is published comes later. It ends with
+    /// [`Event::Restored`] or [`Event::Subscribed`].
+    Degraded,
+    /// Everything came, and it goes on.
+    Restored,
     /// Something is lost for good, here.
     Gap(Gap),
     /// One publication.

@@ -103,14 +103,17 @@ impl Ring {
             keys.confirmed.store(now, Ordering::Relaxed);
             return Ok(());
         }
-        let set =
-            KeySet::new(&document, &self.algorithms).map_err(|duplicate| IssuerProblem::DuplicateKeyId(duplicate.0))?;
-        if set.is_empty() {
-            return Err(IssuerProblem::NoUsableKey(set.skipped));
-        }
+        let set = self.usable(&document)?;
         let keys = Keys { set, generation: next_generation(), document, confirmed: AtomicU64::new(now) };
         self.keys.store(Some(Arc::new(keys)));
         Ok(())
+    }
+
+    /// What of a key set verifies something here.
+    pub fn usable(&self, document: &JwkSet) -> Result<KeySet, IssuerProblem> {
+        let set =
+            KeySet::new(document, &self.algorithms).map_err(|duplicate| IssuerProblem::DuplicateKeyId(duplicate.0))?;
+        if set.is_empty() { Err(IssuerProblem::NoUsableKey(set.skipped)) } else { Ok(set) }
     }
 
     /// The keys in force are still right.

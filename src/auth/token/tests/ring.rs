@@ -20,7 +20,7 @@ fn pushed_keys_count_at_once_and_outlive_reloads_until_the_file_changes() {
     let before = Issuers::new(vec![file(vec![p256_key()], 1, 0)]).unwrap();
     let old = token(header(), claims());
     assert!(before.verify(&old, NOW).is_ok());
-    before.replace_keys(ISSUER, minting(7).jwks()).unwrap();
+    before.replace_keys(ISSUER, minting(7).jwks(), NOW).unwrap();
     assert_eq!(before.verify(&old, NOW).unwrap_err(), TokenError::KeyUnknown, "its key is gone");
     let key = EncodingKey::from_ed_pem(&ed25519_pem(7)).unwrap();
     let new = sign(r#"{"alg":"EdDSA"}"#, &claims().to_string(), &key, Algorithm::EdDSA);
@@ -45,16 +45,16 @@ fn a_push_that_verifies_nothing_changes_nothing() {
         (vec![p256_key(), p256_key()], "two keys"),
     ];
     for (keys, why) in cases {
-        let error = issuers.replace_keys(ISSUER, JwkSet { keys }).unwrap_err();
+        let error = issuers.replace_keys(ISSUER, JwkSet { keys }, NOW).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
         assert!(issuers.verify(&token(header(), claims()), NOW).is_ok());
     }
-    let unknown = issuers.replace_keys("https://other.example", JwkSet { keys: vec![p256_key()] });
+    let unknown = issuers.replace_keys("https://other.example", JwkSet { keys: vec![p256_key()] }, NOW);
     assert_eq!(unknown, Err(ReplaceError::IssuerUnknown));
     let endpoint = crate::auth::fetch::Endpoint::configured("https://sso.example.com/jwks").unwrap();
     let keys = KeySource::Remote(Remote::KeySet(endpoint));
     let fetched = Issuers::new(vec![IssuerConfig { keys, ..file(vec![], 0, 0) }]).unwrap();
-    assert_eq!(fetched.replace_keys(ISSUER, JwkSet { keys: vec![p256_key()] }), Err(ReplaceError::Fetched));
+    assert_eq!(fetched.replace_keys(ISSUER, JwkSet { keys: vec![p256_key()] }, NOW), Err(ReplaceError::Fetched));
     assert_eq!(fetched.verify(&token(header(), claims()), NOW).unwrap_err(), TokenError::KeysMissing);
 }
 

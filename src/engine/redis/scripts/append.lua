@@ -3,7 +3,7 @@
 -- ARGV  1 epoch to take if one is needed  2 run marker  3 kind, publisher and data, as in wire.rs
 --       4 payload bytes  5 max_messages  6 max_data_bytes  7 max_message_bytes  8 lifespan in ms (0: no limit, all four)
 --       9 backlog length  10 ms until an unused channel is forgotten  11 ms until its log is  12 pub/sub name
---       13 "s" in a Cluster
+--       13 command that publishes
 -- Gives {"ok", epoch, offset} | {"ended", reason} | {"large", limit} | {"limit", reason}: the last one ends it now.
 local names = {'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'max_messages', 'max_data_bytes', 'max_message_bytes', 'lifespan'}
 local values = redis.call('HMGET', KEYS[1], unpack(names))
@@ -11,9 +11,9 @@ local state = {}
 for at, name in ipairs(names) do state[name] = values[at] or nil end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local publish, run = 'PUBLISH', ARGV[2]
+local publish, run = ARGV[13], ARGV[2]
 -- The master of a slot may be another one, which may not have the newest.
-if ARGV[13] == 's' then publish, run = 'SPUBLISH', run .. redis.call('CLUSTER', 'MYID') end
+if string.find(run, '^cluster') then run = run .. redis.call('CLUSTER', 'MYID') end
 
 local function whole(number) return string.format('%.0f', number) end
 

@@ -1,13 +1,14 @@
 -- What a node has to know of a channel before it listens; the channel comes into being if there is none.
--- KEYS  1 state  2 log
+-- KEYS  1 state  2 log  3 watch (hash node -> until)
 -- ARGV  1 epoch to take if one is needed  2 run marker  3 lifespan in ms (0: no limit)
---       4 ms until an unused channel is forgotten  5 pub/sub name  6 "s" in a Cluster
+--       4 ms until an unused channel is forgotten  5 pub/sub name  6 command that publishes
 --       7 epoch and 8 offset that the node knows; they were lost if the same epoch is not that far
--- Gives {epoch, offset, bytes, age in ms, ended, declared, time in ms}; `ended` and `declared` may be empty.
+-- Gives {epoch, offset, bytes, age in ms, ended, declared, time in ms, nodes that watch, with blanks between}; `ended`,
+-- `declared` and the last may be empty.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local publish, run = 'PUBLISH', ARGV[2]
-if ARGV[6] == 's' then publish, run = 'SPUBLISH', run .. redis.call('CLUSTER', 'MYID') end
+local publish, run = ARGV[6], ARGV[2]
+if string.find(run, '^cluster') then run = run .. redis.call('CLUSTER', 'MYID') end
 local function whole(number) return string.format('%.0f', number) end
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'declared', 'lifespan')
@@ -26,4 +27,9 @@ if not ended and lifespan ~= 0 and now - created >= lifespan then
   redis.call(publish, ARGV[5], 'e ' .. epoch .. ' ' .. ended)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return {epoch, whole(offset), state[4] or '0', whole(now - created), ended or '', state[7] or '', whole(now)}
+local watch, nodes = redis.call('HGETALL', KEYS[3]), {}
+for at = 1, #watch, 2 do
+  if tonumber(watch[at + 1]) > now then nodes[#nodes + 1] = watch[at] end
+end
+nodes = table.concat(nodes, ' ')
+return {epoch, whole(offset), state[4] or '0', whole(now - created), ended or '', state[7] or '', whole(now), nodes}

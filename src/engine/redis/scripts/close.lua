@@ -1,8 +1,8 @@
 -- Ends a channel and forgets it; every node is told.
--- KEYS  1 state  2 log  3 seats   ARGV  1 pub/sub name  2 "s" in a Cluster
+-- KEYS  1 state  2 log  3 seats   ARGV  1 pub/sub name  2 command that publishes
 -- Gives 1, or 0 if there was none.
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-redis.call(ARGV[2] == 's' and 'SPUBLISH' or 'PUBLISH', ARGV[1], 'e ' .. epoch .. ' channel_closed')
+redis.call(ARGV[2], ARGV[1], 'e ' .. epoch .. ' channel_closed')
 return 1

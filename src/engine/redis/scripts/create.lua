@@ -2,13 +2,13 @@
 -- KEYS  1 state  2 log
 -- ARGV  1 epoch to take  2 run marker  3 max_messages  4 max_data_bytes  5 max_message_bytes  6 lifespan in ms
 --       7 max_connections  8 ms until an unused channel is forgotten  9 configured lifespan in ms  10 pub/sub name
---       11 "s" in a Cluster
+--       11 command that publishes
 -- Gives "new" | "again" | "exists".
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'ended', 'created', 'lifespan', 'declared')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local publish, run = 'PUBLISH', ARGV[2]
-if ARGV[11] == 's' then publish, run = 'SPUBLISH', run .. redis.call('CLUSTER', 'MYID') end
+local publish, run = ARGV[11], ARGV[2]
+if string.find(run, '^cluster') then run = run .. redis.call('CLUSTER', 'MYID') end
 local declared = table.concat({ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]}, ' ')
 local lifespan, configured = tonumber(state[5] or 0), tonumber(ARGV[9])
 if lifespan == 0 or (configured ~= 0 and configured < lifespan) then lifespan = configured end

@@ -80,7 +80,7 @@ impl Guest {
         let mut incoming = self.peer.incoming.lock();
         if number == incoming.number + 1 {
             incoming.number = number;
-            incoming.bytes += said.iter().map(Said::len).sum::<usize>();
+            incoming.bytes += said.iter().map(Said::size).sum::<usize>();
             if said.iter().any(|said| matches!(said, Said::Gone(_))) {
                 self.peer.gone.notify_one();
             }
@@ -157,7 +157,7 @@ impl Peer {
     fn next_said(&self) -> Option<Said> {
         let mut incoming = self.incoming.lock();
         let said = incoming.said.pop_front()?;
-        incoming.bytes -= said.len();
+        incoming.bytes -= said.size();
         Some(said)
     }
 

@@ -69,7 +69,7 @@ impl Strand {
     }
 
     pub fn say(&self, said: Said) {
-        self.waiting.bytes.fetch_add(said.len(), Ordering::Relaxed);
+        self.waiting.bytes.fetch_add(said.size(), Ordering::Relaxed);
         // If nobody carries it any more, the connection was closed.
         let _ = self.said.send(said);
     }
@@ -162,12 +162,12 @@ async fn say(
     to_say: &mut mpsc::UnboundedReceiver<Said>,
     waiting: &Waiting,
 ) -> Result<(), Lost> {
-    let mut bytes = first.len();
+    let mut bytes = first.size();
     let mut said = vec![first];
     while bytes < BATCH_BYTES
         && let Ok(next) = to_say.try_recv()
     {
-        bytes += next.len();
+        bytes += next.size();
         said.push(next);
     }
     pass(bus, &line.node, Asked::Say { strand: line.connection.id, number, said }).await?;

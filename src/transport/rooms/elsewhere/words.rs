@@ -56,7 +56,8 @@ pub enum Said {
 }
 
 impl Said {
-    pub fn len(&self) -> usize {
+    /// Bytes of its data.
+    pub fn size(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(Blob(bytes)) | Self::Close(Blob(bytes)) => bytes.len(),

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""What a loss of power costs, by a model of it: Redis is killed under load, and of its append-only file only that is left
+which an fsync had brought to the disk by then (strace sees them), and behind it nothing, a part of a command, or zeros.
+Prints what was lost of what had been acknowledged; ends with 1 where more was lost than Redis promises, or untold.
+
+    power.py [--fsync always,everysec] [--rounds 6]
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+from load import Publisher, Record, Subscriber
+from world import SERVER, Redis, wait_until, world
+
+CHANNELS = ["c0", "c1", "c2"]
+# Seconds of acknowledgements that may be gone, and half a second for a machine that is busy.
+LOSS = {"always": 0, "everysec": 2.5}
+TAILS = ["nothing", "a torn command", "zeros"]
+
+
+class Timed(Publisher):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.moments = {}  # data -> moment of its acknowledgement
+
+    def take(self, message):
+        super().take(message)
+        if message["type"] == "published":
+            self.moments[message["id"]] = time.monotonic()
+
+
+class Disk:
+    """Watches which bytes of the append-only file an fsync has brought to the disk."""
+
+    def __init__(self, redis):
+        self.path = next(iter([*redis.folder.glob("appendonlydir/*.incr.aof"), *redis.folder.glob("appendonly.aof")]))
+        self.log = redis.folder / "trace"
+        self.process = subprocess.Popen(
+            ["strace", "-f", "-qq", "-e", "signal=none", "-e", "trace=write,fdatasync,fsync", "-P", str(self.path),
+             "-o", str(self.log), "-p", str(redis.process.pid)], stderr=subprocess.DEVNULL)
+        wait_until("strace", lambda: self.log.exists() and "fdatasync" in self.log.read_text())
+
+    def unwritten(self):
+        """Bytes at the end of the file that no fsync covers. To be asked once Redis is dead."""
+        self.process.wait(timeout=10)
+        written, durable, begun = 0, 0, {}
+        for line in self.log.read_text().splitlines():
+            thread, call = line.split(maxsplit=1)
+            if done := re.match(r"(?:write\(|<\.\.\. write resumed).*= (\d+)$", call):
+                written += int(done[1])
+            elif re.match(r"fd?a?t?a?sync\(.*<unfinished", call):
+                begun[thread] = written
+            elif re.match(r"fd?a?t?a?sync\(.*= 0$", call):
+                durable = written
+            elif re.match(r"<\.\.\. fd?a?t?a?sync resumed.*= 0$", call):
+                durable = begun.pop(thread, durable)
+        return written - durable
+
+    def lose(self, tail):
+        unwritten = self.unwritten()
+        durable = self.path.stat().st_size - unwritten
+        with open(self.path, "r+b") as file:
+            file.truncate(durable)
+            if tail == "a torn command":
+                file.seek(durable)
+                file.write(b"*3\r\n$4\r\nHSET\r\n$12\r\nlast")
+            elif tail == "zeros":
+                file.truncate(durable + 4096)
+        return unwritten
+
+
+def kept(redis):
+    """What a Redis on a copy of the files has, and whether they had to be repaired."""
+    copy = Redis(redis.folder.with_name(redis.folder.name + "-copy"), redis.hosts, redis.fsync)
+    shutil.copytree(redis.folder, copy.folder)
+    try:
+        is_repaired = False
+        try:
+            copy.start()
+        except RuntimeError:
+            # It refuses to start.
+            is_repaired = True
+            for folder in (copy.folder, redis.folder):
+                manifest = next(iter([*folder.glob("appendonlydir/*.manifest"), *folder.glob("appendonly.aof")]))
+                subprocess.run(["redis-check-aof", "--fix", str(manifest)], input=b"y\n", stdout=subprocess.DEVNULL, check=True)
+            copy.start()
+        values = "".join(
+            subprocess.run(["redis-cli", "-p", str(copy.port), "XRANGE", f"lastmile:{{/{channel}}}:log", "-", "+"],
+                           capture_output=True, text=True, check=True).stdout for channel in CHANNELS)
+        return set(re.findall(r"\b\d-\d+\b(?=\W*$)", values, re.MULTILINE)), is_repaired
+    finally:
+        copy.kill()
+        shutil.rmtree(copy.folder, ignore_errors=True)
+
+
+async def lose_power(fsync, tail):
+    async with world(fsync) as (redis, nodes, key, _):
+        record = Record()
+        subscribers = [Subscriber(record, nodes, at % 3, CHANNELS[at // 3]) for at in range(9)]
+        publishers = [Timed(record, nodes, at, CHANNELS, key, 150) for at in range(3)]
+        tasks = [asyncio.create_task(one.run()) for one in [*subscribers, *publishers]]
+
+        async def until(what, is_so, secs=20):
+            deadline = time.monotonic() + secs
+            while not is_so():
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"waited {secs} s for {what}")
+                await asyncio.sleep(0.02)
+
+        await until("all to begin", lambda: all(one.is_connected for one in subscribers) and all(one.acks for one in publishers))
+        disk = await asyncio.to_thread(Disk, redis)
+        await asyncio.sleep(random.uniform(1, 3.5))
+        redis.kill()
+        cut = time.monotonic()
+        await asyncio.sleep(0.3)
+        unwritten = disk.lose(tail)
+        left, is_repaired = await asyncio.to_thread(kept, redis)
+        moments = {data: moment for one in publishers for data, moment in one.moments.items()}
+        lost = {data: cut - moment for data, moment in moments.items() if data not in left}
+        gone = {record.acknowledged[data][0] for data in lost}
+        await asyncio.to_thread(redis.start)
+        began = time.monotonic()
+        await until("acknowledgements", lambda: all(one.first_ack_after(began) for one in publishers))
+        # Whoever saw what is gone begins anew; all others go on.
+        await until("everybody to be told", lambda: all(one.is_connected and one.is_whole != (one.channel in gone) for one in subscribers))
+        for one in publishers:
+            one.is_on = False
+        await asyncio.sleep(0.5)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        oldest = max(lost.values(), default=0)
+        if record.faults or oldest > LOSS[fsync]:
+            raise RuntimeError("\n".join(record.faults) or f"{len(lost)} lost, the oldest of {oldest:.2f} s before")
+        told = sum(not one.is_whole for one in subscribers)
+        print(f"{fsync}, then {tail}: {unwritten} bytes were not on the disk; of {len(moments)} acknowledged {len(lost)} lost, the oldest "
+              f"{oldest:.2f} s before; {told} of {len(subscribers)} subscribers told"
+              f"{', the file had to be repaired' if is_repaired else ''}", flush=True)
+        return len(moments), len(lost), oldest
+
+
+async def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fsync", default="always,everysec")
+    parser.add_argument("--rounds", type=int, default=6, help="of each")
+    args = parser.parse_args()
+    for fsync in args.fsync.split(","):
+        rounds = [await lose_power(fsync, TAILS[at % len(TAILS)]) for at in range(args.rounds)]
+        acknowledged, lost, oldest = (list(column) for column in zip(*rounds))
+        print(f"{fsync}, {args.rounds} losses of power, load {os.getloadavg()[0]:.1f}, {SERVER}: {sum(acknowledged)} acknowledged, "
+              f"{sum(lost)} lost, the oldest {max(oldest):.2f} s before", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except RuntimeError as error:
+        sys.exit(f"FAILED: {error}")
