@@ -1,4 +1,4 @@
-//! The Python client as it is published (PyPI `traffic-control-client` 0.1.0), where it can be had.
+//! The Python client as it is published (PyPI `traffic-control-client` 0.1.0), over the Rust one.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use crate::client::{connect, start_open, subscribe};
 use crate::common::within;
 
-/// The Python that has the package: it is built from source, which not every machine can.
-fn python() -> Option<PathBuf> {
+/// The Python that has the package, which `tests/run` builds from its source.
+fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     let python = std::env::var_os("LASTMILE_TEST_PYTHON").map_or(venv, PathBuf::from);
     let has_it = Command::new(&python)
@@ -15,7 +15,8 @@ fn python() -> Option<PathBuf> {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    has_it.then_some(python)
+    assert!(has_it, "{} has no traffic-control-client: run `make test`", python.display());
+    python
 }
 
 const SCRIPT: &str = r#"
@@ -39,10 +40,7 @@ fails(client, "../subscription", "1", "Something went wrong")
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_python_client_publishes_and_understands_its_failures() {
-    let Some(python) = python() else {
-        eprintln!("not run: the Python of the tests has no traffic-control-client");
-        return;
-    };
+    let python = python();
     let world = start_open().await;
     let mut ws = connect(&world).await;
     for topic in ["t1", "a/b c", "é🦆", "a", "c"] {
