@@ -342,9 +342,12 @@ async fn t_h3_answers_that_are_never_read_are_given_up_with_their_connection() {
     let certified = Certified::new();
     let limits = "handshake_secs = 1";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
-    let before = node.rss();
-    // No window at all, and one that lets a single byte through.
-    for window in [0, 1] {
+    let mut before = 0;
+    // No window at all, and one that lets a single byte through. What the first two took may stay for the next ones.
+    for (round, window) in [0, 1, 0, 1, 0, 1].into_iter().enumerate() {
+        if round == 2 {
+            before = node.rss();
+        }
         let mut peer = RawH2::open(&certified, node.address("all"), &[(4, window)]).await;
         let get = fields("/metrics");
         let requests: Vec<u8> =
@@ -366,7 +369,7 @@ async fn t_h3_answers_that_are_never_read_are_given_up_with_their_connection() {
         assert!(window > 0 || resets == 128, "{resets} streams were reset");
     }
     node.await_metric("lastmile_sockets", 1.0).await;
-    node.await_rss(before + 16 * 1024, "unread answers").await;
+    node.await_rss(before + 8 * 1024, "unread answers").await;
 }
 
 fn get_healthz(node: &Node) -> Request<BoxBody<Bytes, Infallible>> {

@@ -171,7 +171,10 @@ async fn o_j_a_gateway_starts_without_its_provider_and_finds_it_later() {
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
     let world = world(&provider, issuer, "discovery = true").await;
-    assert_eq!(crate::common::get(world.gateway.address("ops"), "/readyz").await.status, 200);
+    eventually("readiness", async || {
+        (crate::common::get(world.gateway.address("ops"), "/readyz").await.status == 200).then_some(())
+    })
+    .await;
     assert!(!is_admitted(&world, &world.issuer.token("alice")).await);
     provider.behave(Behaviour::Good);
     await_admitted(&world, &world.issuer.token("alice")).await;

@@ -35,13 +35,16 @@ impl Field<'_> {
 
 impl<'de> Deserialize<'de> for Field<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut field = Field::default();
-        match deserializer.deserialize_any(AnyVisitor(Level::Field))? {
-            Any::Text(text) => field.text = usable(text),
-            Any::Field(found) => field = found,
-            _ => {}
-        }
-        Ok(field)
+        deserializer.deserialize_any(AnyVisitor(Level::Field)).map(Any::into_field)
+    }
+}
+
+/// An element of a list.
+struct Element<'a>(Field<'a>);
+
+impl<'de> Deserialize<'de> for Element<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyVisitor(Level::Element)).map(|any| Self(any.into_field()))
     }
 }
 
@@ -71,6 +74,8 @@ fn usable(text: &str) -> Option<&str> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     Field,
+    /// A field in a list. Lists in it mean nothing, so that one that holds itself has an end.
+    Element,
     Names,
     Text,
 }
@@ -80,6 +85,16 @@ enum Any<'a> {
     Field(Field<'a>),
     Names(Names<'a>),
     Nothing,
+}
+
+impl<'a> Any<'a> {
+    fn into_field(self) -> Field<'a> {
+        match self {
+            Self::Text(text) => Field { text: usable(text), ..Field::default() },
+            Self::Field(field) => field,
+            Self::Names(_) | Self::Nothing => Field::default(),
+        }
+    }
 }
 
 /// Takes every type, so that one of them in the wrong place spoils nothing else.
@@ -102,7 +117,7 @@ impl<'de> Visitor<'de> for AnyVisitor {
         while let Some(key) = map.next_key::<&str>()? {
             let language = Language::ALL.into_iter().find(|language| language.name() == key);
             match (self.0, key, language) {
-                (Level::Field, "names", _) => field.names = map.next_value()?,
+                (Level::Field | Level::Element, "names", _) => field.names = map.next_value()?,
                 (Level::Names, _, Some(language)) => names.0[language as usize] = map.next_value::<Text>()?.0,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -110,7 +125,7 @@ impl<'de> Visitor<'de> for AnyVisitor {
             }
         }
         Ok(match self.0 {
-            Level::Field => Any::Field(field),
+            Level::Field | Level::Element => Any::Field(field),
             Level::Names => Any::Names(names),
             Level::Text => Any::Nothing,
         })
@@ -118,9 +133,9 @@ impl<'de> Visitor<'de> for AnyVisitor {
 
     /// The first of a list counts: the largest subdivision comes first.
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let first = if self.0 == Level::Field { list.next_element::<Field>()? } else { None };
+        let first = if self.0 == Level::Field { list.next_element::<Element>()? } else { None };
         while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(first.map_or(Any::Nothing, Any::Field))
+        Ok(first.map_or(Any::Nothing, |Element(field)| Any::Field(field)))
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {

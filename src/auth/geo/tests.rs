@@ -187,6 +187,27 @@ fn t_g1_a_circle_in_the_tree_is_refused() {
     assert!(open_all(vec![directory.put("loop.mmdb", &looping)]).is_err());
 }
 
+/// A list that holds itself passes the verification, which follows no pointers, and must not exhaust the stack later.
+#[test]
+fn t_g1_a_list_that_holds_itself_is_nothing() {
+    let mut looping = bytes("test-ipv4.mmdb");
+    let address = client("192.0.2.1").ip();
+    let reader = maxminddb::Reader::from_source(looping.clone()).unwrap();
+    let tree = reader.metadata().node_count as usize * usize::from(reader.metadata().record_size) / 4 + 16;
+    let record = tree + reader.lookup(address).unwrap().offset().unwrap();
+    let marker = b"\xAB\xCD\xEFMaxMind.com";
+    let end = looping.windows(marker.len()).rposition(|bytes| bytes == marker).unwrap();
+    // {"city": [<that list>]} behind all data, and a pointer to it in the place of the record.
+    let pointer = |to: usize| [&[0x38][..], &u32::try_from(to - tree).unwrap().to_be_bytes()].concat();
+    let map = [&b"\xE1\x44city\x01\x04"[..], &pointer(end + 6)].concat();
+    looping.splice(end..end, map);
+    looping.splice(record..record + 5, pointer(end));
+    let database = Database::unverified(looping, Default::default()).unwrap();
+    let small = std::thread::Builder::new().stack_size(256 * 1024);
+    let place = small.spawn(move || database.lookup(address, &Languages::parse(None, Language::English)));
+    assert_eq!(place.unwrap().join().unwrap(), Place::default());
+}
+
 #[test]
 fn a_reload_takes_a_new_file_and_keeps_the_old_state_over_a_bad_one() {
     let directory = Directory::new();
