@@ -20,7 +20,7 @@ use crate::transport::rooms::Caller;
 /// Bytes that go at once.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// More is not read from the client while so much of what it said waits.
+/// More is not read from the client while so much of what it said waits, so that the queue has a bound.
 const WAITING_BYTES: usize = 64 * 1024;
 
 /// Held by the connection's handler.
