@@ -74,7 +74,7 @@ async fn run(loaded: Loaded, workshop: &Workshop) -> Result<(), Failure> {
 
     output::text(&urls.welcome(workshop))?;
     let client = |url: &str| Client::new(GatewayUrl::parse(url).map_err(Failure::failed)?, None);
-    let mut subscriber = Subscriber::new(client(&urls.public)?, vec![TICKER.to_owned()], None, None);
+    let mut subscriber = Subscriber::new(client(&urls.public)?, vec![TICKER.to_owned()], Some(1), None);
     let ended = tokio::select! {
         () = signals.first() => Ok(()),
         ended = ticker::publish(client(&urls.publish)?, workshop.key()) => ended,
