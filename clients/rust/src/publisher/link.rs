@@ -1,6 +1,7 @@
 //! The publisher's WebSocket: keeps a connection, and what waits for an answer over it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -28,9 +29,13 @@ const UNANSWERED: &str = "received";
 
 /// Uses a link; it ends with the last one and what that asked for.
 #[derive(Clone, Debug)]
-pub(super) struct Handle(mpsc::Sender<Command>);
+pub(super) struct Handle {
+    commands: mpsc::Sender<Command>,
+    /// Why the link ended, for whoever comes too late.
+    ended: Arc<OnceLock<Error>>,
+}
 
-pub(super) struct WeakHandle(mpsc::WeakSender<Command>);
+pub(super) struct WeakHandle(mpsc::WeakSender<Command>, Arc<OnceLock<Error>>);
 
 /// Something to be answered.
 pub(super) struct Request {
@@ -54,11 +59,12 @@ pub(super) enum Command {
 impl Handle {
     pub(super) fn open(gateway: Gateway, key: Key) -> Self {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let backoff = gateway.backoff();
+        let (backoff, ended) = (gateway.backoff(), Arc::<OnceLock<Error>>::default());
         let link = Link {
             gateway,
             key,
             commands,
+            ended: ended.clone(),
             backoff,
             ids: 0,
             queue: VecDeque::new(),
@@ -71,18 +77,23 @@ impl Handle {
             is_left: false,
         };
         tokio::spawn(link.run());
-        Self(sender)
+        Self { commands: sender, ended }
     }
 
     pub(super) fn downgrade(&self) -> WeakHandle {
-        WeakHandle(self.0.downgrade())
+        WeakHandle(self.commands.downgrade(), self.ended.clone())
     }
 
     /// Once there is a connection.
     pub(super) async fn ready(&self) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
         self.command(Command::Ready(done)).await?;
-        answer.await.unwrap_or_else(|_| Err(Error::closed()))
+        answer.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    /// Why nothing is answered any more.
+    pub(super) fn ended(&self) -> Error {
+        self.ended.get().cloned().unwrap_or_else(Error::closed)
     }
 
     pub(super) async fn request(&self, request: Request) -> Result<(), Error> {
@@ -90,13 +101,14 @@ impl Handle {
     }
 
     pub(super) async fn command(&self, command: Command) -> Result<(), Error> {
-        self.0.send(command).await.map_err(|_| Error::closed())
+        self.commands.send(command).await.map_err(|_| self.ended())
     }
 }
 
 impl WeakHandle {
     pub(super) fn upgrade(&self) -> Option<Handle> {
-        self.0.upgrade().filter(|sender| !sender.is_closed()).map(Handle)
+        let commands = self.0.upgrade().filter(|sender| !sender.is_closed())?;
+        Some(Handle { commands, ended: self.1.clone() })
     }
 }
 
@@ -119,6 +131,7 @@ struct Link {
     gateway: Gateway,
     key: Key,
     commands: mpsc::Receiver<Command>,
+    ended: Arc<OnceLock<Error>>,
     backoff: Backoff,
     ids: u64,
     queue: VecDeque<Request>,
@@ -336,6 +349,8 @@ impl Link {
     }
 
     fn fail(mut self, error: &Error) {
+        // It is the first and only one.
+        let _ = self.ended.set(error.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             self.take(command, false);

@@ -57,7 +57,7 @@ impl Replies {
         let (sender, received) = mpsc::channel(BUFFER);
         let (done, answer) = oneshot::channel();
         handle.command(Command::Replies(sender, done)).await?;
-        answer.await.unwrap_or_else(|_| Err(Error::closed()))?;
+        answer.await.unwrap_or_else(|_| Err(handle.ended()))?;
         Ok(Self { handle, received })
     }
 
@@ -122,7 +122,7 @@ impl Reply {
     pub async fn received(&self) -> Result<(), Error> {
         let (request, answer) = Request::new("received", self.reply_member()?);
         self.handle.request(request).await?;
-        answer.await.unwrap_or_else(|_| Err(Error::closed())).map(drop)
+        answer.await.unwrap_or_else(|_| Err(self.handle.ended())).map(drop)
     }
 
     /// Answers the one who replied, which says `received` as well. Done once the answer is on its way to the
@@ -131,7 +131,7 @@ impl Reply {
         let members = format!(r#"{},"data":{}"#, self.reply_member()?, publication::write(data)?);
         let (request, answer) = Request::new("answer", members);
         self.handle.request(request).await?;
-        answer.await.unwrap_or_else(|_| Err(Error::closed())).map(drop)
+        answer.await.unwrap_or_else(|_| Err(self.handle.ended())).map(drop)
     }
 
     fn reply_member(&self) -> Result<String, Error> {
