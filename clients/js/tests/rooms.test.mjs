@@ -73,8 +73,9 @@ test("a peer whose connection is cut gets its seat back and what it missed", asy
   assert.deepEqual(heard, sent);
   // What is said while the connection is lost waits for the seat.
   const back = once(first, "message");
+  const lost = once(second, "state");
   proxy.cut();
-  await until(() => first.peers.get(second.peer)?.away, "the loss");
+  assert.equal((await lost).state, "waiting");
   await second.send("from there");
   assert.equal((await back).data, "from there");
 });
