@@ -49,7 +49,7 @@ class Composition:
     def __init__(self, file, folder, programs, instead):
         self.file, self.folder, self.programs, self.instead = file, folder, programs, instead
         about = yaml.safe_load(file.read_text())
-        self.secrets = about["secrets"]
+        self.secrets = about.get("secrets", {})
         self.networks = {}
         for number, (name, options) in enumerate(about["networks"].items()):
             subnets = ((options or {}).get("ipam") or {}).get("config") or [{"subnet": f"172.29.{number}.0/24"}]
