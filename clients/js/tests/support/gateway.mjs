@@ -13,6 +13,9 @@ export const lastmile = process.env.LASTMILE ?? new URL("../../../../target/debu
 
 const run = promisify(execFile);
 
+// As a test that takes too long is, with no exit otherwise.
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+
 /** Its variables are settings, and those of who runs the tests are not meant for it. */
 const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("LASTMILE_")));
 const pem = () => generateKeyPairSync("ed25519").privateKey.export({ format: "pem", type: "pkcs8" });
@@ -59,6 +62,7 @@ ${more}`);
   /** Starts the process, also again after `stop`. */
   async run() {
     this.process = spawn(lastmile, ["serve", "--config", join(this.folder, "gateway.toml")], { env, stdio: ["ignore", "ignore", "pipe"] });
+    endsWithTests(this.process);
     this.log = [];
     const lines = createInterface({ input: this.process.stderr });
     const urls = {};
@@ -69,7 +73,7 @@ ${more}`);
         if (found) urls[found.listener] = `http://${found.address}`;
         if (urls.public && urls.publish) ready();
       });
-      this.process.once("exit", () => failed(new Error(this.log.join("\n"))));
+      this.process.once("close", () => failed(new Error(this.log.join("\n"))));
     });
     this.url = urls.public;
     this.publishUrl = urls.publish;
@@ -132,6 +136,13 @@ ${more}`);
     await this.stop("SIGKILL");
     await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+/** Whoever stops the tests stops it as well. */
+function endsWithTests(child) {
+  const kill = () => child.kill("SIGKILL");
+  process.once("exit", kill);
+  child.once("exit", () => process.off("exit", kill));
 }
 
 function field(line, name) {
