@@ -7,14 +7,12 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import WebSocket from "ws";
+import { endsWithTests } from "./processes.mjs";
 import { Signer } from "./signer.mjs";
 
 export const lastmile = process.env.LASTMILE ?? new URL("../../../../target/debug/lastmile", import.meta.url).pathname;
 
 const run = promisify(execFile);
-
-// As a test that takes too long is, with no exit otherwise.
-for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 /** Its variables are settings, and those of who runs the tests are not meant for it. */
 const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("LASTMILE_")));
@@ -136,13 +134,6 @@ ${more}`);
     await this.stop("SIGKILL");
     await rm(this.folder, { recursive: true, force: true });
   }
-}
-
-/** Whoever stops the tests stops it as well. */
-function endsWithTests(child) {
-  const kill = () => child.kill("SIGKILL");
-  process.once("exit", kill);
-  child.once("exit", () => process.off("exit", kill));
 }
 
 function field(line, name) {
