@@ -177,6 +177,10 @@ impl Session {
             tag: self.next_tag,
         };
         let membership = self.channels.engine.subscribe(channel, newcomer, start, now, announce)?;
+        if self.memberships.is_empty() {
+            // Most have one: not room for four.
+            self.memberships.reserve_exact(1);
+        }
         self.memberships.insert(at, membership);
         Ok(())
     }

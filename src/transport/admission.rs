@@ -21,14 +21,14 @@ pub struct Admission {
 #[derive(Default)]
 struct Counts {
     all: u64,
-    listeners: HashMap<String, u64>,
+    listeners: HashMap<Arc<str>, u64>,
     addresses: HashMap<IpAddr, u64>,
 }
 
 /// A counted connection; it is given back when this is dropped.
 pub struct Permit {
     admission: Arc<Admission>,
-    listener: String,
+    listener: Arc<str>,
     /// Set once: on accept, or when a trusted proxy has said who the client is.
     address: Mutex<Option<IpAddr>>,
 }
@@ -50,7 +50,7 @@ impl Admission {
     }
 
     /// Counts a connection on a listener that may have `max_on_listener`.
-    pub fn admit(self: &Arc<Self>, listener: &str, max_on_listener: u64) -> Result<Permit, Full> {
+    pub fn admit(self: &Arc<Self>, listener: &Arc<str>, max_on_listener: u64) -> Result<Permit, Full> {
         let mut counts = self.counts.lock();
         let on_listener = counts.listeners.get(listener).copied().unwrap_or(0);
         if is_full(counts.all, self.max_connections) || is_full(on_listener, max_on_listener) {
@@ -58,9 +58,9 @@ impl Admission {
             return Err(Full);
         }
         counts.all += 1;
-        *counts.listeners.entry(listener.to_owned()).or_default() += 1;
+        *counts.listeners.entry(listener.clone()).or_default() += 1;
         self.open.increment(1);
-        Ok(Permit { admission: self.clone(), listener: listener.to_owned(), address: Mutex::new(None) })
+        Ok(Permit { admission: self.clone(), listener: listener.clone(), address: Mutex::new(None) })
     }
 }
 
@@ -117,13 +117,13 @@ mod tests {
     #[test]
     fn t_lim_each_limit_holds_at_its_value_and_is_given_back() {
         let admission = Admission::new(3, 1);
-        let first = admission.admit("a", 2).unwrap();
-        let second = admission.admit("a", 2).unwrap();
-        assert_eq!(admission.admit("a", 2).err(), Some(Full));
-        let _third = admission.admit("b", 0).unwrap();
-        assert_eq!(admission.admit("b", 0).err(), Some(Full));
+        let first = admission.admit(&"a".into(), 2).unwrap();
+        let second = admission.admit(&"a".into(), 2).unwrap();
+        assert_eq!(admission.admit(&"a".into(), 2).err(), Some(Full));
+        let _third = admission.admit(&"b".into(), 0).unwrap();
+        assert_eq!(admission.admit(&"b".into(), 0).err(), Some(Full));
         drop(second);
-        let fourth = admission.admit("b", 0).unwrap();
+        let fourth = admission.admit(&"b".into(), 0).unwrap();
 
         let client = ClientAddr::from("192.0.2.1".parse::<IpAddr>().unwrap());
         first.assign(client).unwrap();

@@ -106,6 +106,7 @@ impl Listener {
     /// Accepts until the drain begins; with the role `ops`, until its end.
     pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
+        let name = Arc::from(config.name.as_str());
         let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
         loop {
             let accepted = tokio::select! {
@@ -120,7 +121,7 @@ impl Listener {
                     continue;
                 }
             };
-            let admitted = admission.admit(&config.name, config.max_connections);
+            let admitted = admission.admit(&name, config.max_connections);
             let incoming = Incoming { app: app.clone(), config: config.clone(), routes: routes.clone(), address };
             let acceptor = tls.as_ref().map(|certificate| certificate.acceptor());
             tokio::spawn(async move {

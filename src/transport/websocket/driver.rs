@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use super::wire::Wire;
 use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
@@ -68,8 +70,8 @@ pub struct Driver<H: Handler> {
     connection: Arc<Connection<Wire>>,
     assembler: Assembler,
     handler: H,
-    /// What the peer sent behind its request, not looked at yet.
-    early: Vec<u8>,
+    /// What the peer sent behind its request, not looked at yet; hardly any has something.
+    early: Option<Box<Bytes>>,
     /// The peer said Close.
     peer_closed: bool,
     /// The gateway gave up on what the peer says: its answer may never be found in what still comes.
@@ -78,7 +80,8 @@ pub struct Driver<H: Handler> {
 
 impl<H: Handler> Driver<H> {
     /// `early` are bytes that the peer sent behind its request.
-    pub fn new(connection: Arc<Connection<Wire>>, assembler: Assembler, handler: H, early: Vec<u8>) -> Self {
+    pub fn new(connection: Arc<Connection<Wire>>, assembler: Assembler, handler: H, early: Bytes) -> Self {
+        let early = (!early.is_empty()).then(|| Box::new(early));
         Self { connection, assembler, handler, early, peer_closed: false, gave_up: false }
     }
 
@@ -134,14 +137,16 @@ impl<H: Handler> Driver<H> {
 
     fn read_once(&mut self) -> io::Result<usize> {
         let most = if self.assembler.inflates() { DEFLATED_BYTES } else { SCRATCH_BYTES };
-        if !self.early.is_empty() {
-            let rest = self.early.split_off(most.min(self.early.len()));
-            let mut bytes = std::mem::replace(&mut self.early, rest);
-            self.on_bytes(&mut bytes);
-            return Ok(bytes.len());
-        }
         SCRATCH.with_borrow_mut(|scratch| {
-            let read = self.connection.socket().try_read(&mut scratch[..most]);
+            let read = match self.early.take() {
+                Some(mut early) => {
+                    let bytes = early.split_to(most.min(early.len()));
+                    scratch[..bytes.len()].copy_from_slice(&bytes);
+                    self.early = (!early.is_empty()).then_some(early);
+                    Ok(bytes.len())
+                }
+                None => self.connection.socket().try_read(&mut scratch[..most]),
+            };
             if let Ok(length @ 1..) = read {
                 self.on_bytes(&mut scratch[..length]);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -163,20 +164,20 @@ impl<H: Handler> Future for Alive<H> {
 }
 
 /// The socket under an upgraded connection, with the bytes that were read behind the request.
-fn take_socket(upgraded: Upgraded) -> io::Result<(Wire, Vec<u8>)> {
+fn take_socket(upgraded: Upgraded) -> io::Result<(Wire, Bytes)> {
     let upgraded = match upgraded.downcast::<Http<TcpStream>>() {
-        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner().into_inner()), parts.read_buf.to_vec())),
+        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     let upgraded = match upgraded.downcast::<Http<TlsStream<TcpStream>>>() {
         Ok(parts) => {
             let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
-            return Ok((Wire::tls(tcp, session), parts.read_buf.to_vec()));
+            return Ok((Wire::tls(tcp, session), parts.read_buf));
         }
         Err(upgraded) => upgraded,
     };
     match upgraded.downcast::<Http<UnixStream>>() {
-        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner().into_inner()), parts.read_buf.to_vec())),
+        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(_) => Err(io::Error::other("an upgraded connection of an unknown kind")),
     }
 }
