@@ -173,9 +173,14 @@ impl Session {
         self.connection.is_cluster()
     }
 
+    /// Whether pub/sub lives in slots as well, so that whoever publishes is told how many hear it.
+    pub fn is_sharded(&self) -> bool {
+        self.connection.one().is_none()
+    }
+
     /// The command that publishes, which scripts are told as well.
     pub fn publish(&self) -> &'static str {
-        if self.connection.one().is_some() { "PUBLISH" } else { "SPUBLISH" }
+        if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
     }
 
     pub async fn invoke<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, Refusal> {

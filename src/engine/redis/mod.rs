@@ -33,7 +33,7 @@ use self::bus::Words;
 use self::canary::Canary;
 use self::link::{Link, Pushes, Session, away};
 use self::mirror::{Mirror, deliver};
-use self::names::{Names, SCRIPTS};
+use self::names::{Names, PROBES, SCRIPTS};
 use self::queue::Queue;
 use self::server::Server;
 use self::wire::Message;
@@ -52,9 +52,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Mirrors that read at once.
 const READERS: usize = 64;
 
-/// Probes of a Cluster are spread over so many slots; one that comes back is enough.
-const PROBES: usize = 6;
-
 /// What a probe writes goes by itself.
 const PROBE_LIVES: Duration = Duration::from_secs(10);
 
@@ -70,6 +67,8 @@ pub struct Redis {
 struct Core {
     channels: Channels,
     names: Names,
+    /// Of this node. Where there is no Cluster the first is enough.
+    probes: [String; PROBES],
     link: Link,
     mirrors: Mutex<HashMap<ChannelName, Arc<Mirror>>>,
     readers: Semaphore,
@@ -97,9 +96,11 @@ impl Redis {
     ) -> Result<Self, RedisError> {
         let server = Server::new(&config).map_err(|error| RedisError(error.to_string()))?;
         let node = new_epoch().map_err(|refusal| RedisError(refusal.detail.into_owned()))?.to_string();
+        let names = Names::new(&config.prefix);
         let core = Arc::new(Core {
             channels: Channels::new(limits, rules, hub, counters.clone()),
-            names: Names::new(&config.prefix),
+            probes: names.probes(&node),
+            names,
             link: Link::default(),
             mirrors: Mutex::default(),
             readers: Semaphore::new(READERS),
@@ -155,7 +156,6 @@ impl Core {
                 // One of a Cluster's connections, which the library opens again.
                 PushKind::Disconnection if session.upgrade().is_some_and(|session| session.is_cluster()) => {
                     self.renew_all();
-                    self.listen_again(&session);
                 }
                 PushKind::Disconnection => {
                     if let Some(session) = session.upgrade() {
@@ -164,11 +164,11 @@ impl Core {
                     return;
                 }
                 // A slot moved to another master.
-                PushKind::SUnsubscribe => match name_of(&push).and_then(|name| self.mirror_of(name)) {
-                    Some(mirror) => mirror.renew(&self),
-                    None if name_of(&push) == Some(&self.names.node(&self.node)) => self.listen_again(&session),
-                    None => {}
-                },
+                PushKind::SUnsubscribe => {
+                    if let Some(mirror) = name_of(&push).and_then(|name| self.mirror_of(name)) {
+                        mirror.renew(&self);
+                    }
+                }
                 _ => {}
             }
         }
@@ -182,7 +182,7 @@ impl Core {
                 None => tracing::warn!(name, "a message over redis that is not the gateway's"),
             },
             None if name == self.names.node(&self.node) => self.words.take(bytes),
-            None if self.probes().any(|probe| probe == name) => self.canary.seen(Instant::now()),
+            None if self.probes.iter().any(|probe| probe == name) => self.canary.seen(Instant::now()),
             None => {}
         }
     }
@@ -330,37 +330,36 @@ impl Core {
         }
     }
 
-    fn probes(&self) -> impl Iterator<Item = String> {
-        (0..PROBES).map(|part| self.names.probe(&self.node, part))
+    fn probes_on(&self, session: &Session) -> &[String] {
+        if session.is_cluster() { &self.probes } else { &self.probes[..1] }
     }
 
     /// Hears its probes and the words that other nodes have for it.
     async fn listen_to_itself(&self, session: &Session) {
-        let probes = self.probes().take(if session.is_cluster() { PROBES } else { 1 });
-        let names: Vec<_> = probes.chain([self.names.node(&self.node)]).collect();
-        futures_util::future::join_all(names.iter().map(|name| session.subscribe(name))).await;
-    }
-
-    fn listen_again(self: &Arc<Self>, session: &std::sync::Weak<Session>) {
-        let (core, session) = (self.clone(), session.clone());
-        self.runtime.spawn(async move {
-            if let Some(session) = session.upgrade() {
-                core.listen_to_itself(&session).await;
-            }
-        });
+        let node = self.names.node(&self.node);
+        let names = self.probes_on(session).iter().chain([&node]);
+        futures_util::future::join_all(names.map(|name| session.subscribe(name))).await;
     }
 
     /// Sends a word to this node, and writes one down: each as publications are.
-    async fn probe(&self, session: &Session) {
-        let probes = self.probes().take(if session.is_cluster() { PROBES } else { 1 }).map(|probe| async move {
+    async fn probe(self: &Arc<Self>, session: &Session) {
+        let probes = self.probes_on(session).iter().map(|probe| async move {
             let (mut send, mut write) = (redis::cmd(session.publish()), redis::cmd("SET"));
-            send.arg(&probe).arg("probe");
-            write.arg(&probe).arg("probe").arg("PX").arg(millis(PROBE_LIVES));
+            send.arg(probe).arg("probe");
+            write.arg(probe).arg("probe").arg("PX").arg(millis(PROBE_LIVES));
             // What does not come back is noticed.
-            let (_, written) = tokio::join!(session.query::<Value>(&send), session.write(&write));
+            let (heard, written) = tokio::join!(session.query::<u64>(&send), session.write(&write));
             self.canary.written(written, Instant::now());
+            matches!(heard, Ok(0))
         });
-        futures_util::future::join_all(probes).await;
+        let is_unheard = futures_util::future::join_all(probes).await;
+        if session.is_sharded() {
+            // A master came back, or the library took another connection without a word: what was subscribed to is lost.
+            if is_unheard.contains(&true) {
+                self.renew_all();
+            }
+            self.listen_to_itself(session).await;
+        }
     }
 }
 

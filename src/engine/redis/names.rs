@@ -3,8 +3,14 @@
 use std::sync::LazyLock;
 
 use redis::Script;
+use redis::cluster_routing::Slot;
 
 use crate::protocol::ChannelName;
+
+/// Probes of a node in a Cluster; one that comes back is enough.
+pub const PROBES: usize = 6;
+
+const SLOTS: usize = 16384;
 
 pub struct Names(String);
 
@@ -46,9 +52,16 @@ impl Names {
         ChannelName::from_dialect(&name).ok()
     }
 
-    /// A pub/sub of this node alone, for probes; in a Cluster each `part` is in another slot.
-    pub fn probe(&self, node: &str, part: usize) -> String {
-        format!("{}:{{{node}.{part}}}:probe", self.0)
+    /// Each a pub/sub of this node alone, for probes. They lie evenly over the slots of a Cluster, whose masters have
+    /// ranges of them, so that not all are on one.
+    pub fn probes(&self, node: &str) -> [String; PROBES] {
+        let name = |n| format!("{}:{{{node}.{n}}}:probe", self.0);
+        std::array::from_fn(|part| {
+            let slots = part * SLOTS / PROBES..(part + 1) * SLOTS / PROBES;
+            let slots: Vec<_> = slots.filter_map(|slot| Slot::new(slot as u16)).collect();
+            // Braces in the prefix decide on all of them.
+            (0..1000).map(name).find(|name| slots.contains(&Slot::for_key(name))).unwrap_or_else(|| name(part))
+        })
     }
 
     /// Something that may happen once on any node.
@@ -140,5 +153,16 @@ mod tests {
             assert!(seen.insert(names.state(&channel)), "{name}");
         }
         assert!(names.channel("other:{/a}:live").is_none());
+    }
+
+    #[test]
+    fn probes_are_on_each_of_three_masters() {
+        let probes = Names::new("lastmile").probes("abcdefgh");
+        let third =
+            |part: usize| (part * SLOTS / 3..(part + 1) * SLOTS / 3).map(|slot| Slot::new(slot as u16).unwrap());
+        for part in 0..3 {
+            assert_eq!(probes.iter().filter(|name| third(part).any(|slot| slot == Slot::for_key(name))).count(), 2);
+        }
+        assert_eq!(Names::new("{x}").probes("abcdefgh").len(), PROBES);
     }
 }

@@ -21,6 +21,13 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// A server that does not answer within this is away, and the connection is not used again.
 pub const ANSWER: Duration = Duration::from_secs(2);
 
+/// What a Cluster's command may need: one more way for a slot that moved, one for a connection that broke. Those that a
+/// dead master is asked for are to fail at once, because all others wait each time the library looks where the slots are.
+const RETRIES: u32 = 2;
+
+/// Milliseconds before such a way.
+const LONGEST_RETRY_WAIT: u64 = 20;
+
 /// Commands that may wait to be sent. Those beyond it would not be sent in the order in which they came; far more than
 /// anybody here begins at once.
 const WAITING: usize = 64 * 1024;
@@ -152,6 +159,9 @@ impl Server {
                     .connection_timeout(CONNECT)
                     .response_timeout(ANSWER)
                     .overall_response_timeout(Some(ANSWER))
+                    .retries(RETRIES)
+                    .min_retry_wait(1)
+                    .max_retry_wait(LONGEST_RETRY_WAIT)
                     .push_sender(pushes.clone());
                 // With certificates it always speaks TLS.
                 if let Some(certificates) = certificates {
