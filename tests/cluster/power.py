@@ -2,7 +2,7 @@
 """What a loss of power costs, by a model of it: Redis is killed under load, and of its append-only file only that is left
 which an fsync had brought to the disk by then (strace sees them), and behind it nothing, a part of a command, or zeros.
 Prints what was lost of what had been acknowledged; ends with 1 where something was lost that was acknowledged before the last
-fsync began, or with `always` anything at all, or where a loss was not told.
+write that an fsync had brought to the disk, or with `always` anything at all, or where a loss was not told.
 
     power.py [--fsync always,everysec] [--rounds 6]
 """
@@ -47,21 +47,22 @@ class Disk:
         wait_until("strace", lambda: self.log.exists() and "fdatasync" in self.log.read_text())
 
     def unwritten(self):
-        """Bytes at the end of the file that no fsync covers, and when the last one began that came to its end. To be asked
+        """Bytes at the end of the file that no fsync covers, and the moment of the last write that one does. To be asked
         once Redis is dead."""
         self.process.wait(timeout=90)
-        written, durable, begun = 0, (0, 0.0), {}
+        # While an fsync waits or runs, Redis may put its writing off and acknowledge all the same.
+        written, durable, begun = (0, 0.0), (0, 0.0), {}
         for line in self.log.read_text().splitlines():
             thread, at, call = line.split(maxsplit=2)
             if done := re.match(r"(?:write\(|<\.\.\. write resumed).*= (\d+)$", call):
-                written += int(done[1])
+                written = written[0] + int(done[1]), float(at)
             elif re.match(r"fd?a?t?a?sync\(.*<unfinished", call):
-                begun[thread] = written, float(at)
+                begun[thread] = written
             elif re.match(r"fd?a?t?a?sync\(.*= 0$", call):
-                durable = written, float(at)
+                durable = written
             elif re.match(r"<\.\.\. fd?a?t?a?sync resumed.*= 0$", call):
                 durable = begun.pop(thread, durable)
-        return written - durable[0], durable[1]
+        return written[0] - durable[0], durable[1]
 
     def lose(self, tail):
         unwritten, began = self.unwritten()
@@ -145,13 +146,12 @@ async def lose_power(fsync, tail):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         oldest = max(lost.values(), default=0)
-        # Seconds since the last fsync: what was acknowledged before it began must be there. Clocks are read a moment late.
-        age = cut_at - synced + 0.01
+        age = cut_at - synced + 0.01  # clocks are read one after the other
         if record.faults or oldest > age or (lost and fsync == "always"):
-            raise RuntimeError("\n".join(record.faults) or f"{len(lost)} lost, the oldest {oldest:.2f} s before, the last fsync {age:.2f} s")
+            raise RuntimeError("\n".join(record.faults) or f"{len(lost)} lost, the oldest {oldest:.2f} s before, the last durable write {age:.2f} s")
         told = sum(not one.is_whole for one in subscribers)
         print(f"{fsync}, then {tail}: {unwritten} bytes were not on the disk; of {len(moments)} acknowledged {len(lost)} lost, the oldest "
-              f"{oldest:.2f} s before, the last fsync {cut_at - synced:.2f} s; {told} of {len(subscribers)} subscribers told"
+              f"{oldest:.2f} s before, the last durable write {cut_at - synced:.2f} s; {told} of {len(subscribers)} subscribers told"
               f"{', the file had to be repaired' if is_repaired else ''}", flush=True)
         return len(moments), len(lost), oldest
 
