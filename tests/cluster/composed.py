@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What the compose files in docker/ say, run without a container engine (containers.py). Of the one with three gateways,
 Redis and nginx, everybody comes through nginx; each node is restarted in turn, one is killed, Redis is killed, all under
-load: what was acknowledged reaches every subscriber once and in order. Ends with 1 at the first fault. Needs root, and a machine that allows namespaces; elsewhere it says so.
+load: what was acknowledged reaches every subscriber once and in order. Ends with 1 at the first fault. Needs root, and a
+machine that allows namespaces; elsewhere it says so.
 
     composed.py [--subscribers 60] [--rate 5]
 """
