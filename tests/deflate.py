@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 
 def receive(ws, kind):
-    message = json.loads(ws.recv(timeout=20))
+    message = json.loads(ws.recv(timeout=90))
     assert message["type"] == kind, message
     return message
 
@@ -25,7 +25,7 @@ def main():
     arguments.add_argument("--channel", required=True)
     arguments.add_argument("--count", type=int, required=True)
     options = arguments.parse_args()
-    with connect(options.url, subprotocols=["lastmile.v1"]) as ws:
+    with connect(options.url, subprotocols=["lastmile.v1"], open_timeout=90, proxy=None) as ws:
         (extension,) = ws.protocol.extensions
         assert isinstance(extension, PerMessageDeflate), extension
         assert extension.remote_no_context_takeover and extension.local_no_context_takeover, extension

@@ -23,7 +23,7 @@ class Publisher:
     def __init__(self, key, url):
         self.key = key
         self.authority = urlsplit(url).netloc
-        self.connection = http.client.HTTPConnection(self.authority, timeout=20)
+        self.connection = http.client.HTTPConnection(self.authority, timeout=90)
 
     def signed(self, method, path, body=None, content_type="application/json", **wrong):
         path, _, query = path.partition("?")

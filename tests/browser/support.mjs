@@ -31,7 +31,10 @@ export async function openDemo(more = []) {
   }
   // The pipe must stay empty, or the demonstration would wait for its reader.
   process.stdout.resume();
-  const browser = await launch();
+  const browser = await launch().catch((error) => {
+    process.kill("SIGKILL");
+    throw error;
+  });
   const context = await browser.newContext();
   context.setDefaultTimeout(patienceOfOne);
   const complaints = [];

@@ -92,6 +92,8 @@ class Service:
         self.root.mkdir()
         self.log = open(all_of_them.folder / f"{name}.log", "ab")
         self.process = None
+        # Seconds until an engine would kill it.
+        self.grace = float(options.get("stop_grace_period", "10s").removesuffix("s"))
         # Holds the network while the service is not running.
         self.network = subprocess.Popen([*LEASH, "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
         own, theirs = "/proc/self/ns/net", f"/proc/{self.network.pid}/ns/net"
@@ -179,8 +181,7 @@ class Service:
         """Returns its status, and how many seconds it took."""
         began = time.monotonic()
         self.process.send_signal(how)
-        grace = float(self.options.get("stop_grace_period", "10s").removesuffix("s"))
-        return self.process.wait(grace), time.monotonic() - began
+        return self.process.wait(self.grace + 60), time.monotonic() - began
 
     def close(self):
         if self.process:

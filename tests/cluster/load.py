@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from world import signed, signer
 
 GONE = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
-OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 20, "close_timeout": 1, "proxy": None,
+OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 60, "close_timeout": 1, "proxy": None,
            "max_queue": None}
 
 

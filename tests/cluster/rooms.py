@@ -22,7 +22,7 @@ class Room:
 
     def ask(self):
         node = self.nodes[1]
-        connection = http.client.HTTPConnection(node.host, node.public, timeout=10)
+        connection = http.client.HTTPConnection(node.host, node.public, timeout=60)
         connection.request("POST", "/v1/rooms", json.dumps({"max_seats": SEATS}), {"content-type": "application/json"})
         return json.loads(connection.getresponse().read())
 

@@ -29,18 +29,32 @@ class Run:
         self.publishers = [Publisher(self.record, nodes, at, CHANNELS, key, args.rate) for at in range(3)]
         self.tasks, self.key, self.partitions = [], key, 0
         # This one process opens some hundred connections a second at best, less on a busy machine.
-        self.patience = 30 + args.subscribers / 30
+        self.patience = 90 + args.subscribers / 30
+        self.late = 0.0
 
     async def start(self):
+        self.tasks.append(asyncio.create_task(self.watch_machine()))
         for at, one in enumerate(self.subscribers):
             self.tasks.append(asyncio.create_task(one.run()))
             if at % 20 == 19:
                 await asyncio.sleep(0.02)
         await self.all_connected(self.patience)
         self.tasks += [asyncio.create_task(one.run()) for one in self.publishers]
-        await self.until("first acknowledgements", lambda: all(one.acks for one in self.publishers), 15)
+        await self.until("first acknowledgements", lambda: all(one.acks for one in self.publishers))
 
-    async def until(self, what, is_so, secs):
+    async def watch_machine(self):
+        """How many seconds a machine that is busy elsewhere has kept this process waiting."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.05)
+            self.late += max(0, time.monotonic() - began - 0.06)
+
+    def expect_within(self, secs, limit, text):
+        """Of a scenario, on a machine that does nothing else. What it kept us waiting since the scenario began is not held
+        against the gateways."""
+        self.expect(secs is not None and secs <= limit + self.late, f"{text} {secs} s, not {limit} s and {self.late:.1f} s of waiting")
+
+    async def until(self, what, is_so, secs=90):
         """Waits; returns how long it took."""
         began = time.monotonic()
         while not is_so():
@@ -59,14 +73,14 @@ class Run:
         """Publishers pause; everything that was acknowledged is at every subscriber."""
         for one in self.publishers:
             one.is_on = False
-        await self.until("answers", lambda: not any(one.waiting for one in self.publishers), 15)
+        await self.until("answers", lambda: not any(one.waiting for one in self.publishers))
         # What was never answered may still come.
         await asyncio.sleep(0.3)
         newest = {channel: 0 for channel in CHANNELS}
         for channel, _, offset in self.record.acknowledged.values():
             newest[channel] = max(newest[channel], offset)
         is_there = lambda: all(one.offset >= newest[one.channel] for one in self.subscribers)
-        took = await self.until("deliveries", is_there, 30)
+        took = await self.until("deliveries", is_there)
         self.record.check(self.subscribers)
         for one in self.publishers:
             one.is_on = True
@@ -75,7 +89,7 @@ class Run:
     async def flows(self):
         """Seconds until each publisher has an acknowledgement of what it sent from now on."""
         now = time.monotonic()
-        await self.until("acknowledgements", lambda: all(one.first_ack_after(now) for one in self.publishers), 30)
+        await self.until("acknowledgements", lambda: all(one.first_ack_after(now) for one in self.publishers))
         return max(one.first_ack_after(now) for one in self.publishers)
 
     async def spread(self):
@@ -96,7 +110,7 @@ class Run:
         killed = time.monotonic()
         await asyncio.to_thread(self.nodes[victim].kill)
         began = time.monotonic()
-        await self.until("the loss to be seen", lambda: not any(one.is_connected and one.at == victim for one in mine), 5)
+        await self.until("the loss to be seen", lambda: not any(one.is_connected and one.at == victim for one in mine))
         back = await self.all_connected(self.patience) + (time.monotonic() - began)
         await self.flows()
         acks = max(one.longest_silence(killed, time.monotonic()) for one in self.publishers)
@@ -109,13 +123,13 @@ class Run:
         """kill -9 of Redis; it comes back with its append-only file."""
         before, began = self.reconnects(), time.monotonic()
         self.redis.kill()
-        await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers), 10)
+        await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers))
         told = max(one.first_refusal_after(began) for one in self.publishers)
         await asyncio.sleep(1.5)
         await asyncio.to_thread(self.redis.start)
         back = await self.flows()
-        self.expect(told <= 4, f"publishers were told after {told:.1f} s")
-        self.expect(back <= 5, f"Redis was back for {back:.1f} s before all went on")
+        self.expect_within(told, 4, "publishers were told after")
+        self.expect_within(back, 5, "all went on after Redis was back for")
         self.expect(self.reconnects() == before, "subscribers lost their connections")
         return f"publishers told after {told:.2f} s, acknowledged again {back:.2f} s after Redis answered; " \
                f"no subscriber lost its connection"
@@ -124,17 +138,16 @@ class Run:
         """Redis has no memory left for publications, then has it again."""
         before, began = self.reconnects(), time.monotonic()
         self.redis.command("CONFIG SET maxmemory 1")
-        await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers), 10)
+        await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers))
         told = max(one.first_refusal_after(began) for one in self.publishers)
         await asyncio.sleep(4.5)
         last = max(at - began for one in self.publishers for at in one.acks)
-        readiness = await asyncio.to_thread(self.nodes[1].readiness)
-        self.expect(readiness == 503, f"/readyz was {readiness} on a full Redis")
+        await self.until("/readyz to say it", lambda: self.nodes[1].readiness() == 503)
         self.redis.command("CONFIG SET maxmemory 0")
         back = await self.flows()
-        await self.until("readiness", lambda: all(node.readiness() == 200 for node in self.nodes), 15)
+        await self.until("readiness", lambda: all(node.readiness() == 200 for node in self.nodes))
         self.expect(self.reconnects() == before, "subscribers lost their connections")
-        return f"publishers told after {told:.2f} s, last acknowledgement at {max(last, 0):.2f} s, /readyz {readiness} meanwhile; " \
+        return f"publishers told after {told:.2f} s, last acknowledgement at {max(last, 0):.2f} s, /readyz 503 meanwhile; " \
                f"acknowledged again {back:.2f} s after there was room"
 
     async def partition(self):
@@ -161,20 +174,20 @@ class Run:
         self.expect(len(degraded) == len(mine), f"{len(degraded)} of {len(mine)} subscribers were told that it is degraded")
         unready = next((at for at, status in readiness if status == 503), None)
         last_ack = max(0, *(at - began for at in here.acks if at < healed))
-        self.expect(told is not None and told <= 4, f"the publisher was told after {told} s")
-        self.expect(last_ack <= 4, f"there was an acknowledgement {last_ack:.1f} s into the partition")
-        self.expect(unready is not None and unready <= 6, f"/readyz said it after {unready} s")
+        self.expect_within(told, 4, "the publisher was told after")
+        self.expect_within(last_ack, 4, "the last acknowledgement came after")
+        self.expect_within(unready, 6, "/readyz said it after")
         silence = max((one.longest_silence(began, healed) for one in others), default=0)
-        self.expect(silence <= 4, f"publishers on other nodes waited {silence:.1f} s")
+        self.expect_within(silence, 4, "publishers on other nodes waited")
         back = await self.flows()
         is_level = lambda: all(one.offset + 30 >= max(other.offset for other in self.subscribers
                                                      if other.channel == one.channel) for one in mine)
-        whole = await self.until("the node's subscribers to be made whole", is_level, 30) + back
-        self.expect(whole <= 10, f"subscribers were whole {whole:.1f} s after the partition")
-        ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200, 15)
+        whole = await self.until("the node's subscribers to be made whole", is_level) + back
+        self.expect_within(whole, 10, "subscribers were whole after")
+        ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
         restored = self.record.told["restored"]
-        await self.until("all to be told `restored`", lambda: len(restored) >= len(mine), 10)
+        await self.until("all to be told `restored`", lambda: len(restored) >= len(mine))
         replays = await spent
         siege.cancel()
         await asyncio.gather(siege, return_exceptions=True)
@@ -210,7 +223,7 @@ class Run:
                 began = time.monotonic()
                 took = await asyncio.to_thread(node.kill, signal.SIGTERM)
             self.expect(node.process.returncode == 0, f"{node.name} ended with {node.process.returncode}")
-            self.expect(took <= window + 5, f"{node.name} drained for {took:.1f} s")
+            self.expect_within(took, window + 5, f"{node.name} drained for")
             spread = uneven([moment - began for moment, whose in self.record.ends if whose == at], window)
             ready = await asyncio.to_thread(node.start)
             await self.all_connected(self.patience)
@@ -274,6 +287,7 @@ async def main():
         for fault in args.faults.split(",") * args.rounds:
             await run.spread()
             await asyncio.sleep(1)
+            run.late = 0.0
             figures = await scenarios[fault]()
             settled = await run.settle()
             print(f"{fault}: {figures}; all delivered {settled:.2f} s after the last answer", flush=True)

@@ -3,9 +3,9 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { endsWithTests, freePort } from "../../clients/js/tests/support/processes.mjs";
 import { startLastmile } from "./recovery/lastmile.mjs";
 import { startNchan } from "./recovery/nchan.mjs";
 import { rows } from "./recovery/rows.mjs";
@@ -51,13 +51,9 @@ async function sharedStorage() {
 /** A store of its own for each row. */
 async function startRedis() {
   const folder = await mkdtemp(join(tmpdir(), "lastmile-redis-"));
-  const free = createServer().listen(0, "127.0.0.1");
-  await once(free, "listening");
-  const { port } = free.address();
-  free.close();
-  await once(free, "close");
+  const port = await freePort();
   const options = ["--port", port, "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"];
-  const child = spawn("redis-server", options, { stdio: ["ignore", "pipe", "inherit"] });
+  const child = endsWithTests(spawn("redis-server", options, { stdio: ["ignore", "pipe", "inherit"] }));
   for await (const line of child.stdout) if (String(line).includes("Ready to accept")) break;
   return {
     url: `redis://127.0.0.1:${port}`,

@@ -101,6 +101,9 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
       await once(subscription, "subscribed");
       const ended = once(subscription, "ended");
       await gateway.closeChannel(channel);
+      // Who was between two polls is on a new channel of that name, which is closed as well.
+      const again = () => gateway.closeChannel(channel).catch(() => {});
+      if (transports[0] === "poll") await until(() => Promise.race([ended, pause(200).then(again)]), "the end");
       assert.equal((await ended).code, "channel_closed");
       const other = client.subscribe(channelOf());
       await once(other, "subscribed");

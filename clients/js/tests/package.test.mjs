@@ -35,7 +35,9 @@ test("it is smaller than 10 KB minified and gzipped, and needs nothing else", as
 test("the bundle is what its source makes", () => run("node", ["build.mjs", "--check"], { cwd: root }));
 
 test("the packed package has all that it names, and works and has types where it is installed", async (t) => {
-  const { stdout } = await run("npm", ["pack", "--json", "--pack-destination", folder], { cwd: root });
+  // Whatever the home is like, and without a look for a newer npm.
+  const env = { ...process.env, npm_config_cache: join(folder, "npm"), npm_config_update_notifier: "false" };
+  const { stdout } = await run("npm", ["pack", "--json", "--pack-destination", folder], { cwd: root, env });
   const [{ filename, files }] = JSON.parse(stdout.slice(stdout.indexOf("[\n")));
   const names = files.map(({ path }) => path);
   const { exports } = JSON.parse(await readFile(`${root}package.json`));

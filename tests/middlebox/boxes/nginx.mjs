@@ -9,9 +9,9 @@ import { endsWithTests, freePort } from "../../../clients/js/tests/support/proce
 const DEFAULT = process.env.NGINX_CONF ?? "/etc/nginx/nginx.conf";
 
 /** `site` is what stands in `http { }`, with `PORT` for the port of its own. */
-export async function startNginx(site, { port } = {}) {
+export async function startNginx(site, { workers } = {}) {
   const folder = await mkdtemp(join(tmpdir(), "lastmile-nginx-"));
-  port ??= await freePort();
+  const port = await freePort();
   let text = await readFile(DEFAULT, "utf8");
   const swap = (pattern, by) => {
     if (!pattern.test(text)) throw new Error(`${DEFAULT} has no ${pattern}`);
@@ -20,6 +20,7 @@ export async function startNginx(site, { port } = {}) {
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((name) => `${name}_temp_path ${folder}/${name};`);
   const isRoot = process.getuid() === 0;
   swap(/^user .*;$/m, isRoot ? "user root;" : "");
+  if (workers) swap(/^worker_processes .*;$/m, `worker_processes ${workers};`);
   swap(/^pid .*;$/m, `pid ${folder}/pid;\ndaemon off;`);
   swap(/^error_log .*;$/m, `error_log ${folder}/error.log;`);
   swap(/access_log .*;$/m, `access_log off;\n${temporary.join("\n")}`);

@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Gateway, range, WebSocket } from "../support.mjs";
+import { Gateway, range, until, WebSocket } from "../support.mjs";
 import { memoryOf, readEvents, readFrames } from "./stream.mjs";
 
 export async function startLastmile({ kept = 20, secs = 300, storage = "memory", redis, room = 256 << 20 } = {}) {
@@ -54,7 +54,10 @@ export async function startLastmile({ kept = 20, secs = 300, storage = "memory",
       return readEvents(subscriber, `${gateway.url}/v1/events?channel=${channel}&since=${since}`, {}, readEvent(subscriber));
     },
     restart: async (signal = "SIGTERM") => (await gateway.stop(signal), gateway.run()),
-    reload: () => gateway.process.kill("SIGHUP"),
+    async reload() {
+      gateway.process.kill("SIGHUP");
+      await until(() => gateway.log.some((line) => /"reloaded"/.test(line)), "the reload");
+    },
     memory: () => memoryOf(gateway.process.pid),
     close: async () => (await gateway.close(), rm(folder, { recursive: true, force: true })),
   };

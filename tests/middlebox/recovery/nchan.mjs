@@ -1,6 +1,7 @@
 // nginx's pub/sub module, set up as well as its documentation knows: places in the URL, so that a WebSocket can go on
-// somewhere too, and WebSocket messages that carry them.
-import { WebSocket } from "../support.mjs";
+// somewhere too, and WebSocket messages that carry them. One worker, so that the table is the same on each machine.
+import { readFile } from "node:fs/promises";
+import { until, WebSocket } from "../support.mjs";
 import { startNginx } from "../boxes/nginx.mjs";
 import { memoryOf, readEvents, readFrames } from "./stream.mjs";
 
@@ -18,7 +19,15 @@ export async function startNchan({ kept = 20, secs = 300, storage = "memory", re
         nchan_subscriber websocket eventsource longpoll; nchan_channel_id $1; nchan_channel_id_split_delimiter ","; ${use}
         nchan_subscriber_last_message_id $arg_last_event_id $http_last_event_id; nchan_subscriber_first_message newest;
       }
-    }`);
+    }`, { workers: 1 });
+  // Without its Redis it takes and knows nothing.
+  const isReady = async () => {
+    const response = await fetch(`${nginx.url}/pub/nothing`);
+    await response.text();
+    return response.status !== 503;
+  };
+  await until(isReady, "nchan's storage");
+  const workers = async () => (await readFile(`/proc/${nginx.process.pid}/task/${nginx.process.pid}/children`, "utf8")).split(" ");
   const publish = async (channel, n, text = "") => {
     const response = await fetch(`${nginx.url}/pub/${channel}`, { method: "POST", body: JSON.stringify({ channel, n, text }) });
     if (!response.ok) throw new Error(`${response.status} of nchan`);
@@ -56,8 +65,12 @@ export async function startNchan({ kept = 20, secs = 300, storage = "memory", re
       const seconds = Date.parse(response.headers.get("last-modified")) / 1000;
       subscriber.take({ place: `${seconds}:${response.headers.get("etag")}`, item: await response.json() });
     },
-    restart: nginx.restart,
-    reload: () => nginx.process.kill("SIGHUP"),
+    restart: async (signal) => (await nginx.restart(signal), until(isReady, "nchan's storage")),
+    async reload() {
+      const before = (await workers()).filter(Boolean);
+      nginx.process.kill("SIGHUP");
+      await until(async () => !(await workers()).some((worker) => before.includes(worker)), "the workers' end");
+    },
     memory: () => memoryOf(nginx.process.pid),
     close: nginx.close,
   };

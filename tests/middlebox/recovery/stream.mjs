@@ -1,10 +1,15 @@
 // A listener as plain as it gets: it reads what a server sends and keeps the last place that it was given.
 import { readFile } from "node:fs/promises";
-import { pause } from "../support.mjs";
+import { pause, until } from "../support.mjs";
+
+/** In place of a number: a message that counts for nothing, and says by its arrival that what comes now is heard. */
+export const PROBE = "probe";
 
 /** What the listeners of one subscriber got, over all its connections: it has `items`, a `place`, and was `told` of losses. */
 export class Subscriber {
   items = [];
+  /** The channels of which a probe came. */
+  probed = new Set();
   place = undefined;
   /** The last message's epoch and offset, where there are such. */
   position = undefined;
@@ -13,7 +18,8 @@ export class Subscriber {
   refused = undefined;
 
   take({ item, place, position, told }) {
-    if (item !== undefined) this.items.push(item);
+    if (item?.n === PROBE) this.probed.add(item.channel);
+    else if (item !== undefined) this.items.push(item);
     if (place !== undefined) this.place = place;
     if (position) {
       // Offsets rise by one: who sees a jump knows what it means.
@@ -24,13 +30,21 @@ export class Subscriber {
     if (told) this.told = true;
   }
 
-  /** Until so many items are there, or nothing came for a while; then a little longer, for what should not come. */
-  async settle(count, patienceMs = 1500) {
+  has(number, channel = this.items[0]?.channel) {
+    return this.items.some((item) => item.n === number && item.channel === channel);
+  }
+
+  /** Until a message is there that must come. */
+  async hears(number, channels = [undefined]) {
+    await until(() => channels.every((channel) => this.has(number, channel)), () => `${number} of ${channels}`);
+  }
+
+  /** Until so many items are there, or nothing came for a while: for what may be lost. */
+  async settle(count, patienceMs = 3000) {
     for (let end = Date.now() + patienceMs, before = 0; Date.now() < end && this.items.length < count; await pause(20)) {
       if (this.items.length > before) end = Date.now() + patienceMs;
       before = this.items.length;
     }
-    await pause(150);
   }
 }
 
@@ -39,7 +53,7 @@ export async function readEvents(subscriber, url, headers, read) {
   const abort = new AbortController();
   const ask = () => fetch(url, { headers: { accept: "text/event-stream", ...headers }, signal: abort.signal });
   let response = await ask();
-  for (let tries = 0; response.status === 503 && tries < 20; tries++) {
+  for (let tries = 0; response.status === 503 && tries < 200; tries++) {
     await pause(250);
     response = await ask();
   }

@@ -4,10 +4,13 @@ import { createServer } from "node:net";
 // As a test that takes too long is stopped; without this there is no exit of its own.
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
+const ends = new Map();
+process.once("exit", () => ends.forEach((end) => end()));
+
 /** Whoever stops the tests stops the program as well; with `end` where killing it alone is not enough. */
 export function endsWithTests(child, end = () => child.kill("SIGKILL")) {
-  process.once("exit", end);
-  child.once("exit", () => process.off("exit", end));
+  ends.set(child, end);
+  child.once("exit", () => ends.delete(child));
   return child;
 }
 
