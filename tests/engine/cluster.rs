@@ -10,6 +10,7 @@ use lastmile::protocol::Code;
 use crate::carried::words_go_both_ways;
 use crate::common::eventually;
 use crate::nodes::{Node, expect};
+use crate::places::places_are_counted_together;
 use crate::server::RedisServer;
 use crate::support::{LIMITS, publish, redis_config, rule, start_redis};
 
@@ -114,4 +115,10 @@ async fn channels_are_spread_over_a_cluster_and_one_dead_master_stops_only_its_o
 async fn words_go_from_node_to_node_over_a_cluster() {
     let cluster = Cluster::start();
     words_go_both_ways(&[cluster.node(), cluster.node()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_under_names_are_counted_over_a_cluster() {
+    let cluster = Cluster::start();
+    places_are_counted_together(&[cluster.node(), cluster.node()]).await;
 }
