@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use lastmile::engine::redis::{RedisConfig, RedisKind, nodes};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::client::{FORMS, Got, Peer, channel, heard, join, open_room, pair, spo
 use crate::common::gateway::Folder;
 use crate::common::{TestPublisher, World, eventually, get};
 use crate::server::RedisServer;
-use crate::start_nodes;
+use crate::{engine, start_nodes};
 
 const PAIR: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n[rooms]\nmax_exchanges = 0\n";
 
@@ -152,7 +153,7 @@ async fn last(peer: &mut Peer) -> Option<Got> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_said_is_lost_or_doubled_while_redis_restarts() {
     let server = RedisServer::start(true);
-    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let engine = engine(&server);
     let server = Arc::new(Mutex::new(server));
     let world = World::start_nodes(2, &format!("{PAIR}{engine}"), server.clone()).await;
     for form in FORMS {
@@ -224,7 +225,7 @@ impl Drop for Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_node_is_killed_its_seats_are_free_and_its_rooms_end_within_half_a_minute() {
     let server = RedisServer::start(true);
-    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let engine = engine(&server);
     let [owner, other, third] = [(); 3].map(|()| Process::start("", &engine));
     let mut here = owner.open("/v1/relay/room").await;
     here.hears(&["/status:waiting"]).await;
@@ -363,7 +364,7 @@ async fn whoever_has_all_its_rooms_joins_others_on_any_node() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_node_is_killed_the_rooms_on_it_are_not_counted_any_more() {
     let server = RedisServer::start(true);
-    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let engine = engine(&server);
     let [killed, other] = [(); 2].map(|()| Process::start(THREE, &engine));
     let mut peers = Vec::new();
     for (node, id) in [(&killed, "a"), (&killed, "b"), (&other, "c")] {
@@ -388,7 +389,7 @@ async fn when_a_node_is_killed_the_rooms_on_it_are_not_counted_any_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rooms_of_an_address_are_counted_anew_after_redis_lost_its_memory() {
     let server = RedisServer::start(false);
-    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let engine = engine(&server);
     let server = Arc::new(Mutex::new(server));
     let world = World::start_nodes(2, &format!("{PAIR}{THREE}{engine}"), server.clone()).await;
     let [here, other] = [&world.gateway, &world.others[0]].map(|node| node.address("pair"));
@@ -411,6 +412,38 @@ async fn rooms_of_an_address_are_counted_anew_after_redis_lost_its_memory() {
     eventually("a refusal", async || {
         let refused = Got::Close(4004, "rate_limited".to_owned());
         (Peer::open_at(other, "/v1/ws/", &[]).await.unwrap().next().await == refused).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_room_is_elsewhere_counts_as_a_connection_of_its_own_node_alone() {
+    let server = RedisServer::start(true);
+    let redis = RedisConfig {
+        urls: vec![server.url()],
+        kind: RedisKind::Single,
+        prefix: "lastmile".to_owned(),
+        authorities: None,
+        password: None,
+    };
+    let engine = engine(&server);
+    let world = World::start_nodes(2, &format!("{PAIR}{engine}"), server).await;
+    // Each of five rooms is on the node of its first peer, and its second one is on the other node.
+    let mut peers = Vec::new();
+    for n in 0..5 {
+        for (node, told) in [(&world.gateway, "/status:waiting"), (&world.others[0], "/status:connected")] {
+            let path = format!("/v1/relay/{n}");
+            let mut peer = Peer::open_at(node.address("pair"), &path, &[]).await.unwrap();
+            peer.hears(&[told]).await;
+            peers.push(peer);
+        }
+    }
+    world.await_metric("lastmile_carried_peers", 5.0).await;
+    eventually("all connections, once each", async || {
+        let nodes = nodes(&redis).await.unwrap();
+        let connections = nodes.iter().map(|(_, about)| serde_json::from_slice::<Value>(about).unwrap());
+        let connections: Vec<_> = connections.map(|about| about["connections"].as_u64().unwrap_or_default()).collect();
+        (connections == [5, 5]).then_some(())
     })
     .await;
 }
