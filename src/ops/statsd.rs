@@ -222,14 +222,15 @@ mod tests {
     use super::*;
 
     async fn server() -> (UdpSocket, StatsdConfig) {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // Whatever the name is here.
+        let socket = UdpSocket::bind("localhost:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
         (socket, StatsdConfig { host: "localhost".to_owned(), port, prefix: "channelserver".to_owned() })
     }
 
     async fn receive(server: &UdpSocket) -> String {
         let mut buffer = vec![0; 2000];
-        let length = timeout(Duration::from_secs(5), server.recv(&mut buffer)).await.unwrap().unwrap();
+        let length = timeout(Duration::from_secs(30), server.recv(&mut buffer)).await.unwrap().unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     }
 
@@ -272,7 +273,8 @@ mod tests {
             statsd.count(RoomEvent::MaxMessages);
             let began = Instant::now();
             assert_eq!(receive(&server).await, "channelserver.conn.max.msg:1|c");
-            assert!(began.elapsed() < Duration::from_secs(1));
+            // The rest is for a busy machine.
+            assert!(began.elapsed() < Duration::from_secs(10));
         }
     }
 

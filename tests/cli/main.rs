@@ -4,6 +4,8 @@ mod demo;
 mod keys;
 mod packaging;
 mod pair;
+#[path = "../common/ports.rs"]
+mod ports;
 mod publish;
 mod sealed;
 mod serve;

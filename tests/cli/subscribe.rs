@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use crate::ports::free_port;
 use crate::support::{Gateway, LISTENERS, Running, Scratch, until};
 
 fn rest(scratch: &Scratch) -> String {
@@ -55,7 +56,10 @@ fn a_reader_that_goes_away_is_no_error() {
 #[test]
 fn after_a_restart_of_the_gateway_it_listens_again_and_says_what_may_be_missing() {
     let scratch = Scratch::new();
-    let mut gateway = Gateway::start(&scratch, &rest(&scratch));
+    scratch.write("gateway.toml", &format!("{LISTENERS}{}", rest(&scratch)));
+    let set = format!("listeners.public.address=127.0.0.1:{}", free_port());
+    let start = || Gateway::with_file(&scratch, "gateway.toml", &["--set", &set]);
+    let mut gateway = start();
     let mut subscriber =
         Running::start(scratch.lastmile(["subscribe", "open", "--backlog", "1", "--url", &gateway.public]));
     publish_until_received(&scratch, &gateway, &subscriber);
@@ -63,9 +67,7 @@ fn after_a_restart_of_the_gateway_it_listens_again_and_says_what_may_be_missing(
     subscriber.stderr.wait_for("4000 draining; connecting again");
     assert_eq!(gateway.running.wait(), Some(0));
 
-    let address = gateway.public.strip_prefix("http://").unwrap().to_owned();
-    let set = format!("listeners.public.address={address}");
-    let mut gateway = Gateway::with_file(&scratch, "gateway.toml", &["--set", &set]);
+    let mut gateway = start();
     subscriber.stderr.wait_for("publications may be missing");
     assert_eq!(publish_until_received(&scratch, &gateway, &subscriber)["data"], "hello");
     subscriber.signal("INT");

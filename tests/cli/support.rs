@@ -257,6 +257,7 @@ pub fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(began.elapsed() < PATIENCE, "it never came true");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -7,6 +7,7 @@ pub mod events;
 pub mod gateway;
 pub mod http;
 pub mod keys;
+pub mod ports;
 pub mod provider;
 pub mod ws;
 
@@ -16,11 +17,12 @@ pub use self::events::{Event, EventReader, Stream};
 pub use self::gateway::{TestGateway, World};
 pub use self::http::{Answer, get};
 pub use self::keys::{TestIssuer, TestPublisher, unix_now};
+pub use self::ports::free_port;
 pub use self::provider::{Behaviour, TestProvider};
 pub use self::ws::{End, Ws};
 
 /// The deadline of everything that is waited for: far more than it takes, also on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for `future`, and fails with `what` if it takes too long.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

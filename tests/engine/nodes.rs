@@ -194,7 +194,7 @@ async fn creation_limits_and_closing_count_for_all_nodes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lifespan_ends_a_channel_on_all_nodes_though_nobody_publishes() {
     let server = RedisServer::start(false);
-    let limits = ChannelLimits { lifespan: Duration::from_millis(1500), ..NO_LIMITS };
+    let limits = ChannelLimits { lifespan: Duration::from_secs(5), ..NO_LIMITS };
     let nodes = [(); 2].map(|()| Node::on(&server, &ChannelRule { limits: limits.clone(), ..rule() }));
     let subscribers = [nodes[0].join("c", Start::Live), nodes[1].join("c", Start::Live)];
     for subscriber in &subscribers {

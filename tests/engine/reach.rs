@@ -4,10 +4,10 @@ use lastmile::broker::Engine;
 use lastmile::broker::engine::Start;
 use lastmile::engine::{Redis, RedisKind};
 
-use crate::common::eventually;
 use crate::common::gateway::Folder;
+use crate::common::{eventually, free_port};
 use crate::nodes::{Node, expect};
-use crate::server::{RedisServer, free_port};
+use crate::server::RedisServer;
 use crate::support::{LIMITS, Subscriber, parts, publish, redis_config, rule, start_redis};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,12 @@
 //! Redis servers of the tests' own: each in a folder of its own, killed by its process at the end.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::common::gateway::Folder;
+use crate::common::{PATIENCE, free_port};
 
 /// A server of Redis on a port of the loopback interface.
 pub struct RedisServer {
@@ -61,10 +62,10 @@ impl RedisServer {
         let mut command = Command::new(program());
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null());
         self.process = Some(command.spawn().expect("a server of Redis"));
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         while self.command("PING").is_none_or(|answer| !answer.starts_with("+PONG")) {
             assert!(Instant::now() < deadline, "the server of Redis does not answer");
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
 
@@ -82,14 +83,18 @@ impl RedisServer {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// One command with its words apart by spaces; what came at once of its answer.
+    /// One command with its words apart by spaces, and its answer.
     pub fn command(&self, words: &str) -> Option<String> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        socket.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).ok()?;
         socket.write_all(format!("{words}\r\n").as_bytes()).ok()?;
-        let mut answer = [0; 4096];
-        let read = socket.read(&mut answer).ok()?;
-        Some(String::from_utf8_lossy(&answer[..read]).into_owned())
+        let mut answer = Vec::new();
+        while length(&answer).is_none_or(|length| length > answer.len()) {
+            let mut more = [0; 4096];
+            let read = socket.read(&mut more).ok().filter(|read| *read > 0)?;
+            answer.extend_from_slice(&more[..read]);
+        }
+        Some(String::from_utf8_lossy(&answer).into_owned())
     }
 }
 
@@ -104,8 +109,13 @@ fn program() -> String {
     std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
-/// A Cluster's nodes speak on a port that is 10000 higher, so not all are good.
-pub fn free_port() -> u16 {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    std::iter::repeat_with(free).find(|port| *port < 55_000).unwrap()
+/// The bytes of an answer in the protocol of Redis, once they can be counted.
+fn length(answer: &[u8]) -> Option<usize> {
+    let line = answer.windows(2).position(|bytes| bytes == b"\r\n")? + 2;
+    let number = || std::str::from_utf8(&answer[1..line - 2]).ok()?.parse::<i64>().ok();
+    match answer[0] {
+        b'$' => Some(line + usize::try_from(number()?).map_or(0, |bytes| bytes + 2)),
+        b'*' => (0..number()?).try_fold(line, |at, _| Some(at + length(answer.get(at..)?)?)),
+        _ => Some(line),
+    }
 }

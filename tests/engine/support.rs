@@ -143,7 +143,7 @@ pub fn redis_config(urls: &[&str], kind: RedisKind) -> RedisConfig {
 pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits) -> Redis {
     let (rules, hub, counters) = parts(rule);
     let engine = Redis::start(config, limits, rules, hub, counters).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + crate::common::PATIENCE;
     while engine.trouble().is_some() {
         assert!(Instant::now() < deadline, "the node does not come up");
         std::thread::sleep(Duration::from_millis(5));

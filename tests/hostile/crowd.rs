@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::net::TcpStream;
 
-use crate::common::within;
+use crate::common::{PATIENCE, within};
 use crate::heavy;
 use crate::node::{Neighbour, Node, Setup};
 use crate::raw::{connect, read_to_end, send};
@@ -149,9 +149,10 @@ async fn a_drain_says_goodbye_to_everybody_and_ends_in_time() {
     for end in ends {
         assert_eq!(end, End::Close(4000, "draining".into()));
     }
-    let status = node.exit(Duration::from_secs(12)).await;
+    let status = node.exit(PATIENCE).await;
     assert_eq!(status.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(12));
+    // The deadline, and the rest is for a busy machine.
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     for mut ws in sleepers {
         assert_eq!(within("the Close", ws.frame()).await.unwrap_err(), End::Close(4000, "draining".into()));
@@ -171,9 +172,9 @@ async fn a_drain_refuses_new_work_on_connections_that_are_open() {
     node.signal("TERM");
     assert_eq!(held.end().await, End::Close(4000, "draining".into()));
     send(&mut half, &upgrade("/v1/subscribe", "gateway", "")[40..]).await;
-    let rest = read_to_end(&mut half, Duration::from_secs(8)).await.expect("closed");
+    let rest = read_to_end(&mut half, PATIENCE).await.expect("closed");
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&rest));
-    assert_eq!(node.exit(Duration::from_secs(10)).await.code(), Some(0));
+    assert_eq!(node.exit(PATIENCE).await.code(), Some(0));
     assert!(read_to_end(&mut idle, Duration::from_secs(1)).await.is_some());
 }
 

@@ -2,11 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use crate::common::PATIENCE;
 use crate::node::{Neighbour, Node, Setup};
 use crate::raw::{Reply, ask, connect, read_reply, read_to_end, send};
 use crate::ws::upgrade;
 
 const PATH: &str = "/v1/subscribe";
+
+/// What a request says closes a connection, and not its silence.
+const PATIENT: Setup<'_> = Setup { public: "", limits: "handshake_secs = 300", top: "", more: "", log: "info" };
+
+/// How long a client goes on that sends a byte now and then.
+const TRICKLE: Duration = Duration::from_secs(30);
 
 /// How many responses are in `bytes`.
 fn responses(bytes: &[u8]) -> usize {
@@ -15,7 +22,7 @@ fn responses(bytes: &[u8]) -> usize {
 
 #[tokio::test]
 async fn t_h1_what_follows_a_refused_upgrade_is_not_answered() {
-    let node = Node::start(Setup::default()).await;
+    let node = Node::start(PATIENT).await;
     let second = b"GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n";
     let foo = format!("GET {PATH} HTTP/1.1\r\nhost: gateway\r\nconnection: Upgrade\r\nupgrade: foo\r\n\r\n");
     let bad_version = upgrade(PATH, "gateway", "sec-websocket-version: 7\r\n");
@@ -24,14 +31,14 @@ async fn t_h1_what_follows_a_refused_upgrade_is_not_answered() {
     for first in [foo.into_bytes(), bad_version, bad_origin, nowhere] {
         let mut stream = connect(node.public()).await;
         send(&mut stream, &[&first[..], second].concat()).await;
-        let all = read_to_end(&mut stream, Duration::from_secs(5)).await.expect("the connection is closed");
+        let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
         assert_eq!(responses(&all), 1, "{}", String::from_utf8_lossy(&all));
         assert!(all.starts_with(b"HTTP/1.1 4"));
     }
     // Behind a good upgrade there is no HTTP any more.
     let mut stream = connect(node.public()).await;
     send(&mut stream, &[&upgrade(PATH, "gateway", "")[..], second].concat()).await;
-    let all = read_to_end(&mut stream, Duration::from_secs(5)).await.expect("the connection is closed");
+    let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
     assert!(all.starts_with(b"HTTP/1.1 101 ") && responses(&all) == 1, "{}", String::from_utf8_lossy(&all));
 }
 
@@ -55,7 +62,7 @@ const FRAMINGS: [(&str, &str); 13] = [
 
 #[tokio::test]
 async fn t_h2_a_request_with_doubtful_framing_is_the_last_of_its_connection() {
-    let node = Node::start(Setup::default()).await;
+    let node = Node::start(PATIENT).await;
     let mut neighbour = Neighbour::of(&node).await;
     let second = "GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n";
     for (what, lines) in FRAMINGS {
@@ -67,7 +74,7 @@ async fn t_h2_a_request_with_doubtful_framing_is_the_last_of_its_connection() {
                 for listener in ["public", "publish", "ops"] {
                     let mut stream = connect(node.address(listener)).await;
                     send(&mut stream, format!("{head}{body}{second}").as_bytes()).await;
-                    let all = read_to_end(&mut stream, Duration::from_secs(5)).await;
+                    let all = read_to_end(&mut stream, PATIENCE).await;
                     let all = all.unwrap_or_else(|| panic!("{what}: the connection stays: {head}{body}"));
                     assert!(responses(&all) <= 1, "{what}: {}", String::from_utf8_lossy(&all));
                     assert!(!all.starts_with(b"HTTP/1.1 101"), "{what}: {}", String::from_utf8_lossy(&all));
@@ -80,7 +87,7 @@ async fn t_h2_a_request_with_doubtful_framing_is_the_last_of_its_connection() {
 
 #[tokio::test]
 async fn t_h2_what_ends_chunks_and_lines_is_not_guessed() {
-    let node = Node::start(Setup::default()).await;
+    let node = Node::start(PATIENT).await;
     let chunked = |body: &str| {
         format!("POST {PATH} HTTP/1.1\r\nhost: gateway\r\ntransfer-encoding: chunked\r\n\r\n{body}").into_bytes()
     };
@@ -94,7 +101,7 @@ async fn t_h2_what_ends_chunks_and_lines_is_not_guessed() {
     ] {
         let mut stream = connect(node.public()).await;
         send(&mut stream, &[chunked(body), second.into()].concat()).await;
-        let all = read_to_end(&mut stream, Duration::from_secs(5)).await.expect("the connection is closed");
+        let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
         assert!(responses(&all) <= 1, "{body:?}: {}", String::from_utf8_lossy(&all));
     }
     // HTTP/1.0 knows no chunks, and its connection ends with the answer.
@@ -102,14 +109,14 @@ async fn t_h2_what_ends_chunks_and_lines_is_not_guessed() {
         let mut stream = connect(node.public()).await;
         let request = format!("GET /problems/malformed HTTP/1.0\r\nhost: gateway\r\n{lines}\r\n{second}");
         send(&mut stream, request.as_bytes()).await;
-        let all = read_to_end(&mut stream, Duration::from_secs(5)).await.expect("the connection is closed");
+        let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
         assert!(responses(&all) <= 1, "{}", String::from_utf8_lossy(&all));
     }
 }
 
 #[tokio::test]
 async fn t_h4_clients_that_are_slow_with_a_request_are_cut_off_and_others_are_served() {
-    let node = Node::start(Setup { limits: "handshake_secs = 1", ..Setup::default() }).await;
+    let node = Node::start(Setup { limits: "handshake_secs = 3", ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
     let publish = node.address("publish");
     let slow_body = |more: &str| {
@@ -134,14 +141,14 @@ async fn t_h4_clients_that_are_slow_with_a_request_are_cut_off_and_others_are_se
         let (mut read, mut write) = stream.split();
         let begun = Instant::now();
         let trickle = async {
-            for byte in rest.bytes().cycle().take(if rest.is_empty() { 0 } else { 100 }) {
+            for byte in rest.bytes().cycle().take(if rest.is_empty() { 0 } else { 200 }) {
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 send(&mut write, &[byte]).await;
             }
             std::future::pending().await
         };
         let ended = tokio::select! {
-            all = read_to_end(&mut read, Duration::from_secs(8)) => all.is_some(),
+            all = read_to_end(&mut read, TRICKLE) => all.is_some(),
             () = trickle => false,
         };
         assert!(ended, "{what}: still open after {:?}", begun.elapsed());
@@ -158,7 +165,7 @@ async fn t_h4_a_client_that_does_not_read_its_answers_is_cut_off() {
     let mut stream = connect(node.address("ops")).await;
     let flood = b"GET /metrics HTTP/1.1\r\nhost: gateway\r\n\r\n".repeat(10_000);
     // The write fails when the gateway has had enough.
-    let written = tokio::time::timeout(Duration::from_secs(15), async {
+    let written = tokio::time::timeout(PATIENCE, async {
         use tokio::io::AsyncWriteExt;
         while stream.write_all(&flood).await.is_ok() {}
     });

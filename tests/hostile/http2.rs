@@ -115,7 +115,7 @@ async fn node_reader(certified: &Certified, node: &Node) -> crate::ws::RawWs<Tls
 #[tokio::test]
 async fn what_is_wrong_over_http2_is_refused_and_the_connection_goes_on() {
     let certified = Certified::new();
-    let limits = "handshake_secs = 2";
+    let limits = "handshake_secs = 5";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
     let address = node.address("all");
     let authority = address.to_string();
@@ -142,12 +142,13 @@ async fn what_is_wrong_over_http2_is_refused_and_the_connection_goes_on() {
     );
     let slow = for_http2(slow).map(|_| BodyExt::boxed(StreamBody::new(SyncStream(stops))));
     let begun = Instant::now();
-    let (refused, other) = tokio::join!(problem(&sender, slow), async {
-        let answered = ask(&sender, get(address, "/healthz")).await.0;
-        (answered, begun.elapsed())
-    });
-    assert_eq!((refused, other.0), ((400, "malformed".into()), 200));
-    assert!(other.1 < Duration::from_secs(2) && begun.elapsed() >= Duration::from_secs(2));
+    let mut slow = std::pin::pin!(problem(&sender, slow));
+    tokio::select! {
+        refused = &mut slow => panic!("the other one had to wait: {refused:?}"),
+        (status, ..) = ask(&sender, get(address, "/healthz")) => assert_eq!(status, 200),
+    }
+    assert_eq!(slow.await, (400, "malformed".into()));
+    assert!(begun.elapsed() >= Duration::from_secs(5));
     let large = node.publisher.request(&authority, "POST", path, Some(("application/json", &[b'1'; 70_000])));
     assert_eq!(problem(&sender, for_http2(large)).await, (413, "message-too-large".into()));
     assert_eq!(ask(&sender, get(address, "/healthz")).await.0, 200);
@@ -340,7 +341,7 @@ async fn t_h3_a_head_that_is_too_large_is_refused() {
 async fn t_h3_answers_that_are_never_read_are_given_up_with_their_connection() {
     let _turn = heavy().await;
     let certified = Certified::new();
-    let limits = "handshake_secs = 1";
+    let limits = "handshake_secs = 3";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
     let (start, mut before) = (node.rss(), 0);
     // No window at all, and one that lets a single byte through. What the first two took may stay for the next ones.
@@ -365,7 +366,7 @@ async fn t_h3_answers_that_are_never_read_are_given_up_with_their_connection() {
                 _ => {}
             }
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
         assert!(window > 0 || resets == 128, "{resets} streams were reset");
     }
     node.await_metric("lastmile_sockets", 1.0).await;
@@ -379,7 +380,7 @@ fn get_healthz(node: &Node) -> Request<BoxBody<Bytes, Infallible>> {
 #[tokio::test]
 async fn t_h3_a_connection_that_nobody_uses_ends() {
     let certified = Certified::new();
-    let limits = "handshake_secs = 1";
+    let limits = "handshake_secs = 4";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
     let address = node.address("all");
     let mut unused = RawH2::open(&certified, address, &[]).await;
@@ -390,11 +391,11 @@ async fn t_h3_a_connection_that_nobody_uses_ends() {
     assert!(unused.end().await.contains(&0), "it is told to go");
     half.end().await;
     assert!(crate::raw::read_to_end(&mut speechless, PATIENCE).await.is_some());
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     // One that is used now and then stays.
     let (sender, connection) = client(&certified, address).await;
-    for _ in 0..8 {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(ask(&sender, get(address, "/healthz")).await.0, 200);
     }
     assert!(!connection.is_finished());

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::common::eventually;
 use crate::common::gateway::Folder;
 use crate::node::{Node, Setup, command as serve};
 use crate::raw::{Reply, ask, connect, read_reply, send};
@@ -119,7 +120,8 @@ async fn l_b_t_s4_no_token_key_or_message_leaves_the_gateway_beside_its_way() {
     node.await_metric("lastmile_connections", 0.0).await;
     let metrics = ask(node.address("ops"), b"GET /metrics HTTP/1.1\r\nhost: ops\r\n\r\n").await.unwrap().text();
     seen.check(&node, &metrics);
-    assert!(node.log().iter().any(|line| line.contains("token refused")), "a refused login is logged");
+    let is_told = || node.log().iter().any(|line| line.contains("token refused"));
+    eventually("a refused login in the log", async || is_told().then_some(())).await;
     // A password of the configuration does not come out of its checks.
     node.signal("HUP");
     node.await_metric("lastmile_reloads_total", 1.0).await;

@@ -42,6 +42,8 @@ impl Setup<'_> {
         let Self { public, limits, top, more, log } = self;
         let publisher = publisher.toml("market-data", &["*"]);
         let close = if limits.contains("close_secs") { "" } else { "close_secs = 1" };
+        // Raw clients answer no pings.
+        let ping = if limits.contains("ping_secs") { "" } else { "ping_secs = 300" };
         let drain = if more.contains("[drain]") { "" } else { "[drain]\nwindow_secs = 0\ndeadline_secs = 5" };
         format!(
             r#"
@@ -66,6 +68,7 @@ impl Setup<'_> {
             filter = "{log}"
             [limits]
             {close}
+            {ping}
             {limits}
             {drain}
             {more}

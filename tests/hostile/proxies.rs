@@ -1,9 +1,8 @@
 //! T-X1, T-X2: who the client is behind proxies, seen through the limit of connections per address.
 
-use std::time::Duration;
-
 use tokio::net::TcpStream;
 
+use crate::common::PATIENCE;
 use crate::node::{Neighbour, Node, Setup};
 use crate::raw::{ask, connect, connect_from, read_reply, read_to_end, send};
 use crate::ws::upgrade;
@@ -129,7 +128,7 @@ async fn t_x1_a_proxy_header_names_the_client() {
 
 #[tokio::test]
 async fn t_x1_a_connection_without_a_good_proxy_header_is_closed_without_a_word() {
-    let node = Node::start(Setup { more: PROXY_LISTENER, limits: "handshake_secs = 1", ..Setup::default() }).await;
+    let node = Node::start(Setup { more: PROXY_LISTENER, limits: "handshake_secs = 3", ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
     let request = upgrade("/v1/subscribe", "gateway", "");
     let good = from_v4(1);
@@ -152,13 +151,13 @@ async fn t_x1_a_connection_without_a_good_proxy_header_is_closed_without_a_word(
     for (what, bytes) in cases {
         let mut stream = connect(node.address("balanced")).await;
         send(&mut stream, &bytes).await;
-        let all = read_to_end(&mut stream, Duration::from_secs(5)).await;
+        let all = read_to_end(&mut stream, PATIENCE).await;
         assert_eq!(all.as_deref(), Some(&b""[..]), "{what}");
     }
     // A header where none belongs is no HTTP.
     let mut stream = connect(node.public()).await;
     send(&mut stream, &[&good[..], &request].concat()).await;
-    let all = read_to_end(&mut stream, Duration::from_secs(5)).await.expect("closed");
+    let all = read_to_end(&mut stream, PATIENCE).await.expect("closed");
     assert!(all.is_empty() || all.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&all));
     neighbour.is_served(&node).await;
     node.await_metric("lastmile_sockets", 2.0).await;

@@ -54,7 +54,7 @@ async fn publish(publisher: &mut RawWs, channel: &str, from: u64, count: u64, re
 #[tokio::test]
 async fn t_rel_slow_a_subscriber_that_never_reads_costs_its_outbox_and_no_more() {
     let _turn = heavy().await;
-    let limits = "outbox_bytes = 4194304\nclose_secs = 120\nping_secs = 100\noutbox_stall_secs = 100";
+    let limits = "outbox_bytes = 4194304\nclose_secs = 600\nping_secs = 100\noutbox_stall_secs = 100";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
     let mut readers = [node.subscriber("open.big").await, node.subscriber("open.big").await];
     let mut publisher = node.publisher_ws().await;
@@ -117,7 +117,7 @@ async fn t_rel_slow_who_wants_only_the_latest_is_never_closed_and_gets_the_lates
 #[tokio::test]
 async fn t_rel_slow_a_socket_that_takes_nothing_for_too_long_is_closed() {
     let _turn = heavy().await;
-    let limits = "outbox_bytes = 67108864\noutbox_stall_secs = 1\nclose_secs = 60";
+    let limits = "outbox_bytes = 67108864\noutbox_stall_secs = 1\nclose_secs = 600";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
     let mut publisher = node.publisher_ws().await;
     let mut asleep = sleeper(&node, "open.stall").await;
@@ -125,7 +125,7 @@ async fn t_rel_slow_a_socket_that_takes_nothing_for_too_long_is_closed() {
     let count = WINDOW * 10;
     publish(&mut publisher, "open.stall", 1, count, std::slice::from_mut(&mut reader)).await;
     // The stall is seen by the sweep, a second or two later.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    node.await_metric("lastmile_slow_consumers_total", 1.0).await;
     let end = loop {
         if let Err(end) = asleep.text().await {
             break end;

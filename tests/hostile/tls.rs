@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::common::gateway::Folder;
-use crate::common::within;
+use crate::common::{PATIENCE, within};
 use crate::node::{Node, Setup, command};
 use crate::raw::{connect, read_reply, read_to_end, send};
 use crate::ws::{RawWs, command as ws_command, offset_of, text, upgrade};
@@ -161,7 +161,7 @@ async fn a_certificate_that_cannot_be_used_is_refused_before_a_port_is_bound() {
 #[tokio::test]
 async fn t_h9_what_is_no_handshake_ends_within_its_deadline() {
     let certified = Certified::new();
-    let node = certified.node(Setup { limits: "handshake_secs = 1", ..Setup::default() }).await;
+    let node = certified.node(Setup { limits: "handshake_secs = 3", ..Setup::default() }).await;
     let hello = certified.client_hello();
     let mut broken = hello.clone();
     broken[40] ^= 0xff;
@@ -184,15 +184,15 @@ async fn t_h9_what_is_no_handshake_ends_within_its_deadline() {
         let mut stream = connect(node.public()).await;
         let begun = Instant::now();
         send(&mut stream, &bytes).await;
-        assert!(read_to_end(&mut stream, Duration::from_secs(5)).await.is_some(), "{what}: still open");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{what}");
+        assert!(read_to_end(&mut stream, PATIENCE).await.is_some(), "{what}: still open");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
     }
     // Behind a handshake there are deadlines too.
     let mut silent = certified.connect(&node).await.unwrap();
-    assert!(read_to_end(&mut silent, Duration::from_secs(5)).await.is_some(), "still open");
+    assert!(read_to_end(&mut silent, PATIENCE).await.is_some(), "still open");
     let mut slow = certified.connect(&node).await.unwrap();
     send(&mut slow, b"GET / HTTP/1.1\r\nhost: localh").await;
-    assert!(read_to_end(&mut slow, Duration::from_secs(5)).await.is_some(), "still open");
+    assert!(read_to_end(&mut slow, PATIENCE).await.is_some(), "still open");
     certified.subscriber(&node, "open.a").await.is_alive().await;
     node.await_metric("lastmile_sockets", 1.0).await;
 }
@@ -226,7 +226,7 @@ async fn frames_in_the_tls_record_of_the_upgrade_are_not_lost() {
 #[tokio::test]
 async fn a_subscriber_over_tls_that_lags_behind_catches_up_without_a_gap() {
     let certified = Certified::new();
-    let limits = "outbox_bytes = 100000000\noutbox_stall_secs = 60\nclose_secs = 60";
+    let limits = "outbox_bytes = 100000000\noutbox_stall_secs = 300\nclose_secs = 60";
     let more = "[channel_defaults]\nmax_message_bytes = 400000";
     let node = certified.node(Setup { limits, more, ..Setup::default() }).await;
     let mut lagging = certified.subscriber(&node, "open.burst").await;

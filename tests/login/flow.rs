@@ -146,7 +146,6 @@ async fn t_b4_logout_ends_the_session_its_connections_and_its_cookie() {
     let stolen = browser.clone();
 
     let answer = browser.send("POST", "/v1/auth/logout", &[("origin", &world.url)], "").await;
-    let begun = std::time::Instant::now();
     assert_eq!(answer.status, 200, "{answer:?}");
     let expected = format!(
         "{}/end?client_id=gateway&post_logout_redirect_uri={}",
@@ -156,7 +155,6 @@ async fn t_b4_logout_ends_the_session_its_connections_and_its_cookie() {
     assert_eq!(answer.json(), json!({"logout_url": expected}));
     assert_eq!(browser.session(), None, "the cookie is cleared");
     ws.expect_close(4503, "revoked").await;
-    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
     // The other session of the same person goes on.
     others.expect_silence().await;
 
@@ -209,7 +207,7 @@ async fn a_session_outlives_a_restart_only_with_a_key_of_its_own() {
         keys.write(name, &key.to_text())
     };
     let (old, new) = (file("old.key"), file("new.key"));
-    let port = crate::world::free_port();
+    let port = crate::common::free_port();
     let with = |files: &[&std::path::PathBuf]| format!("seal_keys = {files:?}\n");
     let world = LoginWorld::at(port, &provider.toml("company"), &with(&[&old])).await;
     let mut browser = Browser::new(&world.url);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::common::{Answer, PATIENCE, within};
-use crate::world::{LoginWorld, free_port};
+use crate::common::{Answer, PATIENCE, free_port, within};
+use crate::world::LoginWorld;
 
 struct Real {
     issuer: String,
@@ -144,7 +144,7 @@ async fn o_f_a_logout_at_the_real_provider_ends_the_connections_here() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t_j12_an_access_token_of_the_real_provider_is_refreshed_before_it_ends() {
     let (real, world) = start().await;
-    real.control(json!({"access_secs": 3})).await;
+    real.control(json!({"access_secs": 10})).await;
     let mut ws = world.world.connect().await;
     ws.hello(Some(&real.access_token().await)).await;
     let mut left = world.world.connect().await;
@@ -204,7 +204,7 @@ async fn o_j_a_real_provider_that_is_slow_or_away_harms_nobody_who_is_in() {
     assert!(answer.text().contains("login-unavailable"));
 
     // Slow: the wait is bounded, and others do not notice.
-    real.control(json!({"down": false, "delay_ms": 60_000})).await;
+    real.control(json!({"down": false, "delay_ms": 600_000})).await;
     let begun = late.begin("").await;
     let waiting = tokio::time::timeout(PATIENCE, come_back(&mut late, &begun.state));
     let lively = async {

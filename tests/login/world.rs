@@ -1,9 +1,7 @@
 //! A gateway that people can log in at.
 
-use std::net::TcpListener;
-
 use crate::common::gateway::{Folder, TestGateway};
-use crate::common::{TestIssuer, TestPublisher, World};
+use crate::common::{TestIssuer, TestPublisher, World, free_port};
 
 pub struct LoginWorld {
     pub world: World,
@@ -14,6 +12,7 @@ pub struct LoginWorld {
 impl LoginWorld {
     /// `issuers` are entries of the configuration; `login` more of `[login]`, or what follows it.
     pub async fn start(issuers: &str, login: &str) -> Self {
+        // The redirect URI must be known before the gateway is bound.
         Self::at(free_port(), issuers, login).await
     }
 
@@ -33,11 +32,6 @@ impl LoginWorld {
         let toml = toml(port, &self.world.publisher.toml("market-data", &["*"]), issuers, login);
         self.world.gateway.reload(&toml, &self.world.folder)
     }
-}
-
-/// A port that was free a moment ago: the redirect URI must be known before the gateway is bound.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn toml(port: u16, publishers: &str, issuers: &str, login: &str) -> String {

@@ -6,7 +6,7 @@ use crate::common::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_open_sockets_are_each_told_to_reconnect() {
-    let world = World::start("[drain]\nwindow_secs = 1\ndeadline_secs = 15\n").await;
+    let world = World::start("[drain]\nwindow_secs = 3\ndeadline_secs = 40\n").await;
     let mut sockets = Vec::new();
     for n in 0..200 {
         let mut ws = world.subscriber().await;
@@ -47,15 +47,16 @@ async fn a_client_that_does_not_answer_does_not_hold_the_drain() {
     let began = Instant::now();
     let report = world.gateway.stop().await;
     assert_eq!((report.closed, report.left), (1, 1));
-    assert!(began.elapsed() < Duration::from_secs(5));
+    // Far less than the silence for which it would be ended anyway.
+    assert!(began.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_without_connections_stops_at_once() {
-    let world = World::start("[drain]\nwindow_secs = 5\ndeadline_secs = 15\n").await;
+    let world = World::start("[drain]\nwindow_secs = 60\ndeadline_secs = 90\n").await;
     world.publish("c", "1").await;
     let began = Instant::now();
     let report = world.gateway.stop().await;
     assert_eq!((report.closed, report.left), (0, 0));
-    assert!(began.elapsed() < Duration::from_secs(4));
+    assert!(began.elapsed() < Duration::from_secs(30));
 }

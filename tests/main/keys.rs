@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 use jsonwebtoken::Algorithm;
@@ -203,11 +203,10 @@ async fn o_j_a_provider_that_never_answers_delays_nobody_whose_key_is_known() {
     let before = provider.all_requests();
     let waiting = tokio::spawn(async move { is_admitted(&waiting, &stranger).await });
     eventually("the fetch", async || (provider.all_requests() > before).then_some(())).await;
-    let began = Instant::now();
-    for n in 0..20 {
+    for n in 0..5 {
         assert!(is_admitted(&world, &world.issuer.token(&format!("user-{n}"))).await);
     }
-    assert!(!waiting.is_finished(), "20 admissions took {:?}", began.elapsed());
+    assert!(!waiting.is_finished(), "they waited for the fetch");
     // And the stranger is refused once the fetch is given up.
     assert!(!crate::common::within("a refusal", waiting).await.unwrap());
 }
@@ -329,8 +328,10 @@ async fn an_issuer_that_is_gone_is_not_fetched_any_more() {
     world.folder.write("sso.json", &world.issuer.jwks());
     world.reload(&world.publisher.toml("market-data", &["*"]), "");
     // A try that was under way may still arrive.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let after = provider.all_requests();
+    let mut after = 0;
+    while after != std::mem::replace(&mut after, provider.all_requests()) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(provider.all_requests(), after);
 }

@@ -20,7 +20,9 @@ async fn a_running_gateway_is_live_and_ready() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_draining_gateway_is_live_and_not_ready_and_takes_nobody() {
     let mixed = "[listeners.mixed]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\", \"subscribe\"]\n";
-    let world = World::start(&format!("{mixed}[drain]\nwindow_secs = 1\ndeadline_secs = 4\n")).await;
+    let world =
+        World::start(&format!("{mixed}[limits]\nclose_secs = 60\n[drain]\nwindow_secs = 1\ndeadline_secs = 10\n"))
+            .await;
     // Two, so that the second one's close is half a window away.
     let (mut first, _second) = (world.subscriber().await, world.subscriber().await);
     let [ops, mixed, public] = ["ops", "mixed", "public"].map(|name| world.gateway.address(name).clone());
@@ -179,7 +181,8 @@ async fn t_lim_connections_over_a_listeners_limit_are_turned_away_and_room_is_gi
     let said = said_unasked(address).await;
     assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("\r\nretry-after: 5\r\n"), "{said}");
     drop(first);
-    world.await_metric("lastmile_connections", 1.0).await;
+    // The second one, and the question itself.
+    world.await_metric("lastmile_sockets", 2.0).await;
     open().await.expect("an upgrade");
 }
 

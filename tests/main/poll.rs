@@ -26,6 +26,7 @@ async fn the_first_poll_gives_a_cursor_and_the_next_one_waits() {
     assert_eq!(second["messages"][0]["type"], "message");
 
     let query = next(&second);
+    world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
     let (answer, ()) = tokio::join!(world.poll(&query), async {
         world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
         world.publish("c", "2").await;
@@ -72,16 +73,18 @@ async fn a_poll_that_waits_is_told_how_it_ended() {
         let query = next(&first);
         world.poll(&query).await
     };
-    let member = async || world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
+    let polls = async |count| world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", count).await;
+    polls(0.0).await;
     let (answer, ()) = tokio::join!(waiting(), async {
-        member().await;
+        polls(1.0).await;
         assert_eq!(world.call("DELETE", "/v1/channels/c", None).await.status, 204);
     });
     assert_eq!(answer["unsubscribed"][0]["reason"], "channel_closed");
     assert_eq!(answer["close"], json!({"type": "close", "code": 4504, "reason": "channel_closed"}));
 
+    polls(0.0).await;
     let (answer, ()) = tokio::join!(waiting(), async {
-        member().await;
+        polls(1.0).await;
         world.reload(&world.publisher.toml("market-data", &["*"]), "");
     });
     assert_eq!(answer["close"]["code"], 4502);
@@ -91,6 +94,7 @@ async fn a_poll_that_waits_is_told_how_it_ended() {
 async fn a_drain_ends_polls_that_wait() {
     let world = World::start(OPEN).await;
     let query = next(&world.poll("channel=c").await);
+    world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
     let address = world.gateway.address("public").clone();
     let request = crate::common::events::request(&address, "GET", &format!("/v1/poll?{query}"), &[]);
     let poll = tokio::spawn(async move { crate::common::http::send(&address, request).await });

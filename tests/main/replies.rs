@@ -87,7 +87,7 @@ async fn replies_wait_for_a_publisher_that_is_briefly_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_nobody_takes_is_told_in_time() {
-    let world = World::start(&format!("{SUPPORT}[limits]\nreply_secs = 1\n")).await;
+    let world = World::start(&format!("{SUPPORT}[limits]\nreply_secs = 4\n")).await;
     let mut publisher = world.publisher_ws().await;
     let (mut alice, message) = asked(&world, &mut publisher).await;
     alice.send(reply("5", &message, json!(1))).await;

@@ -96,7 +96,7 @@ async fn later_logins_count_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_thousand_connections_exactly_those_of_the_revoked_user_end() {
-    let (world, ops) = controlled("[limits]\nping_secs = 120\n").await;
+    let (world, ops) = controlled("[limits]\nping_secs = 300\n").await;
     let tokens: Vec<String> = (0..100).map(|user| world.issuer.token(&format!("user{user}"))).collect();
     let mut connections: Vec<Ws> = Vec::new();
     for chunk in (0..2_000).collect::<Vec<usize>>().chunks(50) {
@@ -116,7 +116,8 @@ async fn of_two_thousand_connections_exactly_those_of_the_revoked_user_end() {
     }
     let took = begun.elapsed();
     assert_eq!(ended, 20);
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // A second, and the rest is for a busy machine.
+    assert!(took < Duration::from_secs(30), "{took:?}");
     world.publish("c", "1").await;
     join_all(others.iter_mut().map(async |ws| {
         ws.expect("message").await;

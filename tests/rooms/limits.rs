@@ -53,7 +53,7 @@ async fn p_a_the_byte_above_the_limit_ends_the_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p_a_a_room_ends_at_its_second_whatever_its_traffic() {
-    let world = world("conn_lifespan_secs = 2\nmax_exchanges = 0").await;
+    let world = world("conn_lifespan_secs = 4\nmax_exchanges = 0").await;
     for form in FORMS {
         let began = Instant::now();
         let (mut a, mut b) = pair(&world, form).await;
@@ -67,15 +67,14 @@ async fn p_a_a_room_ends_at_its_second_whatever_its_traffic() {
         assert_eq!(end, Got::Close(4505, "lifespan_expired".into()), "{form}");
         b.closes(4505, "lifespan_expired").await;
         let lived = began.elapsed();
-        assert!(lived >= Duration::from_millis(1900) && lived < Duration::from_secs(6), "{form}: {lived:?}");
+        assert!(lived >= Duration::from_millis(3900) && lived < Duration::from_secs(30), "{form}: {lived:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p_a_coming_back_resets_nothing() {
-    let world = world("max_exchanges = 4\nconn_lifespan_secs = 4").await;
+    let world = world("max_exchanges = 4\nconn_lifespan_secs = 600").await;
     let (link, mut a) = channel(&world).await;
-    let began = Instant::now();
     for _ in 0..2 {
         let mut b = Peer::open(&world, &link).await;
         b.text().await;
@@ -107,7 +106,6 @@ async fn p_a_coming_back_resets_nothing() {
     b.say("x").await;
     a.hears(&["/remote:open", "/status:connected"]).await;
     a.closes(4506, "message_limit").await;
-    assert!(began.elapsed() < Duration::from_secs(4), "the lifespan was not to be the reason");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,7 +132,7 @@ async fn a_peer_that_never_reads_slows_its_sender_down_and_is_closed() {
     let world = crate::start(
         r#"
         [limits]
-        outbox_stall_secs = 2
+        outbox_stall_secs = 6
         [listeners.pair]
         address = "127.0.0.1:0"
         roles = ["pair"]

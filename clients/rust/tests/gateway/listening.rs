@@ -58,7 +58,7 @@ async fn a_token_is_renewed_before_it_runs_out() {
     let gateway = TestGateway::start();
     // Made before, because that takes a while on a busy machine.
     let later = gateway.token("alice", "1h");
-    let first = gateway.token("alice", "4s");
+    let first = gateway.token("alice", "8s");
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     let source = TokenSource::function(move || {
@@ -71,7 +71,7 @@ async fn a_token_is_renewed_before_it_runs_out() {
     let mut state = client.state();
     state.mark_unchanged();
     // Over the end of the first token the connection stays as it is.
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     assert!(!state.has_changed().unwrap(), "{:?}", state.borrow());
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }

@@ -106,8 +106,8 @@ async fn who_may_not_is_told_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_is_not_there_is_tried_for_a_while() {
     let gateway = TestGateway::start();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let away = crate::support::hasty(&format!("http://{closed}"));
+    // Nobody listens there.
+    let away = crate::support::hasty("http://127.0.0.1:1");
     let away = away.with_retries_for(std::time::Duration::from_millis(200));
     let publisher = Publisher::connect(away, gateway.key()).unwrap();
     let error = within("the end of patience", publisher.publish("open.x", &1)).await.unwrap_err();

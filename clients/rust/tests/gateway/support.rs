@@ -46,6 +46,7 @@ max_messages = 2
 match = "support"
 subscribers = "anyone"
 replies = true
+backlog_messages = 10
 "#;
 
 /// `lastmile serve` in a folder of its own.
