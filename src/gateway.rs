@@ -125,7 +125,7 @@ impl Gateway {
             flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
             basic: BasicGate::default(),
             rooms: Rooms::new(rooms.limits.clone()),
-            elsewhere: Elsewhere::new(&engine),
+            elsewhere: Elsewhere::new(&engine, &rooms.limits),
             rooms_config: rooms,
             login: Login::new(login, policy.revocations())?,
             policy,

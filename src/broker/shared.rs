@@ -9,6 +9,9 @@ use crate::protocol::Refusal;
 
 /// Every value is forgotten after its time. While the memory is away all of it refuses with `engine-unavailable`.
 pub trait Shared: Send + Sync {
+    /// The number of the connection of now: behind another one may be a memory that lost something.
+    fn connection(&self) -> Result<u64, Refusal>;
+
     /// Keeps a value under a name that has none. `false` if it has one.
     fn put_new<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<bool, Refusal>>;
 
@@ -31,6 +34,17 @@ pub trait Shared: Send + Sync {
 
     /// Counts under a name, over a time that begins with its first count. Returns how many there are.
     fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>>;
+
+    /// Takes as many of the places under a name as are `wanted`, or as `limit` leaves; other nodes have theirs, those that
+    /// are gone none. `taken` are taken already, whatever the limit says. Returns how many places this node has.
+    fn reserve<'a>(
+        &'a self,
+        name: &'a str,
+        taken: u64,
+        wanted: u64,
+        limit: u64,
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<u64, Refusal>>;
 
     /// Forgets a name if it has this value.
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;

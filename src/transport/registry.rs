@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -18,6 +18,7 @@ const SHARDS: usize = 16;
 pub struct Registry {
     shards: [Mutex<Slab<Arc<Connection>>>; SHARDS],
     next_id: AtomicU64,
+    guests: AtomicUsize,
     open: Gauge,
     fallbacks: [Gauge; Fallback::ALL.len()],
     opened: Counter,
@@ -68,6 +69,7 @@ impl Registry {
         Arc::new(Self {
             shards: Default::default(),
             next_id: AtomicU64::new(1),
+            guests: AtomicUsize::new(0),
             open: gauge!("lastmile_connections"),
             fallbacks: Fallback::ALL
                 .map(|fallback| gauge!("lastmile_fallback_connections", "transport" => fallback.name())),
@@ -97,13 +99,21 @@ impl Registry {
 
     fn register_as(self: &Arc<Self>, connection: Arc<Connection>, kind: Kind) -> Registered {
         let at = self.shard(connection.id).lock().insert(connection.clone());
-        if !matches!(kind, Kind::Guest) {
+        if matches!(kind, Kind::Guest) {
+            self.guests.fetch_add(1, Ordering::Relaxed);
+        } else {
             self.open.increment(1);
             self.opened.increment(1);
         }
         Registered { registry: self.clone(), connection, at, kind }
     }
 
+    /// Connections of clients to this node, without guests.
+    pub fn clients(&self) -> usize {
+        self.len().saturating_sub(self.guests.load(Ordering::Relaxed))
+    }
+
+    /// All of them, guests too.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
@@ -157,7 +167,10 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.shard(self.connection.id).lock().remove(self.at);
         match self.kind {
-            Kind::Guest => return,
+            Kind::Guest => {
+                self.registry.guests.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
             Kind::Fallback(fallback) => self.registry.fallbacks[fallback as usize].decrement(1),
             Kind::Socket => {}
         }

@@ -53,7 +53,7 @@ pub async fn listen(app: Arc<App>) {
         let about = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "state": app.engine.trouble().filter(|_| state == "ready").unwrap_or(state),
-            "connections": app.registry.len(),
+            "connections": app.registry.clients(),
             "since": format!("{since:.0}"),
         });
         let _ = shared.present(about.to_string().as_bytes()).await;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::carried::words_go_both_ways;
 use crate::common::eventually;
 use crate::nodes::{Node, expect};
+use crate::places::places_are_counted_together;
 use crate::server::RedisServer;
 use crate::support::{LIMITS, Subscriber, name, publish, redis_config, rule, start_redis};
 
@@ -218,4 +219,10 @@ async fn all_have_everything(node: &Node, subscribers: impl Iterator<Item = &(St
 async fn words_go_from_node_to_node_over_a_cluster() {
     let cluster = Cluster::start();
     words_go_both_ways(&[cluster.node(), cluster.node()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_under_names_are_counted_over_a_cluster() {
+    let cluster = Cluster::start();
+    places_are_counted_together(&[cluster.node(), cluster.node()]).await;
 }

@@ -1,5 +1,7 @@
 //! The places of a channel over all nodes: never one too many.
 
+use std::time::Duration;
+
 use lastmile::broker::engine::Start;
 use lastmile::broker::{ChannelLimits, ChannelRule, Engine};
 use lastmile::protocol::Refusal;
@@ -56,4 +58,50 @@ async fn a_place_that_is_left_can_be_taken_on_another_node() {
         );
     }
     assert!(nodes.iter().all(|node| Subscriber::join(&*node.engine, "c", Start::Live).is_err()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_under_a_name_are_never_one_too_many_and_those_of_a_node_that_is_gone_are_free() {
+    let server = RedisServer::start(false);
+    let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
+    places_are_counted_together(&nodes).await;
+    // What stays is forgotten by itself.
+    for name in ["n", "n0"] {
+        let lives = server.command(&format!("PTTL test:once:{name}")).unwrap();
+        let lives: i64 = lives.trim().trim_start_matches(':').parse().unwrap();
+        assert!((1..=60_000).contains(&lives), "{name} lives {lives} ms");
+    }
+}
+
+pub async fn places_are_counted_together(nodes: &[Node; 2]) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let [one, two] = nodes.each_ref().map(|node| node.engine.shared().unwrap());
+    let present = async || {
+        for node in [one, two] {
+            node.present(b"{}").await.unwrap();
+        }
+    };
+    for race in 0..500 {
+        // Whoever did not say so for ten seconds is gone.
+        present().await;
+        let name = format!("n{race}");
+        // One is taken already, on either node.
+        let (first, last) = if race % 2 == 0 { (one, two) } else { (two, one) };
+        assert_eq!(first.reserve(&name, 0, 1, 2, MINUTE).await, Ok(1));
+        let raced = tokio::join!(first.reserve(&name, 1, 2, 2, MINUTE), last.reserve(&name, 0, 1, 2, MINUTE));
+        assert!(matches!(raced, (Ok(2), Ok(0)) | (Ok(1), Ok(1))), "{raced:?}");
+    }
+    present().await;
+    assert_eq!(one.reserve("n", 0, 3, 3, MINUTE).await, Ok(3));
+    assert_eq!(two.reserve("n", 0, 1, 3, MINUTE).await, Ok(0));
+    // What is given back is free, and what is there is there whatever the limit says.
+    assert_eq!(one.reserve("n", 2, 2, 3, MINUTE).await, Ok(2));
+    assert_eq!(two.reserve("n", 0, 2, 3, MINUTE).await, Ok(1));
+    assert_eq!(two.reserve("n", 2, 3, 3, MINUTE).await, Ok(2));
+    one.depart().await.unwrap();
+    assert_eq!(two.reserve("n", 2, 3, 3, MINUTE).await, Ok(3));
+    // It was not gone.
+    one.present(b"{}").await.unwrap();
+    assert_eq!(one.reserve("n", 2, 2, 3, MINUTE).await, Ok(2));
+    assert_eq!(two.reserve("n", 3, 4, 3, MINUTE).await, Ok(3));
 }

@@ -30,6 +30,11 @@ async fn start(more: &str) -> common::World {
 
 async fn start_nodes(nodes: usize, more: &str) -> common::World {
     let server = RedisServer::start(true);
-    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let engine = engine(&server);
     common::World::start_nodes(nodes, &format!("{more}\n{engine}"), server).await
+}
+
+/// The table of a configuration that names this Redis.
+fn engine(server: &RedisServer) -> String {
+    format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url())
 }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use lastmile::engine::redis::{RedisConfig, RedisKind, nodes};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::client::{FORMS, Got, Peer, channel, heard, join, open_room, pair, spoken};
 use crate::common::gateway::Folder;
-use crate::common::{TestPublisher, World, eventually};
+use crate::common::{TestPublisher, World, eventually, get};
 use crate::server::RedisServer;
-use crate::start_nodes;
+use crate::{engine, start_nodes};
 
 const PAIR: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n[rooms]\nmax_exchanges = 0\n";
 
@@ -162,7 +163,7 @@ async fn end(peer: &mut Peer) -> Got {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_said_is_lost_or_doubled_while_redis_restarts() {
     let server = RedisServer::start(true);
-    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
+    let engine = engine(&server);
     let server = Arc::new(Mutex::new(server));
     let world = World::start_nodes(2, &format!("{PAIR}{engine}"), server.clone()).await;
     for form in FORMS {
@@ -182,10 +183,8 @@ async fn nothing_said_is_lost_or_doubled_while_redis_restarts() {
             assert_eq!(heard(form, &a.text().await), format!("b{n}"), "{form}");
         }
         for node in world.nodes() {
-            eventually("readiness", async || {
-                (crate::common::get(node.address("ops"), "/readyz").await.status == 200).then_some(())
-            })
-            .await;
+            eventually("readiness", async || (get(node.address("ops"), "/readyz").await.status == 200).then_some(()))
+                .await;
         }
     }
 }
@@ -198,10 +197,11 @@ struct Process {
 }
 
 impl Process {
-    fn start(engine: &str) -> Self {
+    /// `rooms` goes on in the table of rooms.
+    fn start(rooms: &str, engine: &str) -> Self {
         let folder = Folder::new();
         let key = TestPublisher::new().toml("nobody", &["*"]);
-        folder.write("lastmile.toml", &format!("{PAIR}{key}\n[log]\nformat = \"json\"\n{engine}"));
+        folder.write("lastmile.toml", &format!("{PAIR}{rooms}\n{key}\n[log]\nformat = \"json\"\n{engine}"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
         command.args(["serve", "--config", "lastmile.toml"]).current_dir(folder.path());
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -235,8 +235,8 @@ impl Drop for Process {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_node_is_killed_its_seats_are_free_and_its_rooms_end_within_half_a_minute() {
     let server = RedisServer::start(true);
-    let engine = format!("[engine]\nkind = \"redis\"\nurl = \"{}\"\n", server.url());
-    let [owner, other, third] = [(); 3].map(|()| Process::start(&engine));
+    let engine = engine(&server);
+    let [owner, other, third] = [(); 3].map(|()| Process::start("", &engine));
     let mut here = owner.open("/v1/relay/room").await;
     here.hears(&["/status:waiting"]).await;
     let mut afar = other.open("/v1/relay/room").await;
@@ -290,4 +290,170 @@ async fn a_peer_who_reads_late_gets_everything_from_another_node() {
         }
         drop(flood.await.unwrap());
     }
+}
+
+/// How many rooms one address may have; every peer here has the same one.
+const THREE: &str = "max_rooms_per_address = 3\n";
+
+/// Opens a room of the form, unless that is refused.
+async fn opened(world: &World, form: &str, id: &str) -> Option<Peer> {
+    let mut peer = match form {
+        "channelserver" => Peer::open(world, "/v1/ws/").await,
+        "relay" => Peer::open(world, &format!("/v1/relay/{id}")).await,
+        _ => {
+            let mut peer = Peer::native(world, "/v1/rooms").await;
+            peer.say_json(json!({"type": "open"})).await;
+            peer
+        }
+    };
+    match peer.next().await {
+        Got::Close(4004, _) => None,
+        Got::Text(refused) if refused.contains(r#""type":"error""#) => {
+            peer.closes(4004, "rate_limited").await;
+            None
+        }
+        Got::Text(_) => Some(peer),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ends a room. Of our own form it would wait for peers to come back.
+async fn end_room(mut peer: Peer) {
+    peer.say(r#"{"type":"end"}"#).await;
+    peer.close(1000, "").await;
+    end(&mut peer).await;
+}
+
+/// Ten from one address at once, on both nodes.
+async fn ten(world: &World, round: usize) -> Vec<Peer> {
+    let open = |n: usize| async move { opened(world, FORMS[n % 3], &format!("{round}-{n}")).await };
+    futures_util::future::join_all((0..10).map(open)).await.into_iter().flatten().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t_p2_an_address_has_as_many_rooms_on_two_nodes_as_on_one() {
+    let world = start_nodes(2, &format!("{PAIR}{THREE}")).await;
+    let mut peers = ten(&world, 0).await;
+    assert_eq!(peers.len(), 3);
+    for round in 1..50 {
+        // What ended is free within a moment, wherever it was.
+        eventually("three rooms", async || {
+            futures_util::future::join_all(peers.drain(..).map(end_room)).await;
+            peers = ten(&world, round).await;
+            assert!(peers.len() <= 3, "{} rooms", peers.len());
+            (peers.len() == 3).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_all_its_rooms_joins_others_on_any_node() {
+    let world = start_nodes(2, &format!("{PAIR}{THREE}")).await;
+    let (link, _first) = channel(&world).await;
+    let room = open_room(&world, json!({})).await;
+    let mut waiter = Peer::open(&world, "/v1/relay/x").await;
+    waiter.hears(&["/status:waiting"]).await;
+    for _ in world.nodes() {
+        assert!(opened(&world, "relay", "y").await.is_none());
+    }
+    // From both nodes each time.
+    for _ in 0..2 {
+        assert!(matches!(Peer::open(&world, &link).await.next().await, Got::Text(_)));
+        world.next_address("pair");
+        join(&world, &room).await.0.close(1000, "").await;
+        world.next_address("pair");
+        let mut peer = Peer::open(&world, "/v1/relay/x").await;
+        peer.hears(&["/status:connected"]).await;
+        waiter.hears(&["/remote:open", "/status:connected"]).await;
+        drop(peer);
+        waiter.hears(&["/remote:close", "/status:waiting"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_node_is_killed_the_rooms_on_it_are_not_counted_any_more() {
+    let server = RedisServer::start(true);
+    let engine = engine(&server);
+    let [killed, other] = [(); 2].map(|()| Process::start(THREE, &engine));
+    let mut peers = Vec::new();
+    for (node, id) in [(&killed, "a"), (&killed, "b"), (&other, "c")] {
+        let mut peer = node.open(&format!("/v1/relay/{id}")).await;
+        peer.hears(&["/status:waiting"]).await;
+        peers.push(peer);
+    }
+    other.open("/v1/relay/d").await.closes(4004, "rate_limited").await;
+    drop(killed);
+    for id in ["d", "e"] {
+        peers.push(
+            eventually("a free place", async || {
+                let mut peer = other.open(&format!("/v1/relay/{id}")).await;
+                (peer.next().await == Got::Text("/status:waiting".to_owned())).then_some(peer)
+            })
+            .await,
+        );
+    }
+    other.open("/v1/relay/f").await.closes(4004, "rate_limited").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_of_an_address_are_counted_anew_after_redis_lost_its_memory() {
+    let server = RedisServer::start(false);
+    let engine = engine(&server);
+    let server = Arc::new(Mutex::new(server));
+    let world = World::start_nodes(2, &format!("{PAIR}{THREE}{engine}"), server.clone()).await;
+    let [here, other] = [&world.gateway, &world.others[0]].map(|node| node.address("pair"));
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let mut peer = Peer::open_at(here, "/v1/ws/", &[]).await.unwrap();
+        peer.text().await;
+        peers.push(peer);
+    }
+    server.lock().kill();
+    for form in ["relay", "channelserver"] {
+        let path = if form == "relay" { "/v1/relay/x" } else { "/v1/ws/" };
+        Peer::open(&world, path).await.closes(4005, "engine_unavailable").await;
+    }
+    server.lock().restart();
+    for node in world.nodes() {
+        eventually("readiness", async || (get(node.address("ops"), "/readyz").await.status == 200).then_some(())).await;
+    }
+    // Whoever comes to another node before this one has told may be let in.
+    eventually("a refusal", async || {
+        let refused = Got::Close(4004, "rate_limited".to_owned());
+        (Peer::open_at(other, "/v1/ws/", &[]).await.unwrap().next().await == refused).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_room_is_elsewhere_counts_as_a_connection_of_its_own_node_alone() {
+    let server = RedisServer::start(true);
+    let redis = RedisConfig {
+        urls: vec![server.url()],
+        kind: RedisKind::Single,
+        prefix: "lastmile".to_owned(),
+        authorities: None,
+        password: None,
+    };
+    let engine = engine(&server);
+    let world = World::start_nodes(2, &format!("{PAIR}{engine}"), server).await;
+    // Each of five rooms is on the node of its first peer, and its second one is on the other node.
+    let mut peers = Vec::new();
+    for n in 0..5 {
+        for (node, told) in [(&world.gateway, "/status:waiting"), (&world.others[0], "/status:connected")] {
+            let path = format!("/v1/relay/{n}");
+            let mut peer = Peer::open_at(node.address("pair"), &path, &[]).await.unwrap();
+            peer.hears(&[told]).await;
+            peers.push(peer);
+        }
+    }
+    world.await_metric("lastmile_carried_peers", 5.0).await;
+    eventually("all connections, once each", async || {
+        let nodes = nodes(&redis).await.unwrap();
+        let connections = nodes.iter().map(|(_, about)| serde_json::from_slice::<Value>(about).unwrap());
+        let connections: Vec<_> = connections.map(|about| about["connections"].as_u64().unwrap_or_default()).collect();
+        (connections == [5, 5]).then_some(())
+    })
+    .await;
 }

@@ -1,4 +1,4 @@
-//! How many rooms there are, and how many each address opened.
+//! How many rooms of this node there are, and how many each address opened.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -59,6 +59,11 @@ impl Ledger {
 
     pub fn count(&self) -> u64 {
         self.counts.lock().all
+    }
+
+    /// Rooms that an address opened, if that is counted.
+    pub fn opened_by(&self, address: IpAddr) -> u64 {
+        self.counts.lock().addresses.get(&address).copied().unwrap_or(0)
     }
 
     /// Addresses that are remembered.

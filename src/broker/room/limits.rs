@@ -19,7 +19,7 @@ pub struct RoomLimits {
     pub max_connections: usize,
     /// Rooms of this node at once.
     pub max_rooms: u64,
-    /// Rooms at once that one address opened; 0 for no limit.
+    /// Rooms at once that one address opened, on all nodes together; 0 for no limit.
     pub max_rooms_per_address: u64,
     /// Seats that a room of our own form may ask for.
     pub max_seats: usize,

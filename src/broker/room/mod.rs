@@ -16,7 +16,7 @@ mod rooms;
 mod seat;
 mod secret;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use code::CodeForm;
 pub use limits::{Caps, RoomLimits};

@@ -8,18 +8,23 @@ use crate::protocol::CloseReason;
 use crate::protocol::dialects::relay::Word;
 
 impl Lobby {
+    /// Pairs `joiner` with who waits. Gives it back if nobody does.
+    pub fn join_waiting(&self, joiner: Joiner, now: Instant, shared: &Shared) -> Result<(usize, u64), Joiner> {
+        let mut state = self.lock();
+        match state.waiter(now, shared) {
+            Some(waiter) => Ok(state.pair(waiter, joiner)),
+            None => Err(joiner),
+        }
+    }
+
     /// Pairs `joiner` with who waits, or makes it wait. `None` if there is no place for one more room. To be called
     /// under the lock of the names.
     pub fn join_relay(&self, joiner: Joiner, now: Instant, shared: &Shared) -> Option<(usize, u64)> {
         let mut state = self.lock();
         // Its last peer may have left since it was found.
         self.revive();
-        if let Some((room, waiter)) = state.waiter(now, shared) {
-            joiner.connection.send(&Word::Connected.frame());
-            state.waiting = None;
-            let seat = state.sit(room, joiner, None);
-            state.tell(waiter, &[Word::Open, Word::Connected]);
-            return Some(seat);
+        if let Some(waiter) = state.waiter(now, shared) {
+            return Some(state.pair(waiter, joiner));
         }
         let Some(place) = shared.ledger.open(joiner.address) else {
             // Nobody may be left under this id.
@@ -67,6 +72,15 @@ impl State {
         self.rise(waiter);
         self.remove_room(room, CloseReason::Normal, shared);
         None
+    }
+
+    /// Seats `joiner` beside who waits.
+    fn pair(&mut self, (room, waiter): (usize, usize), joiner: Joiner) -> (usize, u64) {
+        joiner.connection.send(&Word::Connected.frame());
+        self.waiting = None;
+        let seat = self.sit(room, joiner, None);
+        self.tell(waiter, &[Word::Open, Word::Connected]);
+        seat
     }
 
     /// Finds another peer for the one that is left in `room`.

@@ -68,6 +68,14 @@ impl Rooms {
         Ok(self.seat(lobby, seat, String::new()))
     }
 
+    /// Joins whoever waits under an id of the relay form, which opens no room. Gives `joiner` back if nobody does.
+    pub fn join_waiting(&self, id: &str, joiner: Joiner, now: Instant) -> Result<Seat, Joiner> {
+        // A lobby in which somebody waits is on the map and stays there.
+        let Some(lobby) = self.find(&Key::Relay(id.into())) else { return Err(joiner) };
+        let seat = lobby.join_waiting(joiner, now, &self.0.shared)?;
+        Ok(self.seat(lobby, seat, String::new()))
+    }
+
     /// Joins or begins to wait under an id of the relay form.
     pub fn join_relay(&self, id: &str, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
         let key = Key::Relay(id.into());
@@ -206,6 +214,11 @@ impl Rooms {
     /// Rooms at this moment.
     pub fn count(&self) -> u64 {
         self.0.shared.ledger.count()
+    }
+
+    /// Rooms at this moment that an address opened, if that is counted.
+    pub fn opened_by(&self, address: IpAddr) -> u64 {
+        self.0.shared.ledger.opened_by(address)
     }
 
     /// Names that stand for a room.

@@ -96,7 +96,7 @@ impl Client {
     }
 }
 
-fn limits() -> RoomLimits {
+pub fn limits() -> RoomLimits {
     RoomLimits {
         max_exchanges: 10,
         relay: None,

@@ -94,12 +94,12 @@ async fn ask(
 ) -> Result<(), Refusal> {
     let (names, channel, asked) = (&core.names, &mirror.channel, Instant::now());
     let mut script = SCRIPTS.seats.prepare_invoke();
-    script.key(names.seats(channel)).key(names.state(channel)).key(names.log(channel));
+    script.key(names.seats(channel)).key(names.state(channel));
     script.arg(&core.node).arg(wanted).arg(limit).arg(LEASE.as_millis() as u64).arg(taken);
     script.arg(core.idle.as_millis() as u64);
     // If the answer is lost, Redis may hold more for this node than it knows, never less.
     (held.count, held.asked) = (held.count.min(wanted), None);
-    let (count, others) = session.invoke(&script).await?;
+    let (count, others, _): (u64, u64, Vec<String>) = session.invoke(&script).await?;
     *held = Held { count, others, asked: Some((asked, session.number)) };
     Ok(())
 }

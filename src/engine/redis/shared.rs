@@ -23,6 +23,10 @@ const PRESENT: Duration = Duration::from_secs(10);
 const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Shared for Core {
+    fn connection(&self) -> Result<u64, Refusal> {
+        Ok(self.link.session()?.number)
+    }
+
     fn put_new<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<bool, Refusal>> {
         Box::pin(async move {
             let mut command = cmd("SET");
@@ -73,6 +77,35 @@ impl Shared for Core {
             let mut count = SCRIPTS.count.key(self.names.once(name));
             count.arg(more).arg(millis(lives));
             self.link.session()?.invoke(&count).await
+        })
+    }
+
+    fn reserve<'a>(
+        &'a self,
+        name: &'a str,
+        taken: u64,
+        wanted: u64,
+        limit: u64,
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let mut gone = Vec::new();
+            loop {
+                let mut seats = SCRIPTS.seats.key(self.names.once(name));
+                seats.arg(&self.node).arg(wanted).arg(limit).arg(millis(lives)).arg(taken).arg("").arg(&gone);
+                let (places, _, others): (u64, u64, Vec<String>) = self.link.session()?.invoke(&seats).await?;
+                if places >= wanted || !gone.is_empty() {
+                    return Ok(places);
+                }
+                for other in others {
+                    if !self.is_present(&other).await? {
+                        gone.push(other);
+                    }
+                }
+                if gone.is_empty() {
+                    return Ok(places);
+                }
+            }
         })
     }
 

@@ -12,7 +12,7 @@ use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
 
 use super::elsewhere::{self, Said};
-use super::{Caller, Entered, Peer, authorize, decoded, not_allowed, older_handshake};
+use super::{Caller, Entered, Peer, authorize, close_for, decoded, not_allowed, older_handshake};
 use crate::broker::Connection;
 use crate::broker::room::{Joiner, Key, Seat, new_id};
 use crate::ops::statsd::RoomEvent;
@@ -70,6 +70,7 @@ pub fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, wanted: 
 
 async fn open(app: &App, joiner: Joiner) -> Result<Seat, CloseReason> {
     let id = new_id().map_err(|_| CloseReason::RateLimited)?;
+    let _opening = elsewhere::reserve(app, joiner.address).await.map_err(|refusal| close_for(&refusal))?;
     if let Some(elsewhere) = &app.elsewhere {
         elsewhere.whereabouts.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
     }

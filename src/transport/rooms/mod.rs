@@ -259,6 +259,15 @@ async fn authorize(
     Ok(Authorized { principal, body })
 }
 
+/// How a connection is closed that is refused a room.
+fn close_for(refusal: &Refusal) -> CloseReason {
+    match refusal.code {
+        Code::Malformed => CloseReason::Malformed,
+        Code::EngineUnavailable => CloseReason::EngineUnavailable,
+        _ => CloseReason::RateLimited,
+    }
+}
+
 /// The older systems answer 400 to what is no upgrade.
 fn older_handshake(call: &Call, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
     Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(Code::Malformed, refusal.detail))

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
 use super::elsewhere::{Blob, Said, Wanted};
-use super::{Caller, Entered, Peer, authorize, not_allowed, open};
+use super::{Caller, Entered, Peer, authorize, close_for, not_allowed, open};
 use crate::broker::room::{Claim, CodeForm, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Principal};
 use crate::protocol::command::Unreadable;
@@ -222,11 +222,7 @@ impl Native {
     fn on_opened(&mut self, opened: Result<Opened, Refusal>, id: Option<&str>) -> Result<(), CloseReason> {
         let opened = opened.map_err(|refusal| {
             self.reply(&RoomReply::error(id, &refusal));
-            match refusal.code {
-                Code::Malformed => CloseReason::Malformed,
-                Code::EngineUnavailable => CloseReason::EngineUnavailable,
-                _ => CloseReason::RateLimited,
-            }
+            close_for(&refusal)
         })?;
         self.reply(&RoomReply::Opened {
             room: &opened.room.to_string(),

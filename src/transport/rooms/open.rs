@@ -11,6 +11,7 @@ use serde_json::json;
 use warp::Reply;
 
 use super::authorize;
+use super::elsewhere::reserve;
 use crate::broker::Now;
 use crate::broker::room::{CodeForm, Key, OpenOptions, Opened};
 use crate::protocol::{CloseReason, Code, Refusal};
@@ -81,7 +82,10 @@ pub async fn post(
 /// Opens a room that every node can find.
 pub async fn open(app: &App, options: OpenOptions, address: Option<IpAddr>) -> Result<Opened, Refusal> {
     for _ in 0..CODE_TRIES {
-        let opened = app.rooms.open(options, address, Now::read())?;
+        let opened = {
+            let _opening = reserve(app, address).await?;
+            app.rooms.open(options, address, Now::read())?
+        };
         let Some(elsewhere) = &app.elsewhere else { return Ok(opened) };
         let key = Key::Native(opened.room);
         let whereabouts = &elsewhere.whereabouts;

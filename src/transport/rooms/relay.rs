@@ -10,8 +10,8 @@ use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
 
-use super::elsewhere::{Blob, Said, Wanted};
-use super::{Caller, Entered, Peer, authorize, decoded, older_handshake};
+use super::elsewhere::{Blob, Said, Wanted, reserve};
+use super::{Caller, Entered, Peer, authorize, close_for, decoded, older_handshake};
 use crate::broker::Connection;
 use crate::broker::room::{Joiner, Key, Relayed};
 use crate::protocol::dialects::relay::{MAX_ID_BYTES, looks_like_a_word, not_received};
@@ -61,8 +61,17 @@ async fn join(app: Arc<App>, id: String, joiner: Joiner) -> Entered {
             }
         }
     }
-    let joined = app.rooms.join_relay(&id, joiner, Instant::now());
+    let joined = match app.rooms.join_waiting(&id, joiner, Instant::now()) {
+        Ok(seat) => Ok(seat),
+        Err(joiner) => match reserve(&app, joiner.address).await {
+            Ok(_opening) => app.rooms.join_relay(&id, joiner, Instant::now()),
+            Err(refusal) => Err(close_for(&refusal)),
+        },
+    };
     drop(held);
+    if let (Err(_), Some(elsewhere)) = (&joined, &app.elsewhere) {
+        elsewhere.whereabouts.give_up(&app.rooms, &key).await;
+    }
     joined.into()
 }
 

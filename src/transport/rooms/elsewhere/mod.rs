@@ -6,11 +6,13 @@
 //! other is full. Both sides give up what they cannot reach for some seconds: the client is told to connect again.
 
 mod guest;
+mod openers;
 mod strand;
 mod whereabouts;
 mod words;
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,7 @@ use metrics::{Gauge, gauge};
 use parking_lot::Mutex;
 
 use self::guest::Guest;
+use self::openers::{Openers, Opening};
 use self::strand::Line;
 pub use self::strand::Strand;
 pub use self::whereabouts::Whereabouts;
@@ -26,22 +29,34 @@ use self::words::{Answer, Asked, PATIENCE, ask};
 pub use self::words::{Blob, Said, Wanted};
 use super::Caller;
 use crate::broker::bus::{Topic, Word};
+use crate::broker::room::RoomLimits;
 use crate::broker::{Bus, Engine};
+use crate::protocol::Refusal;
 use crate::transport::app::App;
 
 /// A side that has not dealt with so much takes no more.
 const FULL_BYTES: usize = 256 * 1024;
 
+/// How often what is over is looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// How often nodes tell each other which strands there are.
 const HOLD: Duration = Duration::from_secs(3);
 
-/// How often names of rooms are renewed.
+/// What is told of rooms is remembered so long without being renewed. What a node told that is gone counts no more.
+const LEASE: Duration = Duration::from_secs(120);
+
+/// How often it is renewed.
 const RENEW: Duration = Duration::from_secs(40);
+
+/// As many at once.
+const AT_ONCE: usize = 64;
 
 /// What a node knows of other nodes' rooms, and where its own can be found.
 pub struct Elsewhere {
     bus: Arc<dyn Bus>,
     pub whereabouts: Whereabouts,
+    openers: Openers,
     /// Strands of connections of this node, by connection.
     lines: Mutex<HashMap<u64, Arc<Line>>>,
     carried: Gauge,
@@ -49,11 +64,12 @@ pub struct Elsewhere {
 
 impl Elsewhere {
     /// `None` where there are no other nodes. Registers its metrics with the current recorder.
-    pub fn new(engine: &Arc<dyn Engine>) -> Option<Arc<Self>> {
+    pub fn new(engine: &Arc<dyn Engine>, limits: &RoomLimits) -> Option<Arc<Self>> {
         let bus = engine.bus()?;
         let whereabouts = Whereabouts::new(engine.clone(), bus.node().to_owned());
         let carried = gauge!("lastmile_carried_peers");
-        Some(Arc::new(Self { bus, whereabouts, lines: Mutex::default(), carried }))
+        let openers = Openers::new(limits);
+        Some(Arc::new(Self { bus, whereabouts, openers, lines: Mutex::default(), carried }))
     }
 
     /// Whether a connection of this node is a peer elsewhere, or was until just now.
@@ -63,6 +79,14 @@ impl Elsewhere {
 
     fn line(&self, strand: u64) -> Option<Arc<Line>> {
         self.lines.lock().get(&strand).cloned()
+    }
+}
+
+/// Keeps a place for a room that an address is about to open, where there are other nodes that count with this one.
+pub async fn reserve(app: &App, address: Option<IpAddr>) -> Result<Option<Opening>, Refusal> {
+    match &app.elsewhere {
+        Some(elsewhere) => elsewhere.openers.reserve(app.engine.shared(), &app.rooms, address).await,
+        None => Ok(None),
     }
 }
 
@@ -90,7 +114,15 @@ pub async fn run(app: Arc<App>) {
             elsewhere.whereabouts.renew(&app.rooms).await;
         }
     };
-    tokio::join!(take_words, renew, hold(&elsewhere), sweep(&guests));
+    let keep = async {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            if let Some(shared) = app.engine.shared() {
+                elsewhere.openers.keep(shared, &app.rooms).await;
+            }
+        }
+    };
+    tokio::join!(take_words, renew, keep, hold(&elsewhere), sweep(&guests));
 }
 
 /// Answers one word. What it asks for is done at once, so that words are taken in their order.
@@ -167,7 +199,7 @@ async fn hold(elsewhere: &Elsewhere) {
 /// Forgets guests that are over.
 async fn sweep(guests: &Mutex<Guests>) {
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(SWEEP).await;
         let now = Instant::now();
         guests.lock().retain(|_, of_node| {
             of_node.retain(|_, guest| !guest.is_over(now));

@@ -12,16 +12,11 @@ use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::{AT_ONCE, LEASE};
 use crate::broker::room::code::{MAX_WRONG, MAX_WRONG_PER_ADDRESS, WINDOW, normal_form};
 use crate::broker::room::{Key, Rooms};
 use crate::broker::{Engine, Shared};
 use crate::protocol::{CloseReason, Code, Refusal};
-
-/// A name is remembered so long without being renewed. A node that is gone is replaced earlier.
-const LEASE: Duration = Duration::from_secs(120);
-
-/// Names that are renewed at once.
-const AT_ONCE: usize = 64;
 
 /// Locks over the names.
 const STRIPES: usize = 64;
