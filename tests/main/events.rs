@@ -1,6 +1,5 @@
 //! `GET /v1/events`: what a stream tells, how it goes on, and how it ends.
 
-
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

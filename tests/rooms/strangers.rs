@@ -76,7 +76,8 @@ async fn t_p5_two_hundred_joiners_of_a_channel_are_no_more_than_it_takes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t_p5_two_hundred_joiners_of_a_room_of_two_are_two() {
-    let world = Arc::new(world("").await);
+    // All are there before the first one says what it wants.
+    let world = Arc::new(world("[limits]\nhello_secs = 300\n").await);
     let room = open_room(&world, json!({})).await;
     let peers = open_all(&world, room["link"].as_str().unwrap(), true).await;
     let claims: Vec<_> = peers
