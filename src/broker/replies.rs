@@ -4,15 +4,18 @@
 //! A reply is kept, and its time is watched, on the subscriber's node. Where the publisher is on another node, what has to
 //! go there is an [`Errand`].
 
+mod errands;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, counter};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use self::errands::Errands;
+pub use self::errands::{Errand, HeldErrand, Settlement};
 use super::fanout::Member;
 use super::{Connection, Membership, Now, Phase, Principal};
 use crate::protocol::publication::{Position, push_json_string};
@@ -42,35 +45,8 @@ struct Inner {
     limits: ReplyLimits,
     mailboxes: Mutex<HashMap<Arc<str>, Mailbox>>,
     counters: Counters,
-    elsewhere: OnceLock<Elsewhere>,
-}
-
-/// Where there are other nodes.
-struct Elsewhere {
-    /// The name of this one.
-    node: String,
-    errands: mpsc::UnboundedSender<Errand>,
-}
-
-/// What has to be done on other nodes. There are no more of them than replies and publishers' connections are allowed.
-pub enum Errand {
-    /// A reply whose publisher is not here is to be shown to it ([`Replies::show`]); if that fails, it is to be given
-    /// back ([`Replies::give_back`]).
-    Carry { publisher: Arc<str>, name: Arc<str>, json: Arc<str> },
-    /// What a publisher said about a reply that `node` keeps ([`Replies::settle`]).
-    Settle { node: String, settlement: Settlement, done: oneshot::Sender<Result<(), Refusal>> },
-    /// The publisher has its first connection here, or none any more ([`Replies::has`]).
-    Publisher(Arc<str>),
-}
-
-/// What a publisher said about a reply.
-#[derive(Serialize, Deserialize)]
-pub struct Settlement {
-    pub publisher: Arc<str>,
-    /// The reply.
-    pub name: Arc<str>,
-    /// JSON; without one it has the reply and no more.
-    pub answer: Option<Box<str>>,
+    /// For other nodes, where there are some.
+    errands: OnceLock<Errands>,
 }
 
 /// Whether a reply was settled, if that is not known at once.
@@ -148,7 +124,7 @@ impl Replies {
             expired: counter("expired"),
             answered: counter("answered"),
         };
-        Self(Arc::new(Inner { limits, mailboxes: Mutex::default(), counters, elsewhere: OnceLock::new() }))
+        Self(Arc::new(Inner { limits, mailboxes: Mutex::default(), counters, errands: OnceLock::new() }))
     }
 
     /// Takes a reply for `publisher`. The subscriber hears `replied` once the publisher says that it has it, or an
@@ -156,9 +132,9 @@ impl Replies {
     pub fn send(&self, publisher: &Arc<str>, reply: Outward<'_>, now: Now) -> Result<(), Refusal> {
         let Outward { from, membership, principal, id, channel, to, data, wants_answer } = reply;
         let number = getrandom::u64().map_err(|_| Refusal::from(Code::Internal))?;
-        let name: Arc<str> = match self.0.elsewhere.get() {
+        let name: Arc<str> = match self.0.errands.get() {
             None => format!("r-{number:016x}"),
-            Some(Elsewhere { node, .. }) => format!("r-{number:016x}-{node}"),
+            Some(Errands { node, .. }) => format!("r-{number:016x}-{node}"),
         }
         .into();
         let json: Arc<str> = json(&name, from.id, principal, channel, to, data, now.wall).into();
@@ -196,7 +172,7 @@ impl Replies {
         mailbox.connections.push(connection.clone());
         mailbox.hand_out(&publisher, &self.0, Instant::now());
         if mailbox.connections.len() == 1 {
-            self.0.errand(|| Errand::Publisher(publisher.clone()));
+            self.0.tell_of(&publisher);
         }
         Recipient { replies: self.clone(), publisher, connection }
     }
@@ -220,14 +196,14 @@ impl Replies {
 
     /// From now on there are other nodes, and `node` is the name of this one. To be called once; the errands are the
     /// caller's to do.
-    pub fn over_nodes(&self, node: &str) -> mpsc::UnboundedReceiver<Errand> {
-        let (sender, errands) = mpsc::unbounded_channel();
+    pub fn over_nodes(&self, node: &str) -> mpsc::UnboundedReceiver<HeldErrand> {
+        let (errands, taker) = Errands::new(node);
         // Set before: those errands have their taker, and this one ends at once.
-        let _ = self.0.elsewhere.set(Elsewhere { node: node.to_owned(), errands: sender });
-        errands
+        let _ = self.0.errands.set(errands);
+        taker
     }
 
-    /// The publishers that have a connection here.
+    /// The publishers that have a connection here. To be told to other nodes every few seconds.
     pub fn publishers(&self) -> Vec<Arc<str>> {
         let mailboxes = self.0.mailboxes.lock();
         let here = mailboxes.iter().filter(|(_, mailbox)| !mailbox.connections.is_empty());
@@ -279,19 +255,11 @@ impl Replies {
 }
 
 impl Inner {
-    fn errand(&self, errand: impl FnOnce() -> Errand) {
-        if let Some(elsewhere) = self.elsewhere.get() {
-            // Nobody does errands any more once the gateway stops.
-            let _ = elsewhere.errands.send(errand());
+    /// Other nodes are told that a publisher came or went. If too much waits, they are told within seconds.
+    fn tell_of(&self, publisher: &Arc<str>) {
+        if let Some(errands) = self.errands.get() {
+            errands.add(Errand::Publisher(publisher.clone()));
         }
-    }
-
-    /// The other node that keeps a reply of this name.
-    fn keeper(&self, name: &str) -> Option<String> {
-        let own = &self.elsewhere.get()?.node;
-        let node = name.splitn(3, '-').nth(2)?;
-        let is_node = node.len() == own.len() && node.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        (is_node && node != own).then(|| node.to_owned())
     }
 }
 
@@ -304,20 +272,22 @@ impl Mailbox {
 
     /// Writes what nobody has to a connection of the publisher, if need be on another node.
     fn hand_out(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
-        let connection = self.connection();
-        if connection.is_none() && inner.elsewhere.get().is_none() {
-            return;
-        }
+        let (connection, errands) = (self.connection(), inner.errands.get());
         for reply in self.replies.iter_mut().filter(|reply| reply.stage == Stage::Waiting) {
             let Pending { name, json, .. } = &*reply;
-            match &connection {
-                Some(connection) => {
+            match (&connection, errands) {
+                (Some(connection), _) => {
                     connection.send_text(json);
                 }
-                None => inner.errand(|| {
+                // An errand of this reply has the JSON as well, until it is done.
+                (None, Some(_)) if Arc::strong_count(json) > 1 => continue,
+                (None, Some(errands)) => {
                     let (publisher, name, json) = (publisher.clone(), name.clone(), json.clone());
-                    Errand::Carry { publisher, name, json }
-                }),
+                    if !errands.add(Errand::Carry { publisher, name, json }) {
+                        return;
+                    }
+                }
+                (None, None) => return,
             }
             reply.stage = Stage::Sent(connection.as_ref().map(|connection| connection.id), now);
         }
@@ -389,11 +359,14 @@ impl Recipient {
     /// Here and at once, or on the node that keeps the reply.
     fn settle(&self, name: &str, answer: Option<Box<str>>) -> Result<Option<Settling>, Refusal> {
         let settlement = Settlement { publisher: self.publisher.clone(), name: name.into(), answer };
-        let Some(node) = self.replies.0.keeper(name) else {
+        let errands = self.replies.0.errands.get();
+        let Some((errands, node)) = errands.and_then(|errands| Some((errands, errands.keeper(name)?))) else {
             return self.replies.settle(&settlement).map(|()| None);
         };
         let (done, settling) = oneshot::channel();
-        self.replies.0.errand(|| Errand::Settle { node, settlement, done });
+        if !errands.add(Errand::Settle { node, settlement, done }) {
+            return Err(Refusal::new(Code::EngineUnavailable, "too much waits for other nodes; try again later"));
+        }
         Ok(Some(settling))
     }
 }
@@ -411,7 +384,7 @@ impl Drop for Recipient {
         }
         mailbox.hand_out(&self.publisher, &self.replies.0, Instant::now());
         if mailbox.connections.is_empty() {
-            self.replies.0.errand(|| Errand::Publisher(self.publisher.clone()));
+            self.replies.0.tell_of(&self.publisher);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Carries replies and what becomes of them between nodes: does the errands of this node and answers those of others.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::app::App;
 use crate::broker::bus::{Topic, Word};
-use crate::broker::replies::{Errand, Settlement};
+use crate::broker::replies::{Errand, HeldErrand, Settlement};
 use crate::broker::{Bus, Replies};
 use crate::protocol::{Code, Refusal};
 
@@ -58,7 +59,7 @@ fn stream<T>(receiver: UnboundedReceiver<T>) -> impl futures_util::Stream<Item =
     unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
-async fn run_errand(bus: Arc<dyn Bus>, replies: Replies, errand: Errand) {
+async fn run_errand(bus: Arc<dyn Bus>, replies: Replies, (errand, _held): HeldErrand) {
     match errand {
         Errand::Carry { publisher, name, json } => {
             if carry(&*bus, &publisher, &json).await.is_err() {
@@ -122,13 +123,22 @@ async fn answer(bus: Arc<dyn Bus>, replies: Replies, word: Word) {
     }
 }
 
-/// Says again and again which publishers are here, also to a Redis that lost its memory.
+/// Says again and again which publishers are here, also to a Redis that lost its memory, and which are not any more.
 async fn present(bus: Arc<dyn Bus>, replies: Replies) {
+    let mut said = HashSet::new();
     loop {
+        // What fails is said again soon.
         for publisher in replies.publishers() {
-            // What fails is said again soon.
             let _ = bus.enter(&publisher).await;
+            said.insert(publisher);
         }
+        let mut gone = Vec::new();
+        for publisher in said.iter().filter(|publisher| !replies.has(publisher)) {
+            if bus.leave(publisher, bus.node()).await.is_ok() {
+                gone.push(publisher.clone());
+            }
+        }
+        said.retain(|publisher| !gone.contains(publisher));
         tokio::time::sleep(PRESENT).await;
     }
 }

@@ -9,25 +9,17 @@ import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { chromium } from "playwright-core";
-import { args, executablePath, lastmile, patience } from "./support.mjs";
+import { endsWithTests, freePort } from "../../clients/js/tests/support/processes.mjs";
+import { lastmile, launch, patience, patienceOfOne } from "./support.mjs";
 
 const run = promisify(execFile);
 const command = resolve(lastmile);
 let folder, gateway, publishing, provider, evil, browser;
 const children = [];
 
-// A port that was free a moment ago: the provider must know the redirect URI before the gateway runs.
-async function freePort() {
-  const server = createServer();
-  await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
-  const { port } = server.address();
-  await new Promise((closed) => server.close(closed));
-  return port;
-}
-
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), "lastmile-login-"));
+  // The provider must know the redirect URI before the gateway runs.
   const [port, publishPort, opsPort] = [await freePort(), await freePort(), await freePort()];
   gateway = `http://127.0.0.1:${port}`;
   publishing = `http://127.0.0.1:${publishPort}`;
@@ -38,13 +30,14 @@ before(async () => {
   }];
   const server = spawn("node", ["provider.mjs"], {
     cwd: fileURLToPath(new URL("../oidc", import.meta.url)), env: { ...process.env, CLIENTS: JSON.stringify(clients) },
-    stdio: ["pipe", "pipe", "ignore"],
+    stdio: ["pipe", "pipe", "inherit"],
   });
-  children.push(server);
+  children.push(endsWithTests(server));
   for await (const line of createInterface({ input: server.stdout })) {
     provider = JSON.parse(line).issuer;
     break;
   }
+  assert.ok(provider, "the provider does not start");
   server.stdout.resume();
 
   const { stdout: whitelist } = await run(command, ["keygen", "-o", "publisher.key", "--name", "news"], { cwd: folder });
@@ -73,9 +66,11 @@ login = { client_id = "gateway", client_secret_file = "client.secret", scopes = 
 match = "staff.*"
 subscribers = { group = "staff" }
 backlog_messages = 10
+[log]
+filter = "warn"
 `);
-  const serving = spawn(command, ["serve", "--config", "lastmile.toml"], { cwd: folder, stdio: "ignore" });
-  children.push(serving);
+  const serving = spawn(command, ["serve", "--config", "lastmile.toml"], { cwd: folder, stdio: ["ignore", "ignore", "inherit"] });
+  children.push(endsWithTests(serving));
   for (let ready = false; !ready;) {
     assert.equal(serving.exitCode, null, "the gateway does not start");
     ready = await fetch(`http://127.0.0.1:${opsPort}/readyz`).then((answer) => answer.ok, () => false);
@@ -84,7 +79,7 @@ backlog_messages = 10
 
   evil = createServer((_request, response) => response.setHeader("content-type", "text/html").end("<title>evil</title>"));
   await new Promise((ready) => evil.listen(0, "127.0.0.1", ready));
-  browser = await chromium.launch({ executablePath, headless: true, args });
+  browser = await launch();
 });
 
 after(async () => {
@@ -100,6 +95,7 @@ after(async () => {
 // A profile of its own. `/app` stands for the application's page on the gateway's origin; the 404 there is page enough.
 async function person() {
   const context = await browser.newContext();
+  context.setDefaultTimeout(patienceOfOne);
   await context.route("**/*", (route) => {
     const url = new URL(route.request().url());
     // The provider's pages ask for a font of the world.
@@ -184,14 +180,16 @@ test("t_b1 a foreign page cannot use the session, in a socket or otherwise", { t
     await foreign.goto(origin);
     let frame = foreign.mainFrame();
     if (sandboxed) {
+      const attached = foreign.waitForEvent("frameattached");
       await foreign.evaluate(() => {
         const inner = document.createElement("iframe");
         inner.sandbox = "allow-scripts";
         inner.srcdoc = "<title>inner</title>";
         document.body.append(inner);
       });
-      await foreign.waitForFunction(() => document.querySelector("iframe"));
-      frame = foreign.frames().find((inner) => inner !== foreign.mainFrame());
+      frame = await attached;
+      // Before its own document there is an empty one, which goes.
+      await frame.waitForFunction(() => document.title === "inner");
     }
     const got = await frame.evaluate(async (gateway) => {
       const opened = new Promise((done) => {

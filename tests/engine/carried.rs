@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lastmile::broker::bus::Topic;
-use lastmile::broker::{Bus, Engine};
+use lastmile::broker::engine::Start;
+use lastmile::broker::replies::{Errand, Outward, ReplyLimits};
+use lastmile::broker::{Bus, Connection, Engine, Now, Replies};
 use lastmile::protocol::Code;
 use serde_json::{Value, json};
 
@@ -174,4 +176,57 @@ pub async fn words_go_both_ways(nodes: &[Node; 2]) {
         }
         echo.abort();
     }
+}
+
+/// Nobody does the errands of a node whose way to the others is slow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
+    const MEGABYTE: usize = 1 << 20;
+    let hour = Duration::from_secs(3600);
+    let limits =
+        ReplyLimits { max_replies: 1000, max_replies_per_connection: 1000, max_bytes: 1000 * MEGABYTE, keep: hour };
+    let replies = Replies::new(limits);
+    let mut errands = replies.over_nodes("abcdefgh");
+    let world = crate::support::World::new(crate::support::Kind::Memory, rule());
+    let to = world.publish("c", "Shall I?").await;
+    let subscriber = world.join("c", Start::Live);
+    let from: Arc<Connection> = subscriber.connection.clone();
+    let (channel, now) = (crate::support::name("c"), Now::read());
+    let send = |bytes: usize| {
+        let data = format!("\"{}\"", "x".repeat(bytes));
+        let outward = Outward {
+            from: &from,
+            membership: &subscriber.membership,
+            principal: None,
+            id: None,
+            channel: &channel,
+            to: &to,
+            data: &data,
+            wants_answer: false,
+        };
+        replies.send(&"p".into(), outward, now).unwrap();
+    };
+    send(1);
+    for secs in 1..100 {
+        replies.sweep(now.steady + Duration::from_secs(secs));
+    }
+    assert_eq!(errands.len(), 1, "it is on its way already");
+    (0..20).for_each(|_| send(MEGABYTE));
+    assert_eq!(errands.len(), 16);
+    // Another publisher, which is here, can say nothing about what others keep.
+    let recipient = replies.attach("q".into(), crate::support::connection());
+    let answer = "x".repeat(MEGABYTE);
+    let refused = recipient.answer("r-1-bbbbbbbb", &answer).err().expect("a refusal");
+    assert_eq!(refused.code, Code::EngineUnavailable);
+    // What could not go at first goes once there is room; what was done without success is tried again.
+    let mut carried = 0;
+    while carried < 100 {
+        while let Ok((errand, _held)) = errands.try_recv() {
+            carried += usize::from(matches!(errand, Errand::Carry { .. }));
+        }
+        replies.sweep(now.steady + Duration::from_secs(200 + carried as u64));
+        assert!(errands.len() <= 16);
+    }
+    while errands.try_recv().is_ok() {}
+    assert!(recipient.answer("r-1-bbbbbbbb", &answer).is_ok());
 }

@@ -16,8 +16,8 @@ const ways = {
   "over WebSockets": { transports: ["websocket"] },
   "over server-sent events": { transports: ["events"] },
   "over polls": { transports: ["poll"] },
-  // Two cuts of a young connection, and the client tries the next transport.
-  "across switches between all three": { timing: { ...timing, stableMs: 5000 } },
+  // Two cuts of a young connection, and the client tries the next transport. None gets old here.
+  "across switches between all three": { timing: { ...timing, stableMs: 1_200_000 } },
 };
 
 let gateway, forgetful, node;
@@ -36,19 +36,27 @@ for (const [way, options] of Object.entries(ways)) {
     test(`${cuts} cuts while ${total} messages pass: each once, in order`, { timeout: 1_200_000 }, async (t) => {
       const { seen, box } = await open(t, gateway, channel, options);
       const began = Date.now();
-      await publish(gateway, channel, total, cuts, box, () => until(() => seen.numbers.length > box.published - MAX_LAG, "the client", 60_000));
-      await until(() => seen.numbers.length >= total, () => `${seen.numbers.length} of ${total}`, 60_000);
+      await publish(gateway, channel, total, cuts, box, () => until(() => seen.numbers.length > box.published - MAX_LAG, "the client"));
+      // Which transport is cut how often is chance: it goes on until each was in use.
+      const transports = options.transports ?? ["websocket", "events", "poll"];
+      let last = total;
+      while (!transports.every((transport) => seen.transports.includes(transport))) {
+        await until(() => seen.client.state === "connected" && seen.numbers.length > last - MAX_LAG, "the client");
+        box.armed += 1;
+        await gateway.publishAll(channel, messages(last + 1, last + BATCH));
+        last += BATCH;
+      }
+      await until(() => seen.numbers.length >= last, () => `${seen.numbers.length} of ${last}`);
       assert.deepEqual(seen.gaps, []);
-      assert.deepEqual(seen.offsets, range(1, total));
-      assert.deepEqual(seen.numbers, range(1, total));
-      assert.equal(box.cutCount, cuts);
-      const used = [...new Set(seen.transports)].sort();
-      assert.deepEqual(used, options.transports ?? ["events", "poll", "websocket"]);
+      assert.deepEqual(seen.offsets, range(1, last));
+      assert.deepEqual(seen.numbers, range(1, last));
+      assert.equal(box.cutCount, box.armed);
+      assert.deepEqual(seen.transports.filter((transport) => !transports.includes(transport)), []);
       const switches = seen.transports.length - 1;
       t.diagnostic(`${cuts} cuts, ${box.count} connections, ${switches} switches, ${(Date.now() - began) / 1000} s`);
     });
 
-    test("what is lost is told where it was lost, and nothing else is", { timeout: 60_000 }, async (t) => {
+    test("what is lost is told where it was lost, and nothing else is", { timeout: 600_000 }, async (t) => {
       const { seen, box } = await open(t, forgetful, channel, options);
       await publish(forgetful, channel, 2000, 20, box, () => pause(5));
       let last = 2000;

@@ -1,10 +1,9 @@
 // What the tests with boxes in between have in common: listeners in Node and in Chromium, and publications.
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { connect } from "../../clients/js/dist/client.js";
+import { openBrowser } from "../../clients/js/tests/support/chromium.mjs";
 import { listen } from "./listener.mjs";
 
 export { Gateway } from "../../clients/js/tests/support/gateway.mjs";
@@ -13,7 +12,6 @@ export { pause, until } from "../../clients/js/tests/support/wait.mjs";
 // The packages of the client's tests do for these.
 const require = createRequire(new URL("../../clients/js/package.json", import.meta.url));
 export const WebSocket = require("ws");
-const { chromium } = require("playwright-core");
 
 export const range = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
 
@@ -36,10 +34,7 @@ export async function openNode() {
 
 /** `site.url` is the origin of the pages. */
 async function openChromium(site) {
-  const profile = await mkdtemp(join(tmpdir(), "lastmile-browser-"));
-  const args = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"];
-  const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-  const browser = await chromium.launchPersistentContext(profile, { executablePath, headless: true, args });
+  const browser = await openBrowser();
   return {
     async listen(url, channel, options) {
       const page = await browser.newPage();
@@ -52,10 +47,7 @@ async function openChromium(site) {
       const seen = () => page.evaluate(() => ({ ...window.seen, client: undefined }));
       return { seen, close: () => page.close() };
     },
-    async close() {
-      await browser.close();
-      await rm(profile, { recursive: true, force: true });
-    },
+    close: () => browser.close(),
   };
 }
 

@@ -1,17 +1,15 @@
 // The bundle in a real browser: one connection for all tabs, and a leader that leaves.
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { chromium } from "playwright-core";
+import { openBrowser } from "./support/chromium.mjs";
 import { Gateway } from "./support/gateway.mjs";
 import { Proxy } from "./support/proxy.mjs";
 import { until } from "./support/wait.mjs";
 
 const bundle = await readFile(new URL("../dist/client.js", import.meta.url));
-let gateway, proxy, pages, browser, profile, site;
+let gateway, proxy, pages, browser, site;
 
 before(async () => {
   // The page comes from a server of its own, whose origin the gateway must know before it starts.
@@ -24,10 +22,7 @@ before(async () => {
   site = `http://127.0.0.1:${pages.address().port}`;
   gateway = await Gateway.start({ origins: [site] });
   proxy = await Proxy.start(gateway.port);
-  profile = await mkdtemp(join(tmpdir(), "lastmile-browser-"));
-  const args = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"];
-  const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
-  browser = await chromium.launchPersistentContext(profile, { executablePath, headless: true, args });
+  browser = await openBrowser();
 });
 
 after(async () => {
@@ -35,7 +30,6 @@ after(async () => {
   proxy?.close();
   pages?.close();
   await gateway?.close();
-  await rm(profile, { recursive: true, force: true });
 });
 
 /** A tab that listens to a channel. */

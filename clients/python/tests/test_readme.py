@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import PATIENCE, QUICK, Case, Gateway, take
+from .support import QUICK, Case, Gateway, eventually, take, within
 
 EXAMPLES = [
     block.split("```")[0] for block in (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")[1:]
@@ -48,18 +48,26 @@ class Readme(Case):
         ]:
             script = script.replace(name, here)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *(sys.executable, "-u", "-W", "error", "-c", script),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
+        self.said = ""
+
+        async def listen():
+            async for line in process.stdout:
+                self.said += line.decode()
+
         around = asyncio.create_task(surroundings())
         try:
-            out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+            _, err, _ = await within(asyncio.gather(listen(), process.stderr.read(), process.wait()))
         finally:
             around.cancel()
             await asyncio.gather(around, return_exceptions=True)
             if process.returncode is None:
                 process.kill()
         self.assertEqual((process.returncode, err.decode()), (0, ""))
-        self.assertIn(EXPECTED[known_by], out.decode())
+        self.assertIn(EXPECTED[known_by], self.said)
 
     async def publish_again_and_again(self, channel, data):
         async with Publisher(self.gateway.publish_url, self.gateway.key, timing=QUICK) as publisher:
@@ -95,7 +103,7 @@ class Readme(Case):
 
     async def test_events(self):
         async def later():
-            await asyncio.sleep(1)
+            await eventually(lambda: "watching" in self.said)
             await self.listen("support")
 
         await self.run_example("publisher.watch(", later)

@@ -58,6 +58,14 @@ impl Default for Words {
 }
 
 impl Words {
+    /// All words for a topic from now on.
+    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<Word> {
+        // Bounded by the permits for `incoming`, which each word holds until it is dealt with.
+        let (sender, words) = mpsc::unbounded_channel();
+        self.listeners.lock().insert(topic as u8, sender);
+        words
+    }
+
     /// Takes what came over this node's pub/sub.
     pub fn take(&self, message: &[u8]) {
         let Some(Envelope { topic, number, from, bytes }) = Envelope::read(message) else {
@@ -161,9 +169,7 @@ impl Bus for Core {
     }
 
     fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<Word> {
-        let (sender, words) = mpsc::unbounded_channel();
-        self.words.listeners.lock().insert(topic as u8, sender);
-        words
+        self.words.listen(topic)
     }
 
     fn enter<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
@@ -220,8 +226,7 @@ mod tests {
     async fn a_word_arrives_as_it_was_sent_and_what_is_none_is_left() {
         let words = Words::default();
         words.take(&word(1, b"nobody listens"));
-        let (sender, mut listener) = mpsc::unbounded_channel();
-        words.listeners.lock().insert(Topic::Replies as u8, sender);
+        let mut listener = words.listen(Topic::Replies);
         let whole = word(7, b"x");
         for length in 0..whole.len() - 1 {
             words.take(&whole[..length]);
@@ -235,8 +240,7 @@ mod tests {
     #[tokio::test]
     async fn words_that_nobody_deals_with_take_only_so_much_memory() {
         let words = Words::default();
-        let (sender, mut listener) = mpsc::unbounded_channel();
-        words.listeners.lock().insert(Topic::Replies as u8, sender);
+        let mut listener = words.listen(Topic::Replies);
         let large = word(0, &vec![0; MAX_BYTES / 4]);
         (0..10).for_each(|_| words.take(&large));
         assert_eq!(listener.len(), 3);

@@ -59,6 +59,14 @@ pub struct Pushes {
     bytes: Arc<AtomicUsize>,
 }
 
+/// The other end of them.
+struct Inbox {
+    sender: mpsc::UnboundedSender<PushInfo>,
+    bytes: Arc<AtomicUsize>,
+    /// What came last was left out.
+    is_overrun: AtomicBool,
+}
+
 impl Default for Link {
     fn default() -> Self {
         Self(watch::Sender::new(None))
@@ -115,22 +123,8 @@ impl Link {
 
 impl Session {
     async fn open(server: &Server, kind: &RedisKind) -> RedisResult<(Arc<Self>, Pushes)> {
-        let (sender, waiting) = mpsc::unbounded_channel();
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let (counted, is_overrun) = (bytes.clone(), AtomicBool::new(false));
-        let push = move |info: PushInfo| {
-            let size = size_of_push(&info);
-            if counted.fetch_add(size, Ordering::Relaxed) < MAX_PUSHED_BYTES {
-                // Nobody listens any more once the session is over.
-                let _ = sender.send(info);
-                return;
-            }
-            counted.fetch_sub(size, Ordering::Relaxed);
-            if !is_overrun.swap(true, Ordering::Relaxed) {
-                let _ = sender.send(PushInfo { kind: PushKind::Disconnection, data: Vec::new() });
-            }
-        };
-        let mut connection = server.connect(push).await?;
+        let (inbox, pushes) = Pushes::new();
+        let mut connection = server.connect(move |info| inbox.push(info)).await?;
         let marker = marker(&mut connection, kind).await?;
         let load = SCRIPTS.all().map(|script| {
             let mut connection = connection.clone();
@@ -145,7 +139,7 @@ impl Session {
         static OPENED: AtomicU64 = AtomicU64::new(1);
         let number = OPENED.fetch_add(1, Ordering::Relaxed);
         let session = Self { number, connection, marker, is_lost: AtomicBool::new(false), lost: Notify::new() };
-        Ok((Arc::new(session), Pushes { waiting, bytes }))
+        Ok((Arc::new(session), pushes))
     }
 
     /// Returns once the connection is of no use any more.
@@ -224,11 +218,36 @@ impl Session {
     }
 }
 
+impl Inbox {
+    /// What is too much is left out, and stands for a lost connection: everything is read anew.
+    fn push(&self, info: PushInfo) {
+        if self.bytes.load(Ordering::Relaxed) < MAX_PUSHED_BYTES {
+            self.is_overrun.store(false, Ordering::Relaxed);
+            self.send(info);
+        } else if !self.is_overrun.swap(true, Ordering::Relaxed) {
+            self.send(PushInfo { kind: PushKind::Disconnection, data: Vec::new() });
+        }
+    }
+
+    fn send(&self, info: PushInfo) {
+        self.bytes.fetch_add(size_of_push(&info), Ordering::Relaxed);
+        // Nobody listens any more once the session is over.
+        let _ = self.sender.send(info);
+    }
+}
+
 impl Pushes {
+    fn new() -> (Inbox, Self) {
+        // Bounded by the bytes that the inbox counts.
+        let (sender, waiting) = mpsc::unbounded_channel();
+        let bytes = Arc::<AtomicUsize>::default();
+        (Inbox { sender, bytes: bytes.clone(), is_overrun: AtomicBool::new(false) }, Self { waiting, bytes })
+    }
+
     /// `None` once the session is over.
     pub async fn next(&mut self) -> Option<PushInfo> {
         let info = self.waiting.recv().await?;
-        self.bytes.fetch_sub(size_of_push(&info).min(self.bytes.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.bytes.fetch_sub(size_of_push(&info), Ordering::Relaxed);
         Some(info)
     }
 }
@@ -275,4 +294,27 @@ fn size_of_push(info: &PushInfo) -> usize {
 fn jittered(pause: Duration) -> Duration {
     let random = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
     pause.mul_f64(0.5 + random / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn pushes_that_nobody_looks_at_take_only_so_much_memory_and_each_gap_is_told() {
+        let (inbox, mut pushes) = Pushes::new();
+        let large =
+            || PushInfo { kind: PushKind::Message, data: vec![Value::BulkString(vec![0; MAX_PUSHED_BYTES / 4])] };
+        // A Cluster's connection lives on behind a gap, and may have another one.
+        for _ in 0..2 {
+            (0..10).for_each(|_| inbox.push(large()));
+            let mut kinds = Vec::new();
+            while !pushes.waiting.is_empty() {
+                kinds.extend(pushes.next().await.map(|push| push.kind));
+            }
+            let told = kinds.pop();
+            assert_eq!(told, Some(PushKind::Disconnection));
+            assert_eq!(kinds, vec![PushKind::Message; 4]);
+        }
+    }
 }

@@ -52,6 +52,7 @@ impl Drop for HeldBytes {
 impl Queue {
     /// Needs a tokio runtime. It ends with the queue.
     pub fn start(counters: Arc<Counters>, kind: &RedisKind) -> Self {
+        // Bounded by the bytes that `push` counts.
         let (sender, ops) = mpsc::unbounded_channel();
         let max_flying = if *kind == RedisKind::Cluster { MAX_FLYING_IN_CLUSTER } else { MAX_FLYING };
         // A task that used up its turn is told to wait where it need not, and comes back behind those that came later.

@@ -76,7 +76,7 @@ impl Socket for Wire {
         match self {
             Self::Tcp(tcp) => tcp.try_write(bytes),
             Self::Unix(unix) => unix.try_write(bytes),
-            Self::Tls(tls) => tls.try_write(bytes),
+            Self::Tls(tls) => tls.try_write_vectored(&[IoSlice::new(bytes)]),
         }
     }
 
@@ -84,8 +84,7 @@ impl Socket for Wire {
         match self {
             Self::Tcp(tcp) => tcp.try_write_vectored(buffers),
             Self::Unix(unix) => unix.try_write_vectored(buffers),
-            // Records are built by copying anyway, so the buffers gain nothing from going together.
-            Self::Tls(tls) => tls.try_write(buffers.first().map_or(&[], |buffer| buffer)),
+            Self::Tls(tls) => tls.try_write_vectored(buffers),
         }
     }
 
@@ -102,11 +101,12 @@ impl Socket for Wire {
 }
 
 impl TlsWire {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// As few records as hold all of it.
+    fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut session = self.session.lock();
         // Nothing is encrypted while older records wait, so a full socket fills the outbox and not this buffer.
         self.send_records(&mut session)?;
-        let written = session.writer().write(bytes)?;
+        let written = session.writer().write_vectored(buffers)?;
         match self.send_records(&mut session) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             _ => Ok(written),
@@ -166,5 +166,81 @@ impl Write for Nonblocking<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A session of each side, with the handshake behind them.
+    fn sessions() -> (ServerConnection, ClientConnection) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let server = server.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let client = client.with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        while client.wants_write() || server.wants_write() {
+            let (mut there, mut back) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut there).unwrap();
+            }
+            let mut there = &there[..];
+            while !there.is_empty() {
+                server.read_tls(&mut there).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            while server.wants_write() {
+                server.write_tls(&mut back).unwrap();
+            }
+            let mut back = &back[..];
+            while !back.is_empty() {
+                client.read_tls(&mut back).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        (server, client)
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_together_over_tls_is_one_record() {
+        let (server, mut client) = sessions();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let wire = Wire::tls(listener.accept().await.unwrap().0, server);
+        let frames = [&b"welcome"[..], b"subscribed", b"message"];
+        let buffers = frames.map(IoSlice::new);
+        assert_eq!(wire.try_write_vectored(&buffers).unwrap(), frames.concat().len());
+        wire.finish();
+
+        let mut bytes = Vec::new();
+        peer.read_to_end(&mut bytes).unwrap();
+        // RFC 8446 section 5.1: type, version, and the length of what follows.
+        let (mut at, mut records) = (0, 0);
+        while at < bytes.len() {
+            at += 5 + usize::from(u16::from_be_bytes([bytes[at + 3], bytes[at + 4]]));
+            records += 1;
+        }
+        assert_eq!(records, 2, "one, and the alert that nothing more comes");
+        client.read_tls(&mut &bytes[..]).unwrap();
+        client.process_new_packets().unwrap();
+        let mut read = Vec::new();
+        client.reader().read_to_end(&mut read).unwrap();
+        assert_eq!(read, frames.concat());
     }
 }

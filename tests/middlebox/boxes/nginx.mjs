@@ -1,14 +1,12 @@
 // nginx with the configuration file that Debian installs, and one site in it; only what needs root lies elsewhere.
 import { spawn } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer, connect } from "node:net";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { endsWithTests, freePort } from "../../../clients/js/tests/support/processes.mjs";
 
 const DEFAULT = process.env.NGINX_CONF ?? "/etc/nginx/nginx.conf";
-
-// Of a group of its own, it would outlive tests that are stopped.
-for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
 /** `site` is what stands in `http { }`, with `PORT` for the port of its own. */
 export async function startNginx(site, { port } = {}) {
@@ -32,9 +30,7 @@ export async function startNginx(site, { port } = {}) {
   const run = async () => {
     nginx.process = spawn("nginx", ["-c", file, "-e", join(folder, "error.log")], { stdio: "inherit", detached: true });
     const { pid } = nginx.process;
-    const kill = () => process.kill(-pid, "SIGKILL");
-    process.once("exit", kill);
-    nginx.process.once("exit", () => process.off("exit", kill));
+    endsWithTests(nginx.process, () => process.kill(-pid, "SIGKILL"));
     await answers(port, nginx.process);
   };
   nginx.stop = async (signal = "SIGTERM") => {
@@ -54,16 +50,8 @@ export async function startNginx(site, { port } = {}) {
 export const nginx = (port, more = "") =>
   startNginx(`server { listen 127.0.0.1:PORT; location / { proxy_pass http://127.0.0.1:${port}; ${more} } }`);
 
-async function freePort() {
-  const server = createServer();
-  await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
-  const { port } = server.address();
-  await new Promise((done) => server.close(done));
-  return port;
-}
-
 async function answers(port, child) {
-  for (let tries = 0; tries < 200; tries++) {
+  for (let tries = 0; tries < 2000; tries++) {
     if (child.exitCode !== null) throw new Error("nginx did not start");
     const socket = connect(port, "127.0.0.1");
     const isThere = await new Promise((done) => socket.once("connect", () => done(true)).once("error", () => done(false)));

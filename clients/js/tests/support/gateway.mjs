@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import WebSocket from "ws";
+import { endsWithTests } from "./processes.mjs";
 import { Signer } from "./signer.mjs";
 
 export const lastmile = process.env.LASTMILE ?? new URL("../../../../target/debug/lastmile", import.meta.url).pathname;
@@ -59,6 +60,7 @@ ${more}`);
   /** Starts the process, also again after `stop`. */
   async run() {
     this.process = spawn(lastmile, ["serve", "--config", join(this.folder, "gateway.toml")], { env, stdio: ["ignore", "ignore", "pipe"] });
+    endsWithTests(this.process);
     this.log = [];
     const lines = createInterface({ input: this.process.stderr });
     const urls = {};
@@ -69,7 +71,7 @@ ${more}`);
         if (found) urls[found.listener] = `http://${found.address}`;
         if (urls.public && urls.publish) ready();
       });
-      this.process.once("exit", () => failed(new Error(this.log.join("\n"))));
+      this.process.once("close", () => failed(new Error(this.log.join("\n"))));
     });
     this.url = urls.public;
     this.publishUrl = urls.publish;

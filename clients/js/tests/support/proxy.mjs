@@ -1,4 +1,4 @@
-// A TCP proxy that cuts connections.
+// A TCP proxy that cuts connections, and takes none while it is `isAway`.
 import { connect, createServer } from "node:net";
 
 export class Proxy {
@@ -7,7 +7,9 @@ export class Proxy {
     const proxy = new Proxy();
     proxy.pairs = new Set();
     proxy.count = 0;
+    proxy.isAway = false;
     proxy.server = createServer((client) => {
+      if (proxy.isAway) return client.on("error", () => {}).destroy();
       const upstream = connect(typeof port === "function" ? port() : port, "127.0.0.1");
       const pair = [client, upstream];
       proxy.pairs.add(pair);

@@ -59,13 +59,18 @@ impl Strand {
         caller: &Caller,
         connection: Arc<Connection>,
     ) -> Self {
-        let (said, to_say) = mpsc::unbounded_channel();
-        let waiting = Arc::new(Waiting::default());
         let Caller { sender, address, .. } = caller;
         let enter = Asked::Enter { strand: connection.id, wanted, sender: Sender::clone(sender), address: *address };
         let line = Line { node, connection: connection.clone(), state: Mutex::default() };
-        tokio::spawn(carry(elsewhere.clone(), Arc::new(line), enter, to_say, waiting.clone()));
-        Self { said, waiting, connection }
+        let (strand, to_say) = Self::new(connection);
+        tokio::spawn(carry(elsewhere.clone(), Arc::new(line), enter, to_say, strand.waiting.clone()));
+        strand
+    }
+
+    fn new(connection: Arc<Connection>) -> (Self, mpsc::UnboundedReceiver<Said>) {
+        // Bounded, as nothing is read from the client unless `poll_ready` is.
+        let (said, to_say) = mpsc::unbounded_channel();
+        (Self { said, waiting: Arc::default(), connection }, to_say)
     }
 
     pub fn say(&self, said: Said) {
@@ -174,4 +179,37 @@ async fn say(
     waiting.bytes.fetch_sub(bytes, Ordering::Release);
     waiting.task.wake();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::{ConnectionLimits, Held};
+
+    #[test]
+    fn a_client_is_not_read_from_while_much_waits_even_if_all_of_it_is_empty() {
+        let second = Duration::from_secs(1);
+        let limits = ConnectionLimits {
+            outbox_bytes: 1 << 20,
+            outbox_frames: 1000,
+            stall: second,
+            close: second,
+            ping: second,
+            pong: second,
+            unasked: None,
+        };
+        let (strand, mut to_say) = Strand::new(Arc::new(Connection::new(1, Arc::new(limits), Held)));
+        let cx = Context::from_waker(Waker::noop());
+        for _ in 0..10_000 {
+            if strand.poll_ready(&cx).is_ready() {
+                strand.say(Said::Text(String::new()));
+            }
+        }
+        assert!((1..2_000).contains(&to_say.len()), "{} wait", to_say.len());
+        to_say.close();
+        assert!(strand.poll_ready(&cx).is_ready(), "nobody carries it any more, so it ends");
+    }
 }

@@ -16,6 +16,9 @@ use crate::protocol::{Code, Refusal};
 /// What cannot be delivered for so long is given up, with the strand that it belongs to.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a word of a client takes besides its data, of which it may have none.
+const OVERHEAD: usize = 64;
+
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -56,13 +59,14 @@ pub enum Said {
 }
 
 impl Said {
-    /// Bytes of its data.
+    /// Bytes that it takes.
     pub fn size(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Binary(Blob(bytes)) | Self::Close(Blob(bytes)) => bytes.len(),
-            Self::Gone(_) => 0,
-        }
+        OVERHEAD
+            + match self {
+                Self::Text(text) => text.len(),
+                Self::Binary(Blob(bytes)) | Self::Close(Blob(bytes)) => bytes.len(),
+                Self::Gone(_) => 0,
+            }
     }
 }
 

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""What the compose files in docker/ say, run without a container engine (containers.py). Of the one with three gateways,
+Redis and nginx, everybody comes through nginx; each node is restarted in turn, one is killed, Redis is killed, all under
+load: what was acknowledged reaches every subscriber once and in order. Ends with 1 at the first fault. Needs root.
+
+    composed.py [--subscribers 60] [--rate 5]
+"""
+
+import argparse
+import asyncio
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from containers import ROOT, Composition
+from run import Run
+from world import BINARY, wait_until
+
+NODES = ("node-1", "node-2", "node-3")
+
+
+class Front:
+    """Where all clients come to."""
+
+    def __init__(self, service):
+        self.host, self.public, self.publish = service.addresses["outside"], 8080, 8081
+
+
+def configure(folder, key, config):
+    """The operator's part: a password, a publisher's key, and the examples of the configuration no longer comments."""
+    folder = folder / "operator"
+    folder.mkdir()
+    password, keys, ours = folder / "redis-password", folder / "keys", folder / "lastmile.toml"
+    password.write_text(secrets.token_hex(32))
+    shutil.copytree(ROOT / "keys", keys)
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    (keys / "market-data.pub").write_bytes(public)
+    text = config.read_text()
+    for name in (r"\[publishers.market-data\]", r"\[\[channels\]\]"):
+        text, count = re.subn(rf"(?m)^# {name}\n(?:# .+\n)+", lambda found: found[0].replace("# ", "", 1).replace("\n# ", "\n"), text)
+        assert count == 1, name
+    ours.write_text(text)
+    return {"/run/secrets/redis-password": password, "/etc/lastmile/keys": keys, "/etc/lastmile/lastmile.toml": ours}
+
+
+async def healthy(service):
+    await asyncio.to_thread(wait_until, f"{service.name} to be healthy", service.is_healthy)
+
+
+async def one_gateway(args, services, key):
+    gateway = services["lastmile"]
+    gateway.start()
+    await healthy(gateway)
+    run = Run(args, None, [Front(gateway)] * 3, key, None)
+    await run.start()
+    await run.settle()
+    status, took = await asyncio.to_thread(gateway.stop)
+    run.expect(status == 0, f"ended with {status}")
+    print(f"one gateway: {run.figures()}, drained in {took:.1f} s", flush=True)
+    await end(run)
+
+
+async def three_nodes(args, services, key):
+    began = time.monotonic()
+    nodes = [services[name] for name in NODES]
+    for name in ("redis", *NODES, "nginx"):
+        services[name].start()
+        if name in NODES:
+            await healthy(services[name])
+    front = Front(services["nginx"])
+    redis = services["redis"].addresses["engine"]
+    reaches = lambda service: service.ask(["bash", "-c", f"exec 3<>/dev/tcp/{redis}/6379"])
+    if [reaches(service) for service in (services["nginx"], nodes[0])] != [False, True]:
+        raise RuntimeError("Redis must be reached by the gateways, and not by nginx")
+
+    run = Run(args, None, [front] * 3, key, None)
+    await run.start()
+    print(f"{args.subscribers} subscribers and 3 publishers through nginx, all there after {time.monotonic() - began:.1f} s", flush=True)
+
+    async def settle(what, figures):
+        await run.all_connected(run.patience)
+        await run.flows()
+        settled = await run.settle()
+        print(f"{what}: {figures}; all delivered {settled:.2f} s after the last answer", flush=True)
+
+    figures = []
+    for node in nodes:
+        status, took = await asyncio.to_thread(node.stop)
+        run.expect(status == 0, f"{node.name} ended with {status}")
+        node.start()
+        await healthy(node)
+        await run.all_connected(run.patience)
+        figures.append(f"{took:.1f}")
+    closes = dict(run.record.closes)
+    run.expect(set(closes) == {4000}, f"connections ended with {closes}")
+    await settle("rolling restart", f"drained in {', '.join(figures)} s, closes {closes}")
+
+    await asyncio.to_thread(nodes[1].stop, signal.SIGKILL)
+    await settle("kill -9 of a node", f"closes {dict(run.record.closes)}")
+    nodes[1].start()
+
+    await asyncio.to_thread(services["redis"].stop, signal.SIGKILL)
+    refused = time.monotonic()
+    await run.until("refusals", lambda: all(one.first_refusal_after(refused) for one in run.publishers), 10)
+    services["redis"].start()
+    await settle("kill -9 of Redis", f"refused meanwhile {dict(run.record.refused)}")
+    for node in nodes:
+        await healthy(node)
+
+    print(run.figures(), f"in {time.monotonic() - began:.0f} s")
+    await end(run)
+
+
+async def end(run):
+    for task in run.tasks:
+        task.cancel()
+    await asyncio.gather(*run.tasks, return_exceptions=True)
+    if run.record.faults:
+        raise RuntimeError("\n".join(run.record.faults))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subscribers", type=int, default=60)
+    parser.add_argument("--rate", type=float, default=5, help="publications a second of each of three publishers")
+    args = parser.parse_args()
+    files = {"compose.yaml": ("lastmile.toml", one_gateway), "compose.cluster.yaml": ("cluster/lastmile.toml", three_nodes)}
+    if (file := os.environ.get("COMPOSED")) not in files:
+        # Each in namespaces of its own, so that nothing of it is seen outside or left behind.
+        inside = ["unshare", "--net", "--mount", sys.executable, *sys.argv]
+        sys.exit(any(subprocess.run(inside, env={**os.environ, "COMPOSED": file}).returncode for file in files))
+    config, scenario = files[file]
+    key = Ed25519PrivateKey.generate()
+    with tempfile.TemporaryDirectory(prefix="lastmile-composed-") as folder:
+        folder = pathlib.Path(folder)
+        folder.chmod(0o755)
+        docker = ROOT / "docker"
+        services = Composition(docker / file, folder, {"lastmile": BINARY}, configure(folder, key, docker / config))
+        try:
+            asyncio.run(scenario(args, services, key))
+        except (RuntimeError, subprocess.SubprocessError) as error:
+            for name in services.services:
+                tail = (folder / f"{name}.log").read_text(errors="replace").splitlines()[-12:]
+                print(f"-- {name}", *tail, sep="\n", file=sys.stderr)
+            sys.exit(f"FAILED: {error}")
+        finally:
+            services.close()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    main()

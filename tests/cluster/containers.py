@@ -1,0 +1,195 @@
+"""Services of a compose file, without a container engine: each in a network namespace and a root folder of its own, with
+the networks, addresses, names, mounts, users and rights that its files ask for. The programs of this machine stand in for
+those of the images. Needs root, and ends with the process that made it.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LEASH = ["setpriv", "--pdeathsig", "KILL"]
+
+
+def run(*command):
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
+def image_of(dockerfile):
+    """Of the last stage: the user, the folder, the command, and the command of the health check."""
+    text = dockerfile.read_text()
+    words = dict(line.split(maxsplit=1) for line in text[text.rindex("\nFROM"):].splitlines() if " " in line)
+    return {
+        "user": words["USER"].split(":")[0],
+        "folder": words["WORKDIR"],
+        "command": json.loads(words["ENTRYPOINT"]) + json.loads(words["CMD"]),
+        "health": json.loads(words["HEALTHCHECK"].partition("CMD ")[2]),
+    }
+
+
+# What the images bring along that a compose file does not name.
+IMAGES = {
+    "lastmile": image_of(ROOT / "docker/Dockerfile"),
+    "redis": {"user": "redis", "folder": "/data"},
+    "nginx": {"user": "root", "folder": "/", "command": ["nginx", "-g", "daemon off;"],
+              "writable": ["/tmp", "/var/lib/nginx", "/var/log/nginx"]},
+}
+
+
+class Composition:
+    """All services of one file. `instead` has other sources for mounts, by their target."""
+
+    def __init__(self, file, folder, programs, instead):
+        self.file, self.folder, self.programs, self.instead = file, folder, programs, instead
+        about = yaml.safe_load(file.read_text())
+        self.secrets = about.get("secrets", {})
+        self.networks = {}
+        for number, (name, options) in enumerate(about["networks"].items()):
+            subnets = ((options or {}).get("ipam") or {}).get("config") or [{"subnet": f"172.29.{number}.0/24"}]
+            self.networks[name] = subnets[0]["subnet"].rpartition(".")[0]
+        self.services = {name: Service(self, name, options) for name, options in about["services"].items()}
+        self.join()
+
+    def join(self):
+        """One bridge for each network; this side has its first address, as an engine's host has."""
+        run("ip", "link", "set", "lo", "up")
+        for network, prefix in self.networks.items():
+            run("ip", "link", "add", network, "type", "bridge")
+            run("ip", "addr", "add", f"{prefix}.1/24", "dev", network)
+            run("ip", "link", "set", network, "up")
+        taken = {address for service in self.services.values() for address in service.addresses.values()}
+        for number, service in enumerate(self.services.values()):
+            for network, prefix in self.networks.items():
+                if network in service.addresses:
+                    free = (f"{prefix}.{host}" for host in range(2, 255) if f"{prefix}.{host}" not in taken)
+                    service.addresses[network] = service.addresses[network] or next(free)
+                    taken.add(service.addresses[network])
+                    service.plug(network, f"{network}-{number}")
+
+    def __getitem__(self, name):
+        return self.services[name]
+
+    def close(self):
+        for service in self.services.values():
+            service.close()
+
+
+class Service:
+    def __init__(self, all_of_them, name, options):
+        self.all, self.name, self.options = all_of_them, name, options
+        self.image = IMAGES[options["image"].partition(":")[0]]
+        networks = options["networks"]
+        self.addresses = {network: (networks[network] or {}).get("ipv4_address") if isinstance(networks, dict) else None
+                          for network in networks}
+        self.root = all_of_them.folder / name
+        self.root.mkdir()
+        self.log = open(all_of_them.folder / f"{name}.log", "ab")
+        self.process = None
+        # Holds the network while the service is not running.
+        self.network = subprocess.Popen([*LEASH, "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
+        own, theirs = "/proc/self/ns/net", f"/proc/{self.network.pid}/ns/net"
+        while os.readlink(own) == os.readlink(theirs):
+            time.sleep(0.01)
+        self.enter = ["nsenter", f"--net={theirs}"]
+        run(*self.enter, "ip", "link", "set", "lo", "up")
+
+    def plug(self, network, link):
+        run("ip", "link", "add", link, "type", "veth", "peer", "name", network, "netns", str(self.network.pid))
+        run("ip", "link", "set", link, "master", network, "up")
+        run(*self.enter, "ip", "addr", "add", f"{self.addresses[network]}/24", "dev", network)
+        run(*self.enter, "ip", "link", "set", network, "up")
+
+    def mounts(self):
+        """(source, target, whether it is for reading only)"""
+        folder = self.all.file.parent
+        for mount in self.options.get("volumes", []):
+            source, target, *mode = mount.split(":")
+            if not source.startswith("."):
+                source = self.all.folder / f"volume-{source}"
+                source.mkdir(exist_ok=True)
+                shutil.chown(source, self.image["user"])
+            yield self.all.instead.get(target, folder / source), target, mode == ["ro"]
+        for secret in self.options.get("secrets", []):
+            target = f"/run/secrets/{secret}"
+            yield self.all.instead.get(target, folder / self.all.secrets[secret]["file"]), target, True
+
+    def names(self):
+        """Those who share a network, by the first one that both are in."""
+        for name, other in self.all.services.items():
+            shared = [address for network, address in other.addresses.items() if network in self.addresses]
+            if shared:
+                yield f"{shared[0]} {name}"
+
+    def script(self, command):
+        """Makes the root folder, and becomes the command in it."""
+        root = shlex.quote(str(self.root))
+        hosts = "\n".join(["127.0.0.1 localhost", *self.names()])
+        # The files of the machine are there for its programs; nothing of its own.
+        lines = ["set -e", "mount --make-rprivate /", f"mount -t tmpfs -o mode=755 none {root}", f"cd {root}",
+                 "mkdir usr dev proc etc etc/ssl tmp app",
+                 "for name in bin sbin lib lib64; do [ ! -e /$name ] || ln -s usr/$name $name; done",
+                 "mount --bind /usr usr", "mount -o remount,bind,ro usr", "mount --rbind /dev dev", "mount --rbind /proc proc",
+                 "cp /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.cache etc", f"echo {shlex.quote(hosts)} >etc/hosts",
+                 f"mkdir -p .{self.image['folder']}"]
+        for name, program in self.all.programs.items():
+            lines += [f"touch app/{name}", f"mount --bind {shlex.quote(str(program))} app/{name}"]
+        for folder in self.image.get("writable", []):
+            lines += [f"mkdir -p .{folder}", f"mount -t tmpfs -o mode=1777 none .{folder}"]
+        for source, target, is_read_only in self.mounts():
+            make = f"mkdir -p .{target}" if pathlib.Path(source).is_dir() else f"mkdir -p .{os.path.dirname(target)}; touch .{target}"
+            lines += [make, f"mount --bind {shlex.quote(str(source))} .{target}"]
+            if is_read_only:
+                lines.append(f"mount -o remount,bind,ro .{target}")
+        if self.options.get("read_only"):
+            lines.append("mount -o remount,ro .")
+        rights = [*LEASH, "--reuid", self.options.get("user", self.image["user"]), "--clear-groups"]
+        if "ALL" in self.options.get("cap_drop", []):
+            rights += ["--bounding-set", "-all", "--inh-caps", "-all"]
+        if "no-new-privileges:true" in self.options.get("security_opt", []):
+            rights.append("--no-new-privs")
+        inside = f'cd {self.image["folder"]} && PATH=/app:/usr/sbin:/usr/bin:/bin exec "$@"'
+        lines.append(f"exec chroot . /usr/bin/{shlex.join([*rights, '/bin/sh', '-c', inside, 'sh', *command])}")
+        return "\n".join(lines)
+
+    def inside(self, command):
+        return [*self.enter, "unshare", "--mount", "sh", "-c", self.script(command)]
+
+    def start(self):
+        command = self.options.get("command") or self.image["command"]
+        self.process = subprocess.Popen(self.inside(command), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        start_new_session=True)
+
+    def is_healthy(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}")
+        return self.ask(self.image["health"])
+
+    def ask(self, command):
+        """Whether a command in this service's place succeeds."""
+        return subprocess.run(self.inside(command), stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+    def stop(self, how=signal.SIGTERM):
+        """Returns its status, and how many seconds it took."""
+        began = time.monotonic()
+        self.process.send_signal(how)
+        grace = float(self.options.get("stop_grace_period", "10s").removesuffix("s"))
+        return self.process.wait(grace), time.monotonic() - began
+
+    def close(self):
+        if self.process:
+            # Its children too.
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+        self.network.kill()
+        self.network.wait()
+        self.log.close()
