@@ -216,7 +216,7 @@ async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
     // Another publisher, which is here, can say nothing about what others keep.
     let recipient = replies.attach("q".into(), crate::support::connection());
     let answer = "x".repeat(MEGABYTE);
-    let refused = recipient.answer("r-1-bbbbbbbb", &answer).err().expect("a refusal");
+    let Err(refused) = recipient.answer("r-1-bbbbbbbb", &answer) else { panic!("taken") };
     assert_eq!(refused.code, Code::EngineUnavailable);
     // What could not go at first goes once there is room; what was done without success is tried again.
     let mut carried = 0;
