@@ -54,7 +54,7 @@ fn the_configuration_of_a_cluster_s_nodes_is_good_and_they_are_the_ones_that_ngi
 
     let (nginx, compose) = (read("docker/cluster/nginx.conf"), read("docker/compose.cluster.yaml"));
     for node in ["node-1", "node-2", "node-3"] {
-        assert!(compose.contains(&format!("  {node}: *node\n")), "{node}");
+        assert!(compose.contains(&format!("  {node}:\n    <<: *node\n")), "{node}");
         for port in ["8080", "8081"] {
             assert!(nginx.contains(&format!("server {node}:{port} ")) && text.contains(&format!(":{port}\"")));
         }

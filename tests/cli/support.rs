@@ -22,6 +22,8 @@ impl Scratch {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("lastmile-cli-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
+        // What a process with this number left when it was killed.
+        let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }

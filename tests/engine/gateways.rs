@@ -212,18 +212,34 @@ async fn nodes_are_listed_with_their_state_and_load() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
         command.args(["nodes", "--config", "lastmile.toml"]).current_dir(pair.folders[0].path());
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+        let (text, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+        // It waits a second or two for Redis, which may be little on a busy machine.
+        assert!(output.status.success() || errors.contains("timed out"), "{errors}");
+        let nodes = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>();
+        output.status.success().then_some(nodes)
     };
     eventually("both nodes", async || {
-        let nodes = nodes();
+        let nodes = nodes()?;
         let mut connections: Vec<_> = nodes.iter().map(|node| node["connections"].as_u64().unwrap()).collect();
         connections.sort();
+        assert!(nodes.iter().all(|node| node["version"] == env!("CARGO_PKG_VERSION")));
         (nodes.iter().all(|node| node["state"] == "ready") && connections == [0, 1]).then_some(())
     })
     .await;
-    assert!(nodes().iter().all(|node| node["version"] == env!("CARGO_PKG_VERSION")));
+}
+
+/// Subscribes as clients do, who try again when they are told that the trouble is temporary: a node that just began may
+/// take longer than it may for reading a channel on a busy machine.
+async fn subscribe_at_last(ws: &mut Ws, more: Value) -> Value {
+    let mut command = json!({"type": "subscribe", "id": "s", "channel": "c"});
+    command.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    eventually("a subscription", async || {
+        ws.send(command.clone()).await;
+        let frame = ws.json().await;
+        assert!(frame["type"] == "subscribed" || frame["temporary"] == true, "{frame}");
+        (frame["type"] == "subscribed").then_some(frame)
+    })
+    .await
 }
 
 /// A node that is killed under load takes nothing with it: what it acknowledged is everywhere, and its subscribers go on
@@ -247,9 +263,10 @@ async fn r8_a_node_that_is_killed_takes_nothing_with_it() {
             let mut ws = nodes[(who + round as usize) % 3].subscriber().await;
             let offset = seen.last().map_or(0, |(offset, _)| *offset);
             let told = match &epoch {
-                None => ws.subscribe("c").await,
+                None => subscribe_at_last(&mut ws, json!({})).await,
                 Some(epoch) => {
-                    let told = ws.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": offset}})).await;
+                    let since = json!({"since": {"epoch": epoch, "offset": offset}});
+                    let told = subscribe_at_last(&mut ws, since).await;
                     assert_eq!(told["recovered"], true, "round {round}");
                     told
                 }
@@ -281,7 +298,7 @@ async fn r8_a_node_that_is_killed_takes_nothing_with_it() {
         }
     }
     let mut late = nodes[0].subscriber().await;
-    let told = late.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
+    let told = subscribe_at_last(&mut late, json!({"since": {"epoch": epoch, "offset": 0}})).await;
     assert_eq!(told["recovered"], true);
     let mut all = Vec::new();
     while all.len() as u64 != told["offset"].as_u64().unwrap() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lastmile::broker::engine::{Created, Start};
 use lastmile::broker::{ChannelLimits, ChannelRule, Engine, Now};
@@ -10,7 +10,7 @@ use lastmile::engine::{MemoryLimits, Redis};
 use lastmile::protocol::{Code, Position};
 use tokio::task::JoinHandle;
 
-use crate::common::eventually;
+use crate::common::{PATIENCE, eventually};
 use crate::server::RedisServer;
 use crate::support::{LIMITS, NO_LIMITS, Subscriber, name, publish, redis_node, rule};
 
@@ -37,8 +37,19 @@ impl Node {
         Self::new(redis_node(&server.url(), rule, LIMITS))
     }
 
+    /// Tries again as clients do while the engine is away: it waits two seconds for Redis, which may be little on a
+    /// busy machine.
     pub fn join(&self, channel: &str, start: Start) -> Subscriber {
-        Subscriber::join(&*self.engine, channel, start).unwrap()
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Subscriber::join(&*self.engine, channel, start.clone()) {
+                Ok(subscriber) => return subscriber,
+                Err(refusal) => {
+                    let is_temporary = refusal.code == Code::EngineUnavailable && Instant::now() < deadline;
+                    assert!(is_temporary, "{channel}: {refusal:?}");
+                }
+            }
+        }
     }
 
     pub async fn publish(&self, channel: &str, data: &str) -> Position {

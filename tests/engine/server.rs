@@ -17,9 +17,10 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// With or without an append-only file, and never with snapshots.
+    /// With or without an append-only file, and never with snapshots. What is in the file is there after a `kill`: with
+    /// `everysec`, which is the default, Redis holds back what it acknowledged while an fsync takes long.
     pub fn start(appendonly: bool) -> Self {
-        Self::with(&["--appendonly", if appendonly { "yes" } else { "no" }])
+        Self::with(&["--appendonly", if appendonly { "yes" } else { "no" }, "--appendfsync", "always"])
     }
 
     pub fn with(args: &[&str]) -> Self {
@@ -30,12 +31,12 @@ impl RedisServer {
         Self::run(folder, port, own.into_iter().chain(dir).chain(args).collect())
     }
 
-    /// A Sentinel that alone decides on the master `m`.
+    /// A Sentinel that alone decides on the master `m`. On a busy machine a master may be silent for a second or two.
     pub fn sentinel(master: &RedisServer) -> Self {
         let (folder, port) = (Folder::new(), free_port());
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor m 127.0.0.1 {} 1\n\
-             sentinel down-after-milliseconds m 500\nsentinel failover-timeout m 3000\n",
+             sentinel down-after-milliseconds m 5000\nsentinel failover-timeout m 10000\n",
             folder.path().display(),
             master.port
         );

@@ -75,7 +75,7 @@ impl World {
             Kind::Memory => Arc::new(Memory::new(limits, rules, hub, counters)),
             Kind::Disk => Arc::new(world.open().unwrap()),
             Kind::Redis => {
-                let server = world.server.insert(RedisServer::start(true)).url();
+                let server = world.server.insert(RedisServer::start(false)).url();
                 Arc::new(redis_node(&server, &world.rule, limits))
             }
         });

@@ -71,7 +71,7 @@ async fn t_h4_two_thousand_half_open_tls_handshakes_are_bounded_in_memory_and_ti
 #[tokio::test]
 async fn five_thousand_subscribers_get_every_publication_once_and_in_order() {
     let _turn = heavy().await;
-    let node = Node::start(Setup { limits: "ping_secs = 100", ..Setup::default() }).await;
+    let node = Node::start(Setup { limits: "ping_secs = 300", ..Setup::default() }).await;
     const PUBLICATIONS: u64 = 200;
     const WINDOW: u64 = 10;
     let mut subscribers = crowd(5000, async |_| node.subscriber("open.crowd").await).await;
@@ -131,7 +131,7 @@ async fn memory_returns_after_subscribers_come_and_go() {
 async fn a_drain_says_goodbye_to_everybody_and_ends_in_time() {
     let _turn = heavy().await;
     let more = "[drain]\nwindow_secs = 1\ndeadline_secs = 10";
-    let mut node = Node::start(Setup { more, limits: "hello_secs = 60\nclose_secs = 2", ..Setup::default() }).await;
+    let mut node = Node::start(Setup { more, limits: "hello_secs = 300\nclose_secs = 2", ..Setup::default() }).await;
     let subscribers = crowd(1000, async |at| match at % 20 {
         0 => node.publisher_ws().await,
         1 => node.connect().await,

@@ -129,7 +129,7 @@ async fn t_ws4_strangers_have_a_budget_of_seconds_frames_and_bytes() {
 async fn t_ws8_an_announced_length_holds_no_memory() {
     let _turn = heavy().await;
     // So that 60 MiB are allowed at all.
-    let node = Node::start(Setup { limits: "max_batch_bytes = 67108864\nhello_secs = 100", ..Setup::default() }).await;
+    let node = Node::start(Setup { limits: "max_batch_bytes = 67108864\nhello_secs = 300", ..Setup::default() }).await;
     node.publisher_ws().await.is_alive().await;
     let before = node.rss();
     let mut held = Vec::new();
@@ -148,7 +148,7 @@ async fn t_ws8_an_announced_length_holds_no_memory() {
 #[tokio::test]
 async fn t_ws9_pings_that_are_never_answered_for_do_not_pile_up() {
     let _turn = heavy().await;
-    let limits = "outbox_stall_secs = 2\nping_secs = 100\nhello_secs = 100";
+    let limits = "outbox_stall_secs = 2\nping_secs = 300\nhello_secs = 300";
     let node = Node::start(Setup { more: TSLM, limits, ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
     let before = node.rss();

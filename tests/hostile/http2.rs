@@ -255,7 +255,7 @@ async fn floods(what: &str, flood: Vec<u8>) {
     let _turn = heavy().await;
     let certified = Certified::new();
     // Only the flood may be what ends the connection, and not that nothing follows it.
-    let limits = "handshake_secs = 100\nping_secs = 100";
+    let limits = "handshake_secs = 300\nping_secs = 300";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
     let (healthy, _connection) = client(&certified, node.address("all")).await;
     let healthz = || get(node.address("all"), "/healthz");

@@ -42,8 +42,9 @@ impl Setup<'_> {
         let Self { public, limits, top, more, log } = self;
         let publisher = publisher.toml("market-data", &["*"]);
         let close = if limits.contains("close_secs") { "" } else { "close_secs = 1" };
-        // Raw clients answer no pings.
+        // Raw clients answer no pings, and where there are thousands a busy machine takes long until each has said hello.
         let ping = if limits.contains("ping_secs") { "" } else { "ping_secs = 300" };
+        let hello = if limits.contains("hello_secs") { "" } else { "hello_secs = 300" };
         let drain = if more.contains("[drain]") { "" } else { "[drain]\nwindow_secs = 0\ndeadline_secs = 5" };
         format!(
             r#"
@@ -69,6 +70,7 @@ impl Setup<'_> {
             [limits]
             {close}
             {ping}
+            {hello}
             {limits}
             {drain}
             {more}

@@ -54,7 +54,7 @@ async fn publish(publisher: &mut RawWs, channel: &str, from: u64, count: u64, re
 #[tokio::test]
 async fn t_rel_slow_a_subscriber_that_never_reads_costs_its_outbox_and_no_more() {
     let _turn = heavy().await;
-    let limits = "outbox_bytes = 4194304\nclose_secs = 600\nping_secs = 100\noutbox_stall_secs = 100";
+    let limits = "outbox_bytes = 4194304\nclose_secs = 600\nping_secs = 300\noutbox_stall_secs = 300";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
     let mut readers = [node.subscriber("open.big").await, node.subscriber("open.big").await];
     let mut publisher = node.publisher_ws().await;
@@ -90,7 +90,7 @@ async fn t_rel_slow_a_subscriber_that_never_reads_costs_its_outbox_and_no_more()
 async fn t_rel_slow_who_wants_only_the_latest_is_never_closed_and_gets_the_latest() {
     let _turn = heavy().await;
     let more = "[[channels]]\nmatch = \"latest\"\nsubscribers = \"anyone\"\nslow_consumer = \"latest\"";
-    let limits = "ping_secs = 100\noutbox_stall_secs = 100";
+    let limits = "ping_secs = 300\noutbox_stall_secs = 300";
     let node = Node::start(Setup { more, limits, ..Setup::default() }).await;
     let mut publisher = node.publisher_ws().await;
     // What publishing costs without a subscriber.

@@ -12,6 +12,9 @@ mod relay;
 mod statsd;
 mod strangers;
 
+/// What is done at the same time where there is much of it.
+const AT_ONCE: usize = 200;
+
 async fn start(more: &str) -> common::World {
     common::World::start(more).await
 }

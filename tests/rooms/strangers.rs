@@ -10,21 +10,28 @@ use crate::common::World;
 
 const JOINERS: usize = 200;
 
-/// Opens as many connections as it can at once.
-async fn open_all(world: &Arc<World>, path: &str, protocol: bool) -> Vec<Peer> {
-    let tasks: Vec<_> = (0..JOINERS)
-        .map(|_| {
-            let (world, path) = (world.clone(), path.to_owned());
-            tokio::spawn(async move {
-                if protocol { Peer::native(&world, &path).await } else { Peer::open(&world, &path).await }
-            })
-        })
-        .collect();
-    let mut peers = Vec::new();
-    for task in tasks {
-        peers.push(task.await.unwrap());
+/// Does something for each, as many at once as may be, and gives what came of it in the same order.
+async fn all_at_once<T, F>(each: impl IntoIterator<Item = F>) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let (mut each, mut done) = (each.into_iter().peekable(), Vec::new());
+    while each.peek().is_some() {
+        let tasks: Vec<_> = each.by_ref().take(crate::AT_ONCE).map(tokio::spawn).collect();
+        for task in tasks {
+            done.push(task.await.unwrap());
+        }
     }
-    peers
+    done
+}
+
+async fn open_all(world: &Arc<World>, path: &str, protocol: bool) -> Vec<Peer> {
+    all_at_once((0..JOINERS).map(|_| {
+        let (world, path) = (world.clone(), path.to_owned());
+        async move { if protocol { Peer::native(&world, &path).await } else { Peer::open(&world, &path).await } }
+    }))
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,27 +83,22 @@ async fn t_p5_two_hundred_joiners_of_a_channel_are_no_more_than_it_takes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t_p5_two_hundred_joiners_of_a_room_of_two_are_two() {
-    let world = Arc::new(world("").await);
+    // All are there before the first one says what it wants.
+    let world = Arc::new(world("[limits]\nhello_secs = 300\n").await);
     let room = open_room(&world, json!({})).await;
     let peers = open_all(&world, room["link"].as_str().unwrap(), true).await;
-    let claims: Vec<_> = peers
-        .into_iter()
-        .map(|mut peer| {
-            let secret = room["join_secret"].clone();
-            tokio::spawn(async move {
-                peer.say_json(json!({"type": "join", "secret": secret})).await;
-                match peer.next().await {
-                    Got::Text(joined) => Some((peer, joined)),
-                    Got::Close(4508, _) => None,
-                    other => panic!("{other:?}"),
-                }
-            })
-        })
-        .collect();
-    let mut inside = Vec::new();
-    for claim in claims {
-        inside.extend(claim.await.unwrap());
-    }
+    let claims = peers.into_iter().map(|mut peer| {
+        let secret = room["join_secret"].clone();
+        async move {
+            peer.say_json(json!({"type": "join", "secret": secret})).await;
+            match peer.next().await {
+                Got::Text(joined) => Some((peer, joined)),
+                Got::Close(4508, _) => None,
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    let inside: Vec<_> = all_at_once(claims).await.into_iter().flatten().collect();
     assert_eq!(inside.len(), 2);
     assert!(inside.iter().all(|(_, joined)| joined.contains(r#""type":"joined""#)));
 }

@@ -24,12 +24,15 @@ mod strangers;
 
 use server::RedisServer;
 
+/// What is done at the same time where there is much of it: no more than Redis answers in two seconds on a busy machine.
+const AT_ONCE: usize = 40;
+
 async fn start(more: &str) -> common::World {
     start_nodes(2, more).await
 }
 
 async fn start_nodes(nodes: usize, more: &str) -> common::World {
-    let server = RedisServer::start(true);
+    let server = RedisServer::start(false);
     let engine = engine(&server);
     common::World::start_nodes(nodes, &format!("{more}\n{engine}"), server).await
 }

@@ -62,6 +62,8 @@ impl TestGateway {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("lastmile-client-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
+        // What a process with this number left when it was killed.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let run = |args: &[&str]| {
             let output = program().args(args).current_dir(&folder).output().unwrap();
@@ -154,6 +156,9 @@ pub async fn cutting(upstream: &str, up_to: u64) -> (String, &'static AtomicUsiz
             let upstream = upstream.clone();
             tokio::spawn(async move {
                 let Ok(gateway) = TcpStream::connect(upstream).await else { return };
+                for end in [&client, &gateway] {
+                    end.set_nodelay(true).unwrap();
+                }
                 let ((mut from_client, mut to_client), (mut from_gateway, mut to_gateway)) =
                     (client.into_split(), gateway.into_split());
                 // The ends are dropped with whichever direction is over first.
