@@ -100,7 +100,7 @@ impl Watch {
     fn since(&self, start: Instant) -> Option<(Duration, Duration)> {
         let troubles = self.troubles.lock();
         let mut since = troubles.iter().filter_map(|at| at.checked_duration_since(start));
-        since.next().map(|first| (first, since.last().unwrap_or(first)))
+        since.next().map(|first| (first, since.next_back().unwrap_or(first)))
     }
 }
 
