@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lastmile::broker::Engine;
 use lastmile::broker::bus::Topic;
 use lastmile::broker::engine::Start;
+use lastmile::broker::{Engine, Now};
 use lastmile::engine::{Redis, RedisKind};
-use lastmile::protocol::{Code, Refusal};
+use lastmile::protocol::{Code, Payload, Refusal};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -213,6 +213,21 @@ async fn all_have_everything(node: &Node, subscribers: impl Iterator<Item = &(St
         expect(subscriber, 1..=state.position.offset).await;
         assert!(subscriber.membership.is_active());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_through_which_nothing_comes_is_given_up_and_made_anew() {
+    let cluster = Cluster::start();
+    let node = cluster.node();
+    let subscriber = node.join("c", Start::Live);
+    node.publish("c", "x").await;
+    cluster.0.iter().for_each(|master| master.signal("-STOP"));
+    // Without a connection nobody has to wait for a refusal.
+    let append = || node.engine.append(&name("c"), "p", Payload::Text("x"), Now::read());
+    assert_eq!(eventually("a refusal at once", async || append().err()).await.code, Code::EngineUnavailable);
+    cluster.0.iter().for_each(|master| master.signal("-CONT"));
+    eventually("all to go on", async || publish(&*node.engine, "c", "x").await.ok()).await;
+    all_have_everything(&node, [("c".to_owned(), subscriber)].iter()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{
     ErrorKind, FromRedisValue, PushInfo, PushKind, RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value,
@@ -40,6 +40,7 @@ pub struct Session {
     connection: Connection,
     /// Another one means that the newest of what Redis acknowledged may be missing.
     pub marker: String,
+    opened: Instant,
     is_lost: AtomicBool,
     lost: Notify,
 }
@@ -138,7 +139,8 @@ impl Session {
         }
         static OPENED: AtomicU64 = AtomicU64::new(1);
         let number = OPENED.fetch_add(1, Ordering::Relaxed);
-        let session = Self { number, connection, marker, is_lost: AtomicBool::new(false), lost: Notify::new() };
+        let (opened, is_lost) = (Instant::now(), AtomicBool::new(false));
+        let session = Self { number, connection, marker, opened, is_lost, lost: Notify::new() };
         Ok((Arc::new(session), pushes))
     }
 
@@ -156,6 +158,11 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// For how long there is this connection.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.opened)
     }
 
     pub fn is_lost(&self) -> bool {

@@ -58,6 +58,10 @@ const PROBE_LIVES: Duration = Duration::from_secs(10);
 /// Without a connection and a probe for so long, subscribers are told. Redis may be restarted in less.
 const CUT_OFF: Duration = Duration::from_secs(2);
 
+/// A Cluster's connection through which nothing came back for so long is given up. The library opens what broke again by
+/// itself, and that it waits for something that never comes was seen once.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
 pub struct Redis {
     core: Arc<Core>,
     queue: Queue,
@@ -253,6 +257,10 @@ impl Core {
         self.canary.trouble(now.steady);
         self.tell_state(now.steady);
         let Ok(session) = self.link.session() else { return };
+        if session.is_sharded() && self.canary.silence(now.steady).min(session.age(now.steady)) >= GIVEN_UP {
+            session.lose();
+            return;
+        }
         {
             // Redis ends them, for all nodes.
             let mirrors = self.mirrors.lock();

@@ -172,6 +172,7 @@ impl Write for Nonblocking<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use rustls::crypto::aws_lc_rs::default_provider;
     use rustls::pki_types::ServerName;
@@ -223,12 +224,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let wire = Wire::tls(listener.accept().await.unwrap().0, server);
+        std::future::poll_fn(|cx| wire.poll_write_ready(cx)).await.unwrap();
         let frames = [&b"welcome"[..], b"subscribed", b"message"];
         let buffers = frames.map(IoSlice::new);
         assert_eq!(wire.try_write_vectored(&buffers).unwrap(), frames.concat().len());
         wire.finish();
 
         let mut bytes = Vec::new();
+        peer.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         peer.read_to_end(&mut bytes).unwrap();
         // RFC 8446 section 5.1: type, version, and the length of what follows.
         let (mut at, mut records) = (0, 0);
