@@ -39,12 +39,14 @@ async fn two_nodes_race_for_the_last_place_and_exactly_one_gets_it() {
 /// A subscriber, without holding up other races. It comes again if Redis did not answer in time.
 async fn attached(node: &Node, channel: &str) -> Result<Subscriber, Refusal> {
     loop {
-        let place = node.engine.attach(&name(channel)).unwrap().await;
-        if place.as_ref().is_err_and(|refusal| refusal.code == Code::EngineUnavailable) {
-            continue;
+        let joining = async {
+            let _place = node.engine.attach(&name(channel)).unwrap().await?;
+            Subscriber::attached(&*node.engine, channel, Start::Live)
+        };
+        match joining.await {
+            Err(refusal) if refusal.code == Code::EngineUnavailable => {}
+            done => return done,
         }
-        let _place = place?;
-        return Subscriber::attached(&*node.engine, channel, Start::Live);
     }
 }
 
