@@ -45,17 +45,7 @@ impl Client {
     }
 
     fn at(address: [u8; 4]) -> Self {
-        let second = Duration::from_secs(1);
-        let limits = ConnectionLimits {
-            outbox_bytes: 1 << 20,
-            outbox_frames: 1000,
-            stall: second,
-            close: second,
-            ping: second,
-            pong: second,
-            unasked: None,
-        };
-        let connection = Arc::new(Connection::new(1, Arc::new(limits), Script::default()));
+        let connection = Arc::new(Connection::new(1, Arc::new(connection_limits()), Script::default()));
         Self { connection, address: Some(address.into()), seat: None }
     }
 
@@ -93,6 +83,19 @@ impl Client {
 
     fn heard_json(&self) -> Vec<Value> {
         self.heard().iter().map(|text| serde_json::from_str(text).unwrap_or(Value::from(text.as_str()))).collect()
+    }
+}
+
+pub fn connection_limits() -> ConnectionLimits {
+    let second = Duration::from_secs(1);
+    ConnectionLimits {
+        outbox_bytes: 1 << 20,
+        outbox_frames: 1000,
+        stall: second,
+        close: second,
+        ping: second,
+        pong: second,
+        unasked: None,
     }
 }
 

@@ -176,7 +176,7 @@ mod tests {
 
     use rustls::crypto::aws_lc_rs::default_provider;
     use rustls::pki_types::ServerName;
-    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+    use rustls::{ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, SideData};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -197,25 +197,22 @@ mod tests {
         let name = ServerName::try_from("localhost").unwrap();
         let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
         while client.wants_write() || server.wants_write() {
-            let (mut there, mut back) = (Vec::new(), Vec::new());
-            while client.wants_write() {
-                client.write_tls(&mut there).unwrap();
-            }
-            let mut there = &there[..];
-            while !there.is_empty() {
-                server.read_tls(&mut there).unwrap();
-                server.process_new_packets().unwrap();
-            }
-            while server.wants_write() {
-                server.write_tls(&mut back).unwrap();
-            }
-            let mut back = &back[..];
-            while !back.is_empty() {
-                client.read_tls(&mut back).unwrap();
-                client.process_new_packets().unwrap();
-            }
+            pass(&mut client, &mut server);
+            pass(&mut server, &mut client);
         }
         (server, client)
+    }
+
+    fn pass<A: SideData, B: SideData>(from: &mut ConnectionCommon<A>, to: &mut ConnectionCommon<B>) {
+        let mut bytes = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut bytes).unwrap();
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            to.read_tls(&mut rest).unwrap();
+            to.process_new_packets().unwrap();
+        }
     }
 
     #[tokio::test]

@@ -184,24 +184,14 @@ async fn say(
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
-    use std::time::Duration;
 
     use super::*;
-    use crate::broker::{ConnectionLimits, Held};
+    use crate::broker::Held;
+    use crate::broker::room::tests::connection_limits;
 
     #[test]
     fn a_client_is_not_read_from_while_much_waits_even_if_all_of_it_is_empty() {
-        let second = Duration::from_secs(1);
-        let limits = ConnectionLimits {
-            outbox_bytes: 1 << 20,
-            outbox_frames: 1000,
-            stall: second,
-            close: second,
-            ping: second,
-            pong: second,
-            unasked: None,
-        };
-        let (strand, mut to_say) = Strand::new(Arc::new(Connection::new(1, Arc::new(limits), Held)));
+        let (strand, mut to_say) = Strand::new(Arc::new(Connection::new(1, Arc::new(connection_limits()), Held)));
         let cx = Context::from_waker(Waker::noop());
         for _ in 0..10_000 {
             if strand.poll_ready(&cx).is_ready() {
