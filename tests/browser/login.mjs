@@ -29,7 +29,7 @@ before(async () => {
     backchannel_logout_uri: `${gateway}/v1/auth/backchannel-logout`, backchannel_logout_session_required: true,
   }];
   const server = spawn("node", ["provider.mjs"], {
-    cwd: fileURLToPath(new URL("../oidc", import.meta.url)), env: { ...process.env, CLIENTS: JSON.stringify(clients) },
+    cwd: fileURLToPath(new URL("../oidc_provider", import.meta.url)), env: { ...process.env, CLIENTS: JSON.stringify(clients) },
     stdio: ["pipe", "pipe", "inherit"],
   });
   children.push(endsWithTests(server));

@@ -37,7 +37,7 @@ impl Real {
                 "grant_types": ["client_credentials"],
             },
         ]);
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oidc");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oidc_provider");
         let mut process = Command::new("node")
             .arg("provider.mjs")
             .current_dir(folder)
@@ -46,14 +46,14 @@ impl Real {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("node, and `npm ci --prefix tests/oidc`");
+            .expect("node, and `npm ci --prefix tests/oidc_provider`");
         let output = process.stdout.take().unwrap();
         let reading = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
             BufReader::new(output).read_line(&mut line).map(|_| line)
         });
         let line = within("the provider", reading).await.unwrap().unwrap();
-        let said: Value = serde_json::from_str(&line).expect("a provider: `npm ci --prefix tests/oidc`");
+        let said: Value = serde_json::from_str(&line).expect("a provider: `npm ci --prefix tests/oidc_provider`");
         Self { issuer: said["issuer"].as_str().unwrap().to_owned(), process }
     }
 

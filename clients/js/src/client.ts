@@ -1,7 +1,7 @@
 // One client: keeps a connection, whatever carries it, and what is listened to over it.
 
 import { Backoff } from "./backoff.js";
-import { Chooser } from "./chooser.js";
+import { Chooser } from "./transport_selector.js";
 import { Emitter } from "./emitter.js";
 import * as protocol from "./protocol.js";
 import { LastmileError, LOST, type Ended, type Frame } from "./protocol.js";

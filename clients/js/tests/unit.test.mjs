@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Backoff } from "../build/backoff.js";
-import { Chooser } from "../build/chooser.js";
+import { Chooser } from "../build/transport_selector.js";
 import { connect } from "../build/index.js";
 import { Subscription } from "../build/subscription.js";
 import { EventParser } from "../build/transports/sse.js";

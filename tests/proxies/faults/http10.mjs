@@ -1,6 +1,6 @@
 // A proxy of the last century: HTTP/1.0 to both sides, so no chunks, no connection that is kept, no upgrade. Where an
 // answer ends only the end of its connection tells.
-import { listenTcp } from "./tcp.mjs";
+import { listenTcp } from "../lib/tcp_proxy.mjs";
 
 const HEAD_END = "\r\n\r\n";
 const DROPPED = /^(connection|keep-alive|upgrade|transfer-encoding|sec-websocket-[a-z]+):/i;

@@ -1,2 +1,2 @@
 // A proxy that takes `Upgrade` and `Connection` away: the gateway sees a plain request.
-export { listenHttp as stripsUpgrade } from "./http.mjs";
+export { listenHttp as stripsUpgrade } from "../lib/http_proxy.mjs";

@@ -1,6 +1,6 @@
 // Whenever it is armed, the next bytes that the gateway sends are handed on up to a random one of them, and then every
 // connection ends: some by a plain end, some by a reset.
-import { listenTcp } from "./tcp.mjs";
+import { listenTcp } from "../lib/tcp_proxy.mjs";
 
 export async function cutsMidway(port) {
   const box = await listenTcp(port, ({ client, upstream }) => {

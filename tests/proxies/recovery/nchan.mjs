@@ -2,7 +2,7 @@
 // somewhere too, and WebSocket messages that carry them. One worker, so that the table is the same on each machine.
 import { readFile } from "node:fs/promises";
 import { until, WebSocket } from "../support.mjs";
-import { startNginx } from "../boxes/nginx.mjs";
+import { startNginx } from "../lib/nginx.mjs";
 import { memoryOf, readEvents, readFrames } from "./stream.mjs";
 
 export async function startNchan({ kept = 20, secs = 300, storage = "memory", redis, room } = {}) {

@@ -1,5 +1,5 @@
 // A proxy that holds an answer's body until it ends or there are 64 KiB of it, and then until the next 64 KiB.
-import { listenHttp } from "./http.mjs";
+import { listenHttp } from "../lib/http_proxy.mjs";
 
 const HELD = 64 * 1024;
 

@@ -1,6 +1,6 @@
 // A way on which, now and then, nothing arrives for a while and nobody is told. Then it goes on: the first time as if
 // nothing had been, the next time without any memory of the connections.
-import { join, listenTcp } from "./tcp.mjs";
+import { join, listenTcp } from "../lib/tcp_proxy.mjs";
 
 export async function blackHole(port, { everyMs, forMs }) {
   let isOpen = true;

@@ -2,7 +2,7 @@
 // one that was made later, or after a while. What goes through is late as well, and connections do not last.
 import { PassThrough } from "node:stream";
 import { setTimeout as pause } from "node:timers/promises";
-import { listenTcp } from "./tcp.mjs";
+import { listenTcp } from "../lib/tcp_proxy.mjs";
 
 const OVERTAKE_MS = 300;
 const LATE_MS = 30;

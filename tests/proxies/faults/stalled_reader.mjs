@@ -1,5 +1,5 @@
 // A reader that stops reading: what the server sends stays where it is until it goes on.
-import { join, listenTcp } from "./tcp.mjs";
+import { join, listenTcp } from "../lib/tcp_proxy.mjs";
 
 export async function stalls(port) {
   const box = await listenTcp(port);

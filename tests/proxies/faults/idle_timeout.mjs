@@ -1,5 +1,5 @@
 // A box that forgets connections on which nothing goes either way for a while. `idle` counts them.
-import { join, listenTcp } from "./tcp.mjs";
+import { join, listenTcp } from "../lib/tcp_proxy.mjs";
 
 export async function cutsIdle(port, idleMs) {
   const box = await listenTcp(port, (pair) => {

@@ -2,15 +2,15 @@
 // publishes straight to the gateway.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { blackHole } from "./boxes/black_hole.mjs";
-import { buffers } from "./boxes/buffers.mjs";
-import { cutsAfterUpgrade } from "./boxes/cuts_after_upgrade.mjs";
-import { cutsIdle } from "./boxes/cuts_idle.mjs";
-import { http10 } from "./boxes/http10.mjs";
-import { nginx } from "./boxes/nginx.mjs";
-import { reorders } from "./boxes/reorders.mjs";
-import { stripsUpgrade } from "./boxes/strips_upgrade.mjs";
-import { timing } from "./listener.mjs";
+import { blackHole } from "./faults/packet_loss.mjs";
+import { buffers } from "./faults/buffered_responses.mjs";
+import { cutsAfterUpgrade } from "./faults/reset_after_upgrade.mjs";
+import { cutsIdle } from "./faults/idle_timeout.mjs";
+import { http10 } from "./faults/http10.mjs";
+import { nginx } from "./lib/nginx.mjs";
+import { reorders } from "./faults/reordered_connections.mjs";
+import { stripsUpgrade } from "./faults/stripped_upgrade.mjs";
+import { timing } from "./recording_client.mjs";
 import { Gateway, listeners, messages, openSite, pause, range, until } from "./support.mjs";
 
 const TOTAL = 300;

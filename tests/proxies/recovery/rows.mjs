@@ -1,6 +1,6 @@
 // The rows of the table: what happens to a subscriber, written once for every server. A row gives what was measured.
-import { cutsMidway } from "../boxes/cuts_midway.mjs";
-import { stalls } from "../boxes/stalls.mjs";
+import { cutsMidway } from "../faults/reset_mid_transfer.mjs";
+import { stalls } from "../faults/stalled_reader.mjs";
 import { pause, range, until } from "../support.mjs";
 import { PROBE, Subscriber } from "./stream.mjs";
 

@@ -1,9 +1,9 @@
 // A client that is cut at random while messages pass gets each once and in order, or is told that history was lost.
-// 500 cuts and 100,000 messages over each transport: `CUTS=500 MESSAGES=100000 node --test tests/middlebox/cuts.test.mjs`
+// 500 cuts and 100,000 messages over each transport: `CUTS=500 MESSAGES=100000 node --test tests/proxies/disconnects.test.mjs`
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { cutsMidway } from "./boxes/cuts_midway.mjs";
-import { timing } from "./listener.mjs";
+import { cutsMidway } from "./faults/reset_mid_transfer.mjs";
+import { timing } from "./recording_client.mjs";
 import { Gateway, messages, openNode, pause, range, until } from "./support.mjs";
 
 const cuts = Number(process.env.CUTS ?? 30);

@@ -83,6 +83,6 @@ const before = /\| what happens[^]*?\n(?=\n|$)/.exec(document)?.[0];
 if (process.argv.includes("--write")) {
   await writeFile(DOCUMENT, document.replace(before, () => table));
 } else if (!only && table !== before) {
-  console.error("docs/recovery.md says something else: node tests/middlebox/recovery.mjs --write");
+  console.error("docs/recovery.md says something else: node tests/proxies/recovery.mjs --write");
   process.exitCode = 1;
 }

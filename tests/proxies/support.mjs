@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { connect } from "../../clients/js/dist/client.js";
 import { openBrowser } from "../../clients/js/tests/support/chromium.mjs";
-import { listen } from "./listener.mjs";
+import { listen } from "./recording_client.mjs";
 
 export { Gateway } from "../../clients/js/tests/support/gateway.mjs";
 export { pause, until } from "../../clients/js/tests/support/wait.mjs";
@@ -41,7 +41,7 @@ async function openChromium(site) {
       await page.goto(site.url);
       await page.evaluate(async ([url, channel, options]) => {
         const { connect } = await import("/client.js");
-        const { listen } = await import("/listener.mjs");
+        const { listen } = await import("/recording_client.mjs");
         window.seen = await listen(connect, url, channel, options);
       }, [url, channel, options]);
       const seen = () => page.evaluate(() => ({ ...window.seen, client: undefined }));
@@ -55,7 +55,7 @@ async function openChromium(site) {
 export async function openSite() {
   const files = {
     "/client.js": await readFile(new URL("../../clients/js/dist/client.js", import.meta.url)),
-    "/listener.mjs": await readFile(new URL("listener.mjs", import.meta.url)),
+    "/recording_client.mjs": await readFile(new URL("recording_client.mjs", import.meta.url)),
   };
   const server = createServer(({ url }, response) => {
     response.setHeader("content-type", files[url] ? "text/javascript" : "text/html");

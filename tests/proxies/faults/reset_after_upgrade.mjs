@@ -1,5 +1,5 @@
 // A firewall that lets a WebSocket begin, looks at it for 200 ms and resets it. Other HTTP goes through.
-import { join, listenTcp } from "./tcp.mjs";
+import { join, listenTcp } from "../lib/tcp_proxy.mjs";
 
 export const cutsAfterUpgrade = (port) => listenTcp(port, (pair) => {
   pair.upstream.once("data", (head) => {
