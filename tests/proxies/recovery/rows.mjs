@@ -59,17 +59,17 @@ async function comesBack(server, subscriber, { last, expected = last }) {
 
 /** How what arrived differs from what should have, and whether that was told. */
 export function verdict({ items, told, refused }, expected) {
-  if (refused) return `told: ${refused}`;
+  if (refused) return `reported: ${refused}`;
   const got = items.map(({ n }) => n);
   const lost = expected.filter((n) => !got.includes(n)).length;
   const again = got.length - new Set(got).size;
   const isOrdered = got.every((n, at) => at === 0 || n > got[at - 1]);
   const faults = [];
   if (lost) faults.push(`${lost} of ${expected.length} lost`);
-  if (again) faults.push(`${again} come again`);
+  if (again) faults.push(`${again} repeated`);
   if (!again && !isOrdered) faults.push("out of order");
-  if (faults.length) return `${faults.join(", ")}: ${told ? "told" : "**not told**"}`;
-  return told ? "each once, in order, though a loss is told" : "each once, in order";
+  if (faults.length) return `${faults.join(", ")}: ${told ? "reported" : "**not reported**"}`;
+  return told ? "each once, in order, though a loss is reported" : "each once, in order";
 }
 
 /** Gets five messages, reads nothing while 24 MB pass, reads on, and comes back if it was cut for that. `memory` words
@@ -98,7 +98,7 @@ async function stalled(server) {
 
 export const rows = [
   {
-    name: "Comes back while the backlog has all of it",
+    name: "Reconnects while the backlog holds all it missed",
     async run(start) {
       const server = await start();
       const subscriber = await gotFive(server);
@@ -107,7 +107,7 @@ export const rows = [
     },
   },
   {
-    name: "Cut 20 times while 400 messages pass, a reconnect each time",
+    name: "Cut 20 times while 400 messages pass, reconnects each time",
     async run(start) {
       const server = await start({ kept: 2000 });
       const box = await cutsMidway(server.port());
@@ -133,7 +133,7 @@ export const rows = [
     },
   },
   {
-    name: "Cut in the middle of a message of 50 kB",
+    name: "Cut in the middle of a 50 kB message",
     async run(start) {
       const server = await start();
       const box = await cutsMidway(server.port());
@@ -146,7 +146,7 @@ export const rows = [
     },
   },
   {
-    name: "Cut before the first message came",
+    name: "Cut before the first message arrives",
     async run(start) {
       const server = await start();
       await publish(server, -5, -1);
@@ -159,7 +159,7 @@ export const rows = [
     },
   },
   {
-    name: "Comes back when the backlog (20) no longer has all of the 40",
+    name: "Reconnects after missing 40 messages, of which the backlog holds 20",
     async run(start) {
       const server = await start({ kept: 20 });
       const subscriber = await gotFive(server);
@@ -168,7 +168,7 @@ export const rows = [
     },
   },
   {
-    name: "Comes back when what it missed is too old (5 s)",
+    name: "Reconnects after the missed messages expired (5 s)",
     async run(start) {
       const server = await start({ secs: 5 });
       const subscriber = await gotFive(server);
@@ -180,7 +180,7 @@ export const rows = [
     },
   },
   {
-    name: "Asks for a place that does not exist yet (a restored backup, a clock set back)",
+    name: "Resumes from a position in the future (restored backup, clock set back)",
     async run(start) {
       const server = await start();
       const subscriber = await gotFive(server);
@@ -193,7 +193,7 @@ export const rows = [
     },
   },
   {
-    name: "Asks for a place that makes no sense",
+    name: "Resumes from a malformed position",
     async run(start) {
       const server = await start();
       const subscriber = await gotFive(server);
@@ -203,7 +203,7 @@ export const rows = [
     },
   },
   {
-    name: "The server is restarted, memory alone; messages before and after",
+    name: "Server restart, storage in memory; messages before and after",
     async run(start) {
       const server = await start();
       const subscriber = await gotFive(server);
@@ -215,7 +215,7 @@ export const rows = [
     },
   },
   {
-    name: "The server's configuration is read again",
+    name: "Server reloads its configuration",
     async run(start) {
       const server = await start();
       const subscriber = await gotFive(server);
@@ -227,7 +227,7 @@ export const rows = [
     },
   },
   {
-    name: "`kill -9` of the server, storage on disk (nchan: in a Redis that lives on)",
+    name: "`kill -9` of the server, storage on disk (nchan: in a Redis that keeps running)",
     async run(start, { durable }) {
       const server = await start({ storage: durable });
       const subscriber = await gotFive(server);
@@ -238,7 +238,7 @@ export const rows = [
     },
   },
   {
-    name: "Comes back to another node, memory alone, that got the same a little earlier",
+    name: "Reconnects to another node, storage in memory, that received the same messages slightly earlier",
     async run(start) {
       const server = await start(), other = await start();
       await publish(other, 1, 10);
@@ -249,7 +249,7 @@ export const rows = [
     },
   },
   {
-    name: "Comes back to another node, storage shared (Redis)",
+    name: "Reconnects to another node, shared storage (Redis)",
     async run(start, { shared }) {
       if (!shared) return "not in this version";
       const server = await start({ storage: shared }), other = await start({ storage: shared });
@@ -259,7 +259,7 @@ export const rows = [
     },
   },
   {
-    name: "Goes from server-sent events to a WebSocket, then to polls",
+    name: "Changes from server-sent events to a WebSocket, then to polls",
     async run(start) {
       const server = await start();
       const subscriber = await gotFive(server);
@@ -277,15 +277,15 @@ export const rows = [
     },
   },
   {
-    name: "Reads nothing while 24 MB pass, then reads on; the backlog has all of it",
+    name: "Stops reading while 24 MB pass, then continues; the backlog holds all of it",
     run: (start) => readsNothing(start, { kept: 5000 }),
   },
   {
-    name: "The same, the backlog has the newest 20",
-    run: (start) => readsNothing(start, {}, (grown) => (grown > 26e6 ? "its memory grows with what is not read" : "its memory is bounded")),
+    name: "The same, the backlog holds the newest 20",
+    run: (start) => readsNothing(start, {}, (grown) => (grown > 26e6 ? "its memory grows with the unread data" : "its memory is bounded")),
   },
   {
-    name: "What is published while one reads nothing of 24 MB, and the server may keep 8 MB",
+    name: "Publications while one subscriber leaves 24 MB unread and the server may keep 8 MB",
     async run(start) {
       const server = await start({ room: 8 << 20 });
       const { stream, box } = await stalled(server);
@@ -297,7 +297,7 @@ export const rows = [
     },
   },
   {
-    name: "Many channels (50) on one connection, one place for all of them",
+    name: "50 channels on one connection, one position for all of them",
     async run(start) {
       const server = await start();
       const channels = range(1, 50).map((n) => `c${n}`);
@@ -320,7 +320,7 @@ export const rows = [
     },
   },
   {
-    name: "A publisher repeats a message, because the answer got lost",
+    name: "A publisher retries a message because the response was lost",
     async run(start) {
       const server = await start();
       const subscriber = await gotFive(server);
