@@ -1,10 +1,10 @@
 // One client: keeps a connection, whatever carries it, and what is listened to over it.
 
 import { Backoff } from "./backoff.js";
-import { Chooser } from "./transport_selector.js";
+import { TransportSelector } from "./transport_selector.js";
 import { Emitter } from "./emitter.js";
 import * as protocol from "./protocol.js";
-import { LastmileError, LOST, type Ended, type Frame } from "./protocol.js";
+import { LastmileError, CONNECTION_LOST, type CloseInfo, type Frame } from "./protocol.js";
 import { Subscription, type SubscribeOptions } from "./subscription.js";
 import { Tabs } from "./tabs.js";
 import { openEvents } from "./transports/events.js";
@@ -65,7 +65,7 @@ interface Pending {
   settle(error?: LastmileError, answer?: unknown): void;
 }
 
-const LINKS: Record<TransportName, OpenLink> = { websocket: openWebSocket, events: openEvents, poll: openPoll };
+const OPEN_LINK: Record<TransportName, OpenLink> = { websocket: openWebSocket, events: openEvents, poll: openPoll };
 
 /** Replies that may wait for a connection or an answer. */
 const MAX_PENDING = 1000;
@@ -85,24 +85,24 @@ export class Client extends Emitter<ClientEvents> {
   #pending = new Map<string, Pending>();
   #link: Link | undefined;
   /** Which try this is: answers to an older one are late. */
-  #turn = 0;
+  #attempt = 0;
   #ids = 0;
   #timing: Timing;
   #backoff: Backoff;
-  #chooser: Chooser;
+  #selector: TransportSelector;
   #tabs: Tabs | undefined;
   #error: LastmileError | undefined;
-  #isWelcome = false;
+  #isReady = false;
   /** How the gateway ended a channel of this connection: when it was the last one, the connection ends likewise. */
-  #channelEnd = 0;
-  #lastLife = 0;
+  #channelCloseCode = 0;
+  #lastActivity = 0;
   #openedAt = 0;
   #retryTimer: Timer;
   #openTimer: Timer;
   #stableTimer: Timer;
-  #lifeTimer: Timer;
+  #livenessTimer: Timer;
   #refreshTimer: Timer;
-  #stopWatching: () => void;
+  #stopWakeEvents: () => void;
 
   /** @internal */
   constructor(readonly url: string, private options: ClientOptions) {
@@ -116,24 +116,24 @@ export class Client extends Emitter<ClientEvents> {
     const order = options.transports ?? ["websocket", "events", "poll"];
     const usable = order.filter((name) => name !== "websocket" || socket);
     if (!usable.length) throw new LastmileError("unsupported", "there is no transport: pass a WebSocket");
-    this.#chooser = new Chooser(usable, url);
+    this.#selector = new TransportSelector(usable, url);
     if (options.tabs && Tabs.areSupported()) {
       const name = `lastmile:${url}:${options.tabs === true ? "" : options.tabs}`;
       this.#tabs = new Tabs(name, () => new Client(url, { ...options, tabs: false }));
     }
-    this.#stopWatching = this.#watch();
+    this.#stopWakeEvents = this.#listenForWakeEvents();
   }
 
   /** Listens to a channel; connects if need be. A channel has one subscription at a time. */
   subscribe<T = unknown>(channel: string, options: SubscribeOptions = {}): Subscription<T> {
     if (this.#subscriptions.has(channel)) throw new LastmileError("already_subscribed", `already on ${channel}`);
-    const subscription = new Subscription<T>(channel, this.#carrier, options);
+    const subscription = new Subscription<T>(channel, this.#subscriptionOwner, options);
     this.#subscriptions.set(channel, subscription);
-    if (this.#isDone()) {
+    if (this.#isTerminal()) {
       // Not before the caller can listen to it.
       queueMicrotask(() => subscription.end(this.#error ?? new LastmileError("closed", "the client is closed")));
     } else {
-      this.#begin(subscription);
+      this.#subscribeNow(subscription);
     }
     return subscription;
   }
@@ -153,21 +153,21 @@ export class Client extends Emitter<ClientEvents> {
     if (this.state === "closed") return;
     this.#finish("closed", undefined);
     this.#tabs?.close();
-    this.#stopWatching();
+    this.#stopWakeEvents();
   }
 
-  #carrier = {
-    begin: (subscription: Subscription<any>) => this.#begin(subscription),
-    stop: ({ channel }: Subscription<any>) => this.#link?.unsubscribe(this.#nextId(), channel),
-    forget: (subscription: Subscription<any>) => {
+  #subscriptionOwner = {
+    subscribe: (subscription: Subscription<any>) => this.#subscribeNow(subscription),
+    unsubscribe: ({ channel }: Subscription<any>) => this.#link?.unsubscribe(this.#nextId(), channel),
+    remove: (subscription: Subscription<any>) => {
       const { channel } = subscription;
       if (this.#subscriptions.get(channel) === subscription) this.#subscriptions.delete(channel);
     },
   };
 
-  #begin(subscription: Subscription<any>): void {
+  #subscribeNow(subscription: Subscription<any>): void {
     if (!this.#link) {
-      if (this.state === "idle") this.#open();
+      if (this.state === "idle") this.#connect();
       return;
     }
     subscription.suspend(this.#nextId());
@@ -176,14 +176,14 @@ export class Client extends Emitter<ClientEvents> {
 
   #request(command: Frame): Promise<unknown> {
     return new Promise((resolve, reject) => {
-      if (this.#isDone()) return reject(this.#error ?? new LastmileError("closed"));
+      if (this.#isTerminal()) return reject(this.#error ?? new LastmileError("closed"));
       if (this.#pending.size >= MAX_PENDING) return reject(new LastmileError("rate_limited", undefined, true));
       const id = this.#nextId();
       const isSent = !!this.#link;
       command = { ...command, id };
       this.#pending.set(id, { command, isSent, settle: (error, answer) => (error ? reject(error) : resolve(answer)) });
       this.#link?.send(command);
-      if (this.state === "idle") this.#open();
+      if (this.state === "idle") this.#connect();
     });
   }
 
@@ -191,44 +191,44 @@ export class Client extends Emitter<ClientEvents> {
     return String(++this.#ids);
   }
 
-  #isDone(): boolean {
+  #isTerminal(): boolean {
     return this.state === "closed" || this.state === "failed";
   }
 
-  async #open(): Promise<void> {
-    const turn = ++this.#turn;
+  async #connect(): Promise<void> {
+    const attempt = ++this.#attempt;
     clearTimeout(this.#retryTimer);
-    this.transport = this.#tabs ? "tabs" : this.#chooser.current;
-    this.#become("connecting");
+    this.transport = this.#tabs ? "tabs" : this.#selector.current;
+    this.#setState("connecting");
     let token: string | undefined;
     try {
       token = this.#tabs ? undefined : await this.#token();
     } catch (error) {
-      if (turn !== this.#turn) return;
+      if (attempt !== this.#attempt) return;
       const known = error instanceof LastmileError ? error : new LastmileError("token", String(error), true);
       return known.temporary ? this.#retry(known, this.#backoff.next()) : this.#finish("failed", known);
     }
-    if (turn !== this.#turn) return;
-    this.#isWelcome = false;
-    this.#openedAt = this.#lastLife = Date.now();
+    if (attempt !== this.#attempt) return;
+    this.#isReady = false;
+    this.#openedAt = this.#lastActivity = Date.now();
     const { options } = this;
-    const isNow = () => turn === this.#turn;
-    const link = (this.#tabs?.openLink ?? LINKS[this.#chooser.current])({
+    const isCurrent = () => attempt === this.#attempt;
+    const link = (this.#tabs?.openLink ?? OPEN_LINK[this.#selector.current])({
       url: this.url,
       token,
       credentials: options.credentials ?? "same-origin",
       fetch: options.fetch ?? ((...request) => fetch(...request)),
       WebSocket: (options.WebSocket ?? globalThis.WebSocket) as typeof WebSocket | undefined,
       pollSecs: this.#timing.pollMs / 1000,
-      wish: (channel) => this.#subscriptions.get(channel)?.wish() ?? { channel },
-      onFrame: (frame) => isNow() && this.#onFrame(frame),
-      onLife: () => isNow() && void (this.#lastLife = Date.now()),
-      onEnd: (ended) => isNow() && this.#onEnd(ended),
+      resumeParams: (channel) => this.#subscriptions.get(channel)?.resumeParams() ?? { channel },
+      onFrame: (frame) => isCurrent() && this.#onFrame(frame),
+      onActivity: () => isCurrent() && void (this.#lastActivity = Date.now()),
+      onClose: (close) => isCurrent() && this.#onClose(close),
     });
     this.#link = link;
-    this.#openTimer = setTimeout(() => this.#onEnd(LOST), this.#timing.openMs);
+    this.#openTimer = setTimeout(() => this.#onClose(CONNECTION_LOST), this.#timing.openMs);
     for (const subscription of this.#subscriptions.values()) {
-      if (!subscription.isPaused) this.#begin(subscription);
+      if (!subscription.isPaused) this.#subscribeNow(subscription);
     }
     for (const pending of this.#pending.values()) {
       pending.isSent = true;
@@ -242,7 +242,7 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   #onFrame(frame: Frame): void {
-    this.#lastLife = Date.now();
+    this.#lastActivity = Date.now();
     const subscription = frame.channel === undefined ? undefined : this.#subscriptions.get(frame.channel);
     switch (frame.type) {
       case "welcome":
@@ -271,44 +271,44 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   #onWelcome({ ping_secs, expires }: Frame): void {
-    if (this.#isWelcome) return;
-    this.#isWelcome = true;
+    if (this.#isReady) return;
+    this.#isReady = true;
     clearTimeout(this.#openTimer);
     this.#stableTimer = setTimeout(() => {
       this.#backoff.reset();
-      if (!this.#tabs) this.#chooser.worked();
+      if (!this.#tabs) this.#selector.recordSuccess();
     }, this.#timing.stableMs);
-    this.#watchLife((ping_secs || 25) * 1000);
+    this.#startLivenessCheck((ping_secs || 25) * 1000);
     this.#refreshBefore(expires);
-    this.#become("connected");
+    this.#setState("connected");
   }
 
   #onUnsubscribed(subscription: Subscription<any>, { code, reason }: Frame): void {
-    const ended: Ended = { code: Number(code), reason: reason! };
-    this.#channelEnd = ended.code;
+    const close: CloseInfo = { code: Number(code), reason: reason! };
+    this.#channelCloseCode = close.code;
     subscription.suspend();
-    if (protocol.isFinal(ended.code)) subscription.end(protocol.errorOf(ended, `${subscription.channel}: ${reason}`));
-    else this.#beginLater(subscription);
+    if (protocol.isFinal(close.code)) subscription.end(protocol.errorFromClose(close, `${subscription.channel}: ${reason}`));
+    else this.#resubscribeLater(subscription);
   }
 
   #onError(frame: Frame): void {
-    const error = protocol.refusalOf(frame);
+    const error = protocol.errorFromFrame(frame);
     if (frame.id === undefined) return this.emit("error", error);
     this.#settle(frame.id, error);
     for (const subscription of this.#subscriptions.values()) {
       if (subscription.id !== frame.id) continue;
       subscription.suspend();
-      if (error.temporary) this.#beginLater(subscription);
+      if (error.temporary) this.#resubscribeLater(subscription);
       else subscription.end(error);
     }
   }
 
   /** The connection is well, only this channel is not to be had now. */
-  #beginLater(subscription: Subscription<any>): void {
-    const turn = this.#turn;
+  #resubscribeLater(subscription: Subscription<any>): void {
+    const attempt = this.#attempt;
     setTimeout(() => {
       const isWanted = this.#subscriptions.get(subscription.channel) === subscription && !subscription.isPaused;
-      if (turn === this.#turn && isWanted && !subscription.id) this.#begin(subscription);
+      if (attempt === this.#attempt && isWanted && !subscription.id) this.#subscribeNow(subscription);
     }, this.#backoff.next(1000));
   }
 
@@ -318,73 +318,73 @@ export class Client extends Emitter<ClientEvents> {
     pending?.settle(error, answer);
   }
 
-  #onEnd(ended: Ended): void {
-    const { code } = ended;
-    const isAbnormal = code < 4000;
-    const livedMs = Date.now() - this.#openedAt;
-    const wasWelcome = this.#isWelcome;
-    const error = protocol.errorOf(ended);
-    const isOfChannel = code === this.#channelEnd;
-    this.#drop();
-    if (protocol.isFinal(code) && !isOfChannel) return this.#finish("failed", error);
-    if (!this.#subscriptions.size && !this.#pending.size) return this.#become("idle", { error });
-    let isAtOnce = ended.isAtOnce || isOfChannel || (wasWelcome && code === protocol.TOKEN_EXPIRED && livedMs > 1000);
+  #onClose(close: CloseInfo): void {
+    const { code } = close;
+    const isAbnormalClose = code < 4000;
+    const uptimeMs = Date.now() - this.#openedAt;
+    const wasReady = this.#isReady;
+    const error = protocol.errorFromClose(close);
+    const isLastChannelEnd = code === this.#channelCloseCode;
+    this.#closeLink();
+    if (protocol.isFinal(code) && !isLastChannelEnd) return this.#finish("failed", error);
+    if (!this.#subscriptions.size && !this.#pending.size) return this.#setState("idle", { error });
+    let reconnectNow = close.reconnectNow || isLastChannelEnd || (wasReady && code === protocol.CLOSE_TOKEN_EXPIRED && uptimeMs > 1000);
     if (!this.#tabs) {
-      if (isAbnormal && !wasWelcome) isAtOnce = this.#chooser.failed() && !ended.waitMs;
-      else if (isAbnormal && livedMs < this.#timing.stableMs) this.#chooser.cut();
-      else this.#chooser.over();
+      if (isAbnormalClose && !wasReady) reconnectNow = this.#selector.recordFailure() && !close.waitMs;
+      else if (isAbnormalClose && uptimeMs < this.#timing.stableMs) this.#selector.recordEarlyDisconnect();
+      else this.#selector.recordDisconnect();
     }
-    this.#retry(error, isAtOnce ? 0 : this.#backoff.next(ended.waitMs));
+    this.#retry(error, reconnectNow ? 0 : this.#backoff.next(close.waitMs));
   }
 
   #retry(error: LastmileError, retryMs: number): void {
-    this.#become("waiting", { error, retryMs });
-    if (this.state === "waiting") this.#retryTimer = setTimeout(() => this.#open(), retryMs);
+    this.#setState("waiting", { error, retryMs });
+    if (this.state === "waiting") this.#retryTimer = setTimeout(() => this.#connect(), retryMs);
   }
 
   /** Lets go of the link and of what waits for it. */
-  #drop(): void {
-    this.#turn += 1;
+  #closeLink(): void {
+    this.#attempt += 1;
     for (const timer of [this.#retryTimer, this.#openTimer, this.#stableTimer, this.#refreshTimer]) clearTimeout(timer);
-    clearInterval(this.#lifeTimer);
+    clearInterval(this.#livenessTimer);
     this.#link?.close();
     this.#link = undefined;
-    this.#isWelcome = false;
-    this.#channelEnd = 0;
+    this.#isReady = false;
+    this.#channelCloseCode = 0;
     for (const subscription of this.#subscriptions.values()) subscription.suspend();
     for (const [id, { isSent }] of this.#pending) {
       // Nobody knows whether it arrived, so it is not sent again.
-      if (isSent) this.#settle(id, protocol.errorOf(LOST));
+      if (isSent) this.#settle(id, protocol.errorFromClose(CONNECTION_LOST));
     }
   }
 
   #finish(state: "failed" | "closed", error: LastmileError | undefined): void {
-    this.#drop();
+    this.#closeLink();
     this.#error = error;
-    this.#become(state, { error });
+    this.#setState(state, { error });
     for (const subscription of [...this.#subscriptions.values()]) subscription.end(error);
     for (const id of [...this.#pending.keys()]) this.#settle(id, error ?? new LastmileError("closed"));
   }
 
-  #become(state: State, more: Omit<ClientEvents["state"], "state" | "transport"> = {}): void {
+  #setState(state: State, more: Omit<ClientEvents["state"], "state" | "transport"> = {}): void {
     this.state = state;
     this.emit("state", { state, transport: this.transport, ...more });
   }
 
   /** Pings when nothing came for a while, and ends a connection that stays silent. */
-  #watchLife(quietMs: number): void {
+  #startLivenessCheck(idleMs: number): void {
     const { pongMs } = this.#timing;
     let pingedAt = 0;
-    this.#lifeTimer = setInterval(() => {
+    this.#livenessTimer = setInterval(() => {
       const now = Date.now();
-      if (this.#lastLife >= pingedAt) pingedAt = 0;
-      if (!pingedAt && now - this.#lastLife >= quietMs) {
+      if (this.#lastActivity >= pingedAt) pingedAt = 0;
+      if (!pingedAt && now - this.#lastActivity >= idleMs) {
         pingedAt = now;
         this.#link?.send({ type: "ping", id: this.#nextId() });
       } else if (pingedAt && now - pingedAt >= pongMs) {
-        this.#onEnd({ code: 1006, reason: "ping_timeout" });
+        this.#onClose({ code: 1006, reason: "ping_timeout" });
       }
-    }, Math.min(quietMs, pongMs) / 4);
+    }, Math.min(idleMs, pongMs) / 4);
   }
 
   /** Gets a new token when the last tenth of the old one's time begins, or a minute before its end. */
@@ -396,31 +396,31 @@ export class Client extends Emitter<ClientEvents> {
     const inMs = leftMs - Math.min(60_000, leftMs / 10);
     // A clock that is wrong, or a token that is not newer: the gateway will say when it is over.
     if (!(inMs > 500)) return;
-    const turn = this.#turn;
+    const attempt = this.#attempt;
     this.#refreshTimer = setTimeout(async () => {
       if (inMs > MAX_TIMER_MS) return this.#refreshBefore(expires);
       try {
         const fresh = await token();
-        if (turn === this.#turn) this.#link?.send({ type: "refresh", id: this.#nextId(), token: fresh });
+        if (attempt === this.#attempt) this.#link?.send({ type: "refresh", id: this.#nextId(), token: fresh });
       } catch (error) {
-        if (turn === this.#turn) this.emit("error", new LastmileError("token", String(error), true));
+        if (attempt === this.#attempt) this.emit("error", new LastmileError("token", String(error), true));
       }
     }, Math.min(inMs, MAX_TIMER_MS));
   }
 
   /** The network is back, or the page is looked at again: no time to wait. */
-  #watch(): () => void {
-    const wake = () => {
-      if (this.state === "waiting") this.#open();
+  #listenForWakeEvents(): () => void {
+    const onWake = () => {
+      if (this.state === "waiting") this.#connect();
       else if (this.state === "connected") this.#link?.send({ type: "ping", id: this.#nextId() });
     };
-    const look = () => document.visibilityState === "visible" && wake();
+    const onVisibilityChange = () => document.visibilityState === "visible" && onWake();
     if (typeof document === "undefined") return () => {};
-    addEventListener("online", wake);
-    document.addEventListener("visibilitychange", look);
+    addEventListener("online", onWake);
+    document.addEventListener("visibilitychange", onVisibilityChange);
     return () => {
-      removeEventListener("online", wake);
-      document.removeEventListener("visibilitychange", look);
+      removeEventListener("online", onWake);
+      document.removeEventListener("visibilitychange", onVisibilityChange);
     };
   }
 }

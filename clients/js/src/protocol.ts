@@ -18,7 +18,7 @@ export interface Publication<T = unknown> extends Position {
 }
 
 /** From where a channel is wanted: behind a position, with its newest so many, or from now on. */
-export interface Wish {
+export interface ResumeParams {
   channel: string;
   since?: Position;
   backlog?: number;
@@ -57,35 +57,35 @@ export class LastmileError extends Error {
 }
 
 /** How a link ended. */
-export interface Ended {
+export interface CloseInfo {
   /** A close code of the protocol; 1006 for a connection that just broke. */
   code: number;
   reason: string;
   /** How long the gateway asks to wait, in milliseconds. */
   waitMs?: number;
   /** Nothing is wrong: connect again without a wait. */
-  isAtOnce?: boolean;
+  reconnectNow?: boolean;
 }
 
 /** Connections that broke: no word of the gateway on why. */
-export const LOST: Ended = { code: 1006, reason: "connection_lost" };
+export const CONNECTION_LOST: CloseInfo = { code: 1006, reason: "connection_lost" };
 
-export const DRAINING = 4000;
+export const CLOSE_DRAINING = 4000;
 export const PING_TIMEOUT = 4002;
-export const TOKEN_EXPIRED = 4003;
-export const UNAUTHENTICATED = 4501;
+export const CLOSE_TOKEN_EXPIRED = 4003;
+export const CLOSE_UNAUTHENTICATED = 4501;
 
 /** Whether a close code says not to come back. */
 export const isFinal = (code: number) => code >= 4500 && code < 5000;
 
-export const errorOf = ({ code, reason }: Ended, message?: string) =>
+export const errorFromClose = ({ code, reason }: CloseInfo, message?: string) =>
   new LastmileError(reason || `closed_${code}`, message ?? (reason || `closed with ${code}`), !isFinal(code), code);
 
 /** The error that an `error` frame stands for. */
-export const refusalOf = (frame: Frame) =>
+export const errorFromFrame = (frame: Frame) =>
   new LastmileError(String(frame.code), frame.message, frame.temporary === true);
 
-export function publicationOf(frame: Frame): Publication {
+export function publicationFromFrame(frame: Frame): Publication {
   const { channel, message_id, epoch, offset, time, publisher, data, encoding } = frame;
   return {
     channel, epoch, offset, time, publisher,

@@ -2,7 +2,7 @@
 
 import { Backoff } from "./backoff.js";
 import { Emitter } from "./emitter.js";
-import { errorOf, isFinal, LastmileError, LOST, parse, refusalOf, type Frame } from "./protocol.js";
+import { errorFromClose, isFinal, LastmileError, CONNECTION_LOST, parse, errorFromFrame, type Frame } from "./protocol.js";
 import type { Timing } from "./client.js";
 
 const SUBPROTOCOL = "lastmile.pair.v1";
@@ -63,17 +63,17 @@ export type Invitation = { room: string; secret: string } | { code: string };
 
 /** Opens a room and takes its first seat. */
 export function openRoom(url: string | URL, { maxSeats, code, token, ...options }: OpenOptions = {}): Promise<Room> {
-  return new Room(String(url), options).enter("", { type: "open", max_seats: maxSeats, code, token });
+  return new Room(String(url), options).start("", { type: "open", max_seats: maxSeats, code, token });
 }
 
 /** Takes a seat in a room. */
 export function joinRoom(url: string | URL, invitation: Invitation, options: RoomOptions = {}): Promise<Room> {
   const room = new Room(String(url), options);
-  if ("code" in invitation) return room.enter("", { type: "join", code: invitation.code });
-  return room.enter(invitation.room, { type: "join", secret: invitation.secret });
+  if ("code" in invitation) return room.start("", { type: "join", code: invitation.code });
+  return room.start(invitation.room, { type: "join", secret: invitation.secret });
 }
 
-interface Sending {
+interface PendingSend {
   data: unknown;
   /** The ping behind it: its pong says that the gateway took the message. */
   pingId?: string;
@@ -82,7 +82,7 @@ interface Sending {
 }
 
 /** Messages that may wait to be taken. */
-const MAX_SENDING = 100;
+const MAX_PENDING_SENDS = 100;
 
 export class Room extends Emitter<RoomEvents> {
   room = "";
@@ -101,14 +101,14 @@ export class Room extends Emitter<RoomEvents> {
   #socket: WebSocket | undefined;
   #backoff: Backoff;
   #openMs: number;
-  #resume = "";
-  #seen = 0;
+  #resumeToken = "";
+  #lastSeq = 0;
   #ids = 0;
   #isJoined = false;
-  #isOver = false;
-  #sending = new Map<string, Sending>();
+  #isClosed = false;
+  #pendingSends = new Map<string, PendingSend>();
   #timers: ReturnType<typeof setTimeout>[] = [];
-  #entered: { resolve(room: Room): void; reject(error: LastmileError): void } | undefined;
+  #joinPromise: { resolve(room: Room): void; reject(error: LastmileError): void } | undefined;
 
   /** @internal */
   constructor(url: string, { WebSocket: Socket = globalThis.WebSocket, timing = {} }: RoomOptions) {
@@ -121,10 +121,10 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /** @internal */
-  enter(room: string, first: Frame): Promise<Room> {
+  start(room: string, first: Frame): Promise<Room> {
     this.room = room;
     return new Promise((resolve, reject) => {
-      this.#entered = { resolve, reject };
+      this.#joinPromise = { resolve, reject };
       this.#connect(first);
     });
   }
@@ -133,23 +133,23 @@ export class Room extends Emitter<RoomEvents> {
    * seat; `connection_lost` means that it is not known whether it arrived. */
   send(data: unknown): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (this.#isOver) return reject(new LastmileError("room_closed"));
-      if (this.#sending.size >= MAX_SENDING) return reject(new LastmileError("rate_limited", undefined, true));
+      if (this.#isClosed) return reject(new LastmileError("room_closed"));
+      if (this.#pendingSends.size >= MAX_PENDING_SENDS) return reject(new LastmileError("rate_limited", undefined, true));
       const id = this.#nextId();
-      this.#sending.set(id, { data, resolve, reject });
+      this.#pendingSends.set(id, { data, resolve, reject });
       if (this.#isJoined) this.#transmit(id);
     });
   }
 
   /** Gives the seat up. */
   leave(): void {
-    this.#say({ type: "leave" });
+    this.#sendFrame({ type: "leave" });
     this.#finish();
   }
 
   /** Ends the room for all. */
   end(): void {
-    this.#say({ type: "end" });
+    this.#sendFrame({ type: "end" });
     this.#finish();
   }
 
@@ -157,28 +157,28 @@ export class Room extends Emitter<RoomEvents> {
     return String(++this.#ids);
   }
 
-  #say(command: Frame): void {
+  #sendFrame(command: Frame): void {
     if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(command));
   }
 
   #transmit(id: string): void {
-    const sending = this.#sending.get(id)!;
-    sending.pingId = this.#nextId();
-    this.#say({ type: "message", id, data: sending.data });
-    this.#say({ type: "ping", id: sending.pingId });
+    const pending = this.#pendingSends.get(id)!;
+    pending.pingId = this.#nextId();
+    this.#sendFrame({ type: "message", id, data: pending.data });
+    this.#sendFrame({ type: "ping", id: pending.pingId });
   }
 
   #connect(first: Frame): void {
     const socket = new this.#Socket(this.#url + (this.room && `/${this.room}`), SUBPROTOCOL);
     this.#socket = socket;
-    this.#timers.push(setTimeout(() => this.#onClose(socket, LOST.code, LOST.reason), this.#openMs));
-    socket.onopen = () => this.#say(first);
+    this.#timers.push(setTimeout(() => this.#onClose(socket, CONNECTION_LOST.code, CONNECTION_LOST.reason), this.#openMs));
+    socket.onopen = () => this.#sendFrame(first);
     socket.onmessage = ({ data }) => {
       const frame = parse(data);
       if (frame && this.#socket === socket) this.#onFrame(frame);
     };
     socket.onerror = () => {};
-    socket.onclose = ({ code, reason }) => this.#onClose(socket, code, reason || LOST.reason);
+    socket.onclose = ({ code, reason }) => this.#onClose(socket, code, reason || CONNECTION_LOST.reason);
   }
 
   #onFrame(frame: Frame): void {
@@ -205,19 +205,19 @@ export class Room extends Emitter<RoomEvents> {
       }
       case "message": {
         const { data, seq, from, sender } = frame;
-        if (seq <= this.#seen) return;
-        this.#seen = seq;
+        if (seq <= this.#lastSeq) return;
+        this.#lastSeq = seq;
         return this.emit("message", { data, seq, from, sender });
       }
       case "pong":
-        for (const [id, { pingId, resolve }] of this.#sending) {
-          if (pingId === frame.id && this.#sending.delete(id)) resolve();
+        for (const [id, { pingId, resolve }] of this.#pendingSends) {
+          if (pingId === frame.id && this.#pendingSends.delete(id)) resolve();
         }
         return;
       case "error": {
-        const sending = this.#sending.get(frame.id ?? "");
-        this.#sending.delete(frame.id ?? "");
-        sending?.reject(refusalOf(frame));
+        const pending = this.#pendingSends.get(frame.id ?? "");
+        this.#pendingSends.delete(frame.id ?? "");
+        pending?.reject(errorFromFrame(frame));
       }
     }
   }
@@ -225,44 +225,44 @@ export class Room extends Emitter<RoomEvents> {
   #onJoined({ room, peer, resume, recovered, peers, expires }: Frame): void {
     this.#clearTimers();
     this.#backoff.reset();
-    const isBack = this.#resume !== "";
+    const isResumed = this.#resumeToken !== "";
     Object.assign(this, { room, peer, expires });
-    this.#resume = resume;
+    this.#resumeToken = resume;
     this.#isJoined = true;
     this.peers = new Map(peers.map((peer: Peer) => [peer.peer, peer]));
     this.emit("state", { state: "connected" });
-    if (isBack) this.emit("resumed", { recovered: recovered === true });
-    this.#entered?.resolve(this);
-    this.#entered = undefined;
-    for (const id of this.#sending.keys()) this.#transmit(id);
+    if (isResumed) this.emit("resumed", { recovered: recovered === true });
+    this.#joinPromise?.resolve(this);
+    this.#joinPromise = undefined;
+    for (const id of this.#pendingSends.keys()) this.#transmit(id);
   }
 
   #onClose(socket: WebSocket, code: number, reason: string): void {
     if (this.#socket !== socket) return;
-    const error = errorOf({ code, reason });
-    this.#hangUp();
+    const error = errorFromClose({ code, reason });
+    this.#disconnect();
     // Before there is a seat there is nothing to come back to.
-    if (isFinal(code) || !this.#resume) return this.#finish(error);
-    for (const [id, { pingId, reject }] of this.#sending) {
-      if (pingId && this.#sending.delete(id)) reject(errorOf(LOST));
+    if (isFinal(code) || !this.#resumeToken) return this.#finish(error);
+    for (const [id, { pingId, reject }] of this.#pendingSends) {
+      if (pingId && this.#pendingSends.delete(id)) reject(errorFromClose(CONNECTION_LOST));
     }
     this.emit("state", { state: "waiting", error });
-    const come = () => this.#connect({ type: "resume", resume: this.#resume, seen: this.#seen });
-    this.#timers.push(setTimeout(come, this.#backoff.next()));
+    const reconnect = () => this.#connect({ type: "resume", resume: this.#resumeToken, seen: this.#lastSeq });
+    this.#timers.push(setTimeout(reconnect, this.#backoff.next()));
   }
 
   #finish(error?: LastmileError): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
-    this.#hangUp();
-    for (const { reject } of this.#sending.values()) reject(error ?? new LastmileError("room_closed"));
-    this.#sending.clear();
-    this.#entered?.reject(error ?? new LastmileError("room_closed"));
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#disconnect();
+    for (const { reject } of this.#pendingSends.values()) reject(error ?? new LastmileError("room_closed"));
+    this.#pendingSends.clear();
+    this.#joinPromise?.reject(error ?? new LastmileError("room_closed"));
     this.emit("state", { state: "closed", error });
     this.emit("closed", error);
   }
 
-  #hangUp(): void {
+  #disconnect(): void {
     this.#clearTimers();
     this.#isJoined = false;
     const socket = this.#socket;

@@ -1,7 +1,7 @@
 // One channel as its listener sees it: each publication once, in order, and every loss told.
 
 import { Emitter } from "./emitter.js";
-import { LastmileError, publicationOf, type Frame, type Position, type Publication, type Wish } from "./protocol.js";
+import { LastmileError, publicationFromFrame, type Frame, type Position, type Publication, type ResumeParams } from "./protocol.js";
 
 export interface SubscribeOptions {
   /** Begin behind this position. */
@@ -37,10 +37,10 @@ export interface SubscriptionEvents<T> {
 }
 
 /** Who carries out what a subscription wants. */
-export interface Carrier {
-  begin(subscription: Subscription<any>): void;
-  stop(subscription: Subscription<any>): void;
-  forget(subscription: Subscription<any>): void;
+export interface SubscriptionOwner {
+  subscribe(subscription: Subscription<any>): void;
+  unsubscribe(subscription: Subscription<any>): void;
+  remove(subscription: Subscription<any>): void;
 }
 
 export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> implements AsyncIterable<Publication<T>> {
@@ -52,26 +52,26 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
   isPaused = false;
 
   #isActive = false;
-  #isOver = false;
+  #isEnded = false;
   #error: LastmileError | undefined;
   #isIterated = false;
   #buffer: Publication<T>[] = [];
-  #reader: { resolve(result: IteratorResult<Publication<T>>): void; reject(error: unknown): void } | undefined;
+  #pendingRead: { resolve(result: IteratorResult<Publication<T>>): void; reject(error: unknown): void } | undefined;
   /** Where a gap was told: what follows may skip offsets. */
-  #toldAt: Position | undefined;
+  #gapReportedAt: Position | undefined;
 
   /** @internal */
-  constructor(readonly channel: string, private carrier: Carrier, private options: SubscribeOptions) {
+  constructor(readonly channel: string, private owner: SubscriptionOwner, private options: SubscribeOptions) {
     super();
     this.position = options.since;
   }
 
   /** Listens no more. */
   unsubscribe(): void {
-    if (this.#isOver) return;
+    if (this.#isEnded) return;
     this.#buffer = [];
     this.end();
-    this.carrier.stop(this);
+    this.owner.unsubscribe(this);
   }
 
   /** Publications as they come. Leaving the loop unsubscribes; an end with an error throws it. */
@@ -92,7 +92,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     if (value) {
       if (this.isPaused && this.#buffer.length <= this.#limit / 2) {
         this.isPaused = false;
-        this.carrier.begin(this);
+        this.owner.subscribe(this);
       }
       return Promise.resolve({ done: false, value });
     }
@@ -101,8 +101,8 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
       this.#error = undefined;
       return Promise.reject(error);
     }
-    if (this.#isOver) return Promise.resolve({ done: true, value: undefined });
-    return new Promise((resolve, reject) => (this.#reader = { resolve, reject }));
+    if (this.#isEnded) return Promise.resolve({ done: true, value: undefined });
+    return new Promise((resolve, reject) => (this.#pendingRead = { resolve, reject }));
   }
 
   get #limit(): number {
@@ -110,7 +110,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
   }
 
   /** @internal */
-  wish(): Wish {
+  resumeParams(): ResumeParams {
     const { channel, position, options } = this;
     return position ? { channel, since: position } : { channel, backlog: options.backlog };
   }
@@ -124,57 +124,57 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
   /** @internal */
   onSubscribed({ id, epoch, offset, recovered }: Frame): void {
     if (id === undefined ? !this.#isActive : id !== this.id) return;
-    const here: Position = { epoch: epoch!, offset: offset! };
-    const before = this.position;
-    let isWhole = recovered === true;
+    const current: Position = { epoch: epoch!, offset: offset! };
+    const previous = this.position;
+    let isComplete = recovered === true;
     this.#isActive = true;
-    if (!before) {
+    if (!previous) {
       const { backlog } = this.options;
       // If nothing of the backlog arrives, the next connection asks for it again.
-      this.position = backlog ? { ...here, offset: Math.max(0, here.offset - backlog) } : here;
-      if (!isWhole) this.#toldAt = here;
-    } else if (!isWhole) {
-      const isSame = before.epoch === here.epoch;
+      this.position = backlog ? { ...current, offset: Math.max(0, current.offset - backlog) } : current;
+      if (!isComplete) this.#gapReportedAt = current;
+    } else if (!isComplete) {
+      const isSameEpoch = previous.epoch === current.epoch;
       // Who has the newest one misses nothing, whatever the gateway kept.
-      isWhole = isSame && here.offset <= before.offset;
-      const told = this.#toldAt;
-      this.#toldAt = isWhole ? undefined : here;
-      if (!isSame) this.position = { ...here, offset: 0 };
-      const isNews = !told || told.epoch !== here.epoch || told.offset !== here.offset;
-      if (!isWhole && isNews) this.emit("gap", { reason: "history_lost", after: before });
+      isComplete = isSameEpoch && current.offset <= previous.offset;
+      const reported = this.#gapReportedAt;
+      this.#gapReportedAt = isComplete ? undefined : current;
+      if (!isSameEpoch) this.position = { ...current, offset: 0 };
+      const isNewGap = !reported || reported.epoch !== current.epoch || reported.offset !== current.offset;
+      if (!isComplete && isNewGap) this.emit("gap", { reason: "history_lost", after: previous });
     }
-    this.emit("subscribed", { ...here, recovered: isWhole });
+    this.emit("subscribed", { ...current, recovered: isComplete });
   }
 
   /** @internal */
   onMessage(frame: Frame): void {
-    if (!this.#isActive || this.#isOver) return;
-    const before = this.position!;
-    const isSame = before.epoch === frame.epoch;
-    if (isSame && frame.offset! <= before.offset) return;
-    const isNext = isSame && frame.offset === before.offset + 1;
+    if (!this.#isActive || this.#isEnded) return;
+    const previous = this.position!;
+    const isSameEpoch = previous.epoch === frame.epoch;
+    if (isSameEpoch && frame.offset! <= previous.offset) return;
+    const isNext = isSameEpoch && frame.offset === previous.offset + 1;
     this.position = { epoch: frame.epoch!, offset: frame.offset! };
-    if (!isNext && !this.#toldAt) this.emit("gap", { reason: isSame ? "skipped" : "history_lost", after: before });
-    this.#toldAt = undefined;
-    this.#deliver(publicationOf(frame) as Publication<T>);
+    if (!isNext && !this.#gapReportedAt) this.emit("gap", { reason: isSameEpoch ? "skipped" : "history_lost", after: previous });
+    this.#gapReportedAt = undefined;
+    this.#deliver(publicationFromFrame(frame) as Publication<T>);
   }
 
   #deliver(publication: Publication<T>): void {
-    const isHeard = this.has("message");
+    const hasListener = this.has("message");
     this.emit("message", publication);
     // Who only listens to events needs no buffer.
-    if (this.#isOver || (isHeard && !this.#isIterated)) return;
-    const reader = this.#reader;
-    if (reader) {
-      this.#reader = undefined;
-      return reader.resolve({ done: false, value: publication });
+    if (this.#isEnded || (hasListener && !this.#isIterated)) return;
+    const pendingRead = this.#pendingRead;
+    if (pendingRead) {
+      this.#pendingRead = undefined;
+      return pendingRead.resolve({ done: false, value: publication });
     }
     this.#buffer.push(publication);
     if (this.#buffer.length < this.#limit) return;
     if (this.options.overflow !== "drop_oldest") {
       this.isPaused = true;
       this.suspend();
-      this.carrier.stop(this);
+      this.owner.unsubscribe(this);
     } else if (this.#buffer.length > this.#limit) {
       const { epoch, offset } = this.#buffer.shift()!;
       this.emit("gap", { reason: "overflow", after: { epoch, offset: offset - 1 } });
@@ -183,17 +183,17 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
 
   /** @internal Over for good; what was buffered can still be read. */
   end(error?: LastmileError): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
+    if (this.#isEnded) return;
+    this.#isEnded = true;
     this.#isActive = false;
     this.#error = error;
-    this.carrier.forget(this);
-    const reader = this.#reader;
-    this.#reader = undefined;
-    if (reader) {
+    this.owner.remove(this);
+    const pendingRead = this.#pendingRead;
+    this.#pendingRead = undefined;
+    if (pendingRead) {
       this.#error = undefined;
-      if (error) reader.reject(error);
-      else reader.resolve({ done: true, value: undefined });
+      if (error) pendingRead.reject(error);
+      else pendingRead.resolve({ done: true, value: undefined });
     }
     this.emit("ended", error);
   }

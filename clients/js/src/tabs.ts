@@ -3,53 +3,53 @@
 // leader goes, the lock passes on, every tab connects to the new hub, and each goes on behind its own position.
 
 import type { Client } from "./client.js";
-import { LastmileError, type Ended, type Frame, type Position, type Publication, type Wish } from "./protocol.js";
+import { LastmileError, type CloseInfo, type Frame, type Position, type Publication, type ResumeParams } from "./protocol.js";
 import type { Subscription } from "./subscription.js";
 import type { Link, OpenLink } from "./transports/link.js";
 
 /** What passes between tabs. Without `tab` a word is for everybody. */
-interface Word {
+interface TabMessage {
   /** A tab's command to the hub. */
   command?: Frame;
   /** The hub's frame to tabs. */
   frame?: Frame;
   /** The hub's client is at its end. */
-  ended?: Ended;
+  close?: CloseInfo;
   /** A new hub is there. */
-  isNew?: boolean;
+  isLeaderChange?: boolean;
   tab?: string;
 }
 
 export class Tabs {
-  #tab = crypto.randomUUID();
-  #stop = new AbortController();
-  #hub: Hub | undefined;
+  #tabId = crypto.randomUUID();
+  #abort = new AbortController();
+  #leader: TabLeader | undefined;
 
   static areSupported(): boolean {
     return typeof BroadcastChannel === "function" && !!globalThis.navigator?.locks;
   }
 
   constructor(private name: string, newClient: () => Client) {
-    const { signal } = this.#stop;
+    const { signal } = this.#abort;
     // Held as long as this tab lives, so that the hub learns of its end.
-    this.#hold(tabLock(name, this.#tab), () => {});
-    this.#hold(name, () => (this.#hub = new Hub(name, newClient())));
-    signal.addEventListener("abort", () => this.#hub?.close());
+    this.#acquireLock(tabLock(name, this.#tabId), () => {});
+    this.#acquireLock(name, () => (this.#leader = new TabLeader(name, newClient())));
+    signal.addEventListener("abort", () => this.#leader?.close());
   }
 
-  openLink: OpenLink = ({ wish, onFrame, onEnd }): Link => {
+  openLink: OpenLink = ({ resumeParams, onFrame, onClose }): Link => {
     const channel = new BroadcastChannel(this.name);
-    const tab = this.#tab;
-    const send = (command: Frame) => channel.postMessage({ tab, command } satisfies Word);
-    channel.onmessage = ({ data }: MessageEvent<Word>) => {
+    const tab = this.#tabId;
+    const send = (command: Frame) => channel.postMessage({ tab, command } satisfies TabMessage);
+    channel.onmessage = ({ data }: MessageEvent<TabMessage>) => {
       if (data.command || (data.tab && data.tab !== tab)) return;
       if (data.frame) onFrame(data.frame);
-      if (data.isNew) onEnd({ code: 4000, reason: "leader_changed", isAtOnce: true });
-      if (data.ended) onEnd(data.ended);
+      if (data.isLeaderChange) onClose({ code: 4000, reason: "leader_changed", reconnectNow: true });
+      if (data.close) onClose(data.close);
     };
     send({ type: "hello" });
     return {
-      subscribe: (id, channel) => send({ type: "subscribe", id, ...wish(channel) }),
+      subscribe: (id, channel) => send({ type: "subscribe", id, ...resumeParams(channel) }),
       unsubscribe: (id, channel) => send({ type: "unsubscribe", id, channel }),
       send,
       close: () => channel.close(),
@@ -57,13 +57,13 @@ export class Tabs {
   };
 
   close(): void {
-    this.#stop.abort();
+    this.#abort.abort();
   }
 
-  #hold(name: string, held: () => void): void {
-    const { signal } = this.#stop;
+  #acquireLock(name: string, onAcquired: () => void): void {
+    const { signal } = this.#abort;
     const request = navigator.locks.request(name, { signal }, () => {
-      held();
+      onAcquired();
       return new Promise<void>((release) => {
         signal.addEventListener("abort", () => release());
         if (signal.aborted) release();
@@ -80,52 +80,52 @@ const tabLock = (name: string, tab: string) => `${name}:${tab}`;
 /** Publications of a channel that are kept for tabs that come. */
 const MAX_RECENT = 256;
 
-interface Shared {
+interface SharedChannel {
   subscription: Subscription;
   tabs: Set<string>;
   /** Asked before the gateway answered. */
-  waiting: [tab: string, command: Frame][];
+  pending: [tab: string, command: Frame][];
   /** Everything behind this is in `recent` or still to come. */
-  from?: Position;
+  coveredFrom?: Position;
   /** The newest that is known. */
   newest?: Position;
   recent: Frame[];
 }
 
-class Hub {
-  #channel: BroadcastChannel;
-  #shared = new Map<string, Shared>();
+class TabLeader {
+  #broadcast: BroadcastChannel;
+  #channels = new Map<string, SharedChannel>();
   #tabs = new Set<string>();
 
   constructor(private name: string, private client: Client) {
-    this.#channel = new BroadcastChannel(name);
-    this.#channel.onmessage = ({ data }: MessageEvent<Word>) => {
+    this.#broadcast = new BroadcastChannel(name);
+    this.#broadcast.onmessage = ({ data }: MessageEvent<TabMessage>) => {
       if (data.command && data.tab) this.#onCommand(data.tab, data.command);
     };
     client.on("state", ({ state, error }) => {
-      if (state === "failed") this.#post({ ended: { code: error?.status ?? 4501, reason: error?.code ?? "" } });
+      if (state === "failed") this.#post({ close: { code: error?.status ?? 4501, reason: error?.code ?? "" } });
     });
-    this.#post({ isNew: true });
+    this.#post({ isLeaderChange: true });
   }
 
   close(): void {
     this.client.close();
-    this.#channel.close();
+    this.#broadcast.close();
   }
 
-  #post(word: Word): void {
-    this.#channel.postMessage(word);
+  #post(message: TabMessage): void {
+    this.#broadcast.postMessage(message);
   }
 
   #onCommand(tab: string, command: Frame): void {
     const { type, id, channel } = command;
-    if (!this.#tabs.has(tab)) this.#meet(tab);
+    if (!this.#tabs.has(tab)) this.#registerTab(tab);
     const answer = (frame: Frame) => this.#post({ tab, frame: { id, ...frame } });
     const refuse = ({ code, message, temporary }: LastmileError) => answer({ type: "error", code, message, temporary });
     if (type === "hello") return answer({ type: "welcome", ping_secs: 25 });
     if (type === "ping") return answer({ type: "pong" });
     if (type === "subscribe") return this.#subscribe(tab, command);
-    if (type === "unsubscribe") return this.#leave(tab, channel!);
+    if (type === "unsubscribe") return this.#unsubscribe(tab, channel!);
     if (type === "reply") {
       const { to, data } = command;
       if (command.answer) this.client.ask(channel!, to, data).then((data) => answer({ type: "answer", data }), refuse);
@@ -133,38 +133,38 @@ class Hub {
     }
   }
 
-  #meet(tab: string): void {
+  #registerTab(tab: string): void {
     this.#tabs.add(tab);
     // Granted when the tab is gone, however it went.
     navigator.locks.request(tabLock(this.name, tab), () => {
       this.#tabs.delete(tab);
-      for (const channel of [...this.#shared.keys()]) this.#leave(tab, channel);
+      for (const channel of [...this.#channels.keys()]) this.#unsubscribe(tab, channel);
     });
   }
 
-  #leave(tab: string, channel: string): void {
-    const shared = this.#shared.get(channel);
+  #unsubscribe(tab: string, channel: string): void {
+    const shared = this.#channels.get(channel);
     if (!shared?.tabs.delete(tab)) return;
-    shared.waiting = shared.waiting.filter(([other]) => other !== tab);
+    shared.pending = shared.pending.filter(([other]) => other !== tab);
     if (shared.tabs.size) return;
-    this.#shared.delete(channel);
+    this.#channels.delete(channel);
     shared.subscription.unsubscribe();
   }
 
   #subscribe(tab: string, command: Frame): void {
     const channel = command.channel!;
-    const { since, backlog } = command as Frame & Wish;
-    const shared = this.#shared.get(channel);
-    if (!shared) return this.#begin(tab, command, { channel, since, backlog }, new Set());
+    const { since, backlog } = command as Frame & ResumeParams;
+    const shared = this.#channels.get(channel);
+    if (!shared) return this.#subscribeUpstream(tab, command, { channel, since, backlog }, new Set());
     shared.tabs.add(tab);
-    const { from, newest } = shared;
-    if (!from || !newest) return void shared.waiting.push([tab, command]);
+    const { coveredFrom, newest } = shared;
+    if (!coveredFrom || !newest) return void shared.pending.push([tab, command]);
     const start = since ?? (backlog ? { ...newest, offset: Math.max(0, newest.offset - backlog) } : newest);
-    const isCovered = start.epoch === from.epoch && start.offset >= from.offset;
+    const isCovered = start.epoch === coveredFrom.epoch && start.offset >= coveredFrom.offset;
     if (!isCovered) {
       // Once more from further back: the other tabs pass over what they have.
       shared.subscription.unsubscribe();
-      return this.#begin(tab, command, { channel, since: start }, shared.tabs);
+      return this.#subscribeUpstream(tab, command, { channel, since: start }, shared.tabs);
     }
     this.#answer(tab, command, newest, !!(since ?? backlog));
     for (const frame of shared.recent) {
@@ -172,41 +172,41 @@ class Hub {
     }
   }
 
-  #answer(tab: string, { id, channel }: Frame, place: Position, recovered: boolean): void {
-    this.#post({ tab, frame: { type: "subscribed", id, channel, ...place, recovered } });
+  #answer(tab: string, { id, channel }: Frame, position: Position, recovered: boolean): void {
+    this.#post({ tab, frame: { type: "subscribed", id, channel, ...position, recovered } });
   }
 
-  #begin(tab: string, command: Frame, { channel, ...start }: Wish, tabs: Set<string>): void {
+  #subscribeUpstream(tab: string, command: Frame, { channel, ...start }: ResumeParams, tabs: Set<string>): void {
     const subscription = this.client.subscribe(channel, start);
-    const shared: Shared = { subscription, tabs: tabs.add(tab), waiting: [[tab, command]], recent: [] };
-    this.#shared.set(channel, shared);
+    const shared: SharedChannel = { subscription, tabs: tabs.add(tab), pending: [[tab, command]], recent: [] };
+    this.#channels.set(channel, shared);
     subscription.on("subscribed", ({ epoch, offset, recovered }) => {
-      const here = { epoch, offset };
+      const current = { epoch, offset };
       // A connection of the hub that came back without a loss is no news for tabs.
-      if (!recovered || !shared.from) {
-        shared.from = recovered ? subscription.position! : here;
+      if (!recovered || !shared.coveredFrom) {
+        shared.coveredFrom = recovered ? subscription.position! : current;
         shared.recent = [];
-        if (!shared.waiting.length) this.#post({ frame: { type: "subscribed", channel, ...here, recovered } });
+        if (!shared.pending.length) this.#post({ frame: { type: "subscribed", channel, ...current, recovered } });
       }
-      shared.newest = newer(here, shared.newest);
-      const [first, ...others] = shared.waiting;
-      shared.waiting = [];
-      if (first) this.#answer(first[0], first[1], here, recovered);
+      shared.newest = newer(current, shared.newest);
+      const [first, ...others] = shared.pending;
+      shared.pending = [];
+      if (first) this.#answer(first[0], first[1], current, recovered);
       others.forEach(([tab, command]) => this.#subscribe(tab, command));
     });
     subscription.on("message", (publication) => {
-      const frame = frameOf(publication);
+      const frame = frameFromPublication(publication);
       const { epoch, offset } = publication;
       if (shared.newest?.epoch !== epoch) shared.recent = [];
       shared.newest = newer({ epoch, offset }, shared.newest);
       shared.recent.push(frame);
       const oldest = shared.recent.length > MAX_RECENT && shared.recent.shift();
-      if (oldest) shared.from = { epoch, offset: Math.max(oldest.offset!, shared.from?.offset ?? 0) };
+      if (oldest) shared.coveredFrom = { epoch, offset: Math.max(oldest.offset!, shared.coveredFrom?.offset ?? 0) };
       this.#post({ frame });
     });
     subscription.on("ended", (error) => {
-      if (this.#shared.get(channel) !== shared || !error) return;
-      this.#shared.delete(channel);
+      if (this.#channels.get(channel) !== shared || !error) return;
+      this.#channels.delete(channel);
       this.#post({ frame: { type: "unsubscribed", channel, reason: error.code, code: error.status ?? 4502 } });
     });
   }
@@ -216,6 +216,6 @@ const newer = (one: Position, other: Position | undefined): Position =>
   other && other.epoch === one.epoch && other.offset > one.offset ? other : one;
 
 /** The frame that a publication came in; bytes stay bytes between tabs. */
-function frameOf({ messageId, ...rest }: Publication): Frame {
+function frameFromPublication({ messageId, ...rest }: Publication): Frame {
   return { type: "message", message_id: messageId, ...rest };
 }

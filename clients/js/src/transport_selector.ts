@@ -3,32 +3,32 @@
 import type { TransportName } from "./transports/link.js";
 
 /** After this a better transport gets another chance: the network may be another one. */
-const MEMORY_MS = 3_600_000;
+const PREFERENCE_TTL_MS = 3_600_000;
 
 /** Where there is no storage of a browser. */
-const memory = new Map<string, string>();
+const fallbackStorage = new Map<string, string>();
 
-export class Chooser {
-  #at = 0;
+export class TransportSelector {
+  #index = 0;
   #failures = 0;
-  #cuts = 0;
+  #earlyDisconnects = 0;
   #key: string;
 
-  constructor(private order: TransportName[], origin: string, private now: () => number = Date.now) {
+  constructor(private transports: TransportName[], origin: string, private now: () => number = Date.now) {
     this.#key = `lastmile:transport:${origin}`;
-    this.#at = this.#remembered();
+    this.#index = this.#storedIndex();
   }
 
   get current(): TransportName {
-    return this.order[this.#at]!;
+    return this.transports[this.#index]!;
   }
 
   /** It stayed up. */
-  worked(): void {
-    this.#failures = this.#cuts = 0;
-    if (this.#remembered() === this.#at) return;
-    const value = `${this.current} ${this.now() + MEMORY_MS}`;
-    memory.set(this.#key, value);
+  recordSuccess(): void {
+    this.#failures = this.#earlyDisconnects = 0;
+    if (this.#storedIndex() === this.#index) return;
+    const value = `${this.current} ${this.now() + PREFERENCE_TTL_MS}`;
+    fallbackStorage.set(this.#key, value);
     try {
       localStorage.setItem(this.#key, value);
     } catch {
@@ -37,47 +37,47 @@ export class Chooser {
   }
 
   /** It carried nothing. Gives whether there is another one to try at once. */
-  failed(): boolean {
-    this.#cuts = 0;
+  recordFailure(): boolean {
+    this.#earlyDisconnects = 0;
     this.#failures += 1;
-    if (this.#failures < this.order.length) {
-      this.#next();
+    if (this.#failures < this.transports.length) {
+      this.#advance();
       return true;
     }
     this.#failures = 0;
-    this.#at = this.#remembered();
+    this.#index = this.#storedIndex();
     return false;
   }
 
   /** It carried something and broke soon; some proxies cut what they do not know. */
-  cut(): void {
+  recordEarlyDisconnect(): void {
     this.#failures = 0;
-    this.#cuts += 1;
-    if (this.#cuts >= 2) {
-      this.#cuts = 0;
-      this.#next();
+    this.#earlyDisconnects += 1;
+    if (this.#earlyDisconnects >= 2) {
+      this.#earlyDisconnects = 0;
+      this.#advance();
     }
   }
 
   /** A connection that was well is over. */
-  over(): void {
-    this.#failures = this.#cuts = 0;
+  recordDisconnect(): void {
+    this.#failures = this.#earlyDisconnects = 0;
     // The memory may be too old by now.
-    this.#at = this.#remembered();
+    this.#index = this.#storedIndex();
   }
 
-  #next(): void {
-    this.#at = (this.#at + 1) % this.order.length;
+  #advance(): void {
+    this.#index = (this.#index + 1) % this.transports.length;
   }
 
-  #remembered(): number {
-    let value = memory.get(this.#key);
+  #storedIndex(): number {
+    let value = fallbackStorage.get(this.#key);
     try {
       value = localStorage.getItem(this.#key) ?? value;
     } catch {
       // As above.
     }
-    const [name, until] = (value ?? "").split(" ");
-    return Number(until) > this.now() ? Math.max(0, this.order.indexOf(name as TransportName)) : 0;
+    const [name, expiresAt] = (value ?? "").split(" ");
+    return Number(expiresAt) > this.now() ? Math.max(0, this.transports.indexOf(name as TransportName)) : 0;
   }
 }

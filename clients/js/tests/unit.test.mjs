@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Backoff } from "../build/backoff.js";
-import { Chooser } from "../build/transport_selector.js";
+import { TransportSelector } from "../build/transport_selector.js";
 import { connect } from "../build/index.js";
 import { Subscription } from "../build/subscription.js";
 import { EventParser } from "../build/transports/sse.js";
@@ -53,42 +53,42 @@ test("waits grow, are spread over their whole range, and honour what the gateway
 test("the first transport that works is remembered until it is time to try the better one again", () => {
   let now = 0;
   const order = ["websocket", "events", "poll"];
-  const chooser = new Chooser(order, "https://one.example", () => now);
-  assert.equal(chooser.current, "websocket");
-  assert.ok(chooser.failed());
-  assert.equal(chooser.current, "events");
-  chooser.worked();
-  chooser.over();
-  assert.equal(chooser.current, "events");
-  const other = new Chooser(order, "https://one.example", () => now);
+  const selector = new TransportSelector(order, "https://one.example", () => now);
+  assert.equal(selector.current, "websocket");
+  assert.ok(selector.recordFailure());
+  assert.equal(selector.current, "events");
+  selector.recordSuccess();
+  selector.recordDisconnect();
+  assert.equal(selector.current, "events");
+  const other = new TransportSelector(order, "https://one.example", () => now);
   assert.equal(other.current, "events");
-  assert.equal(new Chooser(order, "https://two.example", () => now).current, "websocket");
+  assert.equal(new TransportSelector(order, "https://two.example", () => now).current, "websocket");
   now = 3_600_001;
-  chooser.over();
-  assert.equal(chooser.current, "websocket");
+  selector.recordDisconnect();
+  assert.equal(selector.current, "websocket");
 });
 
 test("after a round without success there is a wait, and a transport that is cut twice is left", () => {
-  const chooser = new Chooser(["websocket", "events", "poll"], "https://three.example", () => 0);
-  assert.deepEqual([chooser.failed(), chooser.failed(), chooser.failed()], [true, true, false]);
-  assert.equal(chooser.current, "websocket");
-  chooser.cut();
-  assert.equal(chooser.current, "websocket");
-  chooser.cut();
-  assert.equal(chooser.current, "events");
+  const selector = new TransportSelector(["websocket", "events", "poll"], "https://three.example", () => 0);
+  assert.deepEqual([selector.recordFailure(), selector.recordFailure(), selector.recordFailure()], [true, true, false]);
+  assert.equal(selector.current, "websocket");
+  selector.recordEarlyDisconnect();
+  assert.equal(selector.current, "websocket");
+  selector.recordEarlyDisconnect();
+  assert.equal(selector.current, "events");
 });
 
-/** A subscription without a client, and what it wants of one. */
+/** A subscription without a client, and what it calls of one. */
 function alone(options = {}) {
-  const wants = [];
-  const carrier = { begin: () => wants.push("begin"), stop: () => wants.push("stop"), forget: () => wants.push("forget") };
-  const subscription = new Subscription("c", carrier, options);
+  const calls = [];
+  const owner = { subscribe: () => calls.push("subscribe"), unsubscribe: () => calls.push("unsubscribe"), remove: () => calls.push("remove") };
+  const subscription = new Subscription("c", owner, options);
   const told = [];
   subscription.on("gap", (gap) => told.push(gap));
   const say = (offset, recovered, epoch = "k") => subscription.onSubscribed({ type: "subscribed", id: "", epoch, offset, recovered });
   const give = (offset, epoch = "k") => subscription.onMessage({ type: "message", channel: "c", epoch, offset, data: offset });
   const got = [];
-  return { subscription, wants, told, say, give, got, listen: () => subscription.on("message", ({ data }) => got.push(data)) };
+  return { subscription, calls, told, say, give, got, listen: () => subscription.on("message", ({ data }) => got.push(data)) };
 }
 
 test("each publication is handed over once, and every loss is told", () => {
@@ -98,7 +98,7 @@ test("each publication is handed over once, and every loss is told", () => {
   say(3, false);
   [3, 4, 4, 5].forEach((offset) => give(offset));
   assert.deepEqual([got, told], [[4, 5], []]);
-  assert.deepEqual(subscription.wish(), { channel: "c", since: { epoch: "k", offset: 5 } });
+  assert.deepEqual(subscription.resumeParams(), { channel: "c", since: { epoch: "k", offset: 5 } });
   subscription.suspend();
   give(6);
   say(7, true);
@@ -122,24 +122,24 @@ test("each publication is handed over once, and every loss is told", () => {
 test("a backlog that never arrived is asked for again", () => {
   const { subscription, say, give, got, listen, told } = alone({ backlog: 5 });
   listen();
-  assert.equal(subscription.wish().backlog, 5);
+  assert.equal(subscription.resumeParams().backlog, 5);
   say(20, true);
-  assert.deepEqual(subscription.wish().since, { epoch: "k", offset: 15 });
+  assert.deepEqual(subscription.resumeParams().since, { epoch: "k", offset: 15 });
   [16, 17].forEach((offset) => give(offset));
   assert.deepEqual([got, told], [[16, 17], []]);
 });
 
 test("a slow iterator makes the subscription pause and go on from where it was", async () => {
-  const { subscription, wants, say, give } = alone({ buffer: 4 });
+  const { subscription, calls, say, give } = alone({ buffer: 4 });
   say(0, false);
   [1, 2, 3, 4, 5].forEach((offset) => give(offset));
-  assert.deepEqual(wants, ["stop"]);
+  assert.deepEqual(calls, ["unsubscribe"]);
   assert.equal(subscription.isPaused, true);
   const iterator = subscription[Symbol.asyncIterator]();
   assert.equal((await iterator.next()).value.offset, 1);
-  assert.deepEqual(wants, ["stop"]);
+  assert.deepEqual(calls, ["unsubscribe"]);
   assert.equal((await iterator.next()).value.offset, 2);
-  assert.deepEqual(wants, ["stop", "begin"]);
+  assert.deepEqual(calls, ["unsubscribe", "subscribe"]);
 });
 
 test("a buffer that drops the oldest says so", async () => {

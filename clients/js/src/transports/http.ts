@@ -1,6 +1,6 @@
 // What server-sent events and polls share: requests that say where each channel goes on, and what refusals mean.
 
-import { DRAINING, LOST, TOKEN_EXPIRED, UNAUTHENTICATED, parse, type Ended, type Frame } from "../protocol.js";
+import { CLOSE_DRAINING, CONNECTION_LOST, CLOSE_TOKEN_EXPIRED, CLOSE_UNAUTHENTICATED, parse, type CloseInfo, type Frame } from "../protocol.js";
 import type { Link, LinkContext } from "./link.js";
 
 /** What one request is good for, as the gateway has it. */
@@ -8,100 +8,100 @@ const MAX_CHANNELS = 100;
 
 /** Refusals that are not about a channel, as close codes. */
 const CLOSE_CODES: Record<string, number> = {
-  draining: DRAINING, rate_limited: 4004, engine_unavailable: 4005, connection_limit: 4004, internal: 4005,
+  draining: CLOSE_DRAINING, rate_limited: 4004, engine_unavailable: 4005, connection_limit: 4004, internal: 4005,
   origin_forbidden: 4502,
 };
 
 /** A problem (RFC 9457) in an answer. */
-export class Refused extends Error {
+export class ProblemError extends Error {
   constructor(readonly status: number, readonly code: string, readonly title: string, readonly waitMs?: number) {
     super(title);
   }
 }
 
-interface Listener {
+interface ChannelEntry {
   id: string;
   /** Whether the client was told `subscribed`. */
-  told: boolean;
+  isConfirmed: boolean;
 }
 
 export abstract class HttpLink implements Link {
-  protected channels = new Map<string, Listener>();
+  protected channels = new Map<string, ChannelEntry>();
   #run?: AbortController;
   #timer?: ReturnType<typeof setTimeout>;
-  #isWelcome = false;
-  #isOver = false;
+  #isReady = false;
+  #isClosed = false;
 
-  constructor(protected context: LinkContext, private pingSecs: number) {
-    this.#again();
+  constructor(protected context: LinkContext, private idleSecs: number) {
+    this.#restart();
   }
 
   /** Carries messages until `signal`; `started` says that this run does. Ends or throws when the gateway is done. */
-  protected abstract run(signal: AbortSignal, started: () => void): Promise<void>;
+  protected abstract run(signal: AbortSignal, onStarted: () => void): Promise<void>;
 
   subscribe(id: string, channel: string): void {
     if (this.channels.size >= MAX_CHANNELS) {
       const message = `without a WebSocket there are at most ${MAX_CHANNELS} channels`;
-      queueMicrotask(() => this.tell({ type: "error", id, code: "limit_reached", message, temporary: true }));
+      queueMicrotask(() => this.emitFrame({ type: "error", id, code: "limit_reached", message, temporary: true }));
       return;
     }
-    this.channels.set(channel, { id, told: false });
-    this.#again();
+    this.channels.set(channel, { id, isConfirmed: false });
+    this.#restart();
   }
 
   unsubscribe(id: string, channel: string): void {
-    if (this.channels.delete(channel)) this.#again();
-    queueMicrotask(() => this.tell({ type: "unsubscribed", id, channel }));
+    if (this.channels.delete(channel)) this.#restart();
+    queueMicrotask(() => this.emitFrame({ type: "unsubscribed", id, channel }));
   }
 
   send({ type, id }: Frame): void {
     // The gateway's heartbeats say that it lives, if anything is asked of it.
     if (type === "ping" && this.channels.size) return;
     const refusal = { code: "unsupported", message: `\`${type}\` needs a WebSocket`, temporary: true };
-    queueMicrotask(() => this.tell(type === "ping" ? { type: "pong", id } : { type: "error", id, ...refusal }));
+    queueMicrotask(() => this.emitFrame(type === "ping" ? { type: "pong", id } : { type: "error", id, ...refusal }));
   }
 
   close(): void {
-    this.#isOver = true;
+    this.#isClosed = true;
     clearTimeout(this.#timer);
     this.#run?.abort();
   }
 
-  protected tell(frame: Frame): void {
-    if (this.#isOver) return;
-    if (!this.#isWelcome) {
-      this.#isWelcome = true;
-      this.context.onFrame({ type: "welcome", ping_secs: this.pingSecs });
-      if (this.#isOver || frame.type === "welcome") return;
+  protected emitFrame(frame: Frame): void {
+    if (this.#isClosed) return;
+    if (!this.#isReady) {
+      this.#isReady = true;
+      this.context.onFrame({ type: "welcome", ping_secs: this.idleSecs });
+      if (this.#isClosed || frame.type === "welcome") return;
     }
-    const listener = frame.channel === undefined ? undefined : this.channels.get(frame.channel);
+    const entry = frame.channel === undefined ? undefined : this.channels.get(frame.channel);
     if (frame.type === "subscribed") {
       // Each request is answered so; what goes on without a loss is no news.
-      if (!listener || (listener.told && frame.recovered)) return;
-      listener.told = true;
-      frame = { ...frame, id: listener.id };
+      if (!entry || (entry.isConfirmed && frame.recovered)) return;
+      entry.isConfirmed = true;
+      frame = { ...frame, id: entry.id };
     }
     if (frame.type === "unsubscribed" && frame.reason) this.channels.delete(frame.channel!);
     this.context.onFrame(frame);
   }
 
-  protected end(ended: Ended): void {
-    if (this.#isOver) return;
+  protected finish(close: CloseInfo): void {
+    if (this.#isClosed) return;
     this.close();
-    this.context.onEnd(ended);
+    this.context.onClose(close);
   }
 
   /** Something of the gateway arrived. */
-  protected live(): void {
-    this.context.onLife();
-    if (!this.#isWelcome) this.tell({ type: "welcome" });
+  protected recordActivity(): void {
+    this.context.onActivity();
+    if (!this.#isReady) this.emitFrame({ type: "welcome" });
   }
 
   /** The channels and where each goes on: `channel=a&since=k3-41&channel=b`. */
   protected query(): string {
     const query = new URLSearchParams();
     for (const channel of this.channels.keys()) {
-      const { since, backlog } = this.context.wish(channel);
+      const { since, backlog } = this.context.resumeParams(channel);
       query.append("channel", channel);
       if (since) query.append("since", `${since.epoch}-${since.offset}`);
       else if (backlog) query.append("backlog", String(backlog));
@@ -109,7 +109,7 @@ export abstract class HttpLink implements Link {
     return query.toString();
   }
 
-  /** Asks for a path; throws `Refused` for a problem and an error for what is no answer of a gateway. */
+  /** Asks for a path; throws `ProblemError` for a problem and an error for what is no answer of a gateway. */
   protected async get(path: string, accept: string, signal: AbortSignal): Promise<Response> {
     const { url, token, credentials, fetch } = this.context;
     const headers: Record<string, string> = { Accept: accept };
@@ -121,66 +121,66 @@ export abstract class HttpLink implements Link {
     response.body?.cancel().catch(() => {});
     const seconds = Number(response.headers.get("retry-after")) || 0;
     const slug = String(problem?.type ?? "").split("/").pop()!.replaceAll("-", "_");
-    throw new Refused(response.status, slug, problem?.detail ?? problem?.title ?? slug, seconds * 1000);
+    throw new ProblemError(response.status, slug, problem?.detail ?? problem?.title ?? slug, seconds * 1000);
   }
 
   /** Runs with the channels as they are now, once those who ask in the same moment have done so. */
-  #again(): void {
+  #restart(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       const before = this.#run;
       if (!this.channels.size) {
         before?.abort();
         this.#run = undefined;
-        return this.live();
+        return this.recordActivity();
       }
       const run = (this.#run = new AbortController());
       // The run before goes on until this one carries something, so that nothing is missed in between.
       this.run(run.signal, () => before?.abort())
-        .then(() => LOST, (error) => (error instanceof Refused ? this.#refused(error, run.signal) : LOST))
-        .catch(() => LOST)
-        .then((ended) => {
+        .then(() => CONNECTION_LOST, (error) => (error instanceof ProblemError ? this.#onProblem(error, run.signal) : CONNECTION_LOST))
+        .catch(() => CONNECTION_LOST)
+        .then((close) => {
           before?.abort();
-          if (ended && this.#run === run) this.end(ended);
+          if (close && this.#run === run) this.finish(close);
         });
     });
   }
 
   /** What a refusal means for the link; nothing if it goes on with other channels. */
-  async #refused(refused: Refused, signal: AbortSignal): Promise<Ended | undefined> {
-    const { status, code, waitMs } = refused;
+  async #onProblem(problem: ProblemError, signal: AbortSignal): Promise<CloseInfo | undefined> {
+    const { status, code, waitMs } = problem;
     const closeCode = CLOSE_CODES[code];
     if (closeCode) return { code: closeCode, reason: code, waitMs };
-    if (!code || code === "not_found" || status >= 500) return { ...LOST, waitMs };
+    if (!code || code === "not_found" || status >= 500) return { ...CONNECTION_LOST, waitMs };
     if (waitMs) return { code: 4004, reason: code, waitMs };
     if (code === "unauthenticated" && this.context.token) {
       // A token that was good has come to its end; one that never was is no use again.
-      return this.#isWelcome
-        ? { code: TOKEN_EXPIRED, reason: "token_expired" }
-        : { code: UNAUTHENTICATED, reason: code };
+      return this.#isReady
+        ? { code: CLOSE_TOKEN_EXPIRED, reason: "token_expired" }
+        : { code: CLOSE_UNAUTHENTICATED, reason: code };
     }
     // It does not say which channel it is about.
     const all = [...this.channels];
     for (const [channel, { id }] of all) {
-      const why = all.length === 1 ? refused : await this.#probe(channel, signal);
-      if (this.#isOver || signal.aborted) return;
+      const why = all.length === 1 ? problem : await this.#checkChannel(channel, signal);
+      if (this.#isClosed || signal.aborted) return;
       if (!why) continue;
       this.channels.delete(channel);
-      this.tell({ type: "error", id, channel, code: why.code, message: why.title, temporary: why.status === 429 });
+      this.emitFrame({ type: "error", id, channel, code: why.code, message: why.title, temporary: why.status === 429 });
     }
     if (this.channels.size === all.length) return { code: 4004, reason: code };
-    this.#again();
+    this.#restart();
     return undefined;
   }
 
-  async #probe(channel: string, signal: AbortSignal): Promise<Refused | undefined> {
+  async #checkChannel(channel: string, signal: AbortSignal): Promise<ProblemError | undefined> {
     try {
       const query = new URLSearchParams({ channel, wait: "0" });
       const response = await this.get(`/v1/poll?${query}`, "application/json", signal);
       await response.body?.cancel();
       return undefined;
     } catch (error) {
-      if (error instanceof Refused) return error;
+      if (error instanceof ProblemError) return error;
       throw error;
     }
   }

@@ -1,6 +1,6 @@
 // What the transports have in common: each looks to the client like one connection that speaks the protocol's frames.
 
-import type { Ended, Frame, Wish } from "../protocol.js";
+import type { CloseInfo, Frame, ResumeParams } from "../protocol.js";
 
 /** One connection, or what stands for it, from its opening to its end. */
 export interface Link {
@@ -23,13 +23,13 @@ export interface LinkContext {
   /** Seconds that a poll may wait. */
   pollSecs: number;
   /** From where a channel is wanted as of now. */
-  wish(channel: string): Wish;
+  resumeParams(channel: string): ResumeParams;
   /** `welcome` is the first frame, and says that the transport carries something. */
   onFrame(frame: Frame): void;
   /** Something arrived that is no frame. */
-  onLife(): void;
+  onActivity(): void;
   /** Called at most once, and not after `close`. */
-  onEnd(ended: Ended): void;
+  onClose(close: CloseInfo): void;
 }
 
 export type OpenLink = (context: LinkContext) => Link;

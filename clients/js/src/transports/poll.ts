@@ -5,28 +5,28 @@ import { HttpLink } from "./http.js";
 import type { OpenLink } from "./link.js";
 
 /** Between polls that bring nothing and do not wait either. */
-const PAUSE_MS = 500;
+const MIN_POLL_INTERVAL_MS = 500;
 
 class PollLink extends HttpLink {
-  protected async run(signal: AbortSignal, started: () => void): Promise<void> {
+  protected async run(signal: AbortSignal, onStarted: () => void): Promise<void> {
     while (!signal.aborted) {
       const query = this.query();
-      const began = Date.now();
+      const startedAt = Date.now();
       // Who is not known to be subscribed waits for that alone.
-      const isNew = [...this.channels.values()].some(({ told }) => !told);
-      const wait = isNew ? 0 : this.context.pollSecs;
+      const hasUnconfirmed = [...this.channels.values()].some(({ isConfirmed }) => !isConfirmed);
+      const wait = hasUnconfirmed ? 0 : this.context.pollSecs;
       const response = await this.get(`/v1/poll?${query}&wait=${wait}`, "application/json", signal);
       const answer = await response.json();
       if (signal.aborted) return;
-      started();
-      this.live();
+      onStarted();
+      this.recordActivity();
       for (const list of [answer.subscribed, answer.messages, answer.unsubscribed]) {
-        (list ?? []).forEach((frame: Frame) => this.tell(frame));
+        (list ?? []).forEach((frame: Frame) => this.emitFrame(frame));
       }
-      if (answer.close) return this.end(answer.close);
+      if (answer.close) return this.finish(answer.close);
       if (!this.channels.size) return new Promise((done) => signal.addEventListener("abort", () => done()));
-      if (!isNew && this.query() === query && Date.now() - began < PAUSE_MS) {
-        await new Promise((done) => setTimeout(done, PAUSE_MS));
+      if (!hasUnconfirmed && this.query() === query && Date.now() - startedAt < MIN_POLL_INTERVAL_MS) {
+        await new Promise((done) => setTimeout(done, MIN_POLL_INTERVAL_MS));
       }
     }
   }

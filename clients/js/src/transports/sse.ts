@@ -15,7 +15,7 @@ export class EventParser {
   #data: string[] = [];
   #length = 0;
 
-  constructor(private tell: (event: ServerSentEvent) => void) {}
+  constructor(private onEvent: (event: ServerSentEvent) => void) {}
 
   /** Takes the next bytes. Throws if an event has no end. */
   push(bytes: Uint8Array): void {
@@ -28,7 +28,7 @@ export class EventParser {
       if (c !== "\n" && c !== "\r") continue;
       // Whether a line feed follows is not known yet.
       if (c === "\r" && at + 1 === text.length) break;
-      this.#line(text.slice(start, at));
+      this.#parseLine(text.slice(start, at));
       if (c === "\r" && text[at + 1] === "\n") at++;
       start = at + 1;
     }
@@ -36,9 +36,9 @@ export class EventParser {
     if (this.#rest.length + this.#length > MAX_LENGTH) throw new Error("an event without an end");
   }
 
-  #line(line: string): void {
+  #parseLine(line: string): void {
     if (line === "") {
-      if (this.#data.length) this.tell({ event: this.#event || "message", data: this.#data.join("\n") });
+      if (this.#data.length) this.onEvent({ event: this.#event || "message", data: this.#data.join("\n") });
       this.#event = "";
       this.#data = [];
       this.#length = 0;

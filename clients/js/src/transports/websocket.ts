@@ -1,6 +1,6 @@
 // The WebSocket at `/v1/subscribe`.
 
-import { LOST, parse } from "../protocol.js";
+import { CONNECTION_LOST, parse } from "../protocol.js";
 import type { OpenLink } from "./link.js";
 
 export const SUBPROTOCOL = "lastmile.v1";
@@ -8,22 +8,22 @@ export const SUBPROTOCOL = "lastmile.v1";
 export const openWebSocket: OpenLink = (context) => {
   const { WebSocket: Socket, token } = context;
   // Told later, because the caller does not have its link yet.
-  if (!Socket) return dead(() => context.onEnd(LOST));
+  if (!Socket) return failedLink(() => context.onClose(CONNECTION_LOST));
   let socket: WebSocket;
   try {
     socket = new Socket(context.url.replace(/^http/, "ws") + "/v1/subscribe", SUBPROTOCOL);
   } catch {
-    return dead(() => context.onEnd(LOST));
+    return failedLink(() => context.onClose(CONNECTION_LOST));
   }
-  let waiting: string[] | undefined = [];
+  let unsent: string[] | undefined = [];
   const send = (command: object) => {
     const text = JSON.stringify(command);
-    if (waiting) waiting.push(text);
+    if (unsent) unsent.push(text);
     else if (socket.readyState === 1) socket.send(text);
   };
   socket.onopen = () => {
-    const texts = waiting ?? [];
-    waiting = undefined;
+    const texts = unsent ?? [];
+    unsent = undefined;
     // With a cookie the session is there already, and `hello` would come too late. Any command begins one without.
     send(token ? { type: "hello", token } : { type: "ping" });
     texts.forEach((text) => socket.send(text));
@@ -34,9 +34,9 @@ export const openWebSocket: OpenLink = (context) => {
   };
   // An error is followed by a close.
   socket.onerror = () => {};
-  socket.onclose = ({ code, reason }) => context.onEnd({ code, reason: reason || LOST.reason });
+  socket.onclose = ({ code, reason }) => context.onClose({ code, reason: reason || CONNECTION_LOST.reason });
   return {
-    subscribe: (id, channel) => send({ type: "subscribe", id, ...context.wish(channel) }),
+    subscribe: (id, channel) => send({ type: "subscribe", id, ...context.resumeParams(channel) }),
     unsubscribe: (id, channel) => send({ type: "unsubscribe", id, channel }),
     send,
     close() {
@@ -46,7 +46,7 @@ export const openWebSocket: OpenLink = (context) => {
   };
 };
 
-function dead(tell: () => void) {
-  const timer = setTimeout(tell);
+function failedLink(onFail: () => void) {
+  const timer = setTimeout(onFail);
   return { subscribe() {}, unsubscribe() {}, send() {}, close: () => clearTimeout(timer) };
 }
