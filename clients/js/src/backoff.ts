@@ -1,17 +1,17 @@
-// How long to wait before the next try: exponential with full jitter, so that many clients do not come in one wave.
+// Reconnect delay: exponential backoff with full jitter, so that many clients do not reconnect at the same moment.
 
 export class Backoff {
-  #tries = 0;
+  #attempts = 0;
 
   constructor(private baseMs = 500, private capMs = 30_000, private random: () => number = Math.random) {}
 
-  /** Milliseconds until the next try; what the gateway asks for comes on top. */
+  /** Milliseconds until the next attempt. `waitMs`, the gateway's `Retry-After`, is added to the random part. */
   next(waitMs = 0): number {
-    const ceiling = Math.min(this.capMs, this.baseMs * 2 ** Math.min(this.#tries++, 30));
+    const ceiling = Math.min(this.capMs, this.baseMs * 2 ** Math.min(this.#attempts++, 30));
     return waitMs + this.random() * ceiling;
   }
 
   reset(): void {
-    this.#tries = 0;
+    this.#attempts = 0;
   }
 }

@@ -1,4 +1,4 @@
-// One client: keeps a connection, whatever carries it, and what is listened to over it.
+// The client: keeps one connection over the selected transport, with its subscriptions and replies.
 
 import { Backoff } from "./backoff.js";
 import { TransportSelector } from "./transport_selector.js";
@@ -12,21 +12,21 @@ import type { Link, OpenLink, TransportName } from "./transports/link.js";
 import { openPoll } from "./transports/poll.js";
 import { openWebSocket } from "./transports/websocket.js";
 
-/** A token, or what gets a fresh one: it is asked before each connection and before a token runs out. */
+/** A token, or a function that returns a fresh one, called before each connection and before the token expires. */
 export type TokenSource = string | (() => string | Promise<string>);
 
-/** All in milliseconds. */
+/** Durations in milliseconds. */
 export interface Timing {
-  /** A transport that carries nothing for so long after it was opened is broken. 8000 */
+  /** A transport without a first frame after this time is broken. Default 8000 */
   openMs: number;
-  /** A connection that stayed up for so long is a good one. 5000 */
+  /** A connection that lasts this long is stable: its transport is stored and the backoff reset. Default 5000 */
   stableMs: number;
-  /** From a ping to a sign of life. 10000 */
+  /** Time from a ping to the next data of the gateway. Default 10000 */
   pongMs: number;
-  /** The first and the longest wait between tries, of which a random part is taken. 500, 30000 */
+  /** The first and the longest reconnect delay, of which a random part is taken. Defaults 500 and 30000 */
   backoffMs: number;
   backoffMaxMs: number;
-  /** How long a poll may wait for something. 25000 */
+  /** How long a poll waits for a publication. Default 25000 */
   pollMs: number;
 }
 
@@ -34,12 +34,12 @@ export interface ClientOptions {
   token?: TokenSource;
   /** `"include"` sends the login's cookie to a gateway of another origin. */
   credentials?: RequestCredentials;
-  /** What may be used, best first. `["websocket", "events", "poll"]` */
+  /** Transports in order of preference. Default `["websocket", "events", "poll"]` */
   transports?: TransportName[];
-  /** For programs without one (Node 20: `ws`). Without any, server-sent events are used. */
+  /** For runtimes without a global one (Node 20: package `ws`). Without any, server-sent events are used. */
   WebSocket?: unknown;
   fetch?: typeof fetch;
-  /** One connection for all tabs of this origin. All must be for the same person; a name keeps groups apart. */
+  /** One connection for all tabs of this origin. All tabs must have the same user; a name separates groups of tabs. */
   tabs?: boolean | string;
   timing?: Partial<Timing>;
 }
@@ -52,10 +52,10 @@ export interface ClientEvents {
     transport?: TransportName | "tabs";
     /** Why the last connection ended. */
     error?: LastmileError;
-    /** Until the next try. */
+    /** Delay before the next attempt. */
     retryMs?: number;
   };
-  /** What went wrong beside the connection itself: a token that could not be renewed. */
+  /** An error that does not end the connection: a token could not be refreshed. */
   error: LastmileError;
 }
 
@@ -67,9 +67,10 @@ interface Pending {
 
 const OPEN_LINK: Record<TransportName, OpenLink> = { websocket: openWebSocket, events: openEvents, poll: openPoll };
 
-/** Replies that may wait for a connection or an answer. */
-const MAX_PENDING = 1000;
+/** Replies that wait for a connection or for the publisher. */
+const MAX_PENDING_REPLIES = 1000;
 
+/** The longest delay that `setTimeout` takes. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 export function connect(url: string | URL, options: ClientOptions = {}): Client {
@@ -78,13 +79,13 @@ export function connect(url: string | URL, options: ClientOptions = {}): Client 
 
 export class Client extends Emitter<ClientEvents> {
   state: State = "idle";
-  /** What carries the connection. */
+  /** The transport in use. */
   transport: TransportName | "tabs" | undefined;
 
   #subscriptions = new Map<string, Subscription<any>>();
   #pending = new Map<string, Pending>();
   #link: Link | undefined;
-  /** Which try this is: answers to an older one are late. */
+  /** Number of the current attempt: callbacks of older ones are ignored. */
   #attempt = 0;
   #ids = 0;
   #timing: Timing;
@@ -93,7 +94,7 @@ export class Client extends Emitter<ClientEvents> {
   #tabs: Tabs | undefined;
   #error: LastmileError | undefined;
   #isReady = false;
-  /** How the gateway ended a channel of this connection: when it was the last one, the connection ends likewise. */
+  /** Close code of the last channel that the gateway ended: a connection without channels is closed with the same. */
   #channelCloseCode = 0;
   #lastActivity = 0;
   #openedAt = 0;
@@ -115,7 +116,7 @@ export class Client extends Emitter<ClientEvents> {
     const socket = options.WebSocket ?? globalThis.WebSocket;
     const order = options.transports ?? ["websocket", "events", "poll"];
     const usable = order.filter((name) => name !== "websocket" || socket);
-    if (!usable.length) throw new LastmileError("unsupported", "there is no transport: pass a WebSocket");
+    if (!usable.length) throw new LastmileError("unsupported", "no usable transport, pass the `WebSocket` option");
     this.#selector = new TransportSelector(usable, url);
     if (options.tabs && Tabs.areSupported()) {
       const name = `lastmile:${url}:${options.tabs === true ? "" : options.tabs}`;
@@ -124,13 +125,15 @@ export class Client extends Emitter<ClientEvents> {
     this.#stopWakeEvents = this.#listenForWakeEvents();
   }
 
-  /** Listens to a channel; connects if need be. A channel has one subscription at a time. */
+  /** Subscribes to a channel and connects if needed. A channel has one subscription at a time. */
   subscribe<T = unknown>(channel: string, options: SubscribeOptions = {}): Subscription<T> {
-    if (this.#subscriptions.has(channel)) throw new LastmileError("already_subscribed", `already on ${channel}`);
+    if (this.#subscriptions.has(channel)) {
+      throw new LastmileError("already_subscribed", `already subscribed to ${channel}`);
+    }
     const subscription = new Subscription<T>(channel, this.#subscriptionOwner, options);
     this.#subscriptions.set(channel, subscription);
     if (this.#isTerminal()) {
-      // Not before the caller can listen to it.
+      // Deferred, so that the caller can add its listeners first.
       queueMicrotask(() => subscription.end(this.#error ?? new LastmileError("closed", "the client is closed")));
     } else {
       this.#subscribeNow(subscription);
@@ -138,17 +141,17 @@ export class Client extends Emitter<ClientEvents> {
     return subscription;
   }
 
-  /** Answers an identified message; done once its publisher has the reply. It needs a WebSocket. */
+  /** Replies to a message; resolves once its publisher has the reply. Needs a WebSocket. */
   async reply(channel: string, to: string, data: unknown): Promise<void> {
     await this.#request({ type: "reply", channel, to, data });
   }
 
-  /** Answers an identified message and waits for what its publisher says to that. */
+  /** Replies to a message and resolves with the publisher's answer. Needs a WebSocket. */
   ask<T = unknown>(channel: string, to: string, data: unknown): Promise<T> {
     return this.#request({ type: "reply", channel, to, data, answer: true }) as Promise<T>;
   }
 
-  /** Ends the connection and all that is listened to. */
+  /** Ends the connection and all subscriptions. */
   close(): void {
     if (this.state === "closed") return;
     this.#finish("closed", undefined);
@@ -177,7 +180,8 @@ export class Client extends Emitter<ClientEvents> {
   #request(command: Frame): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#isTerminal()) return reject(this.#error ?? new LastmileError("closed"));
-      if (this.#pending.size >= MAX_PENDING) return reject(new LastmileError("rate_limited", undefined, true));
+      const isFull = this.#pending.size >= MAX_PENDING_REPLIES;
+      if (isFull) return reject(new LastmileError("rate_limited", undefined, true));
       const id = this.#nextId();
       const isSent = !!this.#link;
       command = { ...command, id };
@@ -252,7 +256,7 @@ export class Client extends Emitter<ClientEvents> {
       case "subscribed":
         return subscription?.onSubscribed(frame);
       case "unsubscribed":
-        // With a reason it is the gateway's doing.
+        // Only an end by the gateway has a reason.
         if (subscription && frame.reason) this.#onUnsubscribed(subscription, frame);
         return;
       case "degraded":
@@ -287,8 +291,8 @@ export class Client extends Emitter<ClientEvents> {
     const close: CloseInfo = { code: Number(code), reason: reason! };
     this.#channelCloseCode = close.code;
     subscription.suspend();
-    if (protocol.isFinal(close.code)) subscription.end(protocol.errorFromClose(close, `${subscription.channel}: ${reason}`));
-    else this.#resubscribeLater(subscription);
+    if (!protocol.isFinal(close.code)) return this.#resubscribeLater(subscription);
+    subscription.end(protocol.errorFromClose(close, `${subscription.channel}: ${reason}`));
   }
 
   #onError(frame: Frame): void {
@@ -303,7 +307,7 @@ export class Client extends Emitter<ClientEvents> {
     }
   }
 
-  /** The connection is well, only this channel is not to be had now. */
+  /** The channel is temporarily unavailable; the connection is not affected. */
   #resubscribeLater(subscription: Subscription<any>): void {
     const attempt = this.#attempt;
     setTimeout(() => {
@@ -328,7 +332,8 @@ export class Client extends Emitter<ClientEvents> {
     this.#closeLink();
     if (protocol.isFinal(code) && !isLastChannelEnd) return this.#finish("failed", error);
     if (!this.#subscriptions.size && !this.#pending.size) return this.#setState("idle", { error });
-    let reconnectNow = close.reconnectNow || isLastChannelEnd || (wasReady && code === protocol.CLOSE_TOKEN_EXPIRED && uptimeMs > 1000);
+    const isTokenExpired = wasReady && code === protocol.CLOSE_TOKEN_EXPIRED && uptimeMs > 1000;
+    let reconnectNow = close.reconnectNow || isLastChannelEnd || isTokenExpired;
     if (!this.#tabs) {
       if (isAbnormalClose && !wasReady) reconnectNow = this.#selector.recordFailure() && !close.waitMs;
       else if (isAbnormalClose && uptimeMs < this.#timing.stableMs) this.#selector.recordEarlyDisconnect();
@@ -342,7 +347,7 @@ export class Client extends Emitter<ClientEvents> {
     if (this.state === "waiting") this.#retryTimer = setTimeout(() => this.#connect(), retryMs);
   }
 
-  /** Lets go of the link and of what waits for it. */
+  /** Closes the link and fails the replies that were sent over it. */
   #closeLink(): void {
     this.#attempt += 1;
     for (const timer of [this.#retryTimer, this.#openTimer, this.#stableTimer, this.#refreshTimer]) clearTimeout(timer);
@@ -353,7 +358,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#channelCloseCode = 0;
     for (const subscription of this.#subscriptions.values()) subscription.suspend();
     for (const [id, { isSent }] of this.#pending) {
-      // Nobody knows whether it arrived, so it is not sent again.
+      // Not sent again: the gateway may already have it.
       if (isSent) this.#settle(id, protocol.errorFromClose(CONNECTION_LOST));
     }
   }
@@ -371,7 +376,7 @@ export class Client extends Emitter<ClientEvents> {
     this.emit("state", { state, transport: this.transport, ...more });
   }
 
-  /** Pings when nothing came for a while, and ends a connection that stays silent. */
+  /** Pings an idle connection and closes it if nothing arrives. */
   #startLivenessCheck(idleMs: number): void {
     const { pongMs } = this.#timing;
     let pingedAt = 0;
@@ -387,14 +392,14 @@ export class Client extends Emitter<ClientEvents> {
     }, Math.min(idleMs, pongMs) / 4);
   }
 
-  /** Gets a new token when the last tenth of the old one's time begins, or a minute before its end. */
+  /** Refreshes the token when a tenth of its remaining time is left, at most a minute before it expires. */
   #refreshBefore(expires: string | undefined): void {
     clearTimeout(this.#refreshTimer);
     const { token } = this.options;
     if (!expires || typeof token !== "function" || this.#tabs) return;
     const leftMs = Date.parse(expires) - Date.now();
     const inMs = leftMs - Math.min(60_000, leftMs / 10);
-    // A clock that is wrong, or a token that is not newer: the gateway will say when it is over.
+    // The clock is wrong or the token is not newer: the gateway closes the connection when the token expires.
     if (!(inMs > 500)) return;
     const attempt = this.#attempt;
     this.#refreshTimer = setTimeout(async () => {
@@ -408,7 +413,7 @@ export class Client extends Emitter<ClientEvents> {
     }, Math.min(inMs, MAX_TIMER_MS));
   }
 
-  /** The network is back, or the page is looked at again: no time to wait. */
+  /** Reconnects, or pings, as soon as the network is back or the page becomes visible. */
   #listenForWakeEvents(): () => void {
     const onWake = () => {
       if (this.state === "waiting") this.#connect();

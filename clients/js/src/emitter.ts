@@ -1,9 +1,9 @@
-// Typed events. A listener that throws harms nobody but itself.
+// Typed events. An exception in one listener does not affect the others.
 
 export class Emitter<Events> {
   #listeners = new Map<keyof Events, Set<(event: any) => void>>();
 
-  /** Calls `listener` at each event of that name; gives the function that takes it away again. */
+  /** Calls `listener` at each event of that name. Returns a function that removes it. */
   on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
     let set = this.#listeners.get(name);
     if (!set) this.#listeners.set(name, (set = new Set()));
@@ -17,7 +17,7 @@ export class Emitter<Events> {
       try {
         listener(event);
       } catch (error) {
-        // To whoever watches for uncaught errors, without breaking what is going on here.
+        // Reported as an uncaught error, without interrupting the caller.
         queueMicrotask(() => { throw error; });
       }
     }

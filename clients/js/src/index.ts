@@ -1,7 +1,12 @@
-// What the package offers.
+// The public interface of the package.
 
-export { connect, type Client, type ClientEvents, type ClientOptions, type State, type Timing, type TokenSource } from "./client.js";
+export {
+  connect, type Client, type ClientEvents, type ClientOptions, type State, type Timing, type TokenSource,
+} from "./client.js";
 export { LastmileError, type Position, type Publication } from "./protocol.js";
-export { joinRoom, openRoom, type Invitation, type OpenOptions, type Peer, type Room, type RoomEvents, type RoomMessage, type RoomOptions, type Sender } from "./rooms.js";
+export {
+  joinRoom, openRoom, type Invitation, type OpenOptions, type Peer, type Room, type RoomEvents, type RoomMessage,
+  type RoomOptions, type Sender,
+} from "./rooms.js";
 export type { Gap, SubscribeOptions, Subscription, SubscriptionEvents } from "./subscription.js";
 export type { TransportName } from "./transports/link.js";

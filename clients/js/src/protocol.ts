@@ -1,6 +1,6 @@
-// The words of the protocol: what is sent and got, how connections end, and the one type of error.
+// Protocol types: frames, close codes, publications and the error class.
 
-/** Where a publication stands. Offsets of a channel rise by one within an epoch; a new epoch means lost history. */
+/** A position in a channel. Offsets rise by one within an epoch; a new epoch means that history was lost. */
 export interface Position {
   epoch: string;
   offset: number;
@@ -17,14 +17,14 @@ export interface Publication<T = unknown> extends Position {
   data: T;
 }
 
-/** From where a channel is wanted: behind a position, with its newest so many, or from now on. */
+/** Where a subscription starts: after a position, with the newest `backlog` publications, or with the next one. */
 export interface ResumeParams {
   channel: string;
   since?: Position;
   backlog?: number;
 }
 
-/** A frame of the gateway. Members depend on `type`; unknown types are passed over. */
+/** A frame of the protocol. Members depend on `type`; frames of unknown types are ignored. */
 export interface Frame {
   type: string;
   id?: string;
@@ -39,49 +39,48 @@ export interface Frame {
   [member: string]: any;
 }
 
-/** Why something ended or was refused. */
+/** The reason of a close or a refusal. */
 export class LastmileError extends Error {
   override name = "LastmileError";
   constructor(
-    /** A name of the protocol's tables (`forbidden`, `channel_closed`, `token_expired`), or the client's own:
+    /** A code of the protocol's tables (`forbidden`, `channel_closed`, `token_expired`), or one of the client's own:
      * `closed`, `connection_lost`, `overflow`, `room_closed`, `unsupported`. */
     readonly code: string,
     message: string = code,
-    /** Whether the same may work later. */
+    /** Whether a retry may succeed. */
     readonly temporary = false,
-    /** The close code or HTTP status, where there is one. */
+    /** The close code or HTTP status, if there is one. */
     readonly status?: number,
   ) {
     super(message);
   }
 }
 
-/** How a link ended. */
+/** Why a link was closed. */
 export interface CloseInfo {
-  /** A close code of the protocol; 1006 for a connection that just broke. */
+  /** A close code of the protocol; 1006 if the connection broke without one. */
   code: number;
   reason: string;
-  /** How long the gateway asks to wait, in milliseconds. */
+  /** The gateway's `Retry-After`, in milliseconds. */
   waitMs?: number;
-  /** Nothing is wrong: connect again without a wait. */
+  /** Reconnect without a delay: the close is not an error. */
   reconnectNow?: boolean;
 }
 
-/** Connections that broke: no word of the gateway on why. */
+/** The connection broke without a close frame. */
 export const CONNECTION_LOST: CloseInfo = { code: 1006, reason: "connection_lost" };
 
 export const CLOSE_DRAINING = 4000;
-export const PING_TIMEOUT = 4002;
 export const CLOSE_TOKEN_EXPIRED = 4003;
 export const CLOSE_UNAUTHENTICATED = 4501;
 
-/** Whether a close code says not to come back. */
+/** Whether a close code forbids a reconnect. */
 export const isFinal = (code: number) => code >= 4500 && code < 5000;
 
 export const errorFromClose = ({ code, reason }: CloseInfo, message?: string) =>
   new LastmileError(reason || `closed_${code}`, message ?? (reason || `closed with ${code}`), !isFinal(code), code);
 
-/** The error that an `error` frame stands for. */
+/** The error of an `error` frame. */
 export const errorFromFrame = (frame: Frame) =>
   new LastmileError(String(frame.code), frame.message, frame.temporary === true);
 
@@ -94,7 +93,7 @@ export function publicationFromFrame(frame: Frame): Publication {
   } as Publication;
 }
 
-/** What a text holds if it is a JSON object. */
+/** Decodes a JSON object; `undefined` for anything else. */
 export function parse(text: unknown): Frame | undefined {
   try {
     const value = JSON.parse(text as string);

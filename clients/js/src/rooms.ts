@@ -1,13 +1,15 @@
-// Rooms: two people or devices meet and pass messages to each other. A lost connection gets its seat back.
+// Rooms: peers exchange messages through the gateway. A peer that reconnects gets its seat back.
 
 import { Backoff } from "./backoff.js";
 import { Emitter } from "./emitter.js";
-import { errorFromClose, isFinal, LastmileError, CONNECTION_LOST, parse, errorFromFrame, type Frame } from "./protocol.js";
+import {
+  CONNECTION_LOST, errorFromClose, errorFromFrame, isFinal, LastmileError, parse, type Frame,
+} from "./protocol.js";
 import type { Timing } from "./client.js";
 
 const SUBPROTOCOL = "lastmile.pair.v1";
 
-/** What the gateway knows of a peer. */
+/** The gateway's data about a peer. */
 export interface Sender {
   city?: string;
   country?: string;
@@ -20,14 +22,14 @@ export interface Sender {
 
 export interface Peer {
   peer: string;
-  /** Its connection is lost and its seat is kept. */
+  /** Disconnected; its seat is reserved. */
   away?: boolean;
   sender: Sender;
 }
 
 export interface RoomMessage<T = unknown> {
   data: T;
-  /** Numbers the messages of the room. */
+  /** Sequence number of the message in the room. */
   seq: number;
   from: string;
   sender: Sender;
@@ -37,28 +39,28 @@ export interface RoomEvents {
   message: RoomMessage;
   peer_joined: Peer & { resumed?: boolean };
   peer_left: { peer: string; reason: "left" | "away" | "timeout" };
-  /** `recovered` is false if messages are missing. */
+  /** The seat was resumed. `recovered` is false if messages are missing. */
   resumed: { recovered: boolean };
   state: { state: "connected" | "waiting" | "closed"; error?: LastmileError };
-  /** Over for good; without an error by `leave` or `end`. */
+  /** Ended for good. Without an error: by `leave` or `end`. */
   closed: LastmileError | undefined;
 }
 
 export interface RoomOptions {
-  /** For programs without one (Node 20: `ws`). */
+  /** For runtimes without a global one (Node 20: package `ws`). */
   WebSocket?: unknown;
   timing?: Partial<Pick<Timing, "openMs" | "backoffMs" | "backoffMaxMs">>;
 }
 
 export interface OpenOptions extends RoomOptions {
   maxSeats?: number;
-  /** A short code to read out. */
+  /** Also creates a short code that a person can read out. */
   code?: "digits" | "words";
-  /** Where opening a room needs a login. */
+  /** For gateways that open rooms for authenticated users only. */
   token?: string;
 }
 
-/** What lets in: the room and its secret, or a short code. */
+/** The credential to join: the room and its secret, or a short code. */
 export type Invitation = { room: string; secret: string } | { code: string };
 
 /** Opens a room and takes its first seat. */
@@ -66,7 +68,7 @@ export function openRoom(url: string | URL, { maxSeats, code, token, ...options 
   return new Room(String(url), options).start("", { type: "open", max_seats: maxSeats, code, token });
 }
 
-/** Takes a seat in a room. */
+/** Joins a room and takes a seat. */
 export function joinRoom(url: string | URL, invitation: Invitation, options: RoomOptions = {}): Promise<Room> {
   const room = new Room(String(url), options);
   if ("code" in invitation) return room.start("", { type: "join", code: invitation.code });
@@ -75,22 +77,22 @@ export function joinRoom(url: string | URL, invitation: Invitation, options: Roo
 
 interface PendingSend {
   data: unknown;
-  /** The ping behind it: its pong says that the gateway took the message. */
+  /** Id of the ping sent after the message: its pong confirms that the gateway accepted the message. */
   pingId?: string;
   resolve(): void;
   reject(error: LastmileError): void;
 }
 
-/** Messages that may wait to be taken. */
+/** Messages that the gateway has not confirmed. */
 const MAX_PENDING_SENDS = 100;
 
 export class Room extends Emitter<RoomEvents> {
   room = "";
-  /** This peer's own name. */
+  /** Id of this peer. */
   peer = "";
   peers = new Map<string, Peer>();
   expires: string | undefined;
-  /** Of who opened the room. */
+  /** Secret to join the room; only the peer that opened it has one. */
   joinSecret: string | undefined;
   link: string | undefined;
   code: string | undefined;
@@ -113,7 +115,7 @@ export class Room extends Emitter<RoomEvents> {
   /** @internal */
   constructor(url: string, { WebSocket: Socket = globalThis.WebSocket, timing = {} }: RoomOptions) {
     super();
-    if (!Socket) throw new LastmileError("unsupported", "there is no WebSocket: pass one");
+    if (!Socket) throw new LastmileError("unsupported", "no WebSocket, pass the `WebSocket` option");
     this.#Socket = Socket as typeof WebSocket;
     this.#url = url.replace(/\/+$/, "").replace(/^http/, "ws") + "/v1/rooms";
     this.#backoff = new Backoff(timing.backoffMs ?? 250, timing.backoffMaxMs ?? 5000);
@@ -129,25 +131,26 @@ export class Room extends Emitter<RoomEvents> {
     });
   }
 
-  /** Passes any JSON to the other peers; done when the gateway took it. While the connection is lost it waits for the
-   * seat; `connection_lost` means that it is not known whether it arrived. */
+  /** Sends any JSON to the other peers; resolves when the gateway accepted it. While disconnected the message waits for
+   * the reconnect. Rejected with `connection_lost`, it may or may not have arrived. */
   send(data: unknown): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) return reject(new LastmileError("room_closed"));
-      if (this.#pendingSends.size >= MAX_PENDING_SENDS) return reject(new LastmileError("rate_limited", undefined, true));
+      const isFull = this.#pendingSends.size >= MAX_PENDING_SENDS;
+      if (isFull) return reject(new LastmileError("rate_limited", undefined, true));
       const id = this.#nextId();
       this.#pendingSends.set(id, { data, resolve, reject });
       if (this.#isJoined) this.#transmit(id);
     });
   }
 
-  /** Gives the seat up. */
+  /** Leaves the room and releases the seat. */
   leave(): void {
     this.#sendFrame({ type: "leave" });
     this.#finish();
   }
 
-  /** Ends the room for all. */
+  /** Closes the room for all peers. */
   end(): void {
     this.#sendFrame({ type: "end" });
     this.#finish();
@@ -171,7 +174,8 @@ export class Room extends Emitter<RoomEvents> {
   #connect(first: Frame): void {
     const socket = new this.#Socket(this.#url + (this.room && `/${this.room}`), SUBPROTOCOL);
     this.#socket = socket;
-    this.#timers.push(setTimeout(() => this.#onClose(socket, CONNECTION_LOST.code, CONNECTION_LOST.reason), this.#openMs));
+    const onTimeout = () => this.#onClose(socket, CONNECTION_LOST.code, CONNECTION_LOST.reason);
+    this.#timers.push(setTimeout(onTimeout, this.#openMs));
     socket.onopen = () => this.#sendFrame(first);
     socket.onmessage = ({ data }) => {
       const frame = parse(data);
@@ -241,7 +245,7 @@ export class Room extends Emitter<RoomEvents> {
     if (this.#socket !== socket) return;
     const error = errorFromClose({ code, reason });
     this.#disconnect();
-    // Before there is a seat there is nothing to come back to.
+    // Without a seat there is nothing to resume.
     if (isFinal(code) || !this.#resumeToken) return this.#finish(error);
     for (const [id, { pingId, reject }] of this.#pendingSends) {
       if (pingId && this.#pendingSends.delete(id)) reject(errorFromClose(CONNECTION_LOST));

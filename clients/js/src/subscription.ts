@@ -1,42 +1,44 @@
-// One channel as its listener sees it: each publication once, in order, and every loss told.
+// One subscription: delivers each publication once and in order, and reports every gap.
 
 import { Emitter } from "./emitter.js";
-import { LastmileError, publicationFromFrame, type Frame, type Position, type Publication, type ResumeParams } from "./protocol.js";
+import {
+  LastmileError, publicationFromFrame, type Frame, type Position, type Publication, type ResumeParams,
+} from "./protocol.js";
 
 export interface SubscribeOptions {
-  /** Begin behind this position. */
+  /** Start after this position. */
   since?: Position;
-  /** Begin with the newest so many. */
+  /** Start with this many of the newest publications. */
   backlog?: number;
-  /** Publications that may wait for the iterator; 1000 if not said. */
+  /** Publications buffered for the iterator. Default 1000 */
   buffer?: number;
-  /** When so many wait: `"pause"` (if not said) stops listening until half of them are taken and then goes on from
-   * there, with what the gateway still has; `"drop_oldest"` lets the oldest go. Every loss is a `gap`. */
+  /** With a full buffer `"pause"` (default) unsubscribes until half of it was read, then resumes from there with the
+   * publications that the gateway still has. `"drop_oldest"` drops the oldest ones. Every loss is a `gap`. */
   overflow?: "pause" | "drop_oldest";
 }
 
-/** Publications that this listener does not get. */
+/** Publications that this subscription lost. */
 export interface Gap {
-  /** Gone by in the gateway, left out for a slow reader, or dropped here because the iterator was slow. */
+  /** No longer in the gateway's backlog, skipped by the gateway for a slow reader, or dropped from the full buffer. */
   reason: "history_lost" | "skipped" | "overflow";
-  /** The last one before, as far as it is known. */
+  /** Position of the last publication before the gap, as far as it is known. */
   after: Position;
 }
 
 export interface SubscriptionEvents<T> {
   message: Publication<T>;
-  /** The gateway listens for us, at first and after each loss of the connection. `recovered`: nothing is missing. */
+  /** Subscribed, at first and after each reconnect. `recovered`: no publication is missing. */
   subscribed: Position & { recovered: boolean };
   gap: Gap;
-  /** The gateway's node is cut off from the others: what is published comes later. Until `restored` or `subscribed`. */
+  /** The gateway's node is cut off from the others: publications are delayed until `restored` or `subscribed`. */
   degraded: undefined;
-  /** Everything came, and it goes on. */
+  /** Delayed publications have arrived and delivery is live again. */
   restored: undefined;
-  /** It is over, for good. Without an error: by `unsubscribe` or `close`. */
+  /** Ended for good. Without an error: by `unsubscribe` or `close`. */
   ended: LastmileError | undefined;
 }
 
-/** Who carries out what a subscription wants. */
+/** The client, as a subscription uses it. */
 export interface SubscriptionOwner {
   subscribe(subscription: Subscription<any>): void;
   unsubscribe(subscription: Subscription<any>): void;
@@ -44,11 +46,11 @@ export interface SubscriptionOwner {
 }
 
 export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> implements AsyncIterable<Publication<T>> {
-  /** The last publication that arrived; everything behind it is still to come. */
+  /** Position of the last publication that arrived. */
   position: Position | undefined;
-  /** @internal The `subscribe` command that is to be answered. */
+  /** @internal Id of the `subscribe` command that awaits its result. */
   id = "";
-  /** @internal Why it waits before it subscribes again. */
+  /** @internal Unsubscribed until the iterator has read half of the buffer. */
   isPaused = false;
 
   #isActive = false;
@@ -57,7 +59,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
   #isIterated = false;
   #buffer: Publication<T>[] = [];
   #pendingRead: { resolve(result: IteratorResult<Publication<T>>): void; reject(error: unknown): void } | undefined;
-  /** Where a gap was told: what follows may skip offsets. */
+  /** Position of the last reported gap: the next publication may skip offsets without another one. */
   #gapReportedAt: Position | undefined;
 
   /** @internal */
@@ -66,7 +68,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     this.position = options.since;
   }
 
-  /** Listens no more. */
+  /** Ends the subscription. */
   unsubscribe(): void {
     if (this.#isEnded) return;
     this.#buffer = [];
@@ -74,7 +76,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     this.owner.unsubscribe(this);
   }
 
-  /** Publications as they come. Leaving the loop unsubscribes; an end with an error throws it. */
+  /** Iterates over publications. Leaving the loop unsubscribes; an end with an error throws it. */
   [Symbol.asyncIterator](): AsyncIterator<Publication<T>> {
     if (this.#isIterated) throw new LastmileError("iterated", "a subscription has one iterator");
     this.#isIterated = true;
@@ -115,7 +117,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     return position ? { channel, since: position } : { channel, backlog: options.backlog };
   }
 
-  /** @internal The connection is gone, or another answer is waited for. */
+  /** @internal Ignores messages until the next `subscribed`: after a disconnect or a new `subscribe` with this id. */
   suspend(id = ""): void {
     this.#isActive = false;
     this.id = id;
@@ -130,12 +132,12 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     this.#isActive = true;
     if (!previous) {
       const { backlog } = this.options;
-      // If nothing of the backlog arrives, the next connection asks for it again.
+      // A connection that breaks before the backlog arrives then requests it again.
       this.position = backlog ? { ...current, offset: Math.max(0, current.offset - backlog) } : current;
       if (!isComplete) this.#gapReportedAt = current;
     } else if (!isComplete) {
       const isSameEpoch = previous.epoch === current.epoch;
-      // Who has the newest one misses nothing, whatever the gateway kept.
+      // A client with the newest publication misses nothing, even if the gateway kept none.
       isComplete = isSameEpoch && current.offset <= previous.offset;
       const reported = this.#gapReportedAt;
       this.#gapReportedAt = isComplete ? undefined : current;
@@ -154,7 +156,9 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     if (isSameEpoch && frame.offset! <= previous.offset) return;
     const isNext = isSameEpoch && frame.offset === previous.offset + 1;
     this.position = { epoch: frame.epoch!, offset: frame.offset! };
-    if (!isNext && !this.#gapReportedAt) this.emit("gap", { reason: isSameEpoch ? "skipped" : "history_lost", after: previous });
+    if (!isNext && !this.#gapReportedAt) {
+      this.emit("gap", { reason: isSameEpoch ? "skipped" : "history_lost", after: previous });
+    }
     this.#gapReportedAt = undefined;
     this.#deliver(publicationFromFrame(frame) as Publication<T>);
   }
@@ -162,7 +166,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
   #deliver(publication: Publication<T>): void {
     const hasListener = this.has("message");
     this.emit("message", publication);
-    // Who only listens to events needs no buffer.
+    // Without an iterator nothing reads the buffer.
     if (this.#isEnded || (hasListener && !this.#isIterated)) return;
     const pendingRead = this.#pendingRead;
     if (pendingRead) {
@@ -181,7 +185,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     }
   }
 
-  /** @internal Over for good; what was buffered can still be read. */
+  /** @internal Ends the subscription for good; buffered publications can still be read. */
   end(error?: LastmileError): void {
     if (this.#isEnded) return;
     this.#isEnded = true;

@@ -1,21 +1,21 @@
-// One connection for all tabs of an origin. The tab that holds the Web Lock leads: its hub has the one real client, and
-// every tab, the leader's own included, speaks the protocol's frames to the hub over a BroadcastChannel. When the
-// leader goes, the lock passes on, every tab connects to the new hub, and each goes on behind its own position.
+// Shares one connection between all tabs of an origin. The tab that holds the Web Lock is the leader and owns the real
+// client. Every tab, the leader's own included, exchanges protocol frames with it over a BroadcastChannel. When the
+// leader closes, another tab gets the lock; every tab connects to it and resumes from its own position.
 
 import type { Client } from "./client.js";
-import { LastmileError, type CloseInfo, type Frame, type Position, type Publication, type ResumeParams } from "./protocol.js";
+import type { CloseInfo, Frame, LastmileError, Position, Publication, ResumeParams } from "./protocol.js";
 import type { Subscription } from "./subscription.js";
 import type { Link, OpenLink } from "./transports/link.js";
 
-/** What passes between tabs. Without `tab` a word is for everybody. */
+/** A message between tabs. Without `tab` it is for all of them. */
 interface TabMessage {
-  /** A tab's command to the hub. */
+  /** A command to the leader. */
   command?: Frame;
-  /** The hub's frame to tabs. */
+  /** A frame from the leader. */
   frame?: Frame;
-  /** The hub's client is at its end. */
+  /** The leader's client failed. */
   close?: CloseInfo;
-  /** A new hub is there. */
+  /** A new leader has started. */
   isLeaderChange?: boolean;
   tab?: string;
 }
@@ -31,7 +31,7 @@ export class Tabs {
 
   constructor(private name: string, newClient: () => Client) {
     const { signal } = this.#abort;
-    // Held as long as this tab lives, so that the hub learns of its end.
+    // Held while this tab exists: the leader detects its end by getting this lock.
     this.#acquireLock(tabLock(name, this.#tabId), () => {});
     this.#acquireLock(name, () => (this.#leader = new TabLeader(name, newClient())));
     signal.addEventListener("abort", () => this.#leader?.close());
@@ -70,24 +70,24 @@ export class Tabs {
       });
     });
     request.catch(() => {
-      // Closed while it waited.
+      // Aborted by `close` while it waited.
     });
   }
 }
 
 const tabLock = (name: string, tab: string) => `${name}:${tab}`;
 
-/** Publications of a channel that are kept for tabs that come. */
+/** Publications kept for tabs that subscribe later, for each channel. */
 const MAX_RECENT = 256;
 
 interface SharedChannel {
   subscription: Subscription;
   tabs: Set<string>;
-  /** Asked before the gateway answered. */
+  /** Subscribe commands that arrived before the gateway's `subscribed`. */
   pending: [tab: string, command: Frame][];
-  /** Everything behind this is in `recent` or still to come. */
+  /** All publications after this position are in `recent` or still to arrive. */
   coveredFrom?: Position;
-  /** The newest that is known. */
+  /** Position of the newest known publication. */
   newest?: Position;
   recent: Frame[];
 }
@@ -135,7 +135,7 @@ class TabLeader {
 
   #registerTab(tab: string): void {
     this.#tabs.add(tab);
-    // Granted when the tab is gone, however it went.
+    // Granted when the tab is closed or has crashed.
     navigator.locks.request(tabLock(this.name, tab), () => {
       this.#tabs.delete(tab);
       for (const channel of [...this.#channels.keys()]) this.#unsubscribe(tab, channel);
@@ -162,7 +162,7 @@ class TabLeader {
     const start = since ?? (backlog ? { ...newest, offset: Math.max(0, newest.offset - backlog) } : newest);
     const isCovered = start.epoch === coveredFrom.epoch && start.offset >= coveredFrom.offset;
     if (!isCovered) {
-      // Once more from further back: the other tabs pass over what they have.
+      // Subscribe again from the earlier position: the other tabs ignore publications that they already have.
       shared.subscription.unsubscribe();
       return this.#subscribeUpstream(tab, command, { channel, since: start }, shared.tabs);
     }
@@ -182,7 +182,7 @@ class TabLeader {
     this.#channels.set(channel, shared);
     subscription.on("subscribed", ({ epoch, offset, recovered }) => {
       const current = { epoch, offset };
-      // A connection of the hub that came back without a loss is no news for tabs.
+      // Tabs are not notified of a reconnect without loss.
       if (!recovered || !shared.coveredFrom) {
         shared.coveredFrom = recovered ? subscription.position! : current;
         shared.recent = [];
@@ -215,7 +215,7 @@ class TabLeader {
 const newer = (one: Position, other: Position | undefined): Position =>
   other && other.epoch === one.epoch && other.offset > one.offset ? other : one;
 
-/** The frame that a publication came in; bytes stay bytes between tabs. */
+/** The `message` frame of a publication. Bytes are passed between tabs as they are, without Base64. */
 function frameFromPublication({ messageId, ...rest }: Publication): Frame {
   return { type: "message", message_id: messageId, ...rest };
 }

@@ -1,11 +1,11 @@
-// Which transport to try: the first that works, remembered for a while for the whole origin.
+// Selects the transport to try. The first one that works is stored for the origin for an hour.
 
 import type { TransportName } from "./transports/link.js";
 
-/** After this a better transport gets another chance: the network may be another one. */
+/** After this time the preferred transport is tried again: the client may be on another network by then. */
 const PREFERENCE_TTL_MS = 3_600_000;
 
-/** Where there is no storage of a browser. */
+/** Used where `localStorage` is missing or denied. */
 const fallbackStorage = new Map<string, string>();
 
 export class TransportSelector {
@@ -23,7 +23,7 @@ export class TransportSelector {
     return this.transports[this.#index]!;
   }
 
-  /** It stayed up. */
+  /** The connection is stable. */
   recordSuccess(): void {
     this.#failures = this.#earlyDisconnects = 0;
     if (this.#storedIndex() === this.#index) return;
@@ -32,11 +32,11 @@ export class TransportSelector {
     try {
       localStorage.setItem(this.#key, value);
     } catch {
-      // No storage, or none for this page.
+      // Missing or denied: `fallbackStorage` has it.
     }
   }
 
-  /** It carried nothing. Gives whether there is another one to try at once. */
+  /** The connection failed before its first frame. Returns whether to try the next transport without a delay. */
   recordFailure(): boolean {
     this.#earlyDisconnects = 0;
     this.#failures += 1;
@@ -49,7 +49,7 @@ export class TransportSelector {
     return false;
   }
 
-  /** It carried something and broke soon; some proxies cut what they do not know. */
+  /** The connection broke before it was stable: some proxies reset protocols that they do not know. */
   recordEarlyDisconnect(): void {
     this.#failures = 0;
     this.#earlyDisconnects += 1;
@@ -59,10 +59,10 @@ export class TransportSelector {
     }
   }
 
-  /** A connection that was well is over. */
+  /** A stable connection ended, or the gateway closed it. */
   recordDisconnect(): void {
     this.#failures = this.#earlyDisconnects = 0;
-    // The memory may be too old by now.
+    // The stored choice may have expired.
     this.#index = this.#storedIndex();
   }
 
@@ -75,7 +75,7 @@ export class TransportSelector {
     try {
       value = localStorage.getItem(this.#key) ?? value;
     } catch {
-      // As above.
+      // Missing or denied: `fallbackStorage` has it.
     }
     const [name, expiresAt] = (value ?? "").split(" ");
     return Number(expiresAt) > this.now() ? Math.max(0, this.transports.indexOf(name as TransportName)) : 0;

@@ -1,11 +1,11 @@
-// Server-sent events at `/v1/events`, read from `fetch`: unlike `EventSource` that sends a token and tells refusals.
+// Server-sent events at `/v1/events`, read with `fetch`: unlike `EventSource` it can send a token and read refusals.
 
 import { parse } from "../protocol.js";
 import { HttpLink } from "./http.js";
 import type { OpenLink } from "./link.js";
 import { EventParser } from "./sse.js";
 
-/** A little more than the gateway's heartbeat. */
+/** Longer than the gateway's heartbeat interval. */
 const IDLE_SECS = 20;
 
 class EventsLink extends HttpLink {

@@ -1,18 +1,20 @@
-// What server-sent events and polls share: requests that say where each channel goes on, and what refusals mean.
+// Common base of server-sent events and polls: requests with a position for each channel, and refusals.
 
-import { CLOSE_DRAINING, CONNECTION_LOST, CLOSE_TOKEN_EXPIRED, CLOSE_UNAUTHENTICATED, parse, type CloseInfo, type Frame } from "../protocol.js";
+import {
+  CLOSE_DRAINING, CLOSE_TOKEN_EXPIRED, CLOSE_UNAUTHENTICATED, CONNECTION_LOST, parse, type CloseInfo, type Frame,
+} from "../protocol.js";
 import type { Link, LinkContext } from "./link.js";
 
-/** What one request is good for, as the gateway has it. */
+/** The gateway's limit for one request. */
 const MAX_CHANNELS = 100;
 
-/** Refusals that are not about a channel, as close codes. */
+/** Close codes for refusals that concern the whole connection. */
 const CLOSE_CODES: Record<string, number> = {
   draining: CLOSE_DRAINING, rate_limited: 4004, engine_unavailable: 4005, connection_limit: 4004, internal: 4005,
   origin_forbidden: 4502,
 };
 
-/** A problem (RFC 9457) in an answer. */
+/** A refusal with problem details (RFC 9457). */
 export class ProblemError extends Error {
   constructor(readonly status: number, readonly code: string, readonly title: string, readonly waitMs?: number) {
     super(title);
@@ -21,7 +23,7 @@ export class ProblemError extends Error {
 
 interface ChannelEntry {
   id: string;
-  /** Whether the client was told `subscribed`. */
+  /** Whether the client has received `subscribed`. */
   isConfirmed: boolean;
 }
 
@@ -36,12 +38,12 @@ export abstract class HttpLink implements Link {
     this.#restart();
   }
 
-  /** Carries messages until `signal`; `started` says that this run does. Ends or throws when the gateway is done. */
+  /** Receives frames until `signal` aborts or the gateway ends the request. Calls `onStarted` at the first data. */
   protected abstract run(signal: AbortSignal, onStarted: () => void): Promise<void>;
 
   subscribe(id: string, channel: string): void {
     if (this.channels.size >= MAX_CHANNELS) {
-      const message = `without a WebSocket there are at most ${MAX_CHANNELS} channels`;
+      const message = `at most ${MAX_CHANNELS} channels without a WebSocket`;
       queueMicrotask(() => this.emitFrame({ type: "error", id, code: "limit_reached", message, temporary: true }));
       return;
     }
@@ -55,7 +57,7 @@ export abstract class HttpLink implements Link {
   }
 
   send({ type, id }: Frame): void {
-    // The gateway's heartbeats say that it lives, if anything is asked of it.
+    // The gateway's heartbeats replace pings while a request is open.
     if (type === "ping" && this.channels.size) return;
     const refusal = { code: "unsupported", message: `\`${type}\` needs a WebSocket`, temporary: true };
     queueMicrotask(() => this.emitFrame(type === "ping" ? { type: "pong", id } : { type: "error", id, ...refusal }));
@@ -76,7 +78,7 @@ export abstract class HttpLink implements Link {
     }
     const entry = frame.channel === undefined ? undefined : this.channels.get(frame.channel);
     if (frame.type === "subscribed") {
-      // Each request is answered so; what goes on without a loss is no news.
+      // Every response has one; a repeated one without a loss is dropped.
       if (!entry || (entry.isConfirmed && frame.recovered)) return;
       entry.isConfirmed = true;
       frame = { ...frame, id: entry.id };
@@ -91,13 +93,13 @@ export abstract class HttpLink implements Link {
     this.context.onClose(close);
   }
 
-  /** Something of the gateway arrived. */
+  /** Reports that the gateway sent data. */
   protected recordActivity(): void {
     this.context.onActivity();
     if (!this.#isReady) this.emitFrame({ type: "welcome" });
   }
 
-  /** The channels and where each goes on: `channel=a&since=k3-41&channel=b`. */
+  /** The channels and their positions: `channel=a&since=k3-41&channel=b`. */
   protected query(): string {
     const query = new URLSearchParams();
     for (const channel of this.channels.keys()) {
@@ -109,7 +111,7 @@ export abstract class HttpLink implements Link {
     return query.toString();
   }
 
-  /** Asks for a path; throws `ProblemError` for a problem and an error for what is no answer of a gateway. */
+  /** Sends a request. Throws a `ProblemError` for any response that does not have the expected type. */
   protected async get(path: string, accept: string, signal: AbortSignal): Promise<Response> {
     const { url, token, credentials, fetch } = this.context;
     const headers: Record<string, string> = { Accept: accept };
@@ -124,7 +126,7 @@ export abstract class HttpLink implements Link {
     throw new ProblemError(response.status, slug, problem?.detail ?? problem?.title ?? slug, seconds * 1000);
   }
 
-  /** Runs with the channels as they are now, once those who ask in the same moment have done so. */
+  /** Starts a run with the current channels. Deferred, so that calls of one turn of the event loop share a request. */
   #restart(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
@@ -135,9 +137,11 @@ export abstract class HttpLink implements Link {
         return this.recordActivity();
       }
       const run = (this.#run = new AbortController());
-      // The run before goes on until this one carries something, so that nothing is missed in between.
+      // The previous run continues until this one receives data, so that no publication is missed in between.
       this.run(run.signal, () => before?.abort())
-        .then(() => CONNECTION_LOST, (error) => (error instanceof ProblemError ? this.#onProblem(error, run.signal) : CONNECTION_LOST))
+        .then(() => CONNECTION_LOST, (error) => {
+          return error instanceof ProblemError ? this.#onProblem(error, run.signal) : CONNECTION_LOST;
+        })
         .catch(() => CONNECTION_LOST)
         .then((close) => {
           before?.abort();
@@ -146,7 +150,7 @@ export abstract class HttpLink implements Link {
     });
   }
 
-  /** What a refusal means for the link; nothing if it goes on with other channels. */
+  /** Handles a refusal. Returns a close for the whole link, or nothing if it continues with other channels. */
   async #onProblem(problem: ProblemError, signal: AbortSignal): Promise<CloseInfo | undefined> {
     const { status, code, waitMs } = problem;
     const closeCode = CLOSE_CODES[code];
@@ -154,12 +158,12 @@ export abstract class HttpLink implements Link {
     if (!code || code === "not_found" || status >= 500) return { ...CONNECTION_LOST, waitMs };
     if (waitMs) return { code: 4004, reason: code, waitMs };
     if (code === "unauthenticated" && this.context.token) {
-      // A token that was good has come to its end; one that never was is no use again.
+      // A token that was accepted before has expired; one that never was accepted is not tried again.
       return this.#isReady
         ? { code: CLOSE_TOKEN_EXPIRED, reason: "token_expired" }
         : { code: CLOSE_UNAUTHENTICATED, reason: code };
     }
-    // It does not say which channel it is about.
+    // The refusal does not name its channel: ask for each one alone.
     const all = [...this.channels];
     for (const [channel, { id }] of all) {
       const why = all.length === 1 ? problem : await this.#checkChannel(channel, signal);

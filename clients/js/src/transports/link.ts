@@ -1,32 +1,32 @@
-// What the transports have in common: each looks to the client like one connection that speaks the protocol's frames.
+// The interface of all transports: each is one connection that carries the protocol's frames.
 
 import type { CloseInfo, Frame, ResumeParams } from "../protocol.js";
 
-/** One connection, or what stands for it, from its opening to its end. */
+/** One connection, or a series of requests that acts as one. */
 export interface Link {
   subscribe(id: string, channel: string): void;
   unsubscribe(id: string, channel: string): void;
   /** Any other command. */
   send(command: Frame): void;
-  /** Ends it without a word to the client. */
+  /** Closes the link without a call of `onClose`. */
   close(): void;
 }
 
-/** What a link needs and whom it tells. */
+/** The parameters and callbacks of a link. */
 export interface LinkContext {
-  /** The gateway's URL without a slash at the end. */
+  /** The gateway's URL without a trailing slash. */
   url: string;
   token: string | undefined;
   credentials: RequestCredentials;
   fetch: typeof fetch;
   WebSocket: typeof WebSocket | undefined;
-  /** Seconds that a poll may wait. */
+  /** How long a poll waits for a publication. */
   pollSecs: number;
-  /** From where a channel is wanted as of now. */
+  /** Where a subscription of the channel starts now. */
   resumeParams(channel: string): ResumeParams;
-  /** `welcome` is the first frame, and says that the transport carries something. */
+  /** The first frame is `welcome`: it shows that the transport works. */
   onFrame(frame: Frame): void;
-  /** Something arrived that is no frame. */
+  /** Data arrived that is not a frame. */
   onActivity(): void;
   /** Called at most once, and not after `close`. */
   onClose(close: CloseInfo): void;

@@ -1,10 +1,10 @@
-// Long polls at `/v1/poll`: the last resort, through anything that carries HTTP.
+// Long polls at `/v1/poll`: the last fallback, for networks that only pass plain HTTP.
 
 import type { Frame } from "../protocol.js";
 import { HttpLink } from "./http.js";
 import type { OpenLink } from "./link.js";
 
-/** Between polls that bring nothing and do not wait either. */
+/** Between polls that return at once. */
 const MIN_POLL_INTERVAL_MS = 500;
 
 class PollLink extends HttpLink {
@@ -12,7 +12,7 @@ class PollLink extends HttpLink {
     while (!signal.aborted) {
       const query = this.query();
       const startedAt = Date.now();
-      // Who is not known to be subscribed waits for that alone.
+      // A new channel needs its `subscribed` first, so this poll does not wait for publications.
       const hasUnconfirmed = [...this.channels.values()].some(({ isConfirmed }) => !isConfirmed);
       const wait = hasUnconfirmed ? 0 : this.context.pollSecs;
       const response = await this.get(`/v1/poll?${query}&wait=${wait}`, "application/json", signal);

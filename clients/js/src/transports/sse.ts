@@ -1,12 +1,12 @@
-// Reads a stream of server-sent events (WHATWG HTML, section 9.2.6), cut anywhere.
+// Incremental parser for server-sent events (WHATWG HTML, section 9.2.6).
 
 export interface ServerSentEvent {
   event: string;
   data: string;
 }
 
-/** Characters of one event; a gateway's message is far below. */
-const MAX_LENGTH = 64 * 1024 * 1024;
+/** Characters of one event; the gateway's are far shorter. */
+const MAX_EVENT_LENGTH = 64 * 1024 * 1024;
 
 export class EventParser {
   #decoder = new TextDecoder();
@@ -17,23 +17,23 @@ export class EventParser {
 
   constructor(private onEvent: (event: ServerSentEvent) => void) {}
 
-  /** Takes the next bytes. Throws if an event has no end. */
+  /** Parses the next bytes. Throws if an event is too long. */
   push(bytes: Uint8Array): void {
-    // The decoder takes the byte order mark away.
+    // The decoder removes the byte order mark.
     const text = this.#rest + this.#decoder.decode(bytes, { stream: true });
     let start = 0;
-    // The rest has no line end, but for a carriage return at its end.
+    // The rest has no line end except for a trailing carriage return.
     for (let at = Math.max(0, this.#rest.length - 1); at < text.length; at++) {
       const c = text[at];
       if (c !== "\n" && c !== "\r") continue;
-      // Whether a line feed follows is not known yet.
+      // A line feed may follow in the next bytes.
       if (c === "\r" && at + 1 === text.length) break;
       this.#parseLine(text.slice(start, at));
       if (c === "\r" && text[at + 1] === "\n") at++;
       start = at + 1;
     }
     this.#rest = text.slice(start);
-    if (this.#rest.length + this.#length > MAX_LENGTH) throw new Error("an event without an end");
+    if (this.#rest.length + this.#length > MAX_EVENT_LENGTH) throw new Error("server-sent event too long");
   }
 
   #parseLine(line: string): void {

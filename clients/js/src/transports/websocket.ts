@@ -1,4 +1,4 @@
-// The WebSocket at `/v1/subscribe`.
+// WebSocket transport at `/v1/subscribe`.
 
 import { CONNECTION_LOST, parse } from "../protocol.js";
 import type { OpenLink } from "./link.js";
@@ -7,7 +7,7 @@ export const SUBPROTOCOL = "lastmile.v1";
 
 export const openWebSocket: OpenLink = (context) => {
   const { WebSocket: Socket, token } = context;
-  // Told later, because the caller does not have its link yet.
+  // Reported later, because the caller does not have its link yet.
   if (!Socket) return failedLink(() => context.onClose(CONNECTION_LOST));
   let socket: WebSocket;
   try {
@@ -24,7 +24,7 @@ export const openWebSocket: OpenLink = (context) => {
   socket.onopen = () => {
     const texts = unsent ?? [];
     unsent = undefined;
-    // With a cookie the session is there already, and `hello` would come too late. Any command begins one without.
+    // With a cookie the session exists already and `hello` would come too late. Otherwise any command starts one.
     send(token ? { type: "hello", token } : { type: "ping" });
     texts.forEach((text) => socket.send(text));
   };
