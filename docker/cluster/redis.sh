@@ -1,6 +1,6 @@
 #!/bin/sh
-# Starts Redis with one user, `gateway`, who may do what the gateways do and nothing else. The password stays in its
-# file: Redis is told its hash.
+# Starts Redis with one user, `gateway`, with only the rights that the gateways need. The password stays in its file:
+# Redis receives its hash.
 set -eu
 password_file=${REDIS_PASSWORD_FILE:-/run/secrets/redis-password}
 data=${REDIS_DATA:-/data}
