@@ -24,7 +24,7 @@ fn table(text: &str, header: &str) -> Vec<String> {
 
 #[test]
 fn every_json_example_is_json() {
-    for document in ["docs/protocol/README.md", "README.md"] {
+    for document in ["docs/protocol/README.md", "docs/protocol/fallbacks.md", "docs/protocol/tslm.md", "README.md"] {
         for block in blocks(&read(document), "json") {
             for line in block.lines() {
                 serde_json::from_str::<serde_json::Value>(line)
@@ -83,9 +83,17 @@ fn links_in_the_documents_lead_somewhere() {
     for document in [
         "README.md",
         "src/README.md",
+        "docs/decisions.md",
+        "docs/engines.md",
+        "docs/measurements.md",
+        "docs/operating.md",
+        "docs/recovery.md",
         "docs/protocol/README.md",
+        "docs/protocol/fallbacks.md",
         "docs/protocol/rooms.md",
         "docs/protocol/flock.md",
+        "docs/protocol/tslm.md",
+        "benches/README.md",
         "config/README.md",
         "CHANGELOG.md",
     ] {
