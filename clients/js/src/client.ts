@@ -1,63 +1,18 @@
 // The client: keeps one connection over the selected transport, with its subscriptions and replies.
 
 import { Backoff } from "./backoff.js";
-import { TransportSelector } from "./transport_selector.js";
 import { Emitter } from "./emitter.js";
+import type { ClientEvents, ClientOptions, State, Timing } from "./options.js";
 import * as protocol from "./protocol.js";
-import { LastmileError, CONNECTION_LOST, type CloseInfo, type Frame } from "./protocol.js";
+import { CONNECTION_LOST, LastmileError, type CloseInfo, type Frame } from "./protocol.js";
 import { Subscription, type SubscribeOptions } from "./subscription.js";
 import { Tabs } from "./tabs.js";
+import { TransportSelector } from "./transport_selector.js";
 import { openEvents } from "./transports/events.js";
 import type { Link, OpenLink, TransportName } from "./transports/link.js";
 import { openPoll } from "./transports/poll.js";
 import { openWebSocket } from "./transports/websocket.js";
-
-/** A token, or a function that returns a fresh one, called before each connection and before the token expires. */
-export type TokenSource = string | (() => string | Promise<string>);
-
-/** Durations in milliseconds. */
-export interface Timing {
-  /** A transport without a first frame after this time is broken. Default 8000 */
-  openMs: number;
-  /** A connection that lasts this long is stable: its transport is stored and the backoff reset. Default 5000 */
-  stableMs: number;
-  /** Time from a ping to the next data of the gateway. Default 10000 */
-  pongMs: number;
-  /** The first and the longest reconnect delay, of which a random part is taken. Defaults 500 and 30000 */
-  backoffMs: number;
-  backoffMaxMs: number;
-  /** How long a poll waits for a publication. Default 25000 */
-  pollMs: number;
-}
-
-export interface ClientOptions {
-  token?: TokenSource;
-  /** `"include"` sends the login's cookie to a gateway of another origin. */
-  credentials?: RequestCredentials;
-  /** Transports in order of preference. Default `["websocket", "events", "poll"]` */
-  transports?: TransportName[];
-  /** For runtimes without a global one (Node 20: package `ws`). Without any, server-sent events are used. */
-  WebSocket?: unknown;
-  fetch?: typeof fetch;
-  /** One connection for all tabs of this origin. All tabs must have the same user; a name separates groups of tabs. */
-  tabs?: boolean | string;
-  timing?: Partial<Timing>;
-}
-
-export type State = "idle" | "connecting" | "connected" | "waiting" | "failed" | "closed";
-
-export interface ClientEvents {
-  state: {
-    state: State;
-    transport?: TransportName | "tabs";
-    /** Why the last connection ended. */
-    error?: LastmileError;
-    /** Delay before the next attempt. */
-    retryMs?: number;
-  };
-  /** An error that does not end the connection: a token could not be refreshed. */
-  error: LastmileError;
-}
+import { listenForWakeEvents } from "./wake_events.js";
 
 interface Pending {
   command: Frame;
@@ -122,7 +77,7 @@ export class Client extends Emitter<ClientEvents> {
       const name = `lastmile:${url}:${options.tabs === true ? "" : options.tabs}`;
       this.#tabs = new Tabs(name, () => new Client(url, { ...options, tabs: false }));
     }
-    this.#stopWakeEvents = this.#listenForWakeEvents();
+    this.#stopWakeEvents = listenForWakeEvents(() => this.#onWake());
   }
 
   /** Subscribes to a channel and connects if needed. A channel has one subscription at a time. */
@@ -413,20 +368,10 @@ export class Client extends Emitter<ClientEvents> {
     }, Math.min(inMs, MAX_TIMER_MS));
   }
 
-  /** Reconnects, or pings, as soon as the network is back or the page becomes visible. */
-  #listenForWakeEvents(): () => void {
-    const onWake = () => {
-      if (this.state === "waiting") this.#connect();
-      else if (this.state === "connected") this.#link?.send({ type: "ping", id: this.#nextId() });
-    };
-    const onVisibilityChange = () => document.visibilityState === "visible" && onWake();
-    if (typeof document === "undefined") return () => {};
-    addEventListener("online", onWake);
-    document.addEventListener("visibilitychange", onVisibilityChange);
-    return () => {
-      removeEventListener("online", onWake);
-      document.removeEventListener("visibilitychange", onVisibilityChange);
-    };
+  /** Reconnects without the rest of the delay, or checks the connection with a ping. */
+  #onWake(): void {
+    if (this.state === "waiting") this.#connect();
+    else if (this.state === "connected") this.#link?.send({ type: "ping", id: this.#nextId() });
   }
 }
 

@@ -1,8 +1,7 @@
 // The public interface of the package.
 
-export {
-  connect, type Client, type ClientEvents, type ClientOptions, type State, type Timing, type TokenSource,
-} from "./client.js";
+export { connect, type Client } from "./client.js";
+export type { ClientEvents, ClientOptions, State, Timing, TokenSource } from "./options.js";
 export { LastmileError, type Position, type Publication } from "./protocol.js";
 export {
   joinRoom, openRoom, type Invitation, type OpenOptions, type Peer, type Room, type RoomEvents, type RoomMessage,

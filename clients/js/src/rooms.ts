@@ -2,10 +2,10 @@
 
 import { Backoff } from "./backoff.js";
 import { Emitter } from "./emitter.js";
+import type { Timing } from "./options.js";
 import {
   CONNECTION_LOST, errorFromClose, errorFromFrame, isFinal, LastmileError, parse, type Frame,
 } from "./protocol.js";
-import type { Timing } from "./client.js";
 
 const SUBPROTOCOL = "lastmile.pair.v1";
 

@@ -2,10 +2,19 @@
 // client. Every tab, the leader's own included, exchanges protocol frames with it over a BroadcastChannel. When the
 // leader closes, another tab gets the lock; every tab connects to it and resumes from its own position.
 
-import type { Client } from "./client.js";
+import type { ClientEvents } from "./options.js";
 import type { CloseInfo, Frame, LastmileError, Position, Publication, ResumeParams } from "./protocol.js";
-import type { Subscription } from "./subscription.js";
+import type { SubscribeOptions, Subscription } from "./subscription.js";
 import type { Link, OpenLink } from "./transports/link.js";
+
+/** The parts of a client that the leader uses. */
+export interface UpstreamClient {
+  subscribe(channel: string, options: SubscribeOptions): Subscription;
+  reply(channel: string, to: string, data: unknown): Promise<void>;
+  ask(channel: string, to: string, data: unknown): Promise<unknown>;
+  on(name: "state", listener: (event: ClientEvents["state"]) => void): void;
+  close(): void;
+}
 
 /** A message between tabs. Without `tab` it is for all of them. */
 interface TabMessage {
@@ -29,7 +38,7 @@ export class Tabs {
     return typeof BroadcastChannel === "function" && !!globalThis.navigator?.locks;
   }
 
-  constructor(private name: string, newClient: () => Client) {
+  constructor(private name: string, newClient: () => UpstreamClient) {
     const { signal } = this.#abort;
     // Held while this tab exists: the leader detects its end by getting this lock.
     this.#acquireLock(tabLock(name, this.#tabId), () => {});
@@ -97,7 +106,7 @@ class TabLeader {
   #channels = new Map<string, SharedChannel>();
   #tabs = new Set<string>();
 
-  constructor(private name: string, private client: Client) {
+  constructor(private name: string, private client: UpstreamClient) {
     this.#broadcast = new BroadcastChannel(name);
     this.#broadcast.onmessage = ({ data }: MessageEvent<TabMessage>) => {
       if (data.command && data.tab) this.#onCommand(data.tab, data.command);
