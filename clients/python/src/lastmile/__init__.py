@@ -3,7 +3,7 @@ has the same without asyncio."""
 
 from .errors import LastmileError
 from .keys import SigningKey
-from .link import State, Timing
+from .connection import State, Timing
 from .protocol import ChannelEvent, Gap, Place, Position, Principal, Publication
 from .publisher import Publisher
 from .stream import Receipt, Replies, Reply, Watch

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 from . import publisher, stream, subscriber, subscription
 from .errors import LastmileError
 from .keys import KeySource
-from .link import State
+from .connection import State
 from .protocol import ChannelEvent, Frame, Gap, Place, Position, Principal, Publication
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import LastmileError
 from .http import Http
 from .keys import KeySource, SigningKey
-from .link import State, Timing
+from .connection import State, Timing
 from .protocol import Frame, Place, place_of, problem_of, to_json
 from .stream import Receipt, Replies, Stream, Watch
 from .url import Address, channel_path

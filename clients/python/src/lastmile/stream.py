@@ -12,7 +12,7 @@ from typing import Any
 from .errors import LastmileError, lost
 from .inbox import Inbox
 from .keys import SigningKey
-from .link import Link, Timing, log
+from .connection import Link, Timing, log
 from .protocol import ChannelEvent, Frame, Place, Principal, encode, place_of, principal_of, refusal_of, to_json
 from .signing import sign
 from .url import Address

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal, Union
 
 from .errors import LastmileError, closed
-from .link import Link, Timing, log
+from .connection import Link, Timing, log
 from .protocol import Frame, Gap, Position, ending_of, is_final, refusal_of
 from .subscription import Options, Subscription
 from .url import Address
