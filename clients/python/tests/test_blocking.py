@@ -5,7 +5,7 @@ import time
 import unittest
 import uuid
 
-from lastmile import LastmileError, Place
+from lastmile import LastmileError, PublishResult
 from lastmile.blocking import Publisher, connect
 
 from .support import PATIENCE, QUICK, Gateway
@@ -38,7 +38,7 @@ class Blocking(unittest.TestCase):
             places = [first, *many, *(receipt.result() for receipt in receipts)]
             got = [subscription.take(PATIENCE) for _ in places]
             self.assertEqual([one.data for one in got], [b"\xff", *range(1, 100)])
-            self.assertEqual([Place(one.channel, one.message_id, one.epoch, one.offset) for one in got], places)
+            self.assertEqual([PublishResult(one.channel, one.message_id, one.epoch, one.offset) for one in got], places)
             self.assertEqual(subscription.position, got[-1].position)
             self.assertEqual((self.client.state, self.publisher.state), ("connected", "connected"))
         self.assertEqual(list(subscription), [])

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 
-from lastmile import LastmileError, Place, Publisher, connect
+from lastmile import LastmileError, Publisher, PublishResult, connect
 
 from .support import QUICK, Case, Gateway, Proxy, take, within
 
@@ -34,7 +34,7 @@ class Publish(Case):
         places = [await self.publisher.publish(self.channel, one) for one in data]
         got = await take(subscription, len(data))
         self.assertEqual([one.data for one in got], data)
-        self.assertEqual([Place(one.channel, one.message_id, one.epoch, one.offset) for one in got], places)
+        self.assertEqual([PublishResult(one.channel, one.message_id, one.epoch, one.offset) for one in got], places)
         self.assertEqual([one.offset for one in got], list(range(1, len(data) + 1)))
         self.assertEqual({one.publisher for one in got}, {"market-data"})
         self.assertRegex(got[0].time, r"^20\d\d-\d\d-\d\dT.*\.\d{3}Z$")

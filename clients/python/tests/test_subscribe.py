@@ -198,7 +198,7 @@ class Subscribe(Case):
                 subscription = client.subscribe("c")
                 self.assertEqual([one.data for one in await take(subscription, 1)], [1])
                 self.assertTrue(subscription.degraded)
-                client.stop(subscription)
+                client.send_unsubscribe(subscription)
                 await eventually(lambda: not subscription.degraded)
 
     async def test_large_publications_come_compressed_and_whole(self):

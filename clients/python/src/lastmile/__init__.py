@@ -1,10 +1,10 @@
 """Client of a lastmile gateway: `Publisher` publishes with signatures, `connect` listens with recovery. `lastmile.blocking`
 has the same without asyncio."""
 
+from .connection import State, Timing
 from .errors import LastmileError
 from .keys import SigningKey
-from .connection import State, Timing
-from .protocol import ChannelEvent, Gap, Place, Position, Principal, Publication
+from .protocol import ChannelEvent, Gap, Place, Position, Principal, Publication, PublishResult
 from .publisher import Publisher
 from .stream import Receipt, Replies, Reply, Watch
 from .subscriber import Client, TokenSource, connect
@@ -19,6 +19,7 @@ __all__ = [
     "Position",
     "Principal",
     "Publication",
+    "PublishResult",
     "Publisher",
     "Receipt",
     "Replies",

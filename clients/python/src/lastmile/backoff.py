@@ -10,13 +10,13 @@ class Backoff:
         """Seconds."""
         self._base = base
         self._cap = cap
-        self._tries = 0
+        self._attempts = 0
 
     def next(self, wait: float = 0.0) -> float:
         """Seconds until the next try; what the gateway asks for comes on top."""
-        ceiling = min(self._cap, self._base * 2.0 ** min(self._tries, 30))
-        self._tries += 1
+        ceiling = min(self._cap, self._base * 2.0 ** min(self._attempts, 30))
+        self._attempts += 1
         return wait + random.random() * ceiling
 
     def reset(self) -> None:
-        self._tries = 0
+        self._attempts = 0

@@ -9,10 +9,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, Literal, TypeVar
 
 from . import publisher, stream, subscriber, subscription
+from .connection import State
 from .errors import LastmileError
 from .keys import KeySource
-from .connection import State
-from .protocol import ChannelEvent, Frame, Gap, Place, Position, Principal, Publication
+from .protocol import ChannelEvent, Frame, Gap, Position, Principal, Publication, PublishResult
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
 
-def _the_loop() -> asyncio.AbstractEventLoop:
+def _event_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None:
@@ -29,10 +29,10 @@ def _the_loop() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def _wait(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+def _block_on(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     # The loop watches the time, so that nothing is lost that comes just then.
     timed = work if timeout is None else asyncio.wait_for(work, timeout)
-    future = asyncio.run_coroutine_threadsafe(timed, _the_loop())
+    future = asyncio.run_coroutine_threadsafe(timed, _event_loop())
     try:
         return future.result()
     except asyncio.TimeoutError:
@@ -42,33 +42,33 @@ def _wait(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         future.cancel()
 
 
-def _call(function: Callable[..., T], *args: Any, **options: Any) -> T:
+def _call_in_loop(function: Callable[..., T], *args: Any, **options: Any) -> T:
     """Runs a plain function in the loop's thread."""
 
     async def work() -> T:
         return function(*args, **options)
 
-    return _wait(work())
+    return _block_on(work())
 
 
 class _Iterator(Generic[T]):
     """What comes, for `for`. `take` waits at most `timeout` seconds."""
 
-    def __init__(self, source: Any, end: Callable[[], None]) -> None:
+    def __init__(self, source: Any, close_source: Callable[[], None]) -> None:
         self._source = source
-        self._end = end
+        self._close_source = close_source
 
     def take(self, timeout: float | None = None) -> T:
         """The next one; `TimeoutError` if none came, `StopIteration` at the end."""
         try:
-            item: T = _wait(self._source.__anext__(), timeout)
+            item: T = _block_on(self._source.__anext__(), timeout)
         except StopAsyncIteration:
             raise StopIteration from None
         return item
 
     def close(self) -> None:
         """Takes no more."""
-        _call(self._end)
+        _call_in_loop(self._close_source)
 
     def __iter__(self) -> _Iterator[T]:
         return self
@@ -92,13 +92,13 @@ class Receipt:
     def done(self) -> bool:
         return self._receipt.done()
 
-    def result(self, timeout: float | None = None) -> Place:
+    def result(self, timeout: float | None = None) -> PublishResult:
         """Its place, or why it was refused."""
 
-        async def work() -> Place:
+        async def work() -> PublishResult:
             return await self._receipt
 
-        return _wait(work(), timeout)
+        return _block_on(work(), timeout)
 
 
 class Reply:
@@ -115,10 +115,10 @@ class Reply:
         self.data: Any = reply.data
 
     def received(self) -> None:
-        _wait(self._reply.received())
+        _block_on(self._reply.received())
 
     def answer(self, data: Any) -> None:
-        _wait(self._reply.answer(data))
+        _block_on(self._reply.answer(data))
 
 
 class Replies(_Iterator[Reply]):
@@ -130,51 +130,51 @@ class Publisher:
     """`lastmile.Publisher`; its options are the same."""
 
     def __init__(self, url: str, key: KeySource, **options: Any) -> None:
-        self._publisher = _call(publisher.Publisher, url, key, **options)
+        self._publisher = _call_in_loop(publisher.Publisher, url, key, **options)
 
     @property
     def state(self) -> State:
         return self._publisher.state
 
-    def publish(self, channel: str, data: Any, idempotency_key: str | None = None) -> Place:
-        return _wait(self._publisher.publish(channel, data, idempotency_key))
+    def publish(self, channel: str, data: Any, idempotency_key: str | None = None) -> PublishResult:
+        return _block_on(self._publisher.publish(channel, data, idempotency_key))
 
     def publish_many(
         self, channel: str, items: Iterable[Any], idempotency_key: str | None = None
-    ) -> list[Place | LastmileError]:
-        return _wait(self._publisher.publish_many(channel, list(items), idempotency_key))
+    ) -> list[PublishResult | LastmileError]:
+        return _block_on(self._publisher.publish_many(channel, list(items), idempotency_key))
 
     def send(self, channel: str, data: Any, *, retry: bool = False) -> Receipt:
-        return Receipt(_wait(self._publisher.send(channel, data, retry=retry)))
+        return Receipt(_block_on(self._publisher.send(channel, data, retry=retry)))
 
     def flush(self) -> None:
-        _wait(self._publisher.flush())
+        _block_on(self._publisher.flush())
 
     def replies(self) -> Replies:
-        replies = _call(self._publisher.replies)
+        replies = _call_in_loop(self._publisher.replies)
         return Replies(replies, replies.close)
 
     def watch(self, channel: str) -> _Iterator[ChannelEvent]:
-        watch = _call(self._publisher.watch, channel)
+        watch = _call_in_loop(self._publisher.watch, channel)
         return _Iterator(watch, watch.close)
 
     def create_channel(self, channel: str, **limits: int) -> Frame:
-        return _wait(self._publisher.create_channel(channel, **limits))
+        return _block_on(self._publisher.create_channel(channel, **limits))
 
     def describe_channel(self, channel: str) -> Frame:
-        return _wait(self._publisher.describe_channel(channel))
+        return _block_on(self._publisher.describe_channel(channel))
 
     def close_channel(self, channel: str) -> None:
-        _wait(self._publisher.close_channel(channel))
+        _block_on(self._publisher.close_channel(channel))
 
     def close(self) -> None:
-        _wait(self._publisher.close())
+        _block_on(self._publisher.close())
 
     def __enter__(self) -> Publisher:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        _wait(self._publisher.__aexit__(*error))
+        _block_on(self._publisher.__aexit__(*error))
 
 
 class Subscription(_Iterator[Publication]):
@@ -192,7 +192,7 @@ class Subscription(_Iterator[Publication]):
         return self._inner.recovered
 
     def ready(self, timeout: float | None = None) -> None:
-        _wait(self._inner.ready(), timeout)
+        _block_on(self._inner.ready(), timeout)
 
     def unsubscribe(self) -> None:
         self.close()
@@ -221,16 +221,16 @@ class Client:
         """`on_gap` is called in the thread of the loop and must not wait."""
         subscribe = self._client.subscribe
         options: dict[str, Any] = {"buffer": buffer, "overflow": overflow, "on_gap": on_gap}
-        return Subscription(_call(subscribe, channel, backlog=backlog, since=since, **options))
+        return Subscription(_call_in_loop(subscribe, channel, backlog=backlog, since=since, **options))
 
     def reply(self, channel: str, to: str, data: Any) -> None:
-        _wait(self._client.reply(channel, to, data))
+        _block_on(self._client.reply(channel, to, data))
 
     def ask(self, channel: str, to: str, data: Any) -> Any:
-        return _wait(self._client.ask(channel, to, data))
+        return _block_on(self._client.ask(channel, to, data))
 
     def close(self) -> None:
-        _wait(self._client.close())
+        _block_on(self._client.close())
 
     def __enter__(self) -> Client:
         return self
@@ -241,4 +241,4 @@ class Client:
 
 def connect(url: str, token: subscriber.TokenSource | None = None, **options: Any) -> Client:
     """`lastmile.connect`; its options are the same."""
-    return Client(_call(subscriber.connect, url, token, **options))
+    return Client(_call_in_loop(subscriber.connect, url, token, **options))

@@ -18,8 +18,18 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.typing import Subprotocol
 
 from .backoff import Backoff
-from .errors import LastmileError, closed, lost
-from .protocol import SUBPROTOCOL, TOKEN_EXPIRED, Frame, ending_of, is_final, parse, problem_of, refusal_of, to_json
+from .errors import LastmileError, closed, connection_lost
+from .protocol import (
+    SUBPROTOCOL,
+    TOKEN_EXPIRED,
+    Frame,
+    error_from_close,
+    error_from_frame,
+    error_from_problem,
+    is_final,
+    parse,
+    to_json,
+)
 from .url import Address
 
 State = Literal["idle", "connecting", "connected", "waiting", "failed", "closed"]
@@ -48,7 +58,7 @@ class Timing:
     backoff_max: float = 30.0
 
 
-class Link(ABC):
+class Connection(ABC):
     """Lives in one event loop. A subclass says what is sent first and what frames mean."""
 
     def __init__(self, address: Address, path: str, tls: ssl.SSLContext | None, timing: Timing) -> None:
@@ -62,8 +72,8 @@ class Link(ABC):
         self._socket: ClientConnection | None = None
         self._runner: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._change = asyncio.Event()
-        self._waiting = 0
+        self._state_changed = asyncio.Event()
+        self._waiting_tasks = 0
         #: By id: who waits, and the type of frame that is not yet the answer.
         self._pending: dict[str, tuple[asyncio.Future[Frame], str]] = {}
         self._ids = itertools.count(1)
@@ -74,7 +84,7 @@ class Link(ABC):
         """Of the upgrade."""
         return {}
 
-    async def _first(self) -> Frame | None:
+    async def _first_frame(self) -> Frame | None:
         """What is sent before the gateway says `welcome`."""
         return None
 
@@ -87,14 +97,14 @@ class Link(ABC):
     async def _on_lost(self) -> None:
         """The connection is gone; the next one is opened after this."""
 
-    def _on_finish(self, error: LastmileError) -> None:
+    def _on_finished(self, error: LastmileError) -> None:
         """There will be no other connection."""
 
-    def _is_wanted(self) -> bool:
+    def _is_needed(self) -> bool:
         """Whether a connection that ended is to come back."""
         return True
 
-    def _may_return(self, error: LastmileError) -> bool:
+    def _may_reconnect(self, error: LastmileError) -> bool:
         """Whether the way in which a connection ended allows another one."""
         return not is_final(error.status or 0) if error.status and error.status >= 1000 else error.temporary
 
@@ -112,9 +122,9 @@ class Link(ABC):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _ready(self) -> ClientConnection:
+    async def _wait_connected(self) -> ClientConnection:
         """The connection, once there is one. An error when there will be none."""
-        self._waiting += 1
+        self._waiting_tasks += 1
         try:
             while True:
                 if self.state in ("failed", "closed"):
@@ -122,9 +132,9 @@ class Link(ABC):
                 if self._socket is not None:
                     return self._socket
                 self._start()
-                await self._change.wait()
+                await self._state_changed.wait()
         finally:
-            self._waiting -= 1
+            self._waiting_tasks -= 1
 
     async def _send(self, socket: ClientConnection, text: str) -> None:
         try:
@@ -132,7 +142,7 @@ class Link(ABC):
         except ConnectionClosed:
             pass  # The reader tells everybody who waits.
 
-    def _post(self, command: Frame) -> None:
+    def _send_soon(self, command: Frame) -> None:
         """Sends without waiting, if there is a connection."""
         if self._socket is not None:
             self._spawn(self._send(self._socket, to_json(command)))
@@ -141,12 +151,12 @@ class Link(ABC):
         """The frame that answers a command, passing over those of type `skip`. If the connection breaks meanwhile nobody
         knows whether it was carried out, so it is not sent again. Of a silent command only a refusal is answered; answers
         keep their order, so the pong of a ping behind it says that there was none."""
-        if self._waiting + len(self._pending) >= _MAX_PENDING:
+        if self._waiting_tasks + len(self._pending) >= _MAX_PENDING:
             raise LastmileError("rate_limited", "too many commands wait for an answer", True)
         commands = [command, {"type": "ping"}] if is_silent else [command]
         numbered = [(self._next_id(), one) for one in commands]
         texts = {number: to_json({**one, "id": number}) for number, one in numbered}
-        socket = await self._ready()
+        socket = await self._wait_connected()
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._pending.update(dict.fromkeys(texts, (answer, skip)))
         try:
@@ -157,7 +167,7 @@ class Link(ABC):
             for number in texts:
                 del self._pending[number]
 
-    def _settle(self, frame: Frame) -> bool:
+    def _resolve_pending(self, frame: Frame) -> bool:
         """Gives an answer to who asked."""
         answer, skip = self._pending.get(str(frame.get("id")), (None, ""))
         if answer is None:
@@ -165,7 +175,7 @@ class Link(ABC):
         if answer.done() or frame["type"] == skip:
             return True
         if frame["type"] == "error":
-            answer.set_exception(refusal_of(frame))
+            answer.set_exception(error_from_frame(frame))
         else:
             answer.set_result(frame)
         return True
@@ -182,53 +192,53 @@ class Link(ABC):
 
     async def _run(self) -> None:
         while True:
-            self._become("connecting")
+            self._set_state("connecting")
             began = time.monotonic()
-            error, was_welcome = await self._live()
+            error, was_welcome = await self._run_connection()
             self.error = error
-            self._drop(error)
-            if not self._may_return(error):
+            self._fail_pending(error)
+            if not self._may_reconnect(error):
                 return self._finish("failed", error)
             await self._on_lost()
-            if not self._is_wanted() and not self._waiting:
-                return self._become("idle")
-            self._become("waiting")
+            if not self._is_needed() and not self._waiting_tasks:
+                return self._set_state("idle")
+            self._set_state("waiting")
             is_expiry = was_welcome and error.status == TOKEN_EXPIRED and time.monotonic() - began > 1
             if not is_expiry:
                 await asyncio.sleep(self._backoff.next(error.retry_after))
 
-    async def _live(self) -> tuple[LastmileError, bool]:
+    async def _run_connection(self) -> tuple[LastmileError, bool]:
         """One connection, from its opening to its end: why it ended, and whether it was welcome."""
         try:
             # What is asked for a token may take its time.
-            headers, first = await self._headers(), await self._first()
+            headers, first = await self._headers(), await self._first_frame()
             socket, welcome = await asyncio.wait_for(self._open(headers, first), self._timing.open)
         except LastmileError as error:
             return error, False
         except InvalidStatus as error:
             answer = error.response
-            return problem_of(answer.status_code, bytes(answer.body or b""), answer.headers.get("Retry-After")), False
+            return error_from_problem(answer.status_code, bytes(answer.body or b""), answer.headers.get("Retry-After")), False
         except (OSError, asyncio.TimeoutError, WebSocketException) as error:
-            return lost(f"{type(error).__name__}: {error}"), False
+            return connection_lost(f"{type(error).__name__}: {error}"), False
         stable = asyncio.get_running_loop().call_later(self._timing.stable, self._backoff.reset)
         try:
             self._socket = socket
-            self._become("connected")
-            self._read(self._on_welcome, welcome)
+            self._set_state("connected")
+            self._dispatch(self._on_welcome, welcome)
             async for text in socket:
                 frame = parse(text)
                 if frame is not None:
-                    self._read(self._on_frame, frame)
+                    self._dispatch(self._on_frame, frame)
         except ConnectionClosed:
             pass
         finally:
             stable.cancel()
             self._socket = None
             await socket.close()
-        return ending_of(socket.close_code or 1006, socket.close_reason or ""), True
+        return error_from_close(socket.close_code or 1006, socket.close_reason or ""), True
 
     async def _open(self, headers: dict[str, str], first: Frame | None) -> tuple[ClientConnection, Frame]:
-        socket = await _Connect(
+        socket = await _ConnectWithoutRedirects(
             self._url,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             additional_headers=headers,
@@ -252,21 +262,21 @@ class Link(ABC):
                 if frame is not None and frame.get("type") == "welcome":
                     return socket, frame
         except ConnectionClosed:
-            raise ending_of(socket.close_code or 1006, socket.close_reason or "") from None
+            raise error_from_close(socket.close_code or 1006, socket.close_reason or "") from None
         except BaseException:
             socket.transport.abort()
             raise
 
-    def _read(self, handle: Any, frame: Frame) -> None:
+    def _dispatch(self, handle: Any, frame: Frame) -> None:
         try:
             handle(frame)
         except Exception as error:
             # One frame that is not understood must not end all that goes over this connection.
             log.warning("a frame of the gateway cannot be read: %r", error)
 
-    def _drop(self, error: LastmileError) -> None:
+    def _fail_pending(self, error: LastmileError) -> None:
         """Nobody gets an answer over a connection that is gone."""
-        why = error if is_final(error.status or 0) else lost("the connection broke before the answer came")
+        why = error if is_final(error.status or 0) else connection_lost("the connection broke before the answer came")
         for answer, _ in self._pending.values():
             if not answer.done():
                 answer.set_exception(why)
@@ -275,19 +285,19 @@ class Link(ABC):
         if self.state in ("failed", "closed"):
             return
         self.error = error
-        self._drop(error)
-        self._become(state)
-        self._on_finish(error)
+        self._fail_pending(error)
+        self._set_state(state)
+        self._on_finished(error)
 
-    def _become(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         if self.state == "closed":
             return
         self.state = state
-        self._change.set()
-        self._change = asyncio.Event()
+        self._state_changed.set()
+        self._state_changed = asyncio.Event()
 
 
-class _Connect(connect):
+class _ConnectWithoutRedirects(connect):
     """Never goes elsewhere: neither a signature nor a token is meant for another place."""
 
     def process_redirect(self, exc: Exception) -> Exception:

@@ -26,7 +26,7 @@ class LastmileError(Exception):
         self.retry_after = retry_after
 
 
-def lost(message: str = "the connection broke") -> LastmileError:
+def connection_lost(message: str = "the connection broke") -> LastmileError:
     """No word of the gateway on why."""
     return LastmileError("connection_lost", message, True)
 

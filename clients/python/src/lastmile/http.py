@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .backoff import Backoff
-from .errors import LastmileError, closed, lost
+from .errors import LastmileError, closed, connection_lost
 from .keys import SigningKey
-from .protocol import problem_of
+from .protocol import error_from_problem
 from .signing import sign
 from .url import Address
 
 #: Requests at the same time; others wait.
-_MAX_REQUESTS = 8
+_MAX_CONCURRENT_REQUESTS = 8
 #: The gateway ends connections that are idle for `limits.handshake_secs`; older ones are not used again.
-_IDLE_SECS = 4.0
-_MAX_ANSWER_BYTES = 64 * 2**20
+_MAX_IDLE_SECS = 4.0
+_MAX_RESPONSE_BYTES = 64 * 2**20
 
 
 class Http:
@@ -34,7 +34,7 @@ class Http:
         self._timeout = timeout
         self._retry_secs = retry_secs
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
-        self._threads = ThreadPoolExecutor(_MAX_REQUESTS, "lastmile-http")
+        self._threads = ThreadPoolExecutor(_MAX_CONCURRENT_REQUESTS, "lastmile-http")
         self._is_closed = False
 
     async def request(
@@ -53,7 +53,7 @@ class Http:
                 raise closed()
             try:
                 return await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._try, method, path, body, content_type, headers or {}
+                    self._threads, self._attempt, method, path, body, content_type, headers or {}
                 )
             except LastmileError as error:
                 wait = backoff.next(error.retry_after)
@@ -67,23 +67,23 @@ class Http:
         while self._idle:
             self._idle.pop()[1].close()
 
-    def _try(self, method: str, path: str, body: bytes | None, content_type: str, more: dict[str, str]) -> Any:
+    def _attempt(self, method: str, path: str, body: bytes | None, content_type: str, more: dict[str, str]) -> Any:
         """One try, in a thread."""
         connection = self._connection()
         signed = sign(self._key, method, self._address.authority, path, content_type=content_type, body=body)
         try:
             connection.request(method, path, body, {"Host": self._address.authority, **signed, **more})
             answer = connection.getresponse()
-            content = answer.read(_MAX_ANSWER_BYTES)
+            content = answer.read(_MAX_RESPONSE_BYTES)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise lost(f"{type(error).__name__}: {error}") from error
+            raise connection_lost(f"{type(error).__name__}: {error}") from error
         if answer.isclosed() and not answer.will_close and not self._is_closed:
             self._idle.append((time.monotonic(), connection))
         else:
             connection.close()
         if not 200 <= answer.status < 300:
-            raise problem_of(answer.status, content, answer.getheader("retry-after"))
+            raise error_from_problem(answer.status, content, answer.getheader("retry-after"))
         try:
             return json.loads(content) if content else None
         except ValueError:
@@ -95,7 +95,7 @@ class Http:
                 since, connection = self._idle.pop()
             except IndexError:  # Another thread was faster.
                 break
-            if time.monotonic() - since < _IDLE_SECS:
+            if time.monotonic() - since < _MAX_IDLE_SECS:
                 return connection
             connection.close()
         host, port, timeout = self._address.host, self._address.port, self._timeout

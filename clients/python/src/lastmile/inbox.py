@@ -15,13 +15,13 @@ class Inbox(Generic[T]):
         self._items: deque[T] = deque()
         self._wake = asyncio.Event()
         self._error: BaseException | None = None
-        self.is_over = False
+        self.is_ended = False
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, item: T) -> None:
-        if not self.is_over:
+        if not self.is_ended:
             self._items.append(item)
             self._wake.set()
 
@@ -36,15 +36,15 @@ class Inbox(Generic[T]):
 
     def end(self, error: BaseException | None = None) -> None:
         """What waits can still be taken."""
-        if not self.is_over:
-            self.is_over = True
+        if not self.is_ended:
+            self.is_ended = True
             self._error = error
             self._wake.set()
 
     async def take(self) -> T:
         """`StopAsyncIteration` at the end, or once the error that it ended with."""
         while not self._items:
-            if self.is_over:
+            if self.is_ended:
                 error, self._error = self._error, None
                 raise error or StopAsyncIteration
             self._wake.clear()

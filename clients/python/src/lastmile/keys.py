@@ -34,7 +34,7 @@ class SigningKey:
         `ValueError` for anything else, `OSError` for a file that cannot be read."""
         if isinstance(source, SigningKey):
             return source
-        text = _text(source)
+        text = _read_source(source)
         load = (
             serialization.load_ssh_private_key
             if text.startswith(_OPENSSH)
@@ -60,7 +60,7 @@ class SigningKey:
 KeySource = Union[str, bytes, os.PathLike[str], SigningKey]
 
 
-def _text(source: str | bytes | os.PathLike[str]) -> bytes:
+def _read_source(source: str | bytes | os.PathLike[str]) -> bytes:
     if isinstance(source, str) and source.lstrip().startswith(_PEM.decode()):
         source = source.encode()
     if isinstance(source, bytes):

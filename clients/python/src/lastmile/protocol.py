@@ -26,13 +26,17 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Place:
+class PublishResult:
     """What a publisher is told of its publication."""
 
     channel: str
     message_id: str
     epoch: str
     offset: int
+
+
+#: The former name of `PublishResult`.
+Place = PublishResult
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def parse(text: str | bytes) -> Frame | None:
     return value if isinstance(value, dict) else None
 
 
-def publication_of(frame: Frame, gap: Gap | None) -> Publication:
+def publication_from_frame(frame: Frame, gap: Gap | None) -> Publication:
     data = frame.get("data")
     if frame.get("encoding") == "base64":
         try:
@@ -130,26 +134,26 @@ def publication_of(frame: Frame, gap: Gap | None) -> Publication:
     )
 
 
-def place_of(frame: Frame, message_id: str) -> Place:
-    return Place(frame["channel"], message_id, frame["epoch"], frame["offset"])
+def publish_result_from_frame(frame: Frame, message_id: str) -> PublishResult:
+    return PublishResult(frame["channel"], message_id, frame["epoch"], frame["offset"])
 
 
-def principal_of(value: Any) -> Principal | None:
+def principal_from_json(value: Any) -> Principal | None:
     return Principal(value["issuer"], value["subject"]) if isinstance(value, dict) else None
 
 
-def refusal_of(frame: Frame) -> LastmileError:
+def error_from_frame(frame: Frame) -> LastmileError:
     """The error that an `error` frame stands for."""
     return LastmileError(str(frame.get("code")), frame.get("message"), frame.get("temporary") is True)
 
 
-def ending_of(code: int, reason: str) -> LastmileError:
+def error_from_close(code: int, reason: str) -> LastmileError:
     """The error that the end of a connection or a channel stands for."""
     known = reason if reason and 4000 <= code < 5000 else "connection_lost"
     return LastmileError(known, reason or f"closed with {code}", not is_final(code), status=code)
 
 
-def problem_of(status: int, body: bytes, retry_after: str | None) -> LastmileError:
+def error_from_problem(status: int, body: bytes, retry_after: str | None) -> LastmileError:
     """The error that an HTTP answer stands for, a problem (RFC 9457) or that of a proxy in between."""
     problem = parse(body) or {}
     code = str(problem.get("type", "")).rsplit("/", 1)[-1].replace("-", "_") or f"http_{status}"

@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from .connection import State, Timing
 from .errors import LastmileError
 from .http import Http
 from .keys import KeySource, SigningKey
-from .connection import State, Timing
-from .protocol import Frame, Place, place_of, problem_of, to_json
+from .protocol import Frame, PublishResult, error_from_problem, publish_result_from_frame, to_json
 from .stream import Receipt, Replies, Stream, Watch
 from .url import Address, channel_path
 
@@ -46,18 +46,18 @@ class Publisher:
         """Of the WebSocket."""
         return self._stream.state
 
-    async def publish(self, channel: str, data: Any, idempotency_key: str | None = None) -> Place:
+    async def publish(self, channel: str, data: Any, idempotency_key: str | None = None) -> PublishResult:
         """Publishes one: `bytes` as they are, anything else as JSON. The same `idempotency_key` with the same data
         publishes once, also from another process; without one the tries of this call share one of their own."""
         is_json = not isinstance(data, (bytes, bytearray, memoryview))
         body = to_json(data).encode() if is_json else bytes(data)
         content_type = "application/json" if is_json else "application/octet-stream"
         answer = await self._post(channel, body, content_type, idempotency_key)
-        return place_of(answer, answer["id"])
+        return publish_result_from_frame(answer, answer["id"])
 
     async def publish_many(
         self, channel: str, items: Iterable[Any], idempotency_key: str | None = None
-    ) -> list[Place | LastmileError]:
+    ) -> list[PublishResult | LastmileError]:
         """Publishes JSON values in their order under one signature. Where the channel refused one, its place in the
         list holds the error. `TypeError` for `bytes`: send those one by one."""
         lines = [to_json(item) for item in items]
@@ -122,7 +122,7 @@ class Publisher:
         return await self._http.request("POST", channel_path(channel) + "/messages", body, content_type, headers)
 
 
-def _outcome(answer: Frame) -> Place | LastmileError:
+def _outcome(answer: Frame) -> PublishResult | LastmileError:
     if "offset" in answer:
-        return place_of(answer, answer["id"])
-    return problem_of(int(answer.get("status", 500)), to_json(answer).encode(), None)
+        return publish_result_from_frame(answer, answer["id"])
+    return error_from_problem(int(answer.get("status", 500)), to_json(answer).encode(), None)

@@ -9,40 +9,50 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
 from typing import Any
 
-from .errors import LastmileError, lost
+from .connection import Connection, Timing, log
+from .errors import LastmileError, connection_lost
 from .inbox import Inbox
 from .keys import SigningKey
-from .connection import Link, Timing, log
-from .protocol import ChannelEvent, Frame, Place, Principal, encode, place_of, principal_of, refusal_of, to_json
+from .protocol import (
+    ChannelEvent,
+    Frame,
+    Principal,
+    PublishResult,
+    encode,
+    error_from_frame,
+    principal_from_json,
+    publish_result_from_frame,
+    to_json,
+)
 from .signing import sign
 from .url import Address
 
 _PATH = "/v1/publish"
 #: Replies or events that may wait for their iterator.
-_MAX_WAITING = 1000
+_MAX_QUEUED_ITEMS = 1000
 #: Replies that are remembered, because the same one may come twice.
-_MAX_KNOWN = 10_000
+_MAX_SEEN_REPLIES = 10_000
 #: Failures that are kept for `flush`.
-_MAX_FAILED = 100
+_MAX_KEPT_FAILURES = 100
 
 
 class Receipt:
-    """Stands for one publication that was sent: `await` it for its `Place`, or for why it was refused."""
+    """Stands for one publication that was sent: `await` it for its `PublishResult`, or for why it was refused."""
 
     def __init__(self, channel: str, data: Any, retry: bool) -> None:
         self.channel = channel
         self._data = data
         self._retry = retry
-        self._is_seen = False
-        self._place: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        self._is_awaited = False
+        self._result: asyncio.Future[PublishResult] = asyncio.get_running_loop().create_future()
 
     def done(self) -> bool:
-        return self._place.done()
+        return self._result.done()
 
-    def __await__(self) -> Generator[Any, None, Place]:
-        self._is_seen = True
+    def __await__(self) -> Generator[Any, None, PublishResult]:
+        self._is_awaited = True
         # Who stops waiting for it does not end it.
-        return asyncio.shield(self._place).__await__()
+        return asyncio.shield(self._result).__await__()
 
 
 class Reply:
@@ -58,7 +68,7 @@ class Reply:
         #: The connection of the subscriber.
         self.connection: str = frame["connection"]
         #: `None` for a subscriber without a token.
-        self.principal: Principal | None = principal_of(frame.get("principal"))
+        self.principal: Principal | None = principal_from_json(frame.get("principal"))
         self.data: Any = frame.get("data")
 
     async def received(self) -> None:
@@ -79,7 +89,7 @@ class Replies:
 
     def close(self) -> None:
         self._inbox.end()
-        self._stream.forget_replies(self)
+        self._stream.remove_replies(self)
 
     def __aiter__(self) -> Replies:
         return self
@@ -105,10 +115,10 @@ class Watch:
 
     def close(self) -> None:
         self._inbox.end()
-        self._stream.forget_watch(self)
+        self._stream.remove_watch(self)
 
     def _put(self, event: ChannelEvent) -> None:
-        if len(self._inbox) >= _MAX_WAITING:
+        if len(self._inbox) >= _MAX_QUEUED_ITEMS:
             self._dropped += 1 + event.missed
             return
         self._inbox.put(replace(event, missed=event.missed + self._dropped))
@@ -127,7 +137,7 @@ class Watch:
         self.close()
 
 
-class Stream(Link):
+class Stream(Connection):
     def __init__(
         self,
         address: Address,
@@ -135,7 +145,7 @@ class Stream(Link):
         tls: ssl.SSLContext | None,
         timing: Timing,
         window: int,
-        publish: Callable[[str, Any], Awaitable[Place]],
+        publish: Callable[[str, Any], Awaitable[PublishResult]],
     ) -> None:
         """`publish` is the other way, by a request."""
         super().__init__(address, _PATH, tls, timing)
@@ -145,11 +155,11 @@ class Stream(Link):
         self._window = asyncio.Semaphore(window)
         #: Sent and without an answer, by id, and those that are tried again.
         self._unanswered: dict[str, Receipt] = {}
-        self._retried: list[Receipt] = []
-        self._failed: deque[tuple[Receipt, LastmileError]] = deque(maxlen=_MAX_FAILED)
+        self._to_retry: list[Receipt] = []
+        self._failures: deque[tuple[Receipt, LastmileError]] = deque(maxlen=_MAX_KEPT_FAILURES)
         self._replies: Replies | None = None
         #: Replies that came, and whether the gateway knows it.
-        self._known: OrderedDict[str, bool] = OrderedDict()
+        self._seen_replies: OrderedDict[str, bool] = OrderedDict()
         self._watches: dict[str, Watch] = {}
 
     # Publications.
@@ -159,7 +169,7 @@ class Stream(Link):
         text = to_json({"type": "publish", "id": number, "channel": channel, **encode(data)})
         await self._window.acquire()
         try:
-            socket = await self._ready()
+            socket = await self._wait_connected()
             receipt = Receipt(channel, data if retry else None, retry)
         except BaseException:
             self._window.release()
@@ -169,22 +179,22 @@ class Stream(Link):
         return receipt
 
     async def flush(self) -> None:
-        waited = {receipt._place for receipt in (*self._unanswered.values(), *self._retried)}
+        waited = {receipt._result for receipt in (*self._unanswered.values(), *self._to_retry)}
         if waited:
             await asyncio.wait(waited)
-        failed = [error for receipt, error in self._failed if not receipt._is_seen]
-        self._failed.clear()
+        failed = [error for receipt, error in self._failures if not receipt._is_awaited]
+        self._failures.clear()
         if failed:
             raise failed[0]
 
-    def _settle_receipt(self, receipt: Receipt, outcome: Place | LastmileError) -> None:
+    def _resolve_receipt(self, receipt: Receipt, outcome: PublishResult | LastmileError) -> None:
         self._window.release()
-        if isinstance(outcome, Place):
-            receipt._place.set_result(outcome)
+        if isinstance(outcome, PublishResult):
+            receipt._result.set_result(outcome)
             return
-        receipt._place.set_exception(outcome)
-        receipt._place.exception()  # `flush` tells it if nobody else asks.
-        self._failed.append((receipt, outcome))
+        receipt._result.set_exception(outcome)
+        receipt._result.exception()  # `flush` tells it if nobody else asks.
+        self._failures.append((receipt, outcome))
 
     # Replies and events.
 
@@ -198,7 +208,7 @@ class Stream(Link):
             self._start()
         return self._replies
 
-    def forget_replies(self, replies: Replies) -> None:
+    def remove_replies(self, replies: Replies) -> None:
         if self._replies is replies:
             self._replies = None
 
@@ -208,10 +218,10 @@ class Stream(Link):
         except LastmileError as error:
             # The gateway brings it once more to who did not say that it has it.
             if error.temporary:
-                self._known.pop(reply.reply, None)
+                self._seen_replies.pop(reply.reply, None)
             raise
-        if reply.reply in self._known:
-            self._known[reply.reply] = True
+        if reply.reply in self._seen_replies:
+            self._seen_replies[reply.reply] = True
 
     def watch(self, channel: str) -> Watch:
         if channel in self._watches:
@@ -220,17 +230,17 @@ class Stream(Link):
         if self.state in ("failed", "closed"):
             watch._inbox.end(self.error)
         elif self._socket is not None:
-            self._spawn(self._begin_watch(watch))
+            self._spawn(self._send_watch(watch))
         else:
             self._start()
         return watch
 
-    def forget_watch(self, watch: Watch) -> None:
+    def remove_watch(self, watch: Watch) -> None:
         if self._watches.get(watch.channel) is watch:
             del self._watches[watch.channel]
-            self._post({"type": "unwatch", "channel": watch.channel})
+            self._send_soon({"type": "unwatch", "channel": watch.channel})
 
-    async def _begin_watch(self, watch: Watch) -> None:
+    async def _send_watch(self, watch: Watch) -> None:
         try:
             await self._request({"type": "watch", "channel": watch.channel})
         except LastmileError as error:
@@ -246,13 +256,13 @@ class Stream(Link):
 
     def _on_welcome(self, frame: Frame) -> None:
         for watch in self._watches.values():
-            self._spawn(self._begin_watch(watch))
+            self._spawn(self._send_watch(watch))
 
     def _on_frame(self, frame: Frame) -> None:
         kind = frame["type"]
         if kind in ("published", "error") and frame.get("id") in self._unanswered:
-            outcome = place_of(frame, frame["message_id"]) if kind == "published" else refusal_of(frame)
-            self._settle_receipt(self._unanswered.pop(frame["id"]), outcome)
+            outcome = publish_result_from_frame(frame, frame["message_id"]) if kind == "published" else error_from_frame(frame)
+            self._resolve_receipt(self._unanswered.pop(frame["id"]), outcome)
         elif kind == "reply":
             self._on_reply(frame)
         elif kind == "event":
@@ -260,50 +270,50 @@ class Stream(Link):
         else:
             if kind == "watching":
                 self._on_event(frame, kind)
-            if not self._settle(frame) and kind == "error":
-                log.info("the gateway refused a command: %s", refusal_of(frame))
+            if not self._resolve_pending(frame) and kind == "error":
+                log.info("the gateway refused a command: %s", error_from_frame(frame))
 
     def _on_reply(self, frame: Frame) -> None:
         name = frame["reply"]
-        if name in self._known:
-            if self._known[name]:
-                self._post({"type": "received", "reply": name})
+        if name in self._seen_replies:
+            if self._seen_replies[name]:
+                self._send_soon({"type": "received", "reply": name})
         # What has no room comes again, here or elsewhere.
-        elif self._replies is not None and len(self._replies._inbox) < _MAX_WAITING:
+        elif self._replies is not None and len(self._replies._inbox) < _MAX_QUEUED_ITEMS:
             self._replies._inbox.put(Reply(self, frame))
-            self._known[name] = False
-            if len(self._known) > _MAX_KNOWN:
-                self._known.popitem(last=False)
+            self._seen_replies[name] = False
+            if len(self._seen_replies) > _MAX_SEEN_REPLIES:
+                self._seen_replies.popitem(last=False)
 
     def _on_event(self, frame: Frame, event: str) -> None:
         watch = self._watches.get(frame["channel"])
         if watch is not None:
-            principal = principal_of(frame.get("principal"))
+            principal = principal_from_json(frame.get("principal"))
             who, why, missed = frame.get("connection"), frame.get("reason"), frame.get("missed", 0)
             watch._put(ChannelEvent(frame["channel"], event, frame["connections"], who, principal, why, missed))
 
     async def _on_lost(self) -> None:
-        self._retried = [receipt for receipt in self._unanswered.values() if receipt._retry]
-        self._give_up([receipt for receipt in self._unanswered.values() if not receipt._retry])
+        self._to_retry = [receipt for receipt in self._unanswered.values() if receipt._retry]
+        self._fail_receipts([receipt for receipt in self._unanswered.values() if not receipt._retry])
         self._unanswered.clear()
         # One after the other and before anything newer, so that they keep their order.
-        while self._retried:
-            receipt = self._retried[0]
-            outcome: Place | LastmileError
+        while self._to_retry:
+            receipt = self._to_retry[0]
+            outcome: PublishResult | LastmileError
             try:
                 outcome = await self._publish(receipt.channel, receipt._data)
             except LastmileError as error:
                 outcome = error
-            self._settle_receipt(self._retried.pop(0), outcome)
+            self._resolve_receipt(self._to_retry.pop(0), outcome)
 
-    def _give_up(self, receipts: list[Receipt]) -> None:
+    def _fail_receipts(self, receipts: list[Receipt]) -> None:
         for receipt in receipts:
-            self._settle_receipt(receipt, lost("nobody knows whether the publication was accepted"))
+            self._resolve_receipt(receipt, connection_lost("nobody knows whether the publication was accepted"))
 
-    def _on_finish(self, error: LastmileError) -> None:
-        self._give_up([*self._unanswered.values(), *self._retried])
+    def _on_finished(self, error: LastmileError) -> None:
+        self._fail_receipts([*self._unanswered.values(), *self._to_retry])
         self._unanswered.clear()
-        self._retried.clear()
+        self._to_retry.clear()
         if self._replies is not None:
             self._replies._inbox.end(None if self.state == "closed" else error)
         for watch in self._watches.values():

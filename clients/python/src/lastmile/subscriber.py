@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import Any, Literal, Union
 
+from .connection import Connection, Timing, log
 from .errors import LastmileError, closed
-from .connection import Link, Timing, log
-from .protocol import Frame, Gap, Position, ending_of, is_final, refusal_of
+from .protocol import Frame, Gap, Position, error_from_close, error_from_frame, is_final
 from .subscription import Options, Subscription
 from .url import Address
 
@@ -30,7 +30,7 @@ def connect(
     return Client(address, token, tls, timing)
 
 
-class Client(Link):
+class Client(Connection):
     def __init__(
         self, address: Address, token: TokenSource | None, tls: ssl.SSLContext | None, timing: Timing
     ) -> None:
@@ -38,8 +38,8 @@ class Client(Link):
         self._token = token
         self._subscriptions: dict[str, Subscription] = {}
         #: How the gateway ended a channel of this connection: when it was the last one, the connection ends likewise.
-        self._channel_end = 0
-        self._refresher: asyncio.Task[None] | None = None
+        self._last_channel_close = 0
+        self._refresh_task: asyncio.Task[None] | None = None
 
     def subscribe(
         self,
@@ -64,7 +64,7 @@ class Client(Link):
             subscription._end(self.error or closed())
             return subscription
         self._subscriptions[channel] = subscription
-        self.begin(subscription)
+        self.send_subscribe(subscription)
         return subscription
 
     async def reply(self, channel: str, to: str, data: Any) -> None:
@@ -88,35 +88,35 @@ class Client(Link):
 
     # What subscriptions want.
 
-    def begin(self, subscription: Subscription) -> None:
+    def send_subscribe(self, subscription: Subscription) -> None:
         """For `Subscription`."""
         if self._socket is None:
             return self._start()
         number = self._next_id()
         subscription._suspend(number)
-        command = {"type": "subscribe", "id": number, "channel": subscription.channel, **subscription._wish()}
-        self._post(command)
+        command = {"type": "subscribe", "id": number, "channel": subscription.channel, **subscription._resume_params()}
+        self._send_soon(command)
 
-    def stop(self, subscription: Subscription) -> None:
+    def send_unsubscribe(self, subscription: Subscription) -> None:
         """For `Subscription`."""
-        self._post({"type": "unsubscribe", "id": self._next_id(), "channel": subscription.channel})
+        self._send_soon({"type": "unsubscribe", "id": self._next_id(), "channel": subscription.channel})
 
-    def forget(self, subscription: Subscription) -> None:
+    def remove(self, subscription: Subscription) -> None:
         """For `Subscription`."""
         if self._subscriptions.get(subscription.channel) is subscription:
             del self._subscriptions[subscription.channel]
 
-    async def _begin_later(self, subscription: Subscription) -> None:
+    async def _resubscribe_later(self, subscription: Subscription) -> None:
         """The connection is well, only this channel is not to be had now."""
         socket = self._socket
         await asyncio.sleep(self._backoff.next(1.0))
         is_wanted = self._subscriptions.get(subscription.channel) is subscription and not subscription._is_paused
         if is_wanted and self._socket is socket and not subscription._id:
-            self.begin(subscription)
+            self.send_subscribe(subscription)
 
     # The connection.
 
-    async def _first(self) -> Frame:
+    async def _first_frame(self) -> Frame:
         token = await self._get_token()
         # Without a token any command begins a session for channels that are for anyone.
         return {"type": "hello", "token": token} if token else {"type": "ping"}
@@ -125,7 +125,7 @@ class Client(Link):
         """`token`, temporary, for whatever goes wrong; a `LastmileError` of the application's own decides for itself."""
         source = self._token
         if not callable(source):
-            return _checked(source)
+            return _validated_token(source)
         try:
             if inspect.iscoroutinefunction(source):
                 found: Any = await source()
@@ -137,14 +137,14 @@ class Client(Link):
             raise
         except Exception as error:
             raise LastmileError("token", f"{type(error).__name__} in the application's function", True) from error
-        return _checked(found)
+        return _validated_token(found)
 
     def _on_welcome(self, frame: Frame) -> None:
-        self._channel_end = 0
-        self._refresh_before(frame.get("expires"))
+        self._last_channel_close = 0
+        self._schedule_refresh(frame.get("expires"))
         for subscription in self._subscriptions.values():
             if not subscription._is_paused:
-                self.begin(subscription)
+                self.send_subscribe(subscription)
 
     def _on_frame(self, frame: Frame) -> None:
         kind = frame["type"]
@@ -158,44 +158,44 @@ class Client(Link):
         elif kind == "unsubscribed":
             # With a reason it is the gateway's doing.
             if subscription is not None and frame.get("reason"):
-                self._on_unsubscribed(subscription, ending_of(int(frame["code"]), frame["reason"]))
+                self._on_unsubscribed(subscription, error_from_close(int(frame["code"]), frame["reason"]))
         elif kind in ("degraded", "restored"):
             if subscription is not None:
                 subscription.degraded = kind == "degraded"
         elif kind == "refreshed":
-            self._refresh_before(frame.get("expires"))
-        elif not self._settle(frame) and kind == "error":
-            self._on_refusal(frame.get("id"), refusal_of(frame))
+            self._schedule_refresh(frame.get("expires"))
+        elif not self._resolve_pending(frame) and kind == "error":
+            self._on_refusal(frame.get("id"), error_from_frame(frame))
 
     def _on_unsubscribed(self, subscription: Subscription, error: LastmileError) -> None:
-        self._channel_end = error.status or 0
+        self._last_channel_close = error.status or 0
         subscription._suspend()
-        if is_final(self._channel_end):
+        if is_final(self._last_channel_close):
             subscription._end(error)
         else:
-            self._spawn(self._begin_later(subscription))
+            self._spawn(self._resubscribe_later(subscription))
 
     def _on_refusal(self, number: str | None, error: LastmileError) -> None:
         for subscription in list(self._subscriptions.values()):
             if number and subscription._id == number:
                 subscription._suspend()
                 if error.temporary:
-                    self._spawn(self._begin_later(subscription))
+                    self._spawn(self._resubscribe_later(subscription))
                 else:
                     subscription._end(error)
                 return
         log.info("the gateway refused a command: %s", error)
 
-    def _refresh_before(self, expires: str | None) -> None:
+    def _schedule_refresh(self, expires: str | None) -> None:
         """Gets a new token when the last tenth of the old one's time begins, or a minute before its end."""
-        self._stop_refresher()
+        self._cancel_refresh()
         if not expires or not callable(self._token):
             return
         left = (datetime.fromisoformat(expires.replace("Z", "+00:00")) - datetime.now(timezone.utc)).total_seconds()
         wait = left - min(60.0, left / 10)
         # A clock that is wrong, or a token that is not newer: the gateway will say when it is over.
         if wait > 0.5:
-            self._refresher = asyncio.get_running_loop().create_task(self._refresh(wait))
+            self._refresh_task = asyncio.get_running_loop().create_task(self._refresh(wait))
 
     async def _refresh(self, wait: float) -> None:
         await asyncio.sleep(wait)
@@ -204,32 +204,32 @@ class Client(Link):
         except LastmileError as error:
             log.warning("no new token: %s", error)
         else:
-            self._post({"type": "refresh", "id": self._next_id(), "token": token})
+            self._send_soon({"type": "refresh", "id": self._next_id(), "token": token})
 
-    def _stop_refresher(self) -> None:
-        if self._refresher is not None and self._refresher is not asyncio.current_task():
-            self._refresher.cancel()
-        self._refresher = None
+    def _cancel_refresh(self) -> None:
+        if self._refresh_task is not None and self._refresh_task is not asyncio.current_task():
+            self._refresh_task.cancel()
+        self._refresh_task = None
 
-    def _may_return(self, error: LastmileError) -> bool:
-        is_of_channel = self._channel_end != 0 and error.status == self._channel_end
-        return is_of_channel or super()._may_return(error)
+    def _may_reconnect(self, error: LastmileError) -> bool:
+        is_of_channel = self._last_channel_close != 0 and error.status == self._last_channel_close
+        return is_of_channel or super()._may_reconnect(error)
 
-    def _is_wanted(self) -> bool:
+    def _is_needed(self) -> bool:
         return bool(self._subscriptions)
 
     async def _on_lost(self) -> None:
-        self._stop_refresher()
+        self._cancel_refresh()
         for subscription in self._subscriptions.values():
             subscription._suspend()
 
-    def _on_finish(self, error: LastmileError) -> None:
-        self._stop_refresher()
+    def _on_finished(self, error: LastmileError) -> None:
+        self._cancel_refresh()
         for subscription in list(self._subscriptions.values()):
             subscription._end(None if self.state == "closed" else error)
 
 
-def _checked(token: Any) -> str | None:
+def _validated_token(token: Any) -> str | None:
     """A JWT is base64url and dots."""
     if token is not None and not (isinstance(token, str) and token.isascii()):
         raise LastmileError("token", "that is not a JWT")

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from .errors import LastmileError
 from .inbox import Inbox
-from .protocol import Frame, Gap, Position, Publication, publication_of
+from .protocol import Frame, Gap, Position, Publication, publication_from_frame
 
 log = logging.getLogger("lastmile")
 
@@ -24,19 +24,19 @@ class Options:
     on_gap: Callable[[Gap], None] | None
 
 
-class Carrier(Protocol):
+class SubscriptionOwner(Protocol):
     """Who carries out what a subscription wants."""
 
-    def begin(self, subscription: Subscription) -> None: ...
-    def stop(self, subscription: Subscription) -> None: ...
-    def forget(self, subscription: Subscription) -> None: ...
+    def send_subscribe(self, subscription: Subscription) -> None: ...
+    def send_unsubscribe(self, subscription: Subscription) -> None: ...
+    def remove(self, subscription: Subscription) -> None: ...
 
 
 class Subscription:
     """Publications as they come: `async for`, and `unsubscribe` or `async with` to listen no more. An end with an error
     raises it. What is missing before a publication stands in its `gap`."""
 
-    def __init__(self, channel: str, carrier: Carrier, options: Options) -> None:
+    def __init__(self, channel: str, carrier: SubscriptionOwner, options: Options) -> None:
         self.channel = channel
         #: The last publication that arrived; everything behind it is still to come.
         self.position: Position | None = options.since
@@ -45,7 +45,7 @@ class Subscription:
         self.recovered: bool | None = None
         #: The gateway's node is cut off from the others, so that what is published comes later.
         self.degraded = False
-        self._carrier = carrier
+        self._owner = carrier
         self._options = options
         self._inbox: Inbox[Publication] = Inbox()
         #: The `subscribe` command that is to be answered.
@@ -53,33 +53,33 @@ class Subscription:
         self._is_active = False
         self._is_paused = False
         #: Where a loss was told: what follows may skip offsets.
-        self._told_at: Position | None = None
+        self._gap_reported_at: Position | None = None
         #: Belongs to the next publication.
         self._gap: Gap | None = None
-        self._first = asyncio.Event()
+        self._subscribed_once = asyncio.Event()
         self._error: LastmileError | None = None
 
     async def ready(self) -> None:
         """Waits until the gateway listens for us for the first time; raises why it does not."""
-        await self._first.wait()
+        await self._subscribed_once.wait()
         if self.recovered is None and self._error is not None:
             raise self._error
 
     def unsubscribe(self) -> None:
         """Listens no more."""
-        if not self._inbox.is_over:
+        if not self._inbox.is_ended:
             self._inbox.clear()
             self._end(None)
-            self._carrier.stop(self)
+            self._owner.send_unsubscribe(self)
 
     def __aiter__(self) -> Subscription:
         return self
 
     async def __anext__(self) -> Publication:
         publication = await self._inbox.take()
-        if self._is_paused and len(self._inbox) <= self._options.buffer // 2 and not self._inbox.is_over:
+        if self._is_paused and len(self._inbox) <= self._options.buffer // 2 and not self._inbox.is_ended:
             self._is_paused = False
-            self._carrier.begin(self)
+            self._owner.send_subscribe(self)
         return publication
 
     async def __aenter__(self) -> Subscription:
@@ -90,7 +90,7 @@ class Subscription:
 
     # For the client that carries it.
 
-    def _wish(self) -> dict[str, Any]:
+    def _resume_params(self) -> dict[str, Any]:
         """From where the channel is wanted."""
         if self.position is not None:
             return {"since": {"epoch": self.position.epoch, "offset": self.position.offset}}
@@ -112,32 +112,32 @@ class Subscription:
             # If nothing of the backlog arrives, the next connection asks for it again.
             self.position = Position(here.epoch, max(0, here.offset - (self._options.backlog or 0)))
             if not is_whole or self._options.backlog:
-                self._told_at = here
+                self._gap_reported_at = here
         elif not is_whole:
             is_same = before.epoch == here.epoch
             # Who has the newest one misses nothing, whatever the gateway kept.
             is_whole = is_same and here.offset <= before.offset
-            was_told = self._told_at == here
-            self._told_at = None if is_whole else here
+            was_told = self._gap_reported_at == here
+            self._gap_reported_at = None if is_whole else here
             if not is_same:
                 self.position = Position(here.epoch, 0)
             if not is_whole and not was_told:
-                self._tell(Gap("history_lost", before))
+                self._report_gap(Gap("history_lost", before))
         self.recovered = is_whole
-        self._first.set()
+        self._subscribed_once.set()
 
     def _on_message(self, frame: Frame) -> None:
         before = self.position
-        if not self._is_active or self._inbox.is_over or before is None:
+        if not self._is_active or self._inbox.is_ended or before is None:
             return
         here = Position(frame["epoch"], frame["offset"])
         is_same = here.epoch == before.epoch
         if is_same and here.offset <= before.offset:
             return
-        if self._told_at is None and not (is_same and here.offset == before.offset + 1):
-            self._tell(Gap("skipped" if is_same else "history_lost", before))
-        publication = publication_of(frame, self._gap)
-        self.position, self._told_at, self._gap = here, None, None
+        if self._gap_reported_at is None and not (is_same and here.offset == before.offset + 1):
+            self._report_gap(Gap("skipped" if is_same else "history_lost", before))
+        publication = publication_from_frame(frame, self._gap)
+        self.position, self._gap_reported_at, self._gap = here, None, None
         self._deliver(publication)
 
     def _deliver(self, publication: Publication) -> None:
@@ -146,19 +146,19 @@ class Subscription:
             if len(self._inbox) >= self._options.buffer:
                 self._is_paused = True
                 self._suspend()
-                self._carrier.stop(self)
+                self._owner.send_unsubscribe(self)
         elif len(self._inbox) > self._options.buffer:
             oldest = self._inbox.drop_oldest()
             after = oldest.gap.after if oldest.gap else Position(oldest.epoch, oldest.offset - 1)
             gap = Gap("overflow", after)
             self._inbox.change_oldest(lambda next_one: replace(next_one, gap=gap))
-            self._call(gap)
+            self._call_on_gap(gap)
 
-    def _tell(self, gap: Gap) -> None:
+    def _report_gap(self, gap: Gap) -> None:
         self._gap = Gap(gap.reason, self._gap.after) if self._gap else gap
-        self._call(gap)
+        self._call_on_gap(gap)
 
-    def _call(self, gap: Gap) -> None:
+    def _call_on_gap(self, gap: Gap) -> None:
         if self._options.on_gap is not None:
             try:
                 self._options.on_gap(gap)
@@ -168,10 +168,10 @@ class Subscription:
 
     def _end(self, error: LastmileError | None) -> None:
         """Over for good; what is buffered can still be taken."""
-        if self._inbox.is_over:
+        if self._inbox.is_ended:
             return
         self._is_active = False
         self._error = error
         self._inbox.end(error)
-        self._first.set()
-        self._carrier.forget(self)
+        self._subscribed_once.set()
+        self._owner.remove(self)
