@@ -1,5 +1,6 @@
-"""Client of a lastmile gateway: `Publisher` publishes with signatures, `connect` listens with recovery. `lastmile.blocking`
-has the same without asyncio."""
+"""Client of a lastmile gateway: `Publisher` publishes signed requests, `connect` subscribes with recovery.
+
+`lastmile.blocking` has the same API without asyncio."""
 
 from .connection import State, Timing
 from .errors import LastmileError

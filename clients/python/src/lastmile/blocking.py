@@ -1,5 +1,6 @@
-"""The same without asyncio: every call waits. One thread with an event loop serves all objects of the process; they may be
-used from any thread."""
+"""The API of the package without asyncio: every call blocks.
+
+One thread with an event loop serves all objects of the process. The objects may be used from any thread."""
 
 from __future__ import annotations
 
@@ -30,20 +31,20 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _block_on(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-    # The loop watches the time, so that nothing is lost that comes just then.
+    # The timeout runs inside the loop: an item that arrives as it expires is not lost.
     timed = work if timeout is None else asyncio.wait_for(work, timeout)
     future = asyncio.run_coroutine_threadsafe(timed, _event_loop())
     try:
         return future.result()
     except asyncio.TimeoutError:
-        raise TimeoutError(f"nothing came within {timeout} s") from None
+        raise TimeoutError(f"nothing received within {timeout} s") from None
     finally:
-        # When the caller was interrupted.
+        # The caller may have been interrupted, for example by Ctrl-C.
         future.cancel()
 
 
 def _call_in_loop(function: Callable[..., T], *args: Any, **options: Any) -> T:
-    """Runs a plain function in the loop's thread."""
+    """Runs a plain function in the event loop's thread."""
 
     async def work() -> T:
         return function(*args, **options)
@@ -52,14 +53,14 @@ def _call_in_loop(function: Callable[..., T], *args: Any, **options: Any) -> T:
 
 
 class _Iterator(Generic[T]):
-    """What comes, for `for`. `take` waits at most `timeout` seconds."""
+    """Blocking iterator over an asynchronous source. `take` waits at most `timeout` seconds."""
 
     def __init__(self, source: Any, close_source: Callable[[], None]) -> None:
         self._source = source
         self._close_source = close_source
 
     def take(self, timeout: float | None = None) -> T:
-        """The next one; `TimeoutError` if none came, `StopIteration` at the end."""
+        """The next item. Raises `TimeoutError` if none arrived and `StopIteration` at the end."""
         try:
             item: T = _block_on(self._source.__anext__(), timeout)
         except StopAsyncIteration:
@@ -67,7 +68,7 @@ class _Iterator(Generic[T]):
         return item
 
     def close(self) -> None:
-        """Takes no more."""
+        """Ends the iterator."""
         _call_in_loop(self._close_source)
 
     def __iter__(self) -> _Iterator[T]:
@@ -84,7 +85,7 @@ class _Iterator(Generic[T]):
 
 
 class Receipt:
-    """Stands for one publication that was sent."""
+    """Tracks one publication that was sent."""
 
     def __init__(self, receipt: stream.Receipt) -> None:
         self._receipt = receipt
@@ -93,7 +94,7 @@ class Receipt:
         return self._receipt.done()
 
     def result(self, timeout: float | None = None) -> PublishResult:
-        """Its place, or why it was refused."""
+        """The position of the publication. Raises the error if it was refused."""
 
         async def work() -> PublishResult:
             return await self._receipt
@@ -102,7 +103,7 @@ class Receipt:
 
 
 class Reply:
-    """What a subscriber replied to a message."""
+    """A subscriber's reply to a message."""
 
     def __init__(self, reply: stream.Reply) -> None:
         self._reply = reply
@@ -127,7 +128,7 @@ class Replies(_Iterator[Reply]):
 
 
 class Publisher:
-    """`lastmile.Publisher`; its options are the same."""
+    """Blocking form of `lastmile.Publisher`, with the same options."""
 
     def __init__(self, url: str, key: KeySource, **options: Any) -> None:
         self._publisher = _call_in_loop(publisher.Publisher, url, key, **options)
@@ -199,7 +200,7 @@ class Subscription(_Iterator[Publication]):
 
 
 class Client:
-    """`lastmile.Client`."""
+    """Blocking form of `lastmile.Client`."""
 
     def __init__(self, client: subscriber.Client) -> None:
         self._client = client
@@ -218,7 +219,7 @@ class Client:
         overflow: Literal["pause", "drop_oldest"] = "pause",
         on_gap: Callable[[Gap], None] | None = None,
     ) -> Subscription:
-        """`on_gap` is called in the thread of the loop and must not wait."""
+        """`on_gap` is called in the event loop's thread and must not block."""
         subscribe = self._client.subscribe
         options: dict[str, Any] = {"buffer": buffer, "overflow": overflow, "on_gap": on_gap}
         return Subscription(_call_in_loop(subscribe, channel, backlog=backlog, since=since, **options))
@@ -240,5 +241,5 @@ class Client:
 
 
 def connect(url: str, token: subscriber.TokenSource | None = None, **options: Any) -> Client:
-    """`lastmile.connect`; its options are the same."""
+    """Blocking form of `lastmile.connect`, with the same options."""
     return Client(_call_in_loop(subscriber.connect, url, token, **options))

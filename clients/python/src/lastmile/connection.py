@@ -1,4 +1,4 @@
-"""One WebSocket to a gateway that comes back: opened when it is needed, with backoff, and not after a final end."""
+"""A WebSocket connection to a gateway, opened on demand and reconnected with backoff until a final close."""
 
 from __future__ import annotations
 
@@ -36,34 +36,33 @@ State = Literal["idle", "connecting", "connected", "waiting", "failed", "closed"
 
 log = logging.getLogger("lastmile")
 
-#: Commands that may wait for an answer.
+#: Commands that may wait for a response.
 _MAX_PENDING = 1000
-#: A frame of the gateway may be so large.
 _MAX_FRAME_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Timing:
-    """All in seconds."""
+    """Timeouts and intervals, all in seconds."""
 
-    #: A connection that carries nothing for so long after it was opened is broken.
+    #: Time to open a connection and receive `welcome`.
     open: float = 10.0
-    #: A connection that stayed up for so long is a good one.
+    #: The backoff is reset once a connection has been up for this long.
     stable: float = 5.0
-    #: Between two pings, and from a ping to its pong.
+    #: Time between two pings, and time to wait for a pong.
     ping: float = 20.0
     pong: float = 10.0
-    #: The first and the longest wait between tries, of which a random part is taken.
+    #: The first and the longest backoff. The actual wait is a random part of it.
     backoff: float = 0.5
     backoff_max: float = 30.0
 
 
 class Connection(ABC):
-    """Lives in one event loop. A subclass says what is sent first and what frames mean."""
+    """Runs in one event loop. A subclass supplies the first frame and handles the received ones."""
 
     def __init__(self, address: Address, path: str, tls: ssl.SSLContext | None, timing: Timing) -> None:
         self.state: State = "idle"
-        #: Why the last connection ended.
+        #: The reason for which the last connection ended.
         self.error: LastmileError | None = None
         self._url = address.websocket(path)
         self._tls = tls if address.secure else None
@@ -74,18 +73,18 @@ class Connection(ABC):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._state_changed = asyncio.Event()
         self._waiting_tasks = 0
-        #: By id: who waits, and the type of frame that is not yet the answer.
+        #: By id: the future of the caller, and a frame type that is not the final response.
         self._pending: dict[str, tuple[asyncio.Future[Frame], str]] = {}
         self._ids = itertools.count(1)
 
-    # What a subclass says.
+    # Implemented by subclasses.
 
     async def _headers(self) -> dict[str, str]:
-        """Of the upgrade."""
+        """Extra headers of the upgrade request."""
         return {}
 
     async def _first_frame(self) -> Frame | None:
-        """What is sent before the gateway says `welcome`."""
+        """The frame to send before the gateway sends `welcome`."""
         return None
 
     @abstractmethod
@@ -95,20 +94,20 @@ class Connection(ABC):
     def _on_frame(self, frame: Frame) -> None: ...
 
     async def _on_lost(self) -> None:
-        """The connection is gone; the next one is opened after this."""
+        """Called when a connection is lost, before the next one is opened."""
 
     def _on_finished(self, error: LastmileError) -> None:
-        """There will be no other connection."""
+        """Called once when no further connection will be opened."""
 
     def _is_needed(self) -> bool:
-        """Whether a connection that ended is to come back."""
+        """Whether to reconnect after the connection has ended."""
         return True
 
     def _may_reconnect(self, error: LastmileError) -> bool:
-        """Whether the way in which a connection ended allows another one."""
+        """Whether `error`, which ended a connection, allows a reconnect."""
         return not is_final(error.status or 0) if error.status and error.status >= 1000 else error.temporary
 
-    # What a subclass uses.
+    # Used by subclasses.
 
     def _next_id(self) -> str:
         return str(next(self._ids))
@@ -123,7 +122,7 @@ class Connection(ABC):
         task.add_done_callback(self._tasks.discard)
 
     async def _wait_connected(self) -> ClientConnection:
-        """The connection, once there is one. An error when there will be none."""
+        """Waits for an open connection. Raises an error if none will be opened."""
         self._waiting_tasks += 1
         try:
             while True:
@@ -140,19 +139,21 @@ class Connection(ABC):
         try:
             await socket.send(text)
         except ConnectionClosed:
-            pass  # The reader tells everybody who waits.
+            pass  # The read loop fails all pending commands.
 
     def _send_soon(self, command: Frame) -> None:
-        """Sends without waiting, if there is a connection."""
+        """Sends in the background. Drops the command if there is no connection."""
         if self._socket is not None:
             self._spawn(self._send(self._socket, to_json(command)))
 
     async def _request(self, command: Frame, skip: str = "", is_silent: bool = False) -> Frame:
-        """The frame that answers a command, passing over those of type `skip`. If the connection breaks meanwhile nobody
-        knows whether it was carried out, so it is not sent again. Of a silent command only a refusal is answered; answers
-        keep their order, so the pong of a ping behind it says that there was none."""
+        """Sends a command and returns its response, ignoring frames of type `skip`.
+
+        If the connection is lost first, the outcome is unknown, so the command is not sent again. A silent command has
+        a response only if it is refused. Responses keep their order, so the pong of a ping sent after the command shows
+        that it was accepted."""
         if self._waiting_tasks + len(self._pending) >= _MAX_PENDING:
-            raise LastmileError("rate_limited", "too many commands wait for an answer", True)
+            raise LastmileError("rate_limited", "too many commands without a response", True)
         commands = [command, {"type": "ping"}] if is_silent else [command]
         numbered = [(self._next_id(), one) for one in commands]
         texts = {number: to_json({**one, "id": number}) for number, one in numbered}
@@ -168,7 +169,7 @@ class Connection(ABC):
                 del self._pending[number]
 
     def _resolve_pending(self, frame: Frame) -> bool:
-        """Gives an answer to who asked."""
+        """Passes a response to its caller. Returns false if no command has its id."""
         answer, skip = self._pending.get(str(frame.get("id")), (None, ""))
         if answer is None:
             return False
@@ -188,7 +189,7 @@ class Connection(ABC):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # How it lives.
+    # The connection loop.
 
     async def _run(self) -> None:
         while True:
@@ -208,16 +209,16 @@ class Connection(ABC):
                 await asyncio.sleep(self._backoff.next(error.retry_after))
 
     async def _run_connection(self) -> tuple[LastmileError, bool]:
-        """One connection, from its opening to its end: why it ended, and whether it was welcome."""
+        """Opens one connection and reads it to its end. Returns the reason, and whether `welcome` was received."""
         try:
-            # What is asked for a token may take its time.
+            # The application's token function is outside the timeout: it may be slow.
             headers, first = await self._headers(), await self._first_frame()
             socket, welcome = await asyncio.wait_for(self._open(headers, first), self._timing.open)
         except LastmileError as error:
             return error, False
         except InvalidStatus as error:
-            answer = error.response
-            return error_from_problem(answer.status_code, bytes(answer.body or b""), answer.headers.get("Retry-After")), False
+            answer, body = error.response, bytes(error.response.body or b"")
+            return error_from_problem(answer.status_code, body, answer.headers.get("Retry-After")), False
         except (OSError, asyncio.TimeoutError, WebSocketException) as error:
             return connection_lost(f"{type(error).__name__}: {error}"), False
         stable = asyncio.get_running_loop().call_later(self._timing.stable, self._backoff.reset)
@@ -242,10 +243,10 @@ class Connection(ABC):
             self._url,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             additional_headers=headers,
-            # The gateway declines smaller windows: one compressed frame serves everybody.
+            # The gateway declines smaller windows: all subscribers get the same compressed frame.
             compression=None,
             extensions=[ClientPerMessageDeflateFactory(True, True, None, None)],
-            # What is signed names the gateway itself.
+            # The signature covers the gateway's own authority.
             proxy=None,
             open_timeout=None,
             ping_interval=self._timing.ping,
@@ -271,12 +272,12 @@ class Connection(ABC):
         try:
             handle(frame)
         except Exception as error:
-            # One frame that is not understood must not end all that goes over this connection.
-            log.warning("a frame of the gateway cannot be read: %r", error)
+            # One malformed frame must not end the other subscriptions of this connection.
+            log.warning("cannot process frame from gateway: %r", error)
 
     def _fail_pending(self, error: LastmileError) -> None:
-        """Nobody gets an answer over a connection that is gone."""
-        why = error if is_final(error.status or 0) else connection_lost("the connection broke before the answer came")
+        """Fails all commands that wait for a response over a connection that has ended."""
+        why = error if is_final(error.status or 0) else connection_lost("connection lost before the response arrived")
         for answer, _ in self._pending.values():
             if not answer.done():
                 answer.set_exception(why)
@@ -298,7 +299,7 @@ class Connection(ABC):
 
 
 class _ConnectWithoutRedirects(connect):
-    """Never goes elsewhere: neither a signature nor a token is meant for another place."""
+    """Does not follow redirects: signatures and tokens must not reach another host."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc

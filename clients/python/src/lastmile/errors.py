@@ -1,11 +1,14 @@
-"""The one type of error: why something ended or was refused."""
+"""The error type of the package."""
 
 from __future__ import annotations
 
 
 class LastmileError(Exception):
-    """`code` is a name of the protocol's tables (`forbidden`, `channel_closed`), or the client's own: `connection_lost`,
-    `closed`, `token`, `rate_limited`, `already_subscribed`. `status` is the HTTP status or the close code, if any."""
+    """A refusal, a close or a failed connection.
+
+    `code` is a name of the protocol's tables (`forbidden`, `channel_closed`) or one of the client's own codes:
+    `connection_lost`, `closed`, `token`, `rate_limited`, `already_subscribed`. `status` is the HTTP status or the
+    WebSocket close code, if any."""
 
     def __init__(
         self,
@@ -19,17 +22,17 @@ class LastmileError(Exception):
         super().__init__(f"{code}: {message}" if message and message != code else code)
         self.code = code
         self.message = message or code
-        #: Whether the same may work later.
+        #: Whether a retry may succeed.
         self.temporary = temporary
         self.status = status
-        #: Seconds that the gateway asks to wait.
+        #: Seconds to wait before a retry, as requested by the gateway.
         self.retry_after = retry_after
 
 
-def connection_lost(message: str = "the connection broke") -> LastmileError:
-    """No word of the gateway on why."""
+def connection_lost(message: str = "connection lost") -> LastmileError:
+    """A connection that ended without a reason from the gateway."""
     return LastmileError("connection_lost", message, True)
 
 
 def closed() -> LastmileError:
-    return LastmileError("closed", "it was closed here")
+    return LastmileError("closed", "closed by the application")

@@ -1,4 +1,4 @@
-"""Signed HTTP requests over kept connections, tried again where the gateway or the network says later."""
+"""Signed HTTP requests over a pool of keep-alive connections, retried on temporary errors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .protocol import error_from_problem
 from .signing import sign
 from .url import Address
 
-#: Requests at the same time; others wait.
+#: Further requests wait for a free thread.
 _MAX_CONCURRENT_REQUESTS = 8
-#: The gateway ends connections that are idle for `limits.handshake_secs`; older ones are not used again.
+#: Below the gateway's `limits.handshake_secs`, after which it closes idle connections.
 _MAX_IDLE_SECS = 4.0
 _MAX_RESPONSE_BYTES = 64 * 2**20
 
@@ -45,7 +45,8 @@ class Http:
         content_type: str = "application/json",
         headers: dict[str, str] | None = None,
     ) -> Any:
-        """The JSON of the answer, or `None`. It is tried again for `retry_secs`, so asking twice must do no harm."""
+        """The decoded JSON response, or `None` if it is empty. Retried for `retry_secs`, so the request must be
+        idempotent."""
         backoff = Backoff()
         deadline = time.monotonic() + self._retry_secs
         while True:
@@ -68,7 +69,7 @@ class Http:
             self._idle.pop()[1].close()
 
     def _attempt(self, method: str, path: str, body: bytes | None, content_type: str, more: dict[str, str]) -> Any:
-        """One try, in a thread."""
+        """Sends the request once, in a worker thread."""
         connection = self._connection()
         signed = sign(self._key, method, self._address.authority, path, content_type=content_type, body=body)
         try:
@@ -87,13 +88,13 @@ class Http:
         try:
             return json.loads(content) if content else None
         except ValueError:
-            raise LastmileError("malformed", "the answer is not JSON", status=answer.status) from None
+            raise LastmileError("malformed", "response is not JSON", status=answer.status) from None
 
     def _connection(self) -> http.client.HTTPConnection:
         while self._idle:
             try:
                 since, connection = self._idle.pop()
-            except IndexError:  # Another thread was faster.
+            except IndexError:  # Another thread took the last connection.
                 break
             if time.monotonic() - since < _MAX_IDLE_SECS:
                 return connection

@@ -1,4 +1,4 @@
-"""What came and waits for an iterator, with an end that may be an error."""
+"""Queue of received items between a connection and an iterator; it may end with an error."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Inbox(Generic[T]):
         self._items.clear()
 
     def end(self, error: BaseException | None = None) -> None:
-        """What waits can still be taken."""
+        """Queued items can still be taken."""
         if not self.is_ended:
             self.is_ended = True
             self._error = error
             self._wake.set()
 
     async def take(self) -> T:
-        """`StopAsyncIteration` at the end, or once the error that it ended with."""
+        """The next item. After the end, raises the error once, then `StopAsyncIteration`."""
         while not self._items:
             if self.is_ended:
                 error, self._error = self._error, None

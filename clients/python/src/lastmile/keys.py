@@ -1,4 +1,4 @@
-"""The publisher's ed25519 key: read from OpenSSH or PEM, named by its fingerprint."""
+"""The publisher's ed25519 key, read from OpenSSH or PEM and identified by its fingerprint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PEM = b"-----BEGIN "
 
 
 class SigningKey:
-    """A private key. Its `repr` names it by its fingerprint and shows nothing else."""
+    """A private key. Its `repr` shows only the fingerprint."""
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
@@ -25,13 +25,13 @@ class SigningKey:
         self.public: bytes = private.public_key().public_bytes(
             serialization.Encoding.Raw, serialization.PublicFormat.Raw
         )
-        #: What `ssh-keygen -lf` prints, `SHA256:…`.
+        #: `SHA256:…`, as printed by `ssh-keygen -lf`.
         self.fingerprint: str = _fingerprint(self.public)
 
     @classmethod
     def load(cls, source: KeySource, password: bytes | None = None) -> SigningKey:
-        """Reads a key as `ssh-keygen -t ed25519`, `openssl genpkey -algorithm ed25519` or `lastmile keygen` makes it.
-        `ValueError` for anything else, `OSError` for a file that cannot be read."""
+        """Reads a key made by `ssh-keygen -t ed25519`, `openssl genpkey -algorithm ed25519` or `lastmile keygen`.
+        Raises `ValueError` for any other content and `OSError` if the file cannot be read."""
         if isinstance(source, SigningKey):
             return source
         text = _read_source(source)
@@ -43,7 +43,7 @@ class SigningKey:
         try:
             private = load(text, password)
         except (TypeError, UnsupportedAlgorithm) as error:
-            # What `cryptography` says of a password that is missing or too much; OpenSSH's need the package `bcrypt`.
+            # `cryptography` raises these for a missing or superfluous password, and if `bcrypt` is not installed.
             raise ValueError(str(error)) from None
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError("the key must be an ed25519 key")
@@ -56,7 +56,7 @@ class SigningKey:
         return f"SigningKey({self.fingerprint})"
 
 
-#: A file's path, or the text of the key itself.
+#: A file path, or the text of the key.
 KeySource = Union[str, bytes, os.PathLike[str], SigningKey]
 
 

@@ -1,4 +1,4 @@
-"""The words of the protocol: what is sent and got, and how connections end."""
+"""Frames of the protocol: encoding, decoding, and the errors that they carry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from .errors import LastmileError
 
-#: A frame of the gateway. Members depend on `type`; unknown types are passed over.
+#: A JSON frame. Its members depend on `type`; unknown types are ignored.
 Frame = dict[str, Any]
 
 SUBPROTOCOL = "lastmile.v1"
@@ -19,7 +19,8 @@ TOKEN_EXPIRED = 4003
 
 @dataclass(frozen=True)
 class Position:
-    """Where a publication stands. Offsets of a channel rise by one within an epoch; a new epoch means lost history."""
+    """The position of a publication in its channel. Offsets rise by one within an epoch; a new epoch means that the
+    history was lost."""
 
     epoch: str
     offset: int
@@ -27,7 +28,7 @@ class Position:
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What a publisher is told of its publication."""
+    """The gateway's confirmation of a publication: its id and its position."""
 
     channel: str
     message_id: str
@@ -41,8 +42,10 @@ Place = PublishResult
 
 @dataclass(frozen=True)
 class Gap:
-    """Publications that this listener does not get: gone by in the gateway, left out for a slow reader, or dropped here
-    because the iterator was slow. `after` is the last one before, as far as it is known."""
+    """Publications that this subscription misses.
+
+    `history_lost`: no longer in the gateway's backlog; `skipped`: left out for a slow reader; `overflow`: dropped by the
+    client because the iterator was slow. `after` is the position of the last publication before the gap, if known."""
 
     reason: Literal["history_lost", "skipped", "overflow"]
     after: Position
@@ -50,7 +53,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Publication:
-    """One item of a channel."""
+    """One publication of a channel."""
 
     channel: str
     message_id: str
@@ -59,9 +62,9 @@ class Publication:
     #: RFC 3339 with milliseconds.
     time: str
     publisher: str
-    #: The publisher's JSON, a string for text, `bytes` for anything else.
+    #: The publisher's JSON value, a string for text, `bytes` for other content.
     data: Any
-    #: What is missing just before this one.
+    #: Publications missing directly before this one.
     gap: Gap | None = None
 
     @property
@@ -71,7 +74,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Principal:
-    """A subscriber as its issuer names it."""
+    """The authenticated identity of a subscriber."""
 
     issuer: str
     subject: str
@@ -79,23 +82,25 @@ class Principal:
 
 @dataclass(frozen=True)
 class ChannelEvent:
-    """Who comes and goes on a channel. `watching` is the first one, and the first one after each reconnection; `counted`
-    tells another number where it is not known who came or went."""
+    """A presence event of a channel.
+
+    `watching` is the first event, also after each reconnect. `counted` reports a new number of connections without
+    naming the subscriber that joined or left."""
 
     channel: str
     event: str
-    #: Subscribers after it, on all nodes.
+    #: Number of subscribers after the event, on all nodes.
     connections: int
     connection: str | None = None
     principal: Principal | None = None
-    #: Why the channel ended.
+    #: The reason for which the channel ended.
     reason: str | None = None
-    #: Events before this one that were left out.
+    #: Number of events dropped before this one.
     missed: int = 0
 
 
 def is_final(code: int) -> bool:
-    """Whether a close code says not to come back."""
+    """Whether a close code forbids a reconnect."""
     return 4500 <= code < 5000
 
 
@@ -107,14 +112,14 @@ def encode(data: Any) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    """One line. `ValueError` or `TypeError` for what JSON cannot say."""
+    """Encodes on one line. Raises `ValueError` or `TypeError` for values that JSON cannot represent."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    text.encode()  # Half a surrogate pair cannot be sent.
+    text.encode()  # Refuses lone surrogates.
     return text
 
 
 def parse(text: str | bytes) -> Frame | None:
-    """What a text holds if it is a JSON object."""
+    """Decodes a JSON object; `None` for anything else."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -128,7 +133,7 @@ def publication_from_frame(frame: Frame, gap: Gap | None) -> Publication:
         try:
             data = base64.b64decode(data or "", validate=True)
         except (binascii.Error, TypeError, ValueError):
-            raise LastmileError("malformed", "the gateway's base64 cannot be read") from None
+            raise LastmileError("malformed", "invalid base64 from gateway") from None
     return Publication(
         frame["channel"], frame["message_id"], frame["epoch"], frame["offset"], frame["time"], frame["publisher"], data, gap
     )
@@ -143,18 +148,18 @@ def principal_from_json(value: Any) -> Principal | None:
 
 
 def error_from_frame(frame: Frame) -> LastmileError:
-    """The error that an `error` frame stands for."""
+    """The error in an `error` frame."""
     return LastmileError(str(frame.get("code")), frame.get("message"), frame.get("temporary") is True)
 
 
 def error_from_close(code: int, reason: str) -> LastmileError:
-    """The error that the end of a connection or a channel stands for."""
+    """The error for a close code of a connection or a channel."""
     known = reason if reason and 4000 <= code < 5000 else "connection_lost"
     return LastmileError(known, reason or f"closed with {code}", not is_final(code), status=code)
 
 
 def error_from_problem(status: int, body: bytes, retry_after: str | None) -> LastmileError:
-    """The error that an HTTP answer stands for, a problem (RFC 9457) or that of a proxy in between."""
+    """The error in an HTTP response: a problem (RFC 9457), or the status that an intermediate proxy sent."""
     problem = parse(body) or {}
     code = str(problem.get("type", "")).rsplit("/", 1)[-1].replace("-", "_") or f"http_{status}"
     message = problem.get("detail") or problem.get("title") or f"HTTP status {status}"

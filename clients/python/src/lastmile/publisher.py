@@ -1,4 +1,4 @@
-"""Publishes to channels: signed requests for one or many, and a WebSocket for streams, replies and events."""
+"""Publisher: signed HTTP requests, and a WebSocket for streams, replies and presence events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .url import Address, channel_path
 
 
 class Publisher:
-    """Opens a connection with its first use. `async with` closes it, after everything that was sent has its answer."""
+    """Connects on first use. `async with` flushes and closes it."""
 
     def __init__(
         self,
@@ -31,9 +31,9 @@ class Publisher:
         retry_secs: float = 30.0,
         timing: Timing = Timing(),
     ) -> None:
-        """`key` is a file's path or the text of an ed25519 key, OpenSSH or PEM. `window` is how many publications of
-        `send` may be without an answer. A request waits `timeout` seconds for its answer, and is tried again for
-        `retry_secs` when the gateway or the network says later."""
+        """`key` is the path or the text of an ed25519 key, OpenSSH or PEM. `window` is the number of publications that
+        `send` may have without an answer. A request times out after `timeout` seconds and is retried for `retry_secs`
+        on temporary errors."""
         self.key = SigningKey.load(key, password)
         address = Address.parse(url)
         if address.secure and tls is None:
@@ -43,12 +43,12 @@ class Publisher:
 
     @property
     def state(self) -> State:
-        """Of the WebSocket."""
+        """State of the WebSocket."""
         return self._stream.state
 
     async def publish(self, channel: str, data: Any, idempotency_key: str | None = None) -> PublishResult:
-        """Publishes one: `bytes` as they are, anything else as JSON. The same `idempotency_key` with the same data
-        publishes once, also from another process; without one the tries of this call share one of their own."""
+        """Publishes `data`: `bytes` unchanged, anything else as JSON. The same `idempotency_key` with the same data is
+        published once, also from another process. Without one, the retries of this call share a generated key."""
         is_json = not isinstance(data, (bytes, bytearray, memoryview))
         body = to_json(data).encode() if is_json else bytes(data)
         content_type = "application/json" if is_json else "application/octet-stream"
@@ -58,8 +58,8 @@ class Publisher:
     async def publish_many(
         self, channel: str, items: Iterable[Any], idempotency_key: str | None = None
     ) -> list[PublishResult | LastmileError]:
-        """Publishes JSON values in their order under one signature. Where the channel refused one, its place in the
-        list holds the error. `TypeError` for `bytes`: send those one by one."""
+        """Publishes JSON values in order under one signature. The result holds an error for each value that the channel
+        refused. Raises `TypeError` for `bytes`, which must be published one by one."""
         lines = [to_json(item) for item in items]
         if not lines:
             return []
@@ -68,42 +68,43 @@ class Publisher:
         return [_outcome(answer) for answer in answers]
 
     async def send(self, channel: str, data: Any, *, retry: bool = False) -> Receipt:
-        """Publishes over the WebSocket. It comes back as soon as there is room in the window and in the network's
-        buffers; `await` the receipt for the publication's place.
+        """Publishes over the WebSocket. Returns as soon as the window and the network's buffers have room; `await` the
+        receipt for the position of the publication.
 
-        If the connection breaks before the answer, the receipt says `connection_lost`: nobody knows whether the
-        publication was accepted. With `retry` it is published once more by a request, and may then be there twice."""
+        If the connection is lost before the answer, the receipt raises `connection_lost`: the outcome is unknown. With
+        `retry`, the publication is sent again by a request and may then be published twice."""
         return await self._stream.send(channel, data, retry)
 
     async def flush(self) -> None:
-        """Waits until everything that was sent has its answer; the first error of a receipt that nobody awaited."""
+        """Waits until all publications have an answer. Raises the first error of a receipt that was not awaited."""
         await self._stream.flush()
 
     def replies(self) -> Replies:
-        """What subscribers reply, on channels with replies. Connects if need be."""
+        """Replies of subscribers, on channels with replies. Connects if necessary."""
         return self._stream.replies()
 
     def watch(self, channel: str) -> Watch:
-        """Who comes and goes on a channel."""
+        """Presence events of a channel."""
         return self._stream.watch(channel)
 
     async def create_channel(self, channel: str, **limits: int) -> Frame:
-        """Creates a channel, or makes sure that it is there: `max_messages`, `max_data_bytes`, `max_message_bytes`,
-        `max_connections`, `lifespan_secs` narrow what is configured. `channel_exists` if it has other limits."""
+        """Creates a channel if it does not exist. The limits `max_messages`, `max_data_bytes`, `max_message_bytes`,
+        `max_connections` and `lifespan_secs` lower the configured ones. Raises `channel_exists` if the channel has
+        other limits."""
         answer: Frame = await self._http.request("PUT", channel_path(channel), to_json(limits).encode())
         return answer
 
     async def describe_channel(self, channel: str) -> Frame:
-        """State and counts."""
+        """State, limits and counts of a channel."""
         answer: Frame = await self._http.request("GET", channel_path(channel))
         return answer
 
     async def close_channel(self, channel: str) -> None:
-        """Ends a channel; its subscribers are told `channel_closed`."""
+        """Closes a channel; its subscribers receive `channel_closed`."""
         await self._http.request("DELETE", channel_path(channel))
 
     async def close(self) -> None:
-        """Ends the connection at once. `flush` before it, or `async with`, waits for answers."""
+        """Closes the connection immediately. To wait for answers, call `flush` first or use `async with`."""
         await self._stream.close()
         self._http.close()
 

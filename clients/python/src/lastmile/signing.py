@@ -1,4 +1,4 @@
-"""HTTP Message Signatures (RFC 9421) with Content-Digest (RFC 9530), in the one form that the gateway takes."""
+"""HTTP Message Signatures (RFC 9421) with Content-Digest (RFC 9530), in the form that the gateway requires."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def sign(
     created: int | None = None,
     nonce: str | None = None,
 ) -> dict[str, str]:
-    """The headers to add to a request, names in lower case. `path` and `query` are as they are sent, `query` without its
-    question mark. Every call makes a fresh nonce: sign each try anew."""
+    """The headers to add to a request, names in lower case. `path` and `query` are in their encoded form, `query`
+    without its question mark. Every call makes a fresh nonce: sign each attempt anew."""
     headers = {"lastmile-public-key": _base64(key.public)}
     covered = {
         "@method": method,
@@ -39,7 +39,7 @@ def sign(
     created = int(time.time()) if created is None else created
     nonce = secrets.token_urlsafe(16) if nonce is None else nonce
     names = " ".join(f'"{name}"' for name in covered)
-    # Neither base64 nor these words hold anything that a quoted string would have to escape.
+    # Base64 and these names need no escaping inside a quoted string.
     parameters = f'({names});created={created};nonce="{nonce}";keyid="{key.fingerprint}";alg="ed25519";tag="lastmile"'
     lines = [f'"{name}": {value}' for name, value in covered.items()]
     base = "\n".join([*lines, f'"@signature-params": {parameters}'])

@@ -1,4 +1,4 @@
-"""The publishing WebSocket: publications with receipts and a bounded window, replies, and who comes and goes."""
+"""The publishing WebSocket: publications with receipts and a bounded window, replies, and presence events."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from .signing import sign
 from .url import Address
 
 _PATH = "/v1/publish"
-#: Replies or events that may wait for their iterator.
+#: Replies or events that may wait for an iterator.
 _MAX_QUEUED_ITEMS = 1000
-#: Replies that are remembered, because the same one may come twice.
+#: Replies that are remembered to detect redeliveries.
 _MAX_SEEN_REPLIES = 10_000
 #: Failures that are kept for `flush`.
 _MAX_KEPT_FAILURES = 100
 
 
 class Receipt:
-    """Stands for one publication that was sent: `await` it for its `PublishResult`, or for why it was refused."""
+    """Tracks one publication that was sent. `await` returns its `PublishResult`, or raises its refusal."""
 
     def __init__(self, channel: str, data: Any, retry: bool) -> None:
         self.channel = channel
@@ -51,37 +51,37 @@ class Receipt:
 
     def __await__(self) -> Generator[Any, None, PublishResult]:
         self._is_awaited = True
-        # Who stops waiting for it does not end it.
+        # Cancelling a waiter must not cancel the result.
         return asyncio.shield(self._result).__await__()
 
 
 class Reply:
-    """What a subscriber replied to a message. The subscriber waits until `received` or `answer` says that it arrived."""
+    """A subscriber's reply to a message. The subscriber waits until it is confirmed by `received` or `answer`."""
 
     def __init__(self, stream: Stream, frame: Frame) -> None:
         self._stream = stream
         self.reply: str = frame["reply"]
         self.channel: str = frame["channel"]
-        #: The message that it replies to.
+        #: The id of the message that this replies to.
         self.to: str = frame["to"]
         self.time: str = frame["time"]
-        #: The connection of the subscriber.
+        #: The subscriber's connection id.
         self.connection: str = frame["connection"]
         #: `None` for a subscriber without a token.
         self.principal: Principal | None = principal_from_json(frame.get("principal"))
         self.data: Any = frame.get("data")
 
     async def received(self) -> None:
-        """Says that it arrived. `reply_unknown` if nobody waits for that any more."""
+        """Confirms the reply. Raises `reply_unknown` if the gateway no longer holds it."""
         await self._stream.confirm(self, {"type": "received", "reply": self.reply})
 
     async def answer(self, data: Any) -> None:
-        """Answers the subscriber who replied, and says that it arrived."""
+        """Confirms the reply and sends an answer to the subscriber."""
         await self._stream.confirm(self, {"type": "answer", "reply": self.reply, "data": data})
 
 
 class Replies:
-    """Replies as they come: `async for`, and `close` or `async with` to take no more."""
+    """Asynchronous iterator over replies. `close` or `async with` ends it."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -105,7 +105,7 @@ class Replies:
 
 
 class Watch:
-    """Events of one channel as they come: `async for`, and `close` or `async with` to hear no more."""
+    """Asynchronous iterator over the presence events of one channel. `close` or `async with` ends it."""
 
     def __init__(self, stream: Stream, channel: str) -> None:
         self.channel = channel
@@ -147,18 +147,18 @@ class Stream(Connection):
         window: int,
         publish: Callable[[str, Any], Awaitable[PublishResult]],
     ) -> None:
-        """`publish` is the other way, by a request."""
+        """`publish` publishes by a request, for receipts with `retry`."""
         super().__init__(address, _PATH, tls, timing)
         self._authority = address.authority
         self._key = key
         self._publish = publish
         self._window = asyncio.Semaphore(window)
-        #: Sent and without an answer, by id, and those that are tried again.
+        #: Receipts without an answer, by id, and those that are published again by a request.
         self._unanswered: dict[str, Receipt] = {}
         self._to_retry: list[Receipt] = []
         self._failures: deque[tuple[Receipt, LastmileError]] = deque(maxlen=_MAX_KEPT_FAILURES)
         self._replies: Replies | None = None
-        #: Replies that came, and whether the gateway knows it.
+        #: Received replies by id, and whether the gateway has the confirmation.
         self._seen_replies: OrderedDict[str, bool] = OrderedDict()
         self._watches: dict[str, Watch] = {}
 
@@ -193,14 +193,14 @@ class Stream(Connection):
             receipt._result.set_result(outcome)
             return
         receipt._result.set_exception(outcome)
-        receipt._result.exception()  # `flush` tells it if nobody else asks.
+        receipt._result.exception()  # Marks it as retrieved: `flush` raises it if the receipt is not awaited.
         self._failures.append((receipt, outcome))
 
     # Replies and events.
 
     def replies(self) -> Replies:
         if self._replies is not None:
-            raise LastmileError("already_subscribed", "somebody takes the replies already")
+            raise LastmileError("already_subscribed", "there is an iterator over replies already")
         self._replies = Replies(self)
         if self.state in ("failed", "closed"):
             self._replies._inbox.end(self.error)
@@ -216,7 +216,7 @@ class Stream(Connection):
         try:
             await self._request(command, is_silent=command["type"] == "received")
         except LastmileError as error:
-            # The gateway brings it once more to who did not say that it has it.
+            # The gateway redelivers an unconfirmed reply: accept it again.
             if error.temporary:
                 self._seen_replies.pop(reply.reply, None)
             raise
@@ -244,7 +244,7 @@ class Stream(Connection):
         try:
             await self._request({"type": "watch", "channel": watch.channel})
         except LastmileError as error:
-            # After a cut the next connection asks again.
+            # The next connection sends `watch` again.
             if error.code != "connection_lost" and self._watches.get(watch.channel) is watch:
                 del self._watches[watch.channel]
                 watch._inbox.end(error)
@@ -261,7 +261,8 @@ class Stream(Connection):
     def _on_frame(self, frame: Frame) -> None:
         kind = frame["type"]
         if kind in ("published", "error") and frame.get("id") in self._unanswered:
-            outcome = publish_result_from_frame(frame, frame["message_id"]) if kind == "published" else error_from_frame(frame)
+            is_published = kind == "published"
+            outcome = publish_result_from_frame(frame, frame["message_id"]) if is_published else error_from_frame(frame)
             self._resolve_receipt(self._unanswered.pop(frame["id"]), outcome)
         elif kind == "reply":
             self._on_reply(frame)
@@ -278,7 +279,7 @@ class Stream(Connection):
         if name in self._seen_replies:
             if self._seen_replies[name]:
                 self._send_soon({"type": "received", "reply": name})
-        # What has no room comes again, here or elsewhere.
+        # A reply without room in the queue is dropped: the gateway redelivers it to some connection.
         elif self._replies is not None and len(self._replies._inbox) < _MAX_QUEUED_ITEMS:
             self._replies._inbox.put(Reply(self, frame))
             self._seen_replies[name] = False
@@ -296,7 +297,7 @@ class Stream(Connection):
         self._to_retry = [receipt for receipt in self._unanswered.values() if receipt._retry]
         self._fail_receipts([receipt for receipt in self._unanswered.values() if not receipt._retry])
         self._unanswered.clear()
-        # One after the other and before anything newer, so that they keep their order.
+        # Sequentially and before newer publications, to keep the order.
         while self._to_retry:
             receipt = self._to_retry[0]
             outcome: PublishResult | LastmileError
@@ -308,7 +309,7 @@ class Stream(Connection):
 
     def _fail_receipts(self, receipts: list[Receipt]) -> None:
         for receipt in receipts:
-            self._resolve_receipt(receipt, connection_lost("nobody knows whether the publication was accepted"))
+            self._resolve_receipt(receipt, connection_lost("outcome of the publication is unknown"))
 
     def _on_finished(self, error: LastmileError) -> None:
         self._fail_receipts([*self._unanswered.values(), *self._to_retry])

@@ -1,4 +1,4 @@
-"""Listens to channels over one WebSocket that comes back, and replies to what it hears."""
+"""Subscriber: channels over one reconnecting WebSocket, and replies to messages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .protocol import Frame, Gap, Position, error_from_close, error_from_frame, 
 from .subscription import Options, Subscription
 from .url import Address
 
-#: A token, or what gets a fresh one: it is asked before each connection and before a token runs out. A plain function is
-#: called in a thread, so it may wait.
+#: A token, or a function that fetches one. The function is called before each connection and before a token expires. A
+#: plain function is called in a thread, so it may block.
 TokenSource = Union[str, Callable[[], Union[str, Awaitable[str]]]]
 
 
 def connect(
     url: str, token: TokenSource | None = None, *, tls: ssl.SSLContext | None = None, timing: Timing = Timing()
 ) -> Client:
-    """A client, which opens its connection with its first use."""
+    """Creates a client, which connects on first use."""
     address = Address.parse(url)
     if address.secure and tls is None:
         tls = ssl.create_default_context()
@@ -37,7 +37,8 @@ class Client(Connection):
         super().__init__(address, "/v1/subscribe", tls, timing)
         self._token = token
         self._subscriptions: dict[str, Subscription] = {}
-        #: How the gateway ended a channel of this connection: when it was the last one, the connection ends likewise.
+        #: Code of the last `unsubscribed` frame. If it was the last channel, the gateway closes the connection with the
+        #: same code.
         self._last_channel_close = 0
         self._refresh_task: asyncio.Task[None] | None = None
 
@@ -51,12 +52,12 @@ class Client(Connection):
         overflow: Literal["pause", "drop_oldest"] = "pause",
         on_gap: Callable[[Gap], None] | None = None,
     ) -> Subscription:
-        """Listens to a channel from now on, with its newest `backlog`, or behind the position `since`. A channel has one
-        subscription at a time.
+        """Subscribes to new publications, preceded by the newest `backlog` ones or all after the position `since`. A
+        channel has one subscription at a time.
 
-        `buffer` publications wait for the iterator. When so many do, `"pause"` stops listening until half of them are
-        taken and goes on from there with what the gateway still has; `"drop_oldest"` lets the oldest go. `on_gap` hears
-        of each loss at once; the publication behind it says so too."""
+        At most `buffer` publications wait for the iterator. When it is full, `"pause"` unsubscribes until half of them
+        are taken and then resumes from the gateway's backlog; `"drop_oldest"` drops the oldest one. `on_gap` is called
+        for each gap at once; the next publication holds it as well."""
         if channel in self._subscriptions:
             raise LastmileError("already_subscribed", f"there is a subscription to {channel} already")
         subscription = Subscription(channel, self, Options(since, backlog, max(1, buffer), overflow, on_gap))
@@ -68,16 +69,16 @@ class Client(Connection):
         return subscription
 
     async def reply(self, channel: str, to: str, data: Any) -> None:
-        """Replies to the message with the id `to`; done once its publisher has the reply."""
+        """Replies to the message with the id `to`. Returns once the publisher has confirmed the reply."""
         await self._request({"type": "reply", "channel": channel, "to": to, "data": data})
 
     async def ask(self, channel: str, to: str, data: Any) -> Any:
-        """Replies to a message and waits for what its publisher says to that."""
+        """Replies to a message and returns the publisher's answer."""
         command = {"type": "reply", "channel": channel, "to": to, "data": data, "answer": True}
         return (await self._request(command, skip="replied")).get("data")
 
     async def close(self) -> None:
-        """Ends the connection and all that is listened to."""
+        """Closes the connection and ends all subscriptions."""
         await self._close()
 
     async def __aenter__(self) -> Client:
@@ -86,10 +87,9 @@ class Client(Connection):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # What subscriptions want.
+    # The `SubscriptionOwner` interface.
 
     def send_subscribe(self, subscription: Subscription) -> None:
-        """For `Subscription`."""
         if self._socket is None:
             return self._start()
         number = self._next_id()
@@ -98,16 +98,14 @@ class Client(Connection):
         self._send_soon(command)
 
     def send_unsubscribe(self, subscription: Subscription) -> None:
-        """For `Subscription`."""
         self._send_soon({"type": "unsubscribe", "id": self._next_id(), "channel": subscription.channel})
 
     def remove(self, subscription: Subscription) -> None:
-        """For `Subscription`."""
         if self._subscriptions.get(subscription.channel) is subscription:
             del self._subscriptions[subscription.channel]
 
     async def _resubscribe_later(self, subscription: Subscription) -> None:
-        """The connection is well, only this channel is not to be had now."""
+        """Subscribes again after a temporary refusal of one channel, without a new connection."""
         socket = self._socket
         await asyncio.sleep(self._backoff.next(1.0))
         is_wanted = self._subscriptions.get(subscription.channel) is subscription and not subscription._is_paused
@@ -118,26 +116,26 @@ class Client(Connection):
 
     async def _first_frame(self) -> Frame:
         token = await self._get_token()
-        # Without a token any command begins a session for channels that are for anyone.
+        # Without a token, any command starts an anonymous session.
         return {"type": "hello", "token": token} if token else {"type": "ping"}
 
     async def _get_token(self) -> str | None:
-        """`token`, temporary, for whatever goes wrong; a `LastmileError` of the application's own decides for itself."""
+        """Fetches a token. Raises a temporary error `token`, or the `LastmileError` that the application raised."""
         source = self._token
         if not callable(source):
             return _validated_token(source)
         try:
             if inspect.iscoroutinefunction(source):
-                found: Any = await source()
+                token: Any = await source()
             else:
-                found = await asyncio.to_thread(source)
-                if not isinstance(found, str):
-                    found = await found
+                token = await asyncio.to_thread(source)
+                if not isinstance(token, str):
+                    token = await token
         except LastmileError:
             raise
         except Exception as error:
-            raise LastmileError("token", f"{type(error).__name__} in the application's function", True) from error
-        return _validated_token(found)
+            raise LastmileError("token", f"{type(error).__name__} in the application's token function", True) from error
+        return _validated_token(token)
 
     def _on_welcome(self, frame: Frame) -> None:
         self._last_channel_close = 0
@@ -156,7 +154,7 @@ class Client(Connection):
             if subscription is not None:
                 subscription._on_subscribed(frame)
         elif kind == "unsubscribed":
-            # With a reason it is the gateway's doing.
+            # Without a reason it is the response to our own `unsubscribe`.
             if subscription is not None and frame.get("reason"):
                 self._on_unsubscribed(subscription, error_from_close(int(frame["code"]), frame["reason"]))
         elif kind in ("degraded", "restored"):
@@ -187,13 +185,13 @@ class Client(Connection):
         log.info("the gateway refused a command: %s", error)
 
     def _schedule_refresh(self, expires: str | None) -> None:
-        """Gets a new token when the last tenth of the old one's time begins, or a minute before its end."""
+        """Schedules a token refresh for when a tenth of the remaining time is left, at most 60 s before expiry."""
         self._cancel_refresh()
         if not expires or not callable(self._token):
             return
         left = (datetime.fromisoformat(expires.replace("Z", "+00:00")) - datetime.now(timezone.utc)).total_seconds()
         wait = left - min(60.0, left / 10)
-        # A clock that is wrong, or a token that is not newer: the gateway will say when it is over.
+        # Otherwise the clock is wrong or the token is not newer: wait for the gateway to close the connection.
         if wait > 0.5:
             self._refresh_task = asyncio.get_running_loop().create_task(self._refresh(wait))
 
@@ -202,7 +200,7 @@ class Client(Connection):
         try:
             token = await self._get_token()
         except LastmileError as error:
-            log.warning("no new token: %s", error)
+            log.warning("token refresh failed: %s", error)
         else:
             self._send_soon({"type": "refresh", "id": self._next_id(), "token": token})
 
@@ -212,8 +210,8 @@ class Client(Connection):
         self._refresh_task = None
 
     def _may_reconnect(self, error: LastmileError) -> bool:
-        is_of_channel = self._last_channel_close != 0 and error.status == self._last_channel_close
-        return is_of_channel or super()._may_reconnect(error)
+        is_channel_close = self._last_channel_close != 0 and error.status == self._last_channel_close
+        return is_channel_close or super()._may_reconnect(error)
 
     def _is_needed(self) -> bool:
         return bool(self._subscriptions)
@@ -230,7 +228,7 @@ class Client(Connection):
 
 
 def _validated_token(token: Any) -> str | None:
-    """A JWT is base64url and dots."""
+    """Refuses values that cannot be a JWT, which consists of base64url and dots."""
     if token is not None and not (isinstance(token, str) and token.isascii()):
-        raise LastmileError("token", "that is not a JWT")
+        raise LastmileError("token", "not a JWT")
     return token

@@ -1,4 +1,4 @@
-"""One channel as its listener sees it: each publication once, in order, and every loss told."""
+"""A subscription to one channel: each publication once and in order, and every gap reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Options:
 
 
 class SubscriptionOwner(Protocol):
-    """Who carries out what a subscription wants."""
+    """The client that sends the commands of a subscription."""
 
     def send_subscribe(self, subscription: Subscription) -> None: ...
     def send_unsubscribe(self, subscription: Subscription) -> None: ...
@@ -33,40 +33,42 @@ class SubscriptionOwner(Protocol):
 
 
 class Subscription:
-    """Publications as they come: `async for`, and `unsubscribe` or `async with` to listen no more. An end with an error
-    raises it. What is missing before a publication stands in its `gap`."""
+    """Asynchronous iterator over the publications of a channel.
+
+    `unsubscribe` or `async with` ends it. If it ends with an error, the iterator raises it. Publications missing before
+    another one are reported in its `gap`."""
 
     def __init__(self, channel: str, carrier: SubscriptionOwner, options: Options) -> None:
         self.channel = channel
-        #: The last publication that arrived; everything behind it is still to come.
+        #: Position of the last publication that arrived. The next connection resumes after it.
         self.position: Position | None = options.since
-        #: Whether the gateway brought everything behind `position` when it last began to listen for us; `None` before the
-        #: first time. Where nothing was asked for it says `False`.
+        #: Whether the gateway delivered everything after `position` when the subscription last started; `None` before the
+        #: first start, `False` where no position was requested.
         self.recovered: bool | None = None
-        #: The gateway's node is cut off from the others, so that what is published comes later.
+        #: The gateway's node cannot reach the others, so publications arrive late.
         self.degraded = False
         self._owner = carrier
         self._options = options
         self._inbox: Inbox[Publication] = Inbox()
-        #: The `subscribe` command that is to be answered.
+        #: Id of the `subscribe` command that waits for its response.
         self._id = ""
         self._is_active = False
         self._is_paused = False
-        #: Where a loss was told: what follows may skip offsets.
+        #: Position at which a gap was reported: the next publication may skip offsets.
         self._gap_reported_at: Position | None = None
-        #: Belongs to the next publication.
+        #: The gap to attach to the next publication.
         self._gap: Gap | None = None
         self._subscribed_once = asyncio.Event()
         self._error: LastmileError | None = None
 
     async def ready(self) -> None:
-        """Waits until the gateway listens for us for the first time; raises why it does not."""
+        """Waits until the subscription is active for the first time. Raises the error if it is refused."""
         await self._subscribed_once.wait()
         if self.recovered is None and self._error is not None:
             raise self._error
 
     def unsubscribe(self) -> None:
-        """Listens no more."""
+        """Ends the subscription."""
         if not self._inbox.is_ended:
             self._inbox.clear()
             self._end(None)
@@ -88,16 +90,16 @@ class Subscription:
     async def __aexit__(self, *_: object) -> None:
         self.unsubscribe()
 
-    # For the client that carries it.
+    # Called by the client.
 
     def _resume_params(self) -> dict[str, Any]:
-        """From where the channel is wanted."""
+        """Parameters of the `subscribe` command: the position to resume from, or the backlog."""
         if self.position is not None:
             return {"since": {"epoch": self.position.epoch, "offset": self.position.offset}}
         return {"backlog": self._options.backlog} if self._options.backlog else {}
 
     def _suspend(self, number: str = "") -> None:
-        """The connection is gone, or another answer is waited for."""
+        """Ignores publications until the response to the `subscribe` command `number` arrives."""
         self._is_active = self.degraded = False
         self._id = number
 
@@ -106,24 +108,24 @@ class Subscription:
             return
         here = Position(frame["epoch"], frame["offset"])
         before = self.position
-        is_whole = frame["recovered"] is True
+        is_complete = frame["recovered"] is True
         self._is_active, self.degraded = True, False
         if before is None:
-            # If nothing of the backlog arrives, the next connection asks for it again.
+            # If the connection is lost before the backlog arrives, the next one requests it again.
             self.position = Position(here.epoch, max(0, here.offset - (self._options.backlog or 0)))
-            if not is_whole or self._options.backlog:
+            if not is_complete or self._options.backlog:
                 self._gap_reported_at = here
-        elif not is_whole:
-            is_same = before.epoch == here.epoch
-            # Who has the newest one misses nothing, whatever the gateway kept.
-            is_whole = is_same and here.offset <= before.offset
-            was_told = self._gap_reported_at == here
-            self._gap_reported_at = None if is_whole else here
-            if not is_same:
+        elif not is_complete:
+            is_same_epoch = before.epoch == here.epoch
+            # A subscriber that has the newest publication misses nothing, whatever the backlog holds.
+            is_complete = is_same_epoch and here.offset <= before.offset
+            was_reported = self._gap_reported_at == here
+            self._gap_reported_at = None if is_complete else here
+            if not is_same_epoch:
                 self.position = Position(here.epoch, 0)
-            if not is_whole and not was_told:
+            if not is_complete and not was_reported:
                 self._report_gap(Gap("history_lost", before))
-        self.recovered = is_whole
+        self.recovered = is_complete
         self._subscribed_once.set()
 
     def _on_message(self, frame: Frame) -> None:
@@ -131,11 +133,11 @@ class Subscription:
         if not self._is_active or self._inbox.is_ended or before is None:
             return
         here = Position(frame["epoch"], frame["offset"])
-        is_same = here.epoch == before.epoch
-        if is_same and here.offset <= before.offset:
+        is_same_epoch = here.epoch == before.epoch
+        if is_same_epoch and here.offset <= before.offset:
             return
-        if self._gap_reported_at is None and not (is_same and here.offset == before.offset + 1):
-            self._report_gap(Gap("skipped" if is_same else "history_lost", before))
+        if self._gap_reported_at is None and not (is_same_epoch and here.offset == before.offset + 1):
+            self._report_gap(Gap("skipped" if is_same_epoch else "history_lost", before))
         publication = publication_from_frame(frame, self._gap)
         self.position, self._gap_reported_at, self._gap = here, None, None
         self._deliver(publication)
@@ -163,11 +165,11 @@ class Subscription:
             try:
                 self._options.on_gap(gap)
             except Exception:
-                # What the application does about it is not the connection's affair.
+                # An error of the application must not end the connection.
                 log.exception("on_gap failed")
 
     def _end(self, error: LastmileError | None) -> None:
-        """Over for good; what is buffered can still be taken."""
+        """Ends the subscription for good; buffered publications can still be taken."""
         if self._inbox.is_ended:
             return
         self._is_active = False

@@ -1,4 +1,4 @@
-"""A gateway's address: where to connect, and the authority that is signed."""
+"""The gateway's address, and the authority that requests are signed for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from urllib.parse import quote, urlsplit
 
 @dataclass(frozen=True)
 class Address:
-    """`http` and `https` URLs without a path: what is signed must be what arrives."""
+    """An `http` or `https` URL without a path: the gateway must receive the path that was signed."""
 
     secure: bool
     host: str
     port: int
-    #: Host and port as they are sent.
+    #: Host and port as in the `Host` header.
     authority: str
 
     @classmethod
@@ -22,7 +22,7 @@ class Address:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"not an http or https URL: {url!r}")
         if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ValueError("a gateway's URL has a host and a port, and nothing else")
+            raise ValueError("a gateway URL must consist of scheme, host and port")
         secure = parts.scheme == "https"
         default = 443 if secure else 80
         port = parts.port or default
