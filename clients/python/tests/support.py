@@ -25,9 +25,9 @@ VECTORS = ROOT / "tests/vectors"
 #: Its variables are settings, and those of who runs the tests are not meant for it.
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("LASTMILE")}
 #: Tests do not wait for long between tries.
-QUICK = Timing(backoff=0.02, backoff_max=0.2)
+FAST_TIMING = Timing(backoff=0.02, backoff_max=0.2)
 #: Of a machine that is slow and busy.
-PATIENCE = 90.0
+TEST_TIMEOUT_SECS = 90.0
 
 CONFIG = """egress = "none"
 [listeners]
@@ -99,14 +99,14 @@ class Gateway:
         command = [LASTMILE, "serve", "--config", str(self.folder / "gateway.toml")]
         self.process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
-        said, listening = [], 0
+        output, listening = [], 0
         for line in self.process.stderr:
-            said.append(line)
+            output.append(line)
             listening += "listening" in line
             if listening == 2:
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(output))
         # It must never wait for somebody to read its log.
         self._drain = threading.Thread(target=self.process.stderr.read, daemon=True)
         self._drain.start()
@@ -140,17 +140,17 @@ class Gateway:
 
 
 class Proxy:
-    """A TCP proxy to a port of this machine. `cut` breaks all its connections; while `is_away` it takes none; the first
-    answers of `swallow` connections are lost, and the connections with them; nothing passes upwards while `hold` is clear.
+    """A TCP proxy to a port of this machine. `disconnect` breaks all its connections; while `is_refusing` it takes none; the first
+    answers of `responses_to_drop` connections are lost, and the connections with them; nothing passes upwards while `may_forward` is clear.
     """
 
     def __init__(self, url: str) -> None:
         self._port = int(url.rsplit(":", 1)[1])
         self._writers: set[asyncio.StreamWriter] = set()
-        self.is_away = False
-        self.swallow = 0
-        self.hold = asyncio.Event()
-        self.hold.set()
+        self.is_refusing = False
+        self.responses_to_drop = 0
+        self.may_forward = asyncio.Event()
+        self.may_forward.set()
         self.connections = 0
 
     async def __aenter__(self) -> Proxy:
@@ -160,22 +160,22 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        self.cut()
+        self.disconnect()
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.is_away:
+        if self.is_refusing:
             return writer.transport.abort()
         self.connections += 1
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
         pair = {writer, up_writer}
         self._writers |= pair
         try:
-            swallows, self.swallow = self.swallow > 0, max(0, self.swallow - 1)
-            await asyncio.gather(self._pump(reader, up_writer, holds=True), self._pump(up_reader, writer, swallows))
+            drops_responses, self.responses_to_drop = self.responses_to_drop > 0, max(0, self.responses_to_drop - 1)
+            await asyncio.gather(self._pump(reader, up_writer, is_held=True), self._pump(up_reader, writer, drops_responses))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -184,18 +184,18 @@ class Proxy:
                 one.transport.abort()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, swallows: bool = False, holds: bool = False
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, drops_responses: bool = False, is_held: bool = False
     ) -> None:
-        while (data := await reader.read(65536)) and not swallows:
-            if holds:
-                await self.hold.wait()
+        while (data := await reader.read(65536)) and not drops_responses:
+            if is_held:
+                await self.may_forward.wait()
             writer.write(data)
             await writer.drain()
         writer.transport.abort()
         raise ConnectionError
 
 
-class Case(unittest.IsolatedAsyncioTestCase):
+class GatewayTestCase(unittest.IsolatedAsyncioTestCase):
     """Without asyncio's debug mode, which makes thousands of messages slow."""
 
     async def asyncSetUp(self) -> None:
@@ -218,16 +218,16 @@ async def take(source, count: int) -> list:
     async def work() -> list:
         return [await source.__anext__() for _ in range(count)]
 
-    return await asyncio.wait_for(work(), PATIENCE)
+    return await asyncio.wait_for(work(), TEST_TIMEOUT_SECS)
 
 
-async def within(work):
-    return await asyncio.wait_for(work, PATIENCE)
+async def with_timeout(work):
+    return await asyncio.wait_for(work, TEST_TIMEOUT_SECS)
 
 
-async def eventually(probe) -> None:
+async def wait_until(probe) -> None:
     async def work() -> None:
         while not probe():
             await asyncio.sleep(0.01)
 
-    await within(work())
+    await with_timeout(work())

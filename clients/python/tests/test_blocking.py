@@ -8,7 +8,7 @@ import uuid
 from lastmile import LastmileError, PublishResult
 from lastmile.blocking import Publisher, connect
 
-from .support import PATIENCE, QUICK, Gateway
+from .support import TEST_TIMEOUT_SECS, FAST_TIMING, Gateway
 
 
 class Blocking(unittest.TestCase):
@@ -22,38 +22,38 @@ class Blocking(unittest.TestCase):
 
     def setUp(self):
         self.channel = f"c.{uuid.uuid4()}"
-        self.publisher = Publisher(self.gateway.publish_url, self.gateway.key, timing=QUICK)
-        self.client = connect(self.gateway.url, self.gateway.token, timing=QUICK)
+        self.publisher = Publisher(self.gateway.publish_url, self.gateway.key, timing=FAST_TIMING)
+        self.client = connect(self.gateway.url, self.gateway.token, timing=FAST_TIMING)
         self.addCleanup(self.publisher.close)
         self.addCleanup(self.client.close)
 
-    def test_what_is_published_in_each_way_arrives(self):
+    def test_every_way_to_publish(self):
         with self.client.subscribe(self.channel) as subscription:
-            subscription.ready(PATIENCE)
+            subscription.ready(TEST_TIMEOUT_SECS)
             first = self.publisher.publish(self.channel, b"\xff")
             many = self.publisher.publish_many(self.channel, range(1, 4))
             receipts = [self.publisher.send(self.channel, n) for n in range(4, 100)]
             self.publisher.flush()
             self.assertTrue(all(receipt.done() for receipt in receipts))
             places = [first, *many, *(receipt.result() for receipt in receipts)]
-            got = [subscription.take(PATIENCE) for _ in places]
+            got = [subscription.take(TEST_TIMEOUT_SECS) for _ in places]
             self.assertEqual([one.data for one in got], [b"\xff", *range(1, 100)])
             self.assertEqual([PublishResult(one.channel, one.message_id, one.epoch, one.offset) for one in got], places)
             self.assertEqual(subscription.position, got[-1].position)
             self.assertEqual((self.client.state, self.publisher.state), ("connected", "connected"))
         self.assertEqual(list(subscription), [])
 
-    def test_waiting_has_an_end_and_loses_nothing(self):
+    def test_timeout_loses_nothing(self):
         subscription = self.client.subscribe(self.channel)
-        subscription.ready(PATIENCE)
+        subscription.ready(TEST_TIMEOUT_SECS)
         began = time.monotonic()
         with self.assertRaises(TimeoutError):
             subscription.take(0.1)
         self.assertLess(time.monotonic() - began, 5)
         self.publisher.publish(self.channel, 1)
-        self.assertEqual(subscription.take(PATIENCE).data, 1)
+        self.assertEqual(subscription.take(TEST_TIMEOUT_SECS).data, 1)
 
-    def test_errors_are_the_same(self):
+    def test_errors(self):
         with self.assertRaises(LastmileError) as refused:
             self.publisher.publish("$internal", 1)
         self.assertEqual(refused.exception.code, "channel_invalid")
@@ -66,9 +66,9 @@ class Blocking(unittest.TestCase):
         with self.assertRaises(ValueError):
             Publisher(self.gateway.publish_url, b"no key")
 
-    def test_replies_answers_and_events_from_several_threads(self):
+    def test_replies_and_events_across_threads(self):
         events = self.publisher.watch(self.channel)
-        self.assertEqual(events.take(PATIENCE).event, "watching")
+        self.assertEqual(events.take(TEST_TIMEOUT_SECS).event, "watching")
         replies = self.publisher.replies()
 
         def answer():
@@ -80,21 +80,21 @@ class Blocking(unittest.TestCase):
         answering = threading.Thread(target=answer)
         answering.start()
         subscription = self.client.subscribe(self.channel)
-        subscription.ready(PATIENCE)
-        self.assertEqual(events.take(PATIENCE).principal.subject, "alice")
-        place = self.publisher.send(self.channel, "a question").result(PATIENCE)
+        subscription.ready(TEST_TIMEOUT_SECS)
+        self.assertEqual(events.take(TEST_TIMEOUT_SECS).principal.subject, "alice")
+        place = self.publisher.send(self.channel, "a question").result(TEST_TIMEOUT_SECS)
         for n in range(3):
             self.assertEqual(self.client.ask(self.channel, place.message_id, n), {"to": n})
         self.client.reply(self.channel, place.message_id, "stop")
-        answering.join(PATIENCE)
+        answering.join(TEST_TIMEOUT_SECS)
         self.assertFalse(answering.is_alive())
 
-    def test_close_wakes_who_waits_in_another_thread(self):
+    def test_close_ends_waiting_thread(self):
         subscription = self.client.subscribe(self.channel)
-        subscription.ready(PATIENCE)
+        subscription.ready(TEST_TIMEOUT_SECS)
         got = []
         waiting = threading.Thread(target=lambda: got.extend(subscription))
         waiting.start()
         self.client.close()
-        waiting.join(PATIENCE)
+        waiting.join(TEST_TIMEOUT_SECS)
         self.assertFalse(waiting.is_alive())

@@ -12,7 +12,7 @@ import lastmile
 
 
 class Package(unittest.TestCase):
-    def test_it_has_types_for_everything_that_it_offers(self):
+    def test_all_functions_have_types(self):
         self.assertTrue((Path(lastmile.__file__).parent / "py.typed").exists())
         modules = [importlib.import_module(f"lastmile.{one.name}") for one in pkgutil.iter_modules(lastmile.__path__)]
         self.assertGreaterEqual(len(modules), 12)
@@ -29,7 +29,7 @@ class Package(unittest.TestCase):
                 if not function.__name__.startswith("__") or function.__qualname__.endswith("__init__"):
                     self.assertLessEqual(wanted - {"return"}, set(hints), f"{module.__name__}.{function.__qualname__}")
 
-    def test_it_depends_on_two_packages(self):
+    def test_dependencies(self):
         project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
         [line] = re.findall(r"^dependencies = \[(.*)\]$", project, re.MULTILINE)
         self.assertEqual(re.findall(r'"([a-z]+)', line), ["cryptography", "websockets"])

@@ -5,7 +5,7 @@ import ssl
 
 from lastmile import LastmileError, Publisher, PublishResult, connect
 
-from .support import QUICK, Case, Gateway, Proxy, take, within
+from .support import FAST_TIMING, GatewayTestCase, Gateway, Proxy, take, with_timeout
 
 
 def setUpModule():
@@ -17,19 +17,19 @@ def tearDownModule():
     gateway.close()
 
 
-class Publish(Case):
+class Publish(GatewayTestCase):
     async def asyncSetUp(self):
         await super().asyncSetUp()
-        self.publisher = Publisher(gateway.publish_url, gateway.key, timing=QUICK, retry_secs=5)
-        self.client = connect(gateway.url, timing=QUICK)
+        self.publisher = Publisher(gateway.publish_url, gateway.key, timing=FAST_TIMING, retry_secs=5)
+        self.client = connect(gateway.url, timing=FAST_TIMING)
 
     async def asyncTearDown(self):
         await self.publisher.close()
         await self.client.close()
 
-    async def test_what_is_published_arrives_as_it_was(self):
+    async def test_data_round_trip(self):
         subscription = self.client.subscribe(self.channel)
-        await within(subscription.ready())
+        await with_timeout(subscription.ready())
         data = [{"usd": 64000.5}, "text", "é\n\u2028", None, [1, True], b"\x00\xff", b""]
         places = [await self.publisher.publish(self.channel, one) for one in data]
         got = await take(subscription, len(data))
@@ -39,12 +39,12 @@ class Publish(Case):
         self.assertEqual({one.publisher for one in got}, {"market-data"})
         self.assertRegex(got[0].time, r"^20\d\d-\d\d-\d\dT.*\.\d{3}Z$")
 
-    async def test_names_of_channels_are_encoded(self):
+    async def test_channel_names_are_encoded(self):
         for channel in ["a/b", "a b", "ünï", "a?b#c%20", "..", "😀"]:
             place = await self.publisher.publish(channel, 1)
             self.assertEqual(place.channel, channel)
 
-    async def test_many_are_published_under_one_signature_and_refused_one_by_one(self):
+    async def test_publish_many(self):
         outcomes = await self.publisher.publish_many(f"small.{self.channel}"[:40], [1, "x" * 50, 3])
         self.assertEqual([getattr(one, "offset", None) for one in outcomes], [1, None, 2])
         self.assertIsInstance(outcomes[1], LastmileError)
@@ -53,7 +53,7 @@ class Publish(Case):
         with self.assertRaises(TypeError):
             await self.publisher.publish_many(self.channel, [b"bytes"])
 
-    async def test_the_same_idempotency_key_publishes_once(self):
+    async def test_idempotency_key(self):
         first = await self.publisher.publish(self.channel, 1, idempotency_key="order-1" + self.channel)
         again = await self.publisher.publish(self.channel, 1, idempotency_key="order-1" + self.channel)
         self.assertEqual(first, again)
@@ -61,17 +61,17 @@ class Publish(Case):
             await self.publisher.publish(self.channel, 2, idempotency_key="order-1" + self.channel)
         self.assertEqual((refused.exception.code, refused.exception.status), ("idempotency_mismatch", 422))
 
-    async def test_a_request_whose_answer_was_lost_is_tried_again_and_publishes_once(self):
+    async def test_lost_response_is_retried(self):
         async with Proxy(gateway.publish_url) as proxy:
             publisher = Publisher(proxy.url, gateway.key, retry_secs=20)
-            proxy.swallow = 2
-            place = await within(publisher.publish(self.channel, "once"))
+            proxy.responses_to_drop = 2
+            place = await with_timeout(publisher.publish(self.channel, "once"))
             await publisher.close()
             self.assertEqual(proxy.connections, 3)
         self.assertEqual(place.offset, 1)
         self.assertEqual((await self.publisher.publish(self.channel, "next")).offset, 2)
 
-    async def test_refusals_have_the_codes_of_the_protocol(self):
+    async def test_refusal_codes(self):
         narrow = Publisher(gateway.publish_url, gateway.narrow_key)
         stranger = Publisher(gateway.publish_url, gateway.keygen(f"stranger-{self.channel}.key")[0])
         for publisher, channel, code, status in [
@@ -88,7 +88,7 @@ class Publish(Case):
         await narrow.close()
         await stranger.close()
 
-    async def test_a_gateway_that_is_not_there_is_a_temporary_error(self):
+    async def test_unreachable_gateway_is_temporary(self):
         publisher = Publisher("http://127.0.0.1:1", gateway.key, retry_secs=0)
         with self.assertRaises(LastmileError) as refused:
             await publisher.publish(self.channel, 1)
@@ -98,7 +98,7 @@ class Publish(Case):
             await publisher.publish(self.channel, 1)
         self.assertEqual(refused.exception.code, "closed")
 
-    async def test_channels_are_created_described_and_closed(self):
+    async def test_channel_management(self):
         await self.publisher.create_channel(self.channel, max_messages=2)
         await self.publisher.create_channel(self.channel, max_messages=2)
         with self.assertRaises(LastmileError) as refused:
@@ -107,15 +107,15 @@ class Publish(Case):
         state = await self.publisher.describe_channel(self.channel)
         self.assertEqual(state["channel"], self.channel)
         subscription = self.client.subscribe(self.channel)
-        await within(subscription.ready())
+        await with_timeout(subscription.ready())
         await self.publisher.close_channel(self.channel)
         with self.assertRaises(LastmileError) as ended:
             await take(subscription, 1)
         self.assertEqual((ended.exception.code, ended.exception.status), ("channel_closed", 4504))
         # That was the connection's last channel, so it was closed as well; the client is as good as before.
-        await within(self.client.subscribe(self.channel + ".other").ready())
+        await with_timeout(self.client.subscribe(self.channel + ".other").ready())
 
-    async def test_what_is_not_json_and_what_is_no_gateway_s_url_is_refused_here(self):
+    async def test_invalid_data_and_urls(self):
         for data in [float("nan"), object(), {1, 2}, "\ud800"]:
             with self.assertRaises((ValueError, TypeError)):
                 await self.publisher.publish(self.channel, data)
@@ -125,7 +125,7 @@ class Publish(Case):
             with self.assertRaises(ValueError):
                 Publisher(url, gateway.key)
 
-    async def test_many_requests_at_once_use_few_connections(self):
+    async def test_connection_pool_is_bounded(self):
         async with Proxy(gateway.publish_url) as proxy:
             publisher = Publisher(proxy.url, gateway.key)
             places = await asyncio.gather(*(publisher.publish(self.channel, n) for n in range(100)))
@@ -134,16 +134,16 @@ class Publish(Case):
         self.assertEqual(sorted(place.offset for place in places), list(range(1, 101)))
 
 
-class Tls(Case):
-    async def test_everything_works_over_tls_with_a_certificate_that_is_trusted(self):
+class Tls(GatewayTestCase):
+    async def test_tls(self):
         own = Gateway(tls=True)
         self.addCleanup(own.close)
         tls = ssl.create_default_context(cafile=str(own.certificate))
         async with Publisher(own.publish_url, own.key, tls=tls) as publisher, connect(own.url, tls=tls) as client:
             subscription = client.subscribe("c")
-            await within(subscription.ready())
+            await with_timeout(subscription.ready())
             await publisher.publish("c", 1)
-            await within(await publisher.send("c", 2))
+            await with_timeout(await publisher.send("c", 2))
             self.assertEqual([one.data for one in await take(subscription, 2)], [1, 2])
         async with Publisher(own.publish_url, own.key, retry_secs=0) as publisher:
             with self.assertRaises(LastmileError) as refused:

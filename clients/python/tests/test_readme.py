@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import QUICK, Case, Gateway, eventually, take, within
+from .support import FAST_TIMING, GatewayTestCase, Gateway, wait_until, take, with_timeout
 
 EXAMPLES = [
     block.split("```")[0] for block in (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")[1:]
@@ -24,7 +24,7 @@ EXPECTED = {
 }
 
 
-class Readme(Case):
+class Readme(GatewayTestCase):
     @classmethod
     def setUpClass(cls):
         cls.gateway = Gateway()
@@ -33,11 +33,11 @@ class Readme(Case):
     def tearDownClass(cls):
         cls.gateway.close()
 
-    def test_every_example_is_run(self):
+    def test_every_example_has_a_test(self):
         self.assertEqual(len(EXAMPLES), len(EXPECTED))
 
-    async def run_example(self, known_by, surroundings):
-        [example] = [one for one in EXAMPLES if known_by in one]
+    async def run_example(self, marker, background):
+        [example] = [one for one in EXAMPLES if marker in one]
         script = (
             f"def signed_out(): return False\nasync def fetch_token(): return {self.gateway.token()!r}\n" + example
         )
@@ -52,31 +52,31 @@ class Readme(Case):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        self.said = ""
+        self.output = ""
 
         async def listen():
             async for line in process.stdout:
-                self.said += line.decode()
+                self.output += line.decode()
 
-        around = asyncio.create_task(surroundings())
+        running = asyncio.create_task(background())
         try:
-            _, err, _ = await within(asyncio.gather(listen(), process.stderr.read(), process.wait()))
+            _, err, _ = await with_timeout(asyncio.gather(listen(), process.stderr.read(), process.wait()))
         finally:
-            around.cancel()
-            await asyncio.gather(around, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
             if process.returncode is None:
                 process.kill()
         self.assertEqual((process.returncode, err.decode()), (0, ""))
-        self.assertIn(EXPECTED[known_by], self.said)
+        self.assertIn(EXPECTED[marker], self.output)
 
-    async def publish_again_and_again(self, channel, data):
-        async with Publisher(self.gateway.publish_url, self.gateway.key, timing=QUICK) as publisher:
+    async def publish_repeatedly(self, channel, data):
+        async with Publisher(self.gateway.publish_url, self.gateway.key, timing=FAST_TIMING) as publisher:
             while True:
                 await publisher.publish(channel, data)
                 await asyncio.sleep(0.1)
 
     async def listen(self, channel, ask=None):
-        async with connect(self.gateway.url, self.gateway.token, timing=QUICK) as client:
+        async with connect(self.gateway.url, self.gateway.token, timing=FAST_TIMING) as client:
             async for publication in client.subscribe(channel, backlog=1):
                 try:
                     if ask:
@@ -85,9 +85,9 @@ class Readme(Case):
                     pass  # Of a run before.
 
     async def answer(self):
-        async with Publisher(self.gateway.publish_url, self.gateway.key, timing=QUICK) as publisher:
+        async with Publisher(self.gateway.publish_url, self.gateway.key, timing=FAST_TIMING) as publisher:
             replies = publisher.replies()
-            publishing = asyncio.create_task(self.publish_again_and_again("support", "a question"))
+            publishing = asyncio.create_task(self.publish_repeatedly("support", "a question"))
             try:
                 while True:
                     [reply] = await take(replies, 1)
@@ -103,17 +103,17 @@ class Readme(Case):
 
     async def test_events(self):
         async def later():
-            await eventually(lambda: "watching" in self.said)
+            await wait_until(lambda: "watching" in self.output)
             await self.listen("support")
 
         await self.run_example("publisher.watch(", later)
 
     async def test_listen(self):
-        publishing = lambda: self.publish_again_and_again("prices.btc", {"last": True})
+        publishing = lambda: self.publish_repeatedly("prices.btc", {"last": True})
         await self.run_example('"prices.btc", backlog=10', publishing)
 
     async def test_token(self):
-        await self.run_example("signed_out()", lambda: self.publish_again_and_again("members.news", "hello"))
+        await self.run_example("signed_out()", lambda: self.publish_repeatedly("members.news", "hello"))
 
     async def test_answer(self):
         await self.run_example("client.ask(", self.answer)

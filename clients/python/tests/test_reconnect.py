@@ -5,7 +5,7 @@ import random
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import QUICK, Case, Gateway, Proxy, eventually, take, within
+from .support import FAST_TIMING, GatewayTestCase, Gateway, Proxy, wait_until, take, with_timeout
 
 DISK = """[engine]
 kind = "disk"
@@ -13,13 +13,13 @@ path = "{folder}/engine.redb"
 """
 
 
-async def cutting(proxy, until):
+async def disconnect_randomly(proxy, until):
     while not until.is_set():
         await asyncio.sleep(random.uniform(0.05, 0.3))
-        proxy.cut()
+        proxy.disconnect()
 
 
-class Cuts(Case):
+class ConnectionLoss(GatewayTestCase):
     @classmethod
     def setUpClass(cls):
         cls.gateway = Gateway()
@@ -28,14 +28,14 @@ class Cuts(Case):
     def tearDownClass(cls):
         cls.gateway.close()
 
-    async def test_a_subscriber_whose_connection_is_cut_at_random_gets_each_once_and_in_order(self):
+    async def test_subscriber_gets_each_once_in_order(self):
         gateway = self.gateway
         async with Proxy(gateway.url) as proxy, Publisher(gateway.publish_url, gateway.key) as publisher:
-            async with connect(proxy.url, timing=QUICK) as client:
+            async with connect(proxy.url, timing=FAST_TIMING) as client:
                 subscription = client.subscribe(self.channel)
-                await within(subscription.ready())
+                await with_timeout(subscription.ready())
                 done = asyncio.Event()
-                cutter = asyncio.create_task(cutting(proxy, done))
+                disconnector = asyncio.create_task(disconnect_randomly(proxy, done))
 
                 async def publish(start, end):
                     for n in range(start, end):
@@ -51,27 +51,27 @@ class Cuts(Case):
                     await publish(len(got), len(got) + 100)
                     got += await take(subscription, 100)
                 done.set()
-                await cutter
+                await disconnector
         self.assertEqual([one.data for one in got], list(range(len(got))))
         self.assertEqual([one.offset for one in got], list(range(1, len(got) + 1)))
         self.assertEqual([one.gap for one in got if one.gap], [])
 
-    async def test_a_publisher_whose_connection_is_cut_knows_of_each_whether_it_is_there(self):
+    async def test_receipts_match_what_was_published(self):
         gateway = self.gateway
-        async with Proxy(gateway.publish_url) as proxy, connect(gateway.url, timing=QUICK) as client:
+        async with Proxy(gateway.publish_url) as proxy, connect(gateway.url, timing=FAST_TIMING) as client:
             subscription = client.subscribe(self.channel, buffer=10_000)
-            await within(subscription.ready())
-            publisher = Publisher(proxy.url, gateway.key, timing=QUICK)
+            await with_timeout(subscription.ready())
+            publisher = Publisher(proxy.url, gateway.key, timing=FAST_TIMING)
             done = asyncio.Event()
-            cutter = asyncio.create_task(cutting(proxy, done))
+            disconnector = asyncio.create_task(disconnect_randomly(proxy, done))
             receipts = []
             while len(receipts) < 2000 or proxy.connections <= 3:
-                receipts.append(await within(publisher.send(self.channel, len(receipts))))
+                receipts.append(await with_timeout(publisher.send(self.channel, len(receipts))))
                 if len(receipts) % 20 == 0:
                     await asyncio.sleep(0.01)
             done.set()
-            await cutter
-            outcomes = await within(asyncio.gather(*receipts, return_exceptions=True))
+            await disconnector
+            outcomes = await with_timeout(asyncio.gather(*receipts, return_exceptions=True))
             unknown = {n for n, one in enumerate(outcomes) if isinstance(one, LastmileError)}
             self.assertEqual({outcomes[n].code for n in unknown} - {"connection_lost"}, set())
             last = await publisher.publish(self.channel, "end")
@@ -84,53 +84,53 @@ class Cuts(Case):
             if n not in unknown:
                 self.assertEqual(got[place.offset - 1].data, n)
 
-    async def test_with_retry_nothing_is_missing_and_the_order_stays(self):
+    async def test_retry_loses_nothing_and_keeps_order(self):
         gateway = self.gateway
-        async with Proxy(gateway.publish_url) as proxy, connect(gateway.url, timing=QUICK) as client:
+        async with Proxy(gateway.publish_url) as proxy, connect(gateway.url, timing=FAST_TIMING) as client:
             subscription = client.subscribe(self.channel, buffer=5000)
-            await within(subscription.ready())
-            async with Publisher(proxy.url, gateway.key, timing=QUICK) as publisher:
+            await with_timeout(subscription.ready())
+            async with Publisher(proxy.url, gateway.key, timing=FAST_TIMING) as publisher:
                 for n in range(200):
-                    await within(publisher.send(self.channel, n, retry=True))
+                    await with_timeout(publisher.send(self.channel, n, retry=True))
                     if n in (50, 120):
-                        proxy.cut()
-                await within(publisher.flush())
+                        proxy.disconnect()
+                await with_timeout(publisher.flush())
                 last = await publisher.publish(self.channel, "end")
             got = [one.data for one in (await take(subscription, last.offset))[:-1]]
         self.assertEqual(sorted(set(got)), list(range(200)))
         firsts = list(dict.fromkeys(got))
         self.assertEqual(firsts, list(range(200)))
 
-    async def test_a_reply_whose_connection_breaks_is_not_sent_again(self):
+    async def test_lost_reply_is_not_sent_again(self):
         gateway = self.gateway
         async with Proxy(gateway.url) as proxy, Publisher(gateway.publish_url, gateway.key) as publisher:
-            async with connect(proxy.url, timing=QUICK) as client:
+            async with connect(proxy.url, timing=FAST_TIMING) as client:
                 subscription = client.subscribe(self.channel)
-                await within(subscription.ready())
+                await with_timeout(subscription.ready())
                 replies = publisher.replies()
-                place = await within(await publisher.send(self.channel, "a question"))
+                place = await with_timeout(await publisher.send(self.channel, "a question"))
                 asked = asyncio.create_task(client.ask(self.channel, place.message_id, 1))
                 await take(replies, 1)
-                proxy.cut()
+                proxy.disconnect()
                 with self.assertRaises(LastmileError) as lost:
-                    await within(asked)
+                    await with_timeout(asked)
                 self.assertEqual((lost.exception.code, lost.exception.temporary), ("connection_lost", True))
 
 
-class Gateways(Case):
-    async def test_a_gateway_that_is_killed_and_comes_back_loses_nothing_that_was_acknowledged(self):
+class GatewayRestart(GatewayTestCase):
+    async def test_kill_loses_no_acknowledged_message(self):
         gateway = Gateway(DISK)
         self.addCleanup(gateway.close)
-        async with Publisher(gateway.publish_url, gateway.key, timing=QUICK) as publisher:
-            async with connect(gateway.url, timing=QUICK) as client:
+        async with Publisher(gateway.publish_url, gateway.key, timing=FAST_TIMING) as publisher:
+            async with connect(gateway.url, timing=FAST_TIMING) as client:
                 subscription = client.subscribe("c", buffer=5000)
-                await within(subscription.ready())
+                await with_timeout(subscription.ready())
                 # A channel is on the disk with its first publication.
                 await publisher.publish("c", "begin")
                 acknowledged = []
                 for round_ in range(3):
                     for n in range(100):
-                        receipt = await within(publisher.send("c", round_ * 100 + n))
+                        receipt = await with_timeout(publisher.send("c", round_ * 100 + n))
                         acknowledged.append((round_ * 100 + n, receipt))
                         if n == 60 and round_ < 2:
                             gateway.kill()
@@ -138,7 +138,7 @@ class Gateways(Case):
                 places = {}
                 for n, receipt in acknowledged:
                     try:
-                        places[n] = await within(receipt)
+                        places[n] = await with_timeout(receipt)
                     except LastmileError as error:
                         self.assertEqual(error.code, "connection_lost")
                 last = await publisher.publish("c", "end")
@@ -150,13 +150,13 @@ class Gateways(Case):
         for n, place in places.items():
             self.assertEqual((got[place.offset - 1].data, got[place.offset - 1].message_id), (n, place.message_id))
 
-    async def test_a_gateway_that_forgot_everything_says_so(self):
+    async def test_new_epoch_reports_a_gap(self):
         gateway = Gateway()
         self.addCleanup(gateway.close)
-        async with Publisher(gateway.publish_url, gateway.key, timing=QUICK) as publisher:
-            async with connect(gateway.url, timing=QUICK) as client:
+        async with Publisher(gateway.publish_url, gateway.key, timing=FAST_TIMING) as publisher:
+            async with connect(gateway.url, timing=FAST_TIMING) as client:
                 subscription = client.subscribe("c")
-                await within(subscription.ready())
+                await with_timeout(subscription.ready())
                 await publisher.publish("c", 1)
                 [before] = await take(subscription, 1)
                 gateway.kill()
@@ -167,13 +167,13 @@ class Gateways(Case):
         self.assertEqual((after.gap.reason, after.gap.after), ("history_lost", before.position))
         self.assertNotEqual(after.epoch, before.epoch)
 
-    async def test_a_drain_is_followed_by_another_connection(self):
+    async def test_client_reconnects_after_drain(self):
         gateway = Gateway()
         self.addCleanup(gateway.close)
-        async with connect(gateway.url, timing=QUICK) as client:
-            await within(client.subscribe("c").ready())
+        async with connect(gateway.url, timing=FAST_TIMING) as client:
+            await with_timeout(client.subscribe("c").ready())
             await asyncio.to_thread(gateway.kill, 15)
-            await eventually(lambda: client.state != "connected")
+            await wait_until(lambda: client.state != "connected")
             self.assertIn(client.error.code, ("draining", "connection_lost"))
             await asyncio.to_thread(gateway.start)
-            await eventually(lambda: client.state == "connected")
+            await wait_until(lambda: client.state == "connected")
