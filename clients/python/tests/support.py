@@ -1,4 +1,4 @@
-"""A real gateway with a configuration of its own, in a folder that goes with it, and a proxy that cuts connections."""
+"""Test support: a gateway process with its own configuration and folder, and a proxy that breaks connections."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lastmile import Timing
 ROOT = Path(__file__).resolve().parents[3]
 LASTMILE = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
 VECTORS = ROOT / "tests/vectors"
-#: Its variables are settings, and those of who runs the tests are not meant for it.
+#: Without the caller's `LASTMILE_…` variables, which the gateway would read as settings.
 ENV = {name: value for name, value in os.environ.items() if not name.startswith("LASTMILE")}
-#: Tests do not wait for long between tries.
+#: Short backoff, so that tests reconnect fast.
 FAST_TIMING = Timing(backoff=0.02, backoff_max=0.2)
-#: Of a machine that is slow and busy.
+#: Generous: the machine may be slow and busy.
 TEST_TIMEOUT_SECS = 90.0
 
 CONFIG = """egress = "none"
@@ -95,7 +95,7 @@ class Gateway:
         self.start()
 
     def start(self) -> None:
-        """Also again, after `kill`, on the same ports."""
+        """Starts the process. After `kill`, starts it again on the same ports."""
         command = [LASTMILE, "serve", "--config", str(self.folder / "gateway.toml")]
         self.process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr
@@ -107,7 +107,7 @@ class Gateway:
                 break
         else:
             raise AssertionError("".join(output))
-        # It must never wait for somebody to read its log.
+        # A full pipe would block the gateway.
         self._drain = threading.Thread(target=self.process.stderr.read, daemon=True)
         self._drain.start()
 
@@ -127,7 +127,7 @@ class Gateway:
         return self.command("token", "--key", self.folder / "issuer.key", *who).strip()
 
     def keygen(self, name: str) -> tuple[Path, str]:
-        """The key's file, and its line for the whitelist."""
+        """Returns the key file, and the public key for the whitelist."""
         line = self.command("keygen", "-o", self.folder / name)
         found = re.search(r"ssh-ed25519 \S+", line)
         assert found, line
@@ -140,8 +140,10 @@ class Gateway:
 
 
 class Proxy:
-    """A TCP proxy to a port of this machine. `disconnect` breaks all its connections; while `is_refusing` it takes none; the first
-    answers of `responses_to_drop` connections are lost, and the connections with them; nothing passes upwards while `may_forward` is clear.
+    """A TCP proxy to a local port.
+
+    `disconnect` breaks all connections. `is_refusing` refuses new ones. The next `responses_to_drop` connections lose
+    their first response and are closed. While `may_forward` is clear, nothing is forwarded to the gateway.
     """
 
     def __init__(self, url: str) -> None:
@@ -196,7 +198,7 @@ class Proxy:
 
 
 class GatewayTestCase(unittest.IsolatedAsyncioTestCase):
-    """Without asyncio's debug mode, which makes thousands of messages slow."""
+    """Test case with a fresh channel, without asyncio's debug mode, which is slow with thousands of messages."""
 
     async def asyncSetUp(self) -> None:
         asyncio.get_running_loop().set_debug(False)
@@ -204,7 +206,7 @@ class GatewayTestCase(unittest.IsolatedAsyncioTestCase):
 
 
 def free_port() -> int:
-    """The system gives none of these to a connection that goes out, so nobody has it while a gateway is away."""
+    """A port below the ephemeral range, so that no outgoing connection takes it while the gateway is down."""
     while True:
         port = random.randrange(11_000, 30_000)
         with socket.socket() as one, contextlib.suppress(OSError):
@@ -213,7 +215,7 @@ def free_port() -> int:
 
 
 async def take(source, count: int) -> list:
-    """The next so many."""
+    """The next `count` items of an iterator."""
 
     async def work() -> list:
         return [await source.__anext__() for _ in range(count)]
@@ -225,9 +227,9 @@ async def with_timeout(work):
     return await asyncio.wait_for(work, TEST_TIMEOUT_SECS)
 
 
-async def wait_until(probe) -> None:
+async def wait_until(condition) -> None:
     async def work() -> None:
-        while not probe():
+        while not condition():
             await asyncio.sleep(0.01)
 
     await with_timeout(work())

@@ -1,4 +1,4 @@
-"""The face without asyncio."""
+"""The blocking API."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What pip installs: typed all over, and with no more dependencies than it says."""
+"""The installed package: types and dependencies."""
 
 import importlib
 import inspect
@@ -25,7 +25,7 @@ class Package(unittest.TestCase):
                     continue
                 hints = get_type_hints(function)
                 wanted = set(inspect.signature(function).parameters) - {"self", "cls"} | {"return"}
-                # What a dataclass makes for itself says it in its fields.
+                # Generated methods of a dataclass are typed by its fields.
                 if not function.__name__.startswith("__") or function.__qualname__.endswith("__init__"):
                     self.assertLessEqual(wanted - {"return"}, set(hints), f"{module.__name__}.{function.__qualname__}")
 

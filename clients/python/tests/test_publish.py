@@ -112,7 +112,7 @@ class Publish(GatewayTestCase):
         with self.assertRaises(LastmileError) as ended:
             await take(subscription, 1)
         self.assertEqual((ended.exception.code, ended.exception.status), ("channel_closed", 4504))
-        # That was the connection's last channel, so it was closed as well; the client is as good as before.
+        # The gateway also closes the connection, because it was the last channel; the client must reconnect.
         await with_timeout(self.client.subscribe(self.channel + ".other").ready())
 
     async def test_invalid_data_and_urls(self):

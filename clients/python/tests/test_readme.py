@@ -1,4 +1,4 @@
-"""The examples of the README run, each in a process of its own, against a gateway."""
+"""Runs each example of the README in its own process against a gateway."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ EXAMPLES = [
     block.split("```")[0] for block in (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")[1:]
 ]
 
-#: What an example is known by, and what it prints at its end.
+#: A unique part of each example, and its expected output.
 EXPECTED = {
     "publish_many(": "all are there",
     "publisher.replies()": "a ticket?",
@@ -82,7 +82,7 @@ class Readme(GatewayTestCase):
                     if ask:
                         await client.ask(channel, publication.message_id, ask)
                 except LastmileError:
-                    pass  # Of a run before.
+                    pass  # The message is of an earlier run.
 
     async def answer(self):
         async with Publisher(self.gateway.publish_url, self.gateway.key, timing=FAST_TIMING) as publisher:

@@ -1,4 +1,4 @@
-"""Connections that break, and gateways that go and come back: each publication once, in order, and every loss told."""
+"""Lost connections and restarted gateways: each publication once and in order, and every gap reported."""
 
 import asyncio
 import random
@@ -46,7 +46,7 @@ class ConnectionLoss(GatewayTestCase):
                 publishing = asyncio.create_task(publish(0, 2000))
                 got = await take(subscription, 2000)
                 await publishing
-                # A quick machine is through after few cuts.
+                # A fast machine may be done before the connection was lost often enough.
                 while proxy.connections <= 3:
                     await publish(len(got), len(got) + 100)
                     got += await take(subscription, 100)
@@ -125,7 +125,7 @@ class GatewayRestart(GatewayTestCase):
             async with connect(gateway.url, timing=FAST_TIMING) as client:
                 subscription = client.subscribe("c", buffer=5000)
                 await with_timeout(subscription.ready())
-                # A channel is on the disk with its first publication.
+                # The disk engine stores a channel with its first publication.
                 await publisher.publish("c", "begin")
                 acknowledged = []
                 for round_ in range(3):

@@ -1,4 +1,4 @@
-"""The publishing WebSocket: receipts, the window, replies, events."""
+"""The publishing WebSocket: receipts, window, replies, presence events."""
 
 import asyncio
 
@@ -147,7 +147,7 @@ class Replies(ClientAndPublisherTestCase):
                     await with_timeout(reply.answer(17))
                     break
                 except LastmileError as error:
-                    # It comes again, to whoever has not output that it arrived.
+                    # The gateway redelivers it until it is confirmed.
                     self.assertIn(error.code, ("connection_lost", "reply_unknown"))
                     await asyncio.sleep(0.05)
             self.assertEqual(await with_timeout(asked), 17)

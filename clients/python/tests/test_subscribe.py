@@ -1,4 +1,4 @@
-"""Listening: from where, until when, and what is told."""
+"""Subscriptions: start position, gaps, tokens, end."""
 
 import asyncio
 import json
@@ -125,7 +125,7 @@ class Subscribe(GatewayTestCase):
 
     async def test_token_refresh(self):
         asked = []
-        # There is a tenth of its time for the other one, which is made before.
+        # A tenth of its lifetime is left for the refresh, so the fresh token is made beforehand.
         fresh, first = gateway.token(), gateway.token(expires="12s")
         over = time.monotonic() + 12
 
@@ -137,7 +137,7 @@ class Subscribe(GatewayTestCase):
             subscription = client.subscribe("members.2")
             await with_timeout(subscription.ready())
             await wait_until(lambda: len(asked) == 2)
-            # The gateway looks each second.
+            # The gateway checks expiry every second.
             await asyncio.sleep(over + 1.5 - time.monotonic())
             self.assertEqual((client.state, proxy.connections, len(asked)), ("connected", 1, 2))
 
@@ -153,7 +153,7 @@ class Subscribe(GatewayTestCase):
         async with Proxy(gateway.url) as proxy, connect(proxy.url, token, timing=FAST_TIMING) as client:
             subscription = client.subscribe("members.3")
             await with_timeout(subscription.ready())
-            with self.assertLogs("lastmile"):  # of the renewal that failed
+            with self.assertLogs("lastmile"):  # the failed refresh
                 await wait_until(lambda: proxy.connections == 2 and client.state == "connected")
             await self.publisher.publish("members.3", "on")
             self.assertEqual([one.data for one in await take(subscription, 1)], ["on"])
@@ -177,12 +177,12 @@ class Subscribe(GatewayTestCase):
             self.assertEqual(ended.exception.message, "signed out")
 
     async def test_degraded_and_unknown_frames(self):
-        async def play(socket):
+        async def handle(socket):
             async for text in socket:
                 command = json.loads(text)
                 if command["type"] == "subscribe":
-                    told = {"type": "subscribed", "id": command["id"], "epoch": "k", "offset": 0, "recovered": False}
-                    frames = [told, {"type": "degraded"}, {"type": "news of next year"}]
+                    subscribed = {"type": "subscribed", "id": command["id"], "epoch": "k", "offset": 0, "recovered": False}
+                    frames = [subscribed, {"type": "degraded"}, {"type": "unknown-type"}]
                     frames += [{"type": "message", "message_id": "k-1", "epoch": "k", "offset": 1, "data": 1,
                                 "time": "2026-11-21T09:00:00.123Z", "publisher": "p"}]
                 elif command["type"] == "unsubscribe":
@@ -192,7 +192,7 @@ class Subscribe(GatewayTestCase):
                 for frame in frames:
                     await socket.send(json.dumps({"channel": "c", **frame}))
 
-        async with serve(play, "127.0.0.1", 0, subprotocols=["lastmile.v1"]) as server:
+        async with serve(handle, "127.0.0.1", 0, subprotocols=["lastmile.v1"]) as server:
             port = server.sockets[0].getsockname()[1]
             async with connect(f"http://127.0.0.1:{port}", timing=FAST_TIMING) as client:
                 subscription = client.subscribe("c")

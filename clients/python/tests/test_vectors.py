@@ -1,4 +1,4 @@
-"""Signatures and keys, by the vectors that the gateway's own tests read."""
+"""Signatures and keys, checked with the vectors of the gateway's tests."""
 
 import base64
 import json
