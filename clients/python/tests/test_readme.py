@@ -14,7 +14,7 @@ EXAMPLES = [
 
 #: A unique part of each example, and its expected output.
 EXPECTED = {
-    "publish_many(": "all are there",
+    "publish_many(": "all published",
     "publisher.replies()": "a ticket?",
     "publisher.watch(": "subscribed Principal(issuer='https://app.example', subject='alice') 1",
     '"prices.btc", backlog=10': "market-data {'last': True}",
