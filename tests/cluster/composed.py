@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from containers import ROOT, Composition
 from run import Run
-from world import BINARY, wait_until
+from env import BINARY, wait_until
 
 NODES = ("node-1", "node-2", "node-3")
 

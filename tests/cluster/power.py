@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 
-from load import Publisher, Record, Subscriber
-from world import SERVER, Redis, wait_until, world
+from clients import Publisher, Record, Subscriber
+from env import SERVER, Redis, wait_until, world
 
 CHANNELS = ["c0", "c1", "c2"]
 TAILS = ["nothing", "a torn command", "zeros"]

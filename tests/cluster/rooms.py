@@ -6,7 +6,7 @@ import json
 
 from websockets.asyncio.client import connect
 
-from load import GONE, OPTIONS
+from clients import GONE, OPTIONS
 
 SEATS = 2
 

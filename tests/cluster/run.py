@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 
-from load import Once, Publisher, Record, Subscriber
+from clients import Once, Publisher, Record, Subscriber
 from rooms import SEATS, Room
-from world import BINARY, world
+from env import BINARY, world
 
 CHANNELS = [f"prices.{name}" for name in ("btc", "eth/€", "xrp ?", "sol#1", "ada", "dot")]
 

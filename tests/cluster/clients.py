@@ -15,7 +15,7 @@ from urllib.parse import quote
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from world import signed, signer
+from env import signed, signer
 
 GONE = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
 OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 60, "close_timeout": 1, "proxy": None,
