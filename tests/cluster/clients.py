@@ -17,90 +17,90 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from env import signed, signer
 
-GONE = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
-OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 60, "close_timeout": 1, "proxy": None,
+CONNECTION_ERRORS = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
+CONNECT_OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 60, "close_timeout": 1, "proxy": None,
            "max_queue": None}
 
 
 # Handshakes that this one process does at once; more only wait for its processor.
-OPENING = asyncio.Semaphore(40)
+HANDSHAKE_LIMIT = asyncio.Semaphore(40)
 
 
 class Record:
     """What all of them saw."""
 
     def __init__(self):
-        self.truth = collections.defaultdict(dict)  # channel -> (epoch, offset) -> data
+        self.delivered = collections.defaultdict(dict)  # channel -> (epoch, offset) -> data
         self.epochs = collections.defaultdict(set)
         self.acknowledged = {}  # data -> (channel, epoch, offset)
-        self.faults = []
+        self.failures = []
         self.deliveries = 0
         self.refused = collections.Counter()
-        self.unknown = []
+        self.unknown_outcome = []
         self.latencies = []
         self.closes = collections.Counter()
-        self.ends = []  # (moment, node) of each connection of a subscriber that its node closed
-        self.told = collections.defaultdict(list)  # type of another word for subscribers -> moments
+        self.node_closes = []  # (moment, node) of each connection of a subscriber that its node closed
+        self.notices = collections.defaultdict(list)  # type of another word for subscribers -> moments
 
-    def fault(self, text):
-        if len(self.faults) < 20:
-            self.faults.append(text)
+    def add_failure(self, text):
+        if len(self.failures) < 20:
+            self.failures.append(text)
 
     def check(self, subscribers):
         """To be called once everything has arrived."""
-        for channel, seen in self.truth.items():
+        for channel, seen in self.delivered.items():
             if len(set(seen.values())) != len(seen):
-                self.fault(f"{channel}: something was published twice")
+                self.add_failure(f"{channel}: something was published twice")
             if len(self.epochs[channel]) > 1:
-                self.fault(f"{channel}: epochs {self.epochs[channel]}")
+                self.add_failure(f"{channel}: epochs {self.epochs[channel]}")
         newest = {}
         for data, (channel, epoch, offset) in self.acknowledged.items():
-            delivered = self.truth[channel].get((epoch, offset))
+            delivered = self.delivered[channel].get((epoch, offset))
             if delivered != data:
-                self.fault(f"{channel}: {data} was acknowledged as {epoch}-{offset}, and {delivered} was delivered there")
+                self.add_failure(f"{channel}: {data} was acknowledged as {epoch}-{offset}, and {delivered} was delivered there")
             # Acknowledged ones of one publisher have the order in which they were sent.
             publisher, n = data.split("-")
             if newest.get((publisher, channel), (0, -1))[0] > offset:
-                self.fault(f"{channel}: {data} is out of order")
+                self.add_failure(f"{channel}: {data} is out of order")
             newest[publisher, channel] = (offset, int(n))
         for one in subscribers:
-            if not one.is_whole:
-                self.fault(f"{one.channel}: a subscriber was told that something is missing")
+            if not one.is_complete:
+                self.add_failure(f"{one.channel}: a subscriber was told that something is missing")
 
 
 class Subscriber:
-    def __init__(self, record, nodes, at, channel):
-        self.record, self.nodes, self.at, self.channel = record, nodes, at, channel
-        self.home, self.ws, self.is_called = at, None, False
+    def __init__(self, record, nodes, node_index, channel):
+        self.record, self.nodes, self.node_index, self.channel = record, nodes, node_index, channel
+        self.home_node, self.ws, self.is_returning_home = node_index, None, False
         self.epoch, self.offset = None, 0
-        self.reconnects, self.is_connected, self.is_whole, self.is_anew = 0, False, True, False
+        self.reconnects, self.is_connected, self.is_complete, self.is_resetting = 0, False, True, False
 
     async def run(self):
         pause = 0.05
         while True:
             try:
-                await self.listen()
+                await self.run_connection()
                 raise EOFError
-            except GONE as gone:
-                if self.is_connected and not self.is_called:
+            except CONNECTION_ERRORS as error:
+                if self.is_connected and not self.is_returning_home:
                     self.reconnects += 1
-                    received = getattr(gone, "rcvd", None)
+                    received = getattr(error, "rcvd", None)
                     self.record.closes[received.code if received else "cut"] += 1
                     if received:
-                        self.record.ends.append((time.monotonic(), self.at))
+                        self.record.node_closes.append((time.monotonic(), self.node_index))
                     pause = 0.05
             self.is_connected = False
             # Another node than the one that was lost.
-            self.at = self.home if self.is_called else (self.at + random.choice([1, 2])) % len(self.nodes)
-            self.is_called = False
+            self.node_index = self.home_node if self.is_returning_home else (self.node_index + random.choice([1, 2])) % len(self.nodes)
+            self.is_returning_home = False
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, 1)
 
-    async def listen(self):
-        node = self.nodes[self.at]
-        async with OPENING:
+    async def run_connection(self):
+        node = self.nodes[self.node_index]
+        async with HANDSHAKE_LIMIT:
             self.ws = ws = await connect(
-                f"ws://{node.host}:{node.public}/v1/subscribe", subprotocols=["lastmile.v1"], **OPTIONS)
+                f"ws://{node.host}:{node.public}/v1/subscribe", subprotocols=["lastmile.v1"], **CONNECT_OPTIONS)
             await ws.send('{"type":"hello"}')
             await self.subscribe(ws)
         async with ws:
@@ -108,9 +108,9 @@ class Subscriber:
                 message = json.loads(text)
                 kind = message["type"]
                 if kind == "message":
-                    self.take(message)
+                    self.on_message(message)
                 elif kind == "subscribed":
-                    self.begin(message)
+                    self.on_subscribed(message)
                 elif kind == "error":
                     self.record.refused[f"subscriber: {message['code']}"] += 1
                     await asyncio.sleep(0.2)
@@ -118,41 +118,41 @@ class Subscriber:
                 elif kind == "unsubscribed":
                     self.record.refused[f"unsubscribed: {message['reason']}"] += 1
                 else:
-                    self.record.told[kind].append(time.monotonic())
+                    self.record.notices[kind].append(time.monotonic())
 
-    async def go_home(self):
+    async def return_home(self):
         """Back to the node where it began, as a balancer would have it."""
-        if self.at != self.home:
-            self.is_called = True
+        if self.node_index != self.home_node:
+            self.is_returning_home = True
             await self.ws.close()
 
     async def subscribe(self, ws):
         since = {"since": {"epoch": self.epoch, "offset": self.offset}} if self.epoch else {}
         await ws.send(json.dumps({"type": "subscribe", "id": "1", "channel": self.channel, **since}))
 
-    def begin(self, message):
+    def on_subscribed(self, message):
         if self.epoch is None:
             self.epoch, self.offset = message["epoch"], message["offset"]
         elif not message["recovered"]:
             # What there is of the backlog comes now, from wherever it begins.
-            self.is_whole, self.is_anew = False, True
+            self.is_complete, self.is_resetting = False, True
             self.epoch, self.offset = message["epoch"], message["offset"]
         self.is_connected = True
 
-    def take(self, message):
+    def on_message(self, message):
         epoch, offset, data = message["epoch"], message["offset"], message["data"]
-        if self.is_anew:
-            self.is_anew, self.offset = False, offset - 1
+        if self.is_resetting:
+            self.is_resetting, self.offset = False, offset - 1
         if (epoch, offset) != (self.epoch, self.offset + 1):
-            self.record.fault(f"{self.channel}: {epoch}-{offset} after {self.epoch}-{self.offset}")
+            self.record.add_failure(f"{self.channel}: {epoch}-{offset} after {self.epoch}-{self.offset}")
         self.epoch, self.offset = epoch, offset
         self.record.deliveries += 1
         self.record.epochs[self.channel].add(epoch)
-        if self.record.truth[self.channel].setdefault((epoch, offset), data) != data:
-            self.record.fault(f"{self.channel}: two publications have {epoch}-{offset}")
+        if self.record.delivered[self.channel].setdefault((epoch, offset), data) != data:
+            self.record.add_failure(f"{self.channel}: two publications have {epoch}-{offset}")
 
 
-class Once:
+class ReplayedRequest:
     """A signed request that is sent to several nodes: one of them at most accepts it."""
 
     def __init__(self, key, node, channel, data):
@@ -163,11 +163,11 @@ class Once:
 
     async def send(self, node):
         """The status, or 0 if there was no answer."""
-        status = await asyncio.to_thread(self.exchange, node)
+        status = await asyncio.to_thread(self.send_blocking, node)
         self.accepted += status == 200
         return status
 
-    def exchange(self, node):
+    def send_blocking(self, node):
         connection = http.client.HTTPConnection(node.host, node.publish, timeout=10)
         try:
             connection.request("POST", self.path, self.body, {**self.headers, "Host": self.authority})
@@ -181,76 +181,76 @@ class Once:
 class Publisher:
     """Streams over one WebSocket; on another node as soon as its own is gone."""
 
-    def __init__(self, record, nodes, at, channels, key, rate):
-        self.record, self.nodes, self.at, self.key = record, nodes, at, key
-        self.home, self.channels, self.rate = at, channels, rate
-        self.waiting, self.sent, self.is_on = {}, 0, True
-        self.ws, self.is_called = None, False
-        self.acks, self.refusals = [], []  # moments
+    def __init__(self, record, nodes, node_index, channels, key, rate):
+        self.record, self.nodes, self.node_index, self.key = record, nodes, node_index, key
+        self.home_node, self.channels, self.rate = node_index, channels, rate
+        self.unanswered, self.sent, self.is_enabled = {}, 0, True
+        self.ws, self.is_returning_home = None, False
+        self.ack_times, self.refusal_times = [], []  # moments
 
     async def run(self):
         while True:
-            node = self.nodes[self.at]
+            node = self.nodes[self.node_index]
             authority = f"{node.host}:{node.publish}"
             try:
                 headers = signed(self.key, authority, "/v1/publish")
-                async with connect(f"ws://{authority}/v1/publish", additional_headers=headers, **OPTIONS) as ws:
+                async with connect(f"ws://{authority}/v1/publish", additional_headers=headers, **CONNECT_OPTIONS) as ws:
                     self.ws = ws
                     sending = asyncio.create_task(self.send(ws))
                     try:
                         async for text in ws:
-                            self.take(json.loads(text))
+                            self.on_message(json.loads(text))
                     finally:
                         sending.cancel()
-            except GONE:
+            except CONNECTION_ERRORS:
                 pass
-            self.record.unknown += self.waiting
-            self.waiting.clear()
-            self.at = self.home if self.is_called else (self.at + 1) % len(self.nodes)
-            self.is_called = False
+            self.record.unknown_outcome += self.unanswered
+            self.unanswered.clear()
+            self.node_index = self.home_node if self.is_returning_home else (self.node_index + 1) % len(self.nodes)
+            self.is_returning_home = False
             await asyncio.sleep(0.1)
 
-    async def go_home(self):
-        if self.at != self.home:
-            self.is_called = True
+    async def return_home(self):
+        if self.node_index != self.home_node:
+            self.is_returning_home = True
             await self.ws.close()
 
     async def send(self, ws):
         try:
             while True:
-                if self.is_on:
-                    data = f"{self.home}-{self.sent}"
+                if self.is_enabled:
+                    data = f"{self.home_node}-{self.sent}"
                     channel = self.channels[self.sent % len(self.channels)]
                     self.sent += 1
-                    self.waiting[data] = time.monotonic()
+                    self.unanswered[data] = time.monotonic()
                     await ws.send(json.dumps({"type": "publish", "id": data, "channel": channel, "data": data}))
                 await asyncio.sleep(1 / self.rate)
         except ConnectionClosed:
             pass
 
-    def take(self, message):
+    def on_message(self, message):
         now = time.monotonic()
         if message["type"] == "published":
-            began = self.waiting.pop(message["id"], None)
-            if began is None:
-                self.record.fault(f"{message['id']} was acknowledged twice or late")
+            sent_at = self.unanswered.pop(message["id"], None)
+            if sent_at is None:
+                self.record.add_failure(f"{message['id']} was acknowledged twice or late")
                 return
-            self.record.latencies.append(now - began)
-            self.acks.append(now)
-            place = message["channel"], message["epoch"], message["offset"]
-            self.record.acknowledged[message["id"]] = place
+            self.record.latencies.append(now - sent_at)
+            self.ack_times.append(now)
+            position = message["channel"], message["epoch"], message["offset"]
+            self.record.acknowledged[message["id"]] = position
         elif message["type"] == "error":
-            self.waiting.pop(message["id"], None)
-            self.refusals.append(now)
+            self.unanswered.pop(message["id"], None)
+            self.refusal_times.append(now)
             self.record.refused[message["code"]] += 1
 
     def first_ack_after(self, moment):
-        return next((at - moment for at in self.acks if at >= moment), None)
+        return next((at - moment for at in self.ack_times if at >= moment), None)
 
     def first_refusal_after(self, moment):
-        return next((at - moment for at in self.refusals if at >= moment), None)
+        return next((at - moment for at in self.refusal_times if at >= moment), None)
 
-    def longest_silence(self, since, until):
+    def longest_ack_gap(self, since, until):
         """Seconds between two acknowledgements."""
-        marks = [since, *(at for at in self.acks if since <= at <= until), until]
+        marks = [since, *(at for at in self.ack_times if since <= at <= until), until]
         return max(after - before for before, after in zip(marks, marks[1:]))

@@ -24,13 +24,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from containers import ROOT, Composition
-from run import Run
 from env import BINARY, wait_until
+from run import Run
 
 NODES = ("node-1", "node-2", "node-3")
 
 
-class Front:
+class ClientEndpoint:
     """Where all clients come to."""
 
     def __init__(self, service):
@@ -41,7 +41,7 @@ def configure(folder, key, config):
     """The operator's part: a password, a publisher's key, and the examples of the configuration no longer comments."""
     folder = folder / "operator"
     folder.mkdir()
-    password, keys, ours = folder / "redis-password", folder / "keys", folder / "lastmile.toml"
+    password, keys, gateway_config = folder / "redis-password", folder / "keys", folder / "lastmile.toml"
     password.write_text(secrets.token_hex(32))
     shutil.copytree(ROOT / "keys", keys)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
@@ -50,25 +50,25 @@ def configure(folder, key, config):
     for name in (r"\[publishers.market-data\]", r"\[\[channels\]\]"):
         text, count = re.subn(rf"(?m)^# {name}\n(?:# .+\n)+", lambda found: found[0].replace("# ", "", 1).replace("\n# ", "\n"), text)
         assert count == 1, name
-    ours.write_text(text)
-    return {"/run/secrets/redis-password": password, "/etc/lastmile/keys": keys, "/etc/lastmile/lastmile.toml": ours}
+    gateway_config.write_text(text)
+    return {"/run/secrets/redis-password": password, "/etc/lastmile/keys": keys, "/etc/lastmile/lastmile.toml": gateway_config}
 
 
-async def healthy(service):
+async def wait_until_healthy(service):
     await asyncio.to_thread(wait_until, f"{service.name} to be healthy", service.is_healthy)
 
 
 async def one_gateway(args, services, key):
     gateway = services["lastmile"]
     gateway.start()
-    await healthy(gateway)
-    run = Run(args, None, [Front(gateway)] * 3, key, None)
+    await wait_until_healthy(gateway)
+    run = Run(args, None, [ClientEndpoint(gateway)] * 3, key, None)
     await run.start()
     await run.settle()
     status, took = await asyncio.to_thread(gateway.stop)
     run.expect(status == 0, f"ended with {status}")
     run.expect_within(took, gateway.grace, "drained for")
-    print(f"one gateway: {run.figures()}, drained in {took:.1f} s", flush=True)
+    print(f"one gateway: {run.summary()}, drained in {took:.1f} s", flush=True)
     await end(run)
 
 
@@ -78,11 +78,11 @@ async def three_nodes(args, services, key):
     for name in ("redis", *NODES, "nginx"):
         services[name].start()
         if name in NODES:
-            await healthy(services[name])
-    front = Front(services["nginx"])
+            await wait_until_healthy(services[name])
+    front = ClientEndpoint(services["nginx"])
     redis = services["redis"].addresses["engine"]
-    reaches = lambda service: service.ask(["bash", "-c", f"exec 3<>/dev/tcp/{redis}/6379"])
-    if [reaches(service) for service in (services["nginx"], nodes[0])] != [False, True]:
+    can_reach_redis = lambda service: service.succeeds(["bash", "-c", f"exec 3<>/dev/tcp/{redis}/6379"])
+    if [can_reach_redis(service) for service in (services["nginx"], nodes[0])] != [False, True]:
         raise RuntimeError("Redis must be reached by the gateways, and not by nginx")
 
     run = Run(args, None, [front] * 3, key, None)
@@ -90,8 +90,8 @@ async def three_nodes(args, services, key):
     print(f"{args.subscribers} subscribers and 3 publishers through nginx, all there after {time.monotonic() - began:.1f} s", flush=True)
 
     async def settle(what, figures):
-        await run.all_connected(run.patience)
-        await run.flows()
+        await run.all_connected(run.reconnect_timeout_secs)
+        await run.wait_for_acks()
         settled = await run.settle()
         print(f"{what}: {figures}; all delivered {settled:.2f} s after the last answer", flush=True)
 
@@ -101,8 +101,8 @@ async def three_nodes(args, services, key):
         run.expect(status == 0, f"{node.name} ended with {status}")
         run.expect_within(took, node.grace, f"{node.name} drained for")
         node.start()
-        await healthy(node)
-        await run.all_connected(run.patience)
+        await wait_until_healthy(node)
+        await run.all_connected(run.reconnect_timeout_secs)
         figures.append(f"{took:.1f}")
     closes = dict(run.record.closes)
     run.expect(set(closes) == {4000}, f"connections ended with {closes}")
@@ -118,9 +118,9 @@ async def three_nodes(args, services, key):
     services["redis"].start()
     await settle("kill -9 of Redis", f"refused meanwhile {dict(run.record.refused)}")
     for node in nodes:
-        await healthy(node)
+        await wait_until_healthy(node)
 
-    print(run.figures(), f"in {time.monotonic() - began:.0f} s")
+    print(run.summary(), f"in {time.monotonic() - began:.0f} s")
     await end(run)
 
 
@@ -128,8 +128,8 @@ async def end(run):
     for task in run.tasks:
         task.cancel()
     await asyncio.gather(*run.tasks, return_exceptions=True)
-    if run.record.faults:
-        raise RuntimeError("\n".join(run.record.faults))
+    if run.record.failures:
+        raise RuntimeError("\n".join(run.record.failures))
 
 
 def main():
@@ -140,14 +140,14 @@ def main():
     files = {"compose.yaml": ("lastmile.toml", one_gateway), "compose.cluster.yaml": ("cluster/lastmile.toml", three_nodes)}
     if (file := os.environ.get("COMPOSED")) not in files:
         # Each in namespaces of its own, so that nothing of it is seen outside or left behind.
-        apart = ["unshare", "--net", "--mount"]
+        namespace_command = ["unshare", "--net", "--mount"]
         needs = "mount --make-rprivate / && mount -t tmpfs none /tmp && ip link add one type bridge && ip link add two type veth"
-        probe = subprocess.run([*apart, "sh", "-c", needs], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        probe = subprocess.run([*namespace_command, "sh", "-c", needs], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if probe.returncode:
             print(f"not tried here, where namespaces are not allowed: {probe.stderr.strip()}")
             return
-        inside = [*apart, sys.executable, *sys.argv]
-        sys.exit(any(subprocess.run(inside, env={**os.environ, "COMPOSED": file}).returncode for file in files))
+        command = [*namespace_command, sys.executable, *sys.argv]
+        sys.exit(any(subprocess.run(command, env={**os.environ, "COMPOSED": file}).returncode for file in files))
     config, scenario = files[file]
     key = Ed25519PrivateKey.generate()
     with tempfile.TemporaryDirectory(prefix="lastmile-composed-") as folder:

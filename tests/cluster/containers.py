@@ -15,14 +15,14 @@ import time
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LEASH = ["setpriv", "--pdeathsig", "KILL"]
+DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL"]
 
 
 def run(*command):
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
-def image_of(dockerfile):
+def parse_image(dockerfile):
     """Of the last stage: the user, the folder, the command, and the command of the health check."""
     text = dockerfile.read_text()
     words = dict(line.split(maxsplit=1) for line in text[text.rindex("\nFROM"):].splitlines() if " " in line)
@@ -36,7 +36,7 @@ def image_of(dockerfile):
 
 # What the images bring along that a compose file does not name.
 IMAGES = {
-    "lastmile": image_of(ROOT / "docker/Dockerfile"),
+    "lastmile": parse_image(ROOT / "docker/Dockerfile"),
     "redis": {"user": "redis", "folder": "/data"},
     "nginx": {"user": "root", "folder": "/", "command": ["nginx", "-g", "daemon off;"],
               "writable": ["/tmp", "/var/lib/nginx", "/var/log/nginx"]},
@@ -46,18 +46,18 @@ IMAGES = {
 class Composition:
     """All services of one file. `instead` has other sources for mounts, by their target."""
 
-    def __init__(self, file, folder, programs, instead):
-        self.file, self.folder, self.programs, self.instead = file, folder, programs, instead
-        about = yaml.safe_load(file.read_text())
-        self.secrets = about.get("secrets", {})
+    def __init__(self, file, folder, programs, mount_overrides):
+        self.file, self.folder, self.programs, self.mount_overrides = file, folder, programs, mount_overrides
+        compose = yaml.safe_load(file.read_text())
+        self.secrets = compose.get("secrets", {})
         self.networks = {}
-        for number, (name, options) in enumerate(about["networks"].items()):
+        for number, (name, options) in enumerate(compose["networks"].items()):
             subnets = ((options or {}).get("ipam") or {}).get("config") or [{"subnet": f"172.29.{number}.0/24"}]
             self.networks[name] = subnets[0]["subnet"].rpartition(".")[0]
-        self.services = {name: Service(self, name, options) for name, options in about["services"].items()}
-        self.join()
+        self.services = {name: Service(self, name, options) for name, options in compose["services"].items()}
+        self.create_networks()
 
-    def join(self):
+    def create_networks(self):
         """One bridge for each network; this side has its first address, as an engine's host has."""
         run("ip", "link", "set", "lo", "up")
         for network, prefix in self.networks.items():
@@ -71,7 +71,7 @@ class Composition:
                     free = (f"{prefix}.{host}" for host in range(2, 255) if f"{prefix}.{host}" not in taken)
                     service.addresses[network] = service.addresses[network] or next(free)
                     taken.add(service.addresses[network])
-                    service.plug(network, f"{network}-{number}")
+                    service.attach_network(network, f"{network}-{number}")
 
     def __getitem__(self, name):
         return self.services[name]
@@ -82,27 +82,27 @@ class Composition:
 
 
 class Service:
-    def __init__(self, all_of_them, name, options):
-        self.all, self.name, self.options = all_of_them, name, options
+    def __init__(self, composition, name, options):
+        self.composition, self.name, self.options = composition, name, options
         self.image = IMAGES[options["image"].partition(":")[0]]
         networks = options["networks"]
         self.addresses = {network: (networks[network] or {}).get("ipv4_address") if isinstance(networks, dict) else None
                           for network in networks}
-        self.root = all_of_them.folder / name
+        self.root = composition.folder / name
         self.root.mkdir()
-        self.log = open(all_of_them.folder / f"{name}.log", "ab")
+        self.log = open(composition.folder / f"{name}.log", "ab")
         self.process = None
         # Seconds until an engine would kill it.
         self.grace = float(options.get("stop_grace_period", "10s").removesuffix("s"))
         # Holds the network while the service is not running.
-        self.network = subprocess.Popen([*LEASH, "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
-        own, theirs = "/proc/self/ns/net", f"/proc/{self.network.pid}/ns/net"
-        while os.readlink(own) == os.readlink(theirs):
+        self.network = subprocess.Popen([*DIE_WITH_PARENT, "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
+        our_namespace, namespace = "/proc/self/ns/net", f"/proc/{self.network.pid}/ns/net"
+        while os.readlink(our_namespace) == os.readlink(namespace):
             time.sleep(0.01)
-        self.enter = ["nsenter", f"--net={theirs}"]
+        self.enter = ["nsenter", f"--net={namespace}"]
         run(*self.enter, "ip", "link", "set", "lo", "up")
 
-    def plug(self, network, link):
+    def attach_network(self, network, link):
         run("ip", "link", "add", link, "type", "veth", "peer", "name", network, "netns", str(self.network.pid))
         run("ip", "link", "set", link, "master", network, "up")
         run(*self.enter, "ip", "addr", "add", f"{self.addresses[network]}/24", "dev", network)
@@ -110,21 +110,21 @@ class Service:
 
     def mounts(self):
         """(source, target, whether it is for reading only)"""
-        folder = self.all.file.parent
+        folder = self.composition.file.parent
         for mount in self.options.get("volumes", []):
             source, target, *mode = mount.split(":")
             if not source.startswith("."):
-                source = self.all.folder / f"volume-{source}"
+                source = self.composition.folder / f"volume-{source}"
                 source.mkdir(exist_ok=True)
                 shutil.chown(source, self.image["user"])
-            yield self.all.instead.get(target, folder / source), target, mode == ["ro"]
+            yield self.composition.mount_overrides.get(target, folder / source), target, mode == ["ro"]
         for secret in self.options.get("secrets", []):
             target = f"/run/secrets/{secret}"
-            yield self.all.instead.get(target, folder / self.all.secrets[secret]["file"]), target, True
+            yield self.composition.mount_overrides.get(target, folder / self.composition.secrets[secret]["file"]), target, True
 
-    def names(self):
+    def host_entries(self):
         """Those who share a network, by the first one that both are in."""
-        for name, other in self.all.services.items():
+        for name, other in self.composition.services.items():
             shared = [address for network, address in other.addresses.items() if network in self.addresses]
             if shared:
                 yield f"{shared[0]} {name}"
@@ -132,7 +132,7 @@ class Service:
     def script(self, command):
         """Makes the root folder, and becomes the command in it."""
         root = shlex.quote(str(self.root))
-        hosts = "\n".join(["127.0.0.1 localhost", *self.names()])
+        hosts = "\n".join(["127.0.0.1 localhost", *self.host_entries()])
         # The files of the machine are there for its programs; nothing of its own.
         lines = ["set -e", "mount --make-rprivate /", f"mount -t tmpfs -o mode=755 none {root}", f"cd {root}",
                  "mkdir usr dev proc etc etc/ssl tmp app",
@@ -140,7 +140,7 @@ class Service:
                  "mount --bind /usr usr", "mount -o remount,bind,ro usr", "mount --rbind /dev dev", "mount --rbind /proc proc",
                  "cp /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.cache etc", f"echo {shlex.quote(hosts)} >etc/hosts",
                  f"mkdir -p .{self.image['folder']}"]
-        for name, program in self.all.programs.items():
+        for name, program in self.composition.programs.items():
             lines += [f"touch app/{name}", f"mount --bind {shlex.quote(str(program))} app/{name}"]
         for folder in self.image.get("writable", []):
             lines += [f"mkdir -p .{folder}", f"mount -t tmpfs -o mode=1777 none .{folder}"]
@@ -151,36 +151,36 @@ class Service:
                 lines.append(f"mount -o remount,bind,ro .{target}")
         if self.options.get("read_only"):
             lines.append("mount -o remount,ro .")
-        rights = [*LEASH, "--reuid", self.options.get("user", self.image["user"]), "--clear-groups"]
+        privileges = [*DIE_WITH_PARENT, "--reuid", self.options.get("user", self.image["user"]), "--clear-groups"]
         if "ALL" in self.options.get("cap_drop", []):
-            rights += ["--bounding-set", "-all", "--inh-caps", "-all"]
+            privileges += ["--bounding-set", "-all", "--inh-caps", "-all"]
         if "no-new-privileges:true" in self.options.get("security_opt", []):
-            rights.append("--no-new-privs")
-        inside = f'cd {self.image["folder"]} && PATH=/app:/usr/sbin:/usr/bin:/bin exec "$@"'
-        lines.append(f"exec chroot . /usr/bin/{shlex.join([*rights, '/bin/sh', '-c', inside, 'sh', *command])}")
+            privileges.append("--no-new-privs")
+        in_namespace = f'cd {self.image["folder"]} && PATH=/app:/usr/sbin:/usr/bin:/bin exec "$@"'
+        lines.append(f"exec chroot . /usr/bin/{shlex.join([*privileges, '/bin/sh', '-c', in_namespace, 'sh', *command])}")
         return "\n".join(lines)
 
-    def inside(self, command):
+    def in_namespace(self, command):
         return [*self.enter, "unshare", "--mount", "sh", "-c", self.script(command)]
 
     def start(self):
         command = self.options.get("command") or self.image["command"]
-        self.process = subprocess.Popen(self.inside(command), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+        self.process = subprocess.Popen(self.in_namespace(command), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         start_new_session=True)
 
     def is_healthy(self):
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.name} ended with {self.process.returncode}")
-        return self.ask(self.image["health"])
+        return self.succeeds(self.image["health"])
 
-    def ask(self, command):
+    def succeeds(self, command):
         """Whether a command in this service's place succeeds."""
-        return subprocess.run(self.inside(command), stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+        return subprocess.run(self.in_namespace(command), stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
-    def stop(self, how=signal.SIGTERM):
+    def stop(self, signum=signal.SIGTERM):
         """Returns its status, and how many seconds it took."""
         began = time.monotonic()
-        self.process.send_signal(how)
+        self.process.send_signal(signum)
         return self.process.wait(self.grace + 60), time.monotonic() - began
 
     def close(self):

@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SERVER = os.environ.get("REDIS_SERVER", "redis-server")
+REDIS_SERVER = os.environ.get("REDIS_SERVER", "redis-server")
 BINARY = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
 #: Whatever proxy the surroundings name.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+NO_PROXY_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CONFIG = """
 [listeners.public]
 address = "{host}:{public}"
@@ -63,9 +63,9 @@ filter = "info"
 """
 
 
-def wait_until(what, is_so, secs=90):
+def wait_until(what, condition, secs=90):
     deadline = time.monotonic() + secs
-    while not is_so():
+    while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError(f"waited {secs} s for {what}")
         time.sleep(0.02)
@@ -81,7 +81,7 @@ def free_ports(count):
     return list(ports)
 
 
-def quick_folder():
+def fast_temp_dir():
     """Memory that looks like a disk, where there is enough: here programs are killed, not machines, and how long a disk takes
     for an fsync is not what is tested. Else the usual place."""
     with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ class Redis:
 
     def start(self):
         self.process = subprocess.Popen(
-            [SERVER, "--port", str(self.port), "--bind", *self.hosts, "--protected-mode", "no", "--save", "",
+            [REDIS_SERVER, "--port", str(self.port), "--bind", *self.hosts, "--protected-mode", "no", "--save", "",
              "--appendonly", "yes", "--appendfsync", self.fsync, "--dir", str(self.folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         wait_until("redis", self.answers)
@@ -106,12 +106,12 @@ class Redis:
     def answers(self):
         if self.process.poll() is not None:
             raise RuntimeError(f"redis ended with {self.process.returncode}")
-        return self.command("PING").startswith("+PONG")
+        return self.send_command("PING").startswith("+PONG")
 
-    def command(self, words):
+    def send_command(self, command):
         try:
             with socket.create_connection(("127.0.0.1", self.port), 2) as one:
-                one.sendall(f"{words}\r\n".encode())
+                one.sendall(f"{command}\r\n".encode())
                 return one.recv(65536).decode(errors="replace")
         except OSError:
             return ""
@@ -123,16 +123,16 @@ class Redis:
 
 
 class Node:
-    def __init__(self, name, folder, host, redis, key, window, inside=()):
+    def __init__(self, name, folder, host, redis, key, window, command_prefix=()):
         self.binary, self.window, self.deadline = BINARY, window, window + 4
-        self.name, self.host, self.inside, self.log = name, host, list(inside), open(folder / f"{name}.log", "ab")
+        self.name, self.host, self.command_prefix, self.log = name, host, list(command_prefix), open(folder / f"{name}.log", "ab")
         self.public, self.publish, self.ops = free_ports(3)
         self.config = folder / f"{name}.toml"
         self.config.write_text(CONFIG.format(**vars(self), redis=redis, key=key))
         self.process = None
 
     def start(self):
-        command = [*self.inside, self.binary, "serve", "--config", str(self.config)]
+        command = [*self.command_prefix, self.binary, "serve", "--config", str(self.config)]
         began = time.monotonic()
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         wait_until(f"{self.name} to be ready", self.is_ready)
@@ -145,7 +145,7 @@ class Node:
 
     def readiness(self):
         try:
-            with DIRECT.open(f"http://{self.host}:{self.ops}/readyz", timeout=2) as answer:
+            with NO_PROXY_OPENER.open(f"http://{self.host}:{self.ops}/readyz", timeout=2) as answer:
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code
@@ -160,7 +160,7 @@ class Node:
             self.process.wait(timeout=self.deadline + 60)
         return time.monotonic() - began
 
-    def stall(self):
+    def open_unresponsive_client(self):
         """A WebSocket whose client reads nothing and answers nothing."""
         one = socket.create_connection((self.host, self.public), 30)
         one.sendall(f"GET /v1/subscribe HTTP/1.1\r\nHost: {self.host}:{self.public}\r\nConnection: Upgrade\r\n"
@@ -174,13 +174,13 @@ class Node:
 class Namespace:
     """A namespace with two links, one for clients and one for Redis, in networks of four addresses each."""
 
-    about = "a network namespace whose link to Redis carries nothing (neighbours with wrong addresses)"
-    LOST = "02:00:00:00:00:99"
+    description = "a network namespace whose link to Redis carries nothing (neighbours with wrong addresses)"
+    UNREACHABLE_MAC = "02:00:00:00:00:99"
 
     def __init__(self):
         number = os.getpid()
         self.name = f"lm{number}"
-        self.inside = ["ip", "netns", "exec", self.name]
+        self.command_prefix = ["ip", "netns", "exec", self.name]
         # Several runs on one machine have networks of their own.
         network = f"10.{128 + number % 100}.{number // 100 % 256}"
         # Link of this side, link inside, address of this side, address inside.
@@ -194,9 +194,9 @@ class Namespace:
             run("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", self.name)
             run("ip", "addr", "add", f"{our_address}/30", "dev", ours)
             run("ip", "link", "set", ours, "up")
-            run(*self.inside, "ip", "addr", "add", f"{their_address}/30", "dev", theirs)
-            run(*self.inside, "ip", "link", "set", theirs, "up")
-        run(*self.inside, "ip", "link", "set", "lo", "up")
+            run(*self.command_prefix, "ip", "addr", "add", f"{their_address}/30", "dev", theirs)
+            run(*self.command_prefix, "ip", "link", "set", theirs, "up")
+        run(*self.command_prefix, "ip", "link", "set", "lo", "up")
 
     async def start(self, redis_port):
         return f"{self.redis_host}:{redis_port}"
@@ -204,17 +204,17 @@ class Namespace:
     def neighbours(self):
         """Of each direction: where the neighbour is known, its address, the link to it."""
         ours, theirs, our_address, their_address = self.links[1]
-        return {"to": (self.inside, our_address, theirs), "from": ([], their_address, ours)}
+        return {"to": (self.command_prefix, our_address, theirs), "from": ([], their_address, ours)}
 
     def cut(self, direction):
         """`to`: Redis hears nothing of the node; `from`: the node hears nothing of Redis; `both`."""
-        for name, (inside, address, link) in self.neighbours().items():
+        for name, (command_prefix, address, link) in self.neighbours().items():
             if direction in (name, "both"):
-                run(*inside, "ip", "neigh", "replace", address, "lladdr", self.LOST, "dev", link, "nud", "permanent")
+                run(*command_prefix, "ip", "neigh", "replace", address, "lladdr", self.UNREACHABLE_MAC, "dev", link, "nud", "permanent")
 
     def heal(self):
-        for inside, address, link in self.neighbours().values():
-            subprocess.run([*inside, "ip", "neigh", "del", address, "dev", link], stderr=subprocess.DEVNULL)
+        for command_prefix, address, link in self.neighbours().values():
+            subprocess.run([*command_prefix, "ip", "neigh", "del", address, "dev", link], stderr=subprocess.DEVNULL)
 
     def close(self):
         for ours, *_ in self.links:
@@ -225,11 +225,11 @@ class Namespace:
 class Proxy:
     """In place of a namespace: while it is cut it reads nothing and passes nothing on."""
 
-    about = "a TCP proxy that passes nothing on: network namespaces are not allowed here"
-    host, redis_host, inside = "127.0.0.1", "127.0.0.1", ()
+    description = "a TCP proxy that passes nothing on: network namespaces are not allowed here"
+    host, redis_host, command_prefix = "127.0.0.1", "127.0.0.1", ()
 
     def open(self):
-        self.flows = {"to": asyncio.Event(), "from": asyncio.Event()}
+        self.forwarding = {"to": asyncio.Event(), "from": asyncio.Event()}
         self.heal()
 
     async def start(self, redis_port):
@@ -239,34 +239,34 @@ class Proxy:
 
     async def serve(self, reader, writer):
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.redis_port)
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.redis_port)
         except OSError:
             writer.close()
             return
-        passing = [asyncio.create_task(self.carry(reader, far_writer, "to")),
-                   asyncio.create_task(self.carry(far_reader, writer, "from"))]
+        directions = [asyncio.create_task(self.forward(reader, upstream_writer, "to")),
+                   asyncio.create_task(self.forward(upstream_reader, writer, "from"))]
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
-        for one in passing:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        for one in directions:
             one.cancel()
         writer.close()
-        far_writer.close()
+        upstream_writer.close()
 
-    async def carry(self, reader, writer, direction):
+    async def forward(self, reader, writer, direction):
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                await self.flows[direction].wait()
+                await self.forwarding[direction].wait()
                 writer.write(data)
                 await writer.drain()
 
     def cut(self, direction):
-        for name, flow in self.flows.items():
+        for name, is_forwarding in self.forwarding.items():
             if direction in (name, "both"):
-                flow.clear()
+                is_forwarding.clear()
 
     def heal(self):
-        for flow in self.flows.values():
-            flow.set()
+        for is_forwarding in self.forwarding.values():
+            is_forwarding.set()
 
     def close(self):
         pass
@@ -277,11 +277,11 @@ def run(*command):
 
 
 @contextlib.asynccontextmanager
-async def world(fsync, window=2):
+async def cluster_env(fsync, window=2):
     """Gives Redis, the nodes, the publishers' key, and the network of the first node."""
     with contextlib.ExitStack() as stack:
         folder, store = (pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lastmile-cluster-", dir=place)))
-                         for place in (None, quick_folder()))
+                         for place in (None, fast_temp_dir()))
         network = Namespace()
         stack.callback(lambda: network.close())
         try:
@@ -295,10 +295,10 @@ async def world(fsync, window=2):
         redis.start()
         key = Ed25519PrivateKey.generate()
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        near = f"127.0.0.1:{redis.port}"
+        redis_address = f"127.0.0.1:{redis.port}"
         public = public.decode()
-        nodes = [Node("node-0", folder, network.host, await network.start(redis.port), public, window, network.inside)]
-        nodes += [Node(f"node-{at}", folder, "127.0.0.1", near, public, window) for at in (1, 2)]
+        nodes = [Node("node-0", folder, network.host, await network.start(redis.port), public, window, network.command_prefix)]
+        nodes += [Node(f"node-{at}", folder, "127.0.0.1", redis_address, public, window) for at in (1, 2)]
         for node in nodes:
             stack.callback(node.kill)
             await asyncio.to_thread(node.start)

@@ -18,21 +18,21 @@ import sys
 import time
 
 from clients import Publisher, Record, Subscriber
-from env import SERVER, Redis, wait_until, world
+from env import REDIS_SERVER, Redis, cluster_env, wait_until
 
 CHANNELS = ["c0", "c1", "c2"]
-TAILS = ["nothing", "a torn command", "zeros"]
+TAIL_KINDS = ["nothing", "a torn command", "zeros"]
 
 
-class Timed(Publisher):
+class TimedPublisher(Publisher):
     def __init__(self, *args):
         super().__init__(*args)
-        self.moments = {}  # data -> moment of its acknowledgement
+        self.ack_moments = {}  # data -> moment of its acknowledgement
 
-    def take(self, message):
-        super().take(message)
+    def on_message(self, message):
+        super().on_message(message)
         if message["type"] == "published":
-            self.moments[message["id"]] = time.monotonic()
+            self.ack_moments[message["id"]] = time.monotonic()
 
 
 class Disk:
@@ -46,7 +46,7 @@ class Disk:
              "-o", str(self.log), "-p", str(redis.process.pid)], stderr=subprocess.DEVNULL)
         wait_until("strace", lambda: self.log.exists() and "fdatasync" in self.log.read_text())
 
-    def unwritten(self):
+    def unsynced(self):
         """Bytes at the end of the file that no fsync covers, and the moment of the last write that one does. To be asked
         once Redis is dead."""
         self.process.wait(timeout=90)
@@ -64,20 +64,20 @@ class Disk:
                 durable = begun.pop(thread, durable)
         return written[0] - durable[0], durable[1]
 
-    def lose(self, tail):
-        unwritten, began = self.unwritten()
-        durable = self.path.stat().st_size - unwritten
+    def truncate(self, tail_kind):
+        unsynced, began = self.unsynced()
+        durable = self.path.stat().st_size - unsynced
         with open(self.path, "r+b") as file:
             file.truncate(durable)
-            if tail == "a torn command":
+            if tail_kind == "a torn command":
                 file.seek(durable)
                 file.write(b"*3\r\n$4\r\nHSET\r\n$12\r\nlast")
-            elif tail == "zeros":
+            elif tail_kind == "zeros":
                 file.truncate(durable + 4096)
-        return unwritten, began
+        return unsynced, began
 
 
-def kept(redis):
+def read_surviving(redis):
     """What a Redis on a copy of the files has, and whether they had to be repaired."""
     copy = Redis(redis.folder.with_name(redis.folder.name + "-copy"), redis.hosts, redis.fsync)
     shutil.copytree(redis.folder, copy.folder)
@@ -101,61 +101,61 @@ def kept(redis):
         shutil.rmtree(copy.folder, ignore_errors=True)
 
 
-async def lose_power(fsync, tail):
-    async with world(fsync) as (redis, nodes, key, _):
+async def lose_power(fsync, tail_kind):
+    async with cluster_env(fsync) as (redis, nodes, key, _):
         record = Record()
         subscribers = [Subscriber(record, nodes, at % 3, CHANNELS[at // 3]) for at in range(9)]
-        publishers = [Timed(record, nodes, at, CHANNELS, key, 150) for at in range(3)]
+        publishers = [TimedPublisher(record, nodes, at, CHANNELS, key, 150) for at in range(3)]
         tasks = [asyncio.create_task(one.run()) for one in [*subscribers, *publishers]]
 
-        async def until(what, is_so, secs=90):
+        async def until(what, condition, secs=90):
             deadline = time.monotonic() + secs
-            while not is_so():
+            while not condition():
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"waited {secs} s for {what}")
                 await asyncio.sleep(0.02)
 
-        await until("all to begin", lambda: all(one.is_connected for one in subscribers) and all(one.acks for one in publishers))
+        await until("all to begin", lambda: all(one.is_connected for one in subscribers) and all(one.ack_times for one in publishers))
         disk = await asyncio.to_thread(Disk, redis)
         await asyncio.sleep(random.uniform(1, 3.5))
         redis.kill()
-        cut, cut_at = time.monotonic(), time.time()
-        unwritten, synced = disk.lose(tail)
-        left, is_repaired = await asyncio.to_thread(kept, redis)
+        killed, killed_at = time.monotonic(), time.time()
+        unsynced, synced = disk.truncate(tail_kind)
+        surviving, is_repaired = await asyncio.to_thread(read_surviving, redis)
         # Everybody has what was on its way.
         before = -1
         while record.deliveries != before:
             before = record.deliveries
             await asyncio.sleep(0.5)
-        moments = {data: moment for one in publishers for data, moment in one.moments.items()}
-        lost = {data: cut - moment for data, moment in moments.items() if data not in left}
+        ack_moments = {data: moment for one in publishers for data, moment in one.ack_moments.items()}
+        lost = {data: killed - moment for data, moment in ack_moments.items() if data not in surviving}
         # Whoever saw what is gone begins anew. All others go on, but for those of its channel, which may be another one now.
-        saw = [one for one in subscribers if record.truth[one.channel].get((one.epoch, one.offset)) not in left]
-        gone = {record.acknowledged[data][0] for data in lost} | {one.channel for one in saw}
+        ahead = [one for one in subscribers if record.delivered[one.channel].get((one.epoch, one.offset)) not in surviving]
+        affected_channels = {record.acknowledged[data][0] for data in lost} | {one.channel for one in ahead}
         await asyncio.to_thread(redis.start)
         began = time.monotonic()
         await until("acknowledgements", lambda: all(one.first_ack_after(began) for one in publishers))
-        await until("everybody to be told", lambda: all(one.is_connected for one in subscribers) and not any(one.is_whole for one in saw))
+        await until("everybody to be told", lambda: all(one.is_connected for one in subscribers) and not any(one.is_complete for one in ahead))
         for one in publishers:
-            one.is_on = False
+            one.is_enabled = False
         await asyncio.sleep(0.5)
         for one in subscribers:
-            if not one.is_whole and one.channel not in gone:
-                record.fault(f"{one.channel}: a subscriber was told of a loss, and there was none")
+            if not one.is_complete and one.channel not in affected_channels:
+                record.add_failure(f"{one.channel}: a subscriber was told of a loss, and there was none")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         oldest = max(lost.values(), default=0)
-        age = cut_at - synced + 0.01  # clocks are read one after the other
+        age = killed_at - synced + 0.01  # clocks are read one after the other
         if oldest > age or (lost and fsync == "always"):
-            record.fault(f"{len(lost)} lost, the oldest {oldest:.2f} s before, the last durable write {age:.2f} s")
-        if record.faults:
-            raise RuntimeError("\n".join(record.faults))
-        told = sum(not one.is_whole for one in subscribers)
-        print(f"{fsync}, then {tail}: {unwritten} bytes were not on the disk; of {len(moments)} acknowledged {len(lost)} lost, the oldest "
-              f"{oldest:.2f} s before, the last durable write {cut_at - synced:.2f} s; {told} of {len(subscribers)} subscribers told"
+            record.add_failure(f"{len(lost)} lost, the oldest {oldest:.2f} s before, the last durable write {age:.2f} s")
+        if record.failures:
+            raise RuntimeError("\n".join(record.failures))
+        notified = sum(not one.is_complete for one in subscribers)
+        print(f"{fsync}, then {tail_kind}: {unsynced} bytes were not on the disk; of {len(ack_moments)} acknowledged {len(lost)} lost, the oldest "
+              f"{oldest:.2f} s before, the last durable write {killed_at - synced:.2f} s; {notified} of {len(subscribers)} subscribers told"
               f"{', the file had to be repaired' if is_repaired else ''}", flush=True)
-        return len(moments), len(lost), oldest
+        return len(ack_moments), len(lost), oldest
 
 
 async def main():
@@ -164,9 +164,9 @@ async def main():
     parser.add_argument("--rounds", type=int, default=6, help="of each")
     args = parser.parse_args()
     for fsync in args.fsync.split(","):
-        rounds = [await lose_power(fsync, TAILS[at % len(TAILS)]) for at in range(args.rounds)]
+        rounds = [await lose_power(fsync, TAIL_KINDS[at % len(TAIL_KINDS)]) for at in range(args.rounds)]
         acknowledged, lost, oldest = (list(column) for column in zip(*rounds))
-        print(f"{fsync}, {args.rounds} losses of power, load {os.getloadavg()[0]:.1f}, {SERVER}: {sum(acknowledged)} acknowledged, "
+        print(f"{fsync}, {args.rounds} losses of power, load {os.getloadavg()[0]:.1f}, {REDIS_SERVER}: {sum(acknowledged)} acknowledged, "
               f"{sum(lost)} lost, the oldest {max(oldest):.2f} s before", flush=True)
 
 

@@ -6,49 +6,49 @@ import json
 
 from websockets.asyncio.client import connect
 
-from clients import GONE, OPTIONS
+from clients import CONNECT_OPTIONS, CONNECTION_ERRORS
 
-SEATS = 2
+MAX_SEATS = 2
 
 
 class Room:
     def __init__(self, nodes):
-        self.nodes, self.peers, self.most, self.tasks = nodes, set(), 0, []
+        self.nodes, self.peers, self.max_peers, self.tasks = nodes, set(), 0, []
 
     async def open(self):
         """Its peers are on the first node and on the second one, which has the room."""
-        self.about = await asyncio.to_thread(self.ask)
+        self.room = await asyncio.to_thread(self.create_room)
         return await self.join(1) and await self.join(0)
 
-    def ask(self):
+    def create_room(self):
         node = self.nodes[1]
         connection = http.client.HTTPConnection(node.host, node.public, timeout=60)
-        connection.request("POST", "/v1/rooms", json.dumps({"max_seats": SEATS}), {"content-type": "application/json"})
+        connection.request("POST", "/v1/rooms", json.dumps({"max_seats": MAX_SEATS}), {"content-type": "application/json"})
         return json.loads(connection.getresponse().read())
 
-    async def join(self, at):
+    async def join(self, node_index):
         """Whether it was let in."""
-        node = self.nodes[at]
+        node = self.nodes[node_index]
         try:
-            ws = await connect(f"ws://{node.host}:{node.public}{self.about['link']}", subprotocols=["lastmile.pair.v1"], **OPTIONS)
-            await ws.send(json.dumps({"type": "join", "secret": self.about["join_secret"]}))
+            ws = await connect(f"ws://{node.host}:{node.public}{self.room['link']}", subprotocols=["lastmile.pair.v1"], **CONNECT_OPTIONS)
+            await ws.send(json.dumps({"type": "join", "secret": self.room["join_secret"]}))
             if json.loads(await asyncio.wait_for(ws.recv(), 10))["type"] != "joined":
                 return False
-        except GONE:
+        except CONNECTION_ERRORS:
             return False
         self.peers.add(ws)
-        self.most = max(self.most, len(self.peers))
-        self.tasks.append(asyncio.create_task(self.stay(ws)))
+        self.max_peers = max(self.max_peers, len(self.peers))
+        self.tasks.append(asyncio.create_task(self.watch_close(ws)))
         return True
 
-    async def stay(self, ws):
+    async def watch_close(self, ws):
         await ws.wait_closed()
         self.peers.discard(ws)
 
-    async def besiege(self):
+    async def probe_forever(self):
         """Comes to every node, again and again, until it is cancelled."""
         while True:
-            await asyncio.gather(*(self.join(at) for at in range(len(self.nodes))))
+            await asyncio.gather(*(self.join(node_index) for node_index in range(len(self.nodes))))
             await asyncio.sleep(0.5)
 
     async def close(self):

@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 
-from clients import Once, Publisher, Record, Subscriber
-from rooms import SEATS, Room
-from env import BINARY, world
+from clients import Publisher, Record, ReplayedRequest, Subscriber
+from env import BINARY, cluster_env
+from rooms import MAX_SEATS, Room
 
 CHANNELS = [f"prices.{name}" for name in ("btc", "eth/€", "xrp ?", "sol#1", "ada", "dot")]
 
@@ -29,40 +29,40 @@ class Run:
         self.publishers = [Publisher(self.record, nodes, at, CHANNELS, key, args.rate) for at in range(3)]
         self.tasks, self.key, self.partitions = [], key, 0
         # This one process opens some hundred connections a second at best, less on a busy machine.
-        self.patience = 90 + args.subscribers / 30
-        self.late = 0.0
+        self.reconnect_timeout_secs = 90 + args.subscribers / 30
+        self.stall_secs = 0.0
 
     async def start(self):
-        self.tasks.append(asyncio.create_task(self.watch_machine()))
+        self.tasks.append(asyncio.create_task(self.measure_stalls()))
         for at, one in enumerate(self.subscribers):
             self.tasks.append(asyncio.create_task(one.run()))
             if at % 20 == 19:
                 await asyncio.sleep(0.02)
-        await self.all_connected(self.patience)
+        await self.all_connected(self.reconnect_timeout_secs)
         self.tasks += [asyncio.create_task(one.run()) for one in self.publishers]
-        await self.until("first acknowledgements", lambda: all(one.acks for one in self.publishers))
+        await self.until("first acknowledgements", lambda: all(one.ack_times for one in self.publishers))
 
-    async def watch_machine(self):
+    async def measure_stalls(self):
         """How many seconds a machine that is busy elsewhere has kept this process waiting."""
         while True:
             began = time.monotonic()
             await asyncio.sleep(0.05)
-            self.late += max(0, time.monotonic() - began - 0.06)
+            self.stall_secs += max(0, time.monotonic() - began - 0.06)
 
     def expect_within(self, secs, limit, text):
         """Of a scenario, on a machine that does nothing else. What it kept us waiting since the scenario began is not held
         against the gateways."""
-        self.expect(secs is not None and secs <= limit + self.late, f"{text} {secs} s, not {limit} s and {self.late:.1f} s of waiting")
+        self.expect(secs is not None and secs <= limit + self.stall_secs, f"{text} {secs} s, not {limit} s and {self.stall_secs:.1f} s of waiting")
 
-    async def until(self, what, is_so, secs=90):
+    async def until(self, what, condition, secs=90):
         """Waits; returns how long it took."""
         began = time.monotonic()
-        while not is_so():
+        while not condition():
             for task in self.tasks:
                 if task.done():
                     task.result()
             if time.monotonic() - began > secs:
-                raise RuntimeError(f"waited {secs} s for {what}; {self.figures()}")
+                raise RuntimeError(f"waited {secs} s for {what}; {self.summary()}")
             await asyncio.sleep(0.02)
         return time.monotonic() - began
 
@@ -72,83 +72,83 @@ class Run:
     async def settle(self):
         """Publishers pause; everything that was acknowledged is at every subscriber."""
         for one in self.publishers:
-            one.is_on = False
-        await self.until("answers", lambda: not any(one.waiting for one in self.publishers))
+            one.is_enabled = False
+        await self.until("answers", lambda: not any(one.unanswered for one in self.publishers))
         # What was never answered may still come.
         await asyncio.sleep(0.3)
         newest = {channel: 0 for channel in CHANNELS}
         for channel, _, offset in self.record.acknowledged.values():
             newest[channel] = max(newest[channel], offset)
-        is_there = lambda: all(one.offset >= newest[one.channel] for one in self.subscribers)
-        took = await self.until("deliveries", is_there)
+        are_delivered = lambda: all(one.offset >= newest[one.channel] for one in self.subscribers)
+        took = await self.until("deliveries", are_delivered)
         self.record.check(self.subscribers)
         for one in self.publishers:
-            one.is_on = True
+            one.is_enabled = True
         return took
 
-    async def flows(self):
+    async def wait_for_acks(self):
         """Seconds until each publisher has an acknowledgement of what it sent from now on."""
         now = time.monotonic()
         await self.until("acknowledgements", lambda: all(one.first_ack_after(now) for one in self.publishers))
         return max(one.first_ack_after(now) for one in self.publishers)
 
-    async def spread(self):
+    async def return_all_home(self):
         """Everybody is where it began."""
-        await asyncio.gather(*(one.go_home() for one in [*self.subscribers, *self.publishers]))
-        is_home = lambda: all(one.at == one.home and not one.is_called for one in [*self.subscribers, *self.publishers])
-        await self.until("everybody to be home", is_home, self.patience)
-        await self.all_connected(self.patience)
-        await self.flows()
+        await asyncio.gather(*(one.return_home() for one in [*self.subscribers, *self.publishers]))
+        is_home = lambda: all(one.node_index == one.home_node and not one.is_returning_home for one in [*self.subscribers, *self.publishers])
+        await self.until("everybody to be home", is_home, self.reconnect_timeout_secs)
+        await self.all_connected(self.reconnect_timeout_secs)
+        await self.wait_for_acks()
 
     def reconnects(self):
         return sum(one.reconnects for one in self.subscribers)
 
-    async def node(self):
+    async def kill_node(self):
         """kill -9 of a node; its subscribers come back on the others."""
-        victim = random.randrange(3)
-        mine = [one for one in self.subscribers if one.at == victim]
+        killed_index = random.randrange(3)
+        affected = [one for one in self.subscribers if one.node_index == killed_index]
         killed = time.monotonic()
-        await asyncio.to_thread(self.nodes[victim].kill)
+        await asyncio.to_thread(self.nodes[killed_index].kill)
         began = time.monotonic()
-        await self.until("the loss to be seen", lambda: not any(one.is_connected and one.at == victim for one in mine))
-        back = await self.all_connected(self.patience) + (time.monotonic() - began)
-        await self.flows()
-        acks = max(one.longest_silence(killed, time.monotonic()) for one in self.publishers)
+        await self.until("the loss to be seen", lambda: not any(one.is_connected and one.node_index == killed_index for one in affected))
+        resumed_after = await self.all_connected(self.reconnect_timeout_secs) + (time.monotonic() - began)
+        await self.wait_for_acks()
+        ack_gap = max(one.longest_ack_gap(killed, time.monotonic()) for one in self.publishers)
         await asyncio.sleep(1)
-        ready = await asyncio.to_thread(self.nodes[victim].start)
-        return f"{len(mine)} subscribers back on other nodes after {back:.2f} s, no publisher waited longer than {acks:.2f} s for an " \
+        ready = await asyncio.to_thread(self.nodes[killed_index].start)
+        return f"{len(affected)} subscribers back on other nodes after {resumed_after:.2f} s, no publisher waited longer than {ack_gap:.2f} s for an " \
                f"acknowledgement; the node is ready {ready:.2f} s after its start"
 
-    async def redis_(self):
+    async def kill_redis(self):
         """kill -9 of Redis; it comes back with its append-only file."""
         before, began = self.reconnects(), time.monotonic()
         self.redis.kill()
         await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers))
-        told = max(one.first_refusal_after(began) for one in self.publishers)
+        notified_after = max(one.first_refusal_after(began) for one in self.publishers)
         await asyncio.sleep(1.5)
         await asyncio.to_thread(self.redis.start)
-        back = await self.flows()
-        self.expect_within(told, 4, "publishers were told after")
-        self.expect_within(back, 5, "all went on after Redis was back for")
+        resumed_after = await self.wait_for_acks()
+        self.expect_within(notified_after, 4, "publishers were told after")
+        self.expect_within(resumed_after, 5, "all went on after Redis was back for")
         self.expect(self.reconnects() == before, "subscribers lost their connections")
-        return f"publishers told after {told:.2f} s, acknowledged again {back:.2f} s after Redis answered; " \
+        return f"publishers told after {notified_after:.2f} s, acknowledged again {resumed_after:.2f} s after Redis answered; " \
                f"no subscriber lost its connection"
 
-    async def full(self):
+    async def fill_redis(self):
         """Redis has no memory left for publications, then has it again."""
         before, began = self.reconnects(), time.monotonic()
-        self.redis.command("CONFIG SET maxmemory 1")
+        self.redis.send_command("CONFIG SET maxmemory 1")
         await self.until("refusals", lambda: all(one.first_refusal_after(began) for one in self.publishers))
-        told = max(one.first_refusal_after(began) for one in self.publishers)
+        notified_after = max(one.first_refusal_after(began) for one in self.publishers)
         await asyncio.sleep(4.5)
-        last = max(at - began for one in self.publishers for at in one.acks)
+        last = max(at - began for one in self.publishers for at in one.ack_times)
         await self.until("/readyz to say it", lambda: self.nodes[1].readiness() == 503)
-        self.redis.command("CONFIG SET maxmemory 0")
-        back = await self.flows()
+        self.redis.send_command("CONFIG SET maxmemory 0")
+        resumed_after = await self.wait_for_acks()
         await self.until("readiness", lambda: all(node.readiness() == 200 for node in self.nodes))
         self.expect(self.reconnects() == before, "subscribers lost their connections")
-        return f"publishers told after {told:.2f} s, last acknowledgement at {max(last, 0):.2f} s, /readyz 503 meanwhile; " \
-               f"acknowledged again {back:.2f} s after there was room"
+        return f"publishers told after {notified_after:.2f} s, last acknowledgement at {max(last, 0):.2f} s, /readyz 503 meanwhile; " \
+               f"acknowledged again {resumed_after:.2f} s after there was room"
 
     async def partition(self):
         """One node does not reach Redis; its subscribers stay and are made whole."""
@@ -157,52 +157,52 @@ class Run:
         began = time.monotonic()
         room = Room(self.nodes)
         self.expect(await room.open(), "two peers were not let into a room")
-        siege = asyncio.create_task(room.besiege())
+        probing = asyncio.create_task(room.probe_forever())
         direction = self.args.direction if self.args.direction != "each" else ("both", "to", "from")[self.partitions % 3]
         self.partitions += 1
         self.network.cut(direction)
-        readiness, mine = [], [one for one in self.subscribers if one.at == 0]
-        self.record.told.clear()
+        readiness, affected = [], [one for one in self.subscribers if one.node_index == 0]
+        self.record.notices.clear()
         spent = asyncio.create_task(self.replays(self.args.partition_secs))
         while time.monotonic() - began < self.args.partition_secs:
             readiness.append((time.monotonic() - began, await asyncio.to_thread(self.nodes[0].readiness)))
             await asyncio.sleep(0.2)
         self.network.heal()
         healed = time.monotonic()
-        told = here.first_refusal_after(began)
-        degraded = [at - began for at in self.record.told["degraded"]]
-        self.expect(len(degraded) == len(mine), f"{len(degraded)} of {len(mine)} subscribers were told that it is degraded")
+        notified_after = here.first_refusal_after(began)
+        degraded = [at - began for at in self.record.notices["degraded"]]
+        self.expect(len(degraded) == len(affected), f"{len(degraded)} of {len(affected)} subscribers were told that it is degraded")
         unready = next((at for at, status in readiness if status == 503), None)
-        last_ack = max(0, *(at - began for at in here.acks if at < healed))
-        self.expect_within(told, 4, "the publisher was told after")
+        last_ack = max(0, *(at - began for at in here.ack_times if at < healed))
+        self.expect_within(notified_after, 4, "the publisher was told after")
         self.expect_within(last_ack, 4, "the last acknowledgement came after")
         self.expect_within(unready, 6, "/readyz said it after")
-        silence = max((one.longest_silence(began, healed) for one in others), default=0)
-        self.expect_within(silence, 4, "publishers on other nodes waited")
-        back = await self.flows()
-        is_level = lambda: all(one.offset + 30 >= max(other.offset for other in self.subscribers
-                                                     if other.channel == one.channel) for one in mine)
-        whole = await self.until("the node's subscribers to be made whole", is_level) + back
-        self.expect_within(whole, 10, "subscribers were whole after")
+        ack_gap = max((one.longest_ack_gap(began, healed) for one in others), default=0)
+        self.expect_within(ack_gap, 4, "publishers on other nodes waited")
+        resumed_after = await self.wait_for_acks()
+        has_caught_up = lambda: all(one.offset + 30 >= max(other.offset for other in self.subscribers
+                                                     if other.channel == one.channel) for one in affected)
+        caught_up_after = await self.until("the node's subscribers to be made whole", has_caught_up) + resumed_after
+        self.expect_within(caught_up_after, 10, "subscribers were whole after")
         ready = await self.until("readiness", lambda: self.nodes[0].readiness() == 200)
         self.expect(self.reconnects() == before, "subscribers lost their connections")
-        restored = self.record.told["restored"]
-        await self.until("all to be told `restored`", lambda: len(restored) >= len(mine))
+        restored = self.record.notices["restored"]
+        await self.until("all to be told `restored`", lambda: len(restored) >= len(affected))
         replays = await spent
-        siege.cancel()
-        await asyncio.gather(siege, return_exceptions=True)
-        self.expect(room.most <= SEATS, f"{room.most} peers were in a room for {SEATS}")
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+        self.expect(room.max_peers <= MAX_SEATS, f"{room.max_peers} peers were in a room for {MAX_SEATS}")
         peers = len(room.peers)
         await room.close()
-        return f"{direction}: its publisher told after {told or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
-               f"{unready or 0:.1f} s; elsewhere at most {silence:.2f} s between acknowledgements; after {self.args.partition_secs} s " \
-               f"healed: {len(mine)} subscribers whole within {whole:.2f} s, ready after {whole + ready:.1f} s, none lost; " \
+        return f"{direction}: its publisher told after {notified_after or 0:.2f} s, last acknowledgement there at {last_ack:.2f} s, /readyz 503 after " \
+               f"{unready or 0:.1f} s; elsewhere at most {ack_gap:.2f} s between acknowledgements; after {self.args.partition_secs} s " \
+               f"healed: {len(affected)} subscribers whole within {caught_up_after:.2f} s, ready after {caught_up_after + ready:.1f} s, none lost; " \
                f"{len(degraded)} told `degraded` after {max(degraded, default=0):.2f} s and {len(restored)} `restored`; " \
-               f"a room for {SEATS} had at most {room.most} peers and has {peers}; replays {replays}"
+               f"a room for {MAX_SEATS} had at most {room.max_peers} peers and has {peers}; replays {replays}"
 
     async def replays(self, secs):
         """Signed requests during a partition and after it, to all nodes: each is accepted once at most."""
-        here, there = (Once(self.key, self.nodes[at], CHANNELS[0], f"replay {at} {self.partitions}") for at in (0, 1))
+        here, there = (ReplayedRequest(self.key, self.nodes[at], CHANNELS[0], f"replay {at} {self.partitions}") for at in (0, 1))
         # Late enough that the signature is still young after the partition.
         await asyncio.sleep(max(secs - 20, secs / 3))
         statuses = [await there.send(self.nodes[1]), await there.send(self.nodes[0]), await here.send(self.nodes[0])]
@@ -214,46 +214,46 @@ class Run:
         self.expect(there.accepted == 1 and here.accepted <= 1, f"requests were accepted again: {statuses}")
         return statuses
 
-    async def rolling(self):
+    async def rolling_restart(self):
         """Every node ends with SIGTERM, one after the other, and starts again. One client of the last one never answers."""
         before, figures, window = self.record.closes.copy(), [], self.args.window
         for at, node in enumerate(self.nodes):
-            with node.stall() if at == 2 else contextlib.nullcontext():
-                self.record.ends.clear()
+            with node.open_unresponsive_client() if at == 2 else contextlib.nullcontext():
+                self.record.node_closes.clear()
                 began = time.monotonic()
                 took = await asyncio.to_thread(node.kill, signal.SIGTERM)
             self.expect(node.process.returncode == 0, f"{node.name} ended with {node.process.returncode}")
             self.expect_within(took, window + 5, f"{node.name} drained for")
-            spread = uneven([moment - began for moment, whose in self.record.ends if whose == at], window)
+            deviation = max_deviation([moment - began for moment, whose in self.record.node_closes if whose == at], window)
             ready = await asyncio.to_thread(node.start)
-            await self.all_connected(self.patience)
-            figures.append(f"{took:.1f}+{ready:.1f} (±{100 * spread:.0f} %)")
+            await self.all_connected(self.reconnect_timeout_secs)
+            figures.append(f"{took:.1f}+{ready:.1f} (±{100 * deviation:.0f} %)")
         closes = self.record.closes - before
         self.expect(set(closes) <= {4000}, f"connections ended with {dict(closes)}")
         return f"drain + start in s (closes in a tenth of the {window} s: off the mean by at most): {', '.join(figures)}; " \
                f"{closes.total()} times a subscriber was told to come back (4000)"
 
-    async def upgrade(self):
+    async def rolling_upgrade(self):
         """The same, and each node starts with the other program: old and new ones share the work for a while."""
         for node in self.nodes:
             node.binary = self.args.other if node.binary == BINARY else BINARY
-        return await self.rolling()
+        return await self.rolling_restart()
 
-    def expect(self, is_so, text):
-        if not is_so:
-            self.record.fault(text)
+    def expect(self, condition, text):
+        if not condition:
+            self.record.add_failure(text)
 
-    def figures(self):
+    def summary(self):
         record, latencies = self.record, sorted(self.record.latencies) or [0]
-        delivered = {data for seen in record.truth.values() for data in seen.values()}
-        came = sum(data in delivered for data in record.unknown)
+        delivered = {data for seen in record.delivered.values() for data in seen.values()}
+        arrived = sum(data in delivered for data in record.unknown_outcome)
         at = lambda part: 1000 * latencies[min(int(part * len(latencies)), len(latencies) - 1)]
         return f"{len(record.acknowledged)} acknowledged (p50 {at(.5):.1f} ms, p99 {at(.99):.0f} ms), " \
-               f"{len(record.unknown)} of unknown fate ({came} of them came), refused {dict(record.refused)}, {record.deliveries} deliveries, " \
+               f"{len(record.unknown_outcome)} of unknown fate ({arrived} of them came), refused {dict(record.refused)}, {record.deliveries} deliveries, " \
                f"closes {dict(record.closes)}"
 
 
-def uneven(moments, window):
+def max_deviation(moments, window):
     """How far the busiest or quietest tenth of the window is from an even spread, as a part of that."""
     if not moments:
         return 0
@@ -277,28 +277,28 @@ async def main():
     parser.add_argument("--fsync", choices=["always", "everysec"], default="everysec")
     args = parser.parse_args()
     began = time.monotonic()
-    async with world(args.fsync, args.window) as parts:
+    async with cluster_env(args.fsync, args.window) as parts:
         run = Run(args, *parts)
         print(f"{args.subscribers} subscribers on 3 nodes, 3 publishers with {args.rate:g}/s each, {len(CHANNELS)} channels, "
-              f"appendfsync {args.fsync}, load {os.getloadavg()[0]:.1f}, {BINARY}\npartition: {parts[3].about}", flush=True)
+              f"appendfsync {args.fsync}, load {os.getloadavg()[0]:.1f}, {BINARY}\npartition: {parts[3].description}", flush=True)
         await run.start()
-        scenarios = {"node": run.node, "redis": run.redis_, "full": run.full, "partition": run.partition, "rolling": run.rolling,
-                     "upgrade": run.upgrade}
+        scenarios = {"node": run.kill_node, "redis": run.kill_redis, "full": run.fill_redis, "partition": run.partition, "rolling": run.rolling_restart,
+                     "upgrade": run.rolling_upgrade}
         for fault in args.faults.split(",") * args.rounds:
-            await run.spread()
+            await run.return_all_home()
             await asyncio.sleep(1)
-            run.late = 0.0
+            run.stall_secs = 0.0
             figures = await scenarios[fault]()
             settled = await run.settle()
             print(f"{fault}: {figures}; all delivered {settled:.2f} s after the last answer", flush=True)
-            if run.record.faults:
+            if run.record.failures:
                 break
-        print(run.figures(), f"in {time.monotonic() - began:.0f} s")
+        print(run.summary(), f"in {time.monotonic() - began:.0f} s")
         for task in run.tasks:
             task.cancel()
         await asyncio.gather(*run.tasks, return_exceptions=True)
-        if run.record.faults:
-            raise RuntimeError("\n".join(run.record.faults))
+        if run.record.failures:
+            raise RuntimeError("\n".join(run.record.failures))
 
 
 if __name__ == "__main__":
