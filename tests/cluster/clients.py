@@ -1,7 +1,7 @@
-"""Publishers and subscribers that go on whatever happens, and the check of what they saw.
+"""Publishers and subscribers that reconnect after every fault, and the check of their deliveries.
 
-Every publication carries words of its own, and is sent once: what was not acknowledged may have been accepted, and may
-come, but never twice. A subscriber that loses its node goes to another one with the position that it has.
+Every publication has unique data and is sent once: an unacknowledged one may be delivered, but never twice. A subscriber
+that loses its node resumes from its position on another one.
 """
 
 import asyncio
@@ -21,13 +21,12 @@ CONNECTION_ERRORS = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage
 CONNECT_OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 60, "close_timeout": 1, "proxy": None,
            "max_queue": None}
 
-
-# Handshakes that this one process does at once; more only wait for its processor.
+# Concurrent handshakes: more would only compete for the CPU of this process.
 HANDSHAKE_LIMIT = asyncio.Semaphore(40)
 
 
 class Record:
-    """What all of them saw."""
+    """Deliveries, acknowledgements and failures of all clients."""
 
     def __init__(self):
         self.delivered = collections.defaultdict(dict)  # channel -> (epoch, offset) -> data
@@ -39,33 +38,33 @@ class Record:
         self.unknown_outcome = []
         self.latencies = []
         self.closes = collections.Counter()
-        self.node_closes = []  # (moment, node) of each connection of a subscriber that its node closed
-        self.notices = collections.defaultdict(list)  # type of another word for subscribers -> moments
+        self.node_closes = []  # (moment, node) of each subscriber connection closed by its node
+        self.notices = collections.defaultdict(list)  # type of any other frame to a subscriber -> moments
 
     def add_failure(self, text):
         if len(self.failures) < 20:
             self.failures.append(text)
 
     def check(self, subscribers):
-        """To be called once everything has arrived."""
+        """Checks order and completeness. To be called once all publications have arrived."""
         for channel, seen in self.delivered.items():
             if len(set(seen.values())) != len(seen):
-                self.add_failure(f"{channel}: something was published twice")
+                self.add_failure(f"{channel}: a publication was stored twice")
             if len(self.epochs[channel]) > 1:
                 self.add_failure(f"{channel}: epochs {self.epochs[channel]}")
         newest = {}
         for data, (channel, epoch, offset) in self.acknowledged.items():
             delivered = self.delivered[channel].get((epoch, offset))
             if delivered != data:
-                self.add_failure(f"{channel}: {data} was acknowledged as {epoch}-{offset}, and {delivered} was delivered there")
-            # Acknowledged ones of one publisher have the order in which they were sent.
+                self.add_failure(f"{channel}: {data} was acknowledged as {epoch}-{offset}, but {delivered} was delivered there")
+            # Acknowledged publications of one publisher keep the order in which they were sent.
             publisher, n = data.split("-")
             if newest.get((publisher, channel), (0, -1))[0] > offset:
                 self.add_failure(f"{channel}: {data} is out of order")
             newest[publisher, channel] = (offset, int(n))
         for one in subscribers:
             if not one.is_complete:
-                self.add_failure(f"{one.channel}: a subscriber was told that something is missing")
+                self.add_failure(f"{one.channel}: a subscriber could not recover")
 
 
 class Subscriber:
@@ -90,7 +89,7 @@ class Subscriber:
                         self.record.node_closes.append((time.monotonic(), self.node_index))
                     pause = 0.05
             self.is_connected = False
-            # Another node than the one that was lost.
+            # Reconnect to a node other than the lost one.
             self.node_index = self.home_node if self.is_returning_home else (self.node_index + random.choice([1, 2])) % len(self.nodes)
             self.is_returning_home = False
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
@@ -121,7 +120,7 @@ class Subscriber:
                     self.record.notices[kind].append(time.monotonic())
 
     async def return_home(self):
-        """Back to the node where it began, as a balancer would have it."""
+        """Reconnects to the initial node, as a load balancer would do."""
         if self.node_index != self.home_node:
             self.is_returning_home = True
             await self.ws.close()
@@ -134,7 +133,7 @@ class Subscriber:
         if self.epoch is None:
             self.epoch, self.offset = message["epoch"], message["offset"]
         elif not message["recovered"]:
-            # What there is of the backlog comes now, from wherever it begins.
+            # The backlog follows, from its first publication on.
             self.is_complete, self.is_resetting = False, True
             self.epoch, self.offset = message["epoch"], message["offset"]
         self.is_connected = True
@@ -153,7 +152,7 @@ class Subscriber:
 
 
 class ReplayedRequest:
-    """A signed request that is sent to several nodes: one of them at most accepts it."""
+    """A signed request that is sent to several nodes: at most one accepts it."""
 
     def __init__(self, key, node, channel, data):
         self.authority, self.path = f"{node.host}:{node.publish}", f"/v1/channels/{quote(channel, safe='')}/messages"
@@ -162,7 +161,7 @@ class ReplayedRequest:
         self.accepted = 0
 
     async def send(self, node):
-        """The status, or 0 if there was no answer."""
+        """Returns the HTTP status, or 0 without a response."""
         status = await asyncio.to_thread(self.send_blocking, node)
         self.accepted += status == 200
         return status
@@ -179,7 +178,7 @@ class ReplayedRequest:
 
 
 class Publisher:
-    """Streams over one WebSocket; on another node as soon as its own is gone."""
+    """Publishes over one WebSocket; reconnects to another node when its own is lost."""
 
     def __init__(self, record, nodes, node_index, channels, key, rate):
         self.record, self.nodes, self.node_index, self.key = record, nodes, node_index, key
@@ -233,7 +232,7 @@ class Publisher:
         if message["type"] == "published":
             sent_at = self.unanswered.pop(message["id"], None)
             if sent_at is None:
-                self.record.add_failure(f"{message['id']} was acknowledged twice or late")
+                self.record.add_failure(f"{message['id']} was acknowledged twice or after the connection was lost")
                 return
             self.record.latencies.append(now - sent_at)
             self.ack_times.append(now)
@@ -251,6 +250,6 @@ class Publisher:
         return next((at - moment for at in self.refusal_times if at >= moment), None)
 
     def longest_ack_gap(self, since, until):
-        """Seconds between two acknowledgements."""
+        """The longest time between two acknowledgements, in seconds."""
         marks = [since, *(at for at in self.ack_times if since <= at <= until), until]
         return max(after - before for before, after in zip(marks, marks[1:]))

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What the compose files in docker/ say, run without a container engine (containers.py). Of the one with three gateways,
-Redis and nginx, everybody comes through nginx; each node is restarted in turn, one is killed, Redis is killed, all under
-load: what was acknowledged reaches every subscriber once and in order. Ends with 1 at the first fault. Needs root, and a
-machine that allows namespaces; elsewhere it says so.
+"""Tests the compose files in docker/ without a container engine (containers.py).
+
+In the cluster of three gateways, Redis and nginx, all clients connect through nginx. Under load, each node is restarted in
+turn, one node is killed, and Redis is killed: every acknowledged publication reaches every subscriber once and in order.
+Exits with 1 at the first failure. Needs root and namespaces; reports if they are not allowed.
 
     composed.py [--subscribers 60] [--rate 5]
 """
@@ -31,14 +32,14 @@ NODES = ("node-1", "node-2", "node-3")
 
 
 class ClientEndpoint:
-    """Where all clients come to."""
+    """Address and ports that all clients connect to."""
 
     def __init__(self, service):
         self.host, self.public, self.publish = service.addresses["outside"], 8080, 8081
 
 
 def configure(folder, key, config):
-    """The operator's part: a password, a publisher's key, and the examples of the configuration no longer comments."""
+    """The operator's files: a password, a publisher's key, and the configuration with its examples uncommented."""
     folder = folder / "operator"
     folder.mkdir()
     password, keys, gateway_config = folder / "redis-password", folder / "keys", folder / "lastmile.toml"
@@ -83,17 +84,18 @@ async def three_nodes(args, services, key):
     redis = services["redis"].addresses["engine"]
     can_reach_redis = lambda service: service.succeeds(["bash", "-c", f"exec 3<>/dev/tcp/{redis}/6379"])
     if [can_reach_redis(service) for service in (services["nginx"], nodes[0])] != [False, True]:
-        raise RuntimeError("Redis must be reached by the gateways, and not by nginx")
+        raise RuntimeError("Redis must be reachable from the gateways and not from nginx")
 
     run = Run(args, None, [front] * 3, key, None)
     await run.start()
-    print(f"{args.subscribers} subscribers and 3 publishers through nginx, all there after {time.monotonic() - began:.1f} s", flush=True)
+    took = time.monotonic() - began
+    print(f"{args.subscribers} subscribers and 3 publishers through nginx, all connected after {took:.1f} s", flush=True)
 
-    async def settle(what, figures):
+    async def settle(step, figures):
         await run.all_connected(run.reconnect_timeout_secs)
         await run.wait_for_acks()
         settled = await run.settle()
-        print(f"{what}: {figures}; all delivered {settled:.2f} s after the last answer", flush=True)
+        print(f"{step}: {figures}; all delivered {settled:.2f} s after the last answer", flush=True)
 
     figures = []
     for node in nodes:
@@ -116,7 +118,7 @@ async def three_nodes(args, services, key):
     refused = time.monotonic()
     await run.until("refusals", lambda: all(one.first_refusal_after(refused) for one in run.publishers))
     services["redis"].start()
-    await settle("kill -9 of Redis", f"refused meanwhile {dict(run.record.refused)}")
+    await settle("kill -9 of Redis", f"refused during the outage {dict(run.record.refused)}")
     for node in nodes:
         await wait_until_healthy(node)
 
@@ -139,12 +141,12 @@ def main():
     args = parser.parse_args()
     files = {"compose.yaml": ("lastmile.toml", one_gateway), "compose.cluster.yaml": ("cluster/lastmile.toml", three_nodes)}
     if (file := os.environ.get("COMPOSED")) not in files:
-        # Each in namespaces of its own, so that nothing of it is seen outside or left behind.
+        # Each file runs in its own namespaces, so that nothing leaks or is left behind.
         namespace_command = ["unshare", "--net", "--mount"]
         needs = "mount --make-rprivate / && mount -t tmpfs none /tmp && ip link add one type bridge && ip link add two type veth"
         probe = subprocess.run([*namespace_command, "sh", "-c", needs], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if probe.returncode:
-            print(f"not tried here, where namespaces are not allowed: {probe.stderr.strip()}")
+            print(f"skipped: namespaces are not allowed here: {probe.stderr.strip()}")
             return
         command = [*namespace_command, sys.executable, *sys.argv]
         sys.exit(any(subprocess.run(command, env={**os.environ, "COMPOSED": file}).returncode for file in files))

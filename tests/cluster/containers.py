@@ -1,6 +1,7 @@
-"""Services of a compose file, without a container engine: each in a network namespace and a root folder of its own, with
-the networks, addresses, names, mounts, users and rights that its files ask for. The programs of this machine stand in for
-those of the images. Needs root, and ends with the process that made it.
+"""Runs the services of a compose file without a container engine.
+
+Each service has its own network namespace and root folder, with the networks, addresses, names, mounts, users and privileges
+of the file. The programs of this machine replace those of the images. Needs root; all services end with the parent process.
 """
 
 import json
@@ -23,7 +24,7 @@ def run(*command):
 
 
 def parse_image(dockerfile):
-    """Of the last stage: the user, the folder, the command, and the command of the health check."""
+    """User, folder, command and health check of the last stage."""
     text = dockerfile.read_text()
     words = dict(line.split(maxsplit=1) for line in text[text.rindex("\nFROM"):].splitlines() if " " in line)
     return {
@@ -34,7 +35,7 @@ def parse_image(dockerfile):
     }
 
 
-# What the images bring along that a compose file does not name.
+# Defaults of the images that a compose file does not name.
 IMAGES = {
     "lastmile": parse_image(ROOT / "docker/Dockerfile"),
     "redis": {"user": "redis", "folder": "/data"},
@@ -58,7 +59,7 @@ class Composition:
         self.create_networks()
 
     def create_networks(self):
-        """One bridge for each network; this side has its first address, as an engine's host has."""
+        """Creates one bridge for each network. This side gets the first address, like the host of a container engine."""
         run("ip", "link", "set", "lo", "up")
         for network, prefix in self.networks.items():
             run("ip", "link", "add", network, "type", "bridge")
@@ -92,9 +93,9 @@ class Service:
         self.root.mkdir()
         self.log = open(composition.folder / f"{name}.log", "ab")
         self.process = None
-        # Seconds until an engine would kill it.
+        # Seconds until a container engine would kill it.
         self.grace = float(options.get("stop_grace_period", "10s").removesuffix("s"))
-        # Holds the network while the service is not running.
+        # Keeps the namespace alive while the service is not running.
         self.network = subprocess.Popen([*DIE_WITH_PARENT, "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
         our_namespace, namespace = "/proc/self/ns/net", f"/proc/{self.network.pid}/ns/net"
         while os.readlink(our_namespace) == os.readlink(namespace):
@@ -109,7 +110,7 @@ class Service:
         run(*self.enter, "ip", "link", "set", network, "up")
 
     def mounts(self):
-        """(source, target, whether it is for reading only)"""
+        """Yields (source, target, whether it is read-only)."""
         folder = self.composition.file.parent
         for mount in self.options.get("volumes", []):
             source, target, *mode = mount.split(":")
@@ -123,17 +124,17 @@ class Service:
             yield self.composition.mount_overrides.get(target, folder / self.composition.secrets[secret]["file"]), target, True
 
     def host_entries(self):
-        """Those who share a network, by the first one that both are in."""
+        """Lines of /etc/hosts: the services that share a network, with their address in the first shared one."""
         for name, other in self.composition.services.items():
             shared = [address for network, address in other.addresses.items() if network in self.addresses]
             if shared:
                 yield f"{shared[0]} {name}"
 
     def script(self, command):
-        """Makes the root folder, and becomes the command in it."""
+        """A shell script that builds the root folder and executes the command in it."""
         root = shlex.quote(str(self.root))
         hosts = "\n".join(["127.0.0.1 localhost", *self.host_entries()])
-        # The files of the machine are there for its programs; nothing of its own.
+        # /usr of the machine, for its programs and libraries; nothing else of the machine is visible.
         lines = ["set -e", "mount --make-rprivate /", f"mount -t tmpfs -o mode=755 none {root}", f"cd {root}",
                  "mkdir usr dev proc etc etc/ssl tmp app",
                  "for name in bin sbin lib lib64; do [ ! -e /$name ] || ln -s usr/$name $name; done",
@@ -174,18 +175,18 @@ class Service:
         return self.succeeds(self.image["health"])
 
     def succeeds(self, command):
-        """Whether a command in this service's place succeeds."""
+        """Whether a command succeeds in the environment of this service."""
         return subprocess.run(self.in_namespace(command), stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
     def stop(self, signum=signal.SIGTERM):
-        """Returns its status, and how many seconds it took."""
+        """Returns the exit status, and how many seconds the exit took."""
         began = time.monotonic()
         self.process.send_signal(signum)
         return self.process.wait(self.grace + 60), time.monotonic() - began
 
     def close(self):
         if self.process:
-            # Its children too.
+            # The process group includes its children.
             try:
                 os.killpg(self.process.pid, signal.SIGKILL)
             except ProcessLookupError:

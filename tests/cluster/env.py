@@ -1,7 +1,7 @@
-"""Processes of one cluster: a Redis with an append-only file, three gateways, and the network that one of them has.
+"""Processes of a test cluster: Redis with an append-only file, three gateways, and a partitionable network for one of them.
 
-The first node lives in a network namespace of its own with two links, one for clients and one for Redis, so that the one
-can be cut without the other. Where namespaces are not allowed, a proxy stands before Redis and swallows what comes.
+The first node runs in its own network namespace with two links, one for clients and one for Redis, so that each can fail
+alone. Where namespaces are not allowed, a proxy in front of Redis stops forwarding instead.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REDIS_SERVER = os.environ.get("REDIS_SERVER", "redis-server")
 BINARY = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
-#: Whatever proxy the surroundings name.
+#: Ignores the proxies of the environment.
 NO_PROXY_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CONFIG = """
 [listeners.public]
@@ -63,16 +63,16 @@ filter = "info"
 """
 
 
-def wait_until(what, condition, secs=90):
+def wait_until(description, condition, secs=90):
     deadline = time.monotonic() + secs
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {secs} s for {what}")
+            raise RuntimeError(f"waited {secs} s for {description}")
         time.sleep(0.02)
 
 
 def free_ports(count):
-    """The system gives none of these to a connection that goes out, so nobody has them while their program is away."""
+    """Ports below the ephemeral range, so that no outgoing connection takes one while its process is down."""
     ports = set()
     while len(ports) < count:
         port = random.randrange(11_000, 30_000)
@@ -82,8 +82,8 @@ def free_ports(count):
 
 
 def fast_temp_dir():
-    """Memory that looks like a disk, where there is enough: here programs are killed, not machines, and how long a disk takes
-    for an fsync is not what is tested. Else the usual place."""
+    """/dev/shm if it has room, else the default. The tests kill processes, not machines, and do not measure the latency of an
+    fsync."""
     with contextlib.suppress(OSError):
         if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 50 << 20:
             return "/dev/shm"
@@ -153,7 +153,7 @@ class Node:
             return 0
 
     def kill(self, how=signal.SIGKILL):
-        """Ends it; returns how many seconds that took."""
+        """Sends the signal, waits for the exit and returns how many seconds it took."""
         began = time.monotonic()
         if self.process:
             self.process.send_signal(how)
@@ -161,29 +161,29 @@ class Node:
         return time.monotonic() - began
 
     def open_unresponsive_client(self):
-        """A WebSocket whose client reads nothing and answers nothing."""
+        """Opens a WebSocket whose client reads nothing and answers nothing."""
         one = socket.create_connection((self.host, self.public), 30)
         one.sendall(f"GET /v1/subscribe HTTP/1.1\r\nHost: {self.host}:{self.public}\r\nConnection: Upgrade\r\n"
                     "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: lastmile.v1\r\n"
                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
         if not one.recv(12).endswith(b"101"):
-            raise RuntimeError(f"{self.name} takes no WebSocket")
+            raise RuntimeError(f"{self.name} refused a WebSocket")
         return one
 
 
 class Namespace:
-    """A namespace with two links, one for clients and one for Redis, in networks of four addresses each."""
+    """A network namespace with two links, one for clients and one for Redis, each in a /30 network."""
 
-    description = "a network namespace whose link to Redis carries nothing (neighbours with wrong addresses)"
+    description = "network namespace whose link to Redis drops all packets (ARP neighbours with wrong addresses)"
     UNREACHABLE_MAC = "02:00:00:00:00:99"
 
     def __init__(self):
         number = os.getpid()
         self.name = f"lm{number}"
         self.command_prefix = ["ip", "netns", "exec", self.name]
-        # Several runs on one machine have networks of their own.
+        # Derived from the process id, so that concurrent runs do not collide.
         network = f"10.{128 + number % 100}.{number // 100 % 256}"
-        # Link of this side, link inside, address of this side, address inside.
+        # Outer link, inner link, outer address, inner address.
         self.links = [(f"lm{number % 10_000_000}c", "clients", f"{network}.1", f"{network}.2"),
                       (f"lm{number % 10_000_000}r", "redis", f"{network}.5", f"{network}.6")]
         self.host, self.redis_host = self.links[0][3], self.links[1][2]
@@ -202,12 +202,12 @@ class Namespace:
         return f"{self.redis_host}:{redis_port}"
 
     def neighbours(self):
-        """Of each direction: where the neighbour is known, its address, the link to it."""
+        """By direction: the namespace that holds the ARP entry, the neighbour's address, and the link."""
         ours, theirs, our_address, their_address = self.links[1]
         return {"to": (self.command_prefix, our_address, theirs), "from": ([], their_address, ours)}
 
     def cut(self, direction):
-        """`to`: Redis hears nothing of the node; `from`: the node hears nothing of Redis; `both`."""
+        """`to` drops packets to Redis, `from` drops packets from Redis, `both` drops all."""
         for name, (command_prefix, address, link) in self.neighbours().items():
             if direction in (name, "both"):
                 run(*command_prefix, "ip", "neigh", "replace", address, "lladdr", self.UNREACHABLE_MAC, "dev", link, "nud", "permanent")
@@ -223,9 +223,9 @@ class Namespace:
 
 
 class Proxy:
-    """In place of a namespace: while it is cut it reads nothing and passes nothing on."""
+    """Fallback without a namespace: a proxy that stops reading and forwarding during a partition."""
 
-    description = "a TCP proxy that passes nothing on: network namespaces are not allowed here"
+    description = "TCP proxy that stops forwarding: network namespaces are not allowed here"
     host, redis_host, command_prefix = "127.0.0.1", "127.0.0.1", ()
 
     def open(self):
@@ -278,7 +278,7 @@ def run(*command):
 
 @contextlib.asynccontextmanager
 async def cluster_env(fsync, window=2):
-    """Gives Redis, the nodes, the publishers' key, and the network of the first node."""
+    """Starts a cluster. Yields Redis, the nodes, the publishers' key, and the network of the first node."""
     with contextlib.ExitStack() as stack:
         folder, store = (pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lastmile-cluster-", dir=place)))
                          for place in (None, fast_temp_dir()))

@@ -1,4 +1,4 @@
-"""A room for two with peers on two nodes, and strangers who know its secret and come to every node."""
+"""A room of two seats with peers on two nodes, and further peers that try to join it on every node."""
 
 import asyncio
 import http.client
@@ -16,7 +16,7 @@ class Room:
         self.nodes, self.peers, self.max_peers, self.tasks = nodes, set(), 0, []
 
     async def open(self):
-        """Its peers are on the first node and on the second one, which has the room."""
+        """Creates the room on the second node and joins from the first and the second one."""
         self.room = await asyncio.to_thread(self.create_room)
         return await self.join(1) and await self.join(0)
 
@@ -27,7 +27,7 @@ class Room:
         return json.loads(connection.getresponse().read())
 
     async def join(self, node_index):
-        """Whether it was let in."""
+        """Returns whether the peer was admitted."""
         node = self.nodes[node_index]
         try:
             ws = await connect(f"ws://{node.host}:{node.public}{self.room['link']}", subprotocols=["lastmile.pair.v1"], **CONNECT_OPTIONS)
@@ -46,7 +46,7 @@ class Room:
         self.peers.discard(ws)
 
     async def probe_forever(self):
-        """Comes to every node, again and again, until it is cancelled."""
+        """Tries to join on every node, again and again, until it is cancelled."""
         while True:
             await asyncio.gather(*(self.join(node_index) for node_index in range(len(self.nodes))))
             await asyncio.sleep(0.5)
