@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A subscriber with compression as another library has it: large commands in fragments, publications printed.
+"""A subscriber with the compression of an independent WebSocket library: large fragmented commands, publications printed.
 
     deflate.py --url ws://127.0.0.1:8080/v1/subscribe --channel prices.btc --count 3
 
-Prints `ready` when it listens, then each publication, one a line.
+Prints `ready` once it is subscribed, then one publication per line.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main():
         assert extension.remote_no_context_takeover and extension.local_no_context_takeover, extension
         ws.send(['{"type":', '"hello"', "}"])
         receive(ws, "welcome")
-        # Often the same, which would be shorter still if a context were taken over.
+        # Repeated data, which would compress better still with context takeover.
         for n in range(20):
             ws.send(json.dumps({"type": "ping", "id": str(n), "more": "much of the same " * 1000}))
             assert receive(ws, "pong")["id"] == str(n)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A whole publisher for a lastmile gateway on Python's own HTTP client, and a check of how it is refused.
+"""A publisher on Python's standard HTTP client: signed publications, refusals and channel management.
 
     publisher.py --key KEY.pem --url http://127.0.0.1:8081 --channel prices.btc
 
-Prints the answer to each publication that was taken, one a line. Ends with an error at the first surprise.
+Prints the response to each accepted publication, one per line. Exits with an error at the first unexpected response.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def publish(publisher, messages):
         print(json.dumps(answer))
 
 
-def be_refused(publisher, messages):
+def check_refusals(publisher, messages):
     body = b'{"usd": 1}'
 
     def post(**wrong):
@@ -95,7 +95,7 @@ def be_refused(publisher, messages):
     expect(publisher.send("POST", messages, headers, body), 401, "signature-replayed")
 
 
-def manage(publisher):
+def manage_channel(publisher):
     path = "/v1/channels/" + quote("of python/é", safe="")
     expect(publisher.call("GET", path), 404, "channel-unknown")
     expect(publisher.call("PUT", path, b'{"max_messages":10}'), 201)
@@ -103,7 +103,7 @@ def manage(publisher):
     expect(publisher.call("PUT", path, b'{"max_messages":11}'), 409, "channel-exists")
     state = expect(publisher.call("GET", path), 200)
     if (state["channel"], state["limits"]["max_messages"]) != ("of python/é", 10):
-        sys.exit(f"not the channel that was made: {state}")
+        sys.exit(f"not the channel that was created: {state}")
     expect(publisher.call("DELETE", path), 204)
     expect(publisher.call("DELETE", path), 404, "channel-unknown")
 
@@ -117,8 +117,8 @@ def main():
     publisher = Publisher(signer.load_key(Path(args.key).read_bytes()), args.url)
     messages = f"/v1/channels/{quote(args.channel, safe='')}/messages"
     publish(publisher, messages)
-    be_refused(publisher, messages)
-    manage(publisher)
+    check_refusals(publisher, messages)
+    manage_channel(publisher)
 
 
 if __name__ == "__main__":

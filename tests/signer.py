@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Signs requests to a lastmile gateway (RFC 9421, RFC 9530), written apart from the Rust code.
+"""Signs requests to a lastmile gateway (RFC 9421, RFC 9530), independently of the Rust code.
 
-As a command it prints the headers to add as JSON:
+As a command, it prints the headers to add as JSON:
 
     signer.py --key KEY.pem --method POST --url http://127.0.0.1:8081/v1/channels/c/messages \
               --content-type application/json --body FILE
 
-As a module: `load_key`, `sign`, `fingerprint`. `--check-vectors` signs `vectors/signatures.json` again and
-compares, `--write-vectors` makes it anew. Needs the package `cryptography` and nothing else.
+As a module: `load_key`, `sign`, `fingerprint`. `--check-vectors` compares `vectors/signatures.json` with fresh signatures,
+`--write-vectors` writes it. Needs the package `cryptography` and nothing else.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def public_bytes(key: Ed25519PrivateKey) -> bytes:
 
 
 def fingerprint(key: Ed25519PrivateKey) -> str:
-    """What `ssh-keygen -lf` prints."""
+    """The fingerprint as printed by `ssh-keygen -lf`."""
     parts = [b"ssh-ed25519", public_bytes(key)]
     blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     return "SHA256:" + b64(hashlib.sha256(blob).digest()).rstrip("=")
@@ -61,14 +61,14 @@ def canonical_authority(authority: str) -> str:
 
 
 def sf_string(text: str) -> str:
-    """A string of RFC 9651 section 3.3.3."""
+    """Encodes a string (RFC 9651 section 3.3.3)."""
     if any(not 0x20 <= ord(c) <= 0x7E for c in text):
         raise ValueError("not an ASCII string")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def signature_base(method, authority, path, query, headers, components, parameters) -> str:
-    """RFC 9421 section 2.5. `headers` has names in lower case, `query` no question mark."""
+    """RFC 9421 section 2.5. Names in `headers` are in lower case, `query` has no question mark."""
     derived = {
         "@method": method,
         "@authority": canonical_authority(authority),
@@ -81,7 +81,7 @@ def signature_base(method, authority, path, query, headers, components, paramete
 
 def sign(key, method, authority, path, query=None, content_type=None, body=None, created=None, nonce=None,
          expires=None, label="lastmile", tag="lastmile", alg="ed25519", keyid=None, components=None):
-    """Gives the headers to add, and the base that was signed. A test may give any part a wrong value."""
+    """Returns the headers to add, and the signature base. A test may pass a wrong value for any part."""
     headers = {"lastmile-public-key": b64(public_bytes(key))}
     covered = ["@method", "@authority", "@path", "@query"]
     if body is not None:
@@ -110,7 +110,7 @@ def sign_url(key, method, url, **rest):
     return sign(key, method, parts.netloc, parts.path, query, **rest)
 
 
-# The private key of RFC 9421 appendix B.1.4: everybody knows it.
+# The private key of RFC 9421 appendix B.1.4, which is public.
 RFC_KEY = """-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF
 -----END PRIVATE KEY-----

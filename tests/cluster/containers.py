@@ -45,7 +45,7 @@ IMAGES = {
 
 
 class Composition:
-    """All services of one file. `instead` has other sources for mounts, by their target."""
+    """All services of one file. `mount_overrides` maps mount targets to other sources."""
 
     def __init__(self, file, folder, programs, mount_overrides):
         self.file, self.folder, self.programs, self.mount_overrides = file, folder, programs, mount_overrides

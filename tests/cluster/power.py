@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What a loss of power costs, by a model of it: Redis is killed under load, and of its append-only file only that is left
-which an fsync had brought to the disk by then (strace sees them), and behind it nothing, a part of a command, or zeros.
-Prints what was lost of what had been acknowledged; ends with 1 where something was lost that was acknowledged before the last
-write that an fsync had brought to the disk, or with `always` anything at all, or where a loss was not told.
+"""Simulates power loss of the Redis machine and counts the acknowledged publications that are lost.
+
+Redis is killed under load. Its append-only file is truncated to the bytes that an fsync had made durable (observed with
+strace), followed by nothing, a part of a command, or zeros. Exits with 1 if a loss was acknowledged before the last durable
+write, if `always` lost anything, or if a loss was not reported to a subscriber.
 
     power.py [--fsync always,everysec] [--rounds 6]
 """
@@ -36,7 +37,7 @@ class TimedPublisher(Publisher):
 
 
 class Disk:
-    """Watches which bytes of the append-only file an fsync has brought to the disk."""
+    """Traces which bytes of the append-only file an fsync has made durable."""
 
     def __init__(self, redis):
         self.path = next(iter([*redis.folder.glob("appendonlydir/*.incr.aof"), *redis.folder.glob("appendonly.aof")]))
@@ -47,10 +48,10 @@ class Disk:
         wait_until("strace", lambda: self.log.exists() and "fdatasync" in self.log.read_text())
 
     def unsynced(self):
-        """Bytes at the end of the file that no fsync covers, and the moment of the last write that one does. To be asked
-        once Redis is dead."""
+        """Returns the number of bytes that no fsync covers, and the time of the last durable write. To be called after Redis
+        has ended."""
         self.process.wait(timeout=90)
-        # While an fsync waits or runs, Redis may put its writing off and acknowledge all the same.
+        # While an fsync is pending, Redis may delay its write and acknowledge nevertheless.
         written, durable, begun = (0, 0.0), (0, 0.0), {}
         for line in self.log.read_text().splitlines():
             thread, at, call = line.split(maxsplit=2)
@@ -78,7 +79,7 @@ class Disk:
 
 
 def read_surviving(redis):
-    """What a Redis on a copy of the files has, and whether they had to be repaired."""
+    """Starts Redis on a copy of the files. Returns the publications that it has, and whether the files needed a repair."""
     copy = Redis(redis.folder.with_name(redis.folder.name + "-copy"), redis.hosts, redis.fsync)
     shutil.copytree(redis.folder, copy.folder)
     try:
@@ -86,7 +87,7 @@ def read_surviving(redis):
         try:
             copy.start()
         except RuntimeError:
-            # It refuses to start.
+            # Redis refuses to start with a damaged file.
             is_repaired = True
             for folder in (copy.folder, redis.folder):
                 manifest = next(iter([*folder.glob("appendonlydir/*.manifest"), *folder.glob("appendonly.aof")]))
@@ -108,11 +109,11 @@ async def lose_power(fsync, tail_kind):
         publishers = [TimedPublisher(record, nodes, at, CHANNELS, key, 150) for at in range(3)]
         tasks = [asyncio.create_task(one.run()) for one in [*subscribers, *publishers]]
 
-        async def until(what, condition, secs=90):
+        async def until(description, condition, secs=90):
             deadline = time.monotonic() + secs
             while not condition():
                 if time.monotonic() > deadline:
-                    raise RuntimeError(f"waited {secs} s for {what}")
+                    raise RuntimeError(f"waited {secs} s for {description}")
                 await asyncio.sleep(0.02)
 
         await until("all to begin", lambda: all(one.is_connected for one in subscribers) and all(one.ack_times for one in publishers))
@@ -122,52 +123,53 @@ async def lose_power(fsync, tail_kind):
         killed, killed_at = time.monotonic(), time.time()
         unsynced, synced = disk.truncate(tail_kind)
         surviving, is_repaired = await asyncio.to_thread(read_surviving, redis)
-        # Everybody has what was on its way.
+        # Wait for the deliveries in flight.
         before = -1
         while record.deliveries != before:
             before = record.deliveries
             await asyncio.sleep(0.5)
         ack_moments = {data: moment for one in publishers for data, moment in one.ack_moments.items()}
         lost = {data: killed - moment for data, moment in ack_moments.items() if data not in surviving}
-        # Whoever saw what is gone begins anew. All others go on, but for those of its channel, which may be another one now.
+        # Subscribers that received a lost publication cannot recover, and others of that channel may not: its epoch may change.
         ahead = [one for one in subscribers if record.delivered[one.channel].get((one.epoch, one.offset)) not in surviving]
         affected_channels = {record.acknowledged[data][0] for data in lost} | {one.channel for one in ahead}
         await asyncio.to_thread(redis.start)
         began = time.monotonic()
         await until("acknowledgements", lambda: all(one.first_ack_after(began) for one in publishers))
-        await until("everybody to be told", lambda: all(one.is_connected for one in subscribers) and not any(one.is_complete for one in ahead))
+        is_reported = lambda: all(one.is_connected for one in subscribers) and not any(one.is_complete for one in ahead)
+        await until("losses to be reported", is_reported)
         for one in publishers:
             one.is_enabled = False
         await asyncio.sleep(0.5)
         for one in subscribers:
             if not one.is_complete and one.channel not in affected_channels:
-                record.add_failure(f"{one.channel}: a subscriber was told of a loss, and there was none")
+                record.add_failure(f"{one.channel}: a loss was reported, but nothing was lost")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         oldest = max(lost.values(), default=0)
-        age = killed_at - synced + 0.01  # clocks are read one after the other
+        age = killed_at - synced + 0.01  # The two clocks are not read at the same instant.
         if oldest > age or (lost and fsync == "always"):
-            record.add_failure(f"{len(lost)} lost, the oldest {oldest:.2f} s before, the last durable write {age:.2f} s")
+            record.add_failure(f"{len(lost)} lost, oldest {oldest:.2f} s before the kill, last durable write {age:.2f} s before")
         if record.failures:
             raise RuntimeError("\n".join(record.failures))
         notified = sum(not one.is_complete for one in subscribers)
-        print(f"{fsync}, then {tail_kind}: {unsynced} bytes were not on the disk; of {len(ack_moments)} acknowledged {len(lost)} lost, the oldest "
-              f"{oldest:.2f} s before, the last durable write {killed_at - synced:.2f} s; {notified} of {len(subscribers)} subscribers told"
-              f"{', the file had to be repaired' if is_repaired else ''}", flush=True)
+        print(f"{fsync}, then {tail_kind}: {unsynced} bytes were not durable; of {len(ack_moments)} acknowledged {len(lost)} lost, "
+              f"oldest {oldest:.2f} s before the kill, last durable write {killed_at - synced:.2f} s before; reported to {notified} "
+              f"of {len(subscribers)} subscribers{', the file was repaired' if is_repaired else ''}", flush=True)
         return len(ack_moments), len(lost), oldest
 
 
 async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fsync", default="always,everysec")
-    parser.add_argument("--rounds", type=int, default=6, help="of each")
+    parser.add_argument("--rounds", type=int, default=6, help="rounds for each value of --fsync")
     args = parser.parse_args()
     for fsync in args.fsync.split(","):
         rounds = [await lose_power(fsync, TAIL_KINDS[at % len(TAIL_KINDS)]) for at in range(args.rounds)]
         acknowledged, lost, oldest = (list(column) for column in zip(*rounds))
-        print(f"{fsync}, {args.rounds} losses of power, load {os.getloadavg()[0]:.1f}, {REDIS_SERVER}: {sum(acknowledged)} acknowledged, "
-              f"{sum(lost)} lost, the oldest {max(oldest):.2f} s before", flush=True)
+        print(f"{fsync}, {args.rounds} power losses, load {os.getloadavg()[0]:.1f}, {REDIS_SERVER}: {sum(acknowledged)} acknowledged, "
+              f"{sum(lost)} lost, oldest {max(oldest):.2f} s before the kill", flush=True)
 
 
 if __name__ == "__main__":
