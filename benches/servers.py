@@ -13,23 +13,23 @@ import subprocess
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-BUILT = HERE / "load" / "target" / "release"
+BENCHES = pathlib.Path(__file__).resolve().parent
+LOAD_BIN = BENCHES / "load" / "target" / "release"
 NCHAN_MODULE = pathlib.Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
 def lastmile_path():
-    return pathlib.Path(os.environ.get("LASTMILE", HERE.parent / "target" / "release" / "lastmile"))
+    return pathlib.Path(os.environ.get("LASTMILE", BENCHES.parent / "target" / "release" / "lastmile"))
 
 
 class Server:
     """One way to start a server. `options` are the load generator's for this server."""
 
     name = ""
-    about = ""
+    description = ""
     scenarios = None  # None: all
 
-    def missing(self):
+    def missing_reason(self):
         """Why the server cannot be started here, or None."""
 
     def command(self, directory, port, publish_port, variant):
@@ -40,60 +40,60 @@ class Server:
 
 
 class Floor(Server):
-    about = "one epoll thread and the system calls that cannot be avoided"
+    description = "one epoll thread and the system calls that cannot be avoided"
 
     def __init__(self, name, *flags):
         self.name, self.flags = name, flags
 
     def command(self, directory, port, publish_port, variant):
-        return [BUILT / "floor", "--port", port, *self.flags]
+        return [LOAD_BIN / "floor", "--port", port, *self.flags]
 
 
 class Tungstenite(Server):
     name = "tungstenite"
-    about = "tokio-tungstenite, a task and a queue for each client, one thread"
+    description = "tokio-tungstenite, a task and a queue for each client, one thread"
 
     def command(self, directory, port, publish_port, variant):
-        return [BUILT / "peer-tungstenite", port]
+        return [LOAD_BIN / "peer-tungstenite", port]
 
 
 class Ws(Server):
     name = "ws"
-    about = "npm ws, simple broadcast (sends no pings)"
+    description = "npm ws, simple broadcast (sends no pings)"
 
-    def missing(self):
+    def missing_reason(self):
         if not shutil.which("node"):
             return "needs node"
-        if not (HERE / "peers/ws/node_modules").is_dir():
+        if not (BENCHES / "peers/ws/node_modules").is_dir():
             return "run benches/setup"
 
     def command(self, directory, port, publish_port, variant):
-        return ["node", HERE / "peers/ws/server.js", port]
+        return ["node", BENCHES / "peers/ws/server.js", port]
 
 
 class Uws(Server):
     name = "uws"
-    about = "native µWebSockets (C++), its own publish/subscribe"
+    description = "native µWebSockets (C++), its own publish/subscribe"
 
-    def missing(self):
-        if not (HERE / "peers/uws/target/server").exists():
+    def missing_reason(self):
+        if not (BENCHES / "peers/uws/target/server").exists():
             return "run benches/setup (needs g++)"
 
     def command(self, directory, port, publish_port, variant):
-        return [HERE / "peers/uws/target/server", port]
+        return [BENCHES / "peers/uws/target/server", port]
 
 
 class Nchan(Server):
     name = "nchan"
-    about = "nginx with nchan, one worker"
+    description = "nginx with nchan, one worker"
     scenarios = {"paced", "flood", "alone", "idle", "connect", "churn", "post", "publish", "sleeper"}
 
-    def missing(self):
+    def missing_reason(self):
         if not shutil.which("nginx") or not NCHAN_MODULE.exists():
             return "run benches/setup --apt"
 
     def command(self, directory, port, publish_port, variant):
-        conf = (HERE / "peers/nchan/nginx.conf.in").read_text()
+        conf = (BENCHES / "peers/nchan/nginx.conf.in").read_text()
         for key, value in {"@DIR@": directory, "@PORT@": port, "@MODULE@": NCHAN_MODULE}.items():
             conf = conf.replace(key, str(value))
         (directory / "nginx.conf").write_text(conf)
@@ -102,17 +102,17 @@ class Nchan(Server):
 
 class Lastmile(Server):
     name = "lastmile"
-    about = "the gateway, release build, its own protocol and signatures"
+    description = "the gateway, release build, its own protocol and signatures"
 
-    def missing(self):
+    def missing_reason(self):
         if not lastmile_path().exists():
             return f"no {lastmile_path()}: cargo build --release, or set LASTMILE"
 
     def command(self, directory, port, publish_port, variant):
         key = directory / "bench.key"
-        public = subprocess.check_output([BUILT / "load", "keygen", key], text=True).strip()
-        (directory / "jwks.json").write_bytes(subprocess.check_output([BUILT / "load", "jwks"]))
-        anyone = "" if variant == "token" else 'subscribers = "anyone"'
+        public = subprocess.check_output([LOAD_BIN / "load", "keygen", key], text=True).strip()
+        (directory / "jwks.json").write_bytes(subprocess.check_output([LOAD_BIN / "load", "jwks"]))
+        subscribers = "" if variant == "token" else 'subscribers = "anyone"'
         config = f"""
 [listeners.public]
 address = "127.0.0.1:{port}"
@@ -134,7 +134,7 @@ algorithms = ["ES256"]
 
 [[channels]]
 match = "bench.*"
-{anyone}
+{subscribers}
 
 [rooms]
 max_exchanges = 0
@@ -185,7 +185,7 @@ def running(server, cores, variant=None):
             options = ["--port", port, "--pid", process.pid, *server.options(directory, publish_port, variant)]
             yield [str(option) for option in options]
         finally:
-            end(process)
+            terminate(process)
             log.close()
 
 
@@ -211,7 +211,7 @@ def wait_until_listening(process, port, log):
     raise RuntimeError(f"the server did not start: {log.read()[-600:]}")
 
 
-def end(process):
+def terminate(process):
     """Ends the process group that was started for the server, workers included."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
