@@ -1,6 +1,6 @@
-"""The servers of a benchmark run: how each is started on a free loopback port and spoken to.
+"""The servers of a benchmark run: command, configuration and the load generator's options for each.
 
-A server is a process group of ours: it is started for one measurement and ended after it, by its id.
+A server runs as a process group of its own on free loopback ports and is ended by its id after the measurement.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ def lastmile_path():
 
 
 class Server:
-    """One way to start a server. `options` are the load generator's for this server."""
+    """A kind of server. `options` are the load generator's options for it."""
 
     name = ""
     description = ""
     scenarios = None  # None: all
 
     def missing_reason(self):
-        """Why the server cannot be started here, or None."""
+        """The reason why the server cannot be started here, or None."""
 
     def command(self, directory, port, publish_port, variant):
         raise NotImplementedError
@@ -40,7 +40,7 @@ class Server:
 
 
 class Floor(Server):
-    description = "one epoll thread and the system calls that cannot be avoided"
+    description = "one epoll thread and the unavoidable system calls"
 
     def __init__(self, name, *flags):
         self.name, self.flags = name, flags
@@ -165,7 +165,7 @@ SERVERS = {
 
 @contextlib.contextmanager
 def running(server, cores, variant=None):
-    """Starts a server pinned to `cores`; gives its process id and the load generator's options."""
+    """Starts a server pinned to `cores`; yields the load generator's options, with its process id."""
     with tempfile.TemporaryDirectory(prefix="lastmile-bench-") as name:
         directory = pathlib.Path(name)
         port, publish_port = free_ports(2)
@@ -190,7 +190,7 @@ def running(server, cores, variant=None):
 
 
 def free_ports(count):
-    # All are held until all are known, so that they differ.
+    # All sockets stay open until all ports are known, so that the ports differ.
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
@@ -208,11 +208,11 @@ def wait_until_listening(process, port, log):
             return
         time.sleep(0.05)
     log.seek(0)
-    raise RuntimeError(f"the server did not start: {log.read()[-600:]}")
+    raise RuntimeError(f"server did not start: {log.read()[-600:]}")
 
 
 def terminate(process):
-    """Ends the process group that was started for the server, workers included."""
+    """Ends the server's process group, workers included."""
     for how in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)

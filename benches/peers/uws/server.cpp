@@ -1,4 +1,4 @@
-// A server to compare with: native µWebSockets with its own publish/subscribe. Same paths as the floor.
+// Comparison server: native µWebSockets with its own publish/subscribe. Same paths as the floor.
 #include <App.h>
 
 #include <cstdlib>
