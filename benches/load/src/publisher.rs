@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use crate::fleet::{Fleet, OTHERS, close_text, expect_upgrade};
+use crate::client_pool::{Fleet, OTHERS, close_text, expect_upgrade};
 use crate::sys::{self, IN, OUT};
 use crate::target::Target;
 use crate::ws;

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Plan, pause, seconds};
-use crate::fleet::Opening;
+use crate::client_pool::Opening;
 use crate::stats::{Meter, Report};
 use crate::sys;
 
@@ -64,7 +64,7 @@ pub fn churn(plan: &Plan) -> io::Result<Report> {
         .spent(&spent))
 }
 
-fn cycles(plan: &Plan, fleet: &mut crate::fleet::Fleet, cycles: usize) -> io::Result<()> {
+fn cycles(plan: &Plan, fleet: &mut crate::client_pool::Fleet, cycles: usize) -> io::Result<()> {
     const AT_ONCE: usize = 200;
     let mut begun = AT_ONCE.min(cycles);
     for i in 0..begun {

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Checker, Plan, Steady, WARM_UP, seconds};
-use crate::fleet::Fleet;
+use crate::client_pool::Fleet;
 use crate::publisher::Publisher;
 use crate::stats::{Histogram, Meter, Report};
 use crate::sys;

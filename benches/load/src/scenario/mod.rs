@@ -8,7 +8,7 @@ mod sleeper;
 
 use std::io;
 
-use crate::fleet::{Fleet, Opening};
+use crate::client_pool::{Fleet, Opening};
 use crate::publisher::Publisher;
 use crate::stats::{Report, Server};
 use crate::sys;

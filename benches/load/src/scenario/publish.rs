@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{Plan, seconds};
-use crate::fleet::send_all;
+use crate::client_pool::send_all;
 use crate::publisher::Publisher;
 use crate::stats::{Meter, Report};
 use crate::sys::{self, Epoll, IN};

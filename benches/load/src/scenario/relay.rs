@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Plan, Steady, WARM_UP, pause, seconds};
-use crate::fleet::{Fleet, Opening};
+use crate::client_pool::{Fleet, Opening};
 use crate::stats::{Meter, Report};
 use crate::sys;
 use crate::ws;

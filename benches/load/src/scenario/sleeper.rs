@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Checker, Plan};
-use crate::fleet::Opening;
+use crate::client_pool::Opening;
 use crate::publisher::Publisher;
 use crate::stats::Report;
 use crate::sys;
