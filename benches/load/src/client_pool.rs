@@ -1,36 +1,36 @@
-//! Many clients on one epoll: opens them by their script, hands on the frames they get, answers pings.
+//! Many clients on one epoll: opens them by their handshake, hands on the frames they get, answers pings.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use crate::sys::{self, Epoll, IN, OUT};
-use crate::target::Script;
+use crate::sys::{self, Epoll, READABLE, WRITABLE};
+use crate::target::Handshake;
 use crate::ws;
 
-pub struct Fleet {
+pub struct ClientPool {
     pub epoll: Epoll,
     to: Vec<SocketAddrV4>,
     clients: Vec<Client>,
     buffer: Vec<u8>,
-    /// Tokens and readiness of sockets that are not clients, of the last [`Fleet::poll`].
-    pub others: Vec<(u64, u32)>,
-    /// Clients whose script ended, and clients that were closed, in the last poll.
+    /// Tokens and readiness of sockets that are not clients, of the last [`ClientPool::poll`].
+    pub other_events: Vec<(u64, u32)>,
+    /// Clients whose handshake ended, and clients that were closed, in the last poll.
     pub joined: Vec<usize>,
     pub closed: Vec<usize>,
     /// The last thing that went wrong, for the report.
-    pub trouble: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// Tokens from here on are not clients.
-pub const OTHERS: u64 = 1 << 32;
+pub const FIRST_OTHER_TOKEN: u64 = 1 << 32;
 
 struct Client {
     fd: Option<OwnedFd>,
     phase: Phase,
     /// Bytes of a frame that is not whole yet.
     partial: Vec<u8>,
-    script: Option<Box<Script>>,
+    handshake: Option<Box<Handshake>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -43,28 +43,28 @@ enum Phase {
 
 /// How a group of clients is opened.
 #[derive(Clone, Copy)]
-pub struct Opening {
+pub struct OpenOptions {
     pub in_flight: usize,
     pub receive_buffer: Option<i32>,
 }
 
-impl Default for Opening {
-    fn default() -> Opening {
-        Opening { in_flight: 64, receive_buffer: None }
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions { in_flight: 64, receive_buffer: None }
     }
 }
 
-impl Fleet {
-    pub fn new(to: Vec<SocketAddrV4>) -> io::Result<Fleet> {
-        Ok(Fleet {
+impl ClientPool {
+    pub fn new(to: Vec<SocketAddrV4>) -> io::Result<ClientPool> {
+        Ok(ClientPool {
             epoll: Epoll::new()?,
             to,
             clients: Vec::new(),
             buffer: vec![0; 256 * 1024],
-            others: Vec::new(),
+            other_events: Vec::new(),
             joined: Vec::new(),
             closed: Vec::new(),
-            trouble: None,
+            last_error: None,
         })
     }
 
@@ -77,13 +77,13 @@ impl Fleet {
     }
 
     /// Begins client `i`, a new one or one that was closed.
-    pub fn open(&mut self, i: usize, script: Script, opening: Opening) -> io::Result<()> {
+    pub fn open(&mut self, i: usize, handshake: Handshake, options: OpenOptions) -> io::Result<()> {
         // 10,000 connections from each source address stay clear of the end of the port range.
         let source = Ipv4Addr::new(127, 0, 0, 1 + (i / 10_000) as u8);
-        let fd = sys::connect(self.to[i % self.to.len()], source, opening.receive_buffer)?;
-        self.epoll.add(fd.as_raw_fd(), IN | OUT, i as u64)?;
-        let script = Some(Box::new(script));
-        let client = Client { fd: Some(fd), phase: Phase::Connecting, partial: Vec::new(), script };
+        let fd = sys::connect(self.to[i % self.to.len()], source, options.receive_buffer)?;
+        self.epoll.add(fd.as_raw_fd(), READABLE | WRITABLE, i as u64)?;
+        let handshake = Some(Box::new(handshake));
+        let client = Client { fd: Some(fd), phase: Phase::Connecting, partial: Vec::new(), handshake };
         match self.clients.get_mut(i) {
             Some(place) => *place = client,
             None => self.clients.push(client),
@@ -92,20 +92,25 @@ impl Fleet {
     }
 
     /// Opens `n` more clients and waits until all are ready. Frames that arrive meanwhile are dropped.
-    pub fn open_all(&mut self, n: usize, opening: Opening, script: impl Fn(usize) -> Script) -> io::Result<()> {
+    pub fn open_all(
+        &mut self,
+        n: usize,
+        options: OpenOptions,
+        handshake: impl Fn(usize) -> Handshake,
+    ) -> io::Result<()> {
         let first = self.clients.len();
-        let (mut begun, mut ready) = (0, 0);
+        let (mut started_count, mut ready) = (0, 0);
         let deadline = sys::now() + 120_000_000_000;
         while ready < n {
-            while begun < n && begun - ready < opening.in_flight {
-                self.open(first + begun, script(first + begun), opening)?;
-                begun += 1;
+            while started_count < n && started_count - ready < options.in_flight {
+                self.open(first + started_count, handshake(first + started_count), options)?;
+                started_count += 1;
             }
             self.poll(100_000_000, |_, _, _| {})?;
             ready += self.joined.len();
             if !self.closed.is_empty() || sys::now() > deadline {
-                let trouble = self.trouble.take().unwrap_or_default();
-                return Err(io::Error::other(format!("{ready} of {n} clients got in: {trouble}")));
+                let last_error = self.last_error.take().unwrap_or_default();
+                return Err(io::Error::other(format!("{ready} of {n} clients got in: {last_error}")));
             }
         }
         Ok(())
@@ -113,18 +118,18 @@ impl Fleet {
 
     /// Waits at most `timeout_ns` for something and hands on data frames: client, opcode, payload.
     pub fn poll(&mut self, timeout_ns: i64, mut on_frame: impl FnMut(usize, u8, &[u8])) -> io::Result<()> {
-        self.others.clear();
+        self.other_events.clear();
         self.joined.clear();
         self.closed.clear();
         for at in 0..self.epoll.wait(timeout_ns)? {
             let (token, readiness) = self.epoll.event(at);
-            if token >= OTHERS {
-                self.others.push((token, readiness));
+            if token >= FIRST_OTHER_TOKEN {
+                self.other_events.push((token, readiness));
                 continue;
             }
             let i = token as usize;
             if let Err(e) = self.serve(i, readiness, &mut on_frame) {
-                self.trouble = Some(e.to_string());
+                self.last_error = Some(e.to_string());
                 self.close(i);
                 self.closed.push(i);
             }
@@ -132,9 +137,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends client `i`; `politely` sends a Close frame first.
-    pub fn end(&mut self, i: usize, politely: bool) {
-        if politely && let Some(fd) = &self.clients[i].fd {
+    /// Ends client `i`; `send_close` sends a Close frame first.
+    pub fn end(&mut self, i: usize, send_close: bool) {
+        if send_close && let Some(fd) = &self.clients[i].fd {
             let mut close = Vec::new();
             ws::client_frame(&mut close, ws::CLOSE, &1000u16.to_be_bytes());
             let _ = sys::write(fd.as_raw_fd(), &close);
@@ -149,7 +154,7 @@ impl Fleet {
     }
 
     /// Never reads client `i` again, though it stays open.
-    pub fn fall_asleep(&self, i: usize) -> io::Result<()> {
+    pub fn stop_reading(&self, i: usize) -> io::Result<()> {
         self.clients[i].fd.as_ref().map_or(Ok(()), |fd| self.epoll.remove(fd.as_raw_fd()))
     }
 
@@ -161,11 +166,11 @@ impl Fleet {
     fn serve(&mut self, i: usize, readiness: u32, on_frame: &mut impl FnMut(usize, u8, &[u8])) -> io::Result<()> {
         let client = &mut self.clients[i];
         let Some(fd) = client.fd.as_ref().map(AsRawFd::as_raw_fd) else { return Ok(()) };
-        if client.phase == Phase::Connecting && readiness & OUT != 0 {
-            let script = client.script.as_ref().ok_or(io::ErrorKind::InvalidData)?;
-            send_all(fd, script.request.as_bytes())?;
+        if client.phase == Phase::Connecting && readiness & WRITABLE != 0 {
+            let handshake = client.handshake.as_ref().ok_or(io::ErrorKind::InvalidData)?;
+            send_all(fd, handshake.request.as_bytes())?;
             client.phase = Phase::Upgrading;
-            return self.epoll.change(fd, IN, i as u64);
+            return self.epoll.change(fd, READABLE, i as u64);
         }
         let Some(n) = sys::read(fd, &mut self.buffer)? else { return Ok(()) };
         if n == 0 {
@@ -192,7 +197,7 @@ impl Fleet {
 }
 
 impl Client {
-    /// How many bytes were used, and whether the script ended.
+    /// How many bytes were used, and whether the handshake ended.
     fn consume(
         &mut self,
         i: usize,
@@ -205,13 +210,13 @@ impl Client {
             let Some(end) = ws::head_end(bytes) else { return Ok((0, false)) };
             expect_upgrade(&bytes[..end])?;
             used = end;
-            let script = self.script.take().ok_or(io::ErrorKind::InvalidData)?;
-            if !script.after.is_empty() {
-                send_all(fd, &script.after)?;
+            let handshake = self.handshake.take().ok_or(io::ErrorKind::InvalidData)?;
+            if !handshake.frames.is_empty() {
+                send_all(fd, &handshake.frames)?;
             }
-            joined = script.ready.is_none();
+            joined = handshake.ready_marker.is_none();
             self.phase = if joined { Phase::Ready } else { Phase::Joining };
-            self.script = (!joined).then_some(script);
+            self.handshake = (!joined).then_some(handshake);
         }
         while let Some(frame) = ws::parse(&bytes[used..]) {
             let payload = &bytes[used + frame.start..used + frame.end];
@@ -219,9 +224,9 @@ impl Client {
             match frame.opcode {
                 ws::TEXT | ws::BINARY if self.phase == Phase::Ready => on_frame(i, frame.opcode, payload),
                 ws::TEXT | ws::BINARY => {
-                    let wanted = self.script.as_ref().and_then(|s| s.ready).unwrap_or("");
+                    let wanted = self.handshake.as_ref().and_then(|s| s.ready_marker).unwrap_or("");
                     if contains(payload, wanted.as_bytes()) {
-                        self.script = None;
+                        self.handshake = None;
                         self.phase = Phase::Ready;
                         joined = true;
                     } else if contains(payload, br#""type":"error""#) {

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use crate::client_pool::{Fleet, OTHERS, close_text, expect_upgrade};
-use crate::sys::{self, IN, OUT};
+use crate::client_pool::{ClientPool, FIRST_OTHER_TOKEN, close_text, expect_upgrade};
+use crate::sys::{self, READABLE, WRITABLE};
 use crate::target::Target;
 use crate::ws;
 
@@ -24,12 +24,12 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects, upgrades and joins the epoll of `fleet`, as the `number`th that is not a client.
-    pub fn connect(target: &Target, fleet: &Fleet, number: u64) -> io::Result<Publisher> {
+    /// Connects, upgrades and joins the epoll of `pool`, as the `number`th that is not a client.
+    pub fn connect(target: &Target, pool: &ClientPool, number: u64) -> io::Result<Publisher> {
         let fd = sys::connect(target.publish_address(number as usize), Ipv4Addr::new(127, 0, 1, 1), None)?;
         let mut publisher = Publisher {
             fd,
-            token: OTHERS + number,
+            token: FIRST_OTHER_TOKEN + number,
             out: target.publisher(number as usize).into_bytes(),
             written: 0,
             blocked: false,
@@ -39,7 +39,7 @@ impl Publisher {
             pongs: 0,
         };
         publisher.upgrade()?;
-        fleet.epoll.add(publisher.fd.as_raw_fd(), IN, publisher.token)?;
+        pool.epoll.add(publisher.fd.as_raw_fd(), READABLE, publisher.token)?;
         Ok(publisher)
     }
 
@@ -83,8 +83,8 @@ impl Publisher {
         self.out.len() - self.written
     }
 
-    /// Writes what the socket takes; the rest follows when `fleet` says that it is writable.
-    pub fn flush(&mut self, fleet: &Fleet) -> io::Result<()> {
+    /// Writes what the socket takes; the rest follows when `pool` says that it is writable.
+    pub fn flush(&mut self, pool: &ClientPool) -> io::Result<()> {
         while self.written < self.out.len() {
             match sys::write(self.fd.as_raw_fd(), &self.out[self.written..])? {
                 Some(n) => self.written += n,
@@ -98,23 +98,23 @@ impl Publisher {
         let blocked = self.queued() > 0;
         if blocked != self.blocked {
             self.blocked = blocked;
-            let interest = if blocked { IN | OUT } else { IN };
-            fleet.epoll.change(self.fd.as_raw_fd(), interest, self.token)?;
+            let interest = if blocked { READABLE | WRITABLE } else { READABLE };
+            pool.epoll.change(self.fd.as_raw_fd(), interest, self.token)?;
         }
         Ok(())
     }
 
     /// Does what the events of the last poll say.
-    pub fn serve(&mut self, fleet: &Fleet) -> io::Result<()> {
-        let Some(&(_, readiness)) = fleet.others.iter().find(|(token, _)| *token == self.token) else {
+    pub fn serve(&mut self, pool: &ClientPool) -> io::Result<()> {
+        let Some(&(_, readiness)) = pool.other_events.iter().find(|(token, _)| *token == self.token) else {
             return Ok(());
         };
-        if readiness & OUT != 0 {
-            self.flush(fleet)?;
+        if readiness & WRITABLE != 0 {
+            self.flush(pool)?;
         }
-        if readiness & !OUT != 0 {
+        if readiness & !WRITABLE != 0 {
             self.read()?;
-            self.flush(fleet)?;
+            self.flush(pool)?;
         }
         Ok(())
     }

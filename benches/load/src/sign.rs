@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_signature_covers_the_base_that_its_input_names() {
+    fn signature_covers_base() {
         let key = Key::new(SigningKey::from_bytes(&[3; 32]));
         let headers = key.sign("POST", "127.0.0.1:1", "/x", Some(("application/json", b"{}")));
         let input = headers.split("sig1=").nth(1).unwrap().split("\r\n").next().unwrap();

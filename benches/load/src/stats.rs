@@ -68,12 +68,12 @@ fn children(pid: i32) -> Vec<i32> {
 pub struct Meter {
     cpu: u64,
     ticks: (u64, u64),
-    own: u64,
+    own_cpu: u64,
     started: u64,
 }
 
 /// What passed since a [`Meter`] was started.
-pub struct Spent {
+pub struct Usage {
     /// Nanoseconds of the server's CPU time.
     pub cpu: f64,
     /// Which part of it was user time.
@@ -86,16 +86,16 @@ pub struct Spent {
 
 impl Meter {
     pub fn start(server: &Server) -> Meter {
-        Meter { cpu: server.cpu(), ticks: server.ticks(), own: own_cpu(), started: sys::now() }
+        Meter { cpu: server.cpu(), ticks: server.ticks(), own_cpu: own_cpu(), started: sys::now() }
     }
 
-    pub fn stop(&self, server: &Server) -> Spent {
+    pub fn stop(&self, server: &Server) -> Usage {
         let cpu = server.cpu().saturating_sub(self.cpu) as f64;
         let wall = (sys::now() - self.started) as f64;
         let (user, system) = server.ticks();
         let (user, system) = ((user - self.ticks.0) as f64, (system - self.ticks.1) as f64);
         let user_share = user / (user + system).max(1.0);
-        Spent { cpu, user_share, wall, load_share: (own_cpu() - self.own) as f64 / wall }
+        Usage { cpu, user_share, wall, load_share: (own_cpu() - self.own_cpu) as f64 / wall }
     }
 }
 
@@ -112,20 +112,20 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram { buckets: vec![0; 64 * STEPS], min: u64::MAX, max: 0 }
+        Histogram { buckets: vec![0; 64 * BUCKETS_PER_POWER], min: u64::MAX, max: 0 }
     }
 }
 
-const STEPS: usize = 32;
+const BUCKETS_PER_POWER: usize = 32;
 
 impl Histogram {
     pub fn add(&mut self, ns: u64, times: u64) {
         self.min = self.min.min(ns);
         self.max = self.max.max(ns);
-        let value = ns.max(STEPS as u64);
+        let value = ns.max(BUCKETS_PER_POWER as u64);
         let power = 63 - value.leading_zeros() as usize;
-        let step = (value >> (power - 5)) as usize - STEPS;
-        self.buckets[power * STEPS + step] += times;
+        let step = (value >> (power - 5)) as usize - BUCKETS_PER_POWER;
+        self.buckets[power * BUCKETS_PER_POWER + step] += times;
     }
 
     /// The time in microseconds that `part` of all values do not exceed.
@@ -136,8 +136,8 @@ impl Histogram {
         for (i, count) in self.buckets.iter().enumerate() {
             seen += count;
             if seen >= wanted {
-                let (power, step) = (i / STEPS, i % STEPS);
-                let low = ((STEPS + step) as u64) << (power - 5);
+                let (power, step) = (i / BUCKETS_PER_POWER, i % BUCKETS_PER_POWER);
+                let low = ((BUCKETS_PER_POWER + step) as u64) << (power - 5);
                 return low.min(self.max) as f64 / 1000.0;
             }
         }
@@ -177,11 +177,11 @@ impl Report {
         self
     }
 
-    pub fn spent(self, spent: &Spent) -> Report {
-        self.number("server_cpu_s", spent.cpu / 1e9)
-            .number("user_share", spent.user_share)
-            .number("wall_s", spent.wall / 1e9)
-            .number("load_share", spent.load_share)
+    pub fn usage(self, usage: &Usage) -> Report {
+        self.number("server_cpu_s", usage.cpu / 1e9)
+            .number("user_share", usage.user_share)
+            .number("wall_s", usage.wall / 1e9)
+            .number("load_share", usage.load_share)
     }
 
     pub fn print(self) {
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_within_a_bucket_of_the_true_value() {
+    fn quantile_accuracy() {
         let mut h = Histogram::default();
         for ns in 1..=100_000 {
             h.add(ns, 1);

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Readable, writable and ended, as epoll says it.
-pub const IN: u32 = libc::EPOLLIN as u32;
-pub const OUT: u32 = libc::EPOLLOUT as u32;
+pub const READABLE: u32 = libc::EPOLLIN as u32;
+pub const WRITABLE: u32 = libc::EPOLLOUT as u32;
 
 pub struct Epoll {
     fd: OwnedFd,
@@ -69,7 +69,7 @@ impl Epoll {
 /// Listens on loopback, non-blocking, with a backlog that takes a burst of connections.
 pub fn listen(port: u16) -> io::Result<OwnedFd> {
     let fd = stream_socket()?;
-    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     let address = sockaddr(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) })?;
     check(unsafe { libc::listen(fd.as_raw_fd(), 4096) })?;
@@ -83,7 +83,7 @@ pub fn accept(listener: RawFd) -> io::Result<Option<OwnedFd>> {
     match check(fd) {
         Ok(fd) => {
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-            set(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+            set_option(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
             Ok(Some(fd))
         }
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -95,10 +95,10 @@ pub fn accept(listener: RawFd) -> io::Result<Option<OwnedFd>> {
 /// narrows what the kernel takes for a reader that never reads. The socket may still be connecting.
 pub fn connect(to: SocketAddrV4, source: Ipv4Addr, receive_buffer: Option<i32>) -> io::Result<OwnedFd> {
     let fd = stream_socket()?;
-    set(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    set(&fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    set_option(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(&fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     if let Some(bytes) = receive_buffer {
-        set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+        set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
     }
     let from = sockaddr(SocketAddrV4::new(source, 0));
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const from).cast(), size_of_val(&from) as u32) })?;
@@ -111,12 +111,12 @@ pub fn connect(to: SocketAddrV4, source: Ipv4Addr, receive_buffer: Option<i32>) 
 
 /// Bytes read; `None` when there is nothing now. 0 is the end of the stream.
 pub fn read(fd: RawFd, into: &mut [u8]) -> io::Result<Option<usize>> {
-    some(unsafe { libc::read(fd, into.as_mut_ptr().cast(), into.len()) })
+    none_if_would_block(unsafe { libc::read(fd, into.as_mut_ptr().cast(), into.len()) })
 }
 
 /// Bytes written; `None` when the socket takes nothing now.
 pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<Option<usize>> {
-    some(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
+    none_if_would_block(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
 }
 
 /// Closes a socket that is kept as a number.
@@ -167,7 +167,7 @@ fn stream_socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind, 0))?) })
 }
 
-fn set(fd: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+fn set_option(fd: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let size = size_of_val(&value) as u32;
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size) }).map(drop)
 }
@@ -185,7 +185,7 @@ fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn some(result: isize) -> io::Result<Option<usize>> {
+fn none_if_would_block(result: isize) -> io::Result<Option<usize>> {
     if result >= 0 {
         return Ok(Some(result as usize));
     }

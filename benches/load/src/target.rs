@@ -32,12 +32,12 @@ pub struct Target {
 }
 
 /// What a client sends until it counts as connected.
-pub struct Script {
+pub struct Handshake {
     pub request: String,
     /// Frames that follow the upgrade at once, encoded.
-    pub after: Vec<u8>,
-    /// A part of the frame that ends the script; without one the upgrade ends it.
-    pub ready: Option<&'static str>,
+    pub frames: Vec<u8>,
+    /// A part of the frame that ends the handshake; without one the upgrade ends it.
+    pub ready_marker: Option<&'static str>,
 }
 
 impl Target {
@@ -50,35 +50,35 @@ impl Target {
     }
 
     /// Subscriber `i` listens to channel `i % channels`.
-    pub fn subscriber(&self, i: usize) -> Script {
+    pub fn subscriber(&self, i: usize) -> Handshake {
         if self.dialect == Dialect::Raw {
-            return Script { request: upgrade(self.port, "/sub", ""), after: Vec::new(), ready: None };
+            return Handshake { request: upgrade(self.port, "/sub", ""), frames: Vec::new(), ready_marker: None };
         }
         let token = match self.tokens.get(i % self.tokens.len().max(1)) {
             Some(token) => format!(r#","token":"{token}""#),
             None => String::new(),
         };
         let channel = i % self.channels;
-        let mut after = Vec::new();
-        ws::client_frame(&mut after, ws::TEXT, format!(r#"{{"type":"hello"{token}}}"#).as_bytes());
+        let mut frames = Vec::new();
+        ws::client_frame(&mut frames, ws::TEXT, format!(r#"{{"type":"hello"{token}}}"#).as_bytes());
         let subscribe = format!(r#"{{"type":"subscribe","id":"1","channel":"bench.{channel}"}}"#);
-        ws::client_frame(&mut after, ws::TEXT, subscribe.as_bytes());
+        ws::client_frame(&mut frames, ws::TEXT, subscribe.as_bytes());
         let request = upgrade(self.port, "/v1/subscribe", "Sec-WebSocket-Protocol: lastmile.v1\r\n");
-        Script { request, after, ready: Some(r#""type":"subscribed""#) }
+        Handshake { request, frames, ready_marker: Some(r#""type":"subscribed""#) }
     }
 
     /// One of the two peers of a room.
-    pub fn peer(&self, room: usize) -> Script {
+    pub fn peer(&self, room: usize) -> Handshake {
         match self.dialect {
-            Dialect::Raw => Script {
+            Dialect::Raw => Handshake {
                 request: upgrade(self.port, &format!("/relay/room-{room}"), ""),
-                after: Vec::new(),
-                ready: None,
+                frames: Vec::new(),
+                ready_marker: None,
             },
-            Dialect::Lastmile => Script {
+            Dialect::Lastmile => Handshake {
                 request: upgrade(self.port, &format!("/v1/relay/room-{room}"), ""),
-                after: Vec::new(),
-                ready: Some("/status:connected"),
+                frames: Vec::new(),
+                ready_marker: Some("/status:connected"),
             },
         }
     }
@@ -114,14 +114,14 @@ impl Target {
     pub fn post(&self, seq: u64) -> Vec<u8> {
         let mut body = Vec::with_capacity(self.size);
         self.payload(seq, &mut body);
-        const KIND: &str = "application/json";
+        const JSON_CONTENT_TYPE: &str = "application/json";
         let host = authority(self.publish_port);
         let (path, headers) = match &self.key {
             Some(key) => {
                 let path = "/v1/channels/bench.0/messages";
-                (path, key.sign("POST", &host, path, Some((KIND, &body))))
+                (path, key.sign("POST", &host, path, Some((JSON_CONTENT_TYPE, &body))))
             }
-            None => ("/pub", format!("Content-Type: {KIND}\r\n")),
+            None => ("/pub", format!("Content-Type: {JSON_CONTENT_TYPE}\r\n")),
         };
         let length = body.len();
         let mut request =
@@ -135,7 +135,7 @@ impl Target {
         // The payload is the last member of a message of the gateway: it begins at the same distance from the end.
         let behind = self.size + usize::from(self.dialect == Dialect::Lastmile);
         frame.len().checked_sub(behind).and_then(|at| number_at(frame, at)).or_else(|| {
-            let at = frame.windows(2).position(|w| w == MARK)?;
+            let at = frame.windows(2).position(|w| w == SEQ_MARKER)?;
             number_at(frame, at)
         })
     }
@@ -143,21 +143,21 @@ impl Target {
     /// A JSON string of `size` bytes that begins with the number.
     pub fn payload(&self, seq: u64, out: &mut Vec<u8>) {
         let start = out.len();
-        out.extend_from_slice(format!("\"#{seq:0width$}#", width = DIGITS).as_bytes());
+        out.extend_from_slice(format!("\"#{seq:0width$}#", width = SEQ_DIGITS).as_bytes());
         out.resize(start + self.size - 1, b'x');
         out.push(b'"');
     }
 }
 
 /// The shortest payload that carries its number.
-pub const SHORTEST: usize = DIGITS + 4;
+pub const MIN_PAYLOAD_BYTES: usize = SEQ_DIGITS + 4;
 
-const MARK: &[u8] = b"\"#";
-const DIGITS: usize = 10;
+const SEQ_MARKER: &[u8] = b"\"#";
+const SEQ_DIGITS: usize = 10;
 
 fn number_at(frame: &[u8], at: usize) -> Option<u64> {
-    let text = frame.get(at..at + 2 + DIGITS)?;
-    if &text[..2] != MARK {
+    let text = frame.get(at..at + 2 + SEQ_DIGITS)?;
+    if &text[..2] != SEQ_MARKER {
         return None;
     }
     Some(text[2..].iter().fold(0, |n, digit| n * 10 + u64::from(digit.wrapping_sub(b'0'))))
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_is_found_at_the_end_and_anywhere_else() {
+    fn finds_sequence_number() {
         let target = Target {
             dialect: Dialect::Lastmile,
             port: 1,

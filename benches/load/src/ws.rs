@@ -12,7 +12,7 @@ pub const PONG: u8 = 10;
 /// The key that every client of the load generator sends; it proves nothing here.
 pub const CLIENT_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-const MASK: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
+const CLIENT_MASK: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
 
 /// `Sec-WebSocket-Accept` for a client's key (RFC 6455 section 4.2.2).
 pub fn accept_key(key: &str) -> String {
@@ -72,10 +72,10 @@ pub fn server_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
 /// Appends a client's frame (masked).
 pub fn client_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     head(out, opcode, payload.len(), 0x80);
-    out.extend_from_slice(&MASK);
+    out.extend_from_slice(&CLIENT_MASK);
     let start = out.len();
     out.extend_from_slice(payload);
-    unmask(&mut out[start..], MASK);
+    unmask(&mut out[start..], CLIENT_MASK);
 }
 
 /// Takes a mask off, or puts it on.
@@ -111,12 +111,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_accept_key_is_that_of_the_rfc() {
+    fn accept_key_of_rfc() {
         assert_eq!(accept_key(CLIENT_KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
-    fn a_client_frame_parses_back_at_every_length_form() {
+    fn client_frame_round_trip() {
         for length in [0, 1, 125, 126, 1000, 65535, 65536, 70000] {
             let payload: Vec<u8> = (0..length).map(|i| i as u8).collect();
             let mut bytes = Vec::new();

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use lastmile_bench::sys::{self, Epoll, IN};
+use lastmile_bench::sys::{self, Epoll, READABLE};
 use lastmile_bench::ws;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -18,8 +18,8 @@ enum Role {
     Closed,
     /// Has not sent a whole request yet, or sends HTTP requests only.
     Http,
-    /// With its place in the list of listeners.
-    Listener(u32),
+    /// With its place in the list of subscribers.
+    Subscriber(u32),
     Publisher,
     /// With the socket of its peer; -1 while it waits.
     Peer(RawFd),
@@ -28,7 +28,7 @@ enum Role {
 struct Floor {
     epoll: Epoll,
     roles: Vec<Role>,
-    listeners: Vec<RawFd>,
+    subscribers: Vec<RawFd>,
     /// Input that is not whole yet, by socket. Empty while connections are idle.
     partial: HashMap<RawFd, Vec<u8>>,
     waiting: HashMap<String, RawFd>,
@@ -54,11 +54,11 @@ fn main() -> io::Result<()> {
     }
     sys::raise_file_limit();
     let key = SigningKey::from_bytes(&[7; 32]);
-    let verify = verify.then(|| (key.verifying_key(), key.sign(SIGNED)));
+    let verify = verify.then(|| (key.verifying_key(), key.sign(SIGNED_SAMPLE)));
     let floor = Floor {
         epoll: Epoll::new()?,
         roles: Vec::new(),
-        listeners: Vec::new(),
+        subscribers: Vec::new(),
         partial: HashMap::new(),
         waiting: HashMap::new(),
         out: Vec::new(),
@@ -69,7 +69,7 @@ fn main() -> io::Result<()> {
 }
 
 /// As long as the signature base of a publication.
-const SIGNED: &[u8] = &[b's'; 400];
+const SIGNED_SAMPLE: &[u8] = &[b's'; 400];
 
 fn number(arg: Option<String>) -> u64 {
     arg.and_then(|a| a.parse().ok()).unwrap_or_else(|| usage())
@@ -83,11 +83,11 @@ fn usage() -> ! {
 impl Floor {
     fn run(mut self, port: u16, ping_secs: u64) -> io::Result<()> {
         let socket = sys::listen(port)?;
-        self.epoll.add(socket.as_raw_fd(), IN, u64::MAX)?;
+        self.epoll.add(socket.as_raw_fd(), READABLE, u64::MAX)?;
         let mut buffer = vec![0; 256 * 1024];
         let (mut pinged, mut next_tick) = (0, sys::now());
         loop {
-            let ready = self.epoll.wait(if ping_secs > 0 { TICK_NS as i64 } else { -1 })?;
+            let ready = self.epoll.wait(if ping_secs > 0 { PING_TICK_NS as i64 } else { -1 })?;
             for i in 0..ready {
                 match self.epoll.event(i).0 {
                     u64::MAX => self.accept(socket.as_raw_fd())?,
@@ -95,7 +95,7 @@ impl Floor {
                 }
             }
             if ping_secs > 0 && sys::now() >= next_tick {
-                next_tick += TICK_NS;
+                next_tick += PING_TICK_NS;
                 self.ping_some(&mut pinged, ping_secs);
             }
         }
@@ -104,7 +104,7 @@ impl Floor {
     fn accept(&mut self, socket: RawFd) -> io::Result<()> {
         while let Some(fd) = sys::accept(socket)? {
             let fd = fd.into_raw_fd();
-            self.epoll.add(fd, IN, fd as u64)?;
+            self.epoll.add(fd, READABLE, fd as u64)?;
             if self.roles.len() <= fd as usize {
                 self.roles.resize(fd as usize + 1, Role::Closed);
             }
@@ -160,7 +160,7 @@ impl Floor {
             }
             used += end + length;
             if let Some((key, signature)) = &self.verify
-                && key.verify_strict(SIGNED, signature).is_err()
+                && key.verify_strict(SIGNED_SAMPLE, signature).is_err()
             {
                 return used;
             }
@@ -183,8 +183,8 @@ impl Floor {
             },
             None if path == "/pub" => Role::Publisher,
             None => {
-                self.listeners.push(fd);
-                Role::Listener(self.listeners.len() as u32 - 1)
+                self.subscribers.push(fd);
+                Role::Subscriber(self.subscribers.len() as u32 - 1)
             }
         };
         self.roles[fd as usize] = role;
@@ -241,8 +241,8 @@ impl Floor {
 
     fn fan_out(&mut self, frames: &[u8]) {
         let mut i = 0;
-        while i < self.listeners.len() {
-            let fd = self.listeners[i];
+        while i < self.subscribers.len() {
+            let fd = self.subscribers[i];
             // A cut-off listener leaves its place to the last one.
             if self.send(fd, frames) {
                 i += 1;
@@ -260,14 +260,14 @@ impl Floor {
     }
 
     fn ping_some(&mut self, at: &mut usize, ping_secs: u64) {
-        let ticks = ping_secs * 1_000_000_000 / TICK_NS;
-        let share = self.listeners.len().div_ceil(ticks as usize);
+        let ticks = ping_secs * 1_000_000_000 / PING_TICK_NS;
+        let share = self.subscribers.len().div_ceil(ticks as usize);
         for _ in 0..share {
-            if *at >= self.listeners.len() {
+            if *at >= self.subscribers.len() {
                 *at = 0;
                 return;
             }
-            self.send(self.listeners[*at], &[0x89, 0]);
+            self.send(self.subscribers[*at], &[0x89, 0]);
             *at += 1;
         }
     }
@@ -275,10 +275,10 @@ impl Floor {
     fn close(&mut self, fd: RawFd) {
         match std::mem::replace(&mut self.roles[fd as usize], Role::Closed) {
             Role::Closed => return,
-            Role::Listener(at) => {
-                self.listeners.swap_remove(at as usize);
-                if let Some(&moved) = self.listeners.get(at as usize) {
-                    self.roles[moved as usize] = Role::Listener(at);
+            Role::Subscriber(at) => {
+                self.subscribers.swap_remove(at as usize);
+                if let Some(&moved) = self.subscribers.get(at as usize) {
+                    self.roles[moved as usize] = Role::Subscriber(at);
                 }
             }
             Role::Peer(-1) => self.waiting.retain(|_, waiting| *waiting != fd),
@@ -291,4 +291,4 @@ impl Floor {
 }
 
 /// How often the pings of one interval are spread over it.
-const TICK_NS: u64 = 100_000_000;
+const PING_TICK_NS: u64 = 100_000_000;

@@ -5,11 +5,11 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use lastmile_bench::scenario::{self, NAMES, Plan};
+use lastmile_bench::scenario::{self, Plan, SCENARIO_NAMES};
 use lastmile_bench::sign::Key;
 use lastmile_bench::stats::{Report, Server};
 use lastmile_bench::sys;
-use lastmile_bench::target::{Dialect, SHORTEST, Target};
+use lastmile_bench::target::{Dialect, MIN_PAYLOAD_BYTES, Target};
 use lastmile_bench::token::Issuer;
 
 fn main() -> ExitCode {
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             Some(Ok(key)) => println!("{}", key.openssh()),
             _ => usage(),
         },
-        Some(scenario) if NAMES.split(' ').any(|name| name == scenario) => {
+        Some(scenario) if SCENARIO_NAMES.split(' ').any(|name| name == scenario) => {
             sys::raise_file_limit();
             if let Err(e) = measure(scenario, &arguments[1..]) {
                 Report::default().text("scenario", scenario).text("error", &e.to_string()).print();
@@ -78,7 +78,7 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
             "--nodes" => target.nodes = number(value),
             "--publish-port" => target.publish_port = number(value),
             "--channels" => target.channels = number(value),
-            "--size" => target.size = number::<usize>(value).max(SHORTEST),
+            "--size" => target.size = number::<usize>(value).max(MIN_PAYLOAD_BYTES),
             "--tokens" => tokens = number(value),
             "--key" => target.key = Some(Key::read(Path::new(value))?),
             "--dialect" if value == "raw" => target.dialect = Dialect::Raw,
@@ -117,7 +117,7 @@ fn usage() -> ! {
          \x20           [--n N] [--secs S] [--rate PER_SECOND] [--size BYTES] [--channels C] [--publishers P]\n\
          \x20           [--in-flight K] [--volume BYTES] [--tokens T] [--nodes N]\n\
          \x20      load jwks | load keygen KEY_FILE\n\
-         scenarios: {NAMES}"
+         scenarios: {SCENARIO_NAMES}"
     );
     std::process::exit(64)
 }

@@ -16,7 +16,7 @@ type Queue = UnboundedSender<Message>;
 
 #[derive(Default)]
 struct Hub {
-    listeners: Mutex<HashMap<u64, Queue>>,
+    subscribers: Mutex<HashMap<u64, Queue>>,
     /// The peers of each room, with their numbers.
     rooms: Mutex<HashMap<String, Vec<(u64, Queue)>>>,
 }
@@ -38,20 +38,20 @@ async fn serve(socket: TcpStream, number: u64, hub: Arc<Hub>) {
     let mut path = String::new();
     // The signature of the callback is tungstenite's.
     #[allow(clippy::result_large_err)]
-    let remember = |request: &Request, response: Response| {
+    let record_path = |request: &Request, response: Response| {
         path = request.uri().path().to_owned();
         Ok(response)
     };
-    let Ok(stream) = accept_hdr_async(socket, remember).await else { return };
+    let Ok(stream) = accept_hdr_async(socket, record_path).await else { return };
     let (mut sink, mut source) = stream.split();
-    let (queue, mut waiting): (Queue, UnboundedReceiver<Message>) = unbounded_channel();
+    let (queue, mut receiver): (Queue, UnboundedReceiver<Message>) = unbounded_channel();
     if path == "/sub" {
-        lock(&hub.listeners).insert(number, queue.clone());
+        lock(&hub.subscribers).insert(number, queue.clone());
     } else if path != "/pub" {
         lock(&hub.rooms).entry(path.clone()).or_default().push((number, queue.clone()));
     }
     let writer = tokio::spawn(async move {
-        while let Some(message) = waiting.recv().await {
+        while let Some(message) = receiver.recv().await {
             if sink.send(message).await.is_err() {
                 return;
             }
@@ -61,8 +61,8 @@ async fn serve(socket: TcpStream, number: u64, hub: Arc<Hub>) {
         match message {
             Message::Ping(data) => drop(queue.send(Message::Pong(data))),
             Message::Text(_) | Message::Binary(_) if path == "/pub" => {
-                for listener in lock(&hub.listeners).values() {
-                    let _ = listener.send(message.clone());
+                for subscriber in lock(&hub.subscribers).values() {
+                    let _ = subscriber.send(message.clone());
                 }
             }
             Message::Text(_) | Message::Binary(_) => {
@@ -75,7 +75,7 @@ async fn serve(socket: TcpStream, number: u64, hub: Arc<Hub>) {
         }
     }
     writer.abort();
-    lock(&hub.listeners).remove(&number);
+    lock(&hub.subscribers).remove(&number);
     lock(&hub.rooms).remove(&path);
 }
 

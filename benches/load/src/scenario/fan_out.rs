@@ -2,16 +2,16 @@
 
 use std::io;
 
-use super::{Checker, Plan, Steady, WARM_UP, seconds};
-use crate::client_pool::Fleet;
+use super::{Checker, Plan, Repeatable, WARM_UP_SECS, secs_to_ns};
+use crate::client_pool::ClientPool;
 use crate::publisher::Publisher;
 use crate::stats::{Histogram, Meter, Report};
 use crate::sys;
 
 /// All that the three have in common: clients, publishers, and who got what.
-struct Stage<'a> {
+struct FanOut<'a> {
     plan: &'a Plan,
-    fleet: Fleet,
+    pool: ClientPool,
     publishers: Vec<Publisher>,
     checker: Checker,
     /// When each publication was sent, and how many got it.
@@ -24,33 +24,33 @@ struct Stage<'a> {
     measure: Measure<'a>,
 }
 
-type Measure<'a> = fn(&mut Stage<'a>) -> io::Result<Report>;
+type Measure<'a> = fn(&mut FanOut<'a>) -> io::Result<Report>;
 
-impl Steady for Stage<'_> {
-    fn fleet(&self) -> &Fleet {
-        &self.fleet
+impl Repeatable for FanOut<'_> {
+    fn pool(&self) -> &ClientPool {
+        &self.pool
     }
 
     fn poll(&mut self, timeout_ns: i64) -> io::Result<()> {
-        let Stage { plan, fleet, checker, sent, complete, latency, timed, .. } = self;
+        let FanOut { plan, pool, checker, sent, complete, latency, timed, .. } = self;
         let channels = plan.target.channels;
-        fleet.poll(timeout_ns, |i, _, payload| {
+        pool.poll(timeout_ns, |i, _, payload| {
             let Some(seq) = plan.target.seq(payload) else { return };
-            checker.see(i, seq, payload.len());
+            checker.record(i, seq, payload.len());
             let channel = i % channels;
             let Some((at, got)) = sent.get_mut(seq as usize * channels + channel) else { return };
             *got += 1;
             if *timed {
                 latency.add(sys::now() - *at, 1);
             }
-            let listeners = plan.n / channels + usize::from(channel < plan.n % channels);
-            *complete += usize::from(*got as usize == listeners);
+            let subscribers = plan.n / channels + usize::from(channel < plan.n % channels);
+            *complete += usize::from(*got as usize == subscribers);
         })?;
-        if let Some(i) = fleet.closed.first() {
-            let why = fleet.trouble.take().unwrap_or_default();
+        if let Some(i) = pool.closed.first() {
+            let why = pool.last_error.take().unwrap_or_default();
             return Err(io::Error::other(format!("subscriber {i} was closed: {why}")));
         }
-        self.publishers.iter_mut().try_for_each(|p| p.serve(&self.fleet))
+        self.publishers.iter_mut().try_for_each(|p| p.serve(&self.pool))
     }
 
     fn measure(&mut self) -> io::Result<Report> {
@@ -58,13 +58,13 @@ impl Steady for Stage<'_> {
     }
 }
 
-impl<'a> Stage<'a> {
-    fn new(plan: &'a Plan, measure: Measure<'a>) -> io::Result<Stage<'a>> {
-        let fleet = plan.subscribers(plan.n)?;
-        let publishers = plan.publishers(&fleet)?;
+impl<'a> FanOut<'a> {
+    fn new(plan: &'a Plan, measure: Measure<'a>) -> io::Result<FanOut<'a>> {
+        let pool = plan.subscribers(plan.n)?;
+        let publishers = plan.publishers(&pool)?;
         let checker = Checker::new(plan.n);
         let (sent, latency) = (Vec::new(), Histogram::default());
-        Ok(Stage { plan, fleet, publishers, checker, sent, complete: 0, latency, timed: true, measure })
+        Ok(FanOut { plan, pool, publishers, checker, sent, complete: 0, latency, timed: true, measure })
     }
 
     /// Queues the next publication: they take the channels in turn, and a channel has one publisher.
@@ -77,7 +77,7 @@ impl<'a> Stage<'a> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.publishers.iter_mut().try_for_each(|p| p.flush(&self.fleet))
+        self.publishers.iter_mut().try_for_each(|p| p.flush(&self.pool))
     }
 
     /// Waits until everything that was published has arrived, at most for ten seconds.
@@ -105,7 +105,7 @@ impl<'a> Stage<'a> {
 
     /// Keeps the plan's number of publications in flight for `secs`.
     fn run_flood(&mut self, secs: f64) -> io::Result<()> {
-        let end = sys::now() + seconds(secs);
+        let end = sys::now() + secs_to_ns(secs);
         while sys::now() < end {
             let room = (self.complete + self.plan.in_flight).saturating_sub(self.sent.len());
             (0..room).for_each(|_| self.publish());
@@ -116,7 +116,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Nanoseconds until the first and until the last subscriber have a publication; then a pause.
-    fn one_alone(&mut self) -> io::Result<(u64, u64)> {
+    fn publish_one(&mut self) -> io::Result<(u64, u64)> {
         self.publish();
         let sent = sys::now();
         self.flush()?;
@@ -136,45 +136,45 @@ impl<'a> Stage<'a> {
 
     fn measure_paced(&mut self) -> io::Result<Report> {
         let plan = self.plan;
-        self.run_paced((plan.rate * WARM_UP).ceil() as usize)?;
+        self.run_paced((plan.rate * WARM_UP_SECS).ceil() as usize)?;
         let before = self.checker.deliveries;
         self.latency = Histogram::default();
         let meter = Meter::start(&plan.server);
         self.run_paced((plan.rate * plan.secs).ceil() as usize)?;
-        let spent = meter.stop(&plan.server);
+        let usage = meter.stop(&plan.server);
         let deliveries = self.checker.deliveries - before;
         let report = Report::default()
-            .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64)
+            .number("cpu_us_per_delivery", usage.cpu / 1000.0 / deliveries as f64)
             .number("p50_us", self.latency.quantile_us(0.5))
             .number("p99_us", self.latency.quantile_us(0.99))
             .number("max_us", self.latency.max_us());
-        Ok(self.report(report).spent(&spent))
+        Ok(self.report(report).usage(&usage))
     }
 
     fn measure_flood(&mut self) -> io::Result<Report> {
         let plan = self.plan;
-        self.run_flood(WARM_UP)?;
+        self.run_flood(WARM_UP_SECS)?;
         let before = self.checker.deliveries;
         let meter = Meter::start(&plan.server);
         self.run_flood(plan.secs)?;
-        let spent = meter.stop(&plan.server);
+        let usage = meter.stop(&plan.server);
         let deliveries = self.checker.deliveries - before;
         self.settle()?;
         let report = Report::default()
-            .number("deliveries_per_s", deliveries as f64 / (spent.wall / 1e9))
-            .number("cpu_us_per_delivery", spent.cpu / 1000.0 / deliveries as f64);
-        Ok(self.report(report).spent(&spent))
+            .number("deliveries_per_s", deliveries as f64 / (usage.wall / 1e9))
+            .number("cpu_us_per_delivery", usage.cpu / 1000.0 / deliveries as f64);
+        Ok(self.report(report).usage(&usage))
     }
 
     fn measure_alone(&mut self) -> io::Result<Report> {
         let (mut first, mut last) = (Histogram::default(), Histogram::default());
-        let warm = sys::now() + seconds(WARM_UP);
-        let end = warm + seconds(self.plan.secs);
+        let warm = sys::now() + secs_to_ns(WARM_UP_SECS);
+        let end = warm + secs_to_ns(self.plan.secs);
         while sys::now() < end {
-            let (nearest, farthest) = self.one_alone()?;
+            let (first_ns, last_ns) = self.publish_one()?;
             if sys::now() > warm {
-                first.add(nearest, 1);
-                last.add(farthest, 1);
+                first.add(first_ns, 1);
+                last.add(last_ns, 1);
             }
         }
         let report = Report::default()
@@ -191,15 +191,15 @@ impl<'a> Stage<'a> {
 
 /// CPU per delivery at a fixed rate of publications.
 pub fn paced(plan: &Plan) -> io::Result<()> {
-    plan.in_turns(Stage::new(plan, Stage::measure_paced)?)
+    plan.measure_in_turns(FanOut::new(plan, FanOut::measure_paced)?)
 }
 
 /// Deliveries per second with a fixed number of publications in flight.
 pub fn flood(plan: &Plan) -> io::Result<()> {
-    plan.in_turns(Stage { timed: false, ..Stage::new(plan, Stage::measure_flood)? })
+    plan.measure_in_turns(FanOut { timed: false, ..FanOut::new(plan, FanOut::measure_flood)? })
 }
 
 /// Latency of the first and of the last subscriber when nothing else is going on.
 pub fn alone(plan: &Plan) -> io::Result<()> {
-    plan.in_turns(Stage::new(plan, Stage::measure_alone)?)
+    plan.measure_in_turns(FanOut::new(plan, FanOut::measure_alone)?)
 }

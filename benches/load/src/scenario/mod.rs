@@ -8,7 +8,7 @@ mod sleeper;
 
 use std::io;
 
-use crate::client_pool::{Fleet, Opening};
+use crate::client_pool::{ClientPool, OpenOptions};
 use crate::publisher::Publisher;
 use crate::stats::{Report, Server};
 use crate::sys;
@@ -33,7 +33,7 @@ pub struct Plan {
     pub server: Server,
 }
 
-pub const NAMES: &str = "paced flood alone idle connect churn publish post sleeper relay";
+pub const SCENARIO_NAMES: &str = "paced flood alone idle connect churn publish post sleeper relay";
 
 /// Runs the scenario and prints its reports, one for each turn.
 pub fn run(plan: &Plan) -> io::Result<()> {
@@ -42,28 +42,28 @@ pub fn run(plan: &Plan) -> io::Result<()> {
         "flood" => fan_out::flood(plan),
         "alone" => fan_out::alone(plan),
         "relay" => relay::run(plan),
-        "idle" => plan.once(connections::idle),
-        "connect" => plan.once(connections::connect),
-        "churn" => plan.once(connections::churn),
-        "publish" => plan.once(publish::stream),
-        "post" => plan.once(publish::post),
-        "sleeper" => plan.once(sleeper::run),
-        other => Err(io::Error::other(format!("no scenario {other}; there are {NAMES}"))),
+        "idle" => plan.measure_once(connections::idle),
+        "connect" => plan.measure_once(connections::connect),
+        "churn" => plan.measure_once(connections::churn),
+        "publish" => plan.measure_once(publish::stream),
+        "post" => plan.measure_once(publish::post),
+        "sleeper" => plan.measure_once(sleeper::run),
+        other => Err(io::Error::other(format!("no scenario {other}; there are {SCENARIO_NAMES}"))),
     }
 }
 
 impl Plan {
-    fn once(&self, measure: impl FnOnce(&Plan) -> io::Result<Report>) -> io::Result<()> {
+    fn measure_once(&self, measure: impl FnOnce(&Plan) -> io::Result<Report>) -> io::Result<()> {
         self.print(measure(self)?);
         Ok(())
     }
 
     /// Measures once, or in turns until standard input ends. Between turns the clients go on answering pings.
-    fn in_turns<S: Steady>(&self, mut state: S) -> io::Result<()> {
+    fn measure_in_turns<S: Repeatable>(&self, mut state: S) -> io::Result<()> {
         if !self.turns {
-            return self.once(|_| state.measure());
+            return self.measure_once(|_| state.measure());
         }
-        state.fleet().epoll.add(libc::STDIN_FILENO, sys::IN, u64::MAX)?;
+        state.pool().epoll.add(libc::STDIN_FILENO, sys::READABLE, u64::MAX)?;
         println!("ready");
         loop {
             match sys::stdin_line()? {
@@ -78,30 +78,30 @@ impl Plan {
         report.text("scenario", &self.scenario).number("n", self.n as f64).print();
     }
 
-    fn fleet(&self) -> io::Result<Fleet> {
-        Fleet::new(self.target.addresses())
+    fn pool(&self) -> io::Result<ClientPool> {
+        ClientPool::new(self.target.addresses())
     }
 
-    fn subscribers(&self, n: usize) -> io::Result<Fleet> {
-        let mut fleet = self.fleet()?;
-        fleet.open_all(n, Opening::default(), |i| self.target.subscriber(i))?;
-        Ok(fleet)
+    fn subscribers(&self, n: usize) -> io::Result<ClientPool> {
+        let mut pool = self.pool()?;
+        pool.open_all(n, OpenOptions::default(), |i| self.target.subscriber(i))?;
+        Ok(pool)
     }
 
-    fn publishers(&self, fleet: &Fleet) -> io::Result<Vec<Publisher>> {
-        (0..self.publishers).map(|k| Publisher::connect(&self.target, fleet, k as u64)).collect()
+    fn publishers(&self, pool: &ClientPool) -> io::Result<Vec<Publisher>> {
+        (0..self.publishers).map(|k| Publisher::connect(&self.target, pool, k as u64)).collect()
     }
 }
 
 /// A state that can be measured again and again.
-trait Steady {
-    fn fleet(&self) -> &Fleet;
+trait Repeatable {
+    fn pool(&self) -> &ClientPool;
     fn poll(&mut self, timeout_ns: i64) -> io::Result<()>;
     fn measure(&mut self) -> io::Result<Report>;
 }
 
 /// How long a turn runs before it is measured, in seconds.
-const WARM_UP: f64 = 0.3;
+const WARM_UP_SECS: f64 = 0.3;
 
 /// Every subscriber must get every publication of its channel once and in order.
 struct Checker {
@@ -117,7 +117,7 @@ impl Checker {
         Checker { next: vec![0; subscribers], deliveries: 0, bytes: 0, lost: 0, repeated: 0 }
     }
 
-    fn see(&mut self, subscriber: usize, seq: u64, bytes: usize) {
+    fn record(&mut self, subscriber: usize, seq: u64, bytes: usize) {
         let next = &mut self.next[subscriber];
         if seq < *next {
             self.repeated += 1;
@@ -142,15 +142,15 @@ impl Checker {
 }
 
 /// Runs the clients for `ns` without looking at what they get.
-fn pause(fleet: &mut Fleet, ns: u64) -> io::Result<()> {
+fn pause(pool: &mut ClientPool, ns: u64) -> io::Result<()> {
     let until = sys::now() + ns;
     while let Some(left) = until.checked_sub(sys::now()).filter(|left| *left > 0) {
-        fleet.poll(left as i64, |_, _, _| {})?;
+        pool.poll(left as i64, |_, _, _| {})?;
     }
     Ok(())
 }
 
-fn seconds(secs: f64) -> u64 {
+fn secs_to_ns(secs: f64) -> u64 {
     (secs * 1e9) as u64
 }
 
@@ -159,10 +159,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_is_a_loss_and_an_older_number_a_repetition() {
+    fn gaps_and_repetitions() {
         let mut checker = Checker::new(2);
         for (subscriber, seq) in [(0, 0), (0, 1), (1, 0), (0, 4), (0, 4), (0, 3), (1, 1)] {
-            checker.see(subscriber, seq, 1);
+            checker.record(subscriber, seq, 1);
         }
         assert_eq!((checker.deliveries, checker.lost, checker.repeated), (5, 2, 2));
     }

@@ -4,50 +4,50 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::{Plan, seconds};
+use super::{Plan, secs_to_ns};
 use crate::client_pool::send_all;
 use crate::publisher::Publisher;
 use crate::stats::{Meter, Report};
-use crate::sys::{self, Epoll, IN};
+use crate::sys::{self, Epoll, READABLE};
 use crate::ws;
 
 /// Publications per second over one WebSocket.
 pub fn stream(plan: &Plan) -> io::Result<Report> {
     // Unconfirmed publications are held to this many, so that the queue of answers stays small.
-    const WINDOW: u64 = 4096;
-    const QUEUED: usize = 256 * 1024;
-    let mut fleet = plan.fleet()?;
-    let mut publisher = Publisher::connect(&plan.target, &fleet, 0)?;
+    const MAX_UNCONFIRMED: u64 = 4096;
+    const MAX_QUEUED_BYTES: usize = 256 * 1024;
+    let mut pool = plan.pool()?;
+    let mut publisher = Publisher::connect(&plan.target, &pool, 0)?;
     let mut sent = 0;
     let meter = Meter::start(&plan.server);
-    let end = sys::now() + seconds(plan.secs);
+    let end = sys::now() + secs_to_ns(plan.secs);
     while sys::now() < end {
-        let room = |sent, confirmed| !plan.target.confirms() || sent - confirmed < WINDOW;
-        while publisher.queued() < QUEUED && room(sent, publisher.confirmed) {
+        let room = |sent, confirmed| !plan.target.confirms() || sent - confirmed < MAX_UNCONFIRMED;
+        while publisher.queued() < MAX_QUEUED_BYTES && room(sent, publisher.confirmed) {
             publisher.publish(&plan.target, 0, sent);
             sent += 1;
         }
-        publisher.flush(&fleet)?;
+        publisher.flush(&pool)?;
         let must_wait = publisher.queued() > 0 || !room(sent, publisher.confirmed);
-        fleet.poll(if must_wait { 100_000_000 } else { 0 }, |_, _, _| {})?;
-        publisher.serve(&fleet)?;
+        pool.poll(if must_wait { 100_000_000 } else { 0 }, |_, _, _| {})?;
+        publisher.serve(&pool)?;
     }
     publisher.ping();
-    publisher.flush(&fleet)?;
+    publisher.flush(&pool)?;
     let deadline = sys::now() + 30_000_000_000;
     while publisher.pongs == 0 || (plan.target.confirms() && publisher.confirmed < sent) {
-        fleet.poll(100_000_000, |_, _, _| {})?;
-        publisher.serve(&fleet)?;
+        pool.poll(100_000_000, |_, _, _| {})?;
+        publisher.serve(&pool)?;
         if sys::now() > deadline {
             return Err(io::Error::other(format!("{} of {sent} publications were confirmed", publisher.confirmed)));
         }
     }
-    let spent = meter.stop(&plan.server);
+    let usage = meter.stop(&plan.server);
     Ok(Report::default()
-        .number("publications_per_s", sent as f64 / (spent.wall / 1e9))
-        .number("cpu_us_per_publication", spent.cpu / 1000.0 / sent as f64)
+        .number("publications_per_s", sent as f64 / (usage.wall / 1e9))
+        .number("cpu_us_per_publication", usage.cpu / 1000.0 / sent as f64)
         .number("publications", sent as f64)
-        .spent(&spent))
+        .usage(&usage))
 }
 
 /// Requests per second, signed before the clock starts, over `n` connections with one request each in flight.
@@ -59,12 +59,12 @@ pub fn post(plan: &Plan) -> io::Result<Report> {
     let mut clients = Vec::new();
     for i in 0..plan.n {
         let fd = sys::connect(plan.target.publish_address(0), Ipv4Addr::new(127, 0, 1, 1), None)?;
-        epoll.add(fd.as_raw_fd(), IN, i as u64)?;
+        epoll.add(fd.as_raw_fd(), READABLE, i as u64)?;
         clients.push((fd, Vec::new()));
     }
     std::thread::sleep(std::time::Duration::from_millis(100));
     let meter = Meter::start(&plan.server);
-    let end = sys::now() + seconds(plan.secs);
+    let end = sys::now() + secs_to_ns(plan.secs);
     let mut in_flight = 0;
     for (fd, _) in &clients {
         if let Some(request) = next.next() {
@@ -93,12 +93,12 @@ pub fn post(plan: &Plan) -> io::Result<Report> {
             }
         }
     }
-    let spent = meter.stop(&plan.server);
+    let usage = meter.stop(&plan.server);
     Ok(Report::default()
-        .number("requests_per_s", done as f64 / (spent.wall / 1e9))
-        .number("cpu_us_per_request", spent.cpu / 1000.0 / done as f64)
+        .number("requests_per_s", done as f64 / (usage.wall / 1e9))
+        .number("cpu_us_per_request", usage.cpu / 1000.0 / done as f64)
         .number("requests", done as f64)
-        .spent(&spent))
+        .usage(&usage))
 }
 
 /// Reads once; whether the answer is all there. Anything but 2xx is an error.

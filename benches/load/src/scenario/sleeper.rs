@@ -3,20 +3,20 @@
 use std::io;
 
 use super::{Checker, Plan};
-use crate::client_pool::Opening;
+use crate::client_pool::OpenOptions;
 use crate::publisher::Publisher;
 use crate::stats::Report;
 use crate::sys;
 
 /// `n` sleepers, and `volume` bytes of publications in the size of the plan.
 pub fn run(plan: &Plan) -> io::Result<Report> {
-    let mut fleet = plan.subscribers(1)?;
-    let narrow = Opening { receive_buffer: Some(4096), ..Opening::default() };
-    fleet.open_all(plan.n, narrow, |i| plan.target.subscriber(i))?;
+    let mut pool = plan.subscribers(1)?;
+    let narrow = OpenOptions { receive_buffer: Some(4096), ..OpenOptions::default() };
+    pool.open_all(plan.n, narrow, |i| plan.target.subscriber(i))?;
     for i in 1..=plan.n {
-        fleet.fall_asleep(i)?;
+        pool.stop_reading(i)?;
     }
-    let mut publisher = Publisher::connect(&plan.target, &fleet, 0)?;
+    let mut publisher = Publisher::connect(&plan.target, &pool, 0)?;
     let mut checker = Checker::new(1);
     let before = plan.server.resident();
     let (mut peak, mut sent) = (before, 0);
@@ -27,21 +27,21 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
             publisher.publish(&plan.target, 0, sent);
             sent += 1;
         }
-        publisher.flush(&fleet)?;
+        publisher.flush(&pool)?;
         let arrived = checker.deliveries;
-        fleet.poll(100_000_000, |i, _, payload| {
+        pool.poll(100_000_000, |i, _, payload| {
             if let Some(seq) = plan.target.seq(payload) {
-                checker.see(i, seq, payload.len());
+                checker.record(i, seq, payload.len());
             }
         })?;
-        publisher.serve(&fleet)?;
+        publisher.serve(&pool)?;
         if checker.deliveries > arrived {
             deadline = sys::now() + 20_000_000_000;
             if checker.deliveries / 64 != arrived / 64 {
                 peak = peak.max(plan.server.resident());
             }
         }
-        if sys::now() > deadline || !fleet.closed.is_empty() {
+        if sys::now() > deadline || !pool.closed.is_empty() {
             let got = checker.deliveries;
             return Err(io::Error::other(format!("the reader has {got} of {count} and gets no more")));
         }
