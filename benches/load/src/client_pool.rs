@@ -1,4 +1,4 @@
-//! Many clients on one epoll: opens them by their handshake, hands on the frames they get, answers pings.
+//! Many clients on one epoll instance: performs handshakes, passes on received frames, answers pings.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -13,22 +13,22 @@ pub struct ClientPool {
     to: Vec<SocketAddrV4>,
     clients: Vec<Client>,
     buffer: Vec<u8>,
-    /// Tokens and readiness of sockets that are not clients, of the last [`ClientPool::poll`].
+    /// Events of the last [`ClientPool::poll`] for sockets that are not clients: token and readiness.
     pub other_events: Vec<(u64, u32)>,
-    /// Clients whose handshake ended, and clients that were closed, in the last poll.
+    /// Clients that completed their handshake, and clients that were closed, in the last poll.
     pub joined: Vec<usize>,
     pub closed: Vec<usize>,
-    /// The last thing that went wrong, for the report.
+    /// The last error, for the report.
     pub last_error: Option<String>,
 }
 
-/// Tokens from here on are not clients.
+/// Smallest epoll token that is not a client index.
 pub const FIRST_OTHER_TOKEN: u64 = 1 << 32;
 
 struct Client {
     fd: Option<OwnedFd>,
     phase: Phase,
-    /// Bytes of a frame that is not whole yet.
+    /// Bytes of an incomplete frame.
     partial: Vec<u8>,
     handshake: Option<Box<Handshake>>,
 }
@@ -41,7 +41,7 @@ enum Phase {
     Ready,
 }
 
-/// How a group of clients is opened.
+/// Options of a group of clients.
 #[derive(Clone, Copy)]
 pub struct OpenOptions {
     pub in_flight: usize,
@@ -76,22 +76,22 @@ impl ClientPool {
         self.clients.is_empty()
     }
 
-    /// Begins client `i`, a new one or one that was closed.
+    /// Opens client `i`, a new one or one that was closed.
     pub fn open(&mut self, i: usize, handshake: Handshake, options: OpenOptions) -> io::Result<()> {
-        // 10,000 connections from each source address stay clear of the end of the port range.
+        // 10,000 connections per source address do not exhaust the port range.
         let source = Ipv4Addr::new(127, 0, 0, 1 + (i / 10_000) as u8);
         let fd = sys::connect(self.to[i % self.to.len()], source, options.receive_buffer)?;
         self.epoll.add(fd.as_raw_fd(), READABLE | WRITABLE, i as u64)?;
         let handshake = Some(Box::new(handshake));
         let client = Client { fd: Some(fd), phase: Phase::Connecting, partial: Vec::new(), handshake };
         match self.clients.get_mut(i) {
-            Some(place) => *place = client,
+            Some(slot) => *slot = client,
             None => self.clients.push(client),
         }
         Ok(())
     }
 
-    /// Opens `n` more clients and waits until all are ready. Frames that arrive meanwhile are dropped.
+    /// Opens `n` more clients and waits until all are ready. Drops the frames that arrive before.
     pub fn open_all(
         &mut self,
         n: usize,
@@ -110,13 +110,13 @@ impl ClientPool {
             ready += self.joined.len();
             if !self.closed.is_empty() || sys::now() > deadline {
                 let last_error = self.last_error.take().unwrap_or_default();
-                return Err(io::Error::other(format!("{ready} of {n} clients got in: {last_error}")));
+                return Err(io::Error::other(format!("{ready} of {n} clients connected: {last_error}")));
             }
         }
         Ok(())
     }
 
-    /// Waits at most `timeout_ns` for something and hands on data frames: client, opcode, payload.
+    /// Waits at most `timeout_ns` for events and passes on data frames: client, opcode, payload.
     pub fn poll(&mut self, timeout_ns: i64, mut on_frame: impl FnMut(usize, u8, &[u8])) -> io::Result<()> {
         self.other_events.clear();
         self.joined.clear();
@@ -137,8 +137,8 @@ impl ClientPool {
         Ok(())
     }
 
-    /// Ends client `i`; `send_close` sends a Close frame first.
-    pub fn end(&mut self, i: usize, send_close: bool) {
+    /// Disconnects client `i`; `send_close` sends a Close frame first.
+    pub fn disconnect(&mut self, i: usize, send_close: bool) {
         if send_close && let Some(fd) = &self.clients[i].fd {
             let mut close = Vec::new();
             ws::client_frame(&mut close, ws::CLOSE, &1000u16.to_be_bytes());
@@ -153,7 +153,7 @@ impl ClientPool {
         send_all(fd.as_raw_fd(), bytes)
     }
 
-    /// Never reads client `i` again, though it stays open.
+    /// Stops reading from client `i`, which stays open.
     pub fn stop_reading(&self, i: usize) -> io::Result<()> {
         self.clients[i].fd.as_ref().map_or(Ok(()), |fd| self.epoll.remove(fd.as_raw_fd()))
     }
@@ -197,7 +197,7 @@ impl ClientPool {
 }
 
 impl Client {
-    /// How many bytes were used, and whether the handshake ended.
+    /// Returns the number of bytes consumed, and whether the handshake is complete.
     fn consume(
         &mut self,
         i: usize,
@@ -224,8 +224,8 @@ impl Client {
             match frame.opcode {
                 ws::TEXT | ws::BINARY if self.phase == Phase::Ready => on_frame(i, frame.opcode, payload),
                 ws::TEXT | ws::BINARY => {
-                    let wanted = self.handshake.as_ref().and_then(|s| s.ready_marker).unwrap_or("");
-                    if contains(payload, wanted.as_bytes()) {
+                    let marker = self.handshake.as_ref().and_then(|s| s.ready_marker).unwrap_or("");
+                    if contains(payload, marker.as_bytes()) {
                         self.handshake = None;
                         self.phase = Phase::Ready;
                         joined = true;
@@ -240,23 +240,23 @@ impl Client {
                 }
                 ws::PONG => {}
                 ws::CLOSE => return Err(io::Error::other(format!("Close {}", close_text(payload)))),
-                other => return Err(io::Error::other(format!("a frame of opcode {other}"))),
+                other => return Err(io::Error::other(format!("unexpected opcode {other}"))),
             }
         }
         Ok((used, joined))
     }
 }
 
-/// The head of an answer must be that of an upgrade.
+/// Checks that a response head accepts the upgrade.
 pub fn expect_upgrade(head: &[u8]) -> io::Result<()> {
     let head = String::from_utf8_lossy(head);
     if head.starts_with("HTTP/1.1 101") && ws::header(&head, "sec-websocket-accept").is_some() {
         return Ok(());
     }
-    Err(io::Error::other(format!("no upgrade: {head}")))
+    Err(io::Error::other(format!("upgrade refused: {head}")))
 }
 
-/// Sends all; waits when the socket is full, which small messages hardly ever see.
+/// Sends all bytes. Sleeps while the socket is full, which is rare with small messages.
 pub fn send_all(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match sys::write(fd, bytes)? {

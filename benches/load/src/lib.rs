@@ -1,5 +1,5 @@
-//! What the floor programs and the load generator share. One thread and one epoll each: what they cost must
-//! not hide what the measured server costs.
+//! Shared code of the floor programs and the load generator. Each uses one thread and one epoll instance, so that
+//! its own cost does not hide the cost of the measured server.
 
 pub mod client_pool;
 pub mod publisher;

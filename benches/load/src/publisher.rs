@@ -1,4 +1,4 @@
-//! A publisher: one WebSocket with a queue of encoded frames, and the count of what the server answered.
+//! A publisher: one WebSocket with a queue of encoded frames and a count of confirmations.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -18,13 +18,13 @@ pub struct Publisher {
     blocked: bool,
     partial: Vec<u8>,
     buffer: Vec<u8>,
-    /// Data frames that came back: confirmations, where the server sends them.
+    /// Confirmations received, if the server sends them.
     pub confirmed: u64,
     pub pongs: u64,
 }
 
 impl Publisher {
-    /// Connects, upgrades and joins the epoll of `pool`, as the `number`th that is not a client.
+    /// Connects, upgrades and registers with the epoll instance of `pool`, as the `number`th socket that is not a client.
     pub fn connect(target: &Target, pool: &ClientPool, number: u64) -> io::Result<Publisher> {
         let fd = sys::connect(target.publish_address(number as usize), Ipv4Addr::new(127, 0, 1, 1), None)?;
         let mut publisher = Publisher {
@@ -66,24 +66,24 @@ impl Publisher {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Err(io::Error::other("the publisher got no answer to its upgrade"))
+        Err(io::Error::other("publisher: no response to the upgrade"))
     }
 
     pub fn publish(&mut self, target: &Target, channel: usize, seq: u64) {
         target.publication(channel, seq, &mut self.out);
     }
 
-    /// Asks for a pong, which shows that all before it was read.
+    /// Sends a ping. Its pong shows that the server has read all earlier frames.
     pub fn ping(&mut self) {
         ws::client_frame(&mut self.out, ws::PING, b"end");
     }
 
-    /// Encoded bytes that the socket has not taken.
+    /// Encoded bytes that are not written yet.
     pub fn queued(&self) -> usize {
         self.out.len() - self.written
     }
 
-    /// Writes what the socket takes; the rest follows when `pool` says that it is writable.
+    /// Writes as much as the socket takes; the rest follows when `pool` reports it writable.
     pub fn flush(&mut self, pool: &ClientPool) -> io::Result<()> {
         while self.written < self.out.len() {
             match sys::write(self.fd.as_raw_fd(), &self.out[self.written..])? {
@@ -104,7 +104,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Does what the events of the last poll say.
+    /// Handles the events of the last poll.
     pub fn serve(&mut self, pool: &ClientPool) -> io::Result<()> {
         let Some(&(_, readiness)) = pool.other_events.iter().find(|(token, _)| *token == self.token) else {
             return Ok(());
@@ -122,7 +122,7 @@ impl Publisher {
     fn read(&mut self) -> io::Result<()> {
         let Some(n) = sys::read(self.fd.as_raw_fd(), &mut self.buffer)? else { return Ok(()) };
         if n == 0 {
-            return Err(io::Error::other("the publisher's connection was closed"));
+            return Err(io::Error::other("publisher: connection closed by the server"));
         }
         self.partial.extend_from_slice(&self.buffer[..n]);
         let mut used = 0;

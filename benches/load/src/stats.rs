@@ -1,18 +1,17 @@
-//! What is measured: a server's CPU time and resident memory, and times in a histogram. Results are printed as
-//! one JSON object on one line.
+//! Measurements: CPU time and resident memory of a server, latency histograms, and the JSON report.
 
 use std::fmt::Write;
 use std::fs;
 
 use crate::sys;
 
-/// A server: its process and all that it started.
+/// A server: its process and its descendants.
 pub struct Server {
     pids: Vec<i32>,
 }
 
 impl Server {
-    /// The process `pid` and its descendants as they are now.
+    /// The process `pid` and its current descendants.
     pub fn of(pid: i32) -> Server {
         let mut pids = vec![pid];
         let mut at = 0;
@@ -28,12 +27,12 @@ impl Server {
         self.pids.iter().map(|&pid| sys::process_cpu(pid).unwrap_or(0)).sum()
     }
 
-    /// User and system time in clock ticks: only their proportion is used.
+    /// User and system time in clock ticks. Only their ratio is used.
     pub fn ticks(&self) -> (u64, u64) {
         let mut sum = (0, 0);
         for pid in &self.pids {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // The name in brackets may hold spaces: fields count from behind it.
+            // The process name in brackets may contain spaces, so parse the fields after it.
             let mut fields = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11);
             let mut field = || fields.next().and_then(|f| f.parse().ok()).unwrap_or(0);
             sum = (sum.0 + field(), sum.1 + field());
@@ -64,7 +63,7 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// CPU time of a server between two moments.
+/// Measures the CPU time of a server over an interval.
 pub struct Meter {
     cpu: u64,
     ticks: (u64, u64),
@@ -72,15 +71,15 @@ pub struct Meter {
     started: u64,
 }
 
-/// What passed since a [`Meter`] was started.
+/// Resources used since a [`Meter`] was started.
 pub struct Usage {
-    /// Nanoseconds of the server's CPU time.
+    /// CPU time of the server in nanoseconds.
     pub cpu: f64,
-    /// Which part of it was user time.
+    /// Fraction of it that was user time.
     pub user_share: f64,
-    /// Nanoseconds on the clock.
+    /// Elapsed time in nanoseconds.
     pub wall: f64,
-    /// Part of a core that the load generator took: near 1 it is what is measured.
+    /// Fraction of a core used by the load generator. Near 1, the load generator is the bottleneck.
     pub load_share: f64,
 }
 
@@ -103,7 +102,7 @@ fn own_cpu() -> u64 {
     sys::process_cpu(std::process::id() as i32).unwrap_or(0)
 }
 
-/// Times in nanoseconds, in buckets of about 3 %.
+/// Histogram of times in nanoseconds, in buckets of about 3 %.
 pub struct Histogram {
     buckets: Vec<u64>,
     min: u64,
@@ -128,7 +127,7 @@ impl Histogram {
         self.buckets[power * BUCKETS_PER_POWER + step] += times;
     }
 
-    /// The time in microseconds that `part` of all values do not exceed.
+    /// The quantile `part`, in microseconds.
     pub fn quantile_us(&self, part: f64) -> f64 {
         let all: u64 = self.buckets.iter().sum();
         let wanted = ((all as f64 * part).ceil() as u64).max(1);
@@ -144,7 +143,7 @@ impl Histogram {
         0.0
     }
 
-    /// The least and the greatest value in nanoseconds.
+    /// The smallest value in nanoseconds. `max` is the largest.
     pub fn min(&self) -> u64 {
         self.min
     }

@@ -1,10 +1,10 @@
-//! The system calls: epoll, sockets, clocks. All `unsafe` of the load generator is here.
+//! System calls: epoll, sockets, clocks. All `unsafe` code of the package is here.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// Readable, writable and ended, as epoll says it.
+/// Epoll interest and readiness flags.
 pub const READABLE: u32 = libc::EPOLLIN as u32;
 pub const WRITABLE: u32 = libc::EPOLLOUT as u32;
 
@@ -37,7 +37,7 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd, &mut event) }).map(drop)
     }
 
-    /// Waits at most `timeout_ns` (negative: for ever); returns how many events [`Epoll::event`] has.
+    /// Waits at most `timeout_ns` (negative: forever); returns the number of events for [`Epoll::event`].
     pub fn wait(&mut self, timeout_ns: i64) -> io::Result<usize> {
         let limit = libc::timespec { tv_sec: timeout_ns / 1_000_000_000, tv_nsec: timeout_ns % 1_000_000_000 };
         let limit = if timeout_ns < 0 { std::ptr::null() } else { &raw const limit };
@@ -59,14 +59,14 @@ impl Epoll {
         }
     }
 
-    /// Token and readiness of one event of the last wait.
+    /// Token and readiness of event `i` of the last wait.
     pub fn event(&self, i: usize) -> (u64, u32) {
         let event = self.events[i];
         (event.u64, event.events)
     }
 }
 
-/// Listens on loopback, non-blocking, with a backlog that takes a burst of connections.
+/// Listens on loopback, non-blocking, with a backlog large enough for a burst of connections.
 pub fn listen(port: u16) -> io::Result<OwnedFd> {
     let fd = stream_socket()?;
     set_option(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
@@ -76,7 +76,7 @@ pub fn listen(port: u16) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The next waiting connection, if there is one.
+/// Accepts the next pending connection, if any.
 pub fn accept(listener: RawFd) -> io::Result<Option<OwnedFd>> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let fd = unsafe { libc::accept4(listener, std::ptr::null_mut(), std::ptr::null_mut(), flags) };
@@ -92,7 +92,7 @@ pub fn accept(listener: RawFd) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Connects from loopback address `source`, so that many connections do not run out of ports. `receive_buffer`
-/// narrows what the kernel takes for a reader that never reads. The socket may still be connecting.
+/// limits the kernel's buffer for a client that never reads. The returned socket may still be connecting.
 pub fn connect(to: SocketAddrV4, source: Ipv4Addr, receive_buffer: Option<i32>) -> io::Result<OwnedFd> {
     let fd = stream_socket()?;
     set_option(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
@@ -109,22 +109,22 @@ pub fn connect(to: SocketAddrV4, source: Ipv4Addr, receive_buffer: Option<i32>) 
     }
 }
 
-/// Bytes read; `None` when there is nothing now. 0 is the end of the stream.
+/// Returns the number of bytes read; `None` if the call would block, 0 at the end of the stream.
 pub fn read(fd: RawFd, into: &mut [u8]) -> io::Result<Option<usize>> {
     none_if_would_block(unsafe { libc::read(fd, into.as_mut_ptr().cast(), into.len()) })
 }
 
-/// Bytes written; `None` when the socket takes nothing now.
+/// Returns the number of bytes written; `None` if the call would block.
 pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<Option<usize>> {
     none_if_would_block(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
 }
 
-/// Closes a socket that is kept as a number.
+/// Closes a raw file descriptor.
 pub fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
-/// Whether a line came on standard input: `None` when there is nothing now, false at its end.
+/// Whether standard input has a line: `None` if there is nothing to read, false at its end.
 pub fn stdin_line() -> io::Result<Option<bool>> {
     let mut wanted = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
     if check(unsafe { libc::poll(&mut wanted, 1, 0) })? == 0 {
@@ -139,14 +139,14 @@ pub fn now() -> u64 {
     clock(libc::CLOCK_MONOTONIC).unwrap_or(0)
 }
 
-/// Nanoseconds of user and system time of a process with all its threads, those that ended included. The same
-/// sum as `utime + stime` of `/proc/PID/stat`, without its 10 ms steps.
+/// User and system time of a process in nanoseconds, including threads that have ended. Equals `utime + stime` of
+/// `/proc/PID/stat` without its 10 ms resolution.
 pub fn process_cpu(pid: i32) -> io::Result<u64> {
     const SCHEDULER_CLOCK: i32 = 2;
     clock((!pid << 3) | SCHEDULER_CLOCK)
 }
 
-/// Lets this process open as many files as the system permits it.
+/// Raises the limit of open files to its hard limit.
 pub fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     unsafe {

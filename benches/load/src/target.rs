@@ -1,7 +1,7 @@
-//! How to speak to a server: what a subscriber, a publisher and a peer of a room send, and how a delivery is known.
+//! Wire format of a server: frames of subscribers, publishers and room peers, and the sequence number of a delivery.
 //!
-//! `raw` is what the floor and the compared servers speak: `/sub` listens, a frame sent to `/pub` is the
-//! publication, `/relay/ID` is a room. `lastmile` is the gateway's own protocol.
+//! `raw` is the format of the floor and the compared servers: `/sub` subscribes, a frame sent to `/pub` is a
+//! publication, `/relay/ID` is a room. `lastmile` is the gateway's protocol.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -16,27 +16,27 @@ pub enum Dialect {
 
 pub struct Target {
     pub dialect: Dialect,
-    /// Ports of subscribers and rooms, and of publishers.
+    /// Port for subscribers and rooms. `publish_port` is the one for publishers.
     pub port: u16,
     pub publish_port: u16,
-    /// So many servers have the ports from there on; clients and publishers are spread over them.
+    /// Number of servers on consecutive ports; clients and publishers are distributed over them.
     pub nodes: usize,
-    /// A publisher's key; the gateway wants one.
+    /// The publisher's key, required by the gateway.
     pub key: Option<Key>,
-    /// One for each subscriber in turn; empty where anyone may listen.
+    /// Tokens that subscribers use in turn; empty where no token is required.
     pub tokens: Vec<String>,
-    /// Publications are spread over as many channels.
+    /// Number of channels that publications are distributed over.
     pub channels: usize,
-    /// Length of a payload in bytes.
+    /// Payload length in bytes.
     pub size: usize,
 }
 
-/// What a client sends until it counts as connected.
+/// The frames that a client sends to connect, and the response that completes its handshake.
 pub struct Handshake {
     pub request: String,
-    /// Frames that follow the upgrade at once, encoded.
+    /// Encoded frames to send right after the upgrade.
     pub frames: Vec<u8>,
-    /// A part of the frame that ends the handshake; without one the upgrade ends it.
+    /// A substring of the frame that completes the handshake. `None`: the upgrade completes it.
     pub ready_marker: Option<&'static str>,
 }
 
@@ -49,7 +49,7 @@ impl Target {
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.publish_port + (publisher % self.nodes) as u16)
     }
 
-    /// Subscriber `i` listens to channel `i % channels`.
+    /// Subscriber `i` subscribes to channel `i % channels`.
     pub fn subscriber(&self, i: usize) -> Handshake {
         if self.dialect == Dialect::Raw {
             return Handshake { request: upgrade(self.port, "/sub", ""), frames: Vec::new(), ready_marker: None };
@@ -67,7 +67,7 @@ impl Target {
         Handshake { request, frames, ready_marker: Some(r#""type":"subscribed""#) }
     }
 
-    /// One of the two peers of a room.
+    /// A peer of a room with two peers.
     pub fn peer(&self, room: usize) -> Handshake {
         match self.dialect {
             Dialect::Raw => Handshake {
@@ -91,12 +91,12 @@ impl Target {
         }
     }
 
-    /// Whether each publication over a WebSocket is confirmed by a frame.
+    /// Whether the server confirms each publication over a WebSocket.
     pub fn confirms(&self) -> bool {
         self.dialect == Dialect::Lastmile
     }
 
-    /// Appends publication `seq` of a channel as a client's frame.
+    /// Appends publication `seq` of a channel as a client frame.
     pub fn publication(&self, channel: usize, seq: u64, out: &mut Vec<u8>) {
         let mut payload = Vec::with_capacity(self.size + 100);
         if self.dialect == Dialect::Lastmile {
@@ -110,7 +110,7 @@ impl Target {
         ws::client_frame(out, ws::TEXT, &payload);
     }
 
-    /// The same as an HTTP request, signed where the server wants it.
+    /// The publication as an HTTP request, signed if the server requires it.
     pub fn post(&self, seq: u64) -> Vec<u8> {
         let mut body = Vec::with_capacity(self.size);
         self.payload(seq, &mut body);
@@ -130,17 +130,17 @@ impl Target {
         request
     }
 
-    /// The number of the publication that a delivered frame carries.
+    /// The sequence number in a delivered frame.
     pub fn seq(&self, frame: &[u8]) -> Option<u64> {
-        // The payload is the last member of a message of the gateway: it begins at the same distance from the end.
-        let behind = self.size + usize::from(self.dialect == Dialect::Lastmile);
-        frame.len().checked_sub(behind).and_then(|at| number_at(frame, at)).or_else(|| {
+        // Fast path: the payload is the last member of a gateway message, at a fixed distance from its end.
+        let from_end = self.size + usize::from(self.dialect == Dialect::Lastmile);
+        frame.len().checked_sub(from_end).and_then(|at| number_at(frame, at)).or_else(|| {
             let at = frame.windows(2).position(|w| w == SEQ_MARKER)?;
             number_at(frame, at)
         })
     }
 
-    /// A JSON string of `size` bytes that begins with the number.
+    /// Appends a JSON string of `size` bytes that begins with the sequence number.
     pub fn payload(&self, seq: u64, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(format!("\"#{seq:0width$}#", width = SEQ_DIGITS).as_bytes());
@@ -149,7 +149,7 @@ impl Target {
     }
 }
 
-/// The shortest payload that carries its number.
+/// The shortest payload that holds a sequence number.
 pub const MIN_PAYLOAD_BYTES: usize = SEQ_DIGITS + 4;
 
 const SEQ_MARKER: &[u8] = b"\"#";

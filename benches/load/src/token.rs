@@ -1,4 +1,4 @@
-//! Mints the ES256 tokens (RFC 7519, 7515) that subscribers of the gateway show, and the key set they verify with.
+//! Issues ES256 tokens (RFC 7519, 7515) for subscribers, and the key set that verifies them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use p256::ecdsa::{Signature, SigningKey, signature::Signer};
 pub const ISSUER: &str = "https://issuer.bench";
 pub const AUDIENCE: &str = "lastmile";
 
-/// The issuer of a benchmark: its key is the same in every run and worth nothing.
+/// The benchmark's token issuer. Its key is fixed and not secret.
 pub struct Issuer(SigningKey);
 
 impl Default for Issuer {

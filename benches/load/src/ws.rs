@@ -1,4 +1,4 @@
-//! WebSocket framing (RFC 6455) as far as a benchmark needs it: whole frames, no fragments, no extensions.
+//! WebSocket framing (RFC 6455) for benchmarks: no fragments, no extensions.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha1::{Digest, Sha1};
@@ -9,7 +9,7 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
-/// The key that every client of the load generator sends; it proves nothing here.
+/// The fixed key of all clients. It is the example of RFC 6455.
 pub const CLIENT_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 const CLIENT_MASK: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
@@ -22,7 +22,7 @@ pub fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
-/// Value of a header, by lower-case name, in the head of a request or an answer.
+/// Value of a header in a request or response head, by case-insensitive name.
 pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.split("\r\n").skip(1).find_map(|line| {
         let (key, value) = line.split_once(':')?;
@@ -30,12 +30,12 @@ pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// Where the head of an HTTP message ends, behind its empty line.
+/// Length of the head of an HTTP message, including its empty line.
 pub fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// A frame's place in the bytes received: payload at `start..end`.
+/// A frame in a receive buffer: the payload is at `start..end`.
 #[derive(Clone, Copy)]
 pub struct Frame {
     pub opcode: u8,
@@ -44,7 +44,7 @@ pub struct Frame {
     pub end: usize,
 }
 
-/// The first whole frame of `bytes`, if it is all there.
+/// Parses the first frame of `bytes`, if it is complete.
 pub fn parse(bytes: &[u8]) -> Option<Frame> {
     let (&[first, second], rest) = bytes.split_first_chunk::<2>()?;
     let (length, mut start) = match second & 0x7f {
@@ -63,13 +63,13 @@ pub fn parse(bytes: &[u8]) -> Option<Frame> {
     (bytes.len() >= end).then_some(Frame { opcode: first & 0x0f, mask, start, end })
 }
 
-/// Appends a server's frame (not masked).
+/// Appends a server frame (unmasked).
 pub fn server_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     head(out, opcode, payload.len(), 0);
     out.extend_from_slice(payload);
 }
 
-/// Appends a client's frame (masked).
+/// Appends a client frame (masked).
 pub fn client_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     head(out, opcode, payload.len(), 0x80);
     out.extend_from_slice(&CLIENT_MASK);
@@ -78,7 +78,7 @@ pub fn client_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     unmask(&mut out[start..], CLIENT_MASK);
 }
 
-/// Takes a mask off, or puts it on.
+/// Applies or removes a mask.
 pub fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
     let mut chunks = bytes.chunks_exact_mut(4);
     for chunk in &mut chunks {

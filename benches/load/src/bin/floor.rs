@@ -1,9 +1,9 @@
-//! The floor: one thread, one epoll, nothing but the system calls that cannot be avoided.
+//! The floor: one thread, one epoll instance, and only the unavoidable system calls.
 //!
-//! `/sub` listens; each frame that arrives on `/pub` is framed once and written to every listener with one
-//! `write` each, or, with `--batch`, everything that one read brought goes out in one `write` per listener.
-//! `/relay/ID` pairs the first two of an ID. `POST /pub` is answered 200, with `--verify` after one Ed25519
-//! verification. `--ping-secs N` pings every listener in turn. A listener that takes no more is cut off.
+//! `/sub` subscribes. Each frame on `/pub` is encoded once and written to every subscriber with one `write`;
+//! with `--batch`, all frames of one read share one `write` per subscriber. `/relay/ID` pairs the first two
+//! connections of an ID. `POST /pub` returns 200, with `--verify` after one Ed25519 verification. `--ping-secs N`
+//! pings every subscriber in turn. A subscriber whose socket buffer is full is disconnected.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,12 +16,12 @@ use lastmile_bench::ws;
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
     Closed,
-    /// Has not sent a whole request yet, or sends HTTP requests only.
+    /// No complete upgrade request yet, or plain HTTP requests only.
     Http,
-    /// With its place in the list of subscribers.
+    /// With its index in the list of subscribers.
     Subscriber(u32),
     Publisher,
-    /// With the socket of its peer; -1 while it waits.
+    /// With the socket of the other peer, or -1 while it waits for one.
     Peer(RawFd),
 }
 
@@ -29,7 +29,7 @@ struct Floor {
     epoll: Epoll,
     roles: Vec<Role>,
     subscribers: Vec<RawFd>,
-    /// Input that is not whole yet, by socket. Empty while connections are idle.
+    /// Incomplete input, by socket. Empty while connections are idle.
     partial: HashMap<RawFd, Vec<u8>>,
     waiting: HashMap<String, RawFd>,
     out: Vec<u8>,
@@ -68,7 +68,7 @@ fn main() -> io::Result<()> {
     floor.run(port, ping_secs)
 }
 
-/// As long as the signature base of a publication.
+/// Has the length of a typical signature base.
 const SIGNED_SAMPLE: &[u8] = &[b's'; 400];
 
 fn number(arg: Option<String>) -> u64 {
@@ -243,14 +243,14 @@ impl Floor {
         let mut i = 0;
         while i < self.subscribers.len() {
             let fd = self.subscribers[i];
-            // A cut-off listener leaves its place to the last one.
+            // A disconnected subscriber is replaced by the last one.
             if self.send(fd, frames) {
                 i += 1;
             }
         }
     }
 
-    /// Whether the socket took it all; it is closed if not.
+    /// Whether the socket took all bytes; it is closed otherwise.
     fn send(&mut self, fd: RawFd, bytes: &[u8]) -> bool {
         let whole = matches!(sys::write(fd, bytes), Ok(Some(n)) if n == bytes.len());
         if !whole {
@@ -290,5 +290,5 @@ impl Floor {
     }
 }
 
-/// How often the pings of one interval are spread over it.
+/// Interval between batches of pings, which spread them over a ping interval.
 const PING_TICK_NS: u64 = 100_000_000;

@@ -1,5 +1,4 @@
-//! The load generator: runs one scenario against a server that is already there, prints one JSON object for
-//! each measurement.
+//! The load generator: runs one scenario against a running server, and prints one JSON object per measurement.
 
 use std::io;
 use std::path::Path;
@@ -102,7 +101,7 @@ fn measure(scenario: &str, options: &[String]) -> io::Result<()> {
     plan.target.tokens = (0..tokens).map(|i| issuer.token(i)).collect();
     plan.server = Server::of(pid);
     if !plan.server.alive() {
-        return Err(io::Error::other(format!("there is no process {pid}")));
+        return Err(io::Error::other(format!("no process {pid}")));
     }
     scenario::run(&plan)
 }

@@ -1,5 +1,5 @@
-//! A server of the common design, to compare with: tokio-tungstenite, a task and a queue for each client.
-//! Speaks the same paths as the floor.
+//! Comparison server of the common design: tokio-tungstenite, a task and a queue for each client.
+//! Serves the same paths as the floor.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +17,7 @@ type Queue = UnboundedSender<Message>;
 #[derive(Default)]
 struct Hub {
     subscribers: Mutex<HashMap<u64, Queue>>,
-    /// The peers of each room, with their numbers.
+    /// The peers of each room, with their connection numbers.
     rooms: Mutex<HashMap<String, Vec<(u64, Queue)>>>,
 }
 
@@ -36,7 +36,7 @@ async fn main() -> io::Result<()> {
 
 async fn serve(socket: TcpStream, number: u64, hub: Arc<Hub>) {
     let mut path = String::new();
-    // The signature of the callback is tungstenite's.
+    // tungstenite defines the signature of the callback.
     #[allow(clippy::result_large_err)]
     let record_path = |request: &Request, response: Response| {
         path = request.uri().path().to_owned();

@@ -1,4 +1,4 @@
-//! Connections themselves: what an idle one costs, what it takes to open one, and what is left after many.
+//! Cost of connections: memory of idle ones, CPU of opening one, memory left after many.
 
 use std::io;
 
@@ -7,9 +7,9 @@ use crate::client_pool::OpenOptions;
 use crate::stats::{Meter, Report};
 use crate::sys;
 
-/// Resident bytes of an idle connection, and CPU while nothing happens but pings.
+/// Resident bytes of an idle connection, and CPU for pings only.
 pub fn idle(plan: &Plan) -> io::Result<Report> {
-    // The first clients make the server reserve what it reserves once.
+    // The first clients trigger one-time allocations of the server.
     let mut pool = plan.subscribers(100.min(plan.n))?;
     pause(&mut pool, 500_000_000)?;
     let before = plan.server.resident();
@@ -31,7 +31,7 @@ pub fn idle(plan: &Plan) -> io::Result<Report> {
         .usage(&usage))
 }
 
-/// CPU of a handshake and a subscription.
+/// CPU time of a handshake and a subscription.
 pub fn connect(plan: &Plan) -> io::Result<Report> {
     let mut pool = plan.subscribers(200)?;
     let meter = Meter::start(&plan.server);
@@ -43,7 +43,7 @@ pub fn connect(plan: &Plan) -> io::Result<Report> {
         .usage(&usage))
 }
 
-/// Resident memory before and after `n` connections have come and gone, every other one with a Close frame.
+/// Resident memory before and after `n` connections were opened and closed, every other one with a Close frame.
 pub fn churn(plan: &Plan) -> io::Result<Report> {
     let mut pool = plan.pool()?;
     let start = plan.server.resident();
@@ -75,7 +75,7 @@ fn cycles(plan: &Plan, pool: &mut crate::client_pool::ClientPool, cycles: usize)
         pool.poll(1_000_000_000, |_, _, _| {})?;
         for i in std::mem::take(&mut pool.joined) {
             done += 1;
-            pool.end(i, done % 2 == 0);
+            pool.disconnect(i, done % 2 == 0);
             if started_count < cycles {
                 started_count += 1;
                 pool.open(i, plan.target.subscriber(started_count), OpenOptions::default())?;

@@ -1,4 +1,4 @@
-//! One publication to many: at a fixed pace, as fast as they arrive, and one at a time.
+//! Fan-out of publications: at a fixed rate, as fast as they arrive, and one at a time.
 
 use std::io;
 
@@ -8,18 +8,18 @@ use crate::publisher::Publisher;
 use crate::stats::{Histogram, Meter, Report};
 use crate::sys;
 
-/// All that the three have in common: clients, publishers, and who got what.
+/// State of the three fan-out scenarios: clients, publishers and deliveries.
 struct FanOut<'a> {
     plan: &'a Plan,
     pool: ClientPool,
     publishers: Vec<Publisher>,
     checker: Checker,
-    /// When each publication was sent, and how many got it.
+    /// For each publication: the time it was sent, and the number of deliveries.
     sent: Vec<(u64, u32)>,
-    /// Publications that all their subscribers have.
+    /// Publications delivered to all their subscribers.
     complete: usize,
     latency: Histogram,
-    /// Off where a look at the clock for each delivery would be what is measured.
+    /// Whether latency is measured. Off in `flood`: reading the clock per delivery would distort the result.
     timed: bool,
     measure: Measure<'a>,
 }
@@ -47,8 +47,8 @@ impl Repeatable for FanOut<'_> {
             *complete += usize::from(*got as usize == subscribers);
         })?;
         if let Some(i) = pool.closed.first() {
-            let why = pool.last_error.take().unwrap_or_default();
-            return Err(io::Error::other(format!("subscriber {i} was closed: {why}")));
+            let error = pool.last_error.take().unwrap_or_default();
+            return Err(io::Error::other(format!("subscriber {i} was closed: {error}")));
         }
         self.publishers.iter_mut().try_for_each(|p| p.serve(&self.pool))
     }
@@ -67,7 +67,7 @@ impl<'a> FanOut<'a> {
         Ok(FanOut { plan, pool, publishers, checker, sent, complete: 0, latency, timed: true, measure })
     }
 
-    /// Queues the next publication: they take the channels in turn, and a channel has one publisher.
+    /// Queues the next publication. Channels take turns, and each channel has one publisher.
     fn publish(&mut self) {
         let (id, target) = (self.sent.len(), &self.plan.target);
         let channel = id % target.channels;
@@ -80,7 +80,7 @@ impl<'a> FanOut<'a> {
         self.publishers.iter_mut().try_for_each(|p| p.flush(&self.pool))
     }
 
-    /// Waits until everything that was published has arrived, at most for ten seconds.
+    /// Waits until all publications are delivered, at most ten seconds.
     fn settle(&mut self) -> io::Result<()> {
         let deadline = sys::now() + 10_000_000_000;
         while self.complete < self.sent.len() && sys::now() < deadline {
@@ -89,7 +89,7 @@ impl<'a> FanOut<'a> {
         Ok(())
     }
 
-    /// Sends `count` publications at the plan's rate, and waits for them.
+    /// Sends `count` publications at the plan's rate, and waits for their delivery.
     fn run_paced(&mut self, count: usize) -> io::Result<()> {
         let start = sys::now();
         for k in 0..count {
@@ -115,7 +115,7 @@ impl<'a> FanOut<'a> {
         Ok(())
     }
 
-    /// Nanoseconds until the first and until the last subscriber have a publication; then a pause.
+    /// Nanoseconds until the first and the last subscriber received a publication; pauses afterwards.
     fn publish_one(&mut self) -> io::Result<(u64, u64)> {
         self.publish();
         let sent = sys::now();
@@ -124,7 +124,7 @@ impl<'a> FanOut<'a> {
         while self.complete < self.sent.len() {
             self.poll(1_000_000_000)?;
             if sys::now() - sent > 5_000_000_000 {
-                return Err(io::Error::other("a publication did not reach everyone within 5 s"));
+                return Err(io::Error::other("a publication did not reach all subscribers within 5 s"));
             }
         }
         let rest = sys::now() + 3_000_000;
@@ -189,7 +189,7 @@ impl<'a> FanOut<'a> {
     }
 }
 
-/// CPU per delivery at a fixed rate of publications.
+/// CPU time per delivery at a fixed publication rate.
 pub fn paced(plan: &Plan) -> io::Result<()> {
     plan.measure_in_turns(FanOut::new(plan, FanOut::measure_paced)?)
 }
@@ -199,7 +199,7 @@ pub fn flood(plan: &Plan) -> io::Result<()> {
     plan.measure_in_turns(FanOut { timed: false, ..FanOut::new(plan, FanOut::measure_flood)? })
 }
 
-/// Latency of the first and of the last subscriber when nothing else is going on.
+/// Latency of the first and the last subscriber without other load.
 pub fn alone(plan: &Plan) -> io::Result<()> {
     plan.measure_in_turns(FanOut::new(plan, FanOut::measure_alone)?)
 }

@@ -1,4 +1,4 @@
-//! The scenarios. Each opens its clients, measures one thing and returns one report.
+//! The scenarios. Each opens its clients, takes one kind of measurement and returns a report.
 
 mod connections;
 mod fan_out;
@@ -14,20 +14,20 @@ use crate::stats::{Report, Server};
 use crate::sys;
 use crate::target::Target;
 
-/// What to run, with bounds on time and counts.
+/// Parameters of a scenario, with bounds on time and counts.
 pub struct Plan {
     pub scenario: String,
-    /// Subscribers, connections, pairs or cycles, as the scenario has it.
+    /// Number of subscribers, connections, rooms or cycles, depending on the scenario.
     pub n: usize,
     pub secs: f64,
-    /// Publications or messages per second, where they are paced.
+    /// Publications per second, in `paced`.
     pub rate: f64,
     pub publishers: usize,
     pub in_flight: usize,
-    /// Bytes in all, for `sleeper`.
+    /// Total bytes, in `sleeper`.
     pub volume: u64,
-    /// Measure once for each line of standard input, so that several servers can be measured in turn while all
-    /// of them keep their connections: a slow moment of the machine then meets them alike.
+    /// Measure once for each line of standard input. Several servers can then be measured in turn while all keep
+    /// their connections, so that a slow phase of the machine affects them alike.
     pub turns: bool,
     pub target: Target,
     pub server: Server,
@@ -48,7 +48,7 @@ pub fn run(plan: &Plan) -> io::Result<()> {
         "publish" => plan.measure_once(publish::stream),
         "post" => plan.measure_once(publish::post),
         "sleeper" => plan.measure_once(sleeper::run),
-        other => Err(io::Error::other(format!("no scenario {other}; there are {SCENARIO_NAMES}"))),
+        other => Err(io::Error::other(format!("unknown scenario {other}; scenarios: {SCENARIO_NAMES}"))),
     }
 }
 
@@ -58,7 +58,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Measures once, or in turns until standard input ends. Between turns the clients go on answering pings.
+    /// Measures once, or in turns until standard input ends. Between turns the clients answer pings.
     fn measure_in_turns<S: Repeatable>(&self, mut state: S) -> io::Result<()> {
         if !self.turns {
             return self.measure_once(|_| state.measure());
@@ -93,17 +93,17 @@ impl Plan {
     }
 }
 
-/// A state that can be measured again and again.
+/// A scenario whose connections can be measured repeatedly.
 trait Repeatable {
     fn pool(&self) -> &ClientPool;
     fn poll(&mut self, timeout_ns: i64) -> io::Result<()>;
     fn measure(&mut self) -> io::Result<Report>;
 }
 
-/// How long a turn runs before it is measured, in seconds.
+/// Time that a turn runs before it is measured, in seconds.
 const WARM_UP_SECS: f64 = 0.3;
 
-/// Every subscriber must get every publication of its channel once and in order.
+/// Checks that every subscriber gets every publication of its channel once and in order.
 struct Checker {
     next: Vec<u64>,
     deliveries: u64,
@@ -129,7 +129,7 @@ impl Checker {
         self.bytes += bytes as u64;
     }
 
-    /// Adds what was counted since the last report.
+    /// Adds the counts since the last report, and resets them.
     fn report(&mut self, report: Report) -> Report {
         let report = report
             .number("deliveries", self.deliveries as f64)
@@ -141,7 +141,7 @@ impl Checker {
     }
 }
 
-/// Runs the clients for `ns` without looking at what they get.
+/// Runs the clients for `ns` and ignores the frames they receive.
 fn pause(pool: &mut ClientPool, ns: u64) -> io::Result<()> {
     let until = sys::now() + ns;
     while let Some(left) = until.checked_sub(sys::now()).filter(|left| *left > 0) {

@@ -1,4 +1,4 @@
-//! What a publisher alone can do, with nobody listening: over one WebSocket, and by HTTP requests.
+//! Throughput of a publisher without subscribers: over one WebSocket, and by HTTP requests.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use crate::ws;
 
 /// Publications per second over one WebSocket.
 pub fn stream(plan: &Plan) -> io::Result<Report> {
-    // Unconfirmed publications are held to this many, so that the queue of answers stays small.
+    // Limits unconfirmed publications, so that the server's queue of confirmations stays small.
     const MAX_UNCONFIRMED: u64 = 4096;
     const MAX_QUEUED_BYTES: usize = 256 * 1024;
     let mut pool = plan.pool()?;
@@ -50,9 +50,9 @@ pub fn stream(plan: &Plan) -> io::Result<Report> {
         .usage(&usage))
 }
 
-/// Requests per second, signed before the clock starts, over `n` connections with one request each in flight.
+/// Requests per second over `n` connections with one request in flight each, signed before the measurement.
 pub fn post(plan: &Plan) -> io::Result<Report> {
-    // Signatures are good for 60 s, and signing takes about 20 µs.
+    // Signatures are valid for 60 s, and signing takes about 20 µs.
     let requests: Vec<Vec<u8>> = (0..(plan.secs * 30_000.0) as u64).map(|seq| plan.target.post(seq)).collect();
     let mut epoll = Epoll::new()?;
     let mut next = requests.iter();
@@ -76,7 +76,7 @@ pub fn post(plan: &Plan) -> io::Result<Report> {
     while in_flight > 0 {
         let ready = epoll.wait(5_000_000_000)?;
         if ready == 0 {
-            return Err(io::Error::other("no answer to a request within 5 s"));
+            return Err(io::Error::other("no response to a request within 5 s"));
         }
         for at in 0..ready {
             let (fd, partial) = &mut clients[epoll.event(at).0 as usize];
@@ -101,12 +101,12 @@ pub fn post(plan: &Plan) -> io::Result<Report> {
         .usage(&usage))
 }
 
-/// Reads once; whether the answer is all there. Anything but 2xx is an error.
+/// Reads once; returns whether the response is complete. A status other than 2xx is an error.
 fn answered(fd: &OwnedFd, partial: &mut Vec<u8>, buffer: &mut [u8]) -> io::Result<bool> {
     let Some(n) = sys::read(fd.as_raw_fd(), buffer)? else { return Ok(false) };
     partial.extend_from_slice(&buffer[..n]);
     if n == 0 {
-        return Err(io::Error::other("the server closed a connection of the publisher"));
+        return Err(io::Error::other("publisher: connection closed by the server"));
     }
     let Some(end) = ws::head_end(partial) else { return Ok(false) };
     let head = String::from_utf8_lossy(&partial[..end]);

@@ -1,4 +1,4 @@
-//! Messages between the two peers of a room: in each of `n` rooms one message goes to and fro, as fast as it can.
+//! Messages between the two peers of a room: in each of `n` rooms, one message is sent back and forth.
 
 use std::io;
 
@@ -20,10 +20,10 @@ pub fn run(plan: &Plan) -> io::Result<()> {
 struct Rooms<'a> {
     plan: &'a Plan,
     pool: ClientPool,
-    /// How often the message of each room was relayed: the number that it carries.
+    /// How often the message of each room was relayed, which is also its sequence number.
     relayed: Vec<u64>,
     out_of_order: u64,
-    /// Messages that a peer has got and not sent back: the peer and the next number.
+    /// Messages that a peer has received and not returned yet: the peer and the next sequence number.
     to_return: Vec<(usize, u64)>,
 }
 
@@ -35,7 +35,7 @@ impl Repeatable for Rooms<'_> {
     fn poll(&mut self, timeout_ns: i64) -> io::Result<()> {
         let Rooms { plan, pool, relayed, out_of_order, to_return } = self;
         pool.poll(timeout_ns, |i, _, payload| {
-            // What the server itself says on joining carries no number.
+            // The server's own frame on joining carries no sequence number.
             let Some(seq) = plan.target.seq(payload) else { return };
             let count = &mut relayed[i / 2];
             *out_of_order += u64::from(seq != *count || i % 2 == (seq % 2) as usize);
@@ -79,7 +79,7 @@ impl Rooms<'_> {
         Ok(())
     }
 
-    /// Waits, at most two seconds, until no message is on its way.
+    /// Waits until no message is in flight, at most two seconds.
     fn wait_until_returned(&mut self) -> io::Result<()> {
         let end = sys::now() + 2_000_000_000;
         while self.to_return.len() < self.plan.n && sys::now() < end {

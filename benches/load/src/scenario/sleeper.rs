@@ -1,4 +1,4 @@
-//! Memory of the server while some subscribers never read and one reads everything.
+//! Memory of the server while some subscribers never read and one reads all publications.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::publisher::Publisher;
 use crate::stats::Report;
 use crate::sys;
 
-/// `n` sleepers, and `volume` bytes of publications in the size of the plan.
+/// Runs `n` subscribers that never read, and publishes `volume` bytes in payloads of the plan's size.
 pub fn run(plan: &Plan) -> io::Result<Report> {
     let mut pool = plan.subscribers(1)?;
     let narrow = OpenOptions { receive_buffer: Some(4096), ..OpenOptions::default() };
@@ -43,7 +43,7 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
         }
         if sys::now() > deadline || !pool.closed.is_empty() {
             let got = checker.deliveries;
-            return Err(io::Error::other(format!("the reader has {got} of {count} and gets no more")));
+            return Err(io::Error::other(format!("the reader stalled at {got} of {count} publications")));
         }
     }
     let after = plan.server.resident();
