@@ -8,12 +8,15 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
 import time
 
 BENCHES = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(BENCHES.parent / "tests"))
+from processes import free_ports, wait_until, wait_until_listening
+
 LOAD_BIN = BENCHES / "load" / "target" / "release"
 NCHAN_MODULE = pathlib.Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
@@ -170,7 +173,7 @@ def running(server, cores, variant=None):
         directory = pathlib.Path(name)
         port, publish_port = free_ports(2)
         command = [str(part) for part in server.command(directory, port, publish_port, variant)]
-        log = open(directory / "log", "w+")
+        log = open(directory / "log", "w")
         process = subprocess.Popen(
             command,
             cwd=directory,
@@ -181,34 +184,13 @@ def running(server, cores, variant=None):
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
         try:
-            wait_until_listening(process, port, log)
+            wait_until_listening(process, [port], log.name, secs=20)
+            time.sleep(0.2)
             options = ["--port", port, "--pid", process.pid, *server.options(directory, publish_port, variant)]
             yield [str(option) for option in options]
         finally:
             terminate(process)
             log.close()
-
-
-def free_ports(count):
-    # All sockets stay open until all ports are known, so that the ports differ.
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def wait_until_listening(process, port, log):
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            time.sleep(0.2)
-            return
-        time.sleep(0.05)
-    log.seek(0)
-    raise RuntimeError(f"server did not start: {log.read()[-600:]}")
 
 
 def terminate(process):

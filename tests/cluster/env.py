@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import random
 import shutil
 import signal
 import socket
@@ -23,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import signer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from processes import free_ports, wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REDIS_SERVER = os.environ.get("REDIS_SERVER", "redis-server")
@@ -61,24 +61,6 @@ deadline_secs = {deadline}
 format = "json"
 filter = "info"
 """
-
-
-def wait_until(description, condition, secs=90):
-    deadline = time.monotonic() + secs
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {secs} s for {description}")
-        time.sleep(0.02)
-
-
-def free_ports(count):
-    """Ports below the ephemeral range, so that no outgoing connection takes one while its process is down."""
-    ports = set()
-    while len(ports) < count:
-        port = random.randrange(11_000, 30_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            ports.add(port)
-    return list(ports)
 
 
 def fast_temp_dir():

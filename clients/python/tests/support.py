@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import tempfile
-import threading
 import unittest
 import uuid
 from pathlib import Path
@@ -20,6 +17,9 @@ from pathlib import Path
 from lastmile import Timing
 
 ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tests"))
+from processes import free_ports, wait_until_listening
+
 LASTMILE = os.environ.get("LASTMILE", str(ROOT / "target/debug/lastmile"))
 VECTORS = ROOT / "tests/vectors"
 #: Without the caller's `LASTMILE_…` variables, which the gateway would read as settings.
@@ -77,7 +77,7 @@ class Gateway:
         self.narrow_key, narrow = self.keygen("narrow.key")
         self.keygen("issuer.key")
         (self.folder / "jwks.json").write_text(self.command("token", "--key", self.folder / "issuer.key", "--jwks"))
-        self._ports = free_port(), free_port()
+        self._ports = free_ports(2)
         public, publish = self._ports
         self.url, self.publish_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{publish}"
         self.certificate = self.folder / "cert.pem"
@@ -97,26 +97,14 @@ class Gateway:
     def start(self) -> None:
         """Starts the process. After `kill`, starts it again on the same ports."""
         command = [LASTMILE, "serve", "--config", str(self.folder / "gateway.toml")]
-        self.process = subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr
-        output, listening = [], 0
-        for line in self.process.stderr:
-            output.append(line)
-            listening += "listening" in line
-            if listening == 2:
-                break
-        else:
-            raise AssertionError("".join(output))
-        # A full pipe would block the gateway.
-        self._drain = threading.Thread(target=self.process.stderr.read, daemon=True)
-        self._drain.start()
+        log = self.folder / "gateway.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(command, env=ENV, stdin=subprocess.DEVNULL, stderr=output)
+        wait_until_listening(self.process, self._ports, log)
 
     def kill(self, how: int = signal.SIGKILL) -> None:
         self.process.send_signal(how)
         self.process.wait()
-        self._drain.join()
-        assert self.process.stderr
-        self.process.stderr.close()
 
     def close(self) -> None:
         self.kill()
@@ -203,15 +191,6 @@ class GatewayTestCase(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
         asyncio.get_running_loop().set_debug(False)
         self.channel = f"c.{uuid.uuid4()}"
-
-
-def free_port() -> int:
-    """A port below the ephemeral range, so that no outgoing connection takes it while the gateway is down."""
-    while True:
-        port = random.randrange(11_000, 30_000)
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 async def take(source, count: int) -> list:
