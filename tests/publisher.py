@@ -40,9 +40,9 @@ class Publisher:
 
 
 def expect(answer, status, problem=None):
-    got, content_type, body = answer
-    if got != status:
-        sys.exit(f"expected {status}, got {got}: {body.decode()}")
+    received, content_type, body = answer
+    if received != status:
+        sys.exit(f"expected {status}, got {received}: {body.decode()}")
     if problem is not None:
         if content_type != "application/problem+json":
             sys.exit(f"expected a problem, got {content_type}")
@@ -85,10 +85,10 @@ def check_refusals(publisher, messages):
     expect(publisher.send("POST", messages, headers, body), 401, "signature-invalid")
     expect(publisher.call("POST", messages, b'"' + b"x" * 100 + b'"'), 413, "message-too-large")
     expect(publisher.call("POST", messages, b"{"), 400, "malformed")
-    stranger = Publisher(Ed25519PrivateKey.generate(), "http://" + publisher.authority)
-    expect(stranger.call("POST", messages, body), 401, "key-unknown")
-    expect(post(keyid=signer.fingerprint(stranger.key)), 401, "key-unknown")
-    expect(stranger.call("POST", messages, body, keyid=signer.fingerprint(publisher.key)), 401, "signature-invalid")
+    unknown_publisher = Publisher(Ed25519PrivateKey.generate(), "http://" + publisher.authority)
+    expect(unknown_publisher.call("POST", messages, body), 401, "key-unknown")
+    expect(post(keyid=signer.fingerprint(unknown_publisher.key)), 401, "key-unknown")
+    expect(unknown_publisher.call("POST", messages, body, keyid=signer.fingerprint(publisher.key)), 401, "signature-invalid")
 
     headers = publisher.signed("POST", messages, body)
     print(json.dumps(expect(publisher.send("POST", messages, headers, body), 200)))

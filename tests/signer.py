@@ -104,7 +104,7 @@ def sign(key, method, authority, path, query=None, content_type=None, body=None,
 
 
 def sign_url(key, method, url, **rest):
-    """Like `sign`, for a whole URL."""
+    """Like `sign`, for a URL."""
     parts = urlsplit(url)
     query = parts.query if "?" in url else None
     return sign(key, method, parts.netloc, parts.path, query, **rest)

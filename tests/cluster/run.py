@@ -176,7 +176,7 @@ class Run:
         unready = next((at for at, status in readiness if status == 503), None)
         last_ack = max(0, *(at - began for at in here.ack_times if at < healed))
         self.expect_within(notified_after, 4, "the publisher was refused after")
-        self.expect_within(last_ack, 4, "the last acknowledgement came after")
+        self.expect_within(last_ack, 4, "the last acknowledgement arrived after")
         self.expect_within(unready, 6, "/readyz returned 503 after")
         ack_gap = max((one.longest_ack_gap(began, healed) for one in others), default=0)
         self.expect_within(ack_gap, 4, "publishers on other nodes waited")

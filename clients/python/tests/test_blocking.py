@@ -35,11 +35,11 @@ class Blocking(unittest.TestCase):
             receipts = [self.publisher.send(self.channel, n) for n in range(4, 100)]
             self.publisher.flush()
             self.assertTrue(all(receipt.done() for receipt in receipts))
-            places = [first, *many, *(receipt.result() for receipt in receipts)]
-            got = [subscription.take(TEST_TIMEOUT_SECS) for _ in places]
-            self.assertEqual([one.data for one in got], [b"\xff", *range(1, 100)])
-            self.assertEqual([PublishResult(one.channel, one.message_id, one.epoch, one.offset) for one in got], places)
-            self.assertEqual(subscription.position, got[-1].position)
+            results = [first, *many, *(receipt.result() for receipt in receipts)]
+            received = [subscription.take(TEST_TIMEOUT_SECS) for _ in results]
+            self.assertEqual([one.data for one in received], [b"\xff", *range(1, 100)])
+            self.assertEqual([PublishResult(one.channel, one.message_id, one.epoch, one.offset) for one in received], results)
+            self.assertEqual(subscription.position, received[-1].position)
             self.assertEqual((self.client.state, self.publisher.state), ("connected", "connected"))
         self.assertEqual(list(subscription), [])
 
@@ -82,18 +82,18 @@ class Blocking(unittest.TestCase):
         subscription = self.client.subscribe(self.channel)
         subscription.ready(TEST_TIMEOUT_SECS)
         self.assertEqual(events.take(TEST_TIMEOUT_SECS).principal.subject, "alice")
-        place = self.publisher.send(self.channel, "a question").result(TEST_TIMEOUT_SECS)
+        result = self.publisher.send(self.channel, "a question").result(TEST_TIMEOUT_SECS)
         for n in range(3):
-            self.assertEqual(self.client.ask(self.channel, place.message_id, n), {"to": n})
-        self.client.reply(self.channel, place.message_id, "stop")
+            self.assertEqual(self.client.ask(self.channel, result.message_id, n), {"to": n})
+        self.client.reply(self.channel, result.message_id, "stop")
         answering.join(TEST_TIMEOUT_SECS)
         self.assertFalse(answering.is_alive())
 
     def test_close_ends_waiting_thread(self):
         subscription = self.client.subscribe(self.channel)
         subscription.ready(TEST_TIMEOUT_SECS)
-        got = []
-        waiting = threading.Thread(target=lambda: got.extend(subscription))
+        received = []
+        waiting = threading.Thread(target=lambda: received.extend(subscription))
         waiting.start()
         self.client.close()
         waiting.join(TEST_TIMEOUT_SECS)

@@ -31,18 +31,18 @@ class Publish(GatewayTestCase):
         subscription = self.client.subscribe(self.channel)
         await with_timeout(subscription.ready())
         data = [{"usd": 64000.5}, "text", "é\n\u2028", None, [1, True], b"\x00\xff", b""]
-        places = [await self.publisher.publish(self.channel, one) for one in data]
-        got = await take(subscription, len(data))
-        self.assertEqual([one.data for one in got], data)
-        self.assertEqual([PublishResult(one.channel, one.message_id, one.epoch, one.offset) for one in got], places)
-        self.assertEqual([one.offset for one in got], list(range(1, len(data) + 1)))
-        self.assertEqual({one.publisher for one in got}, {"market-data"})
-        self.assertRegex(got[0].time, r"^20\d\d-\d\d-\d\dT.*\.\d{3}Z$")
+        results = [await self.publisher.publish(self.channel, one) for one in data]
+        received = await take(subscription, len(data))
+        self.assertEqual([one.data for one in received], data)
+        self.assertEqual([PublishResult(one.channel, one.message_id, one.epoch, one.offset) for one in received], results)
+        self.assertEqual([one.offset for one in received], list(range(1, len(data) + 1)))
+        self.assertEqual({one.publisher for one in received}, {"market-data"})
+        self.assertRegex(received[0].time, r"^20\d\d-\d\d-\d\dT.*\.\d{3}Z$")
 
     async def test_channel_names_are_encoded(self):
         for channel in ["a/b", "a b", "ünï", "a?b#c%20", "..", "😀"]:
-            place = await self.publisher.publish(channel, 1)
-            self.assertEqual(place.channel, channel)
+            result = await self.publisher.publish(channel, 1)
+            self.assertEqual(result.channel, channel)
 
     async def test_publish_many(self):
         outcomes = await self.publisher.publish_many(f"small.{self.channel}"[:40], [1, "x" * 50, 3])
@@ -65,18 +65,18 @@ class Publish(GatewayTestCase):
         async with Proxy(gateway.publish_url) as proxy:
             publisher = Publisher(proxy.url, gateway.key, retry_secs=20)
             proxy.responses_to_drop = 2
-            place = await with_timeout(publisher.publish(self.channel, "once"))
+            result = await with_timeout(publisher.publish(self.channel, "once"))
             await publisher.close()
             self.assertEqual(proxy.connections, 3)
-        self.assertEqual(place.offset, 1)
+        self.assertEqual(result.offset, 1)
         self.assertEqual((await self.publisher.publish(self.channel, "next")).offset, 2)
 
     async def test_refusal_codes(self):
         narrow = Publisher(gateway.publish_url, gateway.narrow_key)
-        stranger = Publisher(gateway.publish_url, gateway.keygen(f"stranger-{self.channel}.key")[0])
+        unknown_publisher = Publisher(gateway.publish_url, gateway.keygen(f"stranger-{self.channel}.key")[0])
         for publisher, channel, code, status in [
             (narrow, self.channel, "channel_forbidden", 403),
-            (stranger, self.channel, "key_unknown", 401),
+            (unknown_publisher, self.channel, "key_unknown", 401),
             (self.publisher, "$internal", "channel_invalid", 400),
             (self.publisher, "small.1", "message_too_large", 413),
         ]:
@@ -86,7 +86,7 @@ class Publish(GatewayTestCase):
             self.assertEqual((error.code, error.status, error.temporary), (code, status, False))
             self.assertTrue(error.message)
         await narrow.close()
-        await stranger.close()
+        await unknown_publisher.close()
 
     async def test_unreachable_gateway_is_temporary(self):
         publisher = Publisher("http://127.0.0.1:1", gateway.key, retry_secs=0)
@@ -128,10 +128,10 @@ class Publish(GatewayTestCase):
     async def test_connection_pool_is_bounded(self):
         async with Proxy(gateway.publish_url) as proxy:
             publisher = Publisher(proxy.url, gateway.key)
-            places = await asyncio.gather(*(publisher.publish(self.channel, n) for n in range(100)))
+            results = await asyncio.gather(*(publisher.publish(self.channel, n) for n in range(100)))
             await publisher.close()
             self.assertLessEqual(proxy.connections, 8)
-        self.assertEqual(sorted(place.offset for place in places), list(range(1, 101)))
+        self.assertEqual(sorted(result.offset for result in results), list(range(1, 101)))
 
 
 class Tls(GatewayTestCase):

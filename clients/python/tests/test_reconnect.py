@@ -44,17 +44,17 @@ class ConnectionLoss(GatewayTestCase):
                             await asyncio.sleep(0.01)
 
                 publishing = asyncio.create_task(publish(0, 2000))
-                got = await take(subscription, 2000)
+                received = await take(subscription, 2000)
                 await publishing
                 # A fast machine may be done before the connection was lost often enough.
                 while proxy.connections <= 3:
-                    await publish(len(got), len(got) + 100)
-                    got += await take(subscription, 100)
+                    await publish(len(received), len(received) + 100)
+                    received += await take(subscription, 100)
                 done.set()
                 await disconnector
-        self.assertEqual([one.data for one in got], list(range(len(got))))
-        self.assertEqual([one.offset for one in got], list(range(1, len(got) + 1)))
-        self.assertEqual([one.gap for one in got if one.gap], [])
+        self.assertEqual([one.data for one in received], list(range(len(received))))
+        self.assertEqual([one.offset for one in received], list(range(1, len(received) + 1)))
+        self.assertEqual([one.gap for one in received if one.gap], [])
 
     async def test_receipts_match_what_was_published(self):
         gateway = self.gateway
@@ -75,14 +75,14 @@ class ConnectionLoss(GatewayTestCase):
             unknown = {n for n, one in enumerate(outcomes) if isinstance(one, LastmileError)}
             self.assertEqual({outcomes[n].code for n in unknown} - {"connection_lost"}, set())
             last = await publisher.publish(self.channel, "end")
-            got = await take(subscription, last.offset)
+            received = await take(subscription, last.offset)
             await publisher.close()
-        there = [one.data for one in got[:-1]]
+        there = [one.data for one in received[:-1]]
         self.assertEqual(there, sorted(set(there)), "once and in order")
         self.assertLessEqual(set(range(len(receipts))) - set(there), unknown)
-        for n, place in enumerate(outcomes):
+        for n, result in enumerate(outcomes):
             if n not in unknown:
-                self.assertEqual(got[place.offset - 1].data, n)
+                self.assertEqual(received[result.offset - 1].data, n)
 
     async def test_retry_loses_nothing_and_keeps_order(self):
         gateway = self.gateway
@@ -96,9 +96,9 @@ class ConnectionLoss(GatewayTestCase):
                         proxy.disconnect()
                 await with_timeout(publisher.flush())
                 last = await publisher.publish(self.channel, "end")
-            got = [one.data for one in (await take(subscription, last.offset))[:-1]]
-        self.assertEqual(sorted(set(got)), list(range(200)))
-        firsts = list(dict.fromkeys(got))
+            received = [one.data for one in (await take(subscription, last.offset))[:-1]]
+        self.assertEqual(sorted(set(received)), list(range(200)))
+        firsts = list(dict.fromkeys(received))
         self.assertEqual(firsts, list(range(200)))
 
     async def test_lost_reply_is_not_sent_again(self):
@@ -108,8 +108,8 @@ class ConnectionLoss(GatewayTestCase):
                 subscription = client.subscribe(self.channel)
                 await with_timeout(subscription.ready())
                 replies = publisher.replies()
-                place = await with_timeout(await publisher.send(self.channel, "a question"))
-                asked = asyncio.create_task(client.ask(self.channel, place.message_id, 1))
+                result = await with_timeout(await publisher.send(self.channel, "a question"))
+                asked = asyncio.create_task(client.ask(self.channel, result.message_id, 1))
                 await take(replies, 1)
                 proxy.disconnect()
                 with self.assertRaises(LastmileError) as lost:
@@ -135,20 +135,20 @@ class GatewayRestart(GatewayTestCase):
                         if n == 60 and round_ < 2:
                             gateway.kill()
                             gateway.start()
-                places = {}
+                results = {}
                 for n, receipt in acknowledged:
                     try:
-                        places[n] = await with_timeout(receipt)
+                        results[n] = await with_timeout(receipt)
                     except LastmileError as error:
                         self.assertEqual(error.code, "connection_lost")
                 last = await publisher.publish("c", "end")
-                got = await take(subscription, last.offset)
-        self.assertEqual([one.offset for one in got], list(range(1, last.offset + 1)))
-        self.assertEqual([one.gap for one in got if one.gap], [])
-        self.assertEqual({one.epoch for one in got}, {last.epoch})
-        self.assertGreater(len(places), 100)
-        for n, place in places.items():
-            self.assertEqual((got[place.offset - 1].data, got[place.offset - 1].message_id), (n, place.message_id))
+                received = await take(subscription, last.offset)
+        self.assertEqual([one.offset for one in received], list(range(1, last.offset + 1)))
+        self.assertEqual([one.gap for one in received if one.gap], [])
+        self.assertEqual({one.epoch for one in received}, {last.epoch})
+        self.assertGreater(len(results), 100)
+        for n, result in results.items():
+            self.assertEqual((received[result.offset - 1].data, received[result.offset - 1].message_id), (n, result.message_id))
 
     async def test_new_epoch_reports_a_gap(self):
         gateway = Gateway()

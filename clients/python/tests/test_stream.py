@@ -32,10 +32,10 @@ class Stream(ClientAndPublisherTestCase):
         subscription = self.client.subscribe(self.channel)
         await with_timeout(subscription.ready())
         receipts = [await self.publisher.send(self.channel, {"n": n}) for n in range(1000)]
-        places = [await with_timeout(receipt) for receipt in receipts]
-        self.assertEqual([place.offset for place in places], list(range(1, 1001)))
-        got = await take(subscription, 1000)
-        self.assertEqual([(one.data["n"], one.message_id) for one in got], [(n, p.message_id) for n, p in enumerate(places)])
+        results = [await with_timeout(receipt) for receipt in receipts]
+        self.assertEqual([result.offset for result in results], list(range(1, 1001)))
+        received = await take(subscription, 1000)
+        self.assertEqual([(one.data["n"], one.message_id) for one in received], [(n, p.message_id) for n, p in enumerate(results)])
 
     async def test_data_round_trip(self):
         subscription = self.client.subscribe(self.channel)
@@ -76,15 +76,15 @@ class Stream(ClientAndPublisherTestCase):
             await publisher.close()
 
     async def test_unknown_key_is_final(self):
-        stranger = Publisher(gateway.publish_url, gateway.keygen(f"stranger-{self.channel}.key")[0])
+        unknown_publisher = Publisher(gateway.publish_url, gateway.keygen(f"stranger-{self.channel}.key")[0])
         for _ in range(2):
             with self.assertRaises(LastmileError) as refused:
-                await with_timeout(stranger.send(self.channel, 1))
+                await with_timeout(unknown_publisher.send(self.channel, 1))
             self.assertEqual((refused.exception.code, refused.exception.status), ("key_unknown", 401))
-        self.assertEqual(stranger.state, "failed")
+        self.assertEqual(unknown_publisher.state, "failed")
         with self.assertRaises(LastmileError):
-            await with_timeout(stranger.watch(self.channel).__anext__())
-        await stranger.close()
+            await with_timeout(unknown_publisher.watch(self.channel).__anext__())
+        await unknown_publisher.close()
 
     async def test_close_ends_all_iterators(self):
         replies, watch = self.publisher.replies(), self.publisher.watch(self.channel)
@@ -104,12 +104,12 @@ class Replies(ClientAndPublisherTestCase):
         subscription = self.client.subscribe(self.channel)
         await with_timeout(subscription.ready())
         replies = self.publisher.replies()
-        place = await with_timeout(await self.publisher.send(self.channel, "a question"))
+        result = await with_timeout(await self.publisher.send(self.channel, "a question"))
         [message] = await take(subscription, 1)
         replied = asyncio.create_task(self.client.reply(self.channel, message.message_id, {"text": "yes"}))
         [reply] = await take(replies, 1)
         self.assertFalse(replied.done())
-        self.assertEqual((reply.channel, reply.to, reply.data), (self.channel, place.message_id, {"text": "yes"}))
+        self.assertEqual((reply.channel, reply.to, reply.data), (self.channel, result.message_id, {"text": "yes"}))
         self.assertEqual(reply.principal, Principal("https://app.example", "alice"))
         await with_timeout(reply.received())
         await with_timeout(replied)
@@ -138,8 +138,8 @@ class Replies(ClientAndPublisherTestCase):
         async with Proxy(gateway.publish_url) as proxy:
             publisher = Publisher(proxy.url, gateway.key, timing=FAST_TIMING)
             replies = publisher.replies()
-            place = await with_timeout(await publisher.send(self.channel, "a question"))
-            asked = asyncio.create_task(self.client.ask(self.channel, place.message_id, "a ticket?"))
+            result = await with_timeout(await publisher.send(self.channel, "a question"))
+            asked = asyncio.create_task(self.client.ask(self.channel, result.message_id, "a ticket?"))
             [reply] = await take(replies, 1)
             proxy.disconnect()
             while True:
@@ -162,15 +162,15 @@ class Events(ClientAndPublisherTestCase):
             [first] = await take(watch, 1)
             self.assertEqual((first.event, first.connections), ("watching", 0))
             subscription = self.client.subscribe(self.channel)
-            [came] = await take(watch, 1)
-            self.assertEqual((came.event, came.connections), ("subscribed", 1))
-            self.assertEqual(came.principal, Principal("https://app.example", "alice"))
+            [joined] = await take(watch, 1)
+            self.assertEqual((joined.event, joined.connections), ("subscribed", 1))
+            self.assertEqual(joined.principal, Principal("https://app.example", "alice"))
             proxy.disconnect()
             [again] = await take(watch, 1)
             self.assertEqual((again.event, again.connections), ("watching", 1))
             subscription.unsubscribe()
-            [went] = await take(watch, 1)
-            self.assertEqual((went.event, went.connections), ("unsubscribed", 0))
+            [left] = await take(watch, 1)
+            self.assertEqual((left.event, left.connections), ("unsubscribed", 0))
             with self.assertRaises(LastmileError):
                 publisher.watch(self.channel)
             watch.close()

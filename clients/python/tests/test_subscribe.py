@@ -32,17 +32,17 @@ class Subscribe(GatewayTestCase):
         await self.client.close()
 
     async def test_backlog_and_since(self):
-        places = await self.publisher.publish_many(self.channel, range(10))
+        results = await self.publisher.publish_many(self.channel, range(10))
         for options, expected in [
             ({"backlog": 3}, [7, 8, 9]),
             ({"backlog": 100}, list(range(10))),
-            ({"since": Position(places[4].epoch, places[4].offset)}, [5, 6, 7, 8, 9]),
+            ({"since": Position(results[4].epoch, results[4].offset)}, [5, 6, 7, 8, 9]),
         ]:
             async with self.client.subscribe(self.channel, **options) as subscription:
-                got = await take(subscription, len(expected))
-                self.assertEqual([one.data for one in got], expected)
-                self.assertEqual([one.gap for one in got], [None] * len(got))
-                self.assertEqual(subscription.position, got[-1].position)
+                received = await take(subscription, len(expected))
+                self.assertEqual([one.data for one in received], expected)
+                self.assertEqual([one.gap for one in received], [None] * len(received))
+                self.assertEqual(subscription.position, received[-1].position)
         async with self.client.subscribe(self.channel) as subscription:
             await with_timeout(subscription.ready())
             await self.publisher.publish(self.channel, "new")
@@ -64,26 +64,26 @@ class Subscribe(GatewayTestCase):
 
     async def test_gap_of_short_backlog(self):
         channel = f"short.{uuid.uuid4()}"
-        places = await self.publisher.publish_many(channel, range(20))
+        results = await self.publisher.publish_many(channel, range(20))
         gaps = []
 
         def on_gap(gap):
             gaps.append(gap)
             raise RuntimeError("of the application")
 
-        since = Position(places[4].epoch, places[4].offset)
+        since = Position(results[4].epoch, results[4].offset)
         subscription = self.client.subscribe(channel, since=since, on_gap=on_gap)
         with self.assertLogs("lastmile"):
-            got = await take(subscription, 5)
-        self.assertEqual([one.data for one in got], [15, 16, 17, 18, 19])
-        self.assertEqual([one.gap for one in got], [Gap("history_lost", since)] + [None] * 4)
+            received = await take(subscription, 5)
+        self.assertEqual([one.data for one in received], [15, 16, 17, 18, 19])
+        self.assertEqual([one.gap for one in received], [Gap("history_lost", since)] + [None] * 4)
         self.assertEqual((gaps, subscription.recovered), ([Gap("history_lost", since)], False))
 
     async def test_gap_of_new_epoch(self):
         await self.publisher.publish_many(self.channel, range(3))
         since = Position("another", 7)
-        got = await take(self.client.subscribe(self.channel, since=since), 1)
-        self.assertEqual(got[0].gap, Gap("history_lost", since))
+        received = await take(self.client.subscribe(self.channel, since=since), 1)
+        self.assertEqual(received[0].gap, Gap("history_lost", since))
 
     async def test_full_buffer_pauses(self):
         subscription = self.client.subscribe(self.channel, buffer=10)
@@ -91,17 +91,17 @@ class Subscribe(GatewayTestCase):
         await self.publisher.publish_many(self.channel, range(500))
         await asyncio.sleep(0.1)
         self.assertLessEqual(len(subscription._inbox), 10)
-        got = await take(subscription, 500)
-        self.assertEqual([(one.data, one.gap) for one in got], [(n, None) for n in range(500)])
+        received = await take(subscription, 500)
+        self.assertEqual([(one.data, one.gap) for one in received], [(n, None) for n in range(500)])
 
     async def test_full_buffer_drops_oldest(self):
         subscription = self.client.subscribe(self.channel, buffer=10, overflow="drop_oldest")
         await with_timeout(subscription.ready())
-        places = await self.publisher.publish_many(self.channel, range(100))
+        results = await self.publisher.publish_many(self.channel, range(100))
         await wait_until(lambda: subscription.position.offset == 100)
-        got = await take(subscription, 10)
-        self.assertEqual([one.data for one in got], list(range(90, 100)))
-        self.assertEqual(got[0].gap, Gap("overflow", Position(places[0].epoch, 0)))
+        received = await take(subscription, 10)
+        self.assertEqual([one.data for one in received], list(range(90, 100)))
+        self.assertEqual(received[0].gap, Gap("overflow", Position(results[0].epoch, 0)))
 
     async def test_refusal_keeps_connection(self):
         other = self.client.subscribe(self.channel)

@@ -252,11 +252,11 @@ impl Floor {
 
     /// Whether the socket took all bytes; it is closed otherwise.
     fn send(&mut self, fd: RawFd, bytes: &[u8]) -> bool {
-        let whole = matches!(sys::write(fd, bytes), Ok(Some(n)) if n == bytes.len());
-        if !whole {
+        let is_written = matches!(sys::write(fd, bytes), Ok(Some(n)) if n == bytes.len());
+        if !is_written {
             self.close(fd);
         }
-        whole
+        is_written
     }
 
     fn ping_some(&mut self, at: &mut usize, ping_secs: u64) {

@@ -156,29 +156,29 @@ class Connection(ABC):
             raise LastmileError("rate_limited", "too many commands without a response", True)
         commands = [command, {"type": "ping"}] if is_silent else [command]
         numbered = [(self._next_id(), one) for one in commands]
-        texts = {number: to_json({**one, "id": number}) for number, one in numbered}
+        texts = {command_id: to_json({**one, "id": command_id}) for command_id, one in numbered}
         socket = await self._wait_connected()
-        answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._pending.update(dict.fromkeys(texts, (answer, skip)))
+        response: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self._pending.update(dict.fromkeys(texts, (response, skip)))
         try:
             for text in texts.values():
                 await self._send(socket, text)
-            return await answer
+            return await response
         finally:
-            for number in texts:
-                del self._pending[number]
+            for command_id in texts:
+                del self._pending[command_id]
 
     def _resolve_pending(self, frame: Frame) -> bool:
         """Passes a response to its caller. Returns false if no command has its id."""
-        answer, skip = self._pending.get(str(frame.get("id")), (None, ""))
-        if answer is None:
+        response, skip = self._pending.get(str(frame.get("id")), (None, ""))
+        if response is None:
             return False
-        if answer.done() or frame["type"] == skip:
+        if response.done() or frame["type"] == skip:
             return True
         if frame["type"] == "error":
-            answer.set_exception(error_from_frame(frame))
+            response.set_exception(error_from_frame(frame))
         else:
-            answer.set_result(frame)
+            response.set_result(frame)
         return True
 
     async def _close(self) -> None:
@@ -217,8 +217,8 @@ class Connection(ABC):
         except LastmileError as error:
             return error, False
         except InvalidStatus as error:
-            answer, body = error.response, bytes(error.response.body or b"")
-            return error_from_problem(answer.status_code, body, answer.headers.get("Retry-After")), False
+            response, body = error.response, bytes(error.response.body or b"")
+            return error_from_problem(response.status_code, body, response.headers.get("Retry-After")), False
         except (OSError, asyncio.TimeoutError, WebSocketException) as error:
             return connection_lost(f"{type(error).__name__}: {error}"), False
         stable = asyncio.get_running_loop().call_later(self._timing.stable, self._backoff.reset)
@@ -278,9 +278,9 @@ class Connection(ABC):
     def _fail_pending(self, error: LastmileError) -> None:
         """Fails all commands that wait for a response over a connection that has ended."""
         why = error if is_final(error.status or 0) else connection_lost("connection lost before the response arrived")
-        for answer, _ in self._pending.values():
-            if not answer.done():
-                answer.set_exception(why)
+        for response, _ in self._pending.values():
+            if not response.done():
+                response.set_exception(why)
 
     def _finish(self, state: State, error: LastmileError) -> None:
         if self.state in ("failed", "closed"):

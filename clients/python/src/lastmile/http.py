@@ -74,21 +74,21 @@ class Http:
         signed = sign(self._key, method, self._address.authority, path, content_type=content_type, body=body)
         try:
             connection.request(method, path, body, {"Host": self._address.authority, **signed, **more})
-            answer = connection.getresponse()
-            content = answer.read(_MAX_RESPONSE_BYTES)
+            response = connection.getresponse()
+            content = response.read(_MAX_RESPONSE_BYTES)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise connection_lost(f"{type(error).__name__}: {error}") from error
-        if answer.isclosed() and not answer.will_close and not self._is_closed:
+        if response.isclosed() and not response.will_close and not self._is_closed:
             self._idle.append((time.monotonic(), connection))
         else:
             connection.close()
-        if not 200 <= answer.status < 300:
-            raise error_from_problem(answer.status, content, answer.getheader("retry-after"))
+        if not 200 <= response.status < 300:
+            raise error_from_problem(response.status, content, response.getheader("retry-after"))
         try:
             return json.loads(content) if content else None
         except ValueError:
-            raise LastmileError("malformed", "response is not JSON", status=answer.status) from None
+            raise LastmileError("malformed", "response is not JSON", status=response.status) from None
 
     def _connection(self) -> http.client.HTTPConnection:
         while self._idle:

@@ -52,8 +52,8 @@ class Publisher:
         is_json = not isinstance(data, (bytes, bytearray, memoryview))
         body = to_json(data).encode() if is_json else bytes(data)
         content_type = "application/json" if is_json else "application/octet-stream"
-        answer = await self._post(channel, body, content_type, idempotency_key)
-        return publish_result_from_frame(answer, answer["id"])
+        response = await self._post(channel, body, content_type, idempotency_key)
+        return publish_result_from_frame(response, response["id"])
 
     async def publish_many(
         self, channel: str, items: Iterable[Any], idempotency_key: str | None = None
@@ -64,8 +64,8 @@ class Publisher:
         if not lines:
             return []
         body = "\n".join(lines).encode()
-        answers = await self._post(channel, body, "application/x-ndjson", idempotency_key)
-        return [_outcome(answer) for answer in answers]
+        responses = await self._post(channel, body, "application/x-ndjson", idempotency_key)
+        return [_outcome(response) for response in responses]
 
     async def send(self, channel: str, data: Any, *, retry: bool = False) -> Receipt:
         """Publishes over the WebSocket. Returns as soon as the window and the network's buffers have room; `await` the
@@ -91,13 +91,13 @@ class Publisher:
         """Creates a channel if it does not exist. The limits `max_messages`, `max_data_bytes`, `max_message_bytes`,
         `max_connections` and `lifespan_secs` lower the configured ones. Raises `channel_exists` if the channel has
         other limits."""
-        answer: Frame = await self._http.request("PUT", channel_path(channel), to_json(limits).encode())
-        return answer
+        response: Frame = await self._http.request("PUT", channel_path(channel), to_json(limits).encode())
+        return response
 
     async def describe_channel(self, channel: str) -> Frame:
         """State, limits and counts of a channel."""
-        answer: Frame = await self._http.request("GET", channel_path(channel))
-        return answer
+        response: Frame = await self._http.request("GET", channel_path(channel))
+        return response
 
     async def close_channel(self, channel: str) -> None:
         """Closes a channel; its subscribers receive `channel_closed`."""
@@ -123,7 +123,7 @@ class Publisher:
         return await self._http.request("POST", channel_path(channel) + "/messages", body, content_type, headers)
 
 
-def _outcome(answer: Frame) -> PublishResult | LastmileError:
-    if "offset" in answer:
-        return publish_result_from_frame(answer, answer["id"])
-    return error_from_problem(int(answer.get("status", 500)), to_json(answer).encode(), None)
+def _outcome(response: Frame) -> PublishResult | LastmileError:
+    if "offset" in response:
+        return publish_result_from_frame(response, response["id"])
+    return error_from_problem(int(response.get("status", 500)), to_json(response).encode(), None)

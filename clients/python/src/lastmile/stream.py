@@ -165,8 +165,8 @@ class Stream(Connection):
     # Publications.
 
     async def send(self, channel: str, data: Any, retry: bool) -> Receipt:
-        number = self._next_id()
-        text = to_json({"type": "publish", "id": number, "channel": channel, **encode(data)})
+        command_id = self._next_id()
+        text = to_json({"type": "publish", "id": command_id, "channel": channel, **encode(data)})
         await self._window.acquire()
         try:
             socket = await self._wait_connected()
@@ -174,7 +174,7 @@ class Stream(Connection):
         except BaseException:
             self._window.release()
             raise
-        self._unanswered[number] = receipt
+        self._unanswered[command_id] = receipt
         await self._send(socket, text)
         return receipt
 

@@ -92,9 +92,9 @@ class Client(Connection):
     def send_subscribe(self, subscription: Subscription) -> None:
         if self._socket is None:
             return self._start()
-        number = self._next_id()
-        subscription._suspend(number)
-        command = {"type": "subscribe", "id": number, "channel": subscription.channel, **subscription._resume_params()}
+        command_id = self._next_id()
+        subscription._suspend(command_id)
+        command = {"type": "subscribe", "id": command_id, "channel": subscription.channel, **subscription._resume_params()}
         self._send_soon(command)
 
     def send_unsubscribe(self, subscription: Subscription) -> None:
@@ -173,9 +173,9 @@ class Client(Connection):
         else:
             self._spawn(self._resubscribe_later(subscription))
 
-    def _on_refusal(self, number: str | None, error: LastmileError) -> None:
+    def _on_refusal(self, command_id: str | None, error: LastmileError) -> None:
         for subscription in list(self._subscriptions.values()):
-            if number and subscription._id == number:
+            if command_id and subscription._id == command_id:
                 subscription._suspend()
                 if error.temporary:
                     self._spawn(self._resubscribe_later(subscription))

@@ -98,10 +98,10 @@ class Subscription:
             return {"since": {"epoch": self.position.epoch, "offset": self.position.offset}}
         return {"backlog": self._options.backlog} if self._options.backlog else {}
 
-    def _suspend(self, number: str = "") -> None:
+    def _suspend(self, command_id: str = "") -> None:
         """Ignores publications until the response to the `subscribe` command `number` arrives."""
         self._is_active = self.degraded = False
-        self._id = number
+        self._id = command_id
 
     def _on_subscribed(self, frame: Frame) -> None:
         if frame.get("id") != self._id:
