@@ -185,6 +185,18 @@ class Proxy:
         raise ConnectionError
 
 
+class SharedGateway(unittest.TestCase):
+    """Test case with one gateway for all tests of the class."""
+
+    gateway: Gateway
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.gateway = Gateway()
+        cls.addClassCleanup(cls.gateway.close)
+
+
 class GatewayTestCase(unittest.IsolatedAsyncioTestCase):
     """Test case with a fresh channel, without asyncio's debug mode, which is slow with thousands of messages."""
 

@@ -2,24 +2,15 @@
 
 import threading
 import time
-import unittest
 import uuid
 
 from lastmile import LastmileError, PublishResult
 from lastmile.blocking import Publisher, connect
 
-from .support import TEST_TIMEOUT_SECS, FAST_TIMING, Gateway
+from .support import FAST_TIMING, TEST_TIMEOUT_SECS, SharedGateway
 
 
-class Blocking(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.gateway = Gateway()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.gateway.close()
-
+class Blocking(SharedGateway):
     def setUp(self):
         self.channel = f"c.{uuid.uuid4()}"
         self.publisher = Publisher(self.gateway.publish_url, self.gateway.key, timing=FAST_TIMING)

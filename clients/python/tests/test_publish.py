@@ -5,7 +5,7 @@ import ssl
 
 from lastmile import LastmileError, Publisher, PublishResult, connect
 
-from .support import FAST_TIMING, GatewayTestCase, Gateway, Proxy, take, with_timeout
+from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, take, with_timeout
 
 
 def setUpModule():

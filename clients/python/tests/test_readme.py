@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import FAST_TIMING, GatewayTestCase, Gateway, wait_until, take, with_timeout
+from .support import FAST_TIMING, GatewayTestCase, SharedGateway, take, wait_until, with_timeout
 
 EXAMPLES = [
     block.split("```")[0] for block in (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")[1:]
@@ -24,15 +24,7 @@ EXPECTED = {
 }
 
 
-class Readme(GatewayTestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.gateway = Gateway()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.gateway.close()
-
+class Readme(GatewayTestCase, SharedGateway):
     def test_every_example_has_a_test(self):
         self.assertEqual(len(EXAMPLES), len(EXPECTED))
 

@@ -5,7 +5,7 @@ import random
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import FAST_TIMING, GatewayTestCase, Gateway, Proxy, wait_until, take, with_timeout
+from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, SharedGateway, take, wait_until, with_timeout
 
 DISK = """[engine]
 kind = "disk"
@@ -19,15 +19,7 @@ async def disconnect_randomly(proxy, until):
         proxy.disconnect()
 
 
-class ConnectionLoss(GatewayTestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.gateway = Gateway()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.gateway.close()
-
+class ConnectionLoss(GatewayTestCase, SharedGateway):
     async def test_subscriber_gets_each_once_in_order(self):
         gateway = self.gateway
         async with Proxy(gateway.url) as proxy, Publisher(gateway.publish_url, gateway.key) as publisher:

@@ -4,7 +4,7 @@ import asyncio
 
 from lastmile import LastmileError, Principal, Publisher, connect
 
-from .support import FAST_TIMING, GatewayTestCase, Gateway, Proxy, take, with_timeout
+from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, take, with_timeout
 
 
 def setUpModule():

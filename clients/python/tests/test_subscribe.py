@@ -9,7 +9,7 @@ from websockets.asyncio.server import serve
 
 from lastmile import Gap, LastmileError, Position, Publisher, connect
 
-from .support import FAST_TIMING, GatewayTestCase, Gateway, Proxy, wait_until, take, with_timeout
+from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, take, wait_until, with_timeout
 
 
 def setUpModule():
