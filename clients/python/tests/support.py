@@ -197,7 +197,7 @@ class SharedGateway(unittest.TestCase):
         cls.addClassCleanup(cls.gateway.close)
 
 
-class GatewayTestCase(unittest.IsolatedAsyncioTestCase):
+class ChannelTestCase(unittest.IsolatedAsyncioTestCase):
     """Test case with a fresh channel, without asyncio's debug mode, which is slow with thousands of messages."""
 
     async def asyncSetUp(self) -> None:

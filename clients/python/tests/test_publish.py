@@ -5,7 +5,7 @@ import ssl
 
 from lastmile import LastmileError, Publisher, PublishResult, connect
 
-from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, take, with_timeout
+from .support import FAST_TIMING, ChannelTestCase, Gateway, Proxy, take, with_timeout
 
 
 def setUpModule():
@@ -17,7 +17,7 @@ def tearDownModule():
     gateway.close()
 
 
-class Publish(GatewayTestCase):
+class Publish(ChannelTestCase):
     async def asyncSetUp(self):
         await super().asyncSetUp()
         self.publisher = Publisher(gateway.publish_url, gateway.key, timing=FAST_TIMING, retry_secs=5)
@@ -134,7 +134,7 @@ class Publish(GatewayTestCase):
         self.assertEqual(sorted(result.offset for result in results), list(range(1, 101)))
 
 
-class Tls(GatewayTestCase):
+class Tls(ChannelTestCase):
     async def test_tls(self):
         own = Gateway(tls=True)
         self.addCleanup(own.close)

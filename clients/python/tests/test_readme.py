@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import FAST_TIMING, GatewayTestCase, SharedGateway, take, wait_until, with_timeout
+from .support import FAST_TIMING, ChannelTestCase, SharedGateway, take, wait_until, with_timeout
 
 EXAMPLES = [
     block.split("```")[0] for block in (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")[1:]
@@ -24,7 +24,7 @@ EXPECTED = {
 }
 
 
-class Readme(GatewayTestCase, SharedGateway):
+class Readme(ChannelTestCase, SharedGateway):
     def test_every_example_has_a_test(self):
         self.assertEqual(len(EXAMPLES), len(EXPECTED))
 

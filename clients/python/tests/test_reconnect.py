@@ -5,7 +5,7 @@ import random
 
 from lastmile import LastmileError, Publisher, connect
 
-from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, SharedGateway, take, wait_until, with_timeout
+from .support import FAST_TIMING, ChannelTestCase, Gateway, Proxy, SharedGateway, take, wait_until, with_timeout
 
 DISK = """[engine]
 kind = "disk"
@@ -19,7 +19,7 @@ async def disconnect_randomly(proxy, until):
         proxy.disconnect()
 
 
-class ConnectionLoss(GatewayTestCase, SharedGateway):
+class ConnectionLoss(ChannelTestCase, SharedGateway):
     async def test_subscriber_gets_each_once_in_order(self):
         gateway = self.gateway
         async with Proxy(gateway.url) as proxy, Publisher(gateway.publish_url, gateway.key) as publisher:
@@ -109,7 +109,7 @@ class ConnectionLoss(GatewayTestCase, SharedGateway):
                 self.assertEqual((lost.exception.code, lost.exception.temporary), ("connection_lost", True))
 
 
-class GatewayRestart(GatewayTestCase):
+class GatewayRestart(ChannelTestCase):
     async def test_kill_loses_no_acknowledged_message(self):
         gateway = Gateway(DISK)
         self.addCleanup(gateway.close)

@@ -4,7 +4,7 @@ import asyncio
 
 from lastmile import LastmileError, Principal, Publisher, connect
 
-from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, take, with_timeout
+from .support import FAST_TIMING, ChannelTestCase, Gateway, Proxy, take, with_timeout
 
 
 def setUpModule():
@@ -16,7 +16,7 @@ def tearDownModule():
     gateway.close()
 
 
-class ClientAndPublisherTestCase(GatewayTestCase):
+class ClientAndPublisherTestCase(ChannelTestCase):
     async def asyncSetUp(self):
         await super().asyncSetUp()
         self.publisher = Publisher(gateway.publish_url, gateway.key, timing=FAST_TIMING)

@@ -9,7 +9,7 @@ from websockets.asyncio.server import serve
 
 from lastmile import Gap, LastmileError, Position, Publisher, connect
 
-from .support import FAST_TIMING, Gateway, GatewayTestCase, Proxy, take, wait_until, with_timeout
+from .support import FAST_TIMING, ChannelTestCase, Gateway, Proxy, take, wait_until, with_timeout
 
 
 def setUpModule():
@@ -21,7 +21,7 @@ def tearDownModule():
     gateway.close()
 
 
-class Subscribe(GatewayTestCase):
+class Subscribe(ChannelTestCase):
     async def asyncSetUp(self):
         await super().asyncSetUp()
         self.publisher = Publisher(gateway.publish_url, gateway.key, timing=FAST_TIMING)
