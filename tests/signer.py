@@ -6,8 +6,8 @@ As a command, it prints the headers to add as JSON:
     signer.py --key KEY.pem --method POST --url http://127.0.0.1:8081/v1/channels/c/messages \
               --content-type application/json --body FILE
 
-As a module: `load_key`, `sign`, `fingerprint`. `--check-vectors` compares `vectors/signatures.json` with fresh signatures,
-`--write-vectors` writes it. Needs the package `cryptography` and nothing else.
+As a module: `load_key`, `sign`, `fingerprint`, `openssh_public_key`. `--check-vectors` compares
+`vectors/signatures.json` with fresh signatures, `--write-vectors` writes it. Needs the package `cryptography` and nothing else.
 """
 
 import argparse
@@ -42,6 +42,10 @@ def load_key(text: bytes) -> Ed25519PrivateKey:
 
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def openssh_public_key(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def fingerprint(key: Ed25519PrivateKey) -> str:

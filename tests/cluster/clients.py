@@ -15,7 +15,7 @@ from urllib.parse import quote
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from env import signed, signer
+from env import signer
 
 CONNECTION_ERRORS = (OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, TimeoutError, EOFError)
 CONNECT_OPTIONS = {"compression": None, "ping_interval": None, "open_timeout": 60, "close_timeout": 1, "proxy": None,
@@ -192,7 +192,7 @@ class Publisher:
             node = self.nodes[self.node_index]
             authority = f"{node.host}:{node.publish}"
             try:
-                headers = signed(self.key, authority, "/v1/publish")
+                headers, _ = signer.sign(self.key, "GET", authority, "/v1/publish")
                 async with connect(f"ws://{authority}/v1/publish", additional_headers=headers, **CONNECT_OPTIONS) as ws:
                     self.ws = ws
                     sending = asyncio.create_task(self.send(ws))

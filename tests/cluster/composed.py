@@ -21,11 +21,10 @@ import sys
 import tempfile
 import time
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from containers import ROOT, Composition
-from env import BINARY, wait_until
+from env import BINARY, signer, wait_until
 from run import Run
 
 NODES = ("node-1", "node-2", "node-3")
@@ -45,8 +44,7 @@ def configure(folder, key, config):
     password, keys, gateway_config = folder / "redis-password", folder / "keys", folder / "lastmile.toml"
     password.write_text(secrets.token_hex(32))
     shutil.copytree(ROOT / "keys", keys)
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    (keys / "market-data.pub").write_bytes(public)
+    (keys / "market-data.pub").write_text(signer.openssh_public_key(key))
     text = config.read_text()
     for name in (r"\[publishers.market-data\]", r"\[\[channels\]\]"):
         text, count = re.subn(rf"(?m)^# {name}\n(?:# .+\n)+", lambda found: found[0].replace("# ", "", 1).replace("\n# ", "\n"), text)

@@ -20,7 +20,6 @@ import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import signer
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from processes import free_ports, wait_until
 
@@ -276,9 +275,8 @@ async def cluster_env(fsync, window=2):
         stack.callback(redis.kill)
         redis.start()
         key = Ed25519PrivateKey.generate()
-        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        public = signer.openssh_public_key(key)
         redis_address = f"127.0.0.1:{redis.port}"
-        public = public.decode()
         nodes = [Node("node-0", folder, network.host, await network.start(redis.port), public, window, network.command_prefix)]
         nodes += [Node(f"node-{at}", folder, "127.0.0.1", redis_address, public, window) for at in (1, 2)]
         for node in nodes:
@@ -291,8 +289,3 @@ async def cluster_env(fsync, window=2):
                 tail = (folder / f"{node.name}.log").read_text(errors="replace").splitlines()[-8:]
                 print(f"-- {node.name}", *tail, sep="\n", file=sys.stderr)
             raise
-
-
-def signed(key, authority, path):
-    headers, _ = signer.sign(key, "GET", authority, path)
-    return headers
