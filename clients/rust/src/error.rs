@@ -8,8 +8,6 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Deserialize;
 
-use crate::frame::Frame;
-
 /// The longest text of a gateway that is kept, in characters.
 const MAX_TEXT: usize = 1000;
 
@@ -59,6 +57,11 @@ impl Error {
         Self::temporary("connection_lost", message)
     }
 
+    /// The text never holds any part of a key.
+    pub(crate) fn key(why: &str) -> Self {
+        Self::new("key", why)
+    }
+
     pub(crate) fn closed() -> Self {
         Self::new("closed", "this side closed")
     }
@@ -76,13 +79,6 @@ impl Error {
         let name = if reason.is_empty() { format!("closed_{code}") } else { shortened(reason) };
         let message = format!("closed by the gateway: {code} {name}");
         Self { temporary: !is_final, status: Some(code), ..Self::new(name, message) }
-    }
-
-    /// The error that an `error` frame stands for.
-    pub(crate) fn of_frame(frame: &Frame) -> Self {
-        let code = frame.code.as_ref().and_then(|code| code.as_str()).map_or("unexpected".to_owned(), shortened);
-        let message = frame.message.as_deref().map_or(code.clone(), shortened);
-        Self { temporary: frame.temporary == Some(true), ..Self::new(code, message) }
     }
 
     /// The error that an answer stands for which is no success: RFC 9457, if it is a problem at all.
@@ -129,7 +125,7 @@ fn is_temporary(status: u16) -> bool {
 }
 
 /// A text of the other side, bounded and without control characters.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

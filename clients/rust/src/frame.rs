@@ -1,11 +1,14 @@
 //! A frame of the gateway. Which members it has depends on `type`; unknown ones are passed over.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::publication::{Position, Published};
-use crate::publisher::Principal;
+use crate::error::{Error, shortened};
+use crate::principal::Principal;
+use crate::publication::{Payload, Position, Publication, Published};
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -53,6 +56,29 @@ impl Frame {
             message_id: self.message_id.clone()?,
             position: self.position()?,
         })
+    }
+
+    pub(crate) fn into_publication(self) -> Option<Publication> {
+        let json = self.json();
+        let payload = match self.encoding.as_deref() {
+            Some("base64") => Payload::Bytes(STANDARD.decode(serde_json::from_str::<String>(json.get()).ok()?).ok()?),
+            _ => Payload::Json(json),
+        };
+        Some(Publication {
+            position: self.position()?,
+            channel: self.channel?,
+            message_id: self.message_id?,
+            time: self.time.unwrap_or_default(),
+            publisher: self.publisher.unwrap_or_default(),
+            payload,
+        })
+    }
+
+    /// The error that an `error` frame stands for.
+    pub(crate) fn error(&self) -> Error {
+        let code = self.code.as_ref().and_then(|code| code.as_str()).map_or("unexpected".to_owned(), shortened);
+        let message = self.message.as_deref().map_or(code.clone(), shortened);
+        Error { temporary: self.temporary == Some(true), ..Error::new(code, message) }
     }
 
     /// `data`, byte for byte. The library reads `null` as nothing.

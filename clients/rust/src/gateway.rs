@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::Error;
 use crate::backoff::Backoff;
+use crate::error::Error;
 
 /// For the connection, TLS and the upgrade together.
 pub(crate) const OPEN: Duration = Duration::from_secs(15);

@@ -10,7 +10,10 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{Error, Gateway, Key, signature};
+use crate::error::Error;
+use crate::gateway::Gateway;
+use crate::key::Key;
+use crate::signature;
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(15);

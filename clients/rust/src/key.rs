@@ -12,7 +12,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::Error;
+use crate::error::Error;
+use openssh::encrypted;
 
 /// An ed25519 private key. `Debug` shows its fingerprint alone.
 #[derive(Clone)]
@@ -26,8 +27,8 @@ impl Key {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map(Zeroizing::new);
-        let text = text.map_err(|error| bad(&format!("{}: {error}", path.display())))?;
-        Self::from_text(&text).map_err(|error| bad(&format!("{}: {}", path.display(), error.message)))
+        let text = text.map_err(|error| Error::key(&format!("{}: {error}", path.display())))?;
+        Self::from_text(&text).map_err(|error| Error::key(&format!("{}: {}", path.display(), error.message)))
     }
 
     /// Reads an OpenSSH private key (`ssh-keygen -t ed25519`) or PKCS#8 PEM (`lastmile keygen`, `openssl genpkey
@@ -36,13 +37,12 @@ impl Key {
         let text = text.trim();
         let label = text.strip_prefix("-----BEGIN ").and_then(|rest| rest.split_once("-----")).map(|(label, _)| label);
         let key = match label {
-            Some("PRIVATE KEY") => {
-                SigningKey::from_pkcs8_pem(text).map_err(|_| bad("it is not an ed25519 private key (RFC 8410)"))?
-            }
+            Some("PRIVATE KEY") => SigningKey::from_pkcs8_pem(text)
+                .map_err(|_| Error::key("it is not an ed25519 private key (RFC 8410)"))?,
             Some("OPENSSH PRIVATE KEY") => openssh::read(text)?,
             Some("ENCRYPTED PRIVATE KEY") => return Err(encrypted()),
-            Some(label) if label.ends_with("PRIVATE KEY") => return Err(bad("only ed25519 keys are used here")),
-            _ => return Err(bad("expected an OpenSSH or PEM private key")),
+            Some(label) if label.ends_with("PRIVATE KEY") => return Err(Error::key("only ed25519 keys are used here")),
+            _ => return Err(Error::key("expected an OpenSSH or PEM private key")),
         };
         let public = openssh::public_blob(key.verifying_key().as_bytes());
         let fingerprint = format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(public)));
@@ -69,15 +69,6 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.fingerprint)
     }
-}
-
-/// The text never holds any part of a key.
-fn bad(why: &str) -> Error {
-    Error::new("key", why)
-}
-
-fn encrypted() -> Error {
-    bad("it is under a passphrase, which is not supported; write one without it (`ssh-keygen -p -N '' -f FILE`)")
 }
 
 #[cfg(test)]

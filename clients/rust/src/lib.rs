@@ -11,7 +11,9 @@ mod error;
 mod frame;
 mod gateway;
 mod http;
+mod json;
 mod key;
+mod principal;
 mod publication;
 mod publisher;
 mod random;
@@ -22,7 +24,8 @@ pub use client::{Client, Event, Events, State, SubscribeOptions, Subscription, T
 pub use error::Error;
 pub use gateway::Gateway;
 pub use key::Key;
+pub use principal::Principal;
 pub use publication::{Gap, GapReason, Payload, Position, Publication, Published};
 pub use publisher::{
-    Acknowledgement, ChannelEvent, Options, Principal, PublishStream, Publisher, Replies, Reply, StreamOptions, Watch,
+    Acknowledgement, ChannelEvent, Options, PublishStream, Publisher, Replies, Reply, StreamOptions, Watch,
 };

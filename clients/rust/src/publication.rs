@@ -2,14 +2,12 @@
 
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::Error;
-use crate::frame::Frame;
+use crate::error::Error;
+use crate::json;
 
 /// A place in a channel. Offsets rise by one within an epoch; a new epoch means that history was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,25 +52,9 @@ impl Publication {
     /// Reads JSON and text. Bytes, and what does not fit the type, are `invalid`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         match &self.payload {
-            Payload::Json(json) => read(json.get()),
+            Payload::Json(json) => json::read(json.get()),
             Payload::Bytes(_) => Err(Error::new("invalid", "these are bytes, not JSON")),
         }
-    }
-
-    pub(crate) fn of(frame: Frame) -> Option<Self> {
-        let json = frame.json();
-        let payload = match frame.encoding.as_deref() {
-            Some("base64") => Payload::Bytes(STANDARD.decode(serde_json::from_str::<String>(json.get()).ok()?).ok()?),
-            _ => Payload::Json(json),
-        };
-        Some(Self {
-            position: frame.position()?,
-            channel: frame.channel?,
-            message_id: frame.message_id?,
-            time: frame.time.unwrap_or_default(),
-            publisher: frame.publisher.unwrap_or_default(),
-            payload,
-        })
     }
 }
 
@@ -114,17 +96,4 @@ pub enum GapReason {
     HistoryLost,
     /// The gateway left them out for a slow reader.
     Skipped,
-}
-
-/// Reads JSON of the other side.
-pub(crate) fn read<T: DeserializeOwned>(json: &str) -> Result<T, Error> {
-    serde_json::from_str(json).map_err(|error| Error::new("invalid", format!("not what was expected: {error}")))
-}
-
-/// JSON as one line of text.
-pub(crate) fn write<T: Serialize + ?Sized>(data: &T) -> Result<String, Error> {
-    let json = serde_json::to_string(data);
-    let json = json.map_err(|error| Error::new("invalid", format!("it cannot be written as JSON: {error}")))?;
-    // Only a raw value brings line ends along, and JSON has them between its tokens alone.
-    Ok(json.replace(['\n', '\r'], " "))
 }

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::Error;
+use crate::error::Error;
 
 /// 16 random bytes as base64 for URLs: nonces and idempotency keys.
 pub(crate) fn token() -> Result<String, Error> {

@@ -7,7 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Key, random};
+use crate::error::Error;
+use crate::key::Key;
+use crate::random;
 
 /// What is signed.
 #[derive(Clone, Copy)]

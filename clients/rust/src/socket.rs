@@ -11,9 +11,11 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
+use crate::error::Error;
 use crate::frame::Frame;
-use crate::gateway::{Io, OPEN};
-use crate::{Error, Gateway, Key, signature};
+use crate::gateway::{Gateway, Io, OPEN};
+use crate::key::Key;
+use crate::signature;
 
 /// Frames that are handed over and not written yet.
 const QUEUE: usize = 64;

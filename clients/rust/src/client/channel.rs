@@ -6,10 +6,10 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::subscription::{Event, Shared, SubscribeOptions};
+use super::event::{Event, Shared, SubscribeOptions};
 use super::track::Track;
+use crate::error::Error;
 use crate::frame::Frame;
-use crate::{Error, Publication};
 
 /// A gap, and what comes behind it.
 const ROOM: usize = 2;
@@ -93,7 +93,7 @@ impl Channel {
         if !self.has_room() {
             return true;
         }
-        let Some(publication) = Publication::of(frame) else { return false };
+        let Some(publication) = frame.into_publication() else { return false };
         if let Some(gap) = self.track.arrived(&publication.position) {
             if let Some(gap) = gap {
                 self.tell(Event::Gap(gap));

@@ -2,7 +2,11 @@
 
 mod actor;
 mod channel;
+mod core;
+mod event;
+mod handle;
 mod session;
+mod state;
 mod subscription;
 mod token;
 mod track;
@@ -11,35 +15,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-pub use subscription::{Event, Events, SubscribeOptions, Subscription};
+pub use event::{Event, SubscribeOptions};
+pub use state::State;
+pub use subscription::{Events, Subscription};
 pub use token::TokenSource;
 
+use crate::error::Error;
 use crate::frame::Frame;
-use crate::{Error, Gateway, publication};
-use actor::Handle;
+use crate::gateway::Gateway;
+use crate::json;
+use channel::Channel;
+use handle::Handle;
 
 /// Listens to a gateway. Clones share the connection; it ends with the last of them and of their subscriptions.
 #[derive(Clone, Debug)]
 pub struct Client {
     handle: Handle,
-}
-
-/// What a client is at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// Nothing is asked for.
-    Idle,
-    /// On its way to the gateway.
-    Connecting,
-    /// There is a connection.
-    Connected,
-    /// The last connection ended like this; the next try is soon.
-    Waiting(Error),
-    /// Over, because trying again does not help.
-    Failed(Error),
-    /// Over by [`Client::close`].
-    Closed,
 }
 
 impl Client {
@@ -49,13 +40,15 @@ impl Client {
         G: TryInto<Gateway>,
         Error: From<G::Error>,
     {
-        Ok(Self { handle: Handle::open(gateway.try_into()?, token) })
+        Ok(Self { handle: actor::start(gateway.try_into()?, token) })
     }
 
     /// Listens to a channel, which may have one subscription at a time (`already_subscribed`). What the gateway says to
     /// it comes in the subscription.
     pub async fn subscribe(&self, channel: &str, options: SubscribeOptions) -> Result<Subscription, Error> {
-        self.handle.subscribe(channel, options).await.map(Subscription::new)
+        let (wanted, events, shared) = Channel::new(channel, options);
+        self.handle.subscribe(wanted).await?;
+        Ok(Subscription::new(Events::new(channel, self.handle.clone(), events, shared)))
     }
 
     /// Answers a message of a channel that this client listens to. Done once its publisher has the reply.
@@ -69,7 +62,7 @@ impl Client {
         A: DeserializeOwned,
         T: Serialize + ?Sized,
     {
-        publication::read(self.request(channel, to, data, true).await?.json().get())
+        json::read(self.request(channel, to, data, true).await?.json().get())
     }
 
     /// What the client is at, and whenever that changes.
@@ -89,7 +82,7 @@ impl Client {
         data: &T,
         is_question: bool,
     ) -> Result<Frame, Error> {
-        let (channel, to, data) = (publication::write(channel)?, publication::write(to)?, publication::write(data)?);
+        let (channel, to, data) = (json::write(channel)?, json::write(to)?, json::write(data)?);
         let answer = if is_question { r#","answer":true"# } else { "" };
         self.handle.request(format!(r#""channel":{channel},"to":{to},"data":{data}{answer}"#), is_question).await
     }

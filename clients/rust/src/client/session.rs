@@ -7,11 +7,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::State;
-use super::actor::{Actor, Over};
 use super::channel::{Channel, Status};
-use super::subscription::Event;
-use crate::Error;
+use super::core::{Core, Over};
+use super::event::Event;
+use super::state::State;
+use crate::error::Error;
 use crate::frame::Frame;
 use crate::socket::{Came, Incoming, Socket};
 
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const FAR: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Session<'a> {
-    actor: &'a mut Actor,
+    core: &'a mut Core,
     out: mpsc::Sender<Message>,
     incoming: Incoming,
     /// Dropped with the session: the socket says goodbye.
@@ -47,10 +47,10 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(actor: &'a mut Actor, socket: Socket, hello: String) -> Self {
-        let (now, quiet) = (Instant::now(), actor.gateway.pong);
+    pub(super) fn new(core: &'a mut Core, socket: Socket, hello: String) -> Self {
+        let (now, quiet) = (Instant::now(), core.gateway.pong);
         Self {
-            actor,
+            core,
             out: socket.out,
             incoming: socket.incoming,
             _open: socket.open,
@@ -72,7 +72,7 @@ impl<'a> Session<'a> {
         let out = self.out.clone();
         loop {
             if self.next.is_none() && self.has_work {
-                self.next = self.actor.next_frame();
+                self.next = self.core.next_frame();
                 self.has_work = self.next.is_some();
             }
             let due = self.due();
@@ -92,15 +92,15 @@ impl<'a> Session<'a> {
                         return Err(self.ended(error));
                     }
                 },
-                command = self.actor.commands.recv() => {
+                command = self.core.commands.recv() => {
                     let Some(command) = command else { return Ok(Over) };
-                    if let Err(over) = self.actor.take(command) {
+                    if let Err(over) = self.core.take(command) {
                         return Ok(over);
                     }
                     self.has_work = true;
                 }
-                () = self.actor.wake.notified() => {
-                    self.actor.look();
+                () = self.core.wake.notified() => {
+                    self.core.look();
                     self.has_work = true;
                 }
                 token = async { self.refreshing.as_mut()?.await.ok() }, if self.refreshing.is_some() => {
@@ -120,20 +120,20 @@ impl<'a> Session<'a> {
         match frame.r#type.as_str() {
             "message" => {
                 let Some(name) = frame.channel.clone() else { return };
-                if self.actor.channels.get_mut(&name).is_some_and(|channel| channel.on_message(frame)) {
+                if self.core.channels.get_mut(&name).is_some_and(|channel| channel.on_message(frame)) {
                     self.pause(&name);
                 }
             }
             "subscribed" => {
                 let Some(name) = &frame.channel else { return };
-                if self.actor.channels.get_mut(name).is_some_and(|channel| channel.on_subscribed(&frame, id)) {
+                if self.core.channels.get_mut(name).is_some_and(|channel| channel.on_subscribed(&frame, id)) {
                     self.pause(name);
                 }
             }
             state @ ("degraded" | "restored") => {
                 let event = if state == "degraded" { Event::Degraded } else { Event::Restored };
                 let Some(name) = &frame.channel else { return };
-                if self.actor.channels.get_mut(name).is_some_and(|channel| channel.on_state(event)) {
+                if self.core.channels.get_mut(name).is_some_and(|channel| channel.on_state(event)) {
                     self.pause(name);
                 }
             }
@@ -149,20 +149,20 @@ impl<'a> Session<'a> {
                 self.stable_at = Some(Instant::now() + STABLE);
                 self.quiet = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
                 self.refresh_before(frame.expires.as_deref());
-                self.actor.become_(State::Connected);
+                self.core.become_(State::Connected);
             }
             "refreshed" => self.refresh_before(frame.expires.as_deref()),
             "replied" => {
-                if let Some(id) = id.filter(|id| self.actor.pending.get(id).is_some_and(|pending| !pending.is_question))
+                if let Some(id) = id.filter(|id| self.core.pending.get(id).is_some_and(|pending| !pending.is_question))
                 {
                     self.settle(id, Ok(frame));
                 }
             }
             "answer" => _ = id.map(|id| self.settle(id, Ok(frame))),
             "error" => {
-                let error = Error::of_frame(&frame);
+                let error = frame.error();
                 let asked = |channel: &&Channel| id.is_some_and(|id| channel.status == Status::Asked(id));
-                let name = self.actor.channels.values().find(asked).map(|channel| channel.name.clone());
+                let name = self.core.channels.values().find(asked).map(|channel| channel.name.clone());
                 match (name, id) {
                     (Some(name), _) => self.refused(&name, error),
                     (None, Some(id)) => self.settle(id, Err(error)),
@@ -176,30 +176,30 @@ impl<'a> Session<'a> {
 
     /// The reader of a channel has enough: the gateway stops, and says it again when there is room.
     fn pause(&mut self, name: &str) {
-        let id = self.actor.next_id();
-        let Some(channel) = self.actor.channels.get_mut(name) else { return };
+        let id = self.core.next_id();
+        let Some(channel) = self.core.channels.get_mut(name) else { return };
         let text = channel.unsubscribe(id);
         channel.pause();
         // The reader may have taken it all before it could know.
-        self.actor.wake.notify_one();
-        self.actor.first.push_back(text);
+        self.core.wake.notify_one();
+        self.core.first.push_back(text);
         self.has_work = true;
     }
 
     /// A channel is not to be had, now or at all.
     fn refused(&mut self, name: &str, error: Error) {
         if !error.temporary {
-            if let Some(channel) = self.actor.channels.remove(name) {
+            if let Some(channel) = self.core.channels.remove(name) {
                 channel.end(Some(error));
             }
-        } else if let Some(channel) = self.actor.channels.get_mut(name) {
-            let wait = AGAIN + self.actor.backoff.next(error.retry_after);
+        } else if let Some(channel) = self.core.channels.get_mut(name) {
+            let wait = AGAIN + self.core.backoff.next(error.retry_after);
             channel.status = Status::Wanted(Some(Instant::now() + wait));
         }
     }
 
     fn settle(&mut self, id: u64, answer: Result<Frame, Error>) {
-        if let Some(pending) = self.actor.pending.remove(&id) {
+        if let Some(pending) = self.core.pending.remove(&id) {
             // Whoever asked may be gone.
             let _ = pending.done.send(answer);
         }
@@ -213,10 +213,10 @@ impl<'a> Session<'a> {
 
     /// When something is to be done that nobody says.
     fn due(&self) -> Instant {
-        let life = self.pinged.map_or(self.last_life + self.quiet, |at| at + self.actor.gateway.pong);
+        let life = self.pinged.map_or(self.last_life + self.quiet, |at| at + self.core.gateway.pong);
         // While something waits to be sent, what else is to be sent has time.
         let again =
-            self.actor.channels.values().filter(|_| self.next.is_none()).filter_map(|channel| match channel.status {
+            self.core.channels.values().filter(|_| self.next.is_none()).filter_map(|channel| match channel.status {
                 Status::Wanted(at) => at,
                 _ => None,
             });
@@ -227,16 +227,16 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = None;
-            let token = self.actor.token.clone();
+            let token = self.core.token.clone();
             self.refreshing = Some(tokio::spawn(async move { token.get().await }));
         }
         if self.stable_at.is_some_and(|at| at <= now) {
             self.stable_at = None;
-            self.actor.backoff.reset();
+            self.core.backoff.reset();
         }
         self.has_work = true;
         match self.pinged {
-            Some(at) if now >= at + self.actor.gateway.pong => {
+            Some(at) if now >= at + self.core.gateway.pong => {
                 Err(Error::temporary("ping_timeout", "the gateway showed no sign of life"))
             }
             None if now >= self.last_life + self.quiet => {
@@ -253,16 +253,16 @@ impl<'a> Session<'a> {
     }
 
     fn refresh(&mut self, token: String) {
-        let id = self.actor.next_id();
+        let id = self.core.next_id();
         let token = serde_json::Value::from(token);
-        self.actor.first.push_back(format!(r#"{{"type":"refresh","id":"{id}","token":{token}}}"#));
+        self.core.first.push_back(format!(r#"{{"type":"refresh","id":"{id}","token":{token}}}"#));
         self.has_work = true;
     }
 
     /// Gets a new token when the last tenth of the old one's time begins, or a minute before its end.
     fn refresh_before(&mut self, expires: Option<&str>) {
         self.refresh_at = None;
-        let expires = expires.filter(|_| self.actor.token.is_renewable());
+        let expires = expires.filter(|_| self.core.token.is_renewable());
         let Some(expires) = expires.and_then(|expires| expires.parse::<jiff::Timestamp>().ok()) else { return };
         // A clock that is wrong, or a token that is not newer: the gateway says when it is over.
         let Ok(left) = Duration::try_from(expires.duration_since(jiff::Timestamp::now())) else { return };

@@ -1,56 +1,17 @@
 //! One channel as its listener sees it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
-use super::actor::Handle;
-use crate::{Error, Gap, Position, Publication};
-
-/// From where a channel is wanted, and how much may wait for its reader.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubscribeOptions {
-    /// Begin with the newest so many.
-    pub backlog: u64,
-    /// Begin behind this position, also one of another process. It goes before `backlog`.
-    pub since: Option<Position>,
-    /// Publications that may wait for the reader. When there are so many the subscription pauses, and goes on from
-    /// there once half of them are taken, with what the gateway's backlog still has; 1000 if not said.
-    pub buffer: usize,
-}
-
-impl Default for SubscribeOptions {
-    fn default() -> Self {
-        Self { backlog: 0, since: None, buffer: 1000 }
-    }
-}
-
-/// What a listener is told.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// The gateway listens for us: at first, and after each loss of the connection.
-    Subscribed {
-        /// Where the channel is now.
-        position: Position,
-        /// Nothing is missing since the place that was asked for. The first time without one, or without a backlog,
-        /// it is `false`: there was nothing to go on from.
-        recovered: bool,
-    },
-    /// The gateway's node is cut off from the others: what is published comes later. It ends with
-    /// [`Event::Restored`] or [`Event::Subscribed`].
-    Degraded,
-    /// Everything came, and it goes on.
-    Restored,
-    /// Something is lost for good, here.
-    Gap(Gap),
-    /// One publication.
-    Publication(Publication),
-}
+use super::event::{Event, Shared};
+use super::handle::Handle;
+use crate::error::Error;
+use crate::publication::{Position, Publication};
 
 /// The publications of a channel, each once and in order. An error is the last thing. Dropping it ends it.
 ///
@@ -68,15 +29,6 @@ pub struct Events {
     position: Option<Position>,
 }
 
-/// What both sides of a subscription know.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    /// It waits until its reader took something.
-    pub is_paused: AtomicBool,
-    /// Why it is over.
-    pub end: Mutex<Option<Error>>,
-}
-
 impl Subscription {
     pub(super) fn new(events: Events) -> Self {
         Self(events)
@@ -87,7 +39,7 @@ impl Subscription {
         &self.0.channel
     }
 
-    /// The place of the last publication that was taken from here; [`SubscribeOptions::since`] goes on behind it.
+    /// The place of the last publication that was taken from here; [`crate::SubscribeOptions::since`] goes on behind it.
     pub fn position(&self) -> Option<&Position> {
         self.0.position()
     }
@@ -128,7 +80,7 @@ impl Events {
         &self.channel
     }
 
-    /// The place of the last publication that was taken from here; [`SubscribeOptions::since`] goes on behind it.
+    /// The place of the last publication that was taken from here; [`crate::SubscribeOptions::since`] goes on behind it.
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
     }

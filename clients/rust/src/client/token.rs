@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::Error;
+use crate::error::Error;
 
 type Getting = Pin<Box<dyn Future<Output = Result<String, Error>> + Send>>;
 

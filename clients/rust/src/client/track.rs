@@ -1,6 +1,6 @@
 //! Where a listener stands in a channel: each publication once, in order, and every loss told.
 
-use crate::{Gap, GapReason, Position};
+use crate::publication::{Gap, GapReason, Position};
 
 #[derive(Debug)]
 pub(super) struct Track {

@@ -5,8 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-use super::{bad, encrypted};
-use crate::Error;
+use crate::error::Error;
 
 const ALGORITHM: &[u8] = b"ssh-ed25519";
 const MAGIC: &[u8] = b"openssh-key-v1\0";
@@ -36,16 +35,16 @@ pub(super) fn read(text: &str) -> Result<SigningKey, Error> {
         return Err(encrypted());
     }
     if outer.u32()? != 1 {
-        return Err(bad("the file must hold exactly one key"));
+        return Err(Error::key("the file must hold exactly one key"));
     }
     let public = outer.string()?;
     let mut inner = Reader(outer.string()?);
     // The same number twice: the check that a passphrase was right. There is none, so both are plain.
     if inner.u32()? != inner.u32()? {
-        return Err(bad("its check numbers differ"));
+        return Err(Error::key("its check numbers differ"));
     }
     if inner.string()? != ALGORITHM {
-        return Err(bad("only ed25519 keys are used here"));
+        return Err(Error::key("only ed25519 keys are used here"));
     }
     let public_inside = inner.string()?;
     let pair = inner.string()?;
@@ -56,12 +55,16 @@ pub(super) fn read(text: &str) -> Result<SigningKey, Error> {
     if halves_agree && public == public_blob(expected.as_bytes()) {
         Ok(key)
     } else {
-        Err(bad("its private and public halves do not belong together"))
+        Err(Error::key("its private and public halves do not belong together"))
     }
 }
 
+pub(super) fn encrypted() -> Error {
+    Error::key("it is under a passphrase, which is not supported; write one without it (`ssh-keygen -p -N '' -f FILE`)")
+}
+
 fn truncated() -> Error {
-    bad("it is not a whole OpenSSH private key")
+    Error::key("it is not a whole OpenSSH private key")
 }
 
 /// Reads the length-prefixed strings of RFC 4251 section 5.

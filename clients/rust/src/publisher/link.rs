@@ -8,12 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::replies::Received;
-use super::watch::Watcher;
+use super::reply_frame::ReplyFrame;
+use super::watcher::Watcher;
 use crate::backoff::Backoff;
+use crate::error::Error;
 use crate::frame::Frame;
+use crate::gateway::Gateway;
+use crate::key::Key;
 use crate::socket::{Came, Socket};
-use crate::{Error, Gateway, Key};
 
 /// Commands that wait for the task.
 const COMMANDS: usize = 16;
@@ -52,7 +54,7 @@ pub(super) struct Request {
 pub(super) enum Command {
     Ready(oneshot::Sender<Result<(), Error>>),
     Request(Request),
-    Replies(mpsc::Sender<Received>, oneshot::Sender<Result<(), Error>>),
+    Replies(mpsc::Sender<ReplyFrame>, oneshot::Sender<Result<(), Error>>),
     Watch(String, Watcher),
 }
 
@@ -139,7 +141,7 @@ struct Link {
     sent: BTreeMap<u64, Request>,
     /// Who waits for a connection.
     ready: Vec<oneshot::Sender<Result<(), Error>>>,
-    replies: Option<mpsc::Sender<Received>>,
+    replies: Option<mpsc::Sender<ReplyFrame>>,
     watchers: HashMap<String, Watcher>,
     /// `watch` commands that are not answered yet, with their channels.
     watching: HashMap<u64, String>,
@@ -302,7 +304,7 @@ impl Link {
         match frame.r#type.as_str() {
             "reply" => {
                 // One that finds no room comes again.
-                if let (Some(replies), Some(received)) = (&self.replies, Received::of(frame)) {
+                if let (Some(replies), Some(received)) = (&self.replies, ReplyFrame::from_frame(frame)) {
                     let _ = replies.try_send(received);
                 }
             }
@@ -318,7 +320,7 @@ impl Link {
                 }
             }
             "error" => {
-                let error = Error::of_frame(&frame);
+                let error = frame.error();
                 let channel = id.and_then(|id| self.watching.remove(&id));
                 if let Some(watcher) = channel.and_then(|channel| self.watchers.remove(&channel)) {
                     watcher.end(error);

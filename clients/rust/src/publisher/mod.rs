@@ -3,8 +3,10 @@
 
 mod link;
 mod replies;
+mod reply_frame;
 mod stream;
 mod watch;
+mod watcher;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,13 +14,18 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
-pub use replies::{Principal, Replies, Reply};
+pub use replies::{Replies, Reply};
 pub use stream::{Acknowledgement, PublishStream, StreamOptions};
-pub use watch::{ChannelEvent, Watch};
+pub use watch::Watch;
+pub use watcher::ChannelEvent;
 
-use crate::error::Problem;
+use crate::error::{Error, Problem};
+use crate::gateway::Gateway;
 use crate::http::{Http, Post};
-use crate::{Error, Gateway, Key, Position, Published, publication, random};
+use crate::json;
+use crate::key::Key;
+use crate::publication::{Position, Published};
+use crate::random;
 use link::{Handle, WeakHandle};
 
 /// What a path may hold as it is (RFC 3986 section 2.3).
@@ -58,7 +65,7 @@ impl Publisher {
     /// Publishes one value as JSON, and waits for its place. Broken connections and temporary refusals are tried again
     /// for [`Gateway::with_retries_for`]; it is published once.
     pub async fn publish<T: Serialize + ?Sized>(&self, channel: &str, data: &T) -> Result<Published, Error> {
-        self.publish_with(channel, publication::write(data)?, Options::default()).await
+        self.publish_with(channel, json::write(data)?, Options::default()).await
     }
 
     /// Publishes one body as it is.
@@ -81,7 +88,7 @@ impl Publisher {
         channel: &str,
         data: impl IntoIterator<Item = T>,
     ) -> Result<Vec<Result<Published, Error>>, Error> {
-        let lines: Result<Vec<String>, Error> = data.into_iter().map(|data| publication::write(&data)).collect();
+        let lines: Result<Vec<String>, Error> = data.into_iter().map(|data| json::write(&data)).collect();
         let lines = lines?;
         if lines.is_empty() {
             return Ok(Vec::new());

@@ -4,52 +4,32 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Command, Handle, Request};
-use crate::frame::Frame;
-use crate::{Error, publication};
+use super::reply_frame::ReplyFrame;
+use crate::error::Error;
+use crate::json;
+use crate::principal::Principal;
 
 /// Replies that wait to be taken. More of them come again later.
 const BUFFER: usize = 256;
-
-/// Who a subscriber is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct Principal {
-    /// Who vouches for it.
-    pub issuer: String,
-    /// Who it is there.
-    pub subject: String,
-}
 
 /// A stream of replies; it ends when the connection cannot be had any more.
 #[derive(Debug)]
 pub struct Replies {
     handle: Handle,
-    received: mpsc::Receiver<Received>,
+    received: mpsc::Receiver<ReplyFrame>,
 }
 
 /// What one subscriber said to one message. The gateway may bring the same one twice, see [`Reply::id`].
 #[derive(Debug)]
 pub struct Reply {
     handle: Handle,
-    received: Received,
-}
-
-/// A reply as it came.
-#[derive(Debug)]
-pub(super) struct Received {
-    id: String,
-    channel: String,
-    to: String,
-    time: String,
-    connection: String,
-    principal: Option<Principal>,
-    data: Box<RawValue>,
+    received: ReplyFrame,
 }
 
 impl Replies {
@@ -110,7 +90,7 @@ impl Reply {
 
     /// Reads what was said.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        publication::read(self.received.data.get())
+        json::read(self.received.data.get())
     }
 
     /// What was said, byte for byte.
@@ -128,28 +108,13 @@ impl Reply {
     /// Answers the one who replied, which says `received` as well. Done once the answer is on its way to the
     /// subscriber; `reply_unknown` if it listens no more.
     pub async fn answer<T: Serialize + ?Sized>(&self, data: &T) -> Result<(), Error> {
-        let members = format!(r#"{},"data":{}"#, self.reply_member()?, publication::write(data)?);
+        let members = format!(r#"{},"data":{}"#, self.reply_member()?, json::write(data)?);
         let (request, answer) = Request::new("answer", members);
         self.handle.request(request).await?;
         answer.await.unwrap_or_else(|_| Err(self.handle.ended())).map(drop)
     }
 
     fn reply_member(&self) -> Result<String, Error> {
-        Ok(format!(r#""reply":{}"#, publication::write(&self.received.id)?))
-    }
-}
-
-impl Received {
-    pub(super) fn of(frame: Frame) -> Option<Self> {
-        let (data, principal) = (frame.json(), frame.principal());
-        Some(Self {
-            id: frame.reply?,
-            channel: frame.channel?,
-            to: frame.to?,
-            time: frame.time.unwrap_or_default(),
-            connection: frame.connection.unwrap_or_default(),
-            principal,
-            data,
-        })
+        Ok(format!(r#""reply":{}"#, json::write(&self.received.id)?))
     }
 }

@@ -10,8 +10,10 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::link::{Handle, Request};
+use crate::error::Error;
 use crate::frame::Frame;
-use crate::{Error, Published, publication};
+use crate::json;
+use crate::publication::Published;
 
 /// How a stream publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,14 +54,14 @@ impl PublishStream {
 
     /// Hands one value over as JSON, once there is room in the window.
     pub async fn publish<T: Serialize + ?Sized>(&self, channel: &str, data: &T) -> Result<Acknowledgement, Error> {
-        self.send(channel, &publication::write(data)?, "").await
+        self.send(channel, &json::write(data)?, "").await
     }
 
     /// Hands bytes over, once there is room in the window.
     pub async fn publish_bytes(&self, channel: &str, bytes: impl Into<Bytes>) -> Result<Acknowledgement, Error> {
         use base64::Engine;
         let encoded = base64::engine::general_purpose::STANDARD.encode(bytes.into());
-        self.send(channel, &publication::write(&encoded)?, r#","encoding":"base64""#).await
+        self.send(channel, &json::write(&encoded)?, r#","encoding":"base64""#).await
     }
 
     /// Waits until everything that was handed over is acknowledged or refused.
@@ -75,7 +77,7 @@ impl PublishStream {
 
     async fn send(&self, channel: &str, json: &str, more: &str) -> Result<Acknowledgement, Error> {
         let place = self.window.clone().acquire_owned().await.map_err(|_| Error::closed())?;
-        let members = format!(r#""channel":{},"data":{json}{more}"#, publication::write(channel)?);
+        let members = format!(r#""channel":{},"data":{json}{more}"#, json::write(channel)?);
         let (mut request, answer) = Request::new("publish", members);
         request.resend = self.resend;
         request.place = Some(place);

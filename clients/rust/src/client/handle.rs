@@ -1,0 +1,75 @@
+//! What users of a client hold of its task: commands in, the state out.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::channel::Channel;
+use super::state::State;
+use crate::error::Error;
+use crate::frame::Frame;
+
+/// Uses a client's task.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    pub commands: mpsc::Sender<Command>,
+    pub wake: Arc<Notify>,
+    pub state: watch::Receiver<State>,
+}
+
+pub(super) enum Command {
+    Subscribe(Box<Channel>, oneshot::Sender<Result<(), Error>>),
+    Request(Pending),
+    Close,
+}
+
+/// A reply that is not answered.
+pub(super) struct Pending {
+    /// The members of the frame besides `type` and `id`.
+    pub members: String,
+    /// `answer` is awaited, not `replied`.
+    pub is_question: bool,
+    pub is_sent: bool,
+    pub done: oneshot::Sender<Result<Frame, Error>>,
+}
+
+impl Handle {
+    pub(super) async fn subscribe(&self, channel: Channel) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.command(Command::Subscribe(Box::new(channel), done)).await?;
+        answer.await.unwrap_or_else(|_| Err(self.error()))
+    }
+
+    pub(super) async fn request(&self, members: String, is_question: bool) -> Result<Frame, Error> {
+        let (done, answer) = oneshot::channel();
+        self.command(Command::Request(Pending { members, is_question, is_sent: false, done })).await?;
+        answer.await.unwrap_or_else(|_| Err(self.error()))
+    }
+
+    pub(super) async fn close(&self) {
+        // It may be over already.
+        let _ = self.commands.send(Command::Close).await;
+        self.commands.closed().await;
+    }
+
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// A reader took something, or is gone.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    async fn command(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).await.map_err(|_| self.error())
+    }
+
+    /// Why the task is over.
+    fn error(&self) -> Error {
+        match &*self.state.borrow() {
+            State::Failed(error) => error.clone(),
+            _ => Error::closed(),
+        }
+    }
+}
