@@ -7,24 +7,24 @@ use crate::random;
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
-    longest: Duration,
-    tries: u32,
+    max: Duration,
+    attempts: u32,
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, tries: 0 }
+    pub(crate) fn new(first: Duration, max: Duration) -> Self {
+        Self { first, max, attempts: 0 }
     }
 
     /// Until the next try; what the gateway asks for comes on top.
-    pub(crate) fn next(&mut self, asked: Option<Duration>) -> Duration {
-        let ceiling = self.first.saturating_mul(1 << self.tries.min(20)).min(self.longest);
-        self.tries = self.tries.saturating_add(1);
-        asked.unwrap_or_default().saturating_add(ceiling.mul_f64(random::fraction()))
+    pub(crate) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
+        let max_wait = self.first.saturating_mul(1 << self.attempts.min(20)).min(self.max);
+        self.attempts = self.attempts.saturating_add(1);
+        retry_after.unwrap_or_default().saturating_add(max_wait.mul_f64(random::fraction()))
     }
 
     pub(crate) fn reset(&mut self) {
-        self.tries = 0;
+        self.attempts = 0;
     }
 }
 
@@ -33,11 +33,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_up_to_the_longest_and_begin_anew() {
-        let (first, longest) = (Duration::from_millis(100), Duration::from_secs(1));
-        let mut backoff = Backoff::new(first, longest);
+    fn waits_grow_to_max_and_reset() {
+        let (first, max) = (Duration::from_millis(100), Duration::from_secs(1));
+        let mut backoff = Backoff::new(first, max);
         assert!(backoff.next(None) <= first);
-        assert!((0..100).all(|_| backoff.next(None) <= longest));
+        assert!((0..100).all(|_| backoff.next(None) <= max));
         assert!(backoff.next(Some(Duration::from_secs(5))) >= Duration::from_secs(5));
         backoff.reset();
         assert!(backoff.next(None) <= first);

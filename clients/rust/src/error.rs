@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 /// The longest text of a gateway that is kept, in characters.
-const MAX_TEXT: usize = 1000;
+const MAX_REMOTE_TEXT_CHARS: usize = 1000;
 
 /// Why something was refused, did not work or is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Error {
         Self { temporary: true, ..Self::new(code, message) }
     }
 
-    pub(crate) fn lost(message: impl Into<String>) -> Self {
+    pub(crate) fn connection_lost(message: impl Into<String>) -> Self {
         Self::temporary("connection_lost", message)
     }
 
@@ -74,15 +74,15 @@ impl Error {
     ///
     /// 4500 and above say not to come back; so do the codes of RFC 6455 section 7.4.1 for what the other side does not
     /// understand, because the same would be sent again.
-    pub(crate) fn of_close(code: u16, reason: &str) -> Self {
+    pub(crate) fn from_close(code: u16, reason: &str) -> Self {
         let is_final = (4500..5000).contains(&code) || matches!(code, 1002 | 1003 | 1007 | 1009);
-        let name = if reason.is_empty() { format!("closed_{code}") } else { shortened(reason) };
+        let name = if reason.is_empty() { format!("closed_{code}") } else { sanitized(reason) };
         let message = format!("closed by the gateway: {code} {name}");
         Self { temporary: !is_final, status: Some(code), ..Self::new(name, message) }
     }
 
     /// The error that an answer stands for which is no success: RFC 9457, if it is a problem at all.
-    pub(crate) fn of_answer(status: StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Self {
+    pub(crate) fn from_response(status: StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Self {
         let wait = headers.get(http::header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
         let error = match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => problem.into(),
@@ -112,9 +112,9 @@ pub(crate) struct Problem {
 
 impl From<Problem> for Error {
     fn from(Problem { r#type, title, detail, status }: Problem) -> Self {
-        let code = shortened(r#type.rsplit('/').next().unwrap_or_default()).replace('-', "_");
+        let code = sanitized(r#type.rsplit('/').next().unwrap_or_default()).replace('-', "_");
         let temporary = is_temporary(status) || code == "rate_limited";
-        let message = shortened(if detail.is_empty() { &title } else { &detail });
+        let message = sanitized(if detail.is_empty() { &title } else { &detail });
         Self { temporary, status: Some(status), ..Self::new(code, message) }
     }
 }
@@ -125,8 +125,8 @@ fn is_temporary(status: u16) -> bool {
 }
 
 /// A text of the other side, bounded and without control characters.
-pub(crate) fn shortened(text: &str) -> String {
-    text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
+pub(crate) fn sanitized(text: &str) -> String {
+    text.chars().take(MAX_REMOTE_TEXT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl fmt::Display for Error {
@@ -148,24 +148,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn close_codes_from_4500_on_and_what_is_not_understood_are_final() {
+    fn final_close_codes_are_not_temporary() {
         for (code, temporary) in [(4000, true), (4003, true), (4499, true), (4500, false), (4504, false), (1009, false)]
         {
-            assert_eq!(Error::of_close(code, "name").temporary, temporary, "{code}");
+            assert_eq!(Error::from_close(code, "name").temporary, temporary, "{code}");
         }
-        assert_eq!(Error::of_close(1001, "").code, "closed_1001");
+        assert_eq!(Error::from_close(1001, "").code, "closed_1001");
     }
 
     #[test]
-    fn a_problem_has_its_name_and_other_answers_their_status() {
+    fn problem_responses_have_codes() {
         let body =
             br#"{"type":"/problems/limit-reached","title":"A limit is reached.","status":429,"detail":"no more"}"#;
         let mut headers = http::HeaderMap::new();
         headers.insert("retry-after", http::HeaderValue::from_static("7"));
-        let error = Error::of_answer(StatusCode::TOO_MANY_REQUESTS, &headers, body);
+        let error = Error::from_response(StatusCode::TOO_MANY_REQUESTS, &headers, body);
         assert_eq!((&*error.code, error.temporary, error.status), ("limit_reached", false, Some(429)));
         assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
-        let error = Error::of_answer(StatusCode::BAD_GATEWAY, &http::HeaderMap::new(), b"<html>");
+        let error = Error::from_response(StatusCode::BAD_GATEWAY, &http::HeaderMap::new(), b"<html>");
         assert_eq!((&*error.code, error.temporary), ("http", true));
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, shortened};
+use crate::error::{Error, sanitized};
 use crate::principal::Principal;
 use crate::publication::{Payload, Position, Publication, Published};
 
@@ -76,8 +76,8 @@ impl Frame {
 
     /// The error that an `error` frame stands for.
     pub(crate) fn error(&self) -> Error {
-        let code = self.code.as_ref().and_then(|code| code.as_str()).map_or("unexpected".to_owned(), shortened);
-        let message = self.message.as_deref().map_or(code.clone(), shortened);
+        let code = self.code.as_ref().and_then(|code| code.as_str()).map_or("unexpected".to_owned(), sanitized);
+        let message = self.message.as_deref().map_or(code.clone(), sanitized);
         Error { temporary: self.temporary == Some(true), ..Error::new(code, message) }
     }
 

@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 
 /// For the connection, TLS and the upgrade together.
-pub(crate) const OPEN: Duration = Duration::from_secs(15);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A gateway, as clients reach it. An URL (`&str`) is enough where one is asked for.
 ///
@@ -36,10 +36,10 @@ pub struct Gateway {
     host: String,
     port: u16,
     /// Without a slash at the end; empty for the root.
-    base: String,
+    base_path: String,
     tls: Option<Arc<ClientConfig>>,
     backoff: Backoff,
-    pub(crate) pong: Duration,
+    pub(crate) pong_timeout: Duration,
     pub(crate) retry_for: Duration,
 }
 
@@ -67,10 +67,10 @@ impl Gateway {
             authority: authority.as_str().to_owned(),
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
-            base: uri.path().trim_end_matches('/').to_owned(),
+            base_path: uri.path().trim_end_matches('/').to_owned(),
             tls: if is_tls { Some(Arc::new(tls(system_roots()?)?)) } else { None },
             backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
-            pong: Duration::from_secs(10),
+            pong_timeout: Duration::from_secs(10),
             retry_for: Duration::from_secs(30),
         })
     }
@@ -95,8 +95,8 @@ impl Gateway {
     }
 
     /// How long a gateway may leave a ping unanswered. 10 s if not said.
-    pub fn with_pong(mut self, pong: Duration) -> Self {
-        self.pong = pong;
+    pub fn with_pong(mut self, pong_timeout: Duration) -> Self {
+        self.pong_timeout = pong_timeout;
         self
     }
 
@@ -118,7 +118,7 @@ impl Gateway {
 
     /// A path of the protocol below the gateway's own.
     pub(crate) fn path(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+        format!("{}{path}", self.base_path)
     }
 
     /// The WebSocket URL of a whole path.
@@ -143,7 +143,7 @@ impl Gateway {
             })?;
             Ok(Box::new(stream) as Box<dyn Io>)
         };
-        timeout(OPEN, dialing).await.unwrap_or_else(|_| Err(unreachable("no answer in time")))
+        timeout(CONNECT_TIMEOUT, dialing).await.unwrap_or_else(|_| Err(unreachable("no answer in time")))
     }
 }
 
@@ -193,7 +193,7 @@ impl TryFrom<&String> for Gateway {
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Gateway({}{})", self.authority, self.base)
+        write!(f, "Gateway({}{})", self.authority, self.base_path)
     }
 }
 
@@ -202,13 +202,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_url_of_http_or_websocket_leads_to_the_same_place() {
-        for (base, expected) in [
+    fn http_and_websocket_urls_are_equal() {
+        for (url, expected) in [
             ("http://127.0.0.1:8081", "ws://127.0.0.1:8081/v1/publish"),
             ("ws://[::1]:8081/", "ws://[::1]:8081/v1/publish"),
             ("https://gw.example/live/", "wss://gw.example/live/v1/publish"),
         ] {
-            let gateway = Gateway::new(base).unwrap();
+            let gateway = Gateway::new(url).unwrap();
             assert_eq!(gateway.websocket(&gateway.path("/v1/publish")).unwrap().to_string(), expected);
         }
         for bad in ["", "gw.example", "127.0.0.1:8081", "ftp://gw.example", "http://", "http://u:p@gw", "http://gw?a=b"]

@@ -16,10 +16,10 @@ use crate::key::Key;
 use crate::signature;
 
 /// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Connections that are kept for later.
-const MAX_IDLE: usize = 8;
+const MAX_IDLE_CONNECTIONS: usize = 8;
 
 pub(crate) struct Http {
     pub gateway: Gateway,
@@ -35,7 +35,7 @@ pub(crate) struct Post<'a> {
     pub body: Bytes,
     pub idempotency_key: &'a str,
     /// The longest answer, in bytes.
-    pub max_answer: usize,
+    pub max_response: usize,
 }
 
 impl Http {
@@ -61,8 +61,8 @@ impl Http {
     }
 
     async fn post_once(&self, post: &Post<'_>) -> Result<Bytes, Error> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(mut sender) = kept
+        let idle_connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(mut sender) = idle_connection
             && sender.ready().await.is_ok()
         {
             match self.send(sender, post).await {
@@ -71,7 +71,8 @@ impl Http {
                 result => return result,
             }
         }
-        let (sender, connection) = handshake(TokioIo::new(self.gateway.dial().await?)).await.map_err(lost)?;
+        let (sender, connection) =
+            handshake(TokioIo::new(self.gateway.dial().await?)).await.map_err(connection_lost)?;
         tokio::spawn(async move {
             // The request hears of it too.
             let _ = connection.await;
@@ -81,20 +82,21 @@ impl Http {
 
     async fn send(&self, mut sender: SendRequest<Full<Bytes>>, post: &Post<'_>) -> Result<Bytes, Error> {
         let sending = async {
-            let answer = sender.send_request(self.request(post)?).await.map_err(lost)?;
+            let answer = sender.send_request(self.request(post)?).await.map_err(connection_lost)?;
             let (head, body) = answer.into_parts();
-            let body = Limited::new(body, post.max_answer).collect().await;
-            let body = body.map_err(|_| Error::lost("the answer broke off"))?.to_bytes();
+            let body = Limited::new(body, post.max_response).collect().await;
+            let body = body.map_err(|_| Error::connection_lost("the answer broke off"))?.to_bytes();
             Ok((head.status, head.headers, body))
         };
-        let answered: Result<(StatusCode, HeaderMap, Bytes), Error> =
-            timeout(ANSWER, sending).await.unwrap_or_else(|_| Err(Error::temporary("timeout", "no answer in time")));
+        let answered: Result<(StatusCode, HeaderMap, Bytes), Error> = timeout(RESPONSE_TIMEOUT, sending)
+            .await
+            .unwrap_or_else(|_| Err(Error::temporary("timeout", "no answer in time")));
         let (status, headers, body) = answered?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
+        if idle.len() < MAX_IDLE_CONNECTIONS {
             idle.push(sender);
         }
-        if status.is_success() { Ok(body) } else { Err(Error::of_answer(status, &headers, &body)) }
+        if status.is_success() { Ok(body) } else { Err(Error::from_response(status, &headers, &body)) }
     }
 
     fn request(&self, post: &Post<'_>) -> Result<http::Request<Full<Bytes>>, Error> {
@@ -119,8 +121,8 @@ impl Http {
     }
 }
 
-fn lost(error: hyper::Error) -> Error {
-    Error::lost(error.to_string())
+fn connection_lost(error: hyper::Error) -> Error {
+    Error::connection_lost(error.to_string())
 }
 
 fn invalid(what: &str) -> Error {

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_ssh_keygen_and_openssl_are_read() {
+    fn reads_openssh_and_openssl_keys() {
         let key = Key::from_text(&vector("throwaway-openssh")).unwrap();
         assert!(vector("throwaway-openssh.fingerprint").contains(key.fingerprint()));
         assert_eq!(format!("{key:?}"), format!("Key({})", key.fingerprint()));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ed25519_private_key_is_refused() {
+    fn refuses_other_key_files() {
         for name in [
             "throwaway-openssh-encrypted",
             "throwaway-openssh.pub",

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shared_vector_is_signed_byte_for_byte() {
+    fn matches_shared_vectors() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/signatures.json");
         let vectors: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
         let key = Key::from_text(vectors["private_key"].as_str().unwrap()).unwrap();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_header_is_not_sent() {
+    fn refuses_invalid_header_values() {
         let vectors =
             std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/signatures.json"));
         let vectors: Value = serde_json::from_str(&vectors.unwrap()).unwrap();

@@ -13,82 +13,86 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::gateway::{Gateway, Io, OPEN};
+use crate::gateway::{CONNECT_TIMEOUT, Gateway, Io};
 use crate::key::Key;
 use crate::signature;
 
 /// Frames that are handed over and not written yet.
-const QUEUE: usize = 64;
+const WRITE_QUEUE_FRAMES: usize = 64;
 
 /// How long a goodbye may take.
-const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Stream = WebSocketStream<Box<dyn Io>>;
 
 pub(crate) struct Socket {
     /// Takes frames when there is room for them.
-    pub out: mpsc::Sender<Message>,
-    pub incoming: Incoming,
+    pub writer: mpsc::Sender<Message>,
+    pub reader: Reader,
     /// Dropped with the socket: the writer says goodbye.
-    pub open: oneshot::Sender<()>,
+    pub keep_open: oneshot::Sender<()>,
 }
 
-pub(crate) struct Incoming(SplitStream<Stream>);
+pub(crate) struct Reader(SplitStream<Stream>);
 
 /// What comes from the gateway.
-pub(crate) enum Came {
+pub(crate) enum Incoming {
     Frame(Box<Frame>),
     /// A sign of life that says nothing.
-    Life,
-    End(Error),
+    Activity,
+    Closed(Error),
 }
 
 impl Socket {
     /// Opens a path of the protocol; `key` signs where it must be signed.
     pub(crate) async fn open(gateway: &Gateway, path: &str, key: Option<&Key>) -> Result<Self, Error> {
         let path = gateway.path(path);
-        let mut request = gateway.websocket(&path)?.into_client_request().map_err(failed)?;
+        let mut request = gateway.websocket(&path)?.into_client_request().map_err(connection_error)?;
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("lastmile.v1"));
         if let Some(key) = key {
             let authority = gateway.authority();
             let signed = signature::Request { method: "GET", authority, path: &path, query: None, body: None };
             request.headers_mut().extend(signed.sign(key)?);
         }
-        let opening = async { client_async(request, gateway.dial().await?).await.map_err(failed) };
-        let opened = timeout(OPEN, opening).await;
+        let opening = async { client_async(request, gateway.dial().await?).await.map_err(connection_error) };
+        let opened = timeout(CONNECT_TIMEOUT, opening).await;
         let (stream, _) = opened.map_err(|_| Error::temporary("unreachable", "the upgrade was not answered"))??;
         let (sink, stream) = stream.split();
-        let (out, frames) = mpsc::channel(QUEUE);
-        let (open, closed) = oneshot::channel();
+        let (writer, frames) = mpsc::channel(WRITE_QUEUE_FRAMES);
+        let (keep_open, closed) = oneshot::channel();
         tokio::spawn(write(sink, frames, closed));
-        Ok(Self { out, incoming: Incoming(stream), open })
+        Ok(Self { writer, reader: Reader(stream), keep_open })
     }
 }
 
-impl Incoming {
+impl Reader {
     /// The next thing; may be dropped while it waits.
-    pub(crate) async fn next(&mut self) -> Came {
+    pub(crate) async fn next(&mut self) -> Incoming {
         match self.0.next().await {
             Some(Ok(Message::Text(text))) => {
-                Frame::parse(&text).map_or(Came::Life, |frame| Came::Frame(Box::new(frame)))
+                Frame::parse(&text).map_or(Incoming::Activity, |frame| Incoming::Frame(Box::new(frame)))
             }
-            Some(Ok(Message::Close(Some(close)))) => Came::End(Error::of_close(close.code.into(), &close.reason)),
-            Some(Ok(Message::Close(None))) | None => Came::End(Error::lost("the connection ended without a word")),
-            Some(Ok(_)) => Came::Life,
-            Some(Err(error)) => Came::End(failed(error)),
+            Some(Ok(Message::Close(Some(close)))) => {
+                Incoming::Closed(Error::from_close(close.code.into(), &close.reason))
+            }
+            Some(Ok(Message::Close(None))) | None => {
+                Incoming::Closed(Error::connection_lost("the connection ended without a word"))
+            }
+            Some(Ok(_)) => Incoming::Activity,
+            Some(Err(error)) => Incoming::Closed(connection_error(error)),
         }
     }
 
     /// Why nothing can be written any more: what the gateway said at the end, if it is still to be read.
-    pub(crate) async fn reason(&mut self) -> Error {
+    pub(crate) async fn close_reason(&mut self) -> Error {
         let reading = async {
             loop {
-                if let Came::End(error) = self.next().await {
+                if let Incoming::Closed(error) = self.next().await {
                     return error;
                 }
             }
         };
-        timeout(CLOSE, reading).await.unwrap_or_else(|_| Error::lost("the connection broke"))
+        timeout(CLOSE_TIMEOUT, reading).await.unwrap_or_else(|_| Error::connection_lost("the connection broke"))
     }
 }
 
@@ -112,16 +116,16 @@ async fn write(
         _ = &mut closed => {}
     }
     // The reader hears of errors.
-    let _ = timeout(CLOSE, sink.close()).await;
+    let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
 }
 
-fn failed(error: tungstenite::Error) -> Error {
+fn connection_error(error: tungstenite::Error) -> Error {
     match error {
         tungstenite::Error::Http(response) => {
             let (head, body) = response.into_parts();
-            Error::of_answer(head.status, &head.headers, &body.unwrap_or_default())
+            Error::from_response(head.status, &head.headers, &body.unwrap_or_default())
         }
         tungstenite::Error::Capacity(error) => Error::new("unexpected", error.to_string()),
-        error => Error::lost(error.to_string()),
+        error => Error::connection_lost(error.to_string()),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::core::{Core, Over};
+use super::core::{Closed, Core};
 use super::handle::Handle;
 use super::session::Session;
 use super::state::State;
@@ -17,12 +17,12 @@ use crate::gateway::Gateway;
 use crate::socket::Socket;
 
 /// Commands that wait for the task.
-const COMMANDS: usize = 16;
+const COMMAND_QUEUE: usize = 16;
 
 /// After a life of that length a connection that ended for its token is opened anew without a wait.
-const HAD_A_LIFE: Duration = Duration::from_secs(1);
+const MIN_SESSION_BEFORE_IMMEDIATE_RETRY: Duration = Duration::from_secs(1);
 
-const TOKEN_EXPIRED: u16 = 4003;
+const TOKEN_EXPIRED_CLOSE_CODE: u16 = 4003;
 
 struct Actor {
     core: Core,
@@ -30,7 +30,7 @@ struct Actor {
 
 /// Starts the task of a client.
 pub(super) fn start(gateway: Gateway, token: TokenSource) -> Handle {
-    let (sender, commands) = mpsc::channel(COMMANDS);
+    let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
     let (state, states) = watch::channel(State::Idle);
     let wake = Arc::<Notify>::default();
     let core = Core {
@@ -41,10 +41,10 @@ pub(super) fn start(gateway: Gateway, token: TokenSource) -> Handle {
         wake: wake.clone(),
         channels: HashMap::new(),
         pending: HashMap::new(),
-        left: Vec::new(),
-        first: VecDeque::new(),
+        to_unsubscribe: Vec::new(),
+        priority_frames: VecDeque::new(),
         state,
-        ids: 0,
+        last_id: 0,
     };
     tokio::spawn(Actor { core }.run());
     Handle { commands: sender, wake, state: states }
@@ -52,11 +52,11 @@ pub(super) fn start(gateway: Gateway, token: TokenSource) -> Handle {
 
 impl Actor {
     async fn run(mut self) {
-        let (state, error) = match self.work().await {
-            Ok(Over) => (State::Closed, None),
+        let (state, error) = match self.run_connections().await {
+            Ok(Closed) => (State::Closed, None),
             Err(error) => (State::Failed(error.clone()), Some(error)),
         };
-        self.core.become_(state);
+        self.core.set_state(state);
         self.core.commands.close();
         self.core.channels.drain().for_each(|(_, channel)| channel.end(error.clone()));
         for (_, pending) in self.core.pending.drain() {
@@ -65,46 +65,47 @@ impl Actor {
     }
 
     /// Until the client is closed, or fails.
-    async fn work(&mut self) -> Result<Over, Error> {
+    async fn run_connections(&mut self) -> Result<Closed, Error> {
         loop {
             while self.core.channels.is_empty() && self.core.pending.is_empty() {
-                self.core.become_(State::Idle);
-                let Some(command) = self.core.commands.recv().await else { return Ok(Over) };
-                if self.core.take(command).is_err() {
-                    return Ok(Over);
+                self.core.set_state(State::Idle);
+                let Some(command) = self.core.commands.recv().await else { return Ok(Closed) };
+                if self.core.on_command(command).is_err() {
+                    return Ok(Closed);
                 }
             }
-            self.core.become_(State::Connecting);
+            self.core.set_state(State::Connecting);
             let began = Instant::now();
-            let Ok(opened) = self.open().await else { return Ok(Over) };
+            let Ok(opened) = self.open().await else { return Ok(Closed) };
             let error = match opened {
                 Ok((socket, hello)) => match Session::new(&mut self.core, socket, hello).run().await {
-                    Ok(over) => return Ok(over),
+                    Ok(closed) => return Ok(closed),
                     Err(error) => error,
                 },
                 Err(error) => error,
             };
-            self.core.interrupted();
+            self.core.on_disconnect();
             if !error.temporary {
                 return Err(error);
             }
             if self.core.channels.is_empty() && self.core.pending.is_empty() {
                 continue;
             }
-            let is_at_once = error.status == Some(TOKEN_EXPIRED) && began.elapsed() > HAD_A_LIFE;
-            let wait = if is_at_once { Duration::ZERO } else { self.core.backoff.next(error.retry_after) };
-            self.core.become_(State::Waiting(error));
-            if self.core.meanwhile(sleep_until(Instant::now() + wait)).await.is_err() {
-                return Ok(Over);
+            let is_immediate =
+                error.status == Some(TOKEN_EXPIRED_CLOSE_CODE) && began.elapsed() > MIN_SESSION_BEFORE_IMMEDIATE_RETRY;
+            let wait = if is_immediate { Duration::ZERO } else { self.core.backoff.next(error.retry_after) };
+            self.core.set_state(State::Waiting(error));
+            if self.core.run_until(sleep_until(Instant::now() + wait)).await.is_err() {
+                return Ok(Closed);
             }
         }
     }
 
     /// A connection and the `hello` that it begins with.
-    async fn open(&mut self) -> Result<Result<(Socket, String), Error>, Over> {
+    async fn open(&mut self) -> Result<Result<(Socket, String), Error>, Closed> {
         let (gateway, token) = (self.core.gateway.clone(), self.core.token.clone());
         self.core
-            .meanwhile(async move {
+            .run_until(async move {
                 let token = token.get().await?;
                 let socket = Socket::open(&gateway, "/v1/subscribe", None).await?;
                 let token =

@@ -6,28 +6,28 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::event::{Event, Shared, SubscribeOptions};
+use super::event::{Event, ReaderState, SubscribeOptions};
 use super::track::Track;
 use crate::error::Error;
 use crate::frame::Frame;
 
 /// A gap, and what comes behind it.
-const ROOM: usize = 2;
+const MAX_EVENTS_PER_FRAME: usize = 2;
 
 pub(super) struct Channel {
     pub name: String,
     track: Track,
     events: mpsc::Sender<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<ReaderState>,
     pub status: Status,
 }
 
 #[derive(PartialEq, Eq)]
 pub(super) enum Status {
     /// To be asked for over this connection, at once or not before then.
-    Wanted(Option<Instant>),
+    ToRequest(Option<Instant>),
     /// The `subscribe` with this id is not answered yet.
-    Asked(u64),
+    Requested(u64),
     Active,
     /// Its reader has enough for now.
     Paused,
@@ -35,22 +35,22 @@ pub(super) enum Status {
 
 impl Channel {
     /// The reader's end comes with it.
-    pub(super) fn new(name: &str, options: SubscribeOptions) -> (Self, mpsc::Receiver<Event>, Arc<Shared>) {
-        let (events, receiver) = mpsc::channel(options.buffer.clamp(2 * ROOM, 1 << 20));
-        let (track, shared) = (Track::new(options.since, options.backlog), Arc::<Shared>::default());
-        let status = Status::Wanted(None);
+    pub(super) fn new(name: &str, options: SubscribeOptions) -> (Self, mpsc::Receiver<Event>, Arc<ReaderState>) {
+        let (events, receiver) = mpsc::channel(options.buffer.clamp(2 * MAX_EVENTS_PER_FRAME, 1 << 20));
+        let (track, shared) = (Track::new(options.since, options.backlog), Arc::<ReaderState>::default());
+        let status = Status::ToRequest(None);
         (Self { name: name.to_owned(), track, events, shared: shared.clone(), status }, receiver, shared)
     }
 
     /// Nobody reads it any more.
-    pub(super) fn is_left(&self) -> bool {
+    pub(super) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
     }
 
     pub(super) fn subscribe(&mut self, id: u64) -> String {
-        self.status = Status::Asked(id);
+        self.status = Status::Requested(id);
         let channel = serde_json::Value::from(self.name.as_str());
-        format!(r#"{{"type":"subscribe","id":"{id}","channel":{channel}{}}}"#, self.track.wish())
+        format!(r#"{{"type":"subscribe","id":"{id}","channel":{channel}{}}}"#, self.track.resume_params())
     }
 
     pub(super) fn unsubscribe(&self, id: u64) -> String {
@@ -58,9 +58,9 @@ impl Channel {
     }
 
     /// The connection is gone.
-    pub(super) fn suspend(&mut self) {
+    pub(super) fn on_disconnect(&mut self) {
         if self.status != Status::Paused {
-            self.status = Status::Wanted(None);
+            self.status = Status::ToRequest(None);
         }
     }
 
@@ -68,20 +68,20 @@ impl Channel {
     pub(super) fn on_subscribed(&mut self, frame: &Frame, id: Option<u64>) -> bool {
         // One without an id is the gateway's own doing.
         let is_ours = match (&self.status, id) {
-            (Status::Asked(asked), Some(id)) => *asked == id,
+            (Status::Requested(requested), Some(id)) => *requested == id,
             (Status::Active, None) => true,
             _ => false,
         };
         let Some(position) = frame.position().filter(|_| is_ours) else { return false };
-        if !self.has_room() {
+        if !self.has_capacity() {
             return true;
         }
         self.status = Status::Active;
-        let (recovered, gap) = self.track.subscribed(&position, frame.recovered == Some(true));
+        let (recovered, gap) = self.track.on_subscribed(&position, frame.recovered == Some(true));
         if let Some(gap) = gap {
-            self.tell(Event::Gap(gap));
+            self.emit(Event::Gap(gap));
         }
-        self.tell(Event::Subscribed { position, recovered });
+        self.emit(Event::Subscribed { position, recovered });
         false
     }
 
@@ -90,15 +90,15 @@ impl Channel {
         if self.status != Status::Active {
             return false;
         }
-        if !self.has_room() {
+        if !self.has_capacity() {
             return true;
         }
         let Some(publication) = frame.into_publication() else { return false };
-        if let Some(gap) = self.track.arrived(&publication.position) {
+        if let Some(gap) = self.track.on_publication(&publication.position) {
             if let Some(gap) = gap {
-                self.tell(Event::Gap(gap));
+                self.emit(Event::Gap(gap));
             }
-            self.tell(Event::Publication(publication));
+            self.emit(Event::Publication(publication));
         }
         false
     }
@@ -108,10 +108,10 @@ impl Channel {
         if self.status != Status::Active {
             return false;
         }
-        if !self.has_room() {
+        if !self.has_capacity() {
             return true;
         }
-        self.tell(event);
+        self.emit(event);
         false
     }
 
@@ -121,10 +121,10 @@ impl Channel {
     }
 
     /// Goes on if enough was taken.
-    pub(super) fn resume(&mut self) {
+    pub(super) fn resume_if_drained(&mut self) {
         if self.status == Status::Paused && self.events.capacity() >= self.events.max_capacity() / 2 {
             self.shared.is_paused.store(false, Ordering::SeqCst);
-            self.status = Status::Wanted(None);
+            self.status = Status::ToRequest(None);
         }
     }
 
@@ -133,11 +133,11 @@ impl Channel {
         *self.shared.end.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    fn has_room(&self) -> bool {
-        self.events.capacity() >= ROOM
+    fn has_capacity(&self) -> bool {
+        self.events.capacity() >= MAX_EVENTS_PER_FRAME
     }
 
-    fn tell(&self, event: Event) {
+    fn emit(&self, event: Event) {
         // There is room, or nobody reads.
         let _ = self.events.try_send(event);
     }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_is_cut_off_is_told_at_its_place_or_the_channel_pauses() {
+    fn degraded_is_reported_or_pauses_channel() {
         let (mut channel, mut events, shared) = Channel::new("c", SubscribeOptions { buffer: 4, ..Default::default() });
         assert!(!channel.on_state(Event::Degraded), "not of this connection");
         channel.status = Status::Active;

@@ -49,7 +49,7 @@ pub enum Event {
 
 /// What both sides of a subscription know.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct ReaderState {
     /// It waits until its reader took something.
     pub is_paused: AtomicBool,
     /// Why it is over.

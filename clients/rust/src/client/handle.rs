@@ -19,16 +19,16 @@ pub(super) struct Handle {
 
 pub(super) enum Command {
     Subscribe(Box<Channel>, oneshot::Sender<Result<(), Error>>),
-    Request(Pending),
+    Request(PendingReply),
     Close,
 }
 
 /// A reply that is not answered.
-pub(super) struct Pending {
+pub(super) struct PendingReply {
     /// The members of the frame besides `type` and `id`.
     pub members: String,
     /// `answer` is awaited, not `replied`.
-    pub is_question: bool,
+    pub expects_answer: bool,
     pub is_sent: bool,
     pub done: oneshot::Sender<Result<Frame, Error>>,
 }
@@ -40,9 +40,9 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(self.error()))
     }
 
-    pub(super) async fn request(&self, members: String, is_question: bool) -> Result<Frame, Error> {
+    pub(super) async fn request(&self, members: String, expects_answer: bool) -> Result<Frame, Error> {
         let (done, answer) = oneshot::channel();
-        self.command(Command::Request(Pending { members, is_question, is_sent: false, done })).await?;
+        self.command(Command::Request(PendingReply { members, expects_answer, is_sent: false, done })).await?;
         answer.await.unwrap_or_else(|_| Err(self.error()))
     }
 

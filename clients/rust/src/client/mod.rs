@@ -46,9 +46,9 @@ impl Client {
     /// Listens to a channel, which may have one subscription at a time (`already_subscribed`). What the gateway says to
     /// it comes in the subscription.
     pub async fn subscribe(&self, channel: &str, options: SubscribeOptions) -> Result<Subscription, Error> {
-        let (wanted, events, shared) = Channel::new(channel, options);
+        let (wanted, events, reader_state) = Channel::new(channel, options);
         self.handle.subscribe(wanted).await?;
-        Ok(Subscription::new(Events::new(channel, self.handle.clone(), events, shared)))
+        Ok(Subscription::new(Events::new(channel, self.handle.clone(), events, reader_state)))
     }
 
     /// Answers a message of a channel that this client listens to. Done once its publisher has the reply.
@@ -80,10 +80,10 @@ impl Client {
         channel: &str,
         to: &str,
         data: &T,
-        is_question: bool,
+        expects_answer: bool,
     ) -> Result<Frame, Error> {
         let (channel, to, data) = (json::write(channel)?, json::write(to)?, json::write(data)?);
-        let answer = if is_question { r#","answer":true"# } else { "" };
-        self.handle.request(format!(r#""channel":{channel},"to":{to},"data":{data}{answer}"#), is_question).await
+        let answer = if expects_answer { r#","answer":true"# } else { "" };
+        self.handle.request(format!(r#""channel":{channel},"to":{to},"data":{data}{answer}"#), expects_answer).await
     }
 }

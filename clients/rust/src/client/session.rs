@@ -8,99 +8,99 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::channel::{Channel, Status};
-use super::core::{Core, Over};
+use super::core::{Closed, Core};
 use super::event::Event;
 use super::state::State;
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::socket::{Came, Incoming, Socket};
+use crate::socket::{Incoming, Reader, Socket};
 
 /// A connection that stayed up for so long is a good one.
-const STABLE: Duration = Duration::from_secs(5);
+const STABLE_CONNECTION_AGE: Duration = Duration::from_secs(5);
 
 /// Before a channel that was refused for the moment is asked for again.
-const AGAIN: Duration = Duration::from_secs(1);
+const REFUSED_CHANNEL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A timer that nothing waits for.
-const FAR: Duration = Duration::from_secs(86_400);
+const MAX_REFRESH_DELAY: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Session<'a> {
     core: &'a mut Core,
-    out: mpsc::Sender<Message>,
-    incoming: Incoming,
+    writer: mpsc::Sender<Message>,
+    reader: Reader,
     /// Dropped with the session: the socket says goodbye.
-    _open: tokio::sync::oneshot::Sender<()>,
+    _keep_open: tokio::sync::oneshot::Sender<()>,
     /// Sent before anything else.
-    next: Option<String>,
+    next_frame: Option<String>,
     has_work: bool,
     /// When it will have been well for long enough.
     stable_at: Option<Instant>,
-    is_welcome: bool,
+    is_ready: bool,
     /// The gateway pings as often.
-    quiet: Duration,
-    last_life: Instant,
-    pinged: Option<Instant>,
+    ping_interval: Duration,
+    last_activity: Instant,
+    ping_sent_at: Option<Instant>,
     refresh_at: Option<Instant>,
     refreshing: Option<JoinHandle<Result<Option<String>, Error>>>,
     /// How the gateway ended a channel: when it was the last one, the connection ends likewise.
-    channel_end: u16,
+    channel_close_code: u16,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn new(core: &'a mut Core, socket: Socket, hello: String) -> Self {
-        let (now, quiet) = (Instant::now(), core.gateway.pong);
+        let (now, ping_interval) = (Instant::now(), core.gateway.pong_timeout);
         Self {
             core,
-            out: socket.out,
-            incoming: socket.incoming,
-            _open: socket.open,
-            next: Some(hello),
+            writer: socket.writer,
+            reader: socket.reader,
+            _keep_open: socket.keep_open,
+            next_frame: Some(hello),
             has_work: true,
             stable_at: None,
-            is_welcome: false,
-            quiet,
-            last_life: now,
-            pinged: None,
+            is_ready: false,
+            ping_interval,
+            last_activity: now,
+            ping_sent_at: None,
             refresh_at: None,
             refreshing: None,
-            channel_end: 0,
+            channel_close_code: 0,
         }
     }
 
     /// Why the connection ended, or that the client is over.
-    pub(super) async fn run(mut self) -> Result<Over, Error> {
-        let out = self.out.clone();
+    pub(super) async fn run(mut self) -> Result<Closed, Error> {
+        let writer = self.writer.clone();
         loop {
-            if self.next.is_none() && self.has_work {
-                self.next = self.core.next_frame();
-                self.has_work = self.next.is_some();
+            if self.next_frame.is_none() && self.has_work {
+                self.next_frame = self.core.next_frame();
+                self.has_work = self.next_frame.is_some();
             }
-            let due = self.due();
+            let deadline = self.next_deadline();
             tokio::select! {
-                came = self.incoming.next() => {
-                    (self.last_life, self.pinged) = (Instant::now(), None);
-                    match came {
-                        Came::Life => {}
-                        Came::Frame(frame) => self.on_frame(*frame),
-                        Came::End(error) => return Err(self.ended(error)),
+                received = self.reader.next() => {
+                    (self.last_activity, self.ping_sent_at) = (Instant::now(), None);
+                    match received {
+                        Incoming::Activity => {}
+                        Incoming::Frame(frame) => self.on_frame(*frame),
+                        Incoming::Closed(error) => return Err(self.close_error(error)),
                     }
                 }
-                room = out.reserve(), if self.next.is_some() => match (room, self.next.take()) {
-                    (Ok(room), Some(text)) => room.send(Message::text(text)),
+                permit = writer.reserve(), if self.next_frame.is_some() => match (permit, self.next_frame.take()) {
+                    (Ok(permit), Some(text)) => permit.send(Message::text(text)),
                     _ => {
-                        let error = self.incoming.reason().await;
-                        return Err(self.ended(error));
+                        let error = self.reader.close_reason().await;
+                        return Err(self.close_error(error));
                     }
                 },
                 command = self.core.commands.recv() => {
-                    let Some(command) = command else { return Ok(Over) };
-                    if let Err(over) = self.core.take(command) {
-                        return Ok(over);
+                    let Some(command) = command else { return Ok(Closed) };
+                    if let Err(closed) = self.core.on_command(command) {
+                        return Ok(closed);
                     }
                     self.has_work = true;
                 }
                 () = self.core.wake.notified() => {
-                    self.core.look();
+                    self.core.reap_closed();
                     self.has_work = true;
                 }
                 token = async { self.refreshing.as_mut()?.await.ok() }, if self.refreshing.is_some() => {
@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
                         self.refresh(token);
                     }
                 }
-                () = sleep_until(due) => self.on_time()?,
+                () = sleep_until(deadline) => self.on_deadline()?,
             }
         }
     }
@@ -140,32 +140,33 @@ impl<'a> Session<'a> {
             // With a reason it is the gateway's doing.
             "unsubscribed" => {
                 if let (Some(name), Some(reason)) = (&frame.channel, &frame.reason) {
-                    self.channel_end = frame.close_code();
-                    self.refused(name, Error::of_close(self.channel_end, reason));
+                    self.channel_close_code = frame.close_code();
+                    self.on_channel_refused(name, Error::from_close(self.channel_close_code, reason));
                 }
             }
-            "welcome" if !self.is_welcome => {
-                self.is_welcome = true;
-                self.stable_at = Some(Instant::now() + STABLE);
-                self.quiet = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
+            "welcome" if !self.is_ready => {
+                self.is_ready = true;
+                self.stable_at = Some(Instant::now() + STABLE_CONNECTION_AGE);
+                self.ping_interval = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
                 self.refresh_before(frame.expires.as_deref());
-                self.core.become_(State::Connected);
+                self.core.set_state(State::Connected);
             }
             "refreshed" => self.refresh_before(frame.expires.as_deref()),
             "replied" => {
-                if let Some(id) = id.filter(|id| self.core.pending.get(id).is_some_and(|pending| !pending.is_question))
+                if let Some(id) =
+                    id.filter(|id| self.core.pending.get(id).is_some_and(|pending| !pending.expects_answer))
                 {
-                    self.settle(id, Ok(frame));
+                    self.complete_reply(id, Ok(frame));
                 }
             }
-            "answer" => _ = id.map(|id| self.settle(id, Ok(frame))),
+            "answer" => _ = id.map(|id| self.complete_reply(id, Ok(frame))),
             "error" => {
                 let error = frame.error();
-                let asked = |channel: &&Channel| id.is_some_and(|id| channel.status == Status::Asked(id));
+                let asked = |channel: &&Channel| id.is_some_and(|id| channel.status == Status::Requested(id));
                 let name = self.core.channels.values().find(asked).map(|channel| channel.name.clone());
                 match (name, id) {
-                    (Some(name), _) => self.refused(&name, error),
-                    (None, Some(id)) => self.settle(id, Err(error)),
+                    (Some(name), _) => self.on_channel_refused(&name, error),
+                    (None, Some(id)) => self.complete_reply(id, Err(error)),
                     // To `unsubscribe`, or nothing of ours.
                     (None, None) => {}
                 }
@@ -182,48 +183,51 @@ impl<'a> Session<'a> {
         channel.pause();
         // The reader may have taken it all before it could know.
         self.core.wake.notify_one();
-        self.core.first.push_back(text);
+        self.core.priority_frames.push_back(text);
         self.has_work = true;
     }
 
     /// A channel is not to be had, now or at all.
-    fn refused(&mut self, name: &str, error: Error) {
+    fn on_channel_refused(&mut self, name: &str, error: Error) {
         if !error.temporary {
             if let Some(channel) = self.core.channels.remove(name) {
                 channel.end(Some(error));
             }
         } else if let Some(channel) = self.core.channels.get_mut(name) {
-            let wait = AGAIN + self.core.backoff.next(error.retry_after);
-            channel.status = Status::Wanted(Some(Instant::now() + wait));
+            let wait = REFUSED_CHANNEL_RETRY_DELAY + self.core.backoff.next(error.retry_after);
+            channel.status = Status::ToRequest(Some(Instant::now() + wait));
         }
     }
 
-    fn settle(&mut self, id: u64, answer: Result<Frame, Error>) {
+    fn complete_reply(&mut self, id: u64, answer: Result<Frame, Error>) {
         if let Some(pending) = self.core.pending.remove(&id) {
             // Whoever asked may be gone.
             let _ = pending.done.send(answer);
         }
     }
 
-    fn ended(&self, error: Error) -> Error {
+    fn close_error(&self, error: Error) -> Error {
         // Only its last channel is over; others may be asked for.
-        let is_of_channel = self.channel_end != 0 && error.status == Some(self.channel_end);
+        let is_of_channel = self.channel_close_code != 0 && error.status == Some(self.channel_close_code);
         Error { temporary: error.temporary || is_of_channel, ..error }
     }
 
     /// When something is to be done that nobody says.
-    fn due(&self) -> Instant {
-        let life = self.pinged.map_or(self.last_life + self.quiet, |at| at + self.core.gateway.pong);
+    fn next_deadline(&self) -> Instant {
+        let life =
+            self.ping_sent_at.map_or(self.last_activity + self.ping_interval, |at| at + self.core.gateway.pong_timeout);
         // While something waits to be sent, what else is to be sent has time.
         let again =
-            self.core.channels.values().filter(|_| self.next.is_none()).filter_map(|channel| match channel.status {
-                Status::Wanted(at) => at,
-                _ => None,
+            self.core.channels.values().filter(|_| self.next_frame.is_none()).filter_map(|channel| {
+                match channel.status {
+                    Status::ToRequest(at) => at,
+                    _ => None,
+                }
             });
         again.chain([life]).chain(self.refresh_at).chain(self.stable_at).min().unwrap_or(life)
     }
 
-    fn on_time(&mut self) -> Result<(), Error> {
+    fn on_deadline(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = None;
@@ -235,17 +239,17 @@ impl<'a> Session<'a> {
             self.core.backoff.reset();
         }
         self.has_work = true;
-        match self.pinged {
-            Some(at) if now >= at + self.core.gateway.pong => {
+        match self.ping_sent_at {
+            Some(at) if now >= at + self.core.gateway.pong_timeout => {
                 Err(Error::temporary("ping_timeout", "the gateway showed no sign of life"))
             }
-            None if now >= self.last_life + self.quiet => {
-                if !self.is_welcome {
+            None if now >= self.last_activity + self.ping_interval => {
+                if !self.is_ready {
                     return Err(Error::temporary("timeout", "the gateway said no welcome in time"));
                 }
-                self.pinged = Some(now);
+                self.ping_sent_at = Some(now);
                 // With a full queue the gateway's pings are the sign of life.
-                let _ = self.out.try_send(Message::text(r#"{"type":"ping"}"#));
+                let _ = self.writer.try_send(Message::text(r#"{"type":"ping"}"#));
                 Ok(())
             }
             _ => Ok(()),
@@ -255,7 +259,7 @@ impl<'a> Session<'a> {
     fn refresh(&mut self, token: String) {
         let id = self.core.next_id();
         let token = serde_json::Value::from(token);
-        self.core.first.push_back(format!(r#"{{"type":"refresh","id":"{id}","token":{token}}}"#));
+        self.core.priority_frames.push_back(format!(r#"{{"type":"refresh","id":"{id}","token":{token}}}"#));
         self.has_work = true;
     }
 
@@ -268,7 +272,7 @@ impl<'a> Session<'a> {
         let Ok(left) = Duration::try_from(expires.duration_since(jiff::Timestamp::now())) else { return };
         let early = (left / 10).min(Duration::from_secs(60));
         if left - early > Duration::from_millis(500) {
-            self.refresh_at = Some(Instant::now() + (left - early).min(FAR));
+            self.refresh_at = Some(Instant::now() + (left - early).min(MAX_REFRESH_DELAY));
         }
     }
 }

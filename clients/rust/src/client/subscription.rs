@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
-use super::event::{Event, Shared};
+use super::event::{Event, ReaderState};
 use super::handle::Handle;
 use crate::error::Error;
 use crate::publication::{Position, Publication};
@@ -25,7 +25,7 @@ pub struct Events {
     channel: String,
     handle: Handle,
     events: mpsc::Receiver<Event>,
-    shared: Arc<Shared>,
+    reader_state: Arc<ReaderState>,
     position: Option<Position>,
 }
 
@@ -71,8 +71,13 @@ impl Stream for Subscription {
 }
 
 impl Events {
-    pub(super) fn new(channel: &str, handle: Handle, events: mpsc::Receiver<Event>, shared: Arc<Shared>) -> Self {
-        Self { channel: channel.to_owned(), handle, events, shared, position: None }
+    pub(super) fn new(
+        channel: &str,
+        handle: Handle,
+        events: mpsc::Receiver<Event>,
+        reader_state: Arc<ReaderState>,
+    ) -> Self {
+        Self { channel: channel.to_owned(), handle, events, reader_state, position: None }
     }
 
     /// The channel.
@@ -96,7 +101,7 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let event = ready!(self.events.poll_recv(context));
-        if self.shared.is_paused.load(Ordering::SeqCst) && self.events.len() <= self.events.max_capacity() / 2 {
+        if self.reader_state.is_paused.load(Ordering::SeqCst) && self.events.len() <= self.events.max_capacity() / 2 {
             self.handle.wake();
         }
         Poll::Ready(match event {
@@ -106,7 +111,7 @@ impl Stream for Events {
                 }
                 Some(Ok(event))
             }
-            None => self.shared.end.lock().unwrap_or_else(PoisonError::into_inner).take().map(Err),
+            None => self.reader_state.end.lock().unwrap_or_else(PoisonError::into_inner).take().map(Err),
         })
     }
 }

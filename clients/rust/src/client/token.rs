@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 
-type Getting = Pin<Box<dyn Future<Output = Result<String, Error>> + Send>>;
+type TokenFuture = Pin<Box<dyn Future<Output = Result<String, Error>> + Send>>;
 
 /// A token (JWT), or what gets a fresh one.
 #[derive(Clone)]
@@ -15,15 +15,15 @@ pub struct TokenSource(Source);
 
 #[derive(Clone)]
 enum Source {
-    Nobody,
+    Anonymous,
     Fixed(String),
-    Function(Arc<dyn Fn() -> Getting + Send + Sync>),
+    Function(Arc<dyn Fn() -> TokenFuture + Send + Sync>),
 }
 
 impl TokenSource {
     /// No token: for channels that are for anyone.
     pub fn anonymous() -> Self {
-        Self(Source::Nobody)
+        Self(Source::Anonymous)
     }
 
     /// One token, until it runs out.
@@ -43,7 +43,7 @@ impl TokenSource {
 
     pub(super) async fn get(&self) -> Result<Option<String>, Error> {
         match &self.0 {
-            Source::Nobody => Ok(None),
+            Source::Anonymous => Ok(None),
             Source::Fixed(token) => Ok(Some(token.clone())),
             Source::Function(get) => get().await.map(Some),
         }
@@ -59,7 +59,7 @@ impl fmt::Debug for TokenSource {
     /// Never a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Source::Nobody => "TokenSource(anonymous)",
+            Source::Anonymous => "TokenSource(anonymous)",
             Source::Fixed(_) => "TokenSource(fixed)",
             Source::Function(_) => "TokenSource(function)",
         })

@@ -8,16 +8,16 @@ pub(super) struct Track {
     pub position: Option<Position>,
     backlog: u64,
     /// Where a gap was told: what follows may skip offsets.
-    told_at: Option<Position>,
+    gap_reported_at: Option<Position>,
 }
 
 impl Track {
     pub(super) fn new(since: Option<Position>, backlog: u64) -> Self {
-        Self { position: since, backlog, told_at: None }
+        Self { position: since, backlog, gap_reported_at: None }
     }
 
     /// The members of a `subscribe` that ask for what is missing.
-    pub(super) fn wish(&self) -> String {
+    pub(super) fn resume_params(&self) -> String {
         match &self.position {
             Some(Position { epoch, offset }) => {
                 let epoch = serde_json::Value::from(epoch.as_str());
@@ -29,12 +29,12 @@ impl Track {
     }
 
     /// The gateway listens for us from here. Gives whether nothing is missing, and a loss that is news.
-    pub(super) fn subscribed(&mut self, here: &Position, recovered: bool) -> (bool, Option<Gap>) {
+    pub(super) fn on_subscribed(&mut self, here: &Position, recovered: bool) -> (bool, Option<Gap>) {
         let Some(before) = self.position.clone() else {
             // If nothing of the backlog arrives, the next connection asks for it again.
             self.position = Some(Position { offset: here.offset.saturating_sub(self.backlog), ..here.clone() });
             if !recovered {
-                self.told_at = Some(here.clone());
+                self.gap_reported_at = Some(here.clone());
             }
             return (recovered, None);
         };
@@ -42,20 +42,20 @@ impl Track {
         // Who has the newest one misses nothing, whatever the gateway kept.
         if recovered || (is_same && here.offset <= before.offset) {
             if !recovered {
-                self.told_at = None;
+                self.gap_reported_at = None;
             }
             return (true, None);
         }
-        let is_news = self.told_at.as_ref() != Some(here);
-        self.told_at = Some(here.clone());
+        let is_new = self.gap_reported_at.as_ref() != Some(here);
+        self.gap_reported_at = Some(here.clone());
         if !is_same {
             self.position = Some(Position { offset: 0, ..here.clone() });
         }
-        (false, is_news.then_some(Gap { reason: GapReason::HistoryLost, after: before }))
+        (false, is_new.then_some(Gap { reason: GapReason::HistoryLost, after: before }))
     }
 
     /// A publication came. `None` if it is here already; otherwise a loss before it that was not told.
-    pub(super) fn arrived(&mut self, at: &Position) -> Option<Option<Gap>> {
+    pub(super) fn on_publication(&mut self, at: &Position) -> Option<Option<Gap>> {
         let before = self.position.replace(at.clone());
         let Some(before) = before else { return Some(None) };
         let is_same = before.epoch == at.epoch;
@@ -64,9 +64,9 @@ impl Track {
             return None;
         }
         let is_next = is_same && at.offset == before.offset.saturating_add(1);
-        let is_told = self.told_at.take().is_some();
+        let is_reported = self.gap_reported_at.take().is_some();
         let reason = if is_same { GapReason::Skipped } else { GapReason::HistoryLost };
-        Some((!is_next && !is_told).then_some(Gap { reason, after: before }))
+        Some((!is_next && !is_reported).then_some(Gap { reason, after: before }))
     }
 }
 
@@ -79,34 +79,34 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_begins_with_its_backlog_and_goes_on_behind_the_last_one() {
+    fn starts_with_backlog_and_resumes() {
         let mut track = Track::new(None, 10);
-        assert_eq!(track.wish(), r#","backlog":10"#);
-        assert_eq!(track.subscribed(&at("e", 44), true), (true, None));
-        assert_eq!(track.wish(), r#","since":{"epoch":"e","offset":34}"#);
-        assert_eq!(track.arrived(&at("e", 35)), Some(None));
-        assert_eq!(track.arrived(&at("e", 35)), None, "once");
-        assert_eq!(track.subscribed(&at("e", 50), true), (true, None));
-        assert_eq!(track.arrived(&at("e", 36)), Some(None));
+        assert_eq!(track.resume_params(), r#","backlog":10"#);
+        assert_eq!(track.on_subscribed(&at("e", 44), true), (true, None));
+        assert_eq!(track.resume_params(), r#","since":{"epoch":"e","offset":34}"#);
+        assert_eq!(track.on_publication(&at("e", 35)), Some(None));
+        assert_eq!(track.on_publication(&at("e", 35)), None, "once");
+        assert_eq!(track.on_subscribed(&at("e", 50), true), (true, None));
+        assert_eq!(track.on_publication(&at("e", 36)), Some(None));
     }
 
     #[test]
-    fn what_is_left_out_is_told_once() {
+    fn gap_is_reported_once() {
         let mut track = Track::new(Some(at("e", 5)), 0);
         let lost = Gap { reason: GapReason::HistoryLost, after: at("e", 5) };
-        assert_eq!(track.subscribed(&at("e", 90), false), (false, Some(lost)));
-        assert_eq!(track.subscribed(&at("e", 90), false), (false, None), "the same again is no news");
-        assert_eq!(track.arrived(&at("e", 81)), Some(None), "it was told before");
+        assert_eq!(track.on_subscribed(&at("e", 90), false), (false, Some(lost)));
+        assert_eq!(track.on_subscribed(&at("e", 90), false), (false, None), "the same again is no news");
+        assert_eq!(track.on_publication(&at("e", 81)), Some(None), "it was told before");
         let skipped = Gap { reason: GapReason::Skipped, after: at("e", 81) };
-        assert_eq!(track.arrived(&at("e", 84)), Some(Some(skipped)));
+        assert_eq!(track.on_publication(&at("e", 84)), Some(Some(skipped)));
         let lost = Gap { reason: GapReason::HistoryLost, after: at("e", 84) };
-        assert_eq!(track.arrived(&at("f", 1)), Some(Some(lost)));
+        assert_eq!(track.on_publication(&at("f", 1)), Some(Some(lost)));
     }
 
     #[test]
-    fn who_has_the_newest_one_misses_nothing() {
+    fn newest_position_has_no_gap() {
         let mut track = Track::new(Some(at("e", 5)), 0);
-        assert_eq!(track.subscribed(&at("e", 5), false), (true, None));
-        assert_eq!(track.arrived(&at("e", 6)), Some(None));
+        assert_eq!(track.on_subscribed(&at("e", 5), false), (true, None));
+        assert_eq!(track.on_publication(&at("e", 6)), Some(None));
     }
 }

@@ -15,19 +15,19 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::gateway::Gateway;
 use crate::key::Key;
-use crate::socket::{Came, Socket};
+use crate::socket::{Incoming, Socket};
 
 /// Commands that wait for the task.
-const COMMANDS: usize = 16;
+const COMMAND_QUEUE: usize = 16;
 
 /// Requests that are not handed to the socket yet; with so many no further command is taken.
-const MAX_QUEUE: usize = 256;
+const MAX_QUEUED_REQUESTS: usize = 256;
 
 /// A connection that stayed up for so long is a good one.
-const STABLE: Duration = Duration::from_secs(5);
+const STABLE_CONNECTION_AGE: Duration = Duration::from_secs(5);
 
 /// The one command to which the gateway says something only if it refuses.
-const UNANSWERED: &str = "received";
+const UNACKNOWLEDGED_COMMAND: &str = "received";
 
 /// Uses a link; it ends with the last one and what that asked for.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub(super) struct Request {
     /// Whether it goes again over the next connection if this one breaks before the answer.
     pub resend: bool,
     /// Given back with the answer.
-    pub place: Option<OwnedSemaphorePermit>,
+    pub window_permit: Option<OwnedSemaphorePermit>,
     done: oneshot::Sender<Result<Frame, Error>>,
 }
 
@@ -60,7 +60,7 @@ pub(super) enum Command {
 
 impl Handle {
     pub(super) fn open(gateway: Gateway, key: Key) -> Self {
-        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         let (backoff, ended) = (gateway.backoff(), Arc::<OnceLock<Error>>::default());
         let link = Link {
             gateway,
@@ -71,12 +71,12 @@ impl Handle {
             ids: 0,
             queue: VecDeque::new(),
             sent: BTreeMap::new(),
-            ready: Vec::new(),
+            waiting_for_ready: Vec::new(),
             replies: None,
             watchers: HashMap::new(),
-            watching: HashMap::new(),
-            unwatched: Vec::new(),
-            is_left: false,
+            pending_watches: HashMap::new(),
+            to_unwatch: Vec::new(),
+            is_abandoned: false,
         };
         tokio::spawn(link.run());
         Self { commands: sender, ended }
@@ -90,11 +90,11 @@ impl Handle {
     pub(super) async fn ready(&self) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
         self.command(Command::Ready(done)).await?;
-        answer.await.unwrap_or_else(|_| Err(self.ended()))
+        answer.await.unwrap_or_else(|_| Err(self.end_error()))
     }
 
     /// Why nothing is answered any more.
-    pub(super) fn ended(&self) -> Error {
+    pub(super) fn end_error(&self) -> Error {
         self.ended.get().cloned().unwrap_or_else(Error::closed)
     }
 
@@ -103,7 +103,7 @@ impl Handle {
     }
 
     pub(super) async fn command(&self, command: Command) -> Result<(), Error> {
-        self.commands.send(command).await.map_err(|_| self.ended())
+        self.commands.send(command).await.map_err(|_| self.end_error())
     }
 }
 
@@ -117,15 +117,15 @@ impl WeakHandle {
 impl Request {
     pub(super) fn new(kind: &'static str, members: String) -> (Self, oneshot::Receiver<Result<Frame, Error>>) {
         let (done, answer) = oneshot::channel();
-        (Self { kind, members, resend: false, place: None, done }, answer)
+        (Self { kind, members, resend: false, window_permit: None, done }, answer)
     }
 
-    fn settle(self, answer: Result<Frame, Error>) {
-        let Self { done, place, .. } = self;
+    fn complete(self, answer: Result<Frame, Error>) {
+        let Self { done, window_permit, .. } = self;
         // Whoever asked may be gone.
         let _ = done.send(answer);
         // Who waits for all places finds all answers.
-        drop(place);
+        drop(window_permit);
     }
 }
 
@@ -140,30 +140,30 @@ struct Link {
     /// By their ids, which rise.
     sent: BTreeMap<u64, Request>,
     /// Who waits for a connection.
-    ready: Vec<oneshot::Sender<Result<(), Error>>>,
+    waiting_for_ready: Vec<oneshot::Sender<Result<(), Error>>>,
     replies: Option<mpsc::Sender<ReplyFrame>>,
     watchers: HashMap<String, Watcher>,
     /// `watch` commands that are not answered yet, with their channels.
-    watching: HashMap<u64, String>,
+    pending_watches: HashMap<u64, String>,
     /// Channels whose events nobody wants and the gateway does not know that.
-    unwatched: Vec<String>,
+    to_unwatch: Vec<String>,
     /// Nobody can ask for anything more.
-    is_left: bool,
+    is_abandoned: bool,
 }
 
 impl Link {
     async fn run(mut self) {
         loop {
             let error = match self.connect().await {
-                Ok(socket) => self.serve(socket).await,
+                Ok(socket) => self.run_connection(socket).await,
                 Err(error) => error,
             };
-            self.interrupted();
-            if !error.temporary || self.is_left {
+            self.on_disconnect();
+            if !error.temporary || self.is_abandoned {
                 return self.fail(&error);
             }
             let until = Instant::now() + self.backoff.next(error.retry_after);
-            if self.wait(sleep_until(until)).await.is_none() {
+            if self.run_until(sleep_until(until)).await.is_none() {
                 return self.fail(&error);
             }
         }
@@ -172,22 +172,22 @@ impl Link {
     async fn connect(&mut self) -> Result<Socket, Error> {
         let (gateway, key) = (self.gateway.clone(), self.key.clone());
         let opening = async move { Socket::open(&gateway, "/v1/publish", Some(&key)).await };
-        self.wait(opening).await.unwrap_or_else(|| Err(Error::closed()))
+        self.run_until(opening).await.unwrap_or_else(|| Err(Error::closed()))
     }
 
     /// Takes commands until something else is done; `None` if there is nobody left to do it for.
-    async fn wait<T>(&mut self, other: impl Future<Output = T>) -> Option<T> {
+    async fn run_until<T>(&mut self, other: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(other);
         loop {
             tokio::select! {
                 done = &mut other => return Some(done),
-                command = self.commands.recv(), if !self.is_left && self.queue.len() < MAX_QUEUE => {
-                    self.is_left = command.is_none();
-                    if self.is_left && self.queue.is_empty() {
+                command = self.commands.recv(), if !self.is_abandoned && self.queue.len() < MAX_QUEUED_REQUESTS => {
+                    self.is_abandoned = command.is_none();
+                    if self.is_abandoned && self.queue.is_empty() {
                         return None;
                     }
                     if let Some(command) = command {
-                        self.take(command, false);
+                        self.on_command(command, false);
                     }
                 }
             }
@@ -195,64 +195,65 @@ impl Link {
     }
 
     /// Until the connection ends; gives why.
-    async fn serve(&mut self, socket: Socket) -> Error {
-        let Socket { out, mut incoming, open: _open } = socket;
+    async fn run_connection(&mut self, socket: Socket) -> Error {
+        let Socket { writer, mut reader, keep_open: _keep_open } = socket;
         let opened = Instant::now();
-        let (mut is_welcome, mut quiet) = (false, self.gateway.pong);
-        let (mut last_life, mut pinged) = (opened, None);
+        let (mut is_ready, mut ping_interval) = (false, self.gateway.pong_timeout);
+        let (mut last_activity, mut ping_sent_at) = (opened, None);
         loop {
-            if self.is_left && self.queue.is_empty() && self.sent.is_empty() {
+            if self.is_abandoned && self.queue.is_empty() && self.sent.is_empty() {
                 return Error::closed();
             }
-            let due = pinged.map_or(last_life + quiet, |at: Instant| at + self.gateway.pong);
-            let has_work = is_welcome && self.has_work();
+            let deadline =
+                ping_sent_at.map_or(last_activity + ping_interval, |at: Instant| at + self.gateway.pong_timeout);
+            let has_work = is_ready && self.has_work();
             tokio::select! {
-                came = incoming.next() => {
-                    (last_life, pinged) = (Instant::now(), None);
-                    match came {
-                        Came::End(error) => return error,
-                        Came::Life => {}
-                        Came::Frame(frame) if frame.r#type == "welcome" => {
-                            is_welcome = true;
-                            quiet = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
-                            self.welcomed();
+                received = reader.next() => {
+                    (last_activity, ping_sent_at) = (Instant::now(), None);
+                    match received {
+                        Incoming::Closed(error) => return error,
+                        Incoming::Activity => {}
+                        Incoming::Frame(frame) if frame.r#type == "welcome" => {
+                            is_ready = true;
+                            ping_interval = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
+                            self.on_ready();
                         }
-                        Came::Frame(frame) => self.on_frame(*frame),
+                        Incoming::Frame(frame) => self.on_frame(*frame),
                     }
-                    if opened.elapsed() > STABLE {
+                    if opened.elapsed() > STABLE_CONNECTION_AGE {
                         self.backoff.reset();
                     }
                 }
-                room = out.reserve(), if has_work => match room {
-                    Ok(room) => if let Some(text) = self.next_text() { room.send(Message::text(text)) },
-                    Err(_) => return incoming.reason().await,
+                permit = writer.reserve(), if has_work => match permit {
+                    Ok(permit) => if let Some(text) = self.next_text() { permit.send(Message::text(text)) },
+                    Err(_) => return reader.close_reason().await,
                 },
-                command = self.commands.recv(), if !self.is_left && self.queue.len() < MAX_QUEUE => match command {
-                    Some(command) => self.take(command, is_welcome),
-                    None => self.is_left = true,
+                command = self.commands.recv(), if !self.is_abandoned && self.queue.len() < MAX_QUEUED_REQUESTS => match command {
+                    Some(command) => self.on_command(command, is_ready),
+                    None => self.is_abandoned = true,
                 },
-                () = sleep_until(due) => {
-                    if pinged.is_some() || !is_welcome {
+                () = sleep_until(deadline) => {
+                    if ping_sent_at.is_some() || !is_ready {
                         return Error::temporary("ping_timeout", "the gateway showed no sign of life");
                     }
-                    pinged = Some(Instant::now());
+                    ping_sent_at = Some(Instant::now());
                     // A full queue is written before; then the gateway's pings are the sign of life.
-                    let _ = out.try_send(Message::text(r#"{"type":"ping"}"#));
+                    let _ = writer.try_send(Message::text(r#"{"type":"ping"}"#));
                 }
             }
         }
     }
 
-    fn take(&mut self, command: Command, is_connected: bool) {
+    fn on_command(&mut self, command: Command, is_connected: bool) {
         match command {
             Command::Ready(done) if is_connected => _ = done.send(Ok(())),
-            Command::Ready(done) => self.ready.push(done),
+            Command::Ready(done) => self.waiting_for_ready.push(done),
             Command::Request(request) => self.queue.push_back(request),
             Command::Replies(replies, done) => {
                 let is_free = self.replies.as_ref().is_none_or(mpsc::Sender::is_closed);
                 if is_free {
                     self.replies = Some(replies);
-                    self.take(Command::Ready(done), is_connected);
+                    self.on_command(Command::Ready(done), is_connected);
                 } else {
                     let _ = done.send(Err(Error::new("already_open", "there is a stream of replies already")));
                 }
@@ -262,37 +263,37 @@ impl Link {
                     watcher.end(Error::new("already_watching", "this channel is watched already"));
                 } else {
                     let old = self.watchers.insert(channel.clone(), watcher);
-                    self.unwatched.extend(old.filter(|old| old.is_asked).map(|_| channel));
+                    self.to_unwatch.extend(old.filter(|old| old.is_requested).map(|_| channel));
                 }
             }
         }
     }
 
-    fn welcomed(&mut self) {
-        self.ready.drain(..).for_each(|done| _ = done.send(Ok(())));
+    fn on_ready(&mut self) {
+        self.waiting_for_ready.drain(..).for_each(|done| _ = done.send(Ok(())));
     }
 
     fn has_work(&self) -> bool {
         let mut watchers = self.watchers.values();
-        !self.queue.is_empty() || !self.unwatched.is_empty() || watchers.any(|watcher| !watcher.is_asked)
+        !self.queue.is_empty() || !self.to_unwatch.is_empty() || watchers.any(|watcher| !watcher.is_requested)
     }
 
     /// The next frame to send.
     fn next_text(&mut self) -> Option<String> {
         self.ids += 1;
         let id = self.ids;
-        if let Some(channel) = self.unwatched.pop() {
+        if let Some(channel) = self.to_unwatch.pop() {
             return Some(frame("unwatch", id, &channel_member(&channel)));
         }
-        if let Some((channel, watcher)) = self.watchers.iter_mut().find(|(_, watcher)| !watcher.is_asked) {
-            watcher.is_asked = true;
-            self.watching.insert(id, channel.clone());
+        if let Some((channel, watcher)) = self.watchers.iter_mut().find(|(_, watcher)| !watcher.is_requested) {
+            watcher.is_requested = true;
+            self.pending_watches.insert(id, channel.clone());
             return Some(frame("watch", id, &channel_member(channel)));
         }
         let request = self.queue.pop_front()?;
         let text = frame(request.kind, id, &request.members);
-        if request.kind == UNANSWERED {
-            request.settle(Ok(Frame::default()));
+        if request.kind == UNACKNOWLEDGED_COMMAND {
+            request.complete(Ok(Frame::default()));
         } else {
             self.sent.insert(id, request);
         }
@@ -304,48 +305,48 @@ impl Link {
         match frame.r#type.as_str() {
             "reply" => {
                 // One that finds no room comes again.
-                if let (Some(replies), Some(received)) = (&self.replies, ReplyFrame::from_frame(frame)) {
-                    let _ = replies.try_send(received);
+                if let (Some(replies), Some(reply)) = (&self.replies, ReplyFrame::from_frame(frame)) {
+                    let _ = replies.try_send(reply);
                 }
             }
             "event" | "watching" => {
-                id.map(|id| self.watching.remove(&id));
+                id.map(|id| self.pending_watches.remove(&id));
                 let Some(channel) = &frame.channel else { return };
                 let Some(watcher) = self.watchers.get_mut(channel) else { return };
                 if watcher.is_closed() {
                     self.watchers.remove(channel);
-                    self.unwatched.push(channel.clone());
+                    self.to_unwatch.push(channel.clone());
                 } else {
-                    watcher.tell(&frame);
+                    watcher.emit(&frame);
                 }
             }
             "error" => {
                 let error = frame.error();
-                let channel = id.and_then(|id| self.watching.remove(&id));
+                let channel = id.and_then(|id| self.pending_watches.remove(&id));
                 if let Some(watcher) = channel.and_then(|channel| self.watchers.remove(&channel)) {
                     watcher.end(error);
                 } else if let Some(request) = id.and_then(|id| self.sent.remove(&id)) {
-                    request.settle(Err(error));
+                    request.complete(Err(error));
                 }
             }
             _ => {
                 if let Some(request) = id.and_then(|id| self.sent.remove(&id)) {
-                    request.settle(Ok(frame));
+                    request.complete(Ok(frame));
                 }
             }
         }
     }
 
     /// The connection is gone: what was on its way goes again, or nobody knows what became of it.
-    fn interrupted(&mut self) {
-        self.watching.clear();
-        self.unwatched.clear();
-        self.watchers.values_mut().for_each(|watcher| watcher.is_asked = false);
+    fn on_disconnect(&mut self) {
+        self.pending_watches.clear();
+        self.to_unwatch.clear();
+        self.watchers.values_mut().for_each(|watcher| watcher.is_requested = false);
         for request in std::mem::take(&mut self.sent).into_values().rev() {
             if request.resend {
                 self.queue.push_front(request);
             } else {
-                request.settle(Err(Error::lost("the connection broke before the answer")));
+                request.complete(Err(Error::connection_lost("the connection broke before the answer")));
             }
         }
     }
@@ -355,10 +356,10 @@ impl Link {
         let _ = self.ended.set(error.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            self.take(command, false);
+            self.on_command(command, false);
         }
-        self.queue.drain(..).for_each(|request| request.settle(Err(error.clone())));
-        self.ready.drain(..).for_each(|done| _ = done.send(Err(error.clone())));
+        self.queue.drain(..).for_each(|request| request.complete(Err(error.clone())));
+        self.waiting_for_ready.drain(..).for_each(|done| _ = done.send(Err(error.clone())));
         self.watchers.drain().for_each(|(_, watcher)| watcher.end(error.clone()));
     }
 }

@@ -29,10 +29,10 @@ use crate::random;
 use link::{Handle, WeakHandle};
 
 /// What a path may hold as it is (RFC 3986 section 2.3).
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const ESCAPED_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// An answer to one publication is smaller.
-const MAX_ANSWER: usize = 16 * 1024;
+const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
 /// Publishes to a gateway. Clones share their connections.
 #[derive(Clone)]
@@ -76,7 +76,7 @@ impl Publisher {
         options: Options,
     ) -> Result<Published, Error> {
         let content_type = options.content_type.as_deref().unwrap_or("application/json");
-        let answer = self.post(channel, content_type, body.into(), options.idempotency_key, MAX_ANSWER).await?;
+        let answer = self.post(channel, content_type, body.into(), options.idempotency_key, MAX_RESPONSE_BYTES).await?;
         serde_json::from_slice::<Answer>(&answer).map(Published::from).map_err(|_| Error::unexpected())
     }
 
@@ -93,8 +93,8 @@ impl Publisher {
         if lines.is_empty() {
             return Ok(Vec::new());
         }
-        let max_answer = MAX_ANSWER.saturating_mul(lines.len());
-        let answer = self.post(channel, "application/x-ndjson", lines.join("\n").into(), None, max_answer).await?;
+        let max_response = MAX_RESPONSE_BYTES.saturating_mul(lines.len());
+        let answer = self.post(channel, "application/x-ndjson", lines.join("\n").into(), None, max_response).await?;
         let answers: Vec<Line> = serde_json::from_slice(&answer).map_err(|_| Error::unexpected())?;
         if answers.len() != lines.len() {
             return Err(Error::unexpected());
@@ -136,14 +136,14 @@ impl Publisher {
         content_type: &str,
         body: Bytes,
         idempotency_key: Option<String>,
-        max_answer: usize,
+        max_response: usize,
     ) -> Result<Bytes, Error> {
-        let path = format!("/v1/channels/{}/messages", utf8_percent_encode(channel, ENCODED));
+        let path = format!("/v1/channels/{}/messages", utf8_percent_encode(channel, ESCAPED_IN_PATH));
         let idempotency_key = match idempotency_key {
             Some(key) => key,
             None => random::token()?,
         };
-        let post = Post { path: &path, content_type, body, idempotency_key: &idempotency_key, max_answer };
+        let post = Post { path: &path, content_type, body, idempotency_key: &idempotency_key, max_response };
         self.http.post(&post).await
     }
 }

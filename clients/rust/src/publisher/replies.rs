@@ -16,7 +16,7 @@ use crate::json;
 use crate::principal::Principal;
 
 /// Replies that wait to be taken. More of them come again later.
-const BUFFER: usize = 256;
+const REPLY_BUFFER: usize = 256;
 
 /// A stream of replies; it ends when the connection cannot be had any more.
 #[derive(Debug)]
@@ -29,22 +29,22 @@ pub struct Replies {
 #[derive(Debug)]
 pub struct Reply {
     handle: Handle,
-    received: ReplyFrame,
+    frame: ReplyFrame,
 }
 
 impl Replies {
     pub(super) async fn open(handle: Handle) -> Result<Self, Error> {
-        let (sender, received) = mpsc::channel(BUFFER);
+        let (sender, received) = mpsc::channel(REPLY_BUFFER);
         let (done, answer) = oneshot::channel();
         handle.command(Command::Replies(sender, done)).await?;
-        answer.await.unwrap_or_else(|_| Err(handle.ended()))?;
+        answer.await.unwrap_or_else(|_| Err(handle.end_error()))?;
         Ok(Self { handle, received })
     }
 
     /// The next reply; `None` at the end.
     pub async fn next(&mut self) -> Option<Reply> {
-        let received = self.received.recv().await?;
-        Some(Reply { handle: self.handle.clone(), received })
+        let frame = self.received.recv().await?;
+        Some(Reply { handle: self.handle.clone(), frame })
     }
 }
 
@@ -53,56 +53,56 @@ impl Stream for Replies {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Reply>> {
         let received = self.received.poll_recv(context);
-        received.map(|received| received.map(|received| Reply { handle: self.handle.clone(), received }))
+        received.map(|frame| frame.map(|frame| Reply { handle: self.handle.clone(), frame }))
     }
 }
 
 impl Reply {
     /// The same for the same reply, however often it comes.
     pub fn id(&self) -> &str {
-        &self.received.id
+        &self.frame.id
     }
 
     /// The channel.
     pub fn channel(&self) -> &str {
-        &self.received.channel
+        &self.frame.channel
     }
 
     /// The `message_id` of the message that it replies to.
     pub fn to(&self) -> &str {
-        &self.received.to
+        &self.frame.to
     }
 
     /// When the gateway took it: RFC 3339.
     pub fn time(&self) -> &str {
-        &self.received.time
+        &self.frame.time
     }
 
     /// Names the subscriber's connection.
     pub fn connection(&self) -> &str {
-        &self.received.connection
+        &self.frame.connection
     }
 
     /// Who replied; `None` for a subscriber without a token.
     pub fn principal(&self) -> Option<&Principal> {
-        self.received.principal.as_ref()
+        self.frame.principal.as_ref()
     }
 
     /// Reads what was said.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        json::read(self.received.data.get())
+        json::read(self.frame.data.get())
     }
 
     /// What was said, byte for byte.
     pub fn data(&self) -> &RawValue {
-        &self.received.data
+        &self.frame.data
     }
 
     /// Says that it is here: the subscriber's `reply` is done then. Done once it is sent.
     pub async fn received(&self) -> Result<(), Error> {
         let (request, answer) = Request::new("received", self.reply_member()?);
         self.handle.request(request).await?;
-        answer.await.unwrap_or_else(|_| Err(self.handle.ended())).map(drop)
+        answer.await.unwrap_or_else(|_| Err(self.handle.end_error())).map(drop)
     }
 
     /// Answers the one who replied, which says `received` as well. Done once the answer is on its way to the
@@ -111,10 +111,10 @@ impl Reply {
         let members = format!(r#"{},"data":{}"#, self.reply_member()?, json::write(data)?);
         let (request, answer) = Request::new("answer", members);
         self.handle.request(request).await?;
-        answer.await.unwrap_or_else(|_| Err(self.handle.ended())).map(drop)
+        answer.await.unwrap_or_else(|_| Err(self.handle.end_error())).map(drop)
     }
 
     fn reply_member(&self) -> Result<String, Error> {
-        Ok(format!(r#""reply":{}"#, json::write(&self.received.id)?))
+        Ok(format!(r#""reply":{}"#, json::write(&self.frame.id)?))
     }
 }

@@ -75,12 +75,12 @@ impl PublishStream {
         self.flush().await
     }
 
-    async fn send(&self, channel: &str, json: &str, more: &str) -> Result<Acknowledgement, Error> {
-        let place = self.window.clone().acquire_owned().await.map_err(|_| Error::closed())?;
-        let members = format!(r#""channel":{},"data":{json}{more}"#, json::write(channel)?);
+    async fn send(&self, channel: &str, json: &str, extra_members: &str) -> Result<Acknowledgement, Error> {
+        let window_permit = self.window.clone().acquire_owned().await.map_err(|_| Error::closed())?;
+        let members = format!(r#""channel":{},"data":{json}{extra_members}"#, json::write(channel)?);
         let (mut request, answer) = Request::new("publish", members);
         request.resend = self.resend;
-        request.place = Some(place);
+        request.window_permit = Some(window_permit);
         self.handle.request(request).await?;
         Ok(Acknowledgement(answer))
     }

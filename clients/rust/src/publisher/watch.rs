@@ -12,7 +12,7 @@ use super::watcher::{ChannelEvent, Watcher};
 use crate::error::Error;
 
 /// Events that wait to be taken. What finds no room is counted in the next one's `missed`.
-const BUFFER: usize = 256;
+const EVENT_BUFFER: usize = 256;
 
 /// A stream of the events of one channel. It goes on over a new connection, beginning with `watching`. Dropping it ends
 /// it.
@@ -25,7 +25,7 @@ pub struct Watch {
 
 impl Watch {
     pub(super) async fn open(handle: Handle, channel: &str) -> Result<Self, Error> {
-        let (watcher, events, end) = Watcher::new(BUFFER);
+        let (watcher, events, end) = Watcher::new(EVENT_BUFFER);
         handle.command(Command::Watch(channel.to_owned(), watcher)).await?;
         Ok(Self { _handle: handle, events, end })
     }

@@ -33,7 +33,7 @@ pub(super) struct Watcher {
     end: Arc<Mutex<Option<Error>>>,
     missed: u64,
     /// The gateway was asked over this connection.
-    pub is_asked: bool,
+    pub is_requested: bool,
 }
 
 impl Watcher {
@@ -41,14 +41,14 @@ impl Watcher {
     pub(super) fn new(buffer: usize) -> (Self, mpsc::Receiver<ChannelEvent>, Arc<Mutex<Option<Error>>>) {
         let (sender, events) = mpsc::channel(buffer);
         let end = Arc::new(Mutex::new(None));
-        (Self { events: sender, end: end.clone(), missed: 0, is_asked: false }, events, end)
+        (Self { events: sender, end: end.clone(), missed: 0, is_requested: false }, events, end)
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.events.is_closed()
     }
 
-    pub(super) fn tell(&mut self, frame: &Frame) {
+    pub(super) fn emit(&mut self, frame: &Frame) {
         let missed = self.missed.saturating_add(frame.missed.unwrap_or(0));
         let event = ChannelEvent {
             event: frame.event.clone().unwrap_or_else(|| frame.r#type.clone()),

@@ -1,8 +1,8 @@
 //! The client against the real gateway.
 
-mod cuts;
-mod listening;
 mod publishing;
 mod readme;
+mod reconnecting;
 mod replies;
+mod subscribing;
 mod support;

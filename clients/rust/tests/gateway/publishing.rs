@@ -4,14 +4,14 @@ use futures_util::future::join_all;
 use lastmile_client::{Client, Options, Payload, Publisher, StreamOptions, SubscribeOptions, TokenSource};
 use serde_json::{Value, json};
 
-use crate::support::{TestGateway, within};
+use crate::support::{TestGateway, with_timeout};
 
 fn backlog() -> SubscribeOptions {
     SubscribeOptions { backlog: 5000, ..SubscribeOptions::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_published_arrives_as_it_was_written() {
+async fn payloads_arrive_byte_for_byte() {
     let gateway = TestGateway::start();
     let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
     let one = publisher.publish("open.a b/ü?#", &json!({"usd": 3001.5})).await.unwrap();
@@ -23,7 +23,7 @@ async fn what_is_published_arrives_as_it_was_written() {
 
     let client = Client::connect(&gateway.public, TokenSource::anonymous()).unwrap();
     let mut subscription = client.subscribe("open.a b/ü?#", backlog()).await.unwrap();
-    let mut next = async || within("a publication", subscription.next()).await.unwrap().unwrap();
+    let mut next = async || with_timeout("a publication", subscription.next()).await.unwrap().unwrap();
     let first = next().await;
     assert_eq!((&first.message_id, &first.position, &*first.publisher), (&one.message_id, &one.position, "p"));
     assert_eq!(first.json::<Value>().unwrap(), json!({"usd": 3001.5}));
@@ -35,7 +35,7 @@ async fn what_is_published_arrives_as_it_was_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_go_under_one_signature_and_each_has_its_answer() {
+async fn batch_has_one_answer_per_message() {
     let gateway = TestGateway::start();
     let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
     let raw = serde_json::value::RawValue::from_string("[1,\n2]".to_owned()).unwrap();
@@ -50,16 +50,16 @@ async fn many_go_under_one_signature_and_each_has_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_acknowledges_each_message_in_order() {
+async fn stream_acknowledges_in_order() {
     let gateway = TestGateway::start();
     let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
     let stream = publisher.stream(StreamOptions { window: 50, ..StreamOptions::default() }).await.unwrap();
     let mut waiting = Vec::new();
     for n in 0..2000 {
-        waiting.push(within("room", stream.publish("open.stream", &n)).await.unwrap());
+        waiting.push(with_timeout("room", stream.publish("open.stream", &n)).await.unwrap());
     }
     let bytes = stream.publish_bytes("open.stream", vec![1, 2]).await.unwrap();
-    within("the flush", stream.flush()).await.unwrap();
+    with_timeout("the flush", stream.flush()).await.unwrap();
     for (n, answer) in join_all(waiting).await.into_iter().enumerate() {
         assert_eq!(answer.unwrap().position.offset, n as u64 + 1);
     }
@@ -70,11 +70,11 @@ async fn a_stream_acknowledges_each_message_in_order() {
     // What is on its way when the stream is dropped is still sent.
     let last = stream.publish("open.stream", &"last").await.unwrap();
     drop(stream);
-    assert_eq!(within("the last one", last).await.unwrap().position.offset, 2002);
+    assert_eq!(with_timeout("the last one", last).await.unwrap().position.offset, 2002);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_idempotency_key_publishes_once() {
+async fn idempotency_key_publishes_once() {
     let gateway = TestGateway::start();
     let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
     let options = || Options { idempotency_key: Some("k-1".into()), ..Options::default() };
@@ -86,7 +86,7 @@ async fn the_same_idempotency_key_publishes_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_not_is_told_why() {
+async fn refusals_have_codes() {
     let gateway = TestGateway::start();
     let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
     let error = publisher.publish("closed.x", &1).await.unwrap_err();
@@ -99,17 +99,17 @@ async fn who_may_not_is_told_why() {
     assert_eq!((&*error.code, error.status), ("key_unknown", Some(401)));
     assert_eq!(stranger.replies().await.unwrap_err().code, "key_unknown");
     let mut watch = stranger.watch("open.x").await.unwrap();
-    assert_eq!(within("the end", watch.next()).await.unwrap().unwrap_err().code, "key_unknown");
+    assert_eq!(with_timeout("the end", watch.next()).await.unwrap().unwrap_err().code, "key_unknown");
     assert!(watch.next().await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_that_is_not_there_is_tried_for_a_while() {
+async fn unreachable_gateway_is_retried() {
     let gateway = TestGateway::start();
     // Nobody listens there.
-    let away = crate::support::hasty("http://127.0.0.1:1");
+    let away = crate::support::with_fast_retries("http://127.0.0.1:1");
     let away = away.with_retries_for(std::time::Duration::from_millis(200));
     let publisher = Publisher::connect(away, gateway.key()).unwrap();
-    let error = within("the end of patience", publisher.publish("open.x", &1)).await.unwrap_err();
+    let error = with_timeout("the end of patience", publisher.publish("open.x", &1)).await.unwrap_err();
     assert_eq!((&*error.code, error.temporary), ("unreachable", true));
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const ISSUER: &str = "https://app.example";
 
@@ -140,12 +140,12 @@ fn program() -> Command {
 }
 
 /// A gateway at this URL, tried again quickly.
-pub fn hasty(url: &str) -> Gateway {
+pub fn with_fast_retries(url: &str) -> Gateway {
     Gateway::new(url).unwrap().with_backoff(Duration::from_millis(5), Duration::from_millis(50))
 }
 
 /// Passes connections on, each for a random number of bytes only. Gives its URL and how often it cut.
-pub async fn cutting(upstream: &str, up_to: u64) -> (String, &'static AtomicUsize) {
+pub async fn start_cutting_proxy(upstream: &str, up_to: u64) -> (String, &'static AtomicUsize) {
     let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -196,6 +196,6 @@ fn random(up_to: u64) -> u64 {
 }
 
 /// Waits for something that must come.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not come"))
+pub async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("{what} did not come"))
 }

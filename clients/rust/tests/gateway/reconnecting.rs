@@ -4,20 +4,20 @@ use std::sync::atomic::Ordering;
 
 use lastmile_client::{Client, Event, Publisher, StreamOptions, SubscribeOptions, TokenSource};
 
-use crate::support::{TestGateway, cutting, hasty, within};
+use crate::support::{TestGateway, start_cutting_proxy, with_fast_retries, with_timeout};
 
 const MESSAGES: u32 = 2000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_sides_are_cut_again_and_again_and_each_message_arrives_once_and_in_order() {
+async fn reconnects_deliver_once_in_order() {
     let gateway = TestGateway::start();
-    let (public, public_cuts) = cutting(&gateway.public, 20_000).await;
-    let (publish, publish_cuts) = cutting(&gateway.publish, 10_000).await;
-    let client = Client::connect(hasty(&public), TokenSource::anonymous()).unwrap();
+    let (public, public_cuts) = start_cutting_proxy(&gateway.public, 20_000).await;
+    let (publish, publish_cuts) = start_cutting_proxy(&gateway.publish, 10_000).await;
+    let client = Client::connect(with_fast_retries(&public), TokenSource::anonymous()).unwrap();
     let mut events = client.subscribe("open.cuts", SubscribeOptions::default()).await.unwrap().events();
-    assert!(matches!(within("subscribed", events.next()).await, Some(Ok(Event::Subscribed { .. }))));
+    assert!(matches!(with_timeout("subscribed", events.next()).await, Some(Ok(Event::Subscribed { .. }))));
 
-    let publisher = Publisher::connect(hasty(&publish), gateway.key()).unwrap();
+    let publisher = Publisher::connect(with_fast_retries(&publish), gateway.key()).unwrap();
     let publishing = tokio::spawn(async move {
         for n in 0..MESSAGES / 4 {
             // One by one and many at once.
@@ -28,7 +28,7 @@ async fn both_sides_are_cut_again_and_again_and_each_message_arrives_once_and_in
     });
     let mut expected = 0;
     while expected < MESSAGES {
-        match within("the next", events.next()).await.unwrap().unwrap() {
+        match with_timeout("the next", events.next()).await.unwrap().unwrap() {
             Event::Publication(publication) => {
                 assert_eq!(publication.json::<u32>().unwrap(), expected);
                 assert_eq!(publication.position.offset, u64::from(expected) + 1);
@@ -38,24 +38,24 @@ async fn both_sides_are_cut_again_and_again_and_each_message_arrives_once_and_in
             _ => {}
         }
     }
-    within("the publisher", publishing).await.unwrap();
+    with_timeout("the publisher", publishing).await.unwrap();
     let cuts = [public_cuts, publish_cuts].map(|cuts| cuts.load(Ordering::Relaxed));
     assert!(cuts.iter().all(|cuts| *cuts > 10), "{cuts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_cut_sends_again_or_says_what_it_does_not_know() {
+async fn stream_resends_or_reports_unknown_outcome() {
     let gateway = TestGateway::start();
-    let (publish, cuts) = cutting(&gateway.publish, 20_000).await;
-    let publisher = Publisher::connect(hasty(&publish), gateway.key()).unwrap();
+    let (publish, cuts) = start_cutting_proxy(&gateway.publish, 20_000).await;
+    let publisher = Publisher::connect(with_fast_retries(&publish), gateway.key()).unwrap();
     for resend in [true, false] {
         let stream = publisher.stream(StreamOptions { window: 20, resend }).await.unwrap();
         let channel = format!("open.{resend}");
         let mut waiting = Vec::new();
         for n in 0..MESSAGES {
-            waiting.push(within("room", stream.publish(&channel, &n)).await.unwrap());
+            waiting.push(with_timeout("room", stream.publish(&channel, &n)).await.unwrap());
         }
-        within("the flush", stream.close()).await.unwrap();
+        with_timeout("the flush", stream.close()).await.unwrap();
         let mut unknown = Vec::new();
         for (n, answer) in waiting.into_iter().enumerate() {
             match answer.await {
@@ -76,7 +76,7 @@ async fn a_stream_that_is_cut_sends_again_or_says_what_it_does_not_know() {
                 expected += 1;
                 continue;
             }
-            let n: u32 = within("the next", subscription.next()).await.unwrap().unwrap().json().unwrap();
+            let n: u32 = with_timeout("the next", subscription.next()).await.unwrap().unwrap().json().unwrap();
             assert!(n <= expected || unknown.contains(&n), "{n} before {expected}");
             expected += u32::from(n == expected);
         }

@@ -1,7 +1,7 @@
 use lastmile_client::{Client, Error, Event, SubscribeOptions, TokenSource};
 use serde_json::Value;
 
-pub async fn listen(url: &str) -> Result<(), Error> {
+pub async fn subscribe(url: &str) -> Result<(), Error> {
     let client = Client::connect(url, TokenSource::anonymous())?;
     let options = SubscribeOptions { backlog: 2, ..SubscribeOptions::default() };
     let mut prices = client.subscribe("open.btc", options).await?.events();
