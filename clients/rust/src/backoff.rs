@@ -1,4 +1,4 @@
-//! How long to wait before the next try: exponential with full jitter, so that many clients do not come in one wave.
+//! Exponential backoff with full jitter, so that many clients do not reconnect at the same moment.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ impl Backoff {
         Self { first, max, attempts: 0 }
     }
 
-    /// Until the next try; what the gateway asks for comes on top.
+    /// Returns the wait before the next attempt. The gateway's `retry_after` is added to the random part.
     pub(crate) fn next(&mut self, retry_after: Option<Duration>) -> Duration {
         let max_wait = self.first.saturating_mul(1 << self.attempts.min(20)).min(self.max);
         self.attempts = self.attempts.saturating_add(1);

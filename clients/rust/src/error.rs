@@ -1,4 +1,4 @@
-//! Why something did not work or is over: one type, with the names of the protocol's tables.
+//! The client's one error type. Its codes are those of the protocol's tables.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -8,47 +8,47 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Deserialize;
 
-/// The longest text of a gateway that is kept, in characters.
+/// A gateway's text is cut to this length.
 const MAX_REMOTE_TEXT_CHARS: usize = 1000;
 
-/// Why something was refused, did not work or is over.
+/// A refusal by the gateway, a failure, or the end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Error {
-    /// A name of the protocol's tables (`forbidden`, `channel_closed`, `rate_limited`), or this client's own:
+    /// A code of the protocol's tables (`forbidden`, `channel_closed`, `rate_limited`), or one of this client:
     ///
     /// | code | meaning |
     /// |---|---|
-    /// | `connection_lost` | the connection broke; nobody knows whether what was on its way arrived |
-    /// | `unreachable` | there is no connection to the gateway |
-    /// | `tls` | the certificate, or the authorities to check it with, cannot be used |
-    /// | `ping_timeout` | the gateway showed no sign of life |
-    /// | `timeout` | there was no answer in time |
-    /// | `closed` | this side closed |
-    /// | `token` | there is no token to be had |
-    /// | `key` | the private key cannot be used |
-    /// | `url` | this is no address of a gateway |
-    /// | `invalid` | this cannot be sent |
-    /// | `unexpected` | the answer cannot be read |
-    /// | `no_randomness` | the operating system gave no random bytes |
+    /// | `connection_lost` | the connection broke; the outcome of pending requests is unknown |
+    /// | `unreachable` | no connection to the gateway |
+    /// | `tls` | the gateway's certificate or the given authorities are unusable |
+    /// | `ping_timeout` | the gateway sent nothing in time |
+    /// | `timeout` | no response in time |
+    /// | `closed` | closed by this side |
+    /// | `token` | no token is available |
+    /// | `key` | the private key is unusable |
+    /// | `url` | the gateway URL is invalid |
+    /// | `invalid` | the value cannot be sent |
+    /// | `unexpected` | the response cannot be parsed |
+    /// | `no_randomness` | the operating system returned no random bytes |
     pub code: Cow<'static, str>,
-    /// For people.
+    /// Description for people. Programs use `code`.
     pub message: String,
-    /// Whether the same may work later.
+    /// Whether a retry can succeed.
     pub temporary: bool,
-    /// The HTTP status or close code, where there is one.
+    /// HTTP status or WebSocket close code, if the gateway sent one.
     pub status: Option<u16>,
-    /// How long the gateway asks to wait, where it does.
+    /// Minimum wait that the gateway asks for (`Retry-After`).
     pub retry_after: Option<Duration>,
 }
 
 impl Error {
-    /// An error that trying again does not help, for instance of a [`crate::TokenSource`].
+    /// Creates an error that a retry cannot fix, for instance in a [`crate::TokenSource`].
     pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), temporary: false, status: None, retry_after: None }
     }
 
-    /// An error after which the same may work later.
+    /// Creates an error after which a retry can succeed.
     pub fn temporary(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { temporary: true, ..Self::new(code, message) }
     }
@@ -57,23 +57,23 @@ impl Error {
         Self::temporary("connection_lost", message)
     }
 
-    /// The text never holds any part of a key.
+    /// `why` must not contain any part of a key.
     pub(crate) fn key(why: &str) -> Self {
         Self::new("key", why)
     }
 
     pub(crate) fn closed() -> Self {
-        Self::new("closed", "this side closed")
+        Self::new("closed", "closed by this side")
     }
 
     pub(crate) fn unexpected() -> Self {
-        Self::new("unexpected", "the gateway's answer cannot be read")
+        Self::new("unexpected", "the gateway's response cannot be parsed")
     }
 
-    /// How the gateway closed a connection or ended a channel.
+    /// Builds the error for a close code of a connection or of one channel.
     ///
-    /// 4500 and above say not to come back; so do the codes of RFC 6455 section 7.4.1 for what the other side does not
-    /// understand, because the same would be sent again.
+    /// Codes from 4500 on are final. So are the RFC 6455 section 7.4.1 codes for frames that the gateway cannot accept:
+    /// a new connection would send the same frames again.
     pub(crate) fn from_close(code: u16, reason: &str) -> Self {
         let is_final = (4500..5000).contains(&code) || matches!(code, 1002 | 1003 | 1007 | 1009);
         let name = if reason.is_empty() { format!("closed_{code}") } else { sanitized(reason) };
@@ -81,13 +81,13 @@ impl Error {
         Self { temporary: !is_final, status: Some(code), ..Self::new(name, message) }
     }
 
-    /// The error that an answer stands for which is no success: RFC 9457, if it is a problem at all.
+    /// Builds the error for an HTTP response without success. The body is an RFC 9457 problem, unless a proxy wrote it.
     pub(crate) fn from_response(status: StatusCode, headers: &http::HeaderMap, body: &[u8]) -> Self {
         let wait = headers.get(http::header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
         let error = match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => problem.into(),
             Err(_) => {
-                let message = format!("the answer was HTTP {}", status.as_u16());
+                let message = format!("HTTP status {}", status.as_u16());
                 Self {
                     temporary: is_temporary(status.as_u16()) || status.as_u16() == 429,
                     ..Self::new("http", message)
@@ -98,7 +98,7 @@ impl Error {
     }
 }
 
-/// The members of a problem that matter here.
+/// The members of an RFC 9457 problem that this client uses.
 #[derive(Deserialize)]
 pub(crate) struct Problem {
     r#type: String,
@@ -119,12 +119,12 @@ impl From<Problem> for Error {
     }
 }
 
-/// What is about the moment: the engine, a drain, a proxy without a gateway.
+/// Statuses of conditions that pass: engine unavailable, draining gateway, proxy without a gateway.
 fn is_temporary(status: u16) -> bool {
     matches!(status, 408 | 502..=504)
 }
 
-/// A text of the other side, bounded and without control characters.
+/// Bounds a remote text and replaces its control characters.
 pub(crate) fn sanitized(text: &str) -> String {
     text.chars().take(MAX_REMOTE_TEXT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

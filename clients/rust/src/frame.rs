@@ -1,4 +1,4 @@
-//! A frame of the gateway. Which members it has depends on `type`; unknown ones are passed over.
+//! A frame from the gateway. Its members depend on `type`; unknown members are ignored.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +24,7 @@ pub(crate) struct Frame {
     pub publisher: Option<String>,
     pub data: Option<Box<RawValue>>,
     pub encoding: Option<String>,
-    /// A name in `error`, a close code elsewhere.
+    /// An error code in `error`, a close code elsewhere.
     pub code: Option<Value>,
     pub message: Option<String>,
     pub temporary: Option<bool>,
@@ -34,7 +34,7 @@ pub(crate) struct Frame {
     pub reply: Option<String>,
     pub to: Option<String>,
     pub connection: Option<String>,
-    /// A name in `welcome`, a [`Principal`] elsewhere.
+    /// A name in `welcome`, a [`Principal`] in other frames.
     pub principal: Option<Value>,
     pub event: Option<String>,
     pub connections: Option<u64>,
@@ -74,31 +74,31 @@ impl Frame {
         })
     }
 
-    /// The error that an `error` frame stands for.
+    /// Converts an `error` frame.
     pub(crate) fn error(&self) -> Error {
         let code = self.code.as_ref().and_then(|code| code.as_str()).map_or("unexpected".to_owned(), sanitized);
         let message = self.message.as_deref().map_or(code.clone(), sanitized);
         Error { temporary: self.temporary == Some(true), ..Error::new(code, message) }
     }
 
-    /// `data`, byte for byte. The library reads `null` as nothing.
+    /// Returns `data` byte for byte. Serde reads `null` as `None`, so `None` becomes `null` again.
     pub(crate) fn json(&self) -> Box<RawValue> {
         self.data.clone().unwrap_or_else(|| RawValue::NULL.to_owned())
     }
 
-    /// Who replied, came or went; `None` for nobody in particular.
+    /// The subscriber's identity; `None` for an anonymous one.
     pub(crate) fn principal(&self) -> Option<Principal> {
         self.principal.clone().and_then(|principal| serde_json::from_value(principal).ok())
     }
 
-    /// The close code, 0 if there is none.
+    /// The close code, or 0 without one.
     pub(crate) fn close_code(&self) -> u16 {
         self.code.as_ref().and_then(Value::as_u64).and_then(|code| code.try_into().ok()).unwrap_or(0)
     }
 }
 
 impl std::fmt::Debug for Frame {
-    /// What is said belongs into no log.
+    /// Shows the type only: payloads do not belong in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Frame({})", self.r#type)
     }

@@ -1,4 +1,4 @@
-//! Where a gateway is and how it is reached: its URL, what is trusted, and how long to be patient.
+//! A gateway's address: URL, TLS trust and timeouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio_rustls::TlsConnector;
 use crate::backoff::Backoff;
 use crate::error::Error;
 
-/// For the connection, TLS and the upgrade together.
+/// Covers TCP, TLS and the WebSocket upgrade together.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A gateway, as clients reach it. An URL (`&str`) is enough where one is asked for.
+/// The address of a gateway. A URL (`&str`) converts into it.
 ///
 /// ```
 /// # fn main() -> Result<(), lastmile_client::Error> {
@@ -35,7 +35,7 @@ pub struct Gateway {
     authority: String,
     host: String,
     port: u16,
-    /// Without a slash at the end; empty for the root.
+    /// Has no slash at the end; empty for the root.
     base_path: String,
     tls: Option<Arc<ClientConfig>>,
     backoff: Backoff,
@@ -43,25 +43,25 @@ pub struct Gateway {
     pub(crate) retry_for: Duration,
 }
 
-/// A connection, whether with TLS or without.
+/// A byte stream to the gateway, with or without TLS.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Gateway {
-    /// Takes `http`, `https`, `ws` and `wss`, with a path if the gateway stands under one. With TLS it trusts what the
-    /// system trusts.
+    /// Accepts `http`, `https`, `ws` and `wss` URLs, with a path for a gateway behind a path prefix. TLS trusts the
+    /// system's certificate authorities.
     pub fn new(url: &str) -> Result<Self, Error> {
         let uri: Uri = url.parse().map_err(|error| bad_url(&format!("{error}")))?;
         let is_tls = match uri.scheme_str() {
             Some("http" | "ws") => false,
             Some("https" | "wss") => true,
-            _ => return Err(bad_url("no http:// or https:// at the beginning")),
+            _ => return Err(bad_url("missing http:// or https://")),
         };
         let authority = uri.authority().filter(|authority| !authority.host().is_empty());
-        let authority = authority.ok_or_else(|| bad_url("no host"))?;
+        let authority = authority.ok_or_else(|| bad_url("missing host"))?;
         if authority.as_str().contains('@') || uri.query().is_some() {
-            return Err(bad_url("a user name or a query has no place in it"));
+            return Err(bad_url("a user name or query is not allowed"));
         }
         Ok(Self {
             authority: authority.as_str().to_owned(),
@@ -75,7 +75,7 @@ impl Gateway {
         })
     }
 
-    /// Trusts these certificate authorities (PEM) and no others.
+    /// Trusts only these certificate authorities (PEM).
     pub fn with_authorities(mut self, pem: &str) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -88,20 +88,21 @@ impl Gateway {
         Ok(self)
     }
 
-    /// The first and the longest wait between tries, of which a random part is taken. 500 ms and 30 s if not said.
+    /// Sets the first and the longest wait between attempts. Each wait is a random part of it. Default: 500 ms and 30
+    /// s.
     pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = Backoff::new(first, longest);
         self
     }
 
-    /// How long a gateway may leave a ping unanswered. 10 s if not said.
+    /// Sets how long a gateway may leave a ping unanswered. Default: 10 s.
     pub fn with_pong(mut self, pong_timeout: Duration) -> Self {
         self.pong_timeout = pong_timeout;
         self
     }
 
-    /// How long a request is tried again, from its beginning. 30 s if not said; the gateway knows an idempotency key
-    /// for `limits.idempotency_secs`.
+    /// Sets how long a request is retried, counted from its start. Default: 30 s. The gateway remembers an idempotency
+    /// key for `limits.idempotency_secs`.
     pub fn with_retries_for(mut self, retry_for: Duration) -> Self {
         self.retry_for = retry_for;
         self
@@ -111,29 +112,29 @@ impl Gateway {
         self.backoff.clone()
     }
 
-    /// Host and port as they stand in the URL.
+    /// Host and port as written in the URL.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// A path of the protocol below the gateway's own.
+    /// Puts a protocol path below the gateway's path prefix.
     pub(crate) fn path(&self, path: &str) -> String {
         format!("{}{path}", self.base_path)
     }
 
-    /// The WebSocket URL of a whole path.
+    /// Builds the WebSocket URL of a full path.
     pub(crate) fn websocket(&self, path: &str) -> Result<Uri, Error> {
         let scheme = if self.tls.is_some() { "wss" } else { "ws" };
         let uri = Uri::builder().scheme(scheme).authority(self.authority.as_str()).path_and_query(path).build();
         uri.map_err(|error| bad_url(&error.to_string()))
     }
 
-    /// Connects, with TLS where the URL says so.
+    /// Opens TCP, then TLS for `https` and `wss`.
     pub(crate) async fn dial(&self) -> Result<Box<dyn Io>, Error> {
         let dialing = async {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
             let tcp = tcp.map_err(|error| unreachable(&error.to_string()))?;
-            // Frames are small, and somebody waits for each.
+            // Nagle's algorithm would delay small frames.
             tcp.set_nodelay(true).map_err(|error| unreachable(&error.to_string()))?;
             let Some(tls) = &self.tls else { return Ok(Box::new(tcp) as Box<dyn Io>) };
             let name = ServerName::try_from(self.host.clone()).map_err(|error| bad_url(&error.to_string()))?;
@@ -143,13 +144,13 @@ impl Gateway {
             })?;
             Ok(Box::new(stream) as Box<dyn Io>)
         };
-        timeout(CONNECT_TIMEOUT, dialing).await.unwrap_or_else(|_| Err(unreachable("no answer in time")))
+        timeout(CONNECT_TIMEOUT, dialing).await.unwrap_or_else(|_| Err(unreachable("connect timeout")))
     }
 }
 
 fn system_roots() -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    // Those that cannot be read are left out; `with_authorities` may replace them all.
+    // Unreadable system certificates are skipped; `with_authorities` replaces the whole list.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     Ok(roots)
 }
@@ -158,7 +159,7 @@ fn tls(roots: RootCertStore) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let mut config = versions.map_err(|error| bad_tls(&error))?.with_root_certificates(roots).with_no_client_auth();
-    // WebSockets need it, and requests here are few and small.
+    // The WebSocket upgrade needs HTTP/1.1, and signed requests are few and small.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

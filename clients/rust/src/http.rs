@@ -1,4 +1,4 @@
-//! Signed requests over HTTP/1.1. A connection serves one request at a time and is kept for the next.
+//! Signed HTTP/1.1 requests over a small pool of kept connections.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::gateway::Gateway;
 use crate::key::Key;
 use crate::signature;
 
-/// How long one answer may take.
+/// Longest wait for one response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Connections that are kept for later.
+/// Connections in the pool.
 const MAX_IDLE_CONNECTIONS: usize = 8;
 
 pub(crate) struct Http {
@@ -27,14 +27,14 @@ pub(crate) struct Http {
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
-/// A request with a body. It can be sent again: its key says that it is the same one.
+/// A request with a body. Its idempotency key makes it safe to send again.
 pub(crate) struct Post<'a> {
-    /// Below the gateway's own path.
+    /// Relative to the gateway's path prefix.
     pub path: &'a str,
     pub content_type: &'a str,
     pub body: Bytes,
     pub idempotency_key: &'a str,
-    /// The longest answer, in bytes.
+    /// Largest response body, in bytes.
     pub max_response: usize,
 }
 
@@ -43,7 +43,7 @@ impl Http {
         Self { gateway, key, idle: Mutex::default() }
     }
 
-    /// Sends until there is an answer that is not temporary, or no more patience. Each try is signed anew.
+    /// Retries temporary errors until `retry_for` is over. Each attempt has a new signature.
     pub(crate) async fn post(&self, post: &Post<'_>) -> Result<Bytes, Error> {
         let until = Instant::now() + self.gateway.retry_for;
         let mut backoff = self.gateway.backoff();
@@ -66,7 +66,7 @@ impl Http {
             && sender.ready().await.is_ok()
         {
             match self.send(sender, post).await {
-                // It was closed since it was used last. Nothing is wrong with the gateway, so without a wait.
+                // The gateway closed this idle connection, so a new one is opened without a wait.
                 Err(error) if error.code == "connection_lost" => {}
                 result => return result,
             }
@@ -74,7 +74,7 @@ impl Http {
         let (sender, connection) =
             handshake(TokioIo::new(self.gateway.dial().await?)).await.map_err(connection_lost)?;
         tokio::spawn(async move {
-            // The request hears of it too.
+            // The pending request returns the same error.
             let _ = connection.await;
         });
         self.send(sender, post).await
@@ -85,12 +85,12 @@ impl Http {
             let answer = sender.send_request(self.request(post)?).await.map_err(connection_lost)?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, post.max_response).collect().await;
-            let body = body.map_err(|_| Error::connection_lost("the answer broke off"))?.to_bytes();
+            let body = body.map_err(|_| Error::connection_lost("connection lost during the response"))?.to_bytes();
             Ok((head.status, head.headers, body))
         };
         let answered: Result<(StatusCode, HeaderMap, Bytes), Error> = timeout(RESPONSE_TIMEOUT, sending)
             .await
-            .unwrap_or_else(|_| Err(Error::temporary("timeout", "no answer in time")));
+            .unwrap_or_else(|_| Err(Error::temporary("timeout", "no response in time")));
         let (status, headers, body) = answered?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE_CONNECTIONS {
@@ -126,5 +126,5 @@ fn connection_lost(error: hyper::Error) -> Error {
 }
 
 fn invalid(what: &str) -> Error {
-    Error::new("invalid", format!("this {what} cannot be sent"))
+    Error::new("invalid", format!("{what} cannot be sent in a header"))
 }

@@ -1,4 +1,4 @@
-//! The private key of a publisher, as people keep it: OpenSSH and PEM files.
+//! A publisher's private key, read from OpenSSH and PEM files.
 
 mod openssh;
 
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::error::Error;
 use openssh::encrypted;
 
-/// An ed25519 private key. `Debug` shows its fingerprint alone.
+/// An ed25519 private key. `Debug` shows only its fingerprint.
 #[derive(Clone)]
 pub struct Key {
     key: SigningKey,
@@ -23,7 +23,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Reads a file, see [`Key::from_text`].
+    /// Reads a key file, see [`Key::from_text`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map(Zeroizing::new);
@@ -37,11 +37,12 @@ impl Key {
         let text = text.trim();
         let label = text.strip_prefix("-----BEGIN ").and_then(|rest| rest.split_once("-----")).map(|(label, _)| label);
         let key = match label {
-            Some("PRIVATE KEY") => SigningKey::from_pkcs8_pem(text)
-                .map_err(|_| Error::key("it is not an ed25519 private key (RFC 8410)"))?,
+            Some("PRIVATE KEY") => {
+                SigningKey::from_pkcs8_pem(text).map_err(|_| Error::key("not an ed25519 private key (RFC 8410)"))?
+            }
             Some("OPENSSH PRIVATE KEY") => openssh::read(text)?,
             Some("ENCRYPTED PRIVATE KEY") => return Err(encrypted()),
-            Some(label) if label.ends_with("PRIVATE KEY") => return Err(Error::key("only ed25519 keys are used here")),
+            Some(label) if label.ends_with("PRIVATE KEY") => return Err(Error::key("only ed25519 keys are supported")),
             _ => return Err(Error::key("expected an OpenSSH or PEM private key")),
         };
         let public = openssh::public_blob(key.verifying_key().as_bytes());
@@ -49,17 +50,17 @@ impl Key {
         Ok(Self { key, fingerprint })
     }
 
-    /// `SHA256:…`, as `ssh-keygen -lf` prints it and as signatures name the key.
+    /// `SHA256:…`, as `ssh-keygen -lf` prints it; signatures carry it as `keyid`.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// The public key's 32 bytes in base64.
+    /// Encodes the 32 bytes of the public key in base64.
     pub(crate) fn public(&self) -> String {
         STANDARD.encode(self.key.verifying_key())
     }
 
-    /// A signature in base64.
+    /// Signs a text; the signature is in base64.
     pub(crate) fn sign(&self, text: &str) -> String {
         STANDARD.encode(self.key.sign(text.as_bytes()).to_bytes())
     }

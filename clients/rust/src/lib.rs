@@ -1,8 +1,7 @@
-//! Client of a lastmile gateway: publishers inside send signed publications out, and listeners get each one once and
-//! in order, or are told what is lost.
+//! Client of a lastmile gateway: signed publications, and subscriptions that report every loss.
 //!
 //! [`Publisher`] publishes over signed HTTP and over a WebSocket, receives replies and watches channels. [`Client`]
-//! listens. Both keep their connections themselves; the README has examples.
+//! subscribes. Both reconnect by themselves; the README has examples.
 #![forbid(unsafe_code)]
 
 mod backoff;

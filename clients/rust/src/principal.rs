@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
-/// Who a subscriber is.
+/// The identity of a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Principal {
-    /// Who vouches for it.
+    /// Issuer of the token (`iss`).
     pub issuer: String,
-    /// Who it is there.
+    /// Subject of the token (`sub`).
     pub subject: String,
 }

@@ -1,4 +1,4 @@
-//! What is published, and where it stands.
+//! Publications, their positions and payloads.
 
 use std::fmt;
 
@@ -9,67 +9,67 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 use crate::json;
 
-/// A place in a channel. Offsets rise by one within an epoch; a new epoch means that history was lost.
+/// A position in a channel. Offsets rise by one within an epoch. A new epoch means that the channel's history was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// Which history this is.
+    /// Identifies the history that `offset` counts in.
     pub epoch: String,
-    /// Counted from 1; 0 is before the first publication.
+    /// Starts at 1; 0 is the position before the first publication.
     pub offset: u64,
 }
 
-/// The place that the gateway gave to something published.
+/// The gateway's acknowledgement of a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Published {
     /// The channel.
     pub channel: String,
-    /// Names the publication for good.
+    /// Unique id of the publication.
     pub message_id: String,
-    /// Where it stands.
+    /// Its position in the channel.
     pub position: Position,
 }
 
-/// One item of a channel.
+/// One publication of a channel.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Publication {
     /// The channel.
     pub channel: String,
-    /// Names the publication for good; [`crate::Client::reply`] takes it.
+    /// Unique id of the publication, for [`crate::Client::reply`].
     pub message_id: String,
-    /// Where it stands.
+    /// Its position in the channel.
     pub position: Position,
-    /// When the gateway took it: RFC 3339 with milliseconds.
+    /// Time of acceptance by the gateway: RFC 3339 with milliseconds.
     pub time: String,
-    /// The name of who published it.
+    /// Name of the publisher.
     pub publisher: String,
-    /// What was published.
+    /// The published data.
     pub payload: Payload,
 }
 
 impl Publication {
-    /// Reads JSON and text. Bytes, and what does not fit the type, are `invalid`.
+    /// Parses JSON and text. Bytes and values of another type are `invalid`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         match &self.payload {
             Payload::Json(json) => json::read(json.get()),
-            Payload::Bytes(_) => Err(Error::new("invalid", "these are bytes, not JSON")),
+            Payload::Bytes(_) => Err(Error::new("invalid", "the payload is bytes, not JSON")),
         }
     }
 }
 
-/// What was published.
+/// The published data.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Payload {
     /// The publisher's JSON byte for byte; text is a JSON string.
     Json(Box<RawValue>),
-    /// Anything else.
+    /// A payload of any other content type.
     Bytes(Vec<u8>),
 }
 
 impl fmt::Debug for Payload {
-    /// How much it is; what it says belongs into no log.
+    /// Shows the size only: payloads do not belong in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Json(json) => write!(f, "Json({} bytes)", json.get().len()),
@@ -78,22 +78,22 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// Publications that a listener does not get.
+/// Publications that a subscription lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gap {
-    /// Where they went.
+    /// Cause of the loss.
     pub reason: GapReason,
-    /// The last one before, as far as it is known.
+    /// Last known position before the loss.
     pub after: Position,
 }
 
-/// Why publications are lost to a listener.
+/// Causes of lost publications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GapReason {
-    /// The gateway no longer has them.
+    /// The gateway's backlog no longer contains them.
     HistoryLost,
-    /// The gateway left them out for a slow reader.
+    /// The gateway skipped them for a slow subscriber.
     Skipped,
 }

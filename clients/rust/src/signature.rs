@@ -1,4 +1,4 @@
-//! Signs requests: HTTP Message Signatures (RFC 9421) in the one form that the gateway takes.
+//! HTTP Message Signatures (RFC 9421) with the components that the gateway requires.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,23 +11,23 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::random;
 
-/// What is signed.
+/// The signed parts of a request.
 #[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub method: &'a str,
     pub authority: &'a str,
-    /// Percent-encoded as it is sent.
+    /// Percent-encoded, as sent.
     pub path: &'a str,
     /// Without the `?`.
     pub query: Option<&'a str>,
-    /// Its type and its bytes.
+    /// Content type and bytes.
     pub body: Option<(&'a str, &'a [u8])>,
 }
 
 impl Request<'_> {
-    /// The headers to add, with a fresh nonce and the time.
+    /// Returns the signature headers, with a fresh nonce and the current time.
     pub(crate) fn sign(&self, key: &Key) -> Result<HeaderMap, Error> {
-        // A clock before 1970 is refused by the gateway, with words on clocks.
+        // The gateway refuses the signature of a clock before 1970 and names the clock.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         self.sign_at(key, now, &random::token()?)
     }
@@ -36,7 +36,7 @@ impl Request<'_> {
         let mut headers = HeaderMap::new();
         let mut add = |name: &'static str, value: &str| {
             let value = HeaderValue::from_str(value);
-            let value = value.map_err(|_| Error::new("invalid", format!("this {name} cannot be sent")))?;
+            let value = value.map_err(|_| Error::new("invalid", format!("{name} cannot be sent in a header")))?;
             headers.insert(HeaderName::from_static(name), value);
             Ok::<_, Error>(())
         };
@@ -66,8 +66,8 @@ impl Request<'_> {
     }
 }
 
-/// RFC 9421 section 2.2.3: in lower case and without the default port. Both of them, because something that ends TLS
-/// may stand before the gateway.
+/// Lower case without the default port (RFC 9421 section 2.2.3). Both default ports are removed, because a proxy may
+/// terminate TLS before the gateway.
 fn normalized(authority: &str) -> String {
     let authority = authority.to_ascii_lowercase();
     let host = [":80", ":443", ":"].iter().find_map(|port| authority.strip_suffix(port));

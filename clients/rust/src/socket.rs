@@ -1,4 +1,4 @@
-//! One WebSocket to a gateway. Reading never waits for writing, so that neither side can hold up the other.
+//! One WebSocket to a gateway. Reads never wait for writes, so neither side can block the other.
 
 use std::time::Duration;
 
@@ -17,34 +17,34 @@ use crate::gateway::{CONNECT_TIMEOUT, Gateway, Io};
 use crate::key::Key;
 use crate::signature;
 
-/// Frames that are handed over and not written yet.
+/// Frames in the write queue.
 const WRITE_QUEUE_FRAMES: usize = 64;
 
-/// How long a goodbye may take.
+/// Longest wait for the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Stream = WebSocketStream<Box<dyn Io>>;
 
 pub(crate) struct Socket {
-    /// Takes frames when there is room for them.
+    /// Queue of frames to write.
     pub writer: mpsc::Sender<Message>,
     pub reader: Reader,
-    /// Dropped with the socket: the writer says goodbye.
+    /// Dropping it makes the writer close the WebSocket.
     pub keep_open: oneshot::Sender<()>,
 }
 
 pub(crate) struct Reader(SplitStream<Stream>);
 
-/// What comes from the gateway.
+/// One event of the connection.
 pub(crate) enum Incoming {
     Frame(Box<Frame>),
-    /// A sign of life that says nothing.
+    /// Activity without a frame for the caller, such as a ping.
     Activity,
     Closed(Error),
 }
 
 impl Socket {
-    /// Opens a path of the protocol; `key` signs where it must be signed.
+    /// Opens a protocol path. A publisher's upgrade is signed with `key`.
     pub(crate) async fn open(gateway: &Gateway, path: &str, key: Option<&Key>) -> Result<Self, Error> {
         let path = gateway.path(path);
         let mut request = gateway.websocket(&path)?.into_client_request().map_err(connection_error)?;
@@ -56,7 +56,7 @@ impl Socket {
         }
         let opening = async { client_async(request, gateway.dial().await?).await.map_err(connection_error) };
         let opened = timeout(CONNECT_TIMEOUT, opening).await;
-        let (stream, _) = opened.map_err(|_| Error::temporary("unreachable", "the upgrade was not answered"))??;
+        let (stream, _) = opened.map_err(|_| Error::temporary("unreachable", "timeout of the WebSocket upgrade"))??;
         let (sink, stream) = stream.split();
         let (writer, frames) = mpsc::channel(WRITE_QUEUE_FRAMES);
         let (keep_open, closed) = oneshot::channel();
@@ -66,7 +66,7 @@ impl Socket {
 }
 
 impl Reader {
-    /// The next thing; may be dropped while it waits.
+    /// Returns the next event. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Incoming {
         match self.0.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -76,14 +76,14 @@ impl Reader {
                 Incoming::Closed(Error::from_close(close.code.into(), &close.reason))
             }
             Some(Ok(Message::Close(None))) | None => {
-                Incoming::Closed(Error::connection_lost("the connection ended without a word"))
+                Incoming::Closed(Error::connection_lost("connection closed without a reason"))
             }
             Some(Ok(_)) => Incoming::Activity,
             Some(Err(error)) => Incoming::Closed(connection_error(error)),
         }
     }
 
-    /// Why nothing can be written any more: what the gateway said at the end, if it is still to be read.
+    /// Returns why writes fail: the gateway's Close frame, if it can still be read.
     pub(crate) async fn close_reason(&mut self) -> Error {
         let reading = async {
             loop {
@@ -92,11 +92,11 @@ impl Reader {
                 }
             }
         };
-        timeout(CLOSE_TIMEOUT, reading).await.unwrap_or_else(|_| Error::connection_lost("the connection broke"))
+        timeout(CLOSE_TIMEOUT, reading).await.unwrap_or_else(|_| Error::connection_lost("connection lost"))
     }
 }
 
-/// Writes what comes until the socket is dropped. What is written together leaves together.
+/// Writes frames until the socket is dropped. Queued frames are flushed together.
 async fn write(
     mut sink: SplitSink<Stream, Message>,
     mut frames: mpsc::Receiver<Message>,
@@ -115,7 +115,7 @@ async fn write(
         _ = writing => {}
         _ = &mut closed => {}
     }
-    // The reader hears of errors.
+    // The reader reports write errors.
     let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
 }
 

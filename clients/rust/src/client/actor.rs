@@ -1,4 +1,4 @@
-//! The task of a client: keeps a connection as long as something is wanted, and tries again when it ends.
+//! The client's task: keeps a connection while there are subscriptions or replies, and reconnects.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::error::Error;
 use crate::gateway::Gateway;
 use crate::socket::Socket;
 
-/// Commands that wait for the task.
+/// Commands in the task's queue.
 const COMMAND_QUEUE: usize = 16;
 
-/// After a life of that length a connection that ended for its token is opened anew without a wait.
+/// A session of at least this length that ended with an expired token is reopened without a wait.
 const MIN_SESSION_BEFORE_IMMEDIATE_RETRY: Duration = Duration::from_secs(1);
 
 const TOKEN_EXPIRED_CLOSE_CODE: u16 = 4003;
@@ -64,7 +64,7 @@ impl Actor {
         }
     }
 
-    /// Until the client is closed, or fails.
+    /// Runs until the client is closed or fails for good.
     async fn run_connections(&mut self) -> Result<Closed, Error> {
         loop {
             while self.core.channels.is_empty() && self.core.pending.is_empty() {
@@ -101,7 +101,7 @@ impl Actor {
         }
     }
 
-    /// A connection and the `hello` that it begins with.
+    /// Opens a connection and builds its `hello` frame.
     async fn open(&mut self) -> Result<Result<(Socket, String), Error>, Closed> {
         let (gateway, token) = (self.core.gateway.clone(), self.core.token.clone());
         self.core

@@ -1,4 +1,4 @@
-//! The client's side of one subscription: what it is at, and what it tells its reader.
+//! The client's state of one subscription and its queue of events.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -11,7 +11,7 @@ use super::track::Track;
 use crate::error::Error;
 use crate::frame::Frame;
 
-/// A gap, and what comes behind it.
+/// One frame causes at most a gap and the event after it.
 const MAX_EVENTS_PER_FRAME: usize = 2;
 
 pub(super) struct Channel {
@@ -24,17 +24,17 @@ pub(super) struct Channel {
 
 #[derive(PartialEq, Eq)]
 pub(super) enum Status {
-    /// To be asked for over this connection, at once or not before then.
+    /// Not requested on this connection yet; not before the given time.
     ToRequest(Option<Instant>),
-    /// The `subscribe` with this id is not answered yet.
+    /// The `subscribe` command with this id has no response yet.
     Requested(u64),
     Active,
-    /// Its reader has enough for now.
+    /// The reader's queue is full.
     Paused,
 }
 
 impl Channel {
-    /// The reader's end comes with it.
+    /// Also returns the reader's end.
     pub(super) fn new(name: &str, options: SubscribeOptions) -> (Self, mpsc::Receiver<Event>, Arc<ReaderState>) {
         let (events, receiver) = mpsc::channel(options.buffer.clamp(2 * MAX_EVENTS_PER_FRAME, 1 << 20));
         let (track, shared) = (Track::new(options.since, options.backlog), Arc::<ReaderState>::default());
@@ -42,7 +42,7 @@ impl Channel {
         (Self { name: name.to_owned(), track, events, shared: shared.clone(), status }, receiver, shared)
     }
 
-    /// Nobody reads it any more.
+    /// The reader dropped its end.
     pub(super) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
     }
@@ -57,16 +57,16 @@ impl Channel {
         format!(r#"{{"type":"unsubscribe","id":"{id}","channel":{}}}"#, serde_json::Value::from(self.name.as_str()))
     }
 
-    /// The connection is gone.
+    /// The subscription must be requested again on the next connection.
     pub(super) fn on_disconnect(&mut self) {
         if self.status != Status::Paused {
             self.status = Status::ToRequest(None);
         }
     }
 
-    /// Gives `true` if it has to pause, and the gateway is to be told.
+    /// Returns `true` if the queue is full: the caller pauses the channel at the gateway.
     pub(super) fn on_subscribed(&mut self, frame: &Frame, id: Option<u64>) -> bool {
-        // One without an id is the gateway's own doing.
+        // A frame without an id is a change that the gateway made.
         let is_ours = match (&self.status, id) {
             (Status::Requested(requested), Some(id)) => *requested == id,
             (Status::Active, None) => true,
@@ -85,7 +85,7 @@ impl Channel {
         false
     }
 
-    /// Gives `true` if it has to pause, and the gateway is to be told.
+    /// Returns `true` if the queue is full: the caller pauses the channel at the gateway.
     pub(super) fn on_message(&mut self, frame: Frame) -> bool {
         if self.status != Status::Active {
             return false;
@@ -103,7 +103,7 @@ impl Channel {
         false
     }
 
-    /// Gives `true` if it has to pause, and the gateway is to be told.
+    /// Returns `true` if the queue is full: the caller pauses the channel at the gateway.
     pub(super) fn on_state(&mut self, event: Event) -> bool {
         if self.status != Status::Active {
             return false;
@@ -120,7 +120,7 @@ impl Channel {
         self.shared.is_paused.store(true, Ordering::SeqCst);
     }
 
-    /// Goes on if enough was taken.
+    /// Requests the subscription again once half of the queue is free.
     pub(super) fn resume_if_drained(&mut self) {
         if self.status == Status::Paused && self.events.capacity() >= self.events.max_capacity() / 2 {
             self.shared.is_paused.store(false, Ordering::SeqCst);
@@ -128,7 +128,7 @@ impl Channel {
         }
     }
 
-    /// Over for good; what waits can still be read.
+    /// Ends the subscription. The reader still gets the queued events.
     pub(super) fn end(self, error: Option<Error>) {
         *self.shared.end.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
@@ -138,7 +138,7 @@ impl Channel {
     }
 
     fn emit(&self, event: Event) {
-        // There is room, or nobody reads.
+        // The caller checked the capacity, so this fails only without a reader.
         let _ = self.events.try_send(event);
     }
 }
@@ -157,6 +157,6 @@ mod tests {
         assert!(matches!(events.try_recv(), Ok(Event::Restored)));
         while !channel.on_state(Event::Degraded) {}
         channel.pause();
-        assert!(shared.is_paused.load(Ordering::SeqCst), "it is told where it stands once it goes on");
+        assert!(shared.is_paused.load(Ordering::SeqCst), "the state follows after the pause");
     }
 }

@@ -1,4 +1,4 @@
-//! What a client wants of the gateway, over all of its connections.
+//! State that outlives a connection: subscriptions, pending replies and commands.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::gateway::Gateway;
 
-/// Replies that may wait for a connection or an answer.
+/// Replies without a connection or a response.
 const MAX_PENDING_REPLIES: usize = 1000;
 
-/// Nothing is to be done any more.
+/// The client was closed, or its last handle was dropped.
 pub(super) struct Closed;
 
 pub(super) struct Core {
@@ -28,16 +28,16 @@ pub(super) struct Core {
     pub backoff: Backoff,
     pub channels: HashMap<String, Channel>,
     pub pending: HashMap<u64, PendingReply>,
-    /// Channels that nobody listens to here and the gateway does not know that.
+    /// Channels without a reader, which the gateway still delivers.
     pub to_unsubscribe: Vec<Channel>,
-    /// Frames that go before anything else.
+    /// Frames that are sent before all others.
     pub priority_frames: VecDeque<String>,
     pub state: watch::Sender<State>,
     pub last_id: u64,
 }
 
 impl Core {
-    /// Takes commands until something else is done.
+    /// Handles commands until `other` completes.
     pub(super) async fn run_until<T>(&mut self, other: impl Future<Output = T>) -> Result<T, Closed> {
         tokio::pin!(other);
         loop {
@@ -55,16 +55,16 @@ impl Core {
             Command::Subscribe(channel, done) => {
                 self.reap_closed();
                 let result = if self.channels.contains_key(&channel.name) {
-                    Err(Error::new("already_subscribed", "this channel has a subscription already"))
+                    Err(Error::new("already_subscribed", "the channel already has a subscription"))
                 } else {
                     self.channels.insert(channel.name.clone(), *channel);
                     Ok(())
                 };
-                // Who does not wait for it has no subscription either, which is seen at the next look.
+                // A caller that gave up dropped the reader, so the next `reap_closed` removes the channel.
                 let _ = done.send(result);
             }
             Command::Request(pending) if self.pending.len() >= MAX_PENDING_REPLIES => {
-                let _ = pending.done.send(Err(Error::temporary("rate_limited", "too many replies are on their way")));
+                let _ = pending.done.send(Err(Error::temporary("rate_limited", "too many pending replies")));
             }
             Command::Request(pending) => {
                 let id = self.next_id();
@@ -74,7 +74,7 @@ impl Core {
         Ok(())
     }
 
-    /// Readers took something, or are gone.
+    /// Removes channels without a reader and resumes paused ones.
     pub(super) fn reap_closed(&mut self) {
         self.to_unsubscribe
             .extend(self.channels.extract_if(|_, channel| channel.is_abandoned()).map(|(_, channel)| channel));
@@ -86,7 +86,7 @@ impl Core {
         self.last_id
     }
 
-    /// The next frame to send, if there is one. In this order: who leaves a channel may come back to it.
+    /// Returns the next frame to send. `unsubscribe` precedes `subscribe`, so a channel can be left and joined again.
     pub(super) fn next_frame(&mut self) -> Option<String> {
         if let Some(first) = self.priority_frames.pop_front() {
             return Some(first);
@@ -102,7 +102,7 @@ impl Core {
         if let Some(channel) = self.channels.values_mut().find(due) {
             return Some(channel.subscribe(id));
         }
-        // Replies go after what they may belong to.
+        // Replies follow the subscriptions that they may depend on.
         let next = self.pending.iter_mut().filter(|(_, pending)| !pending.is_sent).min_by_key(|(id, _)| **id)?;
         next.1.is_sent = true;
         Some(format!(r#"{{"type":"reply","id":"{}",{}}}"#, next.0, next.1.members))
@@ -112,14 +112,14 @@ impl Core {
         self.state.send_replace(state);
     }
 
-    /// The connection is gone. Nobody knows whether a reply that was sent arrived, so it is not sent again.
+    /// Resets the connection's state. The outcome of a sent reply is unknown, so it fails and is not sent again.
     pub(super) fn on_disconnect(&mut self) {
         self.reap_closed();
         self.to_unsubscribe.clear();
         self.priority_frames.clear();
         self.channels.values_mut().for_each(Channel::on_disconnect);
         for (_, pending) in self.pending.extract_if(|_, pending| pending.is_sent) {
-            let _ = pending.done.send(Err(Error::connection_lost("the connection broke before the answer")));
+            let _ = pending.done.send(Err(Error::connection_lost("connection lost before the response")));
         }
     }
 }

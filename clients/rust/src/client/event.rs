@@ -1,4 +1,4 @@
-//! The two ends of one subscription share these: options, events, and how it ended.
+//! Options and events of a subscription, shared by the client's task and the reader.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -6,15 +6,15 @@ use std::sync::atomic::AtomicBool;
 use crate::error::Error;
 use crate::publication::{Gap, Position, Publication};
 
-/// From where a channel is wanted, and how much may wait for its reader.
+/// Start position and buffer size of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscribeOptions {
-    /// Begin with the newest so many.
+    /// Starts with this many of the newest publications.
     pub backlog: u64,
-    /// Begin behind this position, also one of another process. It goes before `backlog`.
+    /// Starts after this position, which may come from another process. Overrides `backlog`.
     pub since: Option<Position>,
-    /// Publications that may wait for the reader. When there are so many the subscription pauses, and goes on from
-    /// there once half of them are taken, with what the gateway's backlog still has; 1000 if not said.
+    /// Publications in the reader's queue; default 1000. A full queue pauses the subscription. It resumes from the
+    /// gateway's backlog once half of the queue is free.
     pub buffer: usize,
 }
 
@@ -24,34 +24,34 @@ impl Default for SubscribeOptions {
     }
 }
 
-/// What a listener is told.
+/// An event of a subscription.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The gateway listens for us: at first, and after each loss of the connection.
+    /// The gateway delivers the channel: at the start and after each reconnect.
     Subscribed {
-        /// Where the channel is now.
+        /// The channel's newest position.
         position: Position,
-        /// Nothing is missing since the place that was asked for. The first time without one, or without a backlog,
-        /// it is `false`: there was nothing to go on from.
+        /// Whether every publication since the requested position is available. `false` for a first subscription
+        /// without `since` or `backlog`.
         recovered: bool,
     },
-    /// The gateway's node is cut off from the others: what is published comes later. It ends with
-    /// [`Event::Restored`] or [`Event::Subscribed`].
+    /// The gateway's node is disconnected from the other nodes, so publications are delayed. Ends with [`Event::Restored`] or
+    /// [`Event::Subscribed`].
     Degraded,
-    /// Everything came, and it goes on.
+    /// Delayed publications were delivered, and delivery continues.
     Restored,
-    /// Something is lost for good, here.
+    /// Publications are lost at this point.
     Gap(Gap),
     /// One publication.
     Publication(Publication),
 }
 
-/// What both sides of a subscription know.
+/// State shared by the client's task and the reader.
 #[derive(Debug, Default)]
 pub(super) struct ReaderState {
-    /// It waits until its reader took something.
+    /// The subscription is paused until the reader drains its queue.
     pub is_paused: AtomicBool,
-    /// Why it is over.
+    /// Why the subscription ended.
     pub end: Mutex<Option<Error>>,
 }

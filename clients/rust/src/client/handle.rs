@@ -1,4 +1,4 @@
-//! What users of a client hold of its task: commands in, the state out.
+//! Access to the client's task: sends commands, observes the state.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::state::State;
 use crate::error::Error;
 use crate::frame::Frame;
 
-/// Uses a client's task.
+/// A reference to the client's task, which ends with the last handle.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     pub commands: mpsc::Sender<Command>,
@@ -23,11 +23,11 @@ pub(super) enum Command {
     Close,
 }
 
-/// A reply that is not answered.
+/// A reply without a response.
 pub(super) struct PendingReply {
-    /// The members of the frame besides `type` and `id`.
+    /// Members of the frame besides `type` and `id`.
     pub members: String,
-    /// `answer` is awaited, not `replied`.
+    /// Completes with `answer` instead of `replied`.
     pub expects_answer: bool,
     pub is_sent: bool,
     pub done: oneshot::Sender<Result<Frame, Error>>,
@@ -47,7 +47,7 @@ impl Handle {
     }
 
     pub(super) async fn close(&self) {
-        // It may be over already.
+        // The task may have ended already.
         let _ = self.commands.send(Command::Close).await;
         self.commands.closed().await;
     }
@@ -56,7 +56,7 @@ impl Handle {
         self.state.clone()
     }
 
-    /// A reader took something, or is gone.
+    /// Called when a reader drained its queue or was dropped.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
     }
@@ -65,7 +65,7 @@ impl Handle {
         self.commands.send(command).await.map_err(|_| self.error())
     }
 
-    /// Why the task is over.
+    /// Why the task ended.
     fn error(&self) -> Error {
         match &*self.state.borrow() {
             State::Failed(error) => error.clone(),

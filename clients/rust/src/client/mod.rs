@@ -1,4 +1,4 @@
-//! Listens to channels over one WebSocket, which connects again when it breaks.
+//! Subscribes to channels over one WebSocket that reconnects.
 
 mod actor;
 mod channel;
@@ -27,14 +27,14 @@ use crate::json;
 use channel::Channel;
 use handle::Handle;
 
-/// Listens to a gateway. Clones share the connection; it ends with the last of them and of their subscriptions.
+/// A subscriber's client. Clones share one connection, which ends with the last clone and subscription.
 #[derive(Clone, Debug)]
 pub struct Client {
     handle: Handle,
 }
 
 impl Client {
-    /// Connects when there is something to do; needs a tokio runtime. `gateway` is an URL or a [`Gateway`].
+    /// Creates a client that connects on first use. Needs a tokio runtime. `gateway` is a URL or a [`Gateway`].
     pub fn connect<G>(gateway: G, token: TokenSource) -> Result<Self, Error>
     where
         G: TryInto<Gateway>,
@@ -43,20 +43,20 @@ impl Client {
         Ok(Self { handle: actor::start(gateway.try_into()?, token) })
     }
 
-    /// Listens to a channel, which may have one subscription at a time (`already_subscribed`). What the gateway says to
-    /// it comes in the subscription.
+    /// Subscribes to a channel. A second subscription to it fails with `already_subscribed`. A refusal by the gateway
+    /// arrives in the subscription.
     pub async fn subscribe(&self, channel: &str, options: SubscribeOptions) -> Result<Subscription, Error> {
         let (wanted, events, reader_state) = Channel::new(channel, options);
         self.handle.subscribe(wanted).await?;
         Ok(Subscription::new(Events::new(channel, self.handle.clone(), events, reader_state)))
     }
 
-    /// Answers a message of a channel that this client listens to. Done once its publisher has the reply.
+    /// Replies to a message of a subscribed channel. Completes once the publisher has the reply.
     pub async fn reply<T: Serialize + ?Sized>(&self, channel: &str, to: &str, data: &T) -> Result<(), Error> {
         self.request(channel, to, data, false).await.map(drop)
     }
 
-    /// Answers a message and waits for what its publisher says to that.
+    /// Replies to a message and returns the publisher's answer.
     pub async fn ask<A, T>(&self, channel: &str, to: &str, data: &T) -> Result<A, Error>
     where
         A: DeserializeOwned,
@@ -65,12 +65,12 @@ impl Client {
         json::read(self.request(channel, to, data, true).await?.json().get())
     }
 
-    /// What the client is at, and whenever that changes.
+    /// Observes the state of the connection.
     pub fn state(&self) -> watch::Receiver<State> {
         self.handle.state()
     }
 
-    /// Ends the connection and all subscriptions, also those of clones.
+    /// Closes the connection and all subscriptions, also those of clones.
     pub async fn close(&self) {
         self.handle.close().await;
     }

@@ -1,4 +1,4 @@
-//! One connection of a client, from its `hello` to its end.
+//! One connection of a client, from `hello` to its close.
 
 use std::time::Duration;
 
@@ -15,34 +15,34 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::socket::{Incoming, Reader, Socket};
 
-/// A connection that stayed up for so long is a good one.
+/// A connection of this age resets the backoff.
 const STABLE_CONNECTION_AGE: Duration = Duration::from_secs(5);
 
-/// Before a channel that was refused for the moment is asked for again.
+/// Minimum wait before a channel with a temporary refusal is requested again.
 const REFUSED_CHANNEL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// A timer that nothing waits for.
+/// Tokens that expire later are refreshed after this time.
 const MAX_REFRESH_DELAY: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Session<'a> {
     core: &'a mut Core,
     writer: mpsc::Sender<Message>,
     reader: Reader,
-    /// Dropped with the session: the socket says goodbye.
+    /// Dropping it closes the WebSocket.
     _keep_open: tokio::sync::oneshot::Sender<()>,
-    /// Sent before anything else.
+    /// Taken from the core, waits for the write queue.
     next_frame: Option<String>,
     has_work: bool,
-    /// When it will have been well for long enough.
+    /// When the backoff is reset.
     stable_at: Option<Instant>,
     is_ready: bool,
-    /// The gateway pings as often.
+    /// How often the gateway pings.
     ping_interval: Duration,
     last_activity: Instant,
     ping_sent_at: Option<Instant>,
     refresh_at: Option<Instant>,
     refreshing: Option<JoinHandle<Result<Option<String>, Error>>>,
-    /// How the gateway ended a channel: when it was the last one, the connection ends likewise.
+    /// Code of the last ended channel. The gateway closes a connection without channels with the same code.
     channel_close_code: u16,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Why the connection ended, or that the client is over.
+    /// Runs until the connection ends with an error, or the client is closed.
     pub(super) async fn run(mut self) -> Result<Closed, Error> {
         let writer = self.writer.clone();
         loop {
@@ -105,7 +105,7 @@ impl<'a> Session<'a> {
                 }
                 token = async { self.refreshing.as_mut()?.await.ok() }, if self.refreshing.is_some() => {
                     self.refreshing = None;
-                    // Without a newer one the gateway says when it is over.
+                    // Without a new token the gateway closes the connection at expiry.
                     if let Some(Ok(Some(token))) = token {
                         self.refresh(token);
                     }
@@ -137,7 +137,7 @@ impl<'a> Session<'a> {
                     self.pause(name);
                 }
             }
-            // With a reason it is the gateway's doing.
+            // A reason means that the gateway ended the subscription.
             "unsubscribed" => {
                 if let (Some(name), Some(reason)) = (&frame.channel, &frame.reason) {
                     self.channel_close_code = frame.close_code();
@@ -167,7 +167,7 @@ impl<'a> Session<'a> {
                 match (name, id) {
                     (Some(name), _) => self.on_channel_refused(&name, error),
                     (None, Some(id)) => self.complete_reply(id, Err(error)),
-                    // To `unsubscribe`, or nothing of ours.
+                    // The error belongs to an `unsubscribe` or to no command.
                     (None, None) => {}
                 }
             }
@@ -175,19 +175,19 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The reader of a channel has enough: the gateway stops, and says it again when there is room.
+    /// Unsubscribes a channel whose queue is full, until the reader drains it.
     fn pause(&mut self, name: &str) {
         let id = self.core.next_id();
         let Some(channel) = self.core.channels.get_mut(name) else { return };
         let text = channel.unsubscribe(id);
         channel.pause();
-        // The reader may have taken it all before it could know.
+        // The reader may have drained its queue before `is_paused` was set.
         self.core.wake.notify_one();
         self.core.priority_frames.push_back(text);
         self.has_work = true;
     }
 
-    /// A channel is not to be had, now or at all.
+    /// Ends a channel for good, or requests it again later after a temporary refusal.
     fn on_channel_refused(&mut self, name: &str, error: Error) {
         if !error.temporary {
             if let Some(channel) = self.core.channels.remove(name) {
@@ -201,22 +201,22 @@ impl<'a> Session<'a> {
 
     fn complete_reply(&mut self, id: u64, answer: Result<Frame, Error>) {
         if let Some(pending) = self.core.pending.remove(&id) {
-            // Whoever asked may be gone.
+            // The caller may have given up.
             let _ = pending.done.send(answer);
         }
     }
 
     fn close_error(&self, error: Error) -> Error {
-        // Only its last channel is over; others may be asked for.
+        // Only the last channel ended; the client may subscribe to others.
         let is_of_channel = self.channel_close_code != 0 && error.status == Some(self.channel_close_code);
         Error { temporary: error.temporary || is_of_channel, ..error }
     }
 
-    /// When something is to be done that nobody says.
+    /// Returns the time of the next timer.
     fn next_deadline(&self) -> Instant {
         let life =
             self.ping_sent_at.map_or(self.last_activity + self.ping_interval, |at| at + self.core.gateway.pong_timeout);
-        // While something waits to be sent, what else is to be sent has time.
+        // A due `subscribe` has to wait while a frame waits for the write queue.
         let again =
             self.core.channels.values().filter(|_| self.next_frame.is_none()).filter_map(|channel| {
                 match channel.status {
@@ -241,14 +241,14 @@ impl<'a> Session<'a> {
         self.has_work = true;
         match self.ping_sent_at {
             Some(at) if now >= at + self.core.gateway.pong_timeout => {
-                Err(Error::temporary("ping_timeout", "the gateway showed no sign of life"))
+                Err(Error::temporary("ping_timeout", "no frame from the gateway in time"))
             }
             None if now >= self.last_activity + self.ping_interval => {
                 if !self.is_ready {
-                    return Err(Error::temporary("timeout", "the gateway said no welcome in time"));
+                    return Err(Error::temporary("timeout", "no welcome from the gateway in time"));
                 }
                 self.ping_sent_at = Some(now);
-                // With a full queue the gateway's pings are the sign of life.
+                // If the queue is full, the gateway's own pings show activity.
                 let _ = self.writer.try_send(Message::text(r#"{"type":"ping"}"#));
                 Ok(())
             }
@@ -263,12 +263,12 @@ impl<'a> Session<'a> {
         self.has_work = true;
     }
 
-    /// Gets a new token when the last tenth of the old one's time begins, or a minute before its end.
+    /// Schedules the refresh: in the last tenth of the token's lifetime, at most a minute before its end.
     fn refresh_before(&mut self, expires: Option<&str>) {
         self.refresh_at = None;
         let expires = expires.filter(|_| self.core.token.is_renewable());
         let Some(expires) = expires.and_then(|expires| expires.parse::<jiff::Timestamp>().ok()) else { return };
-        // A clock that is wrong, or a token that is not newer: the gateway says when it is over.
+        // The local clock is wrong or the token already expired: the gateway closes the connection at expiry.
         let Ok(left) = Duration::try_from(expires.duration_since(jiff::Timestamp::now())) else { return };
         let early = (left / 10).min(Duration::from_secs(60));
         if left - early > Duration::from_millis(500) {

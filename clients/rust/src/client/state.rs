@@ -2,20 +2,20 @@
 
 use crate::error::Error;
 
-/// What a client is at.
+/// The state of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Nothing is asked for.
+    /// No subscription and no pending reply.
     Idle,
-    /// On its way to the gateway.
+    /// A connection is being opened.
     Connecting,
-    /// There is a connection.
+    /// The gateway accepted the connection.
     Connected,
-    /// The last connection ended like this; the next try is soon.
+    /// The last connection ended with this error; the next attempt follows.
     Waiting(Error),
-    /// Over, because trying again does not help.
+    /// Ended with an error that a retry cannot fix.
     Failed(Error),
-    /// Over by [`crate::Client::close`].
+    /// Ended by [`crate::Client::close`].
     Closed,
 }

@@ -1,4 +1,4 @@
-//! One channel as its listener sees it.
+//! The reader's end of a subscription.
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -13,13 +13,13 @@ use super::handle::Handle;
 use crate::error::Error;
 use crate::publication::{Position, Publication};
 
-/// The publications of a channel, each once and in order. An error is the last thing. Dropping it ends it.
+/// Stream of a channel's publications, each once and in order. An error ends it. Dropping it unsubscribes.
 ///
-/// What is lost is told by [`Subscription::events`].
+/// [`Subscription::events`] also reports lost publications.
 #[derive(Debug)]
 pub struct Subscription(Events);
 
-/// The same with notices between the publications, at their places.
+/// Stream of publications and other events in order.
 #[derive(Debug)]
 pub struct Events {
     channel: String,
@@ -39,17 +39,17 @@ impl Subscription {
         &self.0.channel
     }
 
-    /// The place of the last publication that was taken from here; [`crate::SubscribeOptions::since`] goes on behind it.
+    /// Position of the last publication taken from this stream, for [`crate::SubscribeOptions::since`].
     pub fn position(&self) -> Option<&Position> {
         self.0.position()
     }
 
-    /// The next publication. `None` after [`crate::Client::close`].
+    /// Returns the next publication; `None` after [`crate::Client::close`].
     pub async fn next(&mut self) -> Option<Result<Publication, Error>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// Tells what is lost as well.
+    /// Converts it into a stream that also reports gaps.
     pub fn events(self) -> Events {
         self.0
     }
@@ -85,12 +85,12 @@ impl Events {
         &self.channel
     }
 
-    /// The place of the last publication that was taken from here; [`crate::SubscribeOptions::since`] goes on behind it.
+    /// Position of the last publication taken from this stream, for [`crate::SubscribeOptions::since`].
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
     }
 
-    /// The next event. `None` after [`crate::Client::close`].
+    /// Returns the next event; `None` after [`crate::Client::close`].
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }

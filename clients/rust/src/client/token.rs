@@ -1,4 +1,4 @@
-//! Where the tokens of a listener come from.
+//! Sources of subscriber tokens.
 
 use std::fmt;
 use std::future::Future;
@@ -9,7 +9,7 @@ use crate::error::Error;
 
 type TokenFuture = Pin<Box<dyn Future<Output = Result<String, Error>> + Send>>;
 
-/// A token (JWT), or what gets a fresh one.
+/// A token (JWT), or a function that returns a fresh one.
 #[derive(Clone)]
 pub struct TokenSource(Source);
 
@@ -21,18 +21,18 @@ enum Source {
 }
 
 impl TokenSource {
-    /// No token: for channels that are for anyone.
+    /// No token, for channels with `subscribers = "anyone"`.
     pub fn anonymous() -> Self {
         Self(Source::Anonymous)
     }
 
-    /// One token, until it runs out.
+    /// One token until it expires.
     pub fn fixed(token: impl Into<String>) -> Self {
         Self(Source::Fixed(token.into()))
     }
 
-    /// Asked before each connection and before a token runs out. After an error that is not temporary the client stops
-    /// instead of asking again.
+    /// A function that is called before each connection and before a token expires. An error that is not temporary ends
+    /// the client.
     pub fn function<F, A>(get: F) -> Self
     where
         F: Fn() -> A + Send + Sync + 'static,
@@ -49,14 +49,14 @@ impl TokenSource {
         }
     }
 
-    /// Whether there may be a newer one.
+    /// Whether another call can return a newer token.
     pub(super) fn is_renewable(&self) -> bool {
         matches!(self.0, Source::Function(_))
     }
 }
 
 impl fmt::Debug for TokenSource {
-    /// Never a token.
+    /// Never shows a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Source::Anonymous => "TokenSource(anonymous)",

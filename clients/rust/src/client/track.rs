@@ -1,13 +1,13 @@
-//! Where a listener stands in a channel: each publication once, in order, and every loss told.
+//! Tracks a subscription's position: drops duplicates and detects gaps.
 
 use crate::publication::{Gap, GapReason, Position};
 
 #[derive(Debug)]
 pub(super) struct Track {
-    /// The last publication that arrived; everything behind it is still to come.
+    /// Position of the last publication received, or where the subscription started.
     pub position: Option<Position>,
     backlog: u64,
-    /// Where a gap was told: what follows may skip offsets.
+    /// Position of a reported gap. The next publication may skip offsets.
     gap_reported_at: Option<Position>,
 }
 
@@ -16,7 +16,7 @@ impl Track {
         Self { position: since, backlog, gap_reported_at: None }
     }
 
-    /// The members of a `subscribe` that ask for what is missing.
+    /// Members of a `subscribe` command that request the missing publications.
     pub(super) fn resume_params(&self) -> String {
         match &self.position {
             Some(Position { epoch, offset }) => {
@@ -28,10 +28,10 @@ impl Track {
         }
     }
 
-    /// The gateway listens for us from here. Gives whether nothing is missing, and a loss that is news.
+    /// Handles `subscribed`. Returns whether nothing is missing, and a gap that was not reported yet.
     pub(super) fn on_subscribed(&mut self, here: &Position, recovered: bool) -> (bool, Option<Gap>) {
         let Some(before) = self.position.clone() else {
-            // If nothing of the backlog arrives, the next connection asks for it again.
+            // If none of the backlog arrives, the next connection requests it again.
             self.position = Some(Position { offset: here.offset.saturating_sub(self.backlog), ..here.clone() });
             if !recovered {
                 self.gap_reported_at = Some(here.clone());
@@ -39,7 +39,7 @@ impl Track {
             return (recovered, None);
         };
         let is_same = before.epoch == here.epoch;
-        // Who has the newest one misses nothing, whatever the gateway kept.
+        // With the newest offset nothing is missing, even if the backlog is gone.
         if recovered || (is_same && here.offset <= before.offset) {
             if !recovered {
                 self.gap_reported_at = None;
@@ -54,7 +54,7 @@ impl Track {
         (false, is_new.then_some(Gap { reason: GapReason::HistoryLost, after: before }))
     }
 
-    /// A publication came. `None` if it is here already; otherwise a loss before it that was not told.
+    /// Handles a publication. Returns `None` for a duplicate, else an unreported gap before it.
     pub(super) fn on_publication(&mut self, at: &Position) -> Option<Option<Gap>> {
         let before = self.position.replace(at.clone());
         let Some(before) = before else { return Some(None) };
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(track.on_subscribed(&at("e", 44), true), (true, None));
         assert_eq!(track.resume_params(), r#","since":{"epoch":"e","offset":34}"#);
         assert_eq!(track.on_publication(&at("e", 35)), Some(None));
-        assert_eq!(track.on_publication(&at("e", 35)), None, "once");
+        assert_eq!(track.on_publication(&at("e", 35)), None, "duplicate");
         assert_eq!(track.on_subscribed(&at("e", 50), true), (true, None));
         assert_eq!(track.on_publication(&at("e", 36)), Some(None));
     }
@@ -95,8 +95,8 @@ mod tests {
         let mut track = Track::new(Some(at("e", 5)), 0);
         let lost = Gap { reason: GapReason::HistoryLost, after: at("e", 5) };
         assert_eq!(track.on_subscribed(&at("e", 90), false), (false, Some(lost)));
-        assert_eq!(track.on_subscribed(&at("e", 90), false), (false, None), "the same again is no news");
-        assert_eq!(track.on_publication(&at("e", 81)), Some(None), "it was told before");
+        assert_eq!(track.on_subscribed(&at("e", 90), false), (false, None), "reported once");
+        assert_eq!(track.on_publication(&at("e", 81)), Some(None), "reported before");
         let skipped = Gap { reason: GapReason::Skipped, after: at("e", 81) };
         assert_eq!(track.on_publication(&at("e", 84)), Some(Some(skipped)));
         let lost = Gap { reason: GapReason::HistoryLost, after: at("e", 84) };

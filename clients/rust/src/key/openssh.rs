@@ -10,7 +10,7 @@ use crate::error::Error;
 const ALGORITHM: &[u8] = b"ssh-ed25519";
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// The wire form of a public key (RFC 8709 section 4): two strings, the algorithm and the 32 bytes.
+/// Encodes a public key for the wire (RFC 8709 section 4): algorithm and 32 bytes, each with its length.
 pub(super) fn public_blob(key: &[u8; 32]) -> Vec<u8> {
     let mut blob = Vec::with_capacity(51);
     for part in [ALGORITHM, key.as_slice()] {
@@ -20,7 +20,7 @@ pub(super) fn public_blob(key: &[u8; 32]) -> Vec<u8> {
     blob
 }
 
-/// Reads the PEM text.
+/// Parses the PEM text.
 pub(super) fn read(text: &str) -> Result<SigningKey, Error> {
     let body = text
         .strip_prefix("-----BEGIN OPENSSH PRIVATE KEY-----")
@@ -39,12 +39,12 @@ pub(super) fn read(text: &str) -> Result<SigningKey, Error> {
     }
     let public = outer.string()?;
     let mut inner = Reader(outer.string()?);
-    // The same number twice: the check that a passphrase was right. There is none, so both are plain.
+    // Both check numbers are equal after decryption. Without a passphrase they are in plain text.
     if inner.u32()? != inner.u32()? {
-        return Err(Error::key("its check numbers differ"));
+        return Err(Error::key("check numbers differ"));
     }
     if inner.string()? != ALGORITHM {
-        return Err(Error::key("only ed25519 keys are used here"));
+        return Err(Error::key("only ed25519 keys are supported"));
     }
     let public_inside = inner.string()?;
     let pair = inner.string()?;
@@ -55,16 +55,16 @@ pub(super) fn read(text: &str) -> Result<SigningKey, Error> {
     if halves_agree && public == public_blob(expected.as_bytes()) {
         Ok(key)
     } else {
-        Err(Error::key("its private and public halves do not belong together"))
+        Err(Error::key("private and public key do not match"))
     }
 }
 
 pub(super) fn encrypted() -> Error {
-    Error::key("it is under a passphrase, which is not supported; write one without it (`ssh-keygen -p -N '' -f FILE`)")
+    Error::key("encrypted keys are not supported; remove the passphrase with `ssh-keygen -p -N '' -f FILE`")
 }
 
 fn truncated() -> Error {
-    Error::key("it is not a whole OpenSSH private key")
+    Error::key("truncated or malformed OpenSSH private key")
 }
 
 /// Reads the length-prefixed strings of RFC 4251 section 5.

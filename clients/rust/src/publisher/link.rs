@@ -1,4 +1,4 @@
-//! The publisher's WebSocket: keeps a connection, and what waits for an answer over it.
+//! The publisher's WebSocket task: keeps a connection and its pending requests.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -17,36 +17,36 @@ use crate::gateway::Gateway;
 use crate::key::Key;
 use crate::socket::{Incoming, Socket};
 
-/// Commands that wait for the task.
+/// Commands in the task's queue.
 const COMMAND_QUEUE: usize = 16;
 
-/// Requests that are not handed to the socket yet; with so many no further command is taken.
+/// Requests not handed to the socket yet. At this number no further commands are accepted.
 const MAX_QUEUED_REQUESTS: usize = 256;
 
-/// A connection that stayed up for so long is a good one.
+/// A connection of this age resets the backoff.
 const STABLE_CONNECTION_AGE: Duration = Duration::from_secs(5);
 
-/// The one command to which the gateway says something only if it refuses.
+/// The gateway responds to this command only with an error.
 const UNACKNOWLEDGED_COMMAND: &str = "received";
 
-/// Uses a link; it ends with the last one and what that asked for.
+/// A reference to a link, which ends with the last handle and its pending requests.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     commands: mpsc::Sender<Command>,
-    /// Why the link ended, for whoever comes too late.
+    /// Why the link ended, for later callers.
     ended: Arc<OnceLock<Error>>,
 }
 
 pub(super) struct WeakHandle(mpsc::WeakSender<Command>, Arc<OnceLock<Error>>);
 
-/// Something to be answered.
+/// A command that expects a response.
 pub(super) struct Request {
     kind: &'static str,
-    /// The members of the frame besides `type` and `id`.
+    /// Members of the frame besides `type` and `id`.
     members: String,
-    /// Whether it goes again over the next connection if this one breaks before the answer.
+    /// Whether it is sent again if the connection breaks before the response.
     pub resend: bool,
-    /// Given back with the answer.
+    /// Returned to the window with the response.
     pub window_permit: Option<OwnedSemaphorePermit>,
     done: oneshot::Sender<Result<Frame, Error>>,
 }
@@ -86,14 +86,14 @@ impl Handle {
         WeakHandle(self.commands.downgrade(), self.ended.clone())
     }
 
-    /// Once there is a connection.
+    /// Completes once the gateway accepted a connection.
     pub(super) async fn ready(&self) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
         self.command(Command::Ready(done)).await?;
         answer.await.unwrap_or_else(|_| Err(self.end_error()))
     }
 
-    /// Why nothing is answered any more.
+    /// Why the link ended.
     pub(super) fn end_error(&self) -> Error {
         self.ended.get().cloned().unwrap_or_else(Error::closed)
     }
@@ -122,9 +122,9 @@ impl Request {
 
     fn complete(self, answer: Result<Frame, Error>) {
         let Self { done, window_permit, .. } = self;
-        // Whoever asked may be gone.
+        // The caller may have given up.
         let _ = done.send(answer);
-        // Who waits for all places finds all answers.
+        // The result is sent before the permit returns, so `flush` implies that all results are there.
         drop(window_permit);
     }
 }
@@ -137,17 +137,17 @@ struct Link {
     backoff: Backoff,
     ids: u64,
     queue: VecDeque<Request>,
-    /// By their ids, which rise.
+    /// Sorted by id, so in sending order.
     sent: BTreeMap<u64, Request>,
-    /// Who waits for a connection.
+    /// Callers of [`Handle::ready`].
     waiting_for_ready: Vec<oneshot::Sender<Result<(), Error>>>,
     replies: Option<mpsc::Sender<ReplyFrame>>,
     watchers: HashMap<String, Watcher>,
-    /// `watch` commands that are not answered yet, with their channels.
+    /// Channels of `watch` commands without a response.
     pending_watches: HashMap<u64, String>,
-    /// Channels whose events nobody wants and the gateway does not know that.
+    /// Channels without a reader, whose events the gateway still sends.
     to_unwatch: Vec<String>,
-    /// Nobody can ask for anything more.
+    /// The last handle was dropped.
     is_abandoned: bool,
 }
 
@@ -175,7 +175,7 @@ impl Link {
         self.run_until(opening).await.unwrap_or_else(|| Err(Error::closed()))
     }
 
-    /// Takes commands until something else is done; `None` if there is nobody left to do it for.
+    /// Handles commands until `other` completes. Returns `None` if no handle and no request is left.
     async fn run_until<T>(&mut self, other: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(other);
         loop {
@@ -194,7 +194,7 @@ impl Link {
         }
     }
 
-    /// Until the connection ends; gives why.
+    /// Runs until the connection ends and returns the reason.
     async fn run_connection(&mut self, socket: Socket) -> Error {
         let Socket { writer, mut reader, keep_open: _keep_open } = socket;
         let opened = Instant::now();
@@ -234,10 +234,10 @@ impl Link {
                 },
                 () = sleep_until(deadline) => {
                     if ping_sent_at.is_some() || !is_ready {
-                        return Error::temporary("ping_timeout", "the gateway showed no sign of life");
+                        return Error::temporary("ping_timeout", "no frame from the gateway in time");
                     }
                     ping_sent_at = Some(Instant::now());
-                    // A full queue is written before; then the gateway's pings are the sign of life.
+                    // If the queue is full, the gateway's own pings show activity.
                     let _ = writer.try_send(Message::text(r#"{"type":"ping"}"#));
                 }
             }
@@ -255,12 +255,12 @@ impl Link {
                     self.replies = Some(replies);
                     self.on_command(Command::Ready(done), is_connected);
                 } else {
-                    let _ = done.send(Err(Error::new("already_open", "there is a stream of replies already")));
+                    let _ = done.send(Err(Error::new("already_open", "a stream of replies is already open")));
                 }
             }
             Command::Watch(channel, watcher) => {
                 if self.watchers.get(&channel).is_some_and(|old| !old.is_closed()) {
-                    watcher.end(Error::new("already_watching", "this channel is watched already"));
+                    watcher.end(Error::new("already_watching", "the channel is already watched"));
                 } else {
                     let old = self.watchers.insert(channel.clone(), watcher);
                     self.to_unwatch.extend(old.filter(|old| old.is_requested).map(|_| channel));
@@ -278,7 +278,7 @@ impl Link {
         !self.queue.is_empty() || !self.to_unwatch.is_empty() || watchers.any(|watcher| !watcher.is_requested)
     }
 
-    /// The next frame to send.
+    /// Returns the next frame to send.
     fn next_text(&mut self) -> Option<String> {
         self.ids += 1;
         let id = self.ids;
@@ -304,7 +304,7 @@ impl Link {
         let id = frame.id.as_deref().and_then(|id| id.parse::<u64>().ok());
         match frame.r#type.as_str() {
             "reply" => {
-                // One that finds no room comes again.
+                // The gateway sends a reply again if it is not confirmed, so a full buffer loses nothing.
                 if let (Some(replies), Some(reply)) = (&self.replies, ReplyFrame::from_frame(frame)) {
                     let _ = replies.try_send(reply);
                 }
@@ -337,7 +337,7 @@ impl Link {
         }
     }
 
-    /// The connection is gone: what was on its way goes again, or nobody knows what became of it.
+    /// Resets the connection's state. Sent requests are queued again or fail with an unknown outcome.
     fn on_disconnect(&mut self) {
         self.pending_watches.clear();
         self.to_unwatch.clear();
@@ -346,13 +346,13 @@ impl Link {
             if request.resend {
                 self.queue.push_front(request);
             } else {
-                request.complete(Err(Error::connection_lost("the connection broke before the answer")));
+                request.complete(Err(Error::connection_lost("connection lost before the response")));
             }
         }
     }
 
     fn fail(mut self, error: &Error) {
-        // It is the first and only one.
+        // Set only here.
         let _ = self.ended.set(error.clone());
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {

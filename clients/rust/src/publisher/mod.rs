@@ -1,5 +1,4 @@
-//! Publishes with a whitelisted key: one and many over signed HTTP, streams over a WebSocket, which brings replies
-//! and events as well.
+//! Publishes over signed HTTP and over a WebSocket, which also carries replies and presence events.
 
 mod link;
 mod replies;
@@ -28,32 +27,32 @@ use crate::publication::{Position, Published};
 use crate::random;
 use link::{Handle, WeakHandle};
 
-/// What a path may hold as it is (RFC 3986 section 2.3).
+/// All characters but the unreserved ones of RFC 3986 section 2.3.
 const ESCAPED_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// An answer to one publication is smaller.
+/// Limit of the response to one publication.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
-/// Publishes to a gateway. Clones share their connections.
+/// A publisher's client. Clones share their connections.
 #[derive(Clone)]
 pub struct Publisher {
     http: Arc<Http>,
-    /// The connection of `replies` and `watch`, as long as somebody uses it.
+    /// The WebSocket of `replies` and `watch`, while one of them is in use.
     shared: Arc<Mutex<Option<WeakHandle>>>,
 }
 
-/// How something is published over HTTP.
+/// Options of a publication over HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Names this publication: the gateway takes the same key with the same request once. A random one if not said, so
-    /// that tries after a broken connection publish once. Say one to be safe over restarts of this program too.
+    /// The gateway publishes a request with the same key once. Default: a random key, which covers retries. Set one to
+    /// cover restarts of your program too.
     pub idempotency_key: Option<String>,
-    /// `application/json` if not said. `text/*` arrives as a string, anything else as bytes.
+    /// Default: `application/json`. `text/*` arrives as a string, other types as bytes.
     pub content_type: Option<String>,
 }
 
 impl Publisher {
-    /// Connects when there is something to do. `gateway` is an URL or a [`Gateway`].
+    /// Creates a publisher that connects on first use. `gateway` is a URL or a [`Gateway`].
     pub fn connect<G>(gateway: G, key: Key) -> Result<Self, Error>
     where
         G: TryInto<Gateway>,
@@ -62,13 +61,13 @@ impl Publisher {
         Ok(Self { http: Arc::new(Http::new(gateway.try_into()?, key)), shared: Arc::default() })
     }
 
-    /// Publishes one value as JSON, and waits for its place. Broken connections and temporary refusals are tried again
-    /// for [`Gateway::with_retries_for`]; it is published once.
+    /// Publishes one value as JSON and returns its position. Retries broken connections and temporary refusals for
+    /// [`Gateway::with_retries_for`] without publishing twice.
     pub async fn publish<T: Serialize + ?Sized>(&self, channel: &str, data: &T) -> Result<Published, Error> {
         self.publish_with(channel, json::write(data)?, Options::default()).await
     }
 
-    /// Publishes one body as it is.
+    /// Publishes one body byte for byte.
     pub async fn publish_with(
         &self,
         channel: &str,
@@ -80,9 +79,8 @@ impl Publisher {
         serde_json::from_slice::<Answer>(&answer).map(Published::from).map_err(|_| Error::unexpected())
     }
 
-    /// Publishes many values as JSON in one request, all of them to one channel and in their order. What the channel
-    /// refused while others were taken (a limit) has an error at its place. The gateway takes
-    /// `limits.max_batch_messages` (1000) at once.
+    /// Publishes many values to one channel in one request, in order. Each value has its own result, because a limit
+    /// can refuse some of them. A batch has at most `limits.max_batch_messages` (1000) values.
     pub async fn publish_many<T: Serialize>(
         &self,
         channel: &str,
@@ -102,20 +100,20 @@ impl Publisher {
         Ok(answers.into_iter().map(Result::from).collect())
     }
 
-    /// Opens a WebSocket for publications, as many on their way as `options` say.
+    /// Opens a WebSocket for publications with a window of unacknowledged ones.
     pub async fn stream(&self, options: StreamOptions) -> Result<PublishStream, Error> {
         let handle = Handle::open(self.http.gateway.clone(), self.http.key.clone());
         handle.ready().await?;
         Ok(PublishStream::new(handle, &options))
     }
 
-    /// What subscribers of channels with `replies = true` reply to this key's messages. Each reply goes to one of the
-    /// publisher's connections, and to another one if that does not say within 5 s that it has it.
+    /// Receives replies to this key's messages in channels with `replies = true`. The gateway sends each reply to one
+    /// of the publisher's connections, and to another one if it is not confirmed within 5 s.
     pub async fn replies(&self) -> Result<Replies, Error> {
         Replies::open(self.shared()).await
     }
 
-    /// Who comes and goes on a channel.
+    /// Presence events of one channel.
     pub async fn watch(&self, channel: &str) -> Result<Watch, Error> {
         Watch::open(self.shared(), channel).await
     }
@@ -154,7 +152,7 @@ impl std::fmt::Debug for Publisher {
     }
 }
 
-/// The gateway's answer to one publication.
+/// The gateway's response to one publication.
 #[derive(Deserialize)]
 struct Answer {
     channel: String,
@@ -169,7 +167,7 @@ impl From<Answer> for Published {
     }
 }
 
-/// The answer to one of many.
+/// One element of the response to a batch.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {

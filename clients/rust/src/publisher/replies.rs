@@ -1,4 +1,4 @@
-//! What subscribers reply to a publisher's messages, and its answers.
+//! Replies of subscribers, and the publisher's answers to them.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,17 +15,17 @@ use crate::error::Error;
 use crate::json;
 use crate::principal::Principal;
 
-/// Replies that wait to be taken. More of them come again later.
+/// Replies in the buffer. The gateway sends those that do not fit again later.
 const REPLY_BUFFER: usize = 256;
 
-/// A stream of replies; it ends when the connection cannot be had any more.
+/// A stream of replies. It ends when reconnecting fails for good.
 #[derive(Debug)]
 pub struct Replies {
     handle: Handle,
     received: mpsc::Receiver<ReplyFrame>,
 }
 
-/// What one subscriber said to one message. The gateway may bring the same one twice, see [`Reply::id`].
+/// A subscriber's reply to one message. It can arrive twice with the same [`Reply::id`].
 #[derive(Debug)]
 pub struct Reply {
     handle: Handle,
@@ -41,7 +41,7 @@ impl Replies {
         Ok(Self { handle, received })
     }
 
-    /// The next reply; `None` at the end.
+    /// Returns the next reply; `None` at the end.
     pub async fn next(&mut self) -> Option<Reply> {
         let frame = self.received.recv().await?;
         Some(Reply { handle: self.handle.clone(), frame })
@@ -58,7 +58,7 @@ impl Stream for Replies {
 }
 
 impl Reply {
-    /// The same for the same reply, however often it comes.
+    /// Id of the reply, equal for repeated deliveries.
     pub fn id(&self) -> &str {
         &self.frame.id
     }
@@ -68,45 +68,45 @@ impl Reply {
         &self.frame.channel
     }
 
-    /// The `message_id` of the message that it replies to.
+    /// The `message_id` of the message replied to.
     pub fn to(&self) -> &str {
         &self.frame.to
     }
 
-    /// When the gateway took it: RFC 3339.
+    /// Time of acceptance by the gateway: RFC 3339.
     pub fn time(&self) -> &str {
         &self.frame.time
     }
 
-    /// Names the subscriber's connection.
+    /// Id of the subscriber's connection.
     pub fn connection(&self) -> &str {
         &self.frame.connection
     }
 
-    /// Who replied; `None` for a subscriber without a token.
+    /// The subscriber's identity; `None` without a token.
     pub fn principal(&self) -> Option<&Principal> {
         self.frame.principal.as_ref()
     }
 
-    /// Reads what was said.
+    /// Parses the reply.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         json::read(self.frame.data.get())
     }
 
-    /// What was said, byte for byte.
+    /// The reply's JSON, byte for byte.
     pub fn data(&self) -> &RawValue {
         &self.frame.data
     }
 
-    /// Says that it is here: the subscriber's `reply` is done then. Done once it is sent.
+    /// Confirms the reply, which completes the subscriber's `reply`. Completes once the frame is sent.
     pub async fn received(&self) -> Result<(), Error> {
         let (request, answer) = Request::new("received", self.reply_member()?);
         self.handle.request(request).await?;
         answer.await.unwrap_or_else(|_| Err(self.handle.end_error())).map(drop)
     }
 
-    /// Answers the one who replied, which says `received` as well. Done once the answer is on its way to the
-    /// subscriber; `reply_unknown` if it listens no more.
+    /// Answers the subscriber and confirms the reply. Completes once the gateway sent the answer; fails with
+    /// `reply_unknown` if the subscriber is gone.
     pub async fn answer<T: Serialize + ?Sized>(&self, data: &T) -> Result<(), Error> {
         let members = format!(r#"{},"data":{}"#, self.reply_member()?, json::write(data)?);
         let (request, answer) = Request::new("answer", members);

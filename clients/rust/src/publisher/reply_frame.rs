@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use crate::frame::Frame;
 use crate::principal::Principal;
 
-/// A reply as it came.
+/// The members of a `reply` frame.
 #[derive(Debug)]
 pub(super) struct ReplyFrame {
     pub id: String,

@@ -1,4 +1,4 @@
-//! Publications over a WebSocket: many on their way, each acknowledged.
+//! Publishes over a WebSocket with a window of unacknowledged publications.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,14 +15,14 @@ use crate::frame::Frame;
 use crate::json;
 use crate::publication::Published;
 
-/// How a stream publishes.
+/// Options of a publish stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamOptions {
-    /// How many publications may be on their way, unacknowledged; [`PublishStream::publish`] waits when there are so many.
+    /// Most unacknowledged publications; [`PublishStream::publish`] waits while the window is full.
     pub window: usize,
-    /// What becomes of publications that were on their way when the connection broke. `false`, if not said: their
-    /// acknowledgements fail with `connection_lost`, and nobody knows whether they were published. `true`: they are sent
-    /// again, and some may be published twice. [`crate::Publisher::publish`] publishes once.
+    /// Handling of unacknowledged publications after a broken connection. `false` (default): they fail with
+    /// `connection_lost` and their outcome is unknown. `true`: they are sent again, possibly twice.
+    /// [`crate::Publisher::publish`] never publishes twice.
     pub resend: bool,
 }
 
@@ -32,8 +32,7 @@ impl Default for StreamOptions {
     }
 }
 
-/// Publishes over one WebSocket, which connects again when it breaks. When it is dropped, what is on its way is still
-/// sent.
+/// Publishes over one WebSocket that reconnects. Pending publications are still sent after a drop.
 #[derive(Debug)]
 pub struct PublishStream {
     handle: Handle,
@@ -42,7 +41,7 @@ pub struct PublishStream {
     resend: bool,
 }
 
-/// The place of a publication of a stream, or why it has none. Need not be waited for.
+/// Future of a publication's position or refusal. It need not be awaited.
 #[derive(Debug)]
 pub struct Acknowledgement(oneshot::Receiver<Result<Frame, Error>>);
 
@@ -52,25 +51,25 @@ impl PublishStream {
         Self { handle, window: Arc::new(Semaphore::new(size as usize)), size, resend: options.resend }
     }
 
-    /// Hands one value over as JSON, once there is room in the window.
+    /// Queues one value as JSON once the window has space.
     pub async fn publish<T: Serialize + ?Sized>(&self, channel: &str, data: &T) -> Result<Acknowledgement, Error> {
         self.send(channel, &json::write(data)?, "").await
     }
 
-    /// Hands bytes over, once there is room in the window.
+    /// Queues bytes once the window has space.
     pub async fn publish_bytes(&self, channel: &str, bytes: impl Into<Bytes>) -> Result<Acknowledgement, Error> {
         use base64::Engine;
         let encoded = base64::engine::general_purpose::STANDARD.encode(bytes.into());
         self.send(channel, &json::write(&encoded)?, r#","encoding":"base64""#).await
     }
 
-    /// Waits until everything that was handed over is acknowledged or refused.
+    /// Waits until all publications are acknowledged or refused.
     pub async fn flush(&self) -> Result<(), Error> {
-        // The whole window is free then.
+        // The whole window is free once every publication has its result.
         self.window.acquire_many(self.size).await.map(drop).map_err(|_| Error::closed())
     }
 
-    /// The same, and then ends the connection.
+    /// Flushes, then closes the connection.
     pub async fn close(self) -> Result<(), Error> {
         self.flush().await
     }

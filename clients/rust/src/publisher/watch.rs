@@ -1,4 +1,4 @@
-//! Who comes and goes on a channel.
+//! Presence events of one channel.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +11,10 @@ use super::link::{Command, Handle};
 use super::watcher::{ChannelEvent, Watcher};
 use crate::error::Error;
 
-/// Events that wait to be taken. What finds no room is counted in the next one's `missed`.
+/// Events in the buffer. Those that do not fit are counted in `missed` of the next one.
 const EVENT_BUFFER: usize = 256;
 
-/// A stream of the events of one channel. It goes on over a new connection, beginning with `watching`. Dropping it ends
-/// it.
+/// A stream of one channel's presence events. After a reconnect it continues with `watching`. Dropping it ends it.
 #[derive(Debug)]
 pub struct Watch {
     _handle: Handle,
@@ -30,7 +29,7 @@ impl Watch {
         Ok(Self { _handle: handle, events, end })
     }
 
-    /// The next event; an error is the last thing.
+    /// Returns the next event. An error ends the stream.
     pub async fn next(&mut self) -> Option<Result<ChannelEvent, Error>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }

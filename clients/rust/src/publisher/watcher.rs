@@ -1,4 +1,4 @@
-//! Events of a watched channel, and where the link delivers them.
+//! Presence events and the link's end of a watch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,36 +8,36 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::principal::Principal;
 
-/// Something happened on a channel.
+/// A presence event of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChannelEvent {
-    /// `watching` at first and after each loss of the connection, then `subscribed`, `unsubscribed` and what else the
-    /// protocol names; `ended` with the channel.
+    /// `watching` at the start and after each reconnect; then `subscribed`, `unsubscribed` and others of the protocol;
+    /// `ended` with the channel.
     pub event: String,
-    /// Subscribers on the gateway's node after that.
+    /// Number of subscribers after the event.
     pub connections: u64,
-    /// Names the connection that came or went.
+    /// Id of the subscriber's connection.
     pub connection: Option<String>,
-    /// Who came or went; `None` for a subscriber without a token.
+    /// The subscriber's identity; `None` without a token.
     pub principal: Option<Principal>,
-    /// Why, where there is a reason.
+    /// Reason of the event, if there is one.
     pub reason: Option<String>,
-    /// Events before this one that were left out, because they were not read fast enough.
+    /// Events lost before this one, because they were not read fast enough.
     pub missed: u64,
 }
 
-/// The link's side of a [`super::Watch`].
+/// The link's end of a [`super::Watch`].
 pub(super) struct Watcher {
     events: mpsc::Sender<ChannelEvent>,
     end: Arc<Mutex<Option<Error>>>,
     missed: u64,
-    /// The gateway was asked over this connection.
+    /// Requested on this connection.
     pub is_requested: bool,
 }
 
 impl Watcher {
-    /// With the reader's ends: the events, and why they are over.
+    /// Also returns the reader's ends: the events and the reason of their end.
     pub(super) fn new(buffer: usize) -> (Self, mpsc::Receiver<ChannelEvent>, Arc<Mutex<Option<Error>>>) {
         let (sender, events) = mpsc::channel(buffer);
         let end = Arc::new(Mutex::new(None));

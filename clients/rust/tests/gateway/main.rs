@@ -1,4 +1,4 @@
-//! The client against the real gateway.
+//! The client against a real gateway.
 
 mod publishing;
 mod readme;

@@ -1,4 +1,4 @@
-//! One, many and streams, and what is refused.
+//! Single publications, batches, streams and refusals.
 
 use futures_util::future::join_all;
 use lastmile_client::{Client, Options, Payload, Publisher, StreamOptions, SubscribeOptions, TokenSource};
@@ -41,9 +41,13 @@ async fn batch_has_one_answer_per_message() {
     let raw = serde_json::value::RawValue::from_string("[1,\n2]".to_owned()).unwrap();
     let answers = publisher.publish_many("open.many", [json!(1), json!("a\nb")]).await.unwrap();
     assert_eq!(answers.iter().map(|one| one.as_ref().unwrap().position.offset).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(publisher.publish_many("open.many", [raw]).await.unwrap().len(), 1, "a line end is no second message");
+    assert_eq!(
+        publisher.publish_many("open.many", [raw]).await.unwrap().len(),
+        1,
+        "a line end does not split a message"
+    );
     assert!(publisher.publish_many("open.many", [0; 0]).await.unwrap().is_empty());
-    // The third is over the channel's limit.
+    // The third message exceeds the channel's limit.
     let answers = publisher.publish_many("small.x", [1, 2, 3]).await.unwrap();
     assert!(answers[0].is_ok() && answers[1].is_ok());
     assert!(!answers[2].as_ref().unwrap_err().temporary, "{answers:?}");
@@ -56,7 +60,7 @@ async fn stream_acknowledges_in_order() {
     let stream = publisher.stream(StreamOptions { window: 50, ..StreamOptions::default() }).await.unwrap();
     let mut waiting = Vec::new();
     for n in 0..2000 {
-        waiting.push(with_timeout("room", stream.publish("open.stream", &n)).await.unwrap());
+        waiting.push(with_timeout("window space", stream.publish("open.stream", &n)).await.unwrap());
     }
     let bytes = stream.publish_bytes("open.stream", vec![1, 2]).await.unwrap();
     with_timeout("the flush", stream.flush()).await.unwrap();
@@ -64,10 +68,10 @@ async fn stream_acknowledges_in_order() {
         assert_eq!(answer.unwrap().position.offset, n as u64 + 1);
     }
     assert_eq!(bytes.await.unwrap().position.offset, 2001);
-    // A refusal costs one message.
+    // A refusal affects one message only.
     let refused = stream.publish("closed.x", &1).await.unwrap().await.unwrap_err();
     assert_eq!((&*refused.code, refused.temporary), ("channel_forbidden", false));
-    // What is on its way when the stream is dropped is still sent.
+    // Pending messages of a dropped stream are still sent.
     let last = stream.publish("open.stream", &"last").await.unwrap();
     drop(stream);
     assert_eq!(with_timeout("the last one", last).await.unwrap().position.offset, 2002);
@@ -93,12 +97,12 @@ async fn refusals_have_codes() {
     assert_eq!((&*error.code, error.status, error.temporary), ("channel_forbidden", Some(403), false));
     let error = publisher.publish_with("open.x", "{", Options::default()).await.unwrap_err();
     assert_eq!(error.code, "malformed");
-    let stranger = Publisher::connect(&gateway.publish, gateway.unknown_key()).unwrap();
-    assert_eq!(stranger.publish("open.x", &1).await.unwrap_err().code, "key_unknown");
-    let error = stranger.stream(StreamOptions::default()).await.unwrap_err();
+    let unknown = Publisher::connect(&gateway.publish, gateway.unknown_key()).unwrap();
+    assert_eq!(unknown.publish("open.x", &1).await.unwrap_err().code, "key_unknown");
+    let error = unknown.stream(StreamOptions::default()).await.unwrap_err();
     assert_eq!((&*error.code, error.status), ("key_unknown", Some(401)));
-    assert_eq!(stranger.replies().await.unwrap_err().code, "key_unknown");
-    let mut watch = stranger.watch("open.x").await.unwrap();
+    assert_eq!(unknown.replies().await.unwrap_err().code, "key_unknown");
+    let mut watch = unknown.watch("open.x").await.unwrap();
     assert_eq!(with_timeout("the end", watch.next()).await.unwrap().unwrap_err().code, "key_unknown");
     assert!(watch.next().await.is_none());
 }
@@ -106,10 +110,10 @@ async fn refusals_have_codes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreachable_gateway_is_retried() {
     let gateway = TestGateway::start();
-    // Nobody listens there.
-    let away = crate::support::with_fast_retries("http://127.0.0.1:1");
-    let away = away.with_retries_for(std::time::Duration::from_millis(200));
-    let publisher = Publisher::connect(away, gateway.key()).unwrap();
-    let error = with_timeout("the end of patience", publisher.publish("open.x", &1)).await.unwrap_err();
+    // No process listens on this port.
+    let unreachable = crate::support::with_fast_retries("http://127.0.0.1:1");
+    let unreachable = unreachable.with_retries_for(std::time::Duration::from_millis(200));
+    let publisher = Publisher::connect(unreachable, gateway.key()).unwrap();
+    let error = with_timeout("the end of the retries", publisher.publish("open.x", &1)).await.unwrap_err();
     assert_eq!((&*error.code, error.temporary), ("unreachable", true));
 }

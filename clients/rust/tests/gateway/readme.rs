@@ -1,4 +1,4 @@
-//! The examples of the README are these files, and run.
+//! Runs the README's examples, which are the files of `tests/readme`.
 
 use lastmile_client::{Client, Publisher, TokenSource};
 

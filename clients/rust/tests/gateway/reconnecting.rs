@@ -1,4 +1,4 @@
-//! Connections that break at random places.
+//! Connections that break after a random number of bytes.
 
 use std::sync::atomic::Ordering;
 
@@ -20,7 +20,7 @@ async fn reconnects_deliver_once_in_order() {
     let publisher = Publisher::connect(with_fast_retries(&publish), gateway.key()).unwrap();
     let publishing = tokio::spawn(async move {
         for n in 0..MESSAGES / 4 {
-            // One by one and many at once.
+            // Single publications and batches.
             publisher.publish("open.cuts", &(n * 4)).await.unwrap();
             let answers = publisher.publish_many("open.cuts", n * 4 + 1..n * 4 + 4).await.unwrap();
             assert!(answers.iter().all(Result::is_ok));
@@ -53,7 +53,7 @@ async fn stream_resends_or_reports_unknown_outcome() {
         let channel = format!("open.{resend}");
         let mut waiting = Vec::new();
         for n in 0..MESSAGES {
-            waiting.push(with_timeout("room", stream.publish(&channel, &n)).await.unwrap());
+            waiting.push(with_timeout("window space", stream.publish(&channel, &n)).await.unwrap());
         }
         with_timeout("the flush", stream.close()).await.unwrap();
         let mut unknown = Vec::new();
@@ -69,7 +69,7 @@ async fn stream_resends_or_reports_unknown_outcome() {
         let client = Client::connect(&gateway.public, TokenSource::anonymous()).unwrap();
         let options = SubscribeOptions { backlog: 5000, ..Default::default() };
         let mut subscription = client.subscribe(&channel, options).await.unwrap();
-        // Each that was acknowledged is there; the first time in its order.
+        // Every acknowledged message is there; first deliveries are in order.
         let mut expected = 0;
         while expected < MESSAGES {
             if unknown.contains(&expected) {

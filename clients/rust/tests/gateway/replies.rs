@@ -1,4 +1,4 @@
-//! Replies, answers, and who listens.
+//! Replies, answers and presence events.
 
 use lastmile_client::{Client, Event, Publisher, SubscribeOptions, TokenSource};
 use serde_json::{Value, json};
@@ -16,7 +16,9 @@ async fn reply_and_answer_round_trip() {
     let mut support = client.subscribe("support", SubscribeOptions::default()).await.unwrap().events();
     assert!(matches!(with_timeout("subscribed", support.next()).await, Some(Ok(Event::Subscribed { .. }))));
     let question = publisher.publish("support", &"Shall I?").await.unwrap();
-    let Some(Ok(Event::Publication(message))) = with_timeout("it", support.next()).await else { panic!("no message") };
+    let Some(Ok(Event::Publication(message))) = with_timeout("a message", support.next()).await else {
+        panic!("no message")
+    };
     assert_eq!(message.message_id, question.message_id);
 
     let yes = json!({"text": "yes"});
@@ -65,7 +67,7 @@ async fn watch_reports_presence_events() {
     let mut refused = publisher.watch("closed.x").await.unwrap();
     let error = with_timeout("the refusal", refused.next()).await.unwrap().unwrap_err();
     assert_eq!(error.code, "channel_forbidden");
-    // Who leaves may come back.
+    // A channel can be watched again.
     drop(watch);
     let mut watch = publisher.watch("support").await.unwrap();
     assert_eq!(with_timeout("watching", watch.next()).await.unwrap().unwrap().event, "watching");

@@ -1,4 +1,4 @@
-//! Subscriptions: who may, what is told, how they end.
+//! Subscriptions: authorization, gaps, backpressure, end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,22 +17,22 @@ async fn token_grants_restricted_channel() {
     assert!(matches!(subscribed, Event::Subscribed { .. }), "{subscribed:?}");
     assert_eq!(*client.state().borrow(), State::Connected);
     publisher.publish("members.news", &1).await.unwrap();
-    assert!(matches!(with_timeout("it", members.next()).await, Some(Ok(Event::Publication(_)))));
+    assert!(matches!(with_timeout("an event", members.next()).await, Some(Ok(Event::Publication(_)))));
     let again = client.subscribe("members.news", SubscribeOptions::default()).await.unwrap_err();
     assert_eq!(again.code, "already_subscribed");
-    // Left, and come back to.
+    // A dropped subscription can be opened again.
     drop(members);
     let mut members =
         client.subscribe("members.news", SubscribeOptions { backlog: 1, ..Default::default() }).await.unwrap();
-    assert_eq!(with_timeout("it", members.next()).await.unwrap().unwrap().json::<u32>().unwrap(), 1);
+    assert_eq!(with_timeout("an event", members.next()).await.unwrap().unwrap().json::<u32>().unwrap(), 1);
 
-    let nobody = Client::connect(&gateway.public, TokenSource::anonymous()).unwrap();
-    let mut closed = nobody.subscribe("members.news", SubscribeOptions::default()).await.unwrap();
+    let anonymous = Client::connect(&gateway.public, TokenSource::anonymous()).unwrap();
+    let mut closed = anonymous.subscribe("members.news", SubscribeOptions::default()).await.unwrap();
     let error = with_timeout("the refusal", closed.next()).await.unwrap().unwrap_err();
     assert!(!error.temporary && error.code != "connection_lost", "{error:?}");
     assert!(closed.next().await.is_none());
-    // The connection stays.
-    let mut open = nobody.subscribe("open.x", SubscribeOptions::default()).await.unwrap().events();
+    // The refusal does not close the connection.
+    let mut open = anonymous.subscribe("open.x", SubscribeOptions::default()).await.unwrap().events();
     assert!(matches!(with_timeout("subscribed", open.next()).await, Some(Ok(Event::Subscribed { .. }))));
 }
 
@@ -47,7 +47,7 @@ async fn invalid_token_ends_client() {
     assert_eq!(error.code, "unauthenticated");
     assert!(matches!(&*client.state().borrow(), State::Failed(_)));
 
-    let source = TokenSource::function(async || Err(Error::new("signed_out", "nobody is there")));
+    let source = TokenSource::function(async || Err(Error::new("signed_out", "signed out")));
     let client = Client::connect(&gateway.public, source).unwrap();
     let mut subscription = client.subscribe("open.x", SubscribeOptions::default()).await.unwrap();
     assert_eq!(with_timeout("the end", subscription.next()).await.unwrap().unwrap_err().code, "signed_out");
@@ -56,7 +56,7 @@ async fn invalid_token_ends_client() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn token_is_refreshed_before_expiry() {
     let gateway = TestGateway::start();
-    // Made before, because that takes a while on a busy machine.
+    // Made first, because it takes a while on a busy machine.
     let later = gateway.token("alice", "1h");
     let first = gateway.token("alice", "8s");
     let asked = Arc::new(AtomicUsize::new(0));
@@ -70,7 +70,7 @@ async fn token_is_refreshed_before_expiry() {
     assert!(matches!(with_timeout("subscribed", events.next()).await, Some(Ok(Event::Subscribed { .. }))));
     let mut state = client.state();
     state.mark_unchanged();
-    // Over the end of the first token the connection stays as it is.
+    // The connection survives the expiry of the first token.
     tokio::time::sleep(std::time::Duration::from_secs(10)).await;
     assert!(!state.has_changed().unwrap(), "{:?}", state.borrow());
     assert_eq!(asked.load(Ordering::SeqCst), 2);
@@ -100,7 +100,10 @@ async fn resume_reports_gap() {
     let position = events.position().unwrap().clone();
     drop(events);
     let mut events = client.subscribe("short.x", since(position)).await.unwrap().events();
-    assert!(matches!(with_timeout("it", events.next()).await, Some(Ok(Event::Subscribed { recovered: true, .. }))));
+    assert!(matches!(
+        with_timeout("an event", events.next()).await,
+        Some(Ok(Event::Subscribed { recovered: true, .. }))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,7 +113,7 @@ async fn slow_reader_pauses_without_loss() {
     let client = Client::connect(&gateway.public, TokenSource::anonymous()).unwrap();
     let options = SubscribeOptions { buffer: 10, ..Default::default() };
     let mut slow = client.subscribe("open.slow", options).await.unwrap().events();
-    assert!(matches!(with_timeout("it", slow.next()).await, Some(Ok(Event::Subscribed { .. }))));
+    assert!(matches!(with_timeout("an event", slow.next()).await, Some(Ok(Event::Subscribed { .. }))));
     for batch in 0..4 {
         publisher.publish_many("open.slow", batch * 500..(batch + 1) * 500).await.unwrap();
     }

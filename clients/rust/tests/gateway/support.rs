@@ -1,4 +1,4 @@
-//! A real gateway beside the tests, and a proxy that cuts.
+//! Starts a gateway for the tests, and a proxy that breaks connections.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -11,12 +11,12 @@ use lastmile_client::{Gateway, Key};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Longer than anything takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const ISSUER: &str = "https://app.example";
 
-/// Channels for anyone, `members.*` for tokens, `support` with replies, and a publisher that may use them all.
+/// `open.*` for anyone, `members.*` for tokens, `support` with replies, and a publisher for all channels.
 const CONFIG: &str = r#"
 [listeners]
 public = { address = "127.0.0.1:0", roles = ["subscribe"] }
@@ -49,7 +49,7 @@ replies = true
 backlog_messages = 10
 "#;
 
-/// `lastmile serve` in a folder of its own.
+/// `lastmile serve` in its own folder.
 pub struct TestGateway {
     child: Child,
     folder: PathBuf,
@@ -62,7 +62,7 @@ impl TestGateway {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("lastmile-client-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
-        // What a process with this number left when it was killed.
+        // A killed process with the same id may have left one.
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let run = |args: &[&str]| {
@@ -84,13 +84,13 @@ impl TestGateway {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut urls = BTreeMap::new();
         while urls.len() < 2 {
-            let line = lines.next().expect("it listens").unwrap();
+            let line = lines.next().expect("a line of the log").unwrap();
             let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
             if let (Some(name), Some(address)) = (line["listener"].as_str(), line["address"].as_str()) {
                 urls.insert(name.to_owned(), format!("http://{address}"));
             }
         }
-        // Its log is nobody's, and must not fill the pipe.
+        // An unread log would fill the pipe and block the gateway.
         std::thread::spawn(move || lines.for_each(drop));
         let [public, publish] = ["public", "publish"].map(|name| urls[name].clone());
         Self { child, folder, public, publish }
@@ -104,14 +104,14 @@ impl TestGateway {
         self.folder.join("p.key").display().to_string()
     }
 
-    /// A token of `subject`, good for a while like `1h`.
+    /// Makes a token of `subject` with a lifetime such as `1h`.
     pub fn token(&self, subject: &str, expires: &str) -> String {
         let args = ["token", "--key", "app.key", "--issuer", ISSUER, "--subject", subject, "--expires", expires];
         let output = program().args(args).current_dir(&self.folder).output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// A key that is on no whitelist.
+    /// A key that is not on the whitelist.
     pub fn unknown_key(&self) -> Key {
         Key::from_file(self.folder.join("app.key")).unwrap()
     }
@@ -125,11 +125,11 @@ impl Drop for TestGateway {
     }
 }
 
-/// The gateway's program: `LASTMILE`, or what `cargo build` makes.
+/// The gateway's program: `LASTMILE`, or the debug build.
 fn program() -> Command {
     let built = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/lastmile");
     let program = std::env::var_os("LASTMILE").map_or(built, PathBuf::from);
-    assert!(program.exists(), "there is no {}; `cargo build` makes it, or say LASTMILE", program.display());
+    assert!(program.exists(), "{} is missing: run `cargo build` or set LASTMILE", program.display());
     let mut command = Command::new(program.canonicalize().unwrap());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LASTMILE_") {
@@ -139,12 +139,12 @@ fn program() -> Command {
     command
 }
 
-/// A gateway at this URL, tried again quickly.
+/// A gateway with a short backoff.
 pub fn with_fast_retries(url: &str) -> Gateway {
     Gateway::new(url).unwrap().with_backoff(Duration::from_millis(5), Duration::from_millis(50))
 }
 
-/// Passes connections on, each for a random number of bytes only. Gives its URL and how often it cut.
+/// Forwards connections and breaks each after a random number of bytes. Returns its URL and the number of breaks.
 pub async fn start_cutting_proxy(upstream: &str, up_to: u64) -> (String, &'static AtomicUsize) {
     let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -161,7 +161,7 @@ pub async fn start_cutting_proxy(upstream: &str, up_to: u64) -> (String, &'stati
                 }
                 let ((mut from_client, mut to_client), (mut from_gateway, mut to_gateway)) =
                     (client.into_split(), gateway.into_split());
-                // The ends are dropped with whichever direction is over first.
+                // Both ends are dropped once one direction ends.
                 tokio::select! {
                     _ = pass(&mut from_client, &mut to_gateway, random(up_to)) => {}
                     _ = pass(&mut from_gateway, &mut to_client, random(up_to)) => {}
@@ -195,7 +195,7 @@ fn random(up_to: u64) -> u64 {
     1500 + getrandom::u64().unwrap() % up_to
 }
 
-/// Waits for something that must come.
+/// Fails the test if the future takes too long.
 pub async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("{what} did not come"))
+    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("timeout: {what}"))
 }

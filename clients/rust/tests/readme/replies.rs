@@ -3,9 +3,9 @@ use serde_json::{Value, json};
 
 pub async fn answer_one(publisher: &Publisher) -> Result<(), Error> {
     let mut replies = publisher.replies().await?;
-    publisher.publish("support", &"Anybody there?").await?;
+    publisher.publish("support", &"Is this a good time?").await?;
     if let Some(reply) = replies.next().await {
-        println!("{:?} says {}", reply.principal(), reply.data());
+        println!("{:?} replied {}", reply.principal(), reply.data());
         reply.answer(&json!({"ticket": 17})).await?; // or `reply.received()`
     }
     Ok(())

@@ -4,7 +4,7 @@ pub fn connect(url: &str) -> Result<Client, Error> {
     let source = TokenSource::function(|| async {
         match tokio::fs::read_to_string("alice.token").await {
             Ok(token) => Ok(token.trim().to_owned()),
-            // Not temporary: the client stops instead of asking again.
+            // An error that is not temporary ends the client.
             Err(error) => Err(Error::new("signed_out", error.to_string())),
         }
     });
