@@ -94,8 +94,9 @@ class Run:
 
     async def return_all_home(self):
         """Reconnects all clients to their initial nodes."""
-        await asyncio.gather(*(one.return_home() for one in [*self.subscribers, *self.publishers]))
-        is_home = lambda: all(one.node_index == one.home_node and not one.is_returning_home for one in [*self.subscribers, *self.publishers])
+        clients = [*self.subscribers, *self.publishers]
+        await asyncio.gather(*(one.return_home() for one in clients))
+        is_home = lambda: all(one.node_index == one.home_node and not one.is_returning_home for one in clients)
         await self.until("all clients on their initial nodes", is_home, self.reconnect_timeout_secs)
         await self.all_connected(self.reconnect_timeout_secs)
         await self.wait_for_acks()
