@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 #[path = "common/ports.rs"]
 mod ports;
 
-/// Ends a command that the walk left running.
+/// A command that the walk leaves running. Dropping it ends the command.
 struct Running(Child);
 
 impl Drop for Running {
@@ -18,13 +18,13 @@ impl Drop for Running {
     }
 }
 
-/// A directory of this test alone.
+/// The directory of this test.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
         let path = std::env::temp_dir().join(format!("lastmile-readme-{}", std::process::id()));
-        // What a process with this number left when it was killed.
+        // Left by a killed process with the same id.
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -45,7 +45,7 @@ impl Folder {
         out.into_owned()
     }
 
-    /// The one command that is left is the shell itself, so that it can be ended.
+    /// `exec` replaces the shell, so that ending the child ends the command.
     fn start(&self, lines: &str) -> Running {
         let lines = lines.trim().replace("lastmile ", &format!("exec '{}' ", env!("CARGO_BIN_EXE_lastmile")));
         Running(self.shell(&lines).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
@@ -58,7 +58,7 @@ impl Drop for Folder {
     }
 }
 
-/// The fenced blocks of the section, without the indentation of its list.
+/// The fenced blocks of a section, without the indentation of its list.
 fn blocks(readme: &str, section: &str, language: &str) -> Vec<String> {
     let section = readme.split(section).nth(1).unwrap().split("\n## ").next().unwrap();
     let fence = format!("```{language}\n");
@@ -78,9 +78,11 @@ fn ten_minutes_from_a_key_to_a_message() {
     let section = "## Ten minutes";
     let shell = blocks(&readme, section, "sh");
     let [_build, keygen, issuer, check_and_serve, subscribe, publish] = &shell[..] else {
-        panic!("the walk has other steps than this test: {shell:#?}");
+        panic!("the walk has different steps than this test: {shell:#?}");
     };
-    let [toml] = &blocks(&readme, section, "toml")[..] else { panic!("the walk has one configuration") };
+    let [toml] = &blocks(&readme, section, "toml")[..] else {
+        panic!("the walk does not have exactly one configuration")
+    };
 
     let folder = Folder::new();
     let printed = folder.run(keygen);
@@ -106,7 +108,7 @@ fn ten_minutes_from_a_key_to_a_message() {
         assert!(Instant::now() < deadline, "the gateway is not ready");
     }
 
-    // The subscriber asks for the backlog, so it does not matter who is first.
+    // The subscriber asks for the backlog, so the order of the two commands does not matter.
     let token = subscribe.trim().rsplit_once('\n').unwrap();
     let listen = format!("{} --backlog 10 --count 1", moved(token.1));
     let minted = folder.run(&format!("{}\necho \"$LASTMILE_TOKEN\"", token.0));

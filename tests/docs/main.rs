@@ -1,0 +1,7 @@
+//! The documents: their rules, links, examples, and tables that agree with the code.
+
+mod examples;
+mod links;
+mod markdown;
+mod style;
+mod tables;
