@@ -1,57 +1,57 @@
-// What the tests with boxes in between have in common: listeners in Node and in Chromium, and publications.
+// Recording clients in Node and in Chromium, and numbered publications.
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { connect } from "../../clients/js/dist/client.js";
-import { openBrowser } from "../../clients/js/tests/support/chromium.mjs";
-import { listen } from "./recording_client.mjs";
+import { launchChromium, newContext } from "../../clients/js/tests/support/chromium.mjs";
+import { range } from "../../clients/js/tests/support/collect.mjs";
+import { record } from "./recording_client.mjs";
 
+export { range } from "../../clients/js/tests/support/collect.mjs";
 export { Gateway } from "../../clients/js/tests/support/gateway.mjs";
-export { pause, until } from "../../clients/js/tests/support/wait.mjs";
+export { sleep, waitFor } from "../../clients/js/tests/support/wait.mjs";
 
-// The packages of the client's tests do for these.
+// Resolved from the client's own tests, so that this folder needs no packages.
 const require = createRequire(new URL("../../clients/js/package.json", import.meta.url));
 export const WebSocket = require("ws");
 
-export const range = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
-
-/** Messages that say which they are, of `bytes` each or of some random length. */
+/** Numbered publications with a text of `bytes`, or of a random length. */
 export const messages = (from, to, bytes) =>
   range(from, to).map((n) => ({ n, text: "x".repeat(bytes ?? Math.random() * 200) }));
 
-/** Each has `listen(url, channel, options)`, which gives `{ seen(), close() }`, and `close()`. */
-export const listeners = { Node: openNode, Chromium: openChromium };
+/** Each function returns `record(url, channel, options)`, with the result `{ events(), close() }`, and `close()`. */
+export const runtimes = { Node: openNode, Chromium: openChromium };
 
 export async function openNode() {
   return {
-    async listen(url, channel, options) {
-      const seen = await listen(connect, url, channel, { WebSocket, ...options });
-      return { seen: async () => seen, close: async () => seen.client.close() };
+    async record(url, channel, options) {
+      const events = await record(connect, url, channel, { WebSocket, ...options });
+      return { events: async () => events, close: async () => events.client.close() };
     },
     async close() {},
   };
 }
 
-/** `site.url` is the origin of the pages. */
 async function openChromium(site) {
-  const browser = await openBrowser();
+  const browser = await launchChromium();
+  const context = await newContext(browser);
   return {
-    async listen(url, channel, options) {
-      const page = await browser.newPage();
+    async record(url, channel, options) {
+      const page = await context.newPage();
       await page.goto(site.url);
       await page.evaluate(async ([url, channel, options]) => {
         const { connect } = await import("/client.js");
-        const { listen } = await import("/recording_client.mjs");
-        window.seen = await listen(connect, url, channel, options);
+        const { record } = await import("/recording_client.mjs");
+        window.events = await record(connect, url, channel, options);
       }, [url, channel, options]);
-      const seen = () => page.evaluate(() => ({ ...window.seen, client: undefined }));
-      return { seen, close: () => page.close() };
+      const events = () => page.evaluate(() => ({ ...window.events, client: undefined }));
+      return { events, close: () => page.close() };
     },
     close: () => browser.close(),
   };
 }
 
-/** The pages' own server, of another origin than any box. */
+/** A server for the pages. Its origin differs from the gateway's and all proxies'. */
 export async function openSite() {
   const files = {
     "/client.js": await readFile(new URL("../../clients/js/dist/client.js", import.meta.url)),

@@ -1,4 +1,4 @@
-// What npm would publish: small, whole, typed, and as its README says.
+// The package as npm publishes it: its size, files, types and README examples.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 import { Gateway } from "./support/gateway.mjs";
-import { pause, until } from "./support/wait.mjs";
+import { sleep, waitFor } from "./support/wait.mjs";
 
 const run = promisify(execFile);
 const root = new URL("..", import.meta.url).pathname;
@@ -25,24 +25,27 @@ after(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-test("it is smaller than 10 KB minified and gzipped, and needs nothing else", async () => {
+test("bundle below 10 KB and no dependencies", async () => {
   const size = gzipSync(await readFile(`${root}dist/client.js`), { level: 9 }).length;
   assert.ok(size < 10_000, `${size} bytes`);
   const { dependencies, peerDependencies } = JSON.parse(await readFile(`${root}package.json`));
   assert.deepEqual([dependencies, peerDependencies], [undefined, undefined]);
 });
 
-test("the bundle is what its source makes", () => run("node", ["build.mjs", "--check"], { cwd: root }));
+test("the bundle is up to date", () => run("node", ["build.mjs", "--check"], { cwd: root }));
 
-test("the packed package has all that it names, and works and has types where it is installed", async (t) => {
-  // Whatever the home is like, and without a look for a newer npm.
+test("the packed package installs, types and runs", async (t) => {
+  // Independent of the home folder, and without a check for a newer npm.
   const env = { ...process.env, npm_config_cache: join(folder, "npm"), npm_config_update_notifier: "false" };
   const { stdout } = await run("npm", ["pack", "--json", "--pack-destination", folder], { cwd: root, env });
   const [{ filename, files }] = JSON.parse(stdout.slice(stdout.indexOf("[\n")));
   const names = files.map(({ path }) => path);
   const { exports } = JSON.parse(await readFile(`${root}package.json`));
-  for (const path of [...Object.values(exports["."]), "README.md"]) assert.ok(names.includes(path.replace("./", "")), path);
-  assert.deepEqual(names.filter((name) => !/^(package\.json|README\.md|dist\/client\.js|dist\/types\/.*\.d\.ts)$/.test(name)), []);
+  for (const path of [...Object.values(exports["."]), "README.md"]) {
+    assert.ok(names.includes(path.replace("./", "")), path);
+  }
+  const isExpected = (name) => /^(package\.json|README\.md|dist\/client\.js|dist\/types\/.*\.d\.ts)$/.test(name);
+  assert.deepEqual(names.filter((name) => !isExpected(name)), []);
 
   const home = join(folder, "node_modules/@lastmile/client");
   await mkdir(home, { recursive: true });
@@ -54,48 +57,54 @@ test("the packed package has all that it names, and works and has types where it
     prices.on("message", (publication: Publication<{ usd: number }>) => publication.data.usd.toFixed());
     prices.on("gap", ({ after }) => after.offset);
     client.on("state", ({ error }: { error?: LastmileError }) => error?.temporary);
-    // @ts-expect-error there is no such event
+    // @ts-expect-error no such event
     prices.on("mesage", () => {});
   `);
   const options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"];
   await run(`${root}node_modules/.bin/tsc`, [...options, join(folder, "use.mts")], { cwd: folder });
 
-  const examples = (await readFile(`${root}README.md`, "utf8")).split("```js\n").slice(1).map((rest) => rest.split("```")[0]);
+  const readme = await readFile(`${root}README.md`, "utf8");
+  const examples = readme.split("```js\n").slice(1).map((rest) => rest.split("```")[0]);
   assert.ok(examples.length >= 5);
   await symlink(join(root, "node_modules/ws"), join(folder, "node_modules/ws"));
   for (const [index, example] of examples.entries()) {
-    await t.test(`example ${index + 1} of the README runs`, () => runExample(index, example));
+    await t.test(`README example ${index + 1}`, () => runExample(index, example));
   }
 });
 
-/** Runs an example against the gateway of this test, with what its surroundings would have. */
+/** Runs an example against the gateway of this test, with a WebSocket and a token service. */
 async function runExample(index, example) {
   const file = join(folder, `example-${index}.mjs`);
   await writeFile(file, `import WebSocket from "ws";
 globalThis.WebSocket = WebSocket;
 const realFetch = fetch;
 const token = ${JSON.stringify(await gateway.token())};
-globalThis.fetch = (url, ...rest) => String(url).startsWith("https://app.") ? Promise.resolve(new Response(token)) : realFetch(url, ...rest);
+globalThis.fetch = async (url, ...rest) =>
+  String(url).startsWith("https://app.") ? new Response(token) : realFetch(url, ...rest);
 ${example.replaceAll("https://live.example.com", gateway.url)}`);
   const child = run("node", [file]);
-  // An example that fails does so before anybody waits for its end.
-  const end = child.catch(() => {});
+  // Handles a rejection that comes before the `await` at the end.
+  const exit = child.catch(() => {});
   let output = "";
   for (const stream of [child.child.stdout, child.child.stderr]) stream.on("data", (text) => (output += text));
-  const expected = { "prices.btc": "64000", 'subscribe("news")': "news!", "members.news": "hello", support: "17", Room: "p1" };
-  const wanted = Object.entries(expected).find(([part]) => example.includes(part))[1];
+  const outputs = {
+    "prices.btc": "64000", 'subscribe("news")': "news!", "members.news": "hello", support: "17", Room: "p1",
+  };
+  const expected = Object.entries(outputs).find(([part]) => example.includes(part))[1];
   const channel = example.match(/subscribe\("([^"]+)"/)?.[1];
-  const data = { "prices.btc": { usd: 64000, last: true }, news: "news!", "members.news": "hello", support: "a question" }[channel];
-  const answering = await gateway.answer(17);
+  const data = {
+    "prices.btc": { usd: 64000, last: true }, news: "news!", "members.news": "hello", support: "a question",
+  }[channel];
+  const publisher = await gateway.answerReplies(17);
   try {
-    await until(async () => {
-      if (output.includes(wanted)) return true;
+    await waitFor(async () => {
+      if (output.includes(expected)) return true;
       if (channel) await gateway.publish(channel, data);
-      await pause(200);
-    }, () => `example ${index + 1}, which said: ${output}`);
+      await sleep(200);
+    }, () => `example ${index + 1}, its output: ${output}`);
   } finally {
     child.child.kill();
-    answering.close();
-    await end;
+    publisher.close();
+    await exit;
   }
 }

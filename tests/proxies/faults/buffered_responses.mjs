@@ -1,19 +1,19 @@
-// A proxy that holds an answer's body until it ends or there are 64 KiB of it, and then until the next 64 KiB.
-import { listenHttp } from "../lib/http_proxy.mjs";
+// A proxy that buffers a response body until it ends, in blocks of 64 KiB.
+import { openHttpProxy } from "../lib/http_proxy.mjs";
 
-const HELD = 64 * 1024;
+const BUFFER_BYTES = 64 * 1024;
 
-export const buffers = (port) => listenHttp(port, (from, to) => {
-  let held = [], length = 0;
-  const pass = () => {
-    to.write(Buffer.concat(held));
-    held = [];
+export const bufferResponses = (port) => openHttpProxy(port, (from, to) => {
+  let chunks = [], length = 0;
+  const flush = () => {
+    to.write(Buffer.concat(chunks));
+    chunks = [];
     length = 0;
   };
   from.on("data", (chunk) => {
-    held.push(chunk);
+    chunks.push(chunk);
     length += chunk.length;
-    if (length >= HELD) pass();
+    if (length >= BUFFER_BYTES) flush();
   });
-  from.on("end", () => (pass(), to.end()));
+  from.on("end", () => (flush(), to.end()));
 });

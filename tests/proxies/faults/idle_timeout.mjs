@@ -1,20 +1,22 @@
-// A box that forgets connections on which nothing goes either way for a while. `idle` counts them.
-import { join, listenTcp } from "../lib/tcp_proxy.mjs";
+// A proxy that resets idle connections. `timeouts` counts them.
+import { forward, openTcpProxy } from "../../../clients/js/tests/support/tcp_proxy.mjs";
 
-export async function cutsIdle(port, idleMs) {
-  const box = await listenTcp(port, (pair) => {
+export async function resetIdle(port, idleMs) {
+  const proxy = await openTcpProxy(port, (pair) => {
     let timer;
-    const heard = () => {
+    const restartTimer = () => {
       clearTimeout(timer);
       timer = setTimeout(() => {
-        box.idle += 1;
+        proxy.timeouts += 1;
         pair.reset();
       }, idleMs);
     };
-    heard();
-    for (const socket of [pair.client, pair.upstream]) socket.on("data", heard).on("close", () => clearTimeout(timer));
-    join(pair);
+    restartTimer();
+    for (const socket of [pair.client, pair.upstream]) {
+      socket.on("data", restartTimer).on("close", () => clearTimeout(timer));
+    }
+    forward(pair);
   });
-  box.idle = 0;
-  return box;
+  proxy.timeouts = 0;
+  return proxy;
 }

@@ -1,44 +1,44 @@
-// A network where a connection may be overtaken: each second one is accepted at once, but reaches the gateway after the
-// one that was made later, or after a while. What goes through is late as well, and connections do not last.
+// A network that reorders and delays connections. Every second connection reaches the gateway after the next one, or
+// after `OVERTAKE_TIMEOUT_MS`. All bytes are delayed and connections end early. `reordered` counts overtaken ones.
 import { PassThrough } from "node:stream";
-import { setTimeout as pause } from "node:timers/promises";
-import { listenTcp } from "../lib/tcp_proxy.mjs";
+import { openTcpProxy } from "../../../clients/js/tests/support/tcp_proxy.mjs";
+import { sleep } from "../../../clients/js/tests/support/wait.mjs";
 
-const OVERTAKE_MS = 300;
-const LATE_MS = 30;
-const LIFE_MS = 700;
+const OVERTAKE_TIMEOUT_MS = 300;
+const MAX_DELAY_MS = 30;
+const MEAN_LIFETIME_MS = 700;
 
-export async function reorders(port) {
-  let overtaken;
-  const box = await listenTcp(port, (pair) => {
+export async function reorderConnections(port) {
+  let startHeld;
+  const proxy = await openTcpProxy(port, (pair) => {
     const { number, client, upstream } = pair;
-    const go = () => {
-      late(client, upstream);
-      late(upstream, client);
-      setTimeout(pair.close, LIFE_MS * (0.5 + Math.random()));
+    const start = () => {
+      forwardDelayed(client, upstream);
+      forwardDelayed(upstream, client);
+      setTimeout(pair.close, MEAN_LIFETIME_MS * (0.5 + Math.random()));
     };
     if (number % 2) {
-      const timer = setTimeout(() => overtaken?.(), OVERTAKE_MS);
-      overtaken = () => {
-        overtaken = undefined;
+      const timer = setTimeout(() => startHeld?.(), OVERTAKE_TIMEOUT_MS);
+      startHeld = () => {
+        startHeld = undefined;
         clearTimeout(timer);
-        box.overtaken += 1;
-        go();
+        proxy.reordered += 1;
+        start();
       };
     } else {
-      go();
-      setTimeout(() => overtaken?.(), LATE_MS);
+      start();
+      setTimeout(() => startHeld?.(), MAX_DELAY_MS);
     }
   });
-  box.overtaken = 0;
-  return box;
+  proxy.reordered = 0;
+  return proxy;
 }
 
-/** Bytes in their order, each a while after it came. */
-async function late(from, to) {
+/** Forwards bytes in order, each chunk after a random delay. */
+async function forwardDelayed(from, to) {
   const through = from.pipe(new PassThrough({ highWaterMark: 1 << 20 }));
   for await (const chunk of through) {
-    await pause(Math.random() * LATE_MS);
+    await sleep(Math.random() * MAX_DELAY_MS);
     if (to.destroyed) return;
     to.write(chunk);
   }

@@ -1,9 +1,9 @@
-// A firewall that lets a WebSocket begin, looks at it for 200 ms and resets it. Other HTTP goes through.
-import { join, listenTcp } from "../lib/tcp_proxy.mjs";
+// A firewall that accepts a WebSocket upgrade and resets the connection after 200 ms. Other HTTP passes.
+import { forward, openTcpProxy } from "../../../clients/js/tests/support/tcp_proxy.mjs";
 
-export const cutsAfterUpgrade = (port) => listenTcp(port, (pair) => {
+export const resetAfterUpgrade = (port) => openTcpProxy(port, (pair) => {
   pair.upstream.once("data", (head) => {
     if (head.toString("latin1").startsWith("HTTP/1.1 101")) setTimeout(pair.reset, 200);
   });
-  join(pair);
+  forward(pair);
 });

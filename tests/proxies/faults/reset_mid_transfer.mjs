@@ -1,24 +1,24 @@
-// Whenever it is armed, the next bytes that the gateway sends are handed on up to a random one of them, and then every
-// connection ends: some by a plain end, some by a reset.
-import { listenTcp } from "../lib/tcp_proxy.mjs";
+// A proxy that cuts the gateway's output at a random byte. Each increment of `armed` cuts once: the next chunk is
+// passed on in part, then all connections end with a FIN or a reset. `cutCount` counts the cuts.
+import { openTcpProxy } from "../../../clients/js/tests/support/tcp_proxy.mjs";
 
-export async function cutsMidway(port) {
-  const box = await listenTcp(port, ({ client, upstream }) => {
+export async function cutMidTransfer(port) {
+  const proxy = await openTcpProxy(port, ({ client, upstream }) => {
     let isCut = false;
     client.pipe(upstream);
     upstream.on("data", (chunk) => {
       if (isCut) return;
-      isCut = box.cutCount < box.armed;
+      isCut = proxy.cutCount < proxy.armed;
       const end = isCut ? Math.floor(Math.random() * chunk.length) : chunk.length;
       const isFull = !client.write(chunk.subarray(0, end));
       if (isCut) {
-        box.cutCount += 1;
-        box.cut(Math.random() < 0.5 ? "close" : "reset");
+        proxy.cutCount += 1;
+        proxy.disconnectAll(Math.random() < 0.5 ? "close" : "reset");
       } else if (isFull) {
         upstream.pause();
         client.once("drain", () => upstream.resume());
       }
     });
   });
-  return Object.assign(box, { armed: 0, cutCount: 0 });
+  return Object.assign(proxy, { armed: 0, cutCount: 0 });
 }

@@ -1,9 +1,9 @@
-// A reader that stops reading: what the server sends stays where it is until it goes on.
-import { join, listenTcp } from "../lib/tcp_proxy.mjs";
+// A connection whose reader stops: the gateway's output stays in its buffers until `resume`.
+import { forward, openTcpProxy } from "../../../clients/js/tests/support/tcp_proxy.mjs";
 
-export async function stalls(port) {
-  const box = await listenTcp(port);
-  box.stall = () => box.pairs.forEach(({ client, upstream }) => (upstream.unpipe(client), upstream.pause()));
-  box.goOn = () => box.pairs.forEach(join);
-  return box;
+export async function openStallingProxy(port) {
+  const proxy = await openTcpProxy(port);
+  proxy.stall = () => proxy.pairs.forEach(({ client, upstream }) => (upstream.unpipe(client), upstream.pause()));
+  proxy.resume = () => proxy.pairs.forEach(forward);
+  return proxy;
 }

@@ -1,65 +1,68 @@
-// A listener as plain as it gets: it reads what a server sends and keeps the last place that it was given.
+// A minimal subscriber: reads the server's messages and keeps the last cursor, without a client library.
 import { readFile } from "node:fs/promises";
-import { pause, until } from "../support.mjs";
+import { sleep, waitFor } from "../support.mjs";
 
-/** In place of a number: a message that counts for nothing, and says by its arrival that what comes now is heard. */
+/** In place of a number: a message whose arrival shows that the subscription is live. It does not count. */
 export const PROBE = "probe";
 
-/** What the listeners of one subscriber got, over all its connections: it has `items`, a `place`, and was `told` of losses. */
+/** The messages of one subscriber over all its connections. */
 export class Subscriber {
-  items = [];
-  /** The channels of which a probe came. */
+  messages = [];
+  /** Channels whose probe has arrived. */
   probed = new Set();
-  place = undefined;
-  /** The last message's epoch and offset, where there are such. */
+  /** The server's resume token, as the server encodes it. */
+  cursor = undefined;
+  /** Epoch and offset of the last message, if the server has such. */
   position = undefined;
-  told = false;
-  /** What the server answered in place of a stream. */
-  refused = undefined;
+  isLossReported = false;
+  /** Status and problem if the server refused the request. */
+  refusal = undefined;
 
-  take({ item, place, position, told }) {
-    if (item?.n === PROBE) this.probed.add(item.channel);
-    else if (item !== undefined) this.items.push(item);
-    if (place !== undefined) this.place = place;
+  accept({ message, cursor, position, isLossReported }) {
+    if (message?.n === PROBE) this.probed.add(message.channel);
+    else if (message !== undefined) this.messages.push(message);
+    if (cursor !== undefined) this.cursor = cursor;
     if (position) {
-      // Offsets rise by one: who sees a jump knows what it means.
+      // Offsets rise by one, so a jump reports a loss.
       const { epoch, offset } = this.position ?? {};
-      if (epoch === position.epoch && position.offset > offset + 1) this.told = true;
+      if (epoch === position.epoch && position.offset > offset + 1) this.isLossReported = true;
       this.position = position;
     }
-    if (told) this.told = true;
+    if (isLossReported) this.isLossReported = true;
   }
 
-  has(number, channel = this.items[0]?.channel) {
-    return this.items.some((item) => item.n === number && item.channel === channel);
+  has(number, channel = this.messages[0]?.channel) {
+    return this.messages.some((message) => message.n === number && message.channel === channel);
   }
 
-  /** Until a message is there that must come. */
-  async hears(number, channels = [undefined]) {
-    await until(() => channels.every((channel) => this.has(number, channel)), () => `${number} of ${channels}`);
+  async waitForMessage(number, channels = [undefined]) {
+    const isComplete = () => channels.every((channel) => this.has(number, channel));
+    await waitFor(isComplete, () => `${number} of ${channels}`);
   }
 
-  /** Until so many items are there, or nothing came for a while: for what may be lost. */
-  async settle(count, patienceMs = 3000) {
-    for (let end = Date.now() + patienceMs, before = 0; Date.now() < end && this.items.length < count; await pause(20)) {
-      if (this.items.length > before) end = Date.now() + patienceMs;
-      before = this.items.length;
+  /** Waits for messages that may be lost: until there are `count`, or none arrived for `quietMs`. */
+  async settle(count, quietMs = 3000) {
+    let end = Date.now() + quietMs, before = 0;
+    while (Date.now() < end && this.messages.length < count) {
+      if (this.messages.length > before) end = Date.now() + quietMs;
+      before = this.messages.length;
+      await sleep(20);
     }
   }
 }
 
-/** Server-sent events until `close()` or the connection's end, which `ended` waits for. */
+/** Reads server-sent events until `close()` or the end of the connection. `ended` resolves then. */
 export async function readEvents(subscriber, url, headers, read) {
   const abort = new AbortController();
-  const ask = () => fetch(url, { headers: { accept: "text/event-stream", ...headers }, signal: abort.signal });
-  let response = await ask();
+  const request = () => fetch(url, { headers: { accept: "text/event-stream", ...headers }, signal: abort.signal });
+  let response = await request();
   for (let tries = 0; response.status === 503 && tries < 200; tries++) {
-    await pause(250);
-    response = await ask();
+    await sleep(250);
+    response = await request();
   }
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
-    subscriber.refused = [response.status, problem.type?.split("/").pop()].filter(Boolean).join(" ");
+    subscriber.refusal = [response.status, problem.type?.split("/").pop()].filter(Boolean).join(" ");
     return { close() {}, ended: Promise.resolve() };
   }
   const ended = (async () => {
@@ -70,24 +73,25 @@ export async function readEvents(subscriber, url, headers, read) {
       const blocks = text.split("\n\n");
       text = blocks.pop();
       for (const block of blocks) {
-        const event = Object.fromEntries(block.split("\n").map((line) => /^(\w*): ?(.*)$/.exec(line)?.slice(1) ?? ["", ""]));
-        if (event.data !== undefined) subscriber.take(read(event));
-        else if (event.id !== undefined) subscriber.take({ place: event.id });
+        const fields = block.split("\n").map((line) => /^(\w*): ?(.*)$/.exec(line)?.slice(1) ?? ["", ""]);
+        const event = Object.fromEntries(fields);
+        if (event.data !== undefined) subscriber.accept(read(event));
+        else if (event.id !== undefined) subscriber.accept({ cursor: event.id });
       }
     }
   })().catch(() => {});
   return { close: () => (abort.abort(), ended), ended };
 }
 
-/** Frames of a WebSocket that is open. */
+/** Reads the frames of a WebSocket. */
 export async function readFrames(subscriber, socket, read) {
-  socket.on("message", (data) => subscriber.take(read(data.toString())));
+  socket.on("message", (data) => subscriber.accept(read(data.toString())));
   await new Promise((done, failed) => socket.once("open", done).once("error", failed));
   return { close: () => new Promise((done) => (socket.once("close", done), socket.terminate())) };
 }
 
-/** Bytes that a process and its children hold, without the files that they are made of; what they
- * share counts for each that uses it. */
+/** Resident memory of a process and its children in bytes, without mapped files. Shared memory counts once for each
+ * process. */
 export async function memoryOf(pid) {
   const status = await readFile(`/proc/${pid}/status`, "utf8");
   const children = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8");

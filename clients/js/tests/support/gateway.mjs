@@ -1,25 +1,24 @@
-// A real gateway with a configuration of its own, in a folder that goes with it.
-import { execFile, spawn } from "node:child_process";
+// A real gateway with its own configuration, in a temporary folder.
+import { execFile } from "node:child_process";
 import { generateKeyPairSync } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import WebSocket from "ws";
-import { endsWithTests } from "./processes.mjs";
+import { stopProcess } from "./processes.mjs";
+import { lastmile, serve } from "./serve.mjs";
 import { Signer } from "./signer.mjs";
-
-export const lastmile = process.env.LASTMILE ?? new URL("../../../../target/debug/lastmile", import.meta.url).pathname;
 
 const run = promisify(execFile);
 
-/** Its variables are settings, and those of who runs the tests are not meant for it. */
-const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("LASTMILE_")));
 const pem = () => generateKeyPairSync("ed25519").privateKey.export({ format: "pem", type: "pkcs8" });
 
 export class Gateway {
-  static async start({ channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [], egress = 'egress = "none"' } = {}) {
+  /** `channels` has the settings of all channels except `members.*` and `bare.*`; `more` is added at the end. */
+  static async start({
+    channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [], egress = 'egress = "none"',
+  } = {}) {
     const gateway = new Gateway();
     gateway.folder = await mkdtemp(join(tmpdir(), "lastmile-js-"));
     gateway.signer = new Signer(pem());
@@ -32,7 +31,7 @@ export class Gateway {
 public = { address = "127.0.0.1:0", roles = ["subscribe", "pair"], origins = ${JSON.stringify(origins)} }
 publish = { address = "127.0.0.1:0", roles = ["publish"] }
 [publishers.market-data]
-key = "${gateway.signer.line}"
+key = "${gateway.signer.publicKeyLine}"
 channels = ["*"]
 [[issuers]]
 issuer = "https://app.example"
@@ -57,51 +56,41 @@ ${more}`);
     return gateway;
   }
 
-  /** Starts the process, also again after `stop`. */
+  /** Starts the process, also after `stop`. */
   async run() {
-    this.process = spawn(lastmile, ["serve", "--config", join(this.folder, "gateway.toml")], { env, stdio: ["ignore", "ignore", "pipe"] });
-    endsWithTests(this.process);
-    this.log = [];
-    const lines = createInterface({ input: this.process.stderr });
-    const urls = {};
-    await new Promise((ready, failed) => {
-      lines.on("line", (line) => {
-        this.log.push(line);
-        const found = line.includes("listening") && { listener: field(line, "listener"), address: field(line, "address") };
-        if (found) urls[found.listener] = `http://${found.address}`;
-        if (urls.public && urls.publish) ready();
-      });
-      this.process.once("close", () => failed(new Error(this.log.join("\n"))));
-    });
-    this.url = urls.public;
-    this.publishUrl = urls.publish;
+    const { process, log, urls } = await serve(join(this.folder, "gateway.toml"), ["public", "publish"]);
+    Object.assign(this, { process, log, url: urls.public, publishUrl: urls.publish });
     this.port = Number(new URL(this.url).port);
   }
 
-  async publish(channel, data, contentType = "application/json", more = {}) {
-    const isText = typeof data === "string" || data instanceof Uint8Array;
-    const body = contentType === "application/json" ? JSON.stringify(data) : isText ? data : data.map((one) => JSON.stringify(one)).join("\n");
-    const url = `${this.publishUrl}/v1/channels/${encodeURIComponent(channel)}/messages`;
-    return this.#send("POST", url, contentType, body, more);
+  /** Publishes `data` as JSON, or the body of another content type. */
+  publish(channel, data, contentType = "application/json", headers = {}) {
+    const body = contentType === "application/json" ? JSON.stringify(data) : data;
+    return this.#send("POST", `${this.#channelUrl(channel)}/messages`, contentType, body, headers);
   }
 
-  publishAll(channel, list) {
-    return this.publish(channel, list, "application/x-ndjson");
+  /** Publishes a batch of JSON publications in one request. */
+  publishBatch(channel, list) {
+    return this.publish(channel, list.map((data) => JSON.stringify(data)).join("\n"), "application/x-ndjson");
   }
 
   closeChannel(channel) {
-    return this.#send("DELETE", `${this.publishUrl}/v1/channels/${encodeURIComponent(channel)}`);
+    return this.#send("DELETE", this.#channelUrl(channel));
   }
 
-  async #send(method, url, contentType, body, more) {
-    const { headers } = this.signer.headers(method, url, contentType, body);
-    const response = await fetch(url, { method, headers: { ...headers, ...more }, body });
+  #channelUrl(channel) {
+    return `${this.publishUrl}/v1/channels/${encodeURIComponent(channel)}`;
+  }
+
+  async #send(method, url, contentType, body, headers = {}) {
+    const signature = this.signer.headers(method, url, contentType, body).headers;
+    const response = await fetch(url, { method, headers: { ...signature, ...headers }, body });
     if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
     return response.status === 204 ? undefined : response.json();
   }
 
-  /** A publisher's connection that answers every reply with `data`. */
-  async answer(data) {
+  /** Connects a publisher that answers every reply with `data`, and collects the replies. */
+  async answerReplies(data) {
     const url = `${this.publishUrl}/v1/publish`;
     const { headers } = this.signer.headers("GET", url);
     const socket = new WebSocket(url.replace("http", "ws"), "lastmile.v1", { headers });
@@ -123,19 +112,12 @@ ${more}`);
     return stdout.trim();
   }
 
-  async stop(signal = "SIGTERM") {
-    if (this.process.exitCode !== null || this.process.signalCode) return;
-    const ended = new Promise((done) => this.process.once("exit", done));
-    this.process.kill(signal);
-    await ended;
+  stop(signal) {
+    return stopProcess(this.process, signal);
   }
 
   async close() {
     await this.stop("SIGKILL");
     await rm(this.folder, { recursive: true, force: true });
   }
-}
-
-function field(line, name) {
-  return line.match(new RegExp(`"?${name}"?[:=]"?([^",}\\s]+)`))?.[1];
 }

@@ -1,21 +1,28 @@
-// What tests that start programs have in common.
+// Child processes that end with the tests, and free ports.
 import { createServer } from "node:net";
 
-// As a test that takes too long is stopped; without this there is no exit of its own.
+// The test runner stops a file that takes too long with a signal. Exit normally then, so that `exit` handlers run.
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
-const ends = new Map();
-process.once("exit", () => ends.forEach((end) => end()));
+const killers = new Map();
+process.once("exit", () => killers.forEach((kill) => kill()));
 
-/** Whoever stops the tests stops the program as well; with `end` where killing it alone is not enough. */
-export function endsWithTests(child, end = () => child.kill("SIGKILL")) {
-  ends.set(child, end);
-  child.once("exit", () => ends.delete(child));
+/** Kills `child` when the tests exit. `kill` replaces SIGKILL for processes with children of their own. */
+export function killOnExit(child, kill = () => child.kill("SIGKILL")) {
+  killers.set(child, kill);
+  child.once("exit", () => killers.delete(child));
   return child;
 }
 
-/** A port for a program whose port must be known before it listens. The system gives none of these to a connection that
- * goes out, so nobody has it meanwhile. */
+export async function stopProcess(child, signal = "SIGTERM") {
+  if (child.exitCode !== null || child.signalCode) return;
+  const exit = new Promise((done) => child.once("exit", done));
+  child.kill(signal);
+  await exit;
+}
+
+/** A port for a server whose port must be known before it starts. It is below the range of ephemeral ports, so no
+ * outgoing connection takes it in between. */
 export async function freePort() {
   for (;;) {
     const port = 11_000 + Math.floor(Math.random() * 19_000);

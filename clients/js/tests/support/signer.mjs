@@ -1,4 +1,4 @@
-// Signs requests of a publisher (RFC 9421, RFC 9530), written apart from the gateway's code.
+// Signs publish requests (RFC 9421, RFC 9530). Independent of the gateway's code; a unit test checks it by the vectors.
 import { createHash, createPrivateKey, createPublicKey, randomBytes, sign } from "node:crypto";
 
 export class Signer {
@@ -9,12 +9,13 @@ export class Signer {
     this.keyid = "SHA256:" + createHash("sha256").update(this.blob).digest("base64").replace(/=+$/, "");
   }
 
-  /** The line for the whitelist. */
-  get line() {
+  /** The public key as an OpenSSH line, for the whitelist. */
+  get publicKeyLine() {
     return `ssh-ed25519 ${this.blob.toString("base64")}`;
   }
 
-  headers(method, url, contentType, body, { created = Math.floor(Date.now() / 1000), nonce = randomBytes(16).toString("base64url") } = {}) {
+  /** Returns the signature headers of a request, and the signature base for the vectors. */
+  headers(method, url, contentType, body, { created = nowSecs(), nonce = randomBytes(16).toString("base64url") } = {}) {
     const [, authority, path, query] = url.match(/^https?:\/\/([^/?]*)([^?]*)(?:\?(.*))?$/s);
     const headers = {};
     const covered = [
@@ -27,14 +28,19 @@ export class Signer {
       covered.push(...Object.entries(headers));
     }
     const names = covered.map(([name]) => `"${name}"`).join(" ");
-    const parameters = `(${names});created=${created};nonce="${nonce}";keyid="${this.keyid}";alg="ed25519";tag="lastmile"`;
-    const base = [...covered, ["@signature-params", parameters]].map(([name, value]) => `"${name}": ${value}`).join("\n");
+    const fields = `created=${created};nonce="${nonce}";keyid="${this.keyid}";alg="ed25519";tag="lastmile"`;
+    const parameters = `(${names});${fields}`;
+    covered.push(["@signature-params", parameters]);
+    const base = covered.map(([name, value]) => `"${name}": ${value}`).join("\n");
     headers["signature-input"] = `lastmile=${parameters}`;
     headers.signature = `lastmile=:${sign(null, Buffer.from(base), this.key).toString("base64")}:`;
     return { headers, base };
   }
 }
 
+const nowSecs = () => Math.floor(Date.now() / 1000);
+
+/** The length prefix of an SSH string. */
 function length(part) {
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32BE(part.length);

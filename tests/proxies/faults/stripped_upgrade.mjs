@@ -1,2 +1,0 @@
-// A proxy that takes `Upgrade` and `Connection` away: the gateway sees a plain request.
-export { listenHttp as stripsUpgrade } from "../lib/http_proxy.mjs";
