@@ -164,7 +164,7 @@ fn the_unit_starts_and_reloads_as_the_program_does() {
 
 #[test]
 fn the_makefile_calls_what_exists() {
-    for file in ["tests/run", ".ci/run", "tests/browser/demo.mjs", "tests/browser/package.json"] {
+    for file in ["tests/run", ".ci/run", "tests/browser/demo.mjs"] {
         assert!(root().join(file).exists(), "{file}");
     }
     let makefile = read("Makefile");
