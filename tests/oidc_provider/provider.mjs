@@ -1,9 +1,13 @@
-// A real OpenID provider for the tests (npm oidc-provider): on loopback, with its development pages for login and consent.
+// An OpenID provider for tests (npm oidc-provider) on loopback, with its development pages for login and consent.
 //
-// CLIENTS (JSON, the provider's own words) says who may use it. It prints one line of JSON, {"issuer": …}, and is told
-// things at POST /control (JSON): {"rotate": true} new keys, the old one is still published · {"forget": true} the old
-// keys are gone · {"delay_ms": n} every answer waits · {"down": true} every answer is a 503 · {"access_secs": n} life of
-// access tokens from now on. GET /control counts the requests by path. Ends when its input ends.
+// CLIENTS has its clients, as JSON in the format of oidc-provider. It prints one line of JSON, {"issuer": …}, and
+// exits when its standard input ends. POST /control changes its behaviour, by a JSON object with these members:
+//   {"rotate": true}     new signing key; the previous one is still published
+//   {"forget": true}     new signing key; the previous ones are removed
+//   {"delay_ms": n}      delays every response
+//   {"down": true}       every response is a 503
+//   {"access_secs": n}   lifetime of new access tokens
+// GET /control returns the number of requests for each path.
 import { createServer } from "node:http";
 import { generateKeyPairSync, randomUUID } from "node:crypto";
 import Provider from "oidc-provider";
@@ -39,12 +43,12 @@ function newKey() {
   return { ...privateKey.export({ format: "jwk" }), use: "sig", alg: "ES256", kid: randomUUID() };
 }
 
-// Sessions and grants live on: the adapter's memory is the process's.
+// Sessions and grants survive a restart of the provider: its default adapter stores them in this process's memory.
 function start() {
   provider = new Provider(issuer(), {
     clients: clients.map((client) => ({ id_token_signed_response_alg: "ES256", ...client })),
     jwks: { keys },
-    // Its own one goes to no special address, and the gateway of a test is on loopback.
+    // The default refuses loopback addresses, where the gateway under test is.
     fetch: (url, { dispatcher: _guard, ...options }) => fetch(url, options),
     cookies: { keys: ["only a test"] },
     scopes: ["openid", "profile", "read"],

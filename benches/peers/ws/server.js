@@ -1,8 +1,8 @@
-// A server to compare with: npm `ws`, a simple broadcast. Speaks the same paths as the floor.
+// Reference server of the benchmarks: a plain broadcast with npm `ws`. Same paths as the `floor` server.
 import { WebSocketServer, WebSocket } from "ws";
 
 const port = Number(process.argv[2]);
-const listeners = new Set();
+const subscribers = new Set();
 const rooms = new Map();
 
 const server = new WebSocketServer({ host: "127.0.0.1", port, backlog: 4096, perMessageDeflate: false });
@@ -10,13 +10,13 @@ server.on("connection", (socket, request) => {
   socket.on("error", () => socket.terminate());
   if (request.url === "/pub") {
     socket.on("message", (data, binary) => {
-      for (const listener of listeners) {
-        if (listener.readyState === WebSocket.OPEN) listener.send(data, { binary });
+      for (const subscriber of subscribers) {
+        if (subscriber.readyState === WebSocket.OPEN) subscriber.send(data, { binary });
       }
     });
   } else if (request.url === "/sub") {
-    listeners.add(socket);
-    socket.on("close", () => listeners.delete(socket));
+    subscribers.add(socket);
+    socket.on("close", () => subscribers.delete(socket));
   } else {
     const room = rooms.get(request.url) ?? new Set();
     rooms.set(request.url, room.add(socket));
