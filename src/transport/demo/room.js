@@ -1,9 +1,8 @@
-// The room of the demonstration: two tabs find each other through the gateway and open a data channel.
-// The first one gets the other's answer in two messages: an offer and an answer, each with all its candidates.
+// The demo's room: two tabs exchange a WebRTC offer and answer through the gateway and open a data channel.
 import { joinRoom, openRoom } from "/demo/client.js";
 
 const byId = (id) => document.getElementById(id);
-const state = (text) => (byId("room-state").textContent = text);
+const showState = (text) => (byId("room-state").textContent = text);
 
 async function open() {
   const room = await openRoom(location.origin);
@@ -12,35 +11,35 @@ async function open() {
   return room;
 }
 
-async function enter(entering) {
+async function enter(joining) {
   try {
-    const room = await entering;
-    meet(room);
-    state(room.peers.size ? "joined" : "waiting for the other tab");
+    const room = await joining;
+    connectPeers(room);
+    showState(room.peers.size ? "joined" : "waiting for the other tab");
   } catch (error) {
-    state(error.code);
+    showState(error.code);
   }
 }
 
-function meet(room) {
+function connectPeers(room) {
   const peer = new RTCPeerConnection();
-  peer.ondatachannel = (event) => talk(event.channel);
-  // Whoever was there first makes the offer.
+  peer.ondatachannel = (event) => useDataChannel(event.channel);
+  // Only the first peer receives this event, so it makes the offer.
   room.on("peer_joined", async ({ resumed }) => {
     if (resumed) return;
-    talk(peer.createDataChannel("demo"));
-    await room.send(await described(peer, await peer.createOffer()));
+    useDataChannel(peer.createDataChannel("demo"));
+    await room.send(await gatherCandidates(peer, await peer.createOffer()));
   });
   room.on("message", async ({ data, sender }) => {
     showPlace(sender);
     await peer.setRemoteDescription(data);
-    if (data.type === "offer") await room.send(await described(peer, await peer.createAnswer()));
+    if (data.type === "offer") await room.send(await gatherCandidates(peer, await peer.createAnswer()));
   });
-  room.on("closed", (error) => state(error?.code ?? "closed"));
+  room.on("closed", (error) => showState(error?.code ?? "closed"));
 }
 
-// A room carries few messages, so the candidates go with the description and not after it.
-function described(peer, description) {
+// Returns the description with all its candidates. They are not sent separately: a room has a low limit of messages.
+function gatherCandidates(peer, description) {
   return new Promise((resolve, reject) => {
     const done = () => peer.iceGatheringState === "complete" && resolve(peer.localDescription.toJSON());
     peer.addEventListener("icegatheringstatechange", done);
@@ -48,9 +47,9 @@ function described(peer, description) {
   });
 }
 
-function talk(channel) {
+function useDataChannel(channel) {
   channel.onopen = () => {
-    state("connected to the other tab");
+    showState("connected to the other tab");
     channel.send(`hello, it is ${new Date().toLocaleTimeString()} here`);
   };
   channel.onmessage = (event) => (byId("heard").textContent = event.data);
@@ -62,9 +61,9 @@ function showPlace({ city, region, country, remote }) {
 }
 
 byId("open").onclick = () => enter(open());
-const invited = new URLSearchParams(location.hash.slice(1));
-if (invited.has("room")) {
-  // The secret is of no use in the address bar any more.
+const invitation = new URLSearchParams(location.hash.slice(1));
+if (invitation.has("room")) {
+  // Removes the secret from the address bar.
   history.replaceState(null, "", location.pathname);
-  enter(joinRoom(location.origin, { room: invited.get("room"), secret: invited.get("secret") }));
+  enter(joinRoom(location.origin, { room: invitation.get("room"), secret: invitation.get("secret") }));
 }
