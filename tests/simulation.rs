@@ -12,8 +12,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
+use lastmile::broker::channel::fanout::Walk;
 use lastmile::broker::engine::{Accepted, Appended, Created, Joined, Start};
-use lastmile::broker::fanout::Walk;
 use lastmile::broker::*;
 use lastmile::engine::Memory;
 use lastmile::engine::MemoryLimits;

@@ -2,7 +2,6 @@
 
 pub mod client_addr;
 pub mod fetch;
-pub mod geo;
 pub mod keys;
 pub mod login;
 pub mod policy;
@@ -11,8 +10,8 @@ pub mod revocation;
 pub mod seal;
 pub mod token;
 
+pub use crate::geo::{GeoConfig, GeoDb, GeoError, Place};
 pub use client_addr::{ClientAddr, client_address, is_trusted};
-pub use geo::{GeoConfig, GeoDb, GeoError, Place};
 pub use policy::Policy;
 pub use publisher::{PublisherConfig, PublisherKey};
 pub use revocation::{Revocation, RevocationError, Revocations, Revoked};

@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use super::check::{self, ALGORITHMS};
 use super::suggest;
+use super::{Config, Egress, EngineConfig};
 use crate::auth::token::{KeySource, Remote};
 use crate::auth::{IssuerConfig, PublisherConfig, PublisherKey};
-use crate::broker::rules::Requirements;
+use crate::broker::channel::rules::Requirements;
 use crate::broker::{Audience, ChannelRule, SlowConsumer};
-use crate::config::{Config, Egress, EngineConfig};
 use crate::engine::disk::Fsync;
 use crate::engine::{DiskConfig, RedisConfig, RedisKind};
 use crate::ops::config::StatsdConfig;

@@ -13,23 +13,23 @@ mod origin;
 mod overrides;
 mod pair_env;
 mod path;
-mod pushed;
+pub mod pushed_policy;
 mod report;
 mod schema;
 mod settings;
-mod shape;
+pub mod settings_table;
 mod suggest;
-mod table;
 #[cfg(test)]
 mod tests;
+pub mod validate_schema;
 
 use std::path::PathBuf;
 
 pub use checked::{Config, DrainConfig, Egress, EngineConfig, PolicyConfig};
 pub use explain::explain;
-pub use pushed::{read_keys, read_rules};
+pub use pushed_policy::{read_keys, read_rules};
 pub use report::ConfigError;
-pub use table::{Setting, settings_table};
+pub use settings_table::{Setting, settings_table};
 
 /// Where settings come from, weakest first. No `Debug`: variables hold secrets.
 #[derive(Clone, Default)]
@@ -56,7 +56,7 @@ pub struct Loaded {
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let schema = schema::Schema::of_settings();
     let layers::Layers { mut tree, mut report, file } = layers::Layers::read(sources, &schema)?;
-    shape::prune(&mut tree, &schema, &mut report);
+    validate_schema::prune(&mut tree, &schema, &mut report);
     let settings = serde_path_to_error::deserialize(tree).map_err(|error| error.to_string())?;
     let mut files = files::Files::new(file.as_deref());
     let config = check::check(settings, &mut report, &mut files);

@@ -1,6 +1,6 @@
 //! Runs the broker's walks: small ones at once, large ones on all cores.
 
-use crate::broker::fanout::{Congestion, Walk, Walks};
+use crate::broker::channel::fanout::{Congestion, Walk, Walks};
 
 /// A channel with no more subscribers than this is walked by its publisher's own task.
 const INLINE_MEMBERS: usize = 32;

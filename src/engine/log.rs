@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::authors::Authors;
 use super::backlog::{Backlog, Entry};
 use super::budget::Budget;
+use super::publisher_index::Authors;
 use crate::broker::engine::{Joined, Now, Start};
 use crate::broker::{ChannelLimits, ChannelRule};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Publication, Refusal};

@@ -1,6 +1,5 @@
 //! Order and memory: what gives publications their offsets and keeps the backlog.
 
-mod authors;
 mod backlog;
 mod budget;
 mod channels;
@@ -8,6 +7,7 @@ pub mod deliver;
 pub mod disk;
 mod log;
 pub mod memory;
+pub mod publisher_index;
 pub mod redis;
 
 pub use channels::MemoryLimits;

@@ -2,18 +2,14 @@
 //! No clock, no tokio, no I/O.
 
 pub mod channel;
-pub mod close;
-pub mod command;
+pub mod compat;
 pub mod cursor;
-pub mod dialects;
+pub mod frame;
 pub mod publication;
-pub mod refusal;
-pub mod reply;
-pub mod room;
 pub mod websocket;
 
 pub use channel::{ChannelName, InvalidName, Pattern};
-pub use close::CloseReason;
 pub use cursor::{Cursor, InvalidCursor, Owner};
+pub use frame::close::CloseReason;
+pub use frame::error_code::{Code, Refusal};
 pub use publication::{Form, Payload, Position, Publication};
-pub use refusal::{Code, Refusal};

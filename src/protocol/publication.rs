@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::command::Text;
-use super::{ChannelName, Code, Refusal, dialects, websocket};
+use super::frame::command::Text;
+use super::{ChannelName, Code, Refusal, compat, websocket};
 
 /// Deepest nesting of JSON that is carried.
 pub const MAX_JSON_DEPTH: usize = 32;
@@ -282,10 +282,8 @@ impl Publication {
             Form::Deflated => self.deflated.get_or_init(|| {
                 websocket::deflated_text_frame(websocket::payload(&self.frame)).unwrap_or_else(|| self.frame.clone())
             }),
-            Form::Tslm => {
-                self.tslm.get_or_init(|| dialects::tslm::message_frame(&self.channel, self.kind, self.data()))
-            }
-            Form::Flock => self.flock.get_or_init(|| dialects::flock::event_frame(&self.channel, self.data())),
+            Form::Tslm => self.tslm.get_or_init(|| compat::tslm::message_frame(&self.channel, self.kind, self.data())),
+            Form::Flock => self.flock.get_or_init(|| compat::flock::event_frame(&self.channel, self.data())),
         }
     }
 

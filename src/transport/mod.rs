@@ -1,33 +1,17 @@
 //! Sockets and HTTP. The only place that knows warp.
 
-pub mod admission;
-pub mod app;
-pub mod call;
-pub mod carried;
+pub mod accept;
+pub mod compat;
 pub mod config;
 pub mod control;
-mod cors;
 pub mod credential;
 mod demo;
-mod fallback;
-pub mod flock;
-mod front;
-mod http2;
-pub mod listener;
+pub mod http;
 pub mod login;
 mod ops;
-mod origin;
-mod problem;
-mod proxy;
 pub mod publish;
-pub mod registry;
 pub mod rooms;
 pub mod routes;
-mod subscribe;
-pub mod tickets;
-pub mod tls;
-pub mod told;
-mod tslm;
-pub mod watched;
+pub mod state;
+pub mod subscribe;
 pub mod websocket;
-mod write_deadline;

@@ -4,7 +4,7 @@ use http::{StatusCode, header};
 use warp::Reply;
 use warp::reply::{Response, with_header, with_status};
 
-use super::app::App;
+use super::state::App;
 
 /// The process runs and answers.
 pub fn live() -> Response {

@@ -16,10 +16,14 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
-use super::app::App;
-use super::call::Call;
+use super::compat::{channelserver, flock, heartbeat, relay, tslm};
 use super::config::Role;
-use super::{control, demo, fallback, flock, login, ops, problem, publish, rooms, subscribe, tickets, tslm};
+use super::credential::tickets;
+use super::http::problem;
+use super::http::request::Call;
+use super::state::App;
+use super::subscribe::websocket;
+use super::{control, demo, login, ops, publish, rooms, subscribe};
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
@@ -95,18 +99,18 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(method(Method::GET))
         .and(with(&app))
         .and(on_upgrade())
-        .then(|call, app, upgrade| answer(subscribe::upgrade(app, call, upgrade)))
+        .then(|call, app, upgrade| answer(websocket::upgrade(app, call, upgrade)))
         .or(on(&app, Role::Subscribe)
             .and(warp::path!("v1" / "events"))
             .and(method(Method::GET))
             .and(with(&app))
-            .then(|call, app| answer(fallback::events(app, call))))
+            .then(|call, app| answer(subscribe::events(app, call))))
         .unify()
         .or(on(&app, Role::Subscribe)
             .and(warp::path!("v1" / "poll"))
             .and(method(Method::GET))
             .and(with(&app))
-            .then(|call, app| answer(fallback::poll(app, call))))
+            .then(|call, app| answer(subscribe::poll(app, call))))
         .unify()
         .boxed();
 
@@ -181,14 +185,14 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(&app))
         .and(on_upgrade())
         .and(body())
-        .then(|call, app, upgrade, body| answer(rooms::channelserver::upgrade(app, call, upgrade, body))))
+        .then(|call, app, upgrade, body| answer(channelserver::upgrade(app, call, upgrade, body))))
     .or(on(&app, Role::Pair)
         .and(warp::path!("v1" / "relay" / ..))
         .and(call())
         .and(with(&app))
         .and(on_upgrade())
         .and(body())
-        .then(|call, app, upgrade, body| answer(rooms::relay::upgrade(app, call, upgrade, body))))
+        .then(|call, app, upgrade, body| answer(relay::upgrade(app, call, upgrade, body))))
     .unify()
     .or(on(&app, Role::Pair)
         .and(warp::path!("v1" / "rooms" / ..))
@@ -201,17 +205,17 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     .or(on(&app, Role::Pair)
         .and(warp::path!("__heartbeat__"))
         .and(call())
-        .then(|call: Call| async move { rooms::heartbeat::heartbeat(&call) }))
+        .then(|call: Call| async move { heartbeat::heartbeat(&call) }))
     .unify()
     .or(on(&app, Role::Pair)
         .and(warp::path!("__lbheartbeat__"))
         .and(call())
-        .then(|call: Call| async move { rooms::heartbeat::lbheartbeat(&call) }))
+        .then(|call: Call| async move { heartbeat::lbheartbeat(&call) }))
     .unify()
     .or(on(&app, Role::Pair)
         .and(warp::path!("__version__"))
         .and(call())
-        .then(|call: Call| async move { rooms::heartbeat::version(&call) }))
+        .then(|call: Call| async move { heartbeat::version(&call) }))
     .unify()
     .boxed();
 
@@ -221,7 +225,7 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(with(&app))
         .and(on_upgrade())
         .and(body())
-        .then(|call, app, upgrade, body| answer(rooms::relay::upgrade(app, call, upgrade, body)));
+        .then(|call, app, upgrade, body| answer(relay::upgrade(app, call, upgrade, body)));
 
     let tslm = on(&app, Role::Tslm)
         .and(method(Method::GET))

@@ -26,7 +26,7 @@ fn frames(documents: &[&str]) -> Vec<String> {
 #[test]
 fn protocol_commands_parse() {
     for line in frames(&PROTOCOL) {
-        lastmile::protocol::command::Command::parse(&line).unwrap_or_else(|error| panic!("{line}: {error:?}"));
+        lastmile::protocol::frame::command::Command::parse(&line).unwrap_or_else(|error| panic!("{line}: {error:?}"));
     }
 }
 

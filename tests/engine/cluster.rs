@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lastmile::broker::bus::Topic;
 use lastmile::broker::engine::Start;
+use lastmile::broker::engine::node_bus::Topic;
 use lastmile::broker::{Engine, Now};
 use lastmile::engine::{Redis, RedisKind};
 use lastmile::protocol::{Code, Payload, Refusal};

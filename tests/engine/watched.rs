@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lastmile::broker::observers::{LEASE, Notice};
+use lastmile::broker::channel::presence::{LEASE, Notice};
 use lastmile::broker::{Engine, Now};
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! The document of the room protocol agrees with the code.
 
-use lastmile::protocol::room::RoomCommand;
+use lastmile::protocol::frame::room_frames::RoomCommand;
 use serde_json::Value;
 
 const DOCUMENT: &str = include_str!("../../docs/protocol/rooms.md");

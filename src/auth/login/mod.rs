@@ -7,10 +7,10 @@
 mod claims;
 mod error;
 mod logout;
-mod once;
 mod pending;
 mod provider;
 mod return_to;
+pub mod seen;
 mod session;
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use arc_swap::ArcSwapOption;
 
 use super::revocation::Revocations;
 use super::seal::{NoRandomness, SealKey, Sealer};
-use once::Once;
+use seen::Once;
 
 pub use claims::{IdToken, scopes_of};
 pub use error::LoginError;

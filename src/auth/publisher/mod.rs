@@ -3,12 +3,12 @@
 //! A request is checked in three steps: [`Whitelist::verify`] on its head, the caller's own rules (the channel, the
 //! rate), and [`Verified::accept`] with its body. Only then is its nonce used up.
 
-mod base;
 mod basic;
+pub mod basic_auth;
 mod digest;
-mod gate;
 mod replay;
 mod signature;
+pub mod signature_base;
 mod signer;
 #[cfg(test)]
 mod tests;
@@ -17,10 +17,10 @@ mod whitelist;
 
 use ed25519_dalek::VerifyingKey;
 
-pub use base::RequestHead;
 pub use basic::{BadHash, BasicConfig, PasswordHash};
-pub use gate::BasicGate;
+pub use basic_auth::BasicGate;
 pub use signature::MAX_SKEW_SECS;
+pub use signature_base::RequestHead;
 pub use signer::{SignError, Signer, Target, fresh_nonce};
 pub use verify::Verified;
 pub use whitelist::{DuplicateKey, Publisher, Whitelist};

@@ -9,9 +9,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, Item, ListEntry, StringRef, key_ref};
 
-use super::base::{RequestHead, signature_base};
 use super::digest::{CONTENT_DIGEST, content_digest};
 use super::signature::{ALGORITHM, BODY_COMPONENTS, COMPONENTS, PUBLIC_KEY, SIGNATURE, SIGNATURE_INPUT, TAG};
+use super::signature_base::{RequestHead, signature_base};
 use crate::auth::keys::{Fingerprint, KeyError};
 
 /// Signs requests with one key.

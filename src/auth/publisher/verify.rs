@@ -10,9 +10,9 @@ use http::header::CONTENT_TYPE;
 use sha2::{Digest, Sha256};
 
 use super::PublisherKey;
-use super::base::{BaseError, RequestHead, signature_base};
 use super::digest::{CONTENT_DIGEST, ContentDigest};
 use super::signature::{PUBLIC_KEY, RequestSignature, invalid};
+use super::signature_base::{BaseError, RequestHead, signature_base};
 use super::whitelist::{Publisher, Whitelist};
 use crate::auth::keys::{Fingerprint, parse_fingerprint, public_key_from_bytes};
 use crate::protocol::{Code, Refusal};

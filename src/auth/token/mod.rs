@@ -7,11 +7,11 @@ mod cache;
 mod claims;
 mod error;
 mod header;
+pub mod issuer_error;
 mod json;
+pub mod jwks;
 mod key_set;
 pub mod mint;
-mod problem;
-mod ring;
 mod unproven;
 mod verify;
 
@@ -21,12 +21,12 @@ mod tests;
 use jsonwebtoken::Algorithm;
 
 pub use error::{Part, TokenError};
+pub use issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
+pub use jwks::discovery::{ProviderMetadata, discovery_endpoint};
+pub use jwks::document::read_key_set;
+pub use jwks::{KeySource, Remote};
 pub use key_set::{SkippedKey, Unusable};
 pub use mint::{MintError, MintingKey, TokenRequest};
-pub use problem::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
-pub use ring::document::read_key_set;
-pub use ring::provider::{ProviderMetadata, discovery_endpoint};
-pub use ring::{KeySource, Remote};
 pub use unproven::Unproven;
 pub use verify::Issuers;
 

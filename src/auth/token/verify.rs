@@ -16,12 +16,12 @@ use super::cache::{TokenDigest, Verified};
 use super::claims::{Accepted, Rules, required_string};
 use super::error::TokenError;
 use super::header::Unverified;
+use super::issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
+use super::jwks::discovery::ProviderMetadata;
+use super::jwks::metrics::Gauges;
+use super::jwks::refresh::Renewal;
+use super::jwks::{KeySource, Remote, Ring};
 use super::key_set::{SkippedKey, is_asymmetric};
-use super::problem::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
-use super::ring::gauges::Gauges;
-use super::ring::provider::ProviderMetadata;
-use super::ring::renewal::Renewal;
-use super::ring::{KeySource, Remote, Ring};
 use crate::auth::fetch::Fetcher;
 use crate::broker::Principal;
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::secret::{Digest, random};
 use crate::protocol::Refusal;
-use crate::protocol::room::RoomId;
+use crate::protocol::frame::room_frames::RoomId;
 
 /// 256 short words that are easy to tell apart.
 const WORDS: &str = include_str!("words.txt");

@@ -4,24 +4,24 @@
 //! lock: a single room, or for the relay form any number of pairs and at most one peer that waits. Whoever joins gets
 //! a [`Seat`], which is given up when it is dropped. Limits belong to the room, so coming back resets none.
 
-mod address;
-mod channel;
+pub mod channelserver;
 pub mod code;
 mod counters;
 mod limits;
-mod lobby;
 mod native;
+pub mod quota;
 mod relay;
 mod rooms;
 mod seat;
 mod secret;
+pub mod table;
 #[cfg(test)]
 pub mod tests;
 
 pub use code::CodeForm;
 pub use limits::{Caps, RoomLimits};
-pub use lobby::{Joiner, Key, Relayed};
 pub use native::{Claim, OpenOptions, Opened};
 pub use rooms::Rooms;
 pub use seat::Seat;
 pub use secret::new_id;
+pub use table::{Joiner, Key, Relayed};

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::code::RoomCode;
 use super::limits::RoomLimits;
-use super::lobby::{Joiner, Lobby, Room, Shared, State};
 use super::secret::{Digest, new_secret};
+use super::table::{Joiner, Lobby, Room, Shared, State};
 use super::{CodeForm, code};
 use crate::protocol::CloseReason;
-use crate::protocol::room::{PeerLeft, Present, RoomId, RoomReply, Sender};
+use crate::protocol::frame::room_frames::{PeerLeft, Present, RoomId, RoomReply, Sender};
 use crate::protocol::websocket::text_frame;
 
 /// A room that has no lifespan is forgotten when nobody was in it for so long.

@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use super::lobby::{Joiner, Lobby, Room, Shared, State};
+use super::table::{Joiner, Lobby, Room, Shared, State};
 use crate::protocol::CloseReason;
-use crate::protocol::dialects::relay::Word;
+use crate::protocol::compat::relay::Word;
 
 impl Lobby {
     /// Pairs `joiner` with who waits. Gives it back if nobody does.

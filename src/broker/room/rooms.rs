@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::address::Ledger;
 use super::code::{Codes, RoomCode, new_code, normal_form};
 use super::counters::RoomCounters;
 use super::limits::RoomLimits;
-use super::lobby::{Joiner, Key, Lobby, Room, Shared};
 use super::native::{Claim, Native, OpenOptions, Opened, Taken, refuse};
+use super::quota::Ledger;
 use super::seat::Seat;
 use super::secret::{Digest, new_id, new_secret};
+use super::table::{Joiner, Key, Lobby, Room, Shared};
 use crate::broker::Now;
-use crate::protocol::room::RoomId;
+use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::{CloseReason, Code, Refusal};
 
 /// Locks over the names, so that rooms rarely wait for each other.
@@ -265,5 +265,5 @@ fn expiry(now: Now, lifespan: Duration) -> Option<String> {
     if lifespan.is_zero() {
         return None;
     }
-    Some(crate::broker::session::rfc3339(now.unix().saturating_add(lifespan.as_secs())))
+    Some(crate::broker::channel::session::rfc3339(now.unix().saturating_add(lifespan.as_secs())))
 }

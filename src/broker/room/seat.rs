@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::lobby::{Key, Lobby, Relayed};
 use super::rooms::Rooms;
+use super::table::{Key, Lobby, Relayed};
 
 /// A place in a room; it is given up when this is dropped.
 pub struct Seat {

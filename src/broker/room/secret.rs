@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::protocol::room::RoomId;
+use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::{Code, Refusal};
 
 /// What is kept of a secret. Equal to nothing that anybody can send while it is [`Digest::NONE`].

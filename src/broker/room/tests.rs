@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::*;
 use crate::broker::{Connection, ConnectionLimits, Now, Phase, Socket};
 use crate::protocol::CloseReason;
-use crate::protocol::room::{RoomId, Sender};
+use crate::protocol::frame::room_frames::{RoomId, Sender};
 use crate::protocol::websocket::text_frame;
 
 /// A socket that keeps everything; its frames here are short text frames.

@@ -1,7 +1,7 @@
 //! `lastmile demo`: a gateway, a signed publisher and a subscriber on loopback, with keys that are thrown away.
 
+pub mod scratch_dir;
 mod ticker;
-mod workshop;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::config::{Loaded, Sources, load};
 use crate::gateway::Gateway;
 use crate::ops::log;
 use crate::transport::config::{Address, Role};
-use workshop::Workshop;
+use scratch_dir::Workshop;
 
 /// Where the demonstration publishes; the page listens there too.
 const TICKER: &str = "demo.ticker";

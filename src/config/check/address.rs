@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use http::uri::Authority;
 
-use super::super::path::Path;
-use super::super::report::Report;
+use crate::config::path::Path;
+use crate::config::report::Report;
 use crate::transport::config::Address;
 
 /// Longest path of a Unix socket on Linux, without the byte that ends it.

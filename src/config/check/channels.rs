@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::{Channel, ChannelDefaults, OneOrManyRequirements, Requirements, Subscribers};
-use super::super::suggest::one_of;
 use super::limits::Numbers;
-use crate::broker::rules::Requirements as Matching;
+use crate::broker::channel::rules::Requirements as Matching;
 use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer, Template};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::{Channel, ChannelDefaults, OneOrManyRequirements, Requirements, Subscribers};
+use crate::config::suggest::one_of;
 use crate::protocol::channel::TOPIC_PREFIX;
 use crate::protocol::{ChannelName, Pattern};
 

@@ -5,13 +5,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
-use super::super::files::{Files, read_text};
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::Settings;
-use super::super::suggest::one_of;
 use crate::auth::fetch::FetchConfig;
 use crate::config::Egress;
+use crate::config::files::{Files, read_text};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::Settings;
+use crate::config::suggest::one_of;
 
 /// Every setting that makes the gateway open a connection, with its value. The one place to add another.
 fn outgoing(settings: &Settings) -> Vec<(Path, Value)> {

@@ -1,12 +1,12 @@
 //! What keeps the backlog, and where. No file is made here.
 
-use super::super::files::{Files, read_text};
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::Engine;
-use super::super::suggest::one_of;
 use super::limits::Numbers;
 use crate::config::EngineConfig;
+use crate::config::files::{Files, read_text};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::Engine;
+use crate::config::suggest::one_of;
 use crate::engine::disk::Fsync;
 use crate::engine::{DiskConfig, RedisConfig, RedisKind};
 

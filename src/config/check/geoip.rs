@@ -1,12 +1,12 @@
 //! Databases of places. Whether they are whole is found out when they are opened.
 
-use super::super::files::{Files, open};
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::{Geoip, OneOrMany};
-use super::super::suggest::one_of;
 use crate::auth::GeoConfig;
-use crate::auth::geo::Language;
+use crate::config::files::{Files, open};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::{Geoip, OneOrMany};
+use crate::config::suggest::one_of;
+use crate::geo::Language;
 
 const A_DATABASE: &str = "must be a database of cities in the MaxMind DB format; mmdb/fetch brings a free one";
 

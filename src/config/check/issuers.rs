@@ -7,16 +7,16 @@ use std::time::UNIX_EPOCH;
 use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use serde_json::Value;
 
-use super::super::files::{Files, read_text};
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::{Issuer, OneOrMany};
-use super::super::suggest::one_of;
 use super::channels::check_pattern;
 use super::limits::Numbers;
 use crate::auth::IssuerConfig;
 use crate::auth::fetch::Endpoint;
 use crate::auth::token::{KeySource, Remote, discovery_endpoint, read_key_set};
+use crate::config::files::{Files, read_text};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::{Issuer, OneOrMany};
+use crate::config::suggest::one_of;
 use crate::protocol::Pattern;
 
 /// What may be configured. Anybody who can check an HMAC can also make one, so those are not among them.

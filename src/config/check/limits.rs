@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings;
 use crate::broker::ReplyLimits;
 use crate::config::DrainConfig;
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings;
 use crate::transport::config::Limits;
 
 /// Bounds keep sums of limits far from the ends of the integers, and times within what a clock can hold.

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::files::{Files, is_world_readable, open};
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::{Listener, Tls};
-use super::super::suggest::one_of;
 use super::limits::Numbers;
 use super::{address, check_name};
+use crate::config::files::{Files, is_world_readable, open};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::{Listener, Tls};
+use crate::config::suggest::one_of;
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
 /// The keys that mean something on a listener with the role `tslm` alone.

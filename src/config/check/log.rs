@@ -2,10 +2,10 @@
 
 use tracing_subscriber::EnvFilter;
 
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings;
-use super::super::suggest::one_of;
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings;
+use crate::config::suggest::one_of;
 use crate::ops::config::{LogConfig, LogFormat};
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use http::Uri;
 
-use super::super::files::{Files, is_world_readable, open, read_text};
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::{Issuer, IssuerLogin, Login};
 use super::limits::Numbers;
 use super::{address, check_name};
 use crate::auth::login::{ClientSecret, LoginConfig, ProviderConfig};
 use crate::auth::seal::SealKey;
 use crate::config::Egress;
+use crate::config::files::{Files, is_world_readable, open, read_text};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::{Issuer, IssuerLogin, Login};
 use crate::transport::config::{ListenerConfig, Role};
 
 /// A session longer than this is none that a person still knows of.

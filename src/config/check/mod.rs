@@ -22,11 +22,11 @@ use ipnet::IpNet;
 
 use super::files::Files;
 use super::path::Path;
-use super::pushed::written;
+use super::pushed_policy::written;
 use super::report::Report;
 use super::settings::Settings;
+use super::{Config, PolicyConfig};
 use crate::broker::ChannelRules;
-use crate::config::{Config, PolicyConfig};
 use crate::transport::control::WrittenRules;
 
 pub use address::text as address_text;

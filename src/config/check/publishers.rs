@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use super::super::files::{Files, read_text};
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings::{Basic, Publisher};
 use super::channels::check_pattern;
 use super::check_name;
 use super::limits::Numbers;
 use crate::auth::keys::{Fingerprint, parse_fingerprint, parse_public_key};
 use crate::auth::publisher::{BasicConfig, PasswordHash};
 use crate::auth::{PublisherConfig, PublisherKey};
+use crate::config::files::{Files, read_text};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings::{Basic, Publisher};
 
 const A_HASH: &str = "must be an Argon2id hash as `lastmile password` prints it, or a file that holds it";
 

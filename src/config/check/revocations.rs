@@ -1,10 +1,10 @@
 //! The file of revocations: a JSON array, or one JSON object a line.
 
-use super::super::files::{Files, read_text};
-use super::super::path::Path;
-use super::super::report::Report;
 use crate::auth::Revocation;
 use crate::auth::revocation::WrittenRevocation;
+use crate::config::files::{Files, read_text};
+use crate::config::path::Path;
+use crate::config::report::Report;
 
 pub fn check(file: Option<String>, report: &mut Report, files: &mut Files) -> Vec<Revocation> {
     let Some(file) = file else { return Vec::new() };

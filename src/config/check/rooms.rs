@@ -1,11 +1,11 @@
 //! Rooms: their limits, and who may open one.
 
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings;
-use super::super::suggest::one_of;
 use super::limits::Numbers;
 use crate::broker::room::{Caps, RoomLimits};
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings;
+use crate::config::suggest::one_of;
 use crate::transport::config::{OpenTo, RoomsConfig};
 
 /// What a room may use if the operator says nothing: enough for a pairing of the channelserver's clients.

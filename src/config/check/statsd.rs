@@ -2,9 +2,9 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
-use super::super::path::Path;
-use super::super::report::Report;
-use super::super::settings;
+use crate::config::path::Path;
+use crate::config::report::Report;
+use crate::config::settings;
 use crate::ops::config::StatsdConfig;
 
 const DEFAULT_PORT: u16 = 8125;

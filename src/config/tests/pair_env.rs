@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::super::{layers::Layers, schema::Schema};
 use super::*;
-use crate::auth::geo::Language;
+use crate::config::layers::Layers;
+use crate::config::schema::Schema;
+use crate::geo::Language;
 use crate::ops::config::LogFormat;
 use crate::transport::config::Address;
 

@@ -1,8 +1,8 @@
 //! What good settings become.
 
 use crate::auth::PublisherKey;
-use crate::auth::geo::Language;
 use crate::broker::{Audience, SlowConsumer};
+use crate::geo::Language;
 use crate::transport::config::{Address, OpenTo, Role};
 
 use super::*;

@@ -1,6 +1,6 @@
 //! Creating, describing and closing a channel: one script each, seen by all nodes.
 
-use super::names::SCRIPTS;
+use super::keys::SCRIPTS;
 use super::wire::limits as declared_limits;
 use super::{Core, away, millis};
 use crate::broker::ChannelLimits;

@@ -14,18 +14,18 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::Core;
-use super::link::{Session, away};
-use super::names::SCRIPTS;
-use super::seats::Seats;
+use super::connection::{Session, away};
+use super::keys::SCRIPTS;
+use super::subscriber_quota::Seats;
 use super::wire::{self, Message, Received};
 use crate::broker::Now;
-use crate::broker::fanout::Walks;
-use crate::broker::observers::LEASE;
+use crate::broker::channel::fanout::Walks;
+use crate::broker::channel::presence::LEASE;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::{SharedLog, new_epoch};
 use crate::engine::deliver;
 use crate::engine::log::{Log, LogState};
-use crate::protocol::reply::Reply;
+use crate::protocol::frame::server_frame::Reply;
 use crate::protocol::{ChannelName, CloseReason, Position, Refusal};
 
 /// Publications that are read at once.

@@ -3,16 +3,16 @@
 //! A publication is one script that gives it its place, keeps it and publishes it to all nodes. Members get it when
 //! it comes back, on this node as on every other, through the channel's mirror.
 
-mod bus;
-mod canary;
 mod channel;
-mod link;
+mod connection;
+mod keys;
 mod mirror;
-mod names;
+mod node_bus;
+mod probe;
 mod queue;
-mod seats;
 mod server;
-mod shared;
+mod shared_store;
+mod subscriber_quota;
 mod wire;
 
 use std::collections::HashMap;
@@ -29,11 +29,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
 
-use self::bus::Words;
-use self::canary::Canary;
-use self::link::{Link, Pushes, Session, away};
+use self::connection::{Link, Pushes, Session, away};
+use self::keys::{Names, PROBES, SCRIPTS};
 use self::mirror::{Mirror, deliver};
-use self::names::{Names, PROBES, SCRIPTS};
+use self::node_bus::Words;
+use self::probe::Canary;
 use self::queue::Queue;
 use self::server::Server;
 use self::wire::Message;
@@ -44,7 +44,7 @@ use crate::broker::{Bus, ChannelLimits, ChannelRules, Counters, Engine, Hub, Mem
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
 pub use self::server::{RedisConfig, RedisError, RedisKind};
-pub use self::shared::nodes;
+pub use self::shared_store::nodes;
 
 /// Who wants to listen waits for Redis so long.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -237,7 +237,7 @@ impl Core {
                 return Ok(Place::default());
             }
             let session = self.link.session()?;
-            seats::reserve(&self, &session, &mirror, limit).await.map(Place::kept_by)
+            subscriber_quota::reserve(&self, &session, &mirror, limit).await.map(Place::kept_by)
         });
         attached.await.unwrap_or_else(|_| Err(away()))
     }
@@ -288,7 +288,7 @@ impl Core {
             true => !has_session || !self.canary.is_carried(now),
             false => {
                 let silence = self.canary.silence(now);
-                silence >= canary::SILENCE || (!has_session && silence >= CUT_OFF)
+                silence >= probe::SILENCE || (!has_session && silence >= CUT_OFF)
             }
         };
         self.is_cut_off.store(is_cut_off, Ordering::Relaxed);
@@ -315,7 +315,7 @@ impl Core {
         futures_util::stream::iter(kept.iter().filter(|mirror| mirror.is_ready()))
             .for_each_concurrent(READERS, |mirror| async move {
                 // It is tried again with the next sweep.
-                let _ = seats::keep(self, session, mirror, self.limit(mirror)).await;
+                let _ = subscriber_quota::keep(self, session, mirror, self.limit(mirror)).await;
             })
             .await;
         if forgotten.is_empty() {
@@ -465,7 +465,7 @@ impl Engine for Redis {
 
     fn trouble(&self) -> Option<&'static str> {
         let trouble = self.core.canary.trouble(Instant::now());
-        if self.core.link.session().is_err() { Some(canary::UNAVAILABLE) } else { trouble }
+        if self.core.link.session().is_err() { Some(probe::UNAVAILABLE) } else { trouble }
     }
 }
 

@@ -9,7 +9,7 @@ use redis::ScriptInvocation;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::unconstrained;
 
-use super::link::{Session, away};
+use super::connection::{Session, away};
 use super::server::RedisKind;
 use super::wire::reason_of;
 use crate::broker::Counters;

@@ -9,15 +9,15 @@ use metrics::Counter;
 use serde::Serialize;
 use warp::Reply;
 
-use super::pushes::{Push, push};
 use crate::auth::publisher::Publisher;
 use crate::auth::revocation::{RevocationError, WrittenRevocation};
 use crate::broker::Now;
+use crate::cluster::membership;
+use crate::cluster::pushed_policy::{Push, push};
 use crate::protocol::{Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
+use crate::transport::http::request::Call;
 use crate::transport::publish::{Signed, authenticate};
-use crate::transport::told;
+use crate::transport::state::App;
 
 /// Rules and key sets are files' contents.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -94,7 +94,7 @@ pub async fn revocations(
         RevocationError::Ahead => Refusal::new(Code::Malformed, error.to_string()),
     })?;
     // In force here already; if this fails, the request can be sent again.
-    told::share(&app, &revocation).await?;
+    membership::share(&app, &revocation).await?;
     changed(&app, &publisher, "revocations", &app.control.counters.revocations);
     Ok(json(StatusCode::CREATED, &WrittenRevocation::from(revocation)))
 }

@@ -5,15 +5,14 @@
 //! have it until it is taken back.
 
 mod handlers;
-mod pushes;
 
 use metrics::{Counter, counter};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use crate::cluster::pushed_policy::Taken;
+pub use crate::cluster::pushed_policy::follow;
 pub use handlers::{channels, jwks, revocations};
-use pushes::Taken;
-pub use pushes::follow;
 
 use crate::auth::Policy;
 use crate::broker::ChannelRules;
@@ -33,10 +32,10 @@ pub struct Readers {
 }
 
 pub struct Control {
-    readers: Readers,
+    pub readers: Readers,
     /// Held over every change of the rules, so that a reload and a push do not lose one another.
     state: Mutex<State>,
-    taken: tokio::sync::Mutex<Taken>,
+    pub taken: tokio::sync::Mutex<Taken>,
     counters: Counters,
 }
 
@@ -71,7 +70,7 @@ impl Control {
     }
 
     /// Puts pushed rules in force, or those of the files again.
-    fn put(&self, pushed: Option<WrittenRules>, policy: &Policy) {
+    pub fn put(&self, pushed: Option<WrittenRules>, policy: &Policy) {
         let mut state = self.state.lock();
         state.pushed = pushed;
         policy.replace_rules(state.in_force());

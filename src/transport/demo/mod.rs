@@ -4,7 +4,7 @@ use http::header;
 use warp::Reply;
 use warp::reply::{Response, with_header};
 
-use super::app::App;
+use super::state::App;
 use crate::protocol::{Code, Refusal};
 
 pub fn page(app: &App, path: &str) -> Result<Response, Refusal> {

@@ -14,11 +14,11 @@ use super::query::Parameters;
 use crate::auth::login::LogoutToken;
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
+use crate::cluster::membership;
 use crate::protocol::{Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
+use crate::transport::http::request::Call;
 use crate::transport::publish::read_body;
-use crate::transport::told;
+use crate::transport::state::App;
 
 /// A token has at most 8 KiB, and escapes may take room.
 const MAX_BODY: usize = 16 * 1024;
@@ -60,7 +60,7 @@ pub async fn backchannel(
         tracing::error!(%error, "a logout of the provider cannot be kept");
         Refusal::from(Code::LimitReached)
     })?;
-    told::share(&app, &revocation).await?;
+    membership::share(&app, &revocation).await?;
     tracing::info!(provider = provider.name, "the provider logged somebody out");
     Ok(String::new().into_response())
 }

@@ -10,8 +10,8 @@ use super::{active, cookies, page};
 use crate::auth::login::{Active, Endpoints, LoginError, ReturnTo};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 
 /// Logins that one browser may have begun at once; beyond, the others are forgotten, so that a page that begins them
 /// by the hundred does not fill the browser's request head.

@@ -10,8 +10,8 @@ use super::{active, cookies, page};
 use crate::auth::login::{Active, Endpoints, IdToken, LoginError, LoginSession, Pending, ProviderConfig};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 
 pub async fn callback(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
     let login = active(&app)?;

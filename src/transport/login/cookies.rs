@@ -3,7 +3,7 @@
 use http::{HeaderValue, header};
 
 use crate::auth::login::{Active, PENDING_SECS};
-use crate::transport::call::Call;
+use crate::transport::http::request::Call;
 
 /// Characters of the state that name a pending login's cookie: enough to keep tabs apart.
 const STATE_CHARS: usize = 12;

@@ -7,14 +7,16 @@ use serde_json::json;
 use warp::Reply;
 use warp::reply::Response;
 
-use super::{active, cookie, cookies, page};
+use super::{active, cookies, page};
 use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
+use crate::cluster::membership;
 use crate::protocol::{Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
-use crate::transport::{origin, told};
+use crate::transport::credential::cookie;
+use crate::transport::http::origin;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 
 pub async fn logout(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
     let login = active(&app)?;
@@ -36,7 +38,7 @@ pub async fn logout(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
         None => None,
     };
     let mut response = match (ended, wants_page(&call)) {
-        (Err(refusal), _) => crate::transport::problem::response(&refusal),
+        (Err(refusal), _) => crate::transport::http::problem::response(&refusal),
         (Ok(()), true) => page::redirect(at_provider.as_deref().unwrap_or(crate::auth::login::LOGGED_OUT)),
         (Ok(()), false) => warp::reply::json(&json!({"logout_url": at_provider})).into_response(),
     };
@@ -59,7 +61,7 @@ async fn end(app: &App, session: &LoginSession) -> Result<(), Refusal> {
         tracing::error!(%error, "a session cannot be revoked; its cookie is cleared, its connections go on");
         Refusal::new(Code::LimitReached, "the session is forgotten here, but its connections go on")
     })?;
-    told::share(app, &revocation).await?;
+    membership::share(app, &revocation).await?;
     tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");
     Ok(())
 }

@@ -3,8 +3,7 @@
 mod backchannel;
 mod begin;
 mod callback;
-pub mod cookie;
-mod cookies;
+pub mod cookies;
 mod logout;
 mod page;
 mod query;
@@ -18,7 +17,7 @@ pub use session::session;
 
 use std::sync::Arc;
 
-use super::app::App;
+use super::state::App;
 use crate::auth::login::Active;
 use crate::protocol::Code;
 

@@ -7,11 +7,12 @@ use warp::Reply;
 use warp::reply::Response;
 
 use super::active;
-use crate::broker::session::rfc3339;
+use crate::broker::channel::session::rfc3339;
 use crate::protocol::{Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
-use crate::transport::{credential, origin};
+use crate::transport::credential;
+use crate::transport::http::origin;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 
 pub async fn session(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
     origin::check(&call)?;

@@ -14,8 +14,8 @@ use super::authenticate_for;
 use crate::broker::engine::Created;
 use crate::broker::{ChannelLimits, Now};
 use crate::protocol::{ChannelName, Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 
 /// A description of limits is small.
 const MAX_BODY_BYTES: usize = 4096;

@@ -16,9 +16,9 @@ use crate::broker::engine::{Appended, Settled, settled};
 use crate::engine::deliver;
 use crate::protocol::publication::check_json;
 use crate::protocol::{ChannelName, Code, Payload, Position, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::{Call, channel_in};
-use crate::transport::problem;
+use crate::transport::http::problem;
+use crate::transport::http::request::{Call, channel_in};
+use crate::transport::state::App;
 
 const NDJSON: &str = "application/x-ndjson";
 

@@ -12,8 +12,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use tokio::time::timeout;
 
-use super::app::App;
-use super::call::{Call, channel_in};
+use super::http::request::{Call, channel_in};
+use super::state::App;
 use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
 use crate::broker::Now;
 use crate::protocol::{ChannelName, Code, Refusal};

@@ -15,21 +15,21 @@ use super::{authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use tokio::sync::oneshot;
 
+use crate::broker::channel::fanout::{Congestion, Walks};
+use crate::broker::channel::presence::Observation;
 use crate::broker::engine::{Appended, Settled};
-use crate::broker::fanout::{Congestion, Walks};
-use crate::broker::observers::Observation;
 use crate::broker::replies::{Recipient, Settling};
 use crate::broker::{Connection, Now};
+use crate::cluster::presence;
 use crate::engine::deliver;
-use crate::protocol::command::{Command, Unreadable};
-use crate::protocol::reply::{Reply, published};
+use crate::protocol::frame::command::{Command, Unreadable};
+use crate::protocol::frame::server_frame::{Reply, published};
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
-use crate::transport::origin;
-use crate::transport::subscribe::SUBPROTOCOL;
-use crate::transport::watched;
+use crate::transport::http::origin;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
+use crate::transport::subscribe::websocket::SUBPROTOCOL;
 use crate::transport::websocket::upgrade::Handshake;
 use crate::transport::websocket::{Handler, Wire};
 
@@ -179,7 +179,7 @@ impl PublishStream {
     fn watch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = self.channel_of(command)?;
         let id = command.id().map(str::to_owned);
-        let elsewhere = watched::elsewhere(&self.app, channel.clone());
+        let elsewhere = presence::elsewhere(&self.app, channel.clone());
         self.awaited.push_back(Awaited::Watch { id, channel, elsewhere });
         Ok(())
     }

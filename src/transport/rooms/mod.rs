@@ -1,11 +1,7 @@
 //! The roles `pair` and `relay`: rooms of peers, in three forms.
 
-pub mod channelserver;
-pub mod elsewhere;
-pub mod heartbeat;
 pub mod native;
 pub mod open;
-pub mod relay;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,17 +14,18 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, header};
 use hyper::upgrade::OnUpgrade;
 
-use self::elsewhere::{Strand, Wanted};
-use super::app::App;
-use super::call::Call;
 use super::config::OpenTo;
+use super::http::problem;
+use super::http::request::Call;
+use super::state::App;
 use super::websocket::upgrade::Handshake;
-use super::{credential, problem, publish};
+use super::{credential, publish};
 use crate::auth::{Place, is_trusted};
 use crate::broker::room::{Joiner, Relayed, Seat};
 use crate::broker::{Connection, Phase, Principal};
+use crate::cluster::rooms::{Strand, Wanted};
 use crate::ops::statsd::RoomEvent;
-use crate::protocol::room::Sender;
+use crate::protocol::frame::room_frames::Sender;
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{CloseReason, Code, Refusal};
 
@@ -38,14 +35,14 @@ const MAX_UA_CHARS: usize = 512;
 /// Who is calling, kept until its connection is there.
 #[derive(Clone)]
 pub struct Caller {
-    sender: Arc<Sender>,
-    address: Option<IpAddr>,
+    pub sender: Arc<Sender>,
+    pub address: Option<IpAddr>,
     /// Its connection is on another node, which sent it here.
-    is_guest: bool,
+    pub is_guest: bool,
 }
 
 impl Caller {
-    fn of(app: &App, call: &Call) -> Self {
+    pub fn of(app: &App, call: &Call) -> Self {
         let is_trusted = call.peer().address.is_some_and(|peer| is_trusted(peer, &app.limits.trusted_proxies));
         let located = app.places.as_ref().zip(call.client());
         let place = located.map(|(places, client)| places.place(client, call.headers(), is_trusted));
@@ -63,20 +60,20 @@ impl Caller {
 }
 
 /// What the connections of all forms have in common.
-struct Peer {
-    app: Arc<App>,
-    connection: Arc<Connection>,
-    caller: Caller,
-    stand: Stand,
-    began: Instant,
+pub struct Peer {
+    pub app: Arc<App>,
+    pub connection: Arc<Connection>,
+    pub caller: Caller,
+    pub stand: Stand,
+    pub began: Instant,
     /// Who opened a room with a login.
-    principal: Option<Arc<Principal>>,
+    pub principal: Option<Arc<Principal>>,
     /// The policy that the principal was checked against.
-    checked: u64,
+    pub checked: u64,
 }
 
 /// Where a peer is.
-enum Stand {
+pub enum Stand {
     /// It has not joined, or has left.
     Outside,
     Entering(BoxFuture<'static, Entered>),
@@ -86,7 +83,7 @@ enum Stand {
 }
 
 /// What came of entering.
-enum Entered {
+pub enum Entered {
     Seated(Seat),
     /// The room is on this other node.
     Elsewhere(String, Wanted),
@@ -101,7 +98,7 @@ impl From<Result<Seat, CloseReason>> for Entered {
 
 impl Peer {
     /// A connection that has yet to say what it wants.
-    fn unknown(app: Arc<App>, connection: Arc<Connection>, caller: Caller) -> Self {
+    pub fn unknown(app: Arc<App>, connection: Arc<Connection>, caller: Caller) -> Self {
         if !caller.is_guest {
             app.statsd.count(RoomEvent::Create);
         }
@@ -110,7 +107,7 @@ impl Peer {
     }
 
     /// A connection whose request says what it wants.
-    fn entering<F: Future<Output = Entered> + Send + 'static>(
+    pub fn entering<F: Future<Output = Entered> + Send + 'static>(
         app: Arc<App>,
         connection: Arc<Connection>,
         caller: Caller,
@@ -123,20 +120,20 @@ impl Peer {
     }
 
     /// Stays for as long as this principal may be here.
-    fn vouched(mut self, principal: Option<Arc<Principal>>) -> Self {
+    pub fn vouched(mut self, principal: Option<Arc<Principal>>) -> Self {
         self.principal = principal;
         // It may have been revoked since it was admitted.
         self.checked = 0;
         self
     }
 
-    fn joiner(&self) -> Joiner {
+    pub fn joiner(&self) -> Joiner {
         let Caller { sender, address, .. } = &self.caller;
         Joiner { connection: self.connection.clone(), sender: sender.clone(), address: *address }
     }
 
     /// To be called when the policy may have changed.
-    fn recheck(&mut self) -> Result<(), CloseReason> {
+    pub fn recheck(&mut self) -> Result<(), CloseReason> {
         let generation = self.app.policy.generation();
         match &self.principal {
             Some(principal) if std::mem::replace(&mut self.checked, generation) != generation => {
@@ -146,7 +143,7 @@ impl Peer {
         }
     }
 
-    fn enter(&mut self, entered: Entered) -> Result<(), CloseReason> {
+    pub fn enter(&mut self, entered: Entered) -> Result<(), CloseReason> {
         self.stand = match (entered, &self.app.elsewhere) {
             (Entered::Seated(seat), _) => Stand::Seated(seat),
             (Entered::Elsewhere(node, wanted), Some(elsewhere)) if !self.caller.is_guest => {
@@ -164,11 +161,11 @@ impl Peer {
         Ok(())
     }
 
-    fn seat(&self) -> Option<&Seat> {
+    pub fn seat(&self) -> Option<&Seat> {
         if let Stand::Seated(seat) = &self.stand { Some(seat) } else { None }
     }
 
-    fn take_seat(&mut self) -> Option<Seat> {
+    pub fn take_seat(&mut self) -> Option<Seat> {
         match std::mem::replace(&mut self.stand, Stand::Outside) {
             Stand::Seated(seat) => Some(seat),
             other => {
@@ -179,12 +176,12 @@ impl Peer {
     }
 
     /// Where what it says has to go, if its room is on another node.
-    fn elsewhere(&self) -> Option<&Strand> {
+    pub fn elsewhere(&self) -> Option<&Strand> {
         if let Stand::Elsewhere(strand) = &self.stand { Some(strand) } else { None }
     }
 
     /// Hands a message to the others; `frame` is given the number of the message.
-    fn relay(&self, bytes: usize, frame: impl FnOnce(u64) -> Bytes) -> Option<Relayed> {
+    pub fn relay(&self, bytes: usize, frame: impl FnOnce(u64) -> Bytes) -> Option<Relayed> {
         let relayed = self.seat()?.relay(bytes, Instant::now(), frame);
         if relayed == Relayed::Ended {
             match self.connection.phase() {
@@ -197,7 +194,7 @@ impl Peer {
     }
 
     /// Gives the seat up as soon as the connection is of no use.
-    fn on_end(&mut self) {
+    pub fn on_end(&mut self) {
         let Stand::Seated(seat) = std::mem::replace(&mut self.stand, Stand::Outside) else { return };
         self.app.statsd.time(self.began.elapsed());
         match self.connection.phase() {
@@ -212,13 +209,13 @@ impl Peer {
         }
     }
 
-    fn bounds(&self) -> Bounds {
+    pub fn bounds(&self) -> Bounds {
         let message_bytes = self.app.rooms_config.max_message_bytes;
         Bounds { message_bytes, fragments: self.app.limits.max_fragments }
     }
 
     /// Enters. A sender waits for peers who read slowly.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Stand::Entering(entering) = &mut self.stand {
             let entered = ready!(entering.as_mut().poll(cx));
             if let Err(reason) = self.enter(entered) {
@@ -234,14 +231,14 @@ impl Peer {
 }
 
 /// Who may open a room, with the body of the request.
-struct Authorized {
+pub struct Authorized {
     /// If rooms are opened with a login.
-    principal: Option<Arc<Principal>>,
-    body: Bytes,
+    pub principal: Option<Arc<Principal>>,
+    pub body: Bytes,
 }
 
 /// Lets through whoever may open a room.
-async fn authorize(
+pub async fn authorize(
     app: &App,
     call: &Call,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
@@ -260,7 +257,7 @@ async fn authorize(
 }
 
 /// How a connection is closed that is refused a room.
-fn close_for(refusal: &Refusal) -> CloseReason {
+pub fn close_for(refusal: &Refusal) -> CloseReason {
     match refusal.code {
         Code::Malformed => CloseReason::Malformed,
         Code::EngineUnavailable => CloseReason::EngineUnavailable,
@@ -269,17 +266,17 @@ fn close_for(refusal: &Refusal) -> CloseReason {
 }
 
 /// The older systems answer 400 to what is no upgrade.
-fn older_handshake(call: &Call, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
+pub fn older_handshake(call: &Call, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
     Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(Code::Malformed, refusal.detail))
 }
 
-fn not_allowed(allow: &'static str) -> warp::reply::Response {
+pub fn not_allowed(allow: &'static str) -> warp::reply::Response {
     let mut response = problem::response(&Code::MethodNotAllowed.into());
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }
 
 /// A path segment, percent-decoded; `None` if it is not UTF-8.
-fn decoded(segment: &str) -> Option<String> {
+pub fn decoded(segment: &str) -> Option<String> {
     percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(Into::into)
 }

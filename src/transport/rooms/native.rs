@@ -10,20 +10,21 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
-use super::elsewhere::{Blob, Said, Wanted};
 use super::{Caller, Entered, Peer, authorize, close_for, not_allowed, open};
 use crate::broker::room::{Claim, CodeForm, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Principal};
-use crate::protocol::command::Unreadable;
-use crate::protocol::room::{RoomCommand, RoomId, RoomReply, message};
+use crate::cluster::rooms::{Blob, Said, Wanted};
+use crate::protocol::frame::command::Unreadable;
+use crate::protocol::frame::room_frames::{RoomCommand, RoomId, RoomReply, message};
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
 use crate::transport::config::OpenTo;
+use crate::transport::credential;
+use crate::transport::http::origin;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 use crate::transport::websocket::Handler;
 use crate::transport::websocket::upgrade::Handshake;
-use crate::transport::{credential, origin};
 
 pub const SUBPROTOCOL: &str = "lastmile.pair.v1";
 

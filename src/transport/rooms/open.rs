@@ -11,13 +11,13 @@ use serde_json::json;
 use warp::Reply;
 
 use super::authorize;
-use super::elsewhere::reserve;
 use crate::broker::Now;
 use crate::broker::room::{CodeForm, Key, OpenOptions, Opened};
+use crate::cluster::rooms::reserve;
 use crate::protocol::{CloseReason, Code, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
-use crate::transport::origin;
+use crate::transport::http::origin;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 
 /// What may be asked for is small.
 const MAX_BODY_BYTES: usize = 4096;

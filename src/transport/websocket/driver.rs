@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::wire::Wire;
+use super::socket::Wire;
 use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
 use crate::protocol::websocket::{Assembler, Bounds, Message, pong_frame};

@@ -19,9 +19,9 @@ use crate::broker::{Connection, ConnectionLimits};
 use crate::ops::Phase;
 use crate::protocol::websocket::{Assembler, Malformed, accept_deflate};
 use crate::protocol::{CloseReason, Code, Form, Refusal};
-use crate::transport::app::App;
-use crate::transport::call::Call;
-use crate::transport::write_deadline::WriteDeadline;
+use crate::transport::accept::write_deadline::WriteDeadline;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
 
 /// What a client asks for, checked.
 pub struct Handshake {
@@ -151,8 +151,8 @@ impl Handshake {
 /// The future of one connection's task, with what it gives back at its end.
 struct Alive<H: Handler> {
     driver: Driver<H>,
-    _registered: crate::transport::registry::Registered,
-    _permit: Arc<crate::transport::admission::Permit>,
+    _registered: crate::broker::connection::registry::Registered,
+    _permit: Arc<crate::transport::accept::connection_limits::Permit>,
 }
 
 impl<H: Handler> Future for Alive<H> {

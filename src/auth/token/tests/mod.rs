@@ -2,9 +2,9 @@
 
 mod claims;
 mod form;
+pub mod jwks;
 mod keys;
 mod mint;
-mod ring;
 
 use std::sync::{Arc, LazyLock};
 

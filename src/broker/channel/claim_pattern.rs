@@ -1,0 +1,272 @@
+//! Patterns of channel names with places for what a subscriber's token says: `user.{sub}`, `{claim.tenant}.orders.*`.
+//!
+//! A value stands for one whole segment and for nothing but itself: what could end a segment or be a wildcard is
+//! percent-encoded before the comparison, so that no value widens a match and no two values meet in one channel.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::broker::Principal;
+use crate::protocol::channel::is_unprintable;
+use crate::protocol::{ChannelName, Pattern};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    /// With its `*`.
+    Text(Box<str>),
+    Claim(Box<str>),
+}
+
+/// Why a text is no template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TemplateError {
+    /// A brace without its other one.
+    Unbalanced,
+    /// `{}` or `{claim.}`
+    Nameless,
+    /// Something stands beside the braces in their segment.
+    NotASegment,
+}
+
+impl Template {
+    /// `None` for a pattern that asks for nothing of the token.
+    pub fn parse(text: &str) -> Result<Option<Self>, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find(['{', '}']) {
+            let (before, from) = rest.split_at(open);
+            let (name, after) =
+                from.strip_prefix('{').and_then(|from| from.split_once('}')).ok_or(TemplateError::Unbalanced)?;
+            if name.contains('{') {
+                return Err(TemplateError::Unbalanced);
+            }
+            let name = name.strip_prefix("claim.").unwrap_or(name);
+            if name.is_empty() {
+                return Err(TemplateError::Nameless);
+            }
+            let begins = if before.is_empty() { parts.is_empty() } else { before.ends_with('.') };
+            if !begins || !(after.is_empty() || after.starts_with('.')) {
+                return Err(TemplateError::NotASegment);
+            }
+            parts.extend((!before.is_empty()).then(|| Part::Text(before.into())));
+            parts.push(Part::Claim(name.into()));
+            rest = after;
+        }
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        parts.extend((!rest.is_empty()).then(|| Part::Text(rest.into())));
+        Ok(Some(Self { parts }))
+    }
+
+    /// Every channel that it may stand for, whoever asks: limits go by this.
+    pub fn shape(&self) -> Pattern {
+        let parts = self.parts.iter().map(|part| match part {
+            Part::Text(text) => text,
+            Part::Claim(_) => "*",
+        });
+        Pattern::new(&parts.collect::<String>())
+    }
+
+    /// Whether the channel is the principal's.
+    pub fn matches(&self, channel: &ChannelName, principal: &Principal) -> bool {
+        self.pattern_of(principal).is_some_and(|pattern| pattern.matches(channel))
+    }
+
+    /// The principal's own channels. A claim that is missing, empty, or neither a string nor a whole number stands for
+    /// none.
+    pub fn pattern_of(&self, principal: &Principal) -> Option<Pattern> {
+        let mut pattern = String::with_capacity(64);
+        let is_whole = self.parts.iter().all(|part| match part {
+            Part::Text(text) => {
+                pattern.push_str(text);
+                true
+            }
+            Part::Claim(name) if &**name == "sub" => push_segment(&mut pattern, &principal.subject),
+            Part::Claim(name) => match principal.claims.get(&**name) {
+                Some(Value::String(text)) => push_segment(&mut pattern, text),
+                Some(Value::Number(number)) if !number.is_f64() => {
+                    // Writing to a string cannot fail.
+                    let _ = write!(pattern, "{number}");
+                    true
+                }
+                _ => false,
+            },
+        });
+        is_whole.then(|| Pattern::new(&pattern))
+    }
+
+    /// The names of the claims that it asks for.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Claim(name) => Some(&**name),
+        })
+    }
+
+    /// As it was written, in its shortest form.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(part) => text.push_str(part),
+                Part::Claim(name) => text.extend(["{", name, "}"]),
+            }
+        }
+        text
+    }
+}
+
+/// A value as one segment of a channel name: `.`, `*`, `%` and what a name cannot hold are percent-encoded.
+fn push_segment(pattern: &mut String, value: &str) -> bool {
+    for c in value.chars() {
+        if matches!(c, '.' | '*' | '%') || is_unprintable(c) {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                // Writing to a string cannot fail.
+                let _ = write!(pattern, "%{byte:02X}");
+            }
+        } else {
+            pattern.push(c);
+        }
+    }
+    !value.is_empty()
+}
+
+impl std::fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unbalanced => "a brace stands without its other one",
+            Self::Nameless => "braces must hold the name of a claim, like {sub}",
+            Self::NotASegment => "a claim in braces must be a whole part between dots, like user.{sub}",
+        })
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn principal(subject: &str, claims: Value) -> Principal {
+        let Value::Object(claims) = claims else { panic!("{claims}") };
+        Principal {
+            issuer: "i".into(),
+            subject: subject.into(),
+            scopes: vec![],
+            groups: vec![],
+            claims,
+            expires: u64::MAX,
+        }
+    }
+
+    fn matches(template: &str, principal: &Principal, channel: &str) -> bool {
+        let template = Template::parse(template).unwrap().expect("a template");
+        template.matches(&ChannelName::parse(channel).unwrap(), principal)
+    }
+
+    #[test]
+    fn a_value_opens_its_own_channel_alone() {
+        let alice = principal("alice", json!({"tenant": "acme", "https://x.example/t": "t", "level": 7}));
+        for (template, channel, expected) in [
+            ("user.{sub}", "user.alice", true),
+            ("user.{sub}", "user.bob", false),
+            ("user.{sub}", "user.alice.x", false),
+            ("user.{sub}", "user.", false),
+            ("user.{sub}", "user.Alice", false),
+            ("{claim.sub}", "alice", true),
+            ("user.{sub}.*", "user.alice.mail", true),
+            ("user.{sub}.*", "user.alice", false),
+            ("user.{sub}.*", "user.bob.alice.x", false),
+            ("{claim.tenant}.orders.*", "acme.orders.1", true),
+            ("{tenant}.orders.*", "other.orders.acme.orders.1", false),
+            ("{tenant}.{sub}", "acme.alice", true),
+            ("{https://x.example/t}.x", "t.x", true),
+            ("level.{level}", "level.7", true),
+            ("level.{level}", "level.70", false),
+        ] {
+            assert_eq!(matches(template, &alice, channel), expected, "{template} and {channel}");
+        }
+    }
+
+    #[test]
+    fn t_j10_no_value_widens_a_match() {
+        for (subject, own) in [
+            ("*", "user.%2A"),
+            ("a*", "user.a%2A"),
+            ("a.b", "user.a%2Eb"),
+            ("alice@example.com", "user.alice@example%2Ecom"),
+            ("alice.>", "user.alice%2E>"),
+            ("a%2Eb", "user.a%252Eb"),
+            ("{sub}", "user.{sub}"),
+            ("a\nb", "user.a%0Ab"),
+            ("a\u{202e}b", "user.a%E2%80%AEb"),
+        ] {
+            let who = principal(subject, json!({}));
+            assert!(matches("user.{sub}", &who, own), "{subject:?}");
+            for other in ["user.alice", "user.a.b", "user.bob", "user.alice.mail", "user.x", "user.a"] {
+                assert!(!matches("user.{sub}", &who, other), "{subject:?} and {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn t_j10_two_values_never_meet_in_one_channel() {
+        let one = principal("b.c", json!({"tenant": "a"}));
+        let other = principal("c", json!({"tenant": "a.b"}));
+        assert!(matches("{tenant}.{sub}", &one, "a.b%2Ec"));
+        assert!(matches("{tenant}.{sub}", &other, "a%2Eb.c"));
+        for who in [&one, &other] {
+            assert!(!matches("{tenant}.{sub}", who, "a.b.c"));
+        }
+    }
+
+    #[test]
+    fn a_claim_that_is_no_name_stands_for_no_channel() {
+        for value in [json!(null), json!(true), json!(1.5), json!([]), json!(["x"]), json!({"x": 1}), json!("")] {
+            let who = principal("alice", json!({"tenant": value}));
+            for channel in ["t.x", "t.", "t.true", "t.null", "t.1.5", "t.*"] {
+                assert!(!matches("t.{tenant}", &who, channel), "{value} and {channel}");
+            }
+        }
+        assert!(!matches("t.{tenant}", &principal("alice", json!({})), "t."));
+    }
+
+    #[test]
+    fn the_shape_holds_whoever_asks() {
+        for (template, shape) in
+            [("user.{sub}", "user.*"), ("{a}.{claim.b}.x", "*.*.x"), ("{sub}", "*"), ("a.{sub}.*", "a.*.*")]
+        {
+            assert_eq!(Template::parse(template).unwrap().unwrap().shape().as_str(), shape);
+        }
+        assert_eq!(Template::parse("prices.*"), Ok(None));
+        assert_eq!(Template::parse("a.{claim.b}.c").unwrap().unwrap().text(), "a.{b}.c");
+    }
+
+    #[test]
+    fn braces_hold_a_name_and_stand_alone_in_their_segment() {
+        use TemplateError::{Nameless, NotASegment, Unbalanced};
+        for (text, error) in [
+            ("user.{sub", Unbalanced),
+            ("user.sub}", Unbalanced),
+            ("user.{{sub}}", Unbalanced),
+            ("user.{}", Nameless),
+            ("user.{claim.}", Nameless),
+            ("user-{sub}", NotASegment),
+            ("user.{sub}x", NotASegment),
+            ("user.{sub}*", NotASegment),
+            ("user.*{sub}", NotASegment),
+            ("{a}{b}", NotASegment),
+        ] {
+            assert_eq!(Template::parse(text), Err(error), "{text}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Who listens here: the channels of this node that have members, and the fan-out to them.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::fanout::{Congestion, Member, Slice, Walks};
+use super::presence::{Happened, Observation, Observers};
+use crate::broker::Principal;
+use crate::broker::SlowConsumer;
+use crate::broker::connection::Connection;
+use crate::broker::counters::Counters;
+use crate::protocol::frame::server_frame::{Person, Reply};
+use crate::protocol::websocket::text_frame;
+use crate::protocol::{ChannelName, CloseReason, Code, Form, Publication, Refusal};
+
+/// Locks over the map of channels, so that channels rarely wait for each other.
+const SHARDS: usize = 64;
+
+/// A cheap handle; every method is synchronous and no lock is held when it returns.
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    shards: Vec<RwLock<HashMap<ChannelName, Arc<Listeners>>>>,
+    hasher: RandomState,
+    /// Slices of a large channel: one for each core.
+    max_slices: usize,
+    counters: Arc<Counters>,
+    observers: Observers,
+}
+
+/// The members of one channel.
+#[derive(Default)]
+struct Listeners {
+    state: Mutex<ListenersState>,
+}
+
+#[derive(Default)]
+struct ListenersState {
+    members: u64,
+    slices: Vec<Arc<Slice>>,
+}
+
+/// Who wants to join a channel.
+pub struct Newcomer {
+    pub connection: Arc<Connection>,
+    /// `None` for a client without a token.
+    pub principal: Option<Arc<Principal>>,
+    pub form: Form,
+    /// Different for each channel of the connection.
+    pub tag: u64,
+}
+
+/// A place among a channel's members; it is given up when this is dropped.
+pub struct Membership {
+    hub: Hub,
+    channel: ChannelName,
+    member: Arc<Member>,
+    slice: Arc<Slice>,
+    at: usize,
+    connection: u64,
+    principal: Option<Arc<Principal>>,
+}
+
+impl Hub {
+    pub fn new(max_slices: usize, counters: Arc<Counters>) -> Self {
+        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
+        Self(Arc::new(Inner {
+            shards,
+            hasher: RandomState::new(),
+            max_slices: max_slices.max(1),
+            counters,
+            observers: Observers::default(),
+        }))
+    }
+
+    /// Adds a member that is sent everything behind offset `seen`. `max_members` of 0 means no limit.
+    pub fn join(
+        &self,
+        channel: &ChannelName,
+        newcomer: Newcomer,
+        slow_consumer: SlowConsumer,
+        seen: u64,
+        max_members: u64,
+    ) -> Result<Membership, Refusal> {
+        let mut shard = self.shard(channel).write();
+        let listeners = shard.entry(channel.clone()).or_default().clone();
+        let mut state = listeners.state.lock();
+        if max_members != 0 && state.members >= max_members {
+            return Err(Refusal::new(Code::ConnectionLimit, "the channel has as many subscribers as it may have"));
+        }
+        state.members += 1;
+        let Newcomer { connection, principal, form, tag } = newcomer;
+        let who = Happened::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
+        self.0.observers.tell(channel, who, state.members);
+        let slice = state.slice_for_one_more(self.0.max_slices, &self.0.counters);
+        drop(state);
+        drop(shard);
+        let number = connection.id;
+        let member = Arc::new(Member::new(connection, form, slow_consumer, tag, seen));
+        let at = slice.add(member.clone());
+        self.0.counters.subscriptions.increment(1);
+        Ok(Membership { hub: self.clone(), channel: channel.clone(), member, slice, at, connection: number, principal })
+    }
+
+    /// Whether anybody here wants the publications of a channel.
+    pub fn is_wanted(&self, channel: &ChannelName) -> bool {
+        self.shard(channel).read().contains_key(channel)
+    }
+
+    /// Puts a publication before every member. To be called in the order of offsets.
+    pub fn fan_out(&self, channel: &ChannelName, publication: &Arc<Publication>) -> Walks {
+        let Some(listeners) = self.listeners(channel) else {
+            return Walks::default();
+        };
+        let state = listeners.state.lock();
+        let mut walks = Walks::default();
+        for slice in &state.slices {
+            walks.walks.extend(slice.push(publication.clone()));
+            walks.congestion = walks.congestion.or_else(|| Congestion::of(slice));
+        }
+        walks
+    }
+
+    /// Tells every member that the channel is cut off from other nodes, or whole again.
+    pub fn tell_state(&self, channel: &ChannelName, state: &Reply<'_>) {
+        let Some(listeners) = self.listeners(channel) else { return };
+        let (slices, frame) = (listeners.state.lock().slices.clone(), text_frame(state.to_json().as_bytes()));
+        slices.iter().for_each(|slice| slice.tell(&frame));
+    }
+
+    /// Ends every subscription to a channel.
+    pub fn end(&self, channel: &ChannelName, reason: CloseReason) {
+        if let Some(listeners) = self.listeners(channel) {
+            let slices = listeners.state.lock().slices.clone();
+            let ended = slices.iter().map(|slice| slice.end(channel, reason)).sum();
+            self.leave(channel, ended, Happened::Ended(reason));
+        }
+    }
+
+    /// Tells `connection` who comes and goes, from the number of members of all nodes on that `announce` is called with.
+    /// `elsewhere` is what is known of other nodes.
+    pub fn observe(
+        &self,
+        channel: ChannelName,
+        connection: Arc<Connection>,
+        elsewhere: Vec<(String, u64)>,
+        now: Instant,
+        announce: impl FnOnce(u64),
+    ) -> Observation {
+        // No one joins or leaves meanwhile.
+        let shard = self.shard(&channel).write();
+        let members = shard.get(&channel).map_or(0, |listeners| listeners.state.lock().members);
+        self.0.observers.add(channel, connection, members, elsewhere, now, announce)
+    }
+
+    /// Tells another node who comes and goes here, for so long, and at once how many there are.
+    pub fn watched_by(&self, channel: &ChannelName, node: &str, until: Instant) {
+        let shard = self.shard(channel).write();
+        let members = shard.get(channel).map_or(0, |listeners| listeners.state.lock().members);
+        self.0.observers.watched_by(channel, node, members, until);
+    }
+
+    pub fn observers(&self) -> &Observers {
+        &self.0.observers
+    }
+
+    /// Members of a channel on this node.
+    pub fn members(&self, channel: &ChannelName) -> u64 {
+        self.listeners(channel).map_or(0, |listeners| listeners.state.lock().members)
+    }
+
+    /// So many members were removed from their slices.
+    fn leave(&self, channel: &ChannelName, count: u64, happened: Happened<'_>) {
+        self.0.counters.subscriptions.decrement(count as f64);
+        let mut shard = self.shard(channel).write();
+        let Some(listeners) = shard.get(channel) else { return };
+        let left = {
+            let mut state = listeners.state.lock();
+            state.members -= count;
+            self.0.observers.tell(channel, happened, state.members);
+            state.members
+        };
+        if left == 0 {
+            shard.remove(channel);
+        }
+    }
+
+    fn listeners(&self, channel: &ChannelName) -> Option<Arc<Listeners>> {
+        self.shard(channel).read().get(channel).cloned()
+    }
+
+    fn shard(&self, channel: &ChannelName) -> &RwLock<HashMap<ChannelName, Arc<Listeners>>> {
+        &self.0.shards[self.0.hasher.hash_one(channel) as usize % SHARDS]
+    }
+}
+
+impl ListenersState {
+    fn slice_for_one_more(&mut self, max_slices: usize, counters: &Arc<Counters>) -> Arc<Slice> {
+        let room = self.slices.iter().find(|slice| !slice.is_full()).cloned();
+        if let Some(slice) = room {
+            return slice;
+        }
+        if self.slices.len() < max_slices {
+            self.slices.push(Slice::new(counters.clone()));
+        }
+        self.slices.iter().min_by_key(|slice| slice.members()).expect("there is at least one slice").clone()
+    }
+}
+
+fn person(principal: Option<&Principal>) -> Option<Person<'_>> {
+    principal.map(|principal| Person { issuer: &principal.issuer, subject: &principal.subject })
+}
+
+impl Membership {
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    pub(in crate::broker) fn member(&self) -> Arc<Member> {
+        self.member.clone()
+    }
+
+    /// `false` once the gateway has ended the subscription.
+    pub fn is_active(&self) -> bool {
+        self.member.is_active()
+    }
+
+    /// Sends the member what was published so far, before anything that the caller sends next.
+    pub fn catch_up(&self) {
+        self.slice.catch_up(&self.member);
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        // If the gateway ended it, it was removed then, and its place may be another's.
+        if self.member.deactivate() {
+            self.slice.remove(self.at);
+            let person = person(self.principal.as_deref());
+            let who = Happened::Unsubscribed { connection: self.connection, person };
+            self.hub.leave(&self.channel, 1, who);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Publishers that want to know who listens to their channels, on this node and on others.
+//!
+//! A node tells those on which somebody watches what happens to its own subscribers, each time with how many they are
+//! then, and the number alone now and then. So whatever is lost on the way is set right soon.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::broker::Connection;
+use crate::protocol::frame::server_frame::{Event, Person, Reply};
+use crate::protocol::{ChannelName, CloseReason};
+
+/// An observer whose socket is this far behind is told less, and how much less.
+const BEHIND_BYTES: usize = 64 * 1024;
+
+/// A node is told for so long after it asked, and its subscribers count for so long after it was heard of.
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// Words for other nodes that wait.
+const MAX_WAITING: usize = 4096;
+
+#[derive(Clone, Default)]
+pub struct Observers(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// Asked before anything is locked: most channels have no observer.
+    count: AtomicUsize,
+    next: AtomicU64,
+    by_channel: Mutex<HashMap<ChannelName, Watched>>,
+    nodes: OnceLock<Nodes>,
+}
+
+/// The way to other nodes.
+struct Nodes {
+    own: Arc<str>,
+    outward: mpsc::Sender<(Arc<str>, Notice)>,
+}
+
+/// A channel that somebody watches, here or on another node.
+#[derive(Default)]
+struct Watched {
+    /// Subscribers of this node.
+    here: u64,
+    /// Those of other nodes, and when they were heard of.
+    elsewhere: HashMap<Arc<str>, (u64, Instant)>,
+    /// The sum that observers were told last.
+    told: u64,
+    /// Told, and nobody came since.
+    is_ended: bool,
+    observers: Vec<Observer>,
+    watchers: HashMap<Arc<str>, Watcher>,
+}
+
+struct Observer {
+    number: u64,
+    connection: Arc<Connection>,
+    /// Events that it was not told.
+    missed: u64,
+}
+
+/// A node on which somebody watches.
+struct Watcher {
+    until: Instant,
+    missed: u64,
+}
+
+/// What has to be said again every few seconds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Renewal {
+    /// Channels that are watched here, for [`Bus::watch`](crate::broker::Bus::watch).
+    pub here: Vec<ChannelName>,
+    /// Channels that are watched on other nodes, for [`Observers::repeat`].
+    pub elsewhere: Vec<ChannelName>,
+}
+
+/// Tells a connection about a channel until it is dropped.
+pub struct Observation {
+    observers: Observers,
+    pub channel: ChannelName,
+    number: u64,
+}
+
+/// What happened to a channel's subscribers on this node.
+#[derive(Clone, Copy)]
+pub enum Happened<'a> {
+    Subscribed { connection: u64, person: Option<Person<'a>> },
+    Unsubscribed { connection: u64, person: Option<Person<'a>> },
+    Ended(CloseReason),
+}
+
+/// What one node tells another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    channel: Arc<str>,
+    /// `None` where there is only the number to tell.
+    what: Option<What>,
+    /// Subscribers of the node after it.
+    connections: u64,
+    /// Notices of the channel before this one that were left out.
+    missed: u64,
+}
+
+/// [`Happened`], as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum What {
+    Subscribed { connection: u64, person: Option<(Arc<str>, Arc<str>)> },
+    Unsubscribed { connection: u64, person: Option<(Arc<str>, Arc<str>)> },
+    Ended(String),
+}
+
+impl Observers {
+    /// From now on other nodes are told and counted. Returns the words for them, each with its node.
+    pub fn over_nodes(&self, own: &str) -> mpsc::Receiver<(Arc<str>, Notice)> {
+        let (outward, notices) = mpsc::channel(MAX_WAITING);
+        // Whoever asks again gets words that nobody sends.
+        let _ = self.0.nodes.set(Nodes { own: own.into(), outward });
+        notices
+    }
+
+    /// Tells `connection` from now on. `here` are the subscribers of this node, `elsewhere` what is known of others;
+    /// `announce` is called with their sum, before the first event.
+    pub(super) fn add(
+        &self,
+        channel: ChannelName,
+        connection: Arc<Connection>,
+        here: u64,
+        elsewhere: Vec<(String, u64)>,
+        now: Instant,
+        announce: impl FnOnce(u64),
+    ) -> Observation {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let mut by_channel = self.0.by_channel.lock();
+        let watched = by_channel.entry(channel.clone()).or_default();
+        watched.here = here;
+        for (node, count) in elsewhere {
+            // What the node itself said is newer.
+            watched.elsewhere.entry(node.into()).or_insert((count, now));
+        }
+        // Those that watch already are told with the next event.
+        watched.told = watched.sum();
+        watched.observers.push(Observer { number, connection, missed: 0 });
+        announce(watched.told);
+        self.0.count.store(by_channel.len(), Ordering::Relaxed);
+        Observation { observers: self.clone(), channel, number }
+    }
+
+    /// Tells `node` until then, and at once how many subscribers there are here.
+    pub(super) fn watched_by(&self, channel: &ChannelName, node: &str, here: u64, until: Instant) {
+        let Some(nodes) = self.0.nodes.get() else { return };
+        let mut by_channel = self.0.by_channel.lock();
+        let watched = by_channel.entry(channel.clone()).or_default();
+        watched.here = here;
+        let node = Arc::<str>::from(node);
+        let watcher = watched.watchers.entry(node.clone()).or_insert(Watcher { until, missed: 0 });
+        watcher.until = until;
+        watcher.tell(nodes, &node, channel, None, here);
+        self.0.count.store(by_channel.len(), Ordering::Relaxed);
+    }
+
+    /// `here` listen now on this node. To be called in the order of what happens.
+    pub(super) fn tell(&self, channel: &ChannelName, happened: Happened<'_>, here: u64) {
+        if self.0.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut by_channel = self.0.by_channel.lock();
+        let Some(watched) = by_channel.get_mut(channel) else { return };
+        watched.here = here;
+        let nodes = self.0.nodes.get();
+        watched.happened(channel, happened, nodes.map(|nodes| &*nodes.own));
+        if let Some(nodes) = nodes {
+            for (node, watcher) in &mut watched.watchers {
+                watcher.tell(nodes, node, channel, Some(What::of(happened)), here);
+            }
+        }
+    }
+
+    /// Another node told something about its subscribers. To be called in the order of what it says.
+    pub fn hear(&self, node: &str, notice: &Notice, now: Instant) {
+        let Notice { channel, what, connections, missed } = notice;
+        let Ok(channel) = ChannelName::from_dialect(channel) else { return };
+        let mut by_channel = self.0.by_channel.lock();
+        let Some(watched) = by_channel.get_mut(&channel).filter(|watched| !watched.observers.is_empty()) else {
+            return;
+        };
+        watched.elsewhere.insert(node.into(), (*connections, now));
+        watched.observers.iter_mut().for_each(|observer| observer.missed += missed);
+        match what.as_ref().and_then(What::happened) {
+            Some(happened) => watched.happened(&channel, happened, Some(node)),
+            None => watched.counted(&channel),
+        }
+    }
+
+    /// Forgets nodes that were not heard of for too long. To be called every few seconds; gives what is to be said again.
+    pub fn renew(&self, now: Instant) -> Renewal {
+        let mut by_channel = self.0.by_channel.lock();
+        let mut renewal = Renewal::default();
+        for (channel, watched) in by_channel.iter_mut() {
+            watched.watchers.retain(|_, watcher| watcher.until > now);
+            if !watched.watchers.is_empty() {
+                renewal.elsewhere.push(channel.clone());
+            }
+            if !watched.observers.is_empty() {
+                watched.elsewhere.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < LEASE);
+                watched.counted(channel);
+                renewal.here.push(channel.clone());
+            }
+        }
+        by_channel.retain(|_, watched| watched.is_wanted());
+        self.0.count.store(by_channel.len(), Ordering::Relaxed);
+        renewal
+    }
+
+    /// Tells the nodes that watch a channel how many there are here.
+    pub fn repeat(&self, channel: &ChannelName) {
+        let Some(nodes) = self.0.nodes.get() else { return };
+        if let Some(watched) = self.0.by_channel.lock().get_mut(channel) {
+            for (node, watcher) in &mut watched.watchers {
+                watcher.tell(nodes, node, channel, None, watched.here);
+            }
+        }
+    }
+}
+
+impl Watched {
+    fn sum(&self) -> u64 {
+        self.here + self.elsewhere.values().map(|(count, _)| count).sum::<u64>()
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.observers.is_empty() || !self.watchers.is_empty()
+    }
+
+    /// `node` is where it happened.
+    fn happened(&mut self, channel: &ChannelName, happened: Happened<'_>, node: Option<&str>) {
+        match happened {
+            // Each node ends the subscriptions of its own; that is one end.
+            Happened::Ended(_) if self.is_ended => return self.counted(channel),
+            Happened::Ended(reason) => {
+                self.is_ended = true;
+                // The others are about to say so.
+                if reason != CloseReason::EngineUnavailable {
+                    self.here = 0;
+                    self.elsewhere.values_mut().for_each(|(count, _)| *count = 0);
+                }
+            }
+            Happened::Subscribed { .. } => self.is_ended = false,
+            Happened::Unsubscribed { .. } => {}
+        }
+        self.told = self.sum();
+        for observer in &mut self.observers {
+            observer.tell(channel, Some(happened), node, self.told);
+        }
+    }
+
+    /// Tells the number if it is another one than was told.
+    fn counted(&mut self, channel: &ChannelName) {
+        let sum = self.sum();
+        if std::mem::replace(&mut self.told, sum) != sum {
+            self.observers.iter_mut().for_each(|observer| observer.tell(channel, None, None, sum));
+        }
+    }
+}
+
+impl Observer {
+    fn tell(&mut self, channel: &ChannelName, happened: Option<Happened<'_>>, node: Option<&str>, connections: u64) {
+        if self.connection.waiting_bytes() > BEHIND_BYTES {
+            self.missed += 1;
+            return;
+        }
+        let (event, who, reason) = match happened {
+            Some(Happened::Subscribed { connection, person }) => (Event::Subscribed, Some((connection, person)), None),
+            Some(Happened::Unsubscribed { connection, person }) => {
+                (Event::Unsubscribed, Some((connection, person)), None)
+            }
+            Some(Happened::Ended(reason)) => (Event::Ended, None, Some(reason.name())),
+            None => (Event::Counted, None, None),
+        };
+        let name = who.map(|(connection, _)| format!("c-{connection:x}"));
+        let event = Reply::Event {
+            channel: channel.as_str(),
+            event,
+            connection: name.as_deref(),
+            node: node.filter(|_| who.is_some()),
+            principal: who.and_then(|(_, person)| person),
+            reason,
+            connections,
+            missed: std::mem::take(&mut self.missed),
+        };
+        self.connection.send_text(&event.to_json());
+    }
+}
+
+impl Watcher {
+    fn tell(&mut self, nodes: &Nodes, node: &Arc<str>, channel: &ChannelName, what: Option<What>, connections: u64) {
+        let is_event = what.is_some();
+        let notice = Notice { channel: channel.as_str().into(), what, connections, missed: self.missed };
+        match nodes.outward.try_send((node.clone(), notice)) {
+            Ok(()) => self.missed = 0,
+            Err(_) => self.missed += u64::from(is_event),
+        }
+    }
+}
+
+impl What {
+    fn of(happened: Happened<'_>) -> Self {
+        let owned = |person: Option<Person<'_>>| person.map(|person| (person.issuer.into(), person.subject.into()));
+        match happened {
+            Happened::Subscribed { connection, person } => Self::Subscribed { connection, person: owned(person) },
+            Happened::Unsubscribed { connection, person } => Self::Unsubscribed { connection, person: owned(person) },
+            Happened::Ended(reason) => Self::Ended(reason.name().to_owned()),
+        }
+    }
+
+    /// `None` for what only a newer node says.
+    fn happened(&self) -> Option<Happened<'_>> {
+        fn person(person: &Option<(Arc<str>, Arc<str>)>) -> Option<Person<'_>> {
+            person.as_ref().map(|(issuer, subject)| Person { issuer, subject })
+        }
+        Some(match self {
+            Self::Subscribed { connection, person: who } => {
+                Happened::Subscribed { connection: *connection, person: person(who) }
+            }
+            Self::Unsubscribed { connection, person: who } => {
+                Happened::Unsubscribed { connection: *connection, person: person(who) }
+            }
+            Self::Ended(name) => Happened::Ended(CloseReason::ALL.into_iter().find(|reason| reason.name() == name)?),
+        })
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        let mut by_channel = self.observers.0.by_channel.lock();
+        let Some(watched) = by_channel.get_mut(&self.channel) else { return };
+        watched.observers.retain(|observer| observer.number != self.number);
+        if watched.observers.is_empty() {
+            watched.elsewhere.clear();
+        }
+        if !watched.is_wanted() {
+            by_channel.remove(&self.channel);
+        }
+        self.observers.0.count.store(by_channel.len(), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,252 @@
+//! A subscriber's session: what an authenticated connection may do, and the channels it listens to.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::broker::engine::{Engine, Joined, Now, Start};
+use crate::broker::replies::{Outward, Replies};
+use crate::broker::{ChannelRules, Connection, Membership, Newcomer, Principal};
+use crate::protocol::frame::command::Command;
+use crate::protocol::frame::server_frame::Reply;
+use crate::protocol::publication::Position;
+use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
+
+/// What every session shares.
+#[derive(Clone)]
+pub struct Channels {
+    pub engine: Arc<dyn Engine>,
+    pub rules: Arc<ArcSwap<ChannelRules>>,
+    pub replies: Replies,
+    /// Channels of one connection.
+    pub max_subscriptions: usize,
+}
+
+pub struct Session {
+    connection: Arc<Connection>,
+    channels: Channels,
+    principal: Option<Arc<Principal>>,
+    form: Form,
+    /// Sorted by channel: most sessions have few.
+    memberships: Vec<Membership>,
+    next_tag: u64,
+}
+
+impl Session {
+    /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
+    pub fn new(connection: Arc<Connection>, channels: Channels, principal: Option<Arc<Principal>>) -> Self {
+        connection.admit(principal.as_ref().map(|principal| principal.expires));
+        Self { connection, channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
+    }
+
+    /// The same for a connection that takes publications in another form.
+    pub fn with_form(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
+
+    /// Who this is; `None` without a token.
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
+    }
+
+    /// Carries out a command and sends the answer, if it is none that has to wait for something: see
+    /// [`Session::subscribe`] and [`Session::refresh`].
+    pub fn on_command(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        match command.kind.0.as_ref() {
+            "unsubscribe" => self.unsubscribe(command),
+            "ping" => {
+                self.reply(&Reply::Pong { id: command.id() });
+                Ok(())
+            }
+            "hello" => {
+                Err(Refusal::new(Code::Malformed, "`hello` comes first and once; use `refresh` for a new token"))
+            }
+            "reply" => self.send_reply(command),
+            other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
+        }
+    }
+
+    /// Goes on with a newer token of the same person.
+    pub fn refresh(&mut self, id: Option<&str>, principal: Arc<Principal>) -> Result<(), Refusal> {
+        let same = self
+            .principal
+            .as_ref()
+            .is_none_or(|before| (&before.issuer, &before.subject) == (&principal.issuer, &principal.subject));
+        if !same {
+            return Err(Refusal::new(Code::Forbidden, "the token is another person's; open a new connection"));
+        }
+        self.connection.admit(Some(principal.expires));
+        self.reply(&Reply::Refreshed { id, expires: rfc3339(principal.expires) });
+        self.principal = Some(principal);
+        self.recheck();
+        Ok(())
+    }
+
+    /// Ends the subscriptions that the rules no longer allow.
+    pub fn recheck(&mut self) {
+        let rules = self.channels.rules.load();
+        let principal = self.principal.as_deref();
+        let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.memberships)
+            .into_iter()
+            .filter(Membership::is_active)
+            .partition(|membership| rules.may_subscribe(membership.channel(), principal));
+        self.memberships = kept;
+        for membership in lost {
+            let channel = membership.channel().clone();
+            drop(membership);
+            self.reply(&Reply::ended(channel.as_str(), CloseReason::Forbidden));
+        }
+    }
+
+    pub fn refuse(&self, id: Option<&str>, refusal: &Refusal) {
+        self.reply(&Reply::error(id, refusal));
+    }
+
+    /// The channel of a `subscribe`, if this session may listen to it.
+    pub fn may_subscribe(&self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
+        let channel = channel_of(command)?;
+        self.may_listen(&channel)?;
+        Ok(channel)
+    }
+
+    /// Refuses a channel that this session may not listen to.
+    pub fn may_listen(&self, channel: &ChannelName) -> Result<(), Refusal> {
+        let principal = self.principal.as_deref();
+        if self.channels.rules.load().may_subscribe(channel, principal) {
+            return Ok(());
+        }
+        Err(match principal {
+            None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
+            Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
+        })
+    }
+
+    /// Whether it listens to nothing.
+    pub fn is_idle(&self) -> bool {
+        !self.memberships.iter().any(Membership::is_active)
+    }
+
+    /// Begins to listen to a channel that the engine is attached to, and sends the answer.
+    pub fn subscribe(&mut self, command: &Command<'_>, now: Now) -> Result<(), Refusal> {
+        let channel = channel_of(command)?;
+        let start = match (&command.since, command.backlog) {
+            (Some(since), _) => Start::Since(Position { epoch: since.epoch.0.as_ref().into(), offset: since.offset }),
+            (None, Some(count)) => Start::Backlog(count),
+            (None, None) => Start::Live,
+        };
+        let connection = self.connection.clone();
+        let mut announce = |joined: Joined<'_>| {
+            connection.send_text(&subscribed(command.id(), channel.as_str(), &joined).to_json());
+            for publication in joined.history {
+                connection.send(publication.frame(Form::Native));
+            }
+        };
+        self.listen(&channel, start, now, &mut announce)
+    }
+
+    /// The same, where telling the subscriber is the caller's: `announce` is called before any publication comes.
+    pub fn listen(
+        &mut self,
+        channel: &ChannelName,
+        start: Start,
+        now: Now,
+        announce: &mut dyn FnMut(Joined<'_>),
+    ) -> Result<(), Refusal> {
+        // Once more: the rules may have changed while the engine was waited for.
+        self.may_listen(channel)?;
+        if self.memberships.len() >= self.channels.max_subscriptions {
+            // Those that the gateway ended count no more.
+            self.memberships.retain(Membership::is_active);
+        }
+        let at = match self.find(channel) {
+            Ok(at) if self.memberships[at].is_active() => return Err(Code::AlreadySubscribed.into()),
+            Ok(at) => {
+                self.memberships.remove(at);
+                at
+            }
+            Err(at) => at,
+        };
+        if self.memberships.len() >= self.channels.max_subscriptions {
+            return Err(Refusal::new(Code::LimitReached, "the connection listens to as many channels as it may"));
+        }
+        self.next_tag += 1;
+        let newcomer = Newcomer {
+            connection: self.connection.clone(),
+            principal: self.principal.clone(),
+            form: self.form,
+            tag: self.next_tag,
+        };
+        let membership = self.channels.engine.subscribe(channel, newcomer, start, now, announce)?;
+        if self.memberships.is_empty() {
+            // Most have one: not room for four.
+            self.memberships.reserve_exact(1);
+        }
+        self.memberships.insert(at, membership);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        let channel = channel_of(command)?;
+        let at = self.find(&channel).map_err(|_| Refusal::from(Code::NotSubscribed))?;
+        let membership = self.memberships.remove(at);
+        if !membership.is_active() {
+            return Err(Code::NotSubscribed.into());
+        }
+        drop(membership);
+        self.reply(&Reply::Unsubscribed { id: command.id(), channel: channel.as_str(), reason: None, code: None });
+        Ok(())
+    }
+
+    /// Hands a reply on to whoever published the message.
+    fn send_reply(&self, command: &Command<'_>) -> Result<(), Refusal> {
+        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let channel = channel_of(command)?;
+        let to = command.to.as_ref().ok_or(malformed("`to` is missing"))?;
+        let data = command.data.ok_or(malformed("`data` is missing"))?.get();
+        let at = self.find(&channel).map_err(|_| Refusal::from(Code::NotSubscribed))?;
+        let membership = Some(&self.memberships[at]).filter(|one| one.is_active()).ok_or(Code::NotSubscribed)?;
+        if !self.channels.rules.load().of(&channel).replies {
+            return Err(Refusal::new(Code::Forbidden, "the channel takes no replies"));
+        }
+        let to = Position::of_message(&to.0).ok_or(Code::MessageUnknown)?;
+        let publisher = self.channels.engine.publisher_of(&channel, &to).ok_or(Code::MessageUnknown)?;
+        let reply = Outward {
+            from: &self.connection,
+            membership,
+            principal: self.principal.as_deref(),
+            id: command.id(),
+            channel: &channel,
+            to: &to,
+            data,
+            wants_answer: command.answer.unwrap_or(false),
+        };
+        self.channels.replies.send(&publisher, reply, Now::read())
+    }
+
+    fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
+        self.memberships.binary_search_by(|membership| membership.channel().cmp(channel))
+    }
+
+    fn reply(&self, reply: &Reply<'_>) {
+        self.connection.send_text(&reply.to_json());
+    }
+}
+
+/// What a subscriber is told first.
+pub fn subscribed<'a>(id: Option<&'a str>, channel: &'a str, joined: &'a Joined<'_>) -> Reply<'a> {
+    let Position { epoch, offset } = &joined.position;
+    Reply::Subscribed { id, channel, epoch, offset: *offset, recovered: joined.recovered }
+}
+
+fn channel_of(command: &Command<'_>) -> Result<ChannelName, Refusal> {
+    let Some(channel) = &command.channel else {
+        return Err(Refusal::new(Code::Malformed, "`channel` is missing"));
+    };
+    ChannelName::parse(&channel.0).map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))
+}
+
+/// Seconds since 1970 as people and protocols write them.
+pub fn rfc3339(unix: u64) -> String {
+    let second = i64::try_from(unix).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
+    second.unwrap_or(jiff::Timestamp::MAX).to_string()
+}

@@ -1,0 +1,152 @@
+//! What a socket did not take yet: frames in order, bounded in number and in bytes.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+
+use super::Socket;
+
+/// Buffers of one vectored write: more do not make a system call cheaper.
+const MAX_SLICES: usize = 64;
+
+#[derive(Default)]
+pub struct Outbox {
+    queue: VecDeque<Waiting>,
+    /// Bytes of the first frame that the socket has taken.
+    head_written: usize,
+    /// Bytes that wait.
+    bytes: usize,
+    /// The socket took something since the last [`Outbox::take_progress`].
+    progress: bool,
+}
+
+struct Waiting {
+    frame: Bytes,
+    /// Only the newest frame of this channel needs to be sent.
+    latest: Option<u64>,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is the only one: somebody has to start writing.
+    First,
+    Behind,
+    /// It does not fit; nothing was taken.
+    Full,
+}
+
+impl Outbox {
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn frames(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether the socket took anything since the last call.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    /// Appends a frame of which the socket has taken `written` bytes (only ever of the first one).
+    pub fn push(
+        &mut self,
+        frame: Bytes,
+        written: usize,
+        latest: Option<u64>,
+        max_bytes: usize,
+        max_frames: usize,
+    ) -> Pushed {
+        if latest.is_some() {
+            self.drop_older(latest);
+        }
+        let waiting = frame.len() - written;
+        if self.queue.len() >= max_frames || self.bytes.saturating_add(waiting) > max_bytes {
+            // A frame that was begun must be finished.
+            if written > 0 {
+                self.append(frame, written, latest);
+            }
+            return Pushed::Full;
+        }
+        let first = self.queue.is_empty();
+        self.append(frame, written, latest);
+        if first { Pushed::First } else { Pushed::Behind }
+    }
+
+    fn append(&mut self, frame: Bytes, written: usize, latest: Option<u64>) {
+        self.bytes += frame.len() - written;
+        if self.queue.is_empty() {
+            self.head_written = written;
+        }
+        self.queue.push_back(Waiting { frame, latest });
+    }
+
+    /// Removes the frame of the same channel that waits, unless it was begun.
+    fn drop_older(&mut self, latest: Option<u64>) {
+        let begun = usize::from(self.head_written > 0);
+        let older = self.queue.iter().skip(begun).position(|waiting| waiting.latest == latest);
+        if let Some(waiting) = older.and_then(|at| self.queue.remove(at + begun)) {
+            self.bytes -= waiting.frame.len();
+        }
+    }
+
+    /// Forgets every frame that was not begun.
+    pub fn drop_whole_frames(&mut self) {
+        self.queue.truncate(usize::from(self.head_written > 0));
+        self.queue.shrink_to_fit();
+        self.bytes = self.queue.front().map_or(0, |head| head.frame.len() - self.head_written);
+    }
+
+    /// Takes the oldest of the frames that wait, where no socket takes any.
+    pub fn take(&mut self) -> Option<Bytes> {
+        let Waiting { frame, .. } = self.queue.pop_front()?;
+        self.bytes -= frame.len();
+        self.progress = true;
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+        Some(frame)
+    }
+
+    /// The peer took something that never waited here.
+    pub fn mark_progress(&mut self) {
+        self.progress = true;
+    }
+
+    /// Writes once, as much as one system call takes. Not to be called when empty.
+    pub fn write_to(&mut self, socket: &(impl Socket + ?Sized)) -> io::Result<()> {
+        let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
+        let mut count = 0;
+        for (slice, waiting) in slices.iter_mut().zip(&self.queue) {
+            let start = if count == 0 { self.head_written } else { 0 };
+            *slice = io::IoSlice::new(&waiting.frame[start..]);
+            count += 1;
+        }
+        let mut written = socket.try_write_vectored(&slices[..count])?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.progress = true;
+        self.bytes -= written;
+        while let Some(head) = self.queue.front() {
+            let left = head.frame.len() - self.head_written;
+            if written < left {
+                self.head_written += written;
+                return Ok(());
+            }
+            written -= left;
+            self.head_written = 0;
+            self.queue.pop_front();
+        }
+        // The queue's own memory goes back too: most connections never need it again.
+        self.queue = VecDeque::new();
+        Ok(())
+    }
+}

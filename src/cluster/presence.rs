@@ -1,0 +1,81 @@
+//! Lets publishers that watch a channel know of its subscribers on other nodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::{StreamExt, stream};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
+use tokio::time::timeout;
+
+use crate::broker::Bus;
+use crate::broker::channel::presence::{LEASE, Notice, Observers, Renewal};
+use crate::broker::engine::node_bus::{Topic, Word};
+use crate::protocol::ChannelName;
+use crate::transport::state::App;
+
+/// How often a node says what it watches, and how many subscribers it has of what others watch.
+const RENEW: Duration = LEASE.checked_div(3).unwrap();
+
+/// Between numbers of so many channels as go out together.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What is known of other nodes is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Notices that go out together, and channels that are renewed at once.
+const AT_ONCE: usize = 256;
+
+/// Asks for a channel's subscribers on other nodes, which from now on tell who comes and goes there. Those that are not
+/// known in time are counted once they are heard of.
+pub fn elsewhere(app: &App, channel: ChannelName) -> BoxFuture<'static, Vec<(String, u64)>> {
+    let bus = app.engine.bus();
+    Box::pin(async move {
+        let Some(bus) = bus else { return Vec::new() };
+        timeout(PATIENCE, bus.watch(&channel)).await.ok().and_then(Result::ok).unwrap_or_default()
+    })
+}
+
+/// Runs until it is dropped; returns at once where there are no other nodes.
+pub async fn run(app: Arc<App>) {
+    let Some(bus) = app.engine.bus() else { return };
+    let observers = app.hub.observers();
+    let notices = observers.over_nodes(bus.node());
+    tokio::join!(send(&*bus, notices), hear(observers, bus.listen(Topic::Watch)), renew(&*bus, observers));
+}
+
+/// One bundle after the other, so that each node hears of things in their order.
+async fn send(bus: &dyn Bus, mut notices: Receiver<(Arc<str>, Notice)>) {
+    let mut bundle = Vec::new();
+    while notices.recv_many(&mut bundle, AT_ONCE).await > 0 {
+        let mut by_node = BTreeMap::<Arc<str>, Vec<Notice>>::new();
+        bundle.drain(..).for_each(|(node, notice)| by_node.entry(node).or_default().push(notice));
+        let written = by_node.iter().filter_map(|(node, notices)| Some((node, serde_json::to_vec(notices).ok()?)));
+        // What is lost on the way is set right by the next number.
+        join_all(written.map(|(node, bytes)| bus.tell(node, Topic::Watch, &bytes))).await;
+    }
+}
+
+async fn hear(observers: &Observers, mut words: UnboundedReceiver<Word>) {
+    while let Some(word) = words.recv().await {
+        match serde_json::from_slice::<Vec<Notice>>(&word.bytes) {
+            Ok(notices) => notices.iter().for_each(|notice| observers.hear(&word.from, notice, Instant::now())),
+            Err(_) => tracing::warn!(node = word.from, "a word of another node cannot be read"),
+        }
+    }
+}
+
+async fn renew(bus: &dyn Bus, observers: &Observers) {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        let Renewal { here, elsewhere } = observers.renew(Instant::now());
+        for some in elsewhere.chunks(AT_ONCE) {
+            some.iter().for_each(|channel| observers.repeat(channel));
+            // There is always room for what happens.
+            tokio::time::sleep(PAUSE).await;
+        }
+        // What fails is said again soon.
+        stream::iter(&here).for_each_concurrent(AT_ONCE, |channel| async { drop(bus.watch(channel).await) }).await;
+    }
+}

@@ -1,0 +1,154 @@
+//! What is pushed, over nodes: the newest push of each kind stands in the memory that the nodes share, and every node
+//! takes it from there, also the one that was asked. So the order of that memory decides, the same for all.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jsonwebtoken::jwk::JwkSet;
+
+use crate::auth::token::{Issuers, ReplaceError};
+use crate::broker::{Now, Shared};
+use crate::protocol::{Code, Refusal};
+use crate::transport::state::App;
+
+/// How long a push is remembered, by nodes that begin after all others have ended.
+const KEPT: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// Another one after every push.
+const TAG: &str = "pushed:tag";
+
+const RULES: &str = "pushed:channels";
+const KEYS: &str = "pushed:jwks:";
+
+/// A push that was read and checked.
+pub enum Push<'a> {
+    /// Channel rules, or none to go back to those of the files.
+    Rules(Option<&'a [u8]>),
+    Keys {
+        issuer: &'a str,
+        keys: JwkSet,
+        body: &'a [u8],
+    },
+}
+
+/// What this node found in the shared memory last.
+#[derive(Default)]
+pub struct Taken {
+    tag: Option<Bytes>,
+    /// Of whom keys were looked for; a reload makes others.
+    issuers: Weak<Issuers>,
+    /// By name, as they stand there.
+    pushes: HashMap<String, Bytes>,
+}
+
+/// Puts a push in force. Where nodes share a memory, an error leaves open whether it will be.
+pub async fn push(app: &App, push: Push<'_>) -> Result<(), Refusal> {
+    let (issuers, now) = (app.policy.issuers(), Now::read().unix());
+    let Some(shared) = app.engine.shared() else {
+        return match push {
+            Push::Rules(body) => apply_rules(app, body),
+            Push::Keys { issuer, keys, .. } => issuers.replace_keys(issuer, keys, now).map_err(unusable),
+        };
+    };
+    let (name, value) = match push {
+        Push::Rules(body) => (RULES.to_owned(), body.unwrap_or_default().to_vec()),
+        Push::Keys { issuer, keys, body } => {
+            let source = issuers.check_keys(issuer, &keys).map_err(unusable)?;
+            (format!("{KEYS}{issuer}"), [format!("{now} {source} ").as_bytes(), body].concat())
+        }
+    };
+    shared.put(&name, &value, KEPT).await?;
+    let mut tag = [0; 16];
+    getrandom::fill(&mut tag).map_err(|_| Refusal::from(Code::Internal))?;
+    // Behind the push, so that whoever sees it finds the push.
+    shared.put(TAG, &tag, KEPT).await?;
+    follow(app).await
+}
+
+/// Takes over what was pushed to any node since the last time. Returns at once where nothing is shared.
+pub async fn follow(app: &App) -> Result<(), Refusal> {
+    let Some(shared) = app.engine.shared() else { return Ok(()) };
+    // One after the other, so that the last one to change anything is the last one that looked.
+    let mut taken = app.control.taken.lock().await;
+    let (tag, issuers) = (shared.get(TAG).await?, app.policy.issuers());
+    let is_reloaded = taken.issuers.as_ptr() != Arc::as_ptr(&issuers);
+    if tag == taken.tag && !is_reloaded {
+        return Ok(());
+    }
+    let names = issuers.names().map(|issuer| format!("{KEYS}{issuer}")).chain([RULES.to_owned()]);
+    let mut pushes = HashMap::new();
+    for name in names {
+        let before = taken.pushes.get(&name);
+        let Some(value) = read(shared, &name, before).await? else { continue };
+        if before != Some(&value) || (is_reloaded && name != RULES) {
+            take(app, &issuers, &name, &value);
+        }
+        pushes.insert(name, value);
+    }
+    let tag = match (tag, &taken.tag) {
+        // Redis lost its memory; the pushes stand there again by now.
+        (None, Some(known)) => {
+            shared.put_new(TAG, known, KEPT).await?;
+            Some(known.clone())
+        }
+        (tag, _) => tag,
+    };
+    *taken = Taken { tag, issuers: Arc::downgrade(&issuers), pushes };
+    Ok(())
+}
+
+/// A push as the memory has it; one that was lost there is put back.
+async fn read(shared: &dyn Shared, name: &str, known: Option<&Bytes>) -> Result<Option<Bytes>, Refusal> {
+    match (shared.get(name).await?, known) {
+        (None, Some(known)) => {
+            shared.put_new(name, known, KEPT).await?;
+            shared.get(name).await
+        }
+        (found, _) => Ok(found),
+    }
+}
+
+/// A push that counts on another node but cannot be read here changes nothing.
+fn take(app: &App, issuers: &Issuers, name: &str, value: &[u8]) {
+    let taken = match name.strip_prefix(KEYS) {
+        None => apply_rules(app, Some(value).filter(|body| !body.is_empty())).map_err(|refusal| refusal.detail.into()),
+        Some(issuer) => take_keys(app, issuers, issuer, value),
+    };
+    match taken {
+        Ok(()) => {
+            tracing::info!(push = name, "took over what a control request pushed");
+            app.registry.wake_all();
+        }
+        Err(why) => tracing::warn!(push = name, why, "what was pushed to another node is not in force here"),
+    }
+}
+
+fn apply_rules(app: &App, body: Option<&[u8]>) -> Result<(), Refusal> {
+    let rules = body.map(app.control.readers.rules).transpose();
+    app.control.put(rules.map_err(|error| Refusal::new(Code::Malformed, error))?, &app.policy);
+    Ok(())
+}
+
+/// `SECONDS SOURCE BODY`: when they were pushed, and in the place of which keys.
+fn take_keys(app: &App, issuers: &Issuers, issuer: &str, value: &[u8]) -> Result<(), String> {
+    let mut parts = value.splitn(3, |byte| *byte == b' ');
+    let mut text = || std::str::from_utf8(parts.next().unwrap_or_default()).map_err(|_| "it cannot be read".to_owned());
+    let (pushed, source, body) = (text()?, text()?, text()?);
+    let pushed = pushed.parse().map_err(|_| "it cannot be read")?;
+    let keys = (app.control.readers.keys)(body.as_bytes())?;
+    let own = issuers.check_keys(issuer, &keys).map_err(|error| error.to_string())?;
+    // Whoever changes the file means to begin anew with it, also with a restart.
+    if own != source {
+        return Err("the file of this issuer's keys is another one than it was then".to_owned());
+    }
+    issuers.replace_keys(issuer, keys, pushed).map_err(|error| error.to_string())
+}
+
+fn unusable(error: ReplaceError) -> Refusal {
+    match error {
+        ReplaceError::IssuerUnknown => Refusal::new(Code::NotFound, "no such issuer is configured"),
+        error => Refusal::new(Code::Malformed, error.to_string()),
+    }
+}

@@ -1,0 +1,205 @@
+//! A connection of this node whose peer is in a room of another node: what it says goes there, what comes from there goes
+//! to its socket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::wire::{Answer, Asked, Lost, Said, Wanted, pass};
+use super::{Elsewhere, FULL_BYTES};
+use crate::broker::{Bus, Connection, Phase};
+use crate::protocol::CloseReason;
+use crate::protocol::frame::room_frames::Sender;
+use crate::transport::rooms::Caller;
+
+/// Bytes that go at once.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// More is not read from the client while so much of what it said waits, so that the queue has a bound.
+const WAITING_BYTES: usize = 64 * 1024;
+
+/// Held by the connection's handler.
+pub struct Strand {
+    said: mpsc::UnboundedSender<Said>,
+    waiting: Arc<Waiting>,
+    connection: Arc<Connection>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    task: AtomicWaker,
+}
+
+/// What the node knows of a strand while it leads somewhere.
+pub struct Line {
+    pub node: String,
+    pub connection: Arc<Connection>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The room's node knows it.
+    is_known: bool,
+    /// The number of the newest batch that was taken.
+    heard: u64,
+}
+
+impl Strand {
+    pub fn begin(
+        elsewhere: &Arc<Elsewhere>,
+        node: String,
+        wanted: Wanted,
+        caller: &Caller,
+        connection: Arc<Connection>,
+    ) -> Self {
+        let Caller { sender, address, .. } = caller;
+        let enter = Asked::Enter { strand: connection.id, wanted, sender: Sender::clone(sender), address: *address };
+        let line = Line { node, connection: connection.clone(), state: Mutex::default() };
+        let (strand, to_say) = Self::new(connection);
+        tokio::spawn(carry(elsewhere.clone(), Arc::new(line), enter, to_say, strand.waiting.clone()));
+        strand
+    }
+
+    fn new(connection: Arc<Connection>) -> (Self, mpsc::UnboundedReceiver<Said>) {
+        // Bounded, as nothing is read from the client unless `poll_ready` is.
+        let (said, to_say) = mpsc::unbounded_channel();
+        (Self { said, waiting: Arc::default(), connection }, to_say)
+    }
+
+    pub fn say(&self, said: Said) {
+        self.waiting.bytes.fetch_add(said.size(), Ordering::Relaxed);
+        // If nobody carries it any more, the connection was closed.
+        let _ = self.said.send(said);
+    }
+
+    /// Pending while too much waits.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waiting.task.register(cx.waker());
+        let is_ready = self.waiting.bytes.load(Ordering::Acquire) <= WAITING_BYTES || self.said.is_closed();
+        if is_ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Strand {
+    fn drop(&mut self) {
+        let reason = match self.connection.phase() {
+            Phase::Open => CloseReason::Normal,
+            Phase::Closing(reason) | Phase::Closed(reason) => reason,
+        };
+        self.say(Said::Gone(reason.code()));
+    }
+}
+
+impl Line {
+    /// Takes a batch of the room's node.
+    pub fn hear(&self, from: &str, number: u64, frames: Vec<u8>, close: Option<u16>) -> Answer {
+        if from != self.node || self.connection.phase() != Phase::Open {
+            return Answer::Unknown;
+        }
+        let mut state = self.state.lock();
+        if number == state.heard + 1 {
+            state.heard = number;
+            if !frames.is_empty() {
+                self.connection.send(&Bytes::from(frames));
+            }
+            if let Some(code) = close {
+                self.connection.close(CloseReason::of(code).unwrap_or(CloseReason::EngineUnavailable));
+            }
+        } else if number != state.heard {
+            return Answer::Unknown;
+        }
+        Answer::Taken { is_full: close.is_none() && self.connection.waiting_bytes() > FULL_BYTES }
+    }
+
+    pub fn is_known(&self) -> bool {
+        self.state.lock().is_known
+    }
+
+    /// The room is out of reach.
+    pub fn cut(&self) {
+        self.connection.close(CloseReason::EngineUnavailable);
+    }
+}
+
+/// Runs as long as there is something to say, and until the room's node knows that the connection is over.
+async fn carry(
+    elsewhere: Arc<Elsewhere>,
+    line: Arc<Line>,
+    enter: Asked,
+    mut to_say: mpsc::UnboundedReceiver<Said>,
+    waiting: Arc<Waiting>,
+) {
+    let strand = line.connection.id;
+    elsewhere.lines.lock().insert(strand, line.clone());
+    elsewhere.carried.increment(1);
+    let carried = async {
+        pass(&*elsewhere.bus, &line.node, enter).await?;
+        line.state.lock().is_known = true;
+        let mut number = 0;
+        while let Some(first) = to_say.recv().await {
+            number += 1;
+            say(&*elsewhere.bus, &line, number, first, &mut to_say, &waiting).await?;
+        }
+        Ok(())
+    };
+    if let Err(Lost) = carried.await {
+        line.cut();
+    }
+    drop(to_say);
+    waiting.task.wake();
+    elsewhere.lines.lock().remove(&strand);
+    elsewhere.carried.decrement(1);
+}
+
+/// Sends all that waits, as far as it goes at once.
+async fn say(
+    bus: &dyn Bus,
+    line: &Line,
+    number: u64,
+    first: Said,
+    to_say: &mut mpsc::UnboundedReceiver<Said>,
+    waiting: &Waiting,
+) -> Result<(), Lost> {
+    let mut bytes = first.size();
+    let mut said = vec![first];
+    while bytes < BATCH_BYTES
+        && let Ok(next) = to_say.try_recv()
+    {
+        bytes += next.size();
+        said.push(next);
+    }
+    pass(bus, &line.node, Asked::Say { strand: line.connection.id, number, said }).await?;
+    waiting.bytes.fetch_sub(bytes, Ordering::Release);
+    waiting.task.wake();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::broker::Held;
+    use crate::broker::room::tests::connection_limits;
+
+    #[test]
+    fn a_client_is_not_read_from_while_much_waits_even_if_all_of_it_is_empty() {
+        let (strand, mut to_say) = Strand::new(Arc::new(Connection::new(1, Arc::new(connection_limits()), Held)));
+        let cx = Context::from_waker(Waker::noop());
+        for _ in 0..10_000 {
+            if strand.poll_ready(&cx).is_ready() {
+                strand.say(Said::Text(String::new()));
+            }
+        }
+        assert!((1..2_000).contains(&to_say.len()), "{} wait", to_say.len());
+        to_say.close();
+        assert!(strand.poll_ready(&cx).is_ready(), "nobody carries it any more, so it ends");
+    }
+}

@@ -1,0 +1,168 @@
+//! The names of keys and of pub/sub channels, and the scripts. A channel's keys and pub/sub are in one slot.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+use redis::cluster_routing::Slot;
+
+use crate::protocol::ChannelName;
+
+/// Probes of a node in a Cluster; one that comes back is enough.
+pub const PROBES: usize = 6;
+
+const SLOTS: usize = 16384;
+
+pub struct Names(String);
+
+impl Names {
+    /// `prefix` stands before every name.
+    pub fn new(prefix: &str) -> Self {
+        Self(prefix.to_owned())
+    }
+
+    /// Epoch, offset and limits of a channel.
+    pub fn state(&self, channel: &ChannelName) -> String {
+        self.of(channel, "state")
+    }
+
+    /// The stream of what a channel retains.
+    pub fn log(&self, channel: &ChannelName) -> String {
+        self.of(channel, "log")
+    }
+
+    /// Places of a channel by node.
+    pub fn seats(&self, channel: &ChannelName) -> String {
+        self.of(channel, "seats")
+    }
+
+    /// Nodes on which somebody watches who listens to a channel.
+    pub fn watch(&self, channel: &ChannelName) -> String {
+        self.of(channel, "watch")
+    }
+
+    /// The pub/sub of a channel.
+    pub fn live(&self, channel: &ChannelName) -> String {
+        self.of(channel, "live")
+    }
+
+    /// The channel whose pub/sub has this name.
+    pub fn channel(&self, live: &str) -> Option<ChannelName> {
+        let tag = live.strip_prefix(self.0.as_str())?.strip_prefix(":{/")?.strip_suffix("}:live")?;
+        let name = percent_encoding::percent_decode_str(tag).decode_utf8().ok()?;
+        ChannelName::from_dialect(&name).ok()
+    }
+
+    /// Each a pub/sub of this node alone, for probes. They lie evenly over the slots of a Cluster, whose masters have
+    /// ranges of them, so that not all are on one.
+    pub fn probes(&self, node: &str) -> [String; PROBES] {
+        let name = |n| format!("{}:{{{node}.{n}}}:probe", self.0);
+        std::array::from_fn(|part| {
+            let slots = part * SLOTS / PROBES..(part + 1) * SLOTS / PROBES;
+            let slots: Vec<_> = slots.filter_map(|slot| Slot::new(slot as u16)).collect();
+            // Braces in the prefix decide on all of them.
+            (0..1000).map(name).find(|name| slots.contains(&Slot::for_key(name))).unwrap_or_else(|| name(part))
+        })
+    }
+
+    /// Something that may happen once on any node.
+    pub fn once(&self, name: &str) -> String {
+        format!("{}:once:{name}", self.0)
+    }
+
+    /// The stream of what every node must know.
+    pub fn told(&self) -> String {
+        format!("{}:told", self.0)
+    }
+
+    /// The nodes that there may be, and what one says about itself.
+    pub fn nodes(&self) -> String {
+        format!("{}:nodes", self.0)
+    }
+
+    /// Also the pub/sub that the node hears.
+    pub fn node(&self, node: &str) -> String {
+        format!("{}:node:{node}", self.0)
+    }
+
+    /// The nodes that have a connection of a publisher.
+    pub fn publisher(&self, name: &str) -> String {
+        format!("{}:publisher:{name}", self.0)
+    }
+
+    fn of(&self, channel: &ChannelName, what: &str) -> String {
+        // What stands in braces decides on the slot, so no brace of a name may stand there.
+        const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'{').add(b'}').add(b'%');
+        let tag = percent_encoding::utf8_percent_encode(channel.as_str(), ESCAPED);
+        // Nothing in braces would not count as braces.
+        format!("{}:{{/{tag}}}:{what}", self.0)
+    }
+}
+
+/// One of each for the process.
+pub static SCRIPTS: LazyLock<Scripts> = LazyLock::new(Scripts::default);
+
+/// Everything that has to be one step.
+pub struct Scripts {
+    pub append: Script,
+    pub attach: Script,
+    pub create: Script,
+    pub close: Script,
+    pub describe: Script,
+    pub seats: Script,
+    pub claim: Script,
+    pub release: Script,
+    pub count: Script,
+    pub watch: Script,
+}
+
+impl Default for Scripts {
+    fn default() -> Self {
+        Self {
+            append: Script::new(include_str!("scripts/append.lua")),
+            attach: Script::new(include_str!("scripts/attach.lua")),
+            create: Script::new(include_str!("scripts/create.lua")),
+            close: Script::new(include_str!("scripts/close.lua")),
+            describe: Script::new(include_str!("scripts/describe.lua")),
+            seats: Script::new(include_str!("scripts/reserve.lua")),
+            claim: Script::new(include_str!("scripts/claim.lua")),
+            release: Script::new(include_str!("scripts/release.lua")),
+            count: Script::new(include_str!("scripts/count.lua")),
+            watch: Script::new(include_str!("scripts/watch.lua")),
+        }
+    }
+}
+
+impl Scripts {
+    pub fn all(&self) -> [&Script; 10] {
+        let Self { append, attach, create, close, describe, seats, claim, release, count, watch } = self;
+        [append, attach, create, close, describe, seats, claim, release, count, watch]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_channel_has_keys_of_its_own_and_is_found_again() {
+        let names = Names::new("lastmile");
+        let mut seen = std::collections::HashSet::new();
+        for name in ["a", "a:b", "{a}", "a}:live", "%7Ba%7D", "ä €", "a/b?c#d", "", "$x"] {
+            let channel = ChannelName::from_dialect(name).unwrap();
+            assert_eq!(names.channel(&names.live(&channel)).as_ref(), Some(&channel), "{name}");
+            assert!(seen.insert(names.state(&channel)), "{name}");
+        }
+        assert!(names.channel("other:{/a}:live").is_none());
+    }
+
+    #[test]
+    fn probes_are_on_each_of_three_masters() {
+        let probes = Names::new("lastmile").probes("abcdefgh");
+        let third =
+            |part: usize| (part * SLOTS / 3..(part + 1) * SLOTS / 3).map(|slot| Slot::new(slot as u16).unwrap());
+        for part in 0..3 {
+            assert_eq!(probes.iter().filter(|name| third(part).any(|slot| slot == Slot::for_key(name))).count(), 2);
+        }
+        assert_eq!(Names::new("{x}").probes("abcdefgh").len(), PROBES);
+    }
+}

@@ -1,0 +1,201 @@
+//! What may happen once on any node, as keys of Redis: nonces, tickets, answers to retries.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use redis::cmd;
+use redis::streams::{StreamId, StreamRangeReply};
+
+use super::connection::Session;
+use super::keys::{Names, SCRIPTS};
+use super::server::{RedisConfig, RedisError, Server};
+use super::{Core, millis};
+use crate::broker::Shared;
+use crate::protocol::Refusal;
+
+/// Words for all nodes that are kept.
+const MAX_WORDS: usize = 100_000;
+const PAGE: usize = 1000;
+
+/// A node counts as present for so long, and is not remembered after that.
+const PRESENT: Duration = Duration::from_secs(10);
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Shared for Core {
+    fn connection(&self) -> Result<u64, Refusal> {
+        Ok(self.link.session()?.number)
+    }
+
+    fn put_new<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(async move {
+            let mut command = cmd("SET");
+            command.arg(self.names.once(name)).arg(value).arg("NX").arg("PX").arg(millis(lives));
+            Ok(self.link.session()?.query::<Option<String>>(&command).await?.is_some())
+        })
+    }
+
+    fn put<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let mut command = cmd("SET");
+            command.arg(self.names.once(name)).arg(value).arg("PX").arg(millis(lives));
+            self.link.session()?.query(&command).await
+        })
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+        Box::pin(async move {
+            let answer = self.link.session()?.query::<Option<Vec<u8>>>(cmd("GET").arg(self.names.once(name))).await?;
+            Ok(answer.map(Bytes::from))
+        })
+    }
+
+    fn take<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+        Box::pin(async move {
+            let answer =
+                self.link.session()?.query::<Option<Vec<u8>>>(cmd("GETDEL").arg(self.names.once(name))).await?;
+            Ok(answer.map(Bytes::from))
+        })
+    }
+
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a str,
+        instead_of: Option<&'a str>,
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<String, Refusal>> {
+        Box::pin(async move {
+            let mut claim = SCRIPTS.claim.key(self.names.once(name));
+            claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(lives));
+            self.link.session()?.invoke(&claim).await
+        })
+    }
+
+    fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let mut count = SCRIPTS.count.key(self.names.once(name));
+            count.arg(more).arg(millis(lives));
+            self.link.session()?.invoke(&count).await
+        })
+    }
+
+    fn reserve<'a>(
+        &'a self,
+        name: &'a str,
+        taken: u64,
+        wanted: u64,
+        limit: u64,
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let mut gone = Vec::new();
+            loop {
+                let mut seats = SCRIPTS.seats.key(self.names.once(name));
+                seats.arg(&self.node).arg(wanted).arg(limit).arg(millis(lives)).arg(taken).arg("").arg(&gone);
+                let (places, _, others): (u64, u64, Vec<String>) = self.link.session()?.invoke(&seats).await?;
+                if places >= wanted || !gone.is_empty() {
+                    return Ok(places);
+                }
+                for other in others {
+                    if !self.is_present(&other).await? {
+                        gone.push(other);
+                    }
+                }
+                if gone.is_empty() {
+                    return Ok(places);
+                }
+            }
+        })
+    }
+
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let mut release = SCRIPTS.release.key(self.names.once(name));
+            release.arg(value);
+            self.link.session()?.invoke::<u64>(&release).await.map(drop)
+        })
+    }
+
+    fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let (session, key) = (self.link.session()?, self.names.told());
+            let mut command = cmd("XADD");
+            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_WORDS).arg("*").arg("w").arg(word);
+            session.query::<String>(&command).await?;
+            session.query(cmd("PEXPIRE").arg(&key).arg(millis(lives))).await
+        })
+    }
+
+    fn told<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>> {
+        Box::pin(async move {
+            let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
+            let mut command = cmd("XRANGE");
+            command.arg(self.names.told()).arg(from).arg("+").arg("COUNT").arg(PAGE);
+            let page: StreamRangeReply = self.link.session()?.query(&command).await?;
+            let word = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
+            Ok(page.ids.into_iter().map(word).map(|(word, id)| (id, word)).collect())
+        })
+    }
+
+    fn is_present<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(async move {
+            let known = self.link.session()?.query::<u64>(cmd("EXISTS").arg(self.names.node(node))).await?;
+            Ok(known == 1)
+        })
+    }
+
+    fn depart(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move {
+            let session = self.link.session()?;
+            session.query::<u64>(cmd("DEL").arg(self.names.node(&self.node))).await?;
+            session.query::<u64>(cmd("HDEL").arg(self.names.nodes()).arg(&self.node)).await.map(drop)
+        })
+    }
+
+    fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            let (session, key) = (self.link.session()?, self.names.nodes());
+            let mut command = cmd("SET");
+            command.arg(self.names.node(&self.node)).arg(about).arg("PX").arg(millis(PRESENT));
+            if let Err(refusal) = session.query::<String>(&command).await {
+                // A full Redis takes nothing new, and keeps what it has.
+                session.query::<u64>(cmd("PEXPIRE").arg(self.names.node(&self.node)).arg(millis(PRESENT))).await?;
+                return Err(refusal);
+            }
+            session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
+            session.query(cmd("PEXPIRE").arg(&key).arg(millis(FORGOTTEN))).await
+        })
+    }
+}
+
+impl Core {
+    /// Says that this node is there, until it says more.
+    pub(super) async fn appear(&self, session: &Session) {
+        let mut command = cmd("SET");
+        command.arg(self.names.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(PRESENT));
+        // What fails is said again soon.
+        let _ = session.query::<Option<String>>(&command).await;
+    }
+}
+
+/// The nodes that are there, each with what it said about itself.
+pub async fn nodes(config: &RedisConfig) -> Result<Vec<(String, Vec<u8>)>, RedisError> {
+    let failed = |error: redis::RedisError| RedisError(error.to_string());
+    let names = Names::new(&config.prefix);
+    let mut connection = Server::new(config).map_err(failed)?.connect(|_| ()).await.map_err(failed)?;
+    let key = names.nodes();
+    let known: Vec<String> = cmd("HKEYS").arg(&key).query_async(&mut connection).await.map_err(failed)?;
+    let mut found = Vec::new();
+    for node in known {
+        let about = cmd("GET").arg(names.node(&node)).query_async::<Option<Vec<u8>>>(&mut connection).await;
+        match about.map_err(failed)? {
+            Some(about) => found.push((node, about)),
+            None => {
+                let _: u64 = cmd("HDEL").arg(&key).arg(&node).query_async(&mut connection).await.map_err(failed)?;
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,82 @@
+//! Certificates: read, checked, and replaced while connections go on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::transport::config::TlsFiles;
+
+/// The name of HTTP/2 over TLS in a handshake.
+pub const HTTP2: &[u8] = b"h2";
+
+/// One listener's certificate. New handshakes use the newest; open connections keep theirs.
+pub struct Certificate {
+    files: TlsFiles,
+    /// The protocols that are offered, the best one first (ALPN, RFC 7301).
+    protocols: &'static [&'static [u8]],
+    current: ArcSwap<ServerConfig>,
+}
+
+/// A certificate that cannot be used.
+#[derive(Debug)]
+pub struct TlsError(String);
+
+impl Certificate {
+    pub fn load(files: TlsFiles, http2: bool) -> Result<Arc<Self>, TlsError> {
+        let protocols: &'static [&'static [u8]] = if http2 { &[HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
+        let current = ArcSwap::new(read(&files, protocols)?);
+        Ok(Arc::new(Self { files, protocols, current }))
+    }
+
+    /// Reads the files again, without using them yet.
+    pub fn read_again(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        read(&self.files, self.protocols)
+    }
+
+    /// Sessions that were begun with the old certificate cannot be resumed any more.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.current.store(config);
+    }
+
+    /// For one handshake.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
+    }
+}
+
+fn read(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
+    let TlsFiles { certificate, key } = files;
+    let certificates = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| TlsError(format!("{}: {error}", certificate.display())))?;
+    if certificates.is_empty() {
+        return Err(TlsError(format!("{}: no certificate in it", certificate.display())));
+    }
+    let unusable = |error: &dyn fmt::Display| TlsError(format!("{}: {error}", key.display()));
+    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(&error))?;
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&error))?
+        .with_no_client_auth()
+        .with_single_cert(certificates, private_key);
+    let mut config = config.map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => unusable(&"the key does not belong to the certificate"),
+        other => unusable(&other),
+    })?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TlsError {}

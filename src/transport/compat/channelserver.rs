@@ -1,0 +1,136 @@
+//! `/v1/ws/` and `/v1/ws/{id}`: unchanged clients of the channelserver.
+//!
+//! `Origin` is not looked at: its clients are pages of other sites, and nothing that a browser adds by itself counts
+//! here. The id is what lets a client in.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Buf;
+use futures_util::Stream;
+use hyper::upgrade::OnUpgrade;
+
+use crate::broker::Connection;
+use crate::broker::room::{Joiner, Key, Seat, new_id};
+use crate::cluster::rooms;
+use crate::cluster::rooms::Said;
+use crate::ops::statsd::RoomEvent;
+use crate::protocol::compat::channelserver;
+use crate::protocol::compat::channelserver::Wanted;
+use crate::protocol::frame::room_frames::RoomId;
+use crate::protocol::websocket::{Bounds, text_frame};
+use crate::protocol::{CloseReason, Code, Refusal};
+use crate::transport::http::request::Call;
+use crate::transport::rooms::{Caller, Entered, Peer, authorize, close_for, decoded, not_allowed, older_handshake};
+use crate::transport::state::App;
+use crate::transport::websocket::Handler;
+
+pub async fn upgrade(
+    app: Arc<App>,
+    call: Call,
+    upgrade: Option<OnUpgrade>,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(Code::NotFound)?;
+    let wanted = match segment {
+        "" => None,
+        id => Some(decoded(id).and_then(|id| channelserver::parse_id(&id)).ok_or_else(|| {
+            app.statsd.count(RoomEvent::RequestError);
+            Refusal::from(Code::NotFound)
+        })?),
+    };
+    if call.method() != "GET" {
+        return Ok(not_allowed("GET"));
+    }
+    let handshake = older_handshake(&call, upgrade)?;
+    app.statsd.count(if wanted.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });
+    let principal = match wanted {
+        None => authorize(&app, &call, body, 0).await?.principal,
+        Some(_) => None,
+    };
+    let (shared, caller) = (app.clone(), Caller::of(&app, &call));
+    Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
+        let mut channelserver = peer(shared, connection.clone(), caller, wanted);
+        channelserver.peer = channelserver.peer.vouched(principal);
+        channelserver
+    }))
+}
+
+/// A peer of the room that is wanted, or of a new one.
+pub fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, wanted: Option<Wanted>) -> Channelserver {
+    let sender = caller.sender.to_json().into();
+    let peer = Peer::entering(app, connection, caller, move |app, joiner| async move {
+        match wanted {
+            None => open(&app, joiner).await.into(),
+            Some(Wanted::Room(id)) => join(&app, id, joiner).await,
+            Some(Wanted::Unknown) => Entered::Refused(CloseReason::UnknownRoom),
+        }
+    });
+    Channelserver { peer, sender }
+}
+
+async fn open(app: &App, joiner: Joiner) -> Result<Seat, CloseReason> {
+    let id = new_id().map_err(|_| CloseReason::RateLimited)?;
+    let _opening = rooms::reserve(app, joiner.address).await.map_err(|refusal| close_for(&refusal))?;
+    if let Some(elsewhere) = &app.elsewhere {
+        elsewhere.whereabouts.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
+    }
+    app.rooms.open_channel(id, joiner, Instant::now())
+}
+
+async fn join(app: &App, id: RoomId, joiner: Joiner) -> Entered {
+    let key = Key::Channel(id);
+    if let Some(elsewhere) = app.elsewhere.as_ref().filter(|_| !app.rooms.has(&key)) {
+        match elsewhere.whereabouts.find(&key).await {
+            Ok(Some(node)) => return Entered::Elsewhere(node, rooms::Wanted::Channel(id)),
+            Ok(None) => {}
+            Err(_) => return Entered::Refused(CloseReason::EngineUnavailable),
+        }
+    }
+    app.rooms.join_channel(id, joiner, Instant::now()).into()
+}
+
+pub struct Channelserver {
+    peer: Peer,
+    /// The peer's metadata as JSON.
+    sender: Box<str>,
+}
+
+impl Handler for Channelserver {
+    fn bounds(&self) -> Bounds {
+        self.peer.bounds()
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        if let Some(strand) = self.peer.elsewhere() {
+            strand.say(Said::Text(text.to_owned()));
+            return Ok(());
+        }
+        let envelope = channelserver::envelope(text, &self.sender);
+        // If the room has ended, this connection was closed with it.
+        let _ = self.peer.relay(envelope.len(), |_| text_frame(envelope.as_bytes()));
+        Ok(())
+    }
+
+    /// As in the older system.
+    fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_end(&mut self) {
+        self.peer.on_end();
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.peer.recheck()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.peer.poll_ready(cx)
+    }
+}

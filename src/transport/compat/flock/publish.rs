@@ -1,0 +1,106 @@
+//! `POST /api/v1/event/{topic}` with Basic credentials (RFC 7617).
+//!
+//! Its clients look at the status alone, and take everything but 204 and 401 for a failure.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Buf;
+use futures_util::Stream;
+use http::{HeaderValue, StatusCode, header};
+use warp::Reply;
+use warp::reply::Response;
+use zeroize::Zeroizing;
+
+use crate::auth::publisher::Publisher;
+use crate::broker::Now;
+use crate::protocol::publication::check_json;
+use crate::protocol::{ChannelName, Code, Payload, Refusal};
+use crate::transport::http::problem;
+use crate::transport::http::request::Call;
+use crate::transport::publish::{check_channel, message, read_body};
+use crate::transport::state::App;
+
+/// Bytes of a body where the channel has no limit of its own, as in the older system.
+const MAX_BODY_BYTES: usize = 262_144;
+
+pub async fn handle(
+    app: Arc<App>,
+    call: Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Response {
+    match publish(&app, &call, body).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(refusal) => answer(&refusal),
+    }
+}
+
+/// Path, method and type of the content come before the credentials, as in the older system.
+async fn publish(
+    app: &App,
+    call: &Call,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<(), Refusal> {
+    let topic = call.path().strip_prefix("/api/v1/event/").ok_or(Code::NotFound)?;
+    if call.method() != "POST" {
+        return Err(Code::MethodNotAllowed.into());
+    }
+    if call.header(header::CONTENT_TYPE) != Some("application/json") {
+        return Err(Code::NotFound.into());
+    }
+    let publisher = authenticate(app, call).await?;
+    let topic = percent_encoding::percent_decode_str(topic)
+        .decode_utf8()
+        .map_err(|_| Refusal::new(Code::ChannelInvalid, "the topic is not UTF-8"))?;
+    let channel =
+        ChannelName::from_topic(&topic).map_err(|_| Refusal::new(Code::ChannelInvalid, "the topic is too long"))?;
+    check_channel(&publisher, &channel)?;
+    let max_bytes = match app.policy.rules().load().of(&channel).limits.max_message_bytes {
+        0 => MAX_BODY_BYTES,
+        max => usize::try_from(max).unwrap_or(usize::MAX),
+    };
+    let body = read_body(app, body, max_bytes).await?;
+    let json = check_json(&body)?;
+    message::append(app, &publisher, &channel, Payload::Json(json))?.position().await?;
+    Ok(())
+}
+
+async fn authenticate(app: &App, call: &Call) -> Result<Arc<Publisher>, Refusal> {
+    let (username, password) = credentials(call).ok_or(Code::Unauthenticated)?;
+    let address = call.client().map(|client| client.limit_key());
+    let publisher = app.basic.admit(&app.policy.whitelist(), address, &username, password).await?;
+    publisher.check_not_after(Now::read().unix())?;
+    Ok(publisher)
+}
+
+/// The older system knows the scheme in this spelling alone.
+fn credentials(call: &Call) -> Option<(String, Zeroizing<String>)> {
+    let encoded = call.header(header::AUTHORIZATION)?.strip_prefix("Basic ")?;
+    let decoded = Zeroizing::new(BASE64.decode(encoded).ok()?);
+    let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some((username.to_owned(), Zeroizing::new(password.to_owned())))
+}
+
+/// The status of a refusal with the text that the older system has for it.
+fn answer(refusal: &Refusal) -> Response {
+    let mut response = problem::response(refusal);
+    let text = match response.status() {
+        StatusCode::UNAUTHORIZED => "Unauthorized",
+        StatusCode::PAYLOAD_TOO_LARGE => "A payload reached size limit.",
+        StatusCode::NOT_FOUND => "",
+        StatusCode::METHOD_NOT_ALLOWED => {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            ""
+        }
+        _ => &refusal.detail,
+    };
+    *response.body_mut() = text.to_owned().into();
+    let headers = response.headers_mut();
+    headers.remove(header::WWW_AUTHENTICATE);
+    headers.remove(header::CONTENT_TYPE);
+    if !text.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    }
+    response
+}

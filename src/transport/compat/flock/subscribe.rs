@@ -1,0 +1,215 @@
+//! `GET /ws` of the role `flock`: subscribers, who bring no credential.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::upgrade::OnUpgrade;
+
+use crate::broker::connection::rate::RateLimit;
+use crate::broker::engine::{Joined, Start, attached};
+use crate::broker::{Connection, ConnectionLimits, Membership, Newcomer, Now};
+use crate::protocol::compat::flock::{Command, response_frame};
+use crate::protocol::websocket::{Bounds, pong_frame};
+use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
+use crate::transport::config::{Limits, ListenerConfig};
+use crate::transport::http::origin;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
+use crate::transport::websocket::sequencer::{Commands, Serial};
+use crate::transport::websocket::upgrade::Handshake;
+use crate::transport::websocket::{Handler, Wire};
+
+/// A client that says nothing for longer is gone.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A burst of commands: a client may subscribe to all its topics at once.
+const BURST: u32 = 10;
+
+/// The limits of such a connection: it is never pinged, as in the older system.
+pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
+    let unasked = Some((1000, "ping timeout"));
+    ConnectionLimits { ping: SILENCE, pong: Duration::ZERO, unasked, ..limits.into() }
+}
+
+pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
+    let handshake = Handshake::read(call, upgrade)?;
+    origin::check(call)?;
+    let (shared, listener) = (app.clone(), call.peer().listener.clone());
+    Ok(handshake.accept_with(app, call, &app.flock_connection_limits, None, move |connection| {
+        connection.admit(None);
+        Flock::new(shared, connection.clone(), listener)
+    }))
+}
+
+/// The connection's task side.
+struct Flock {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    commands: Serial<Commander>,
+    frames: RateLimit,
+    /// The policy that the subscriptions were checked against.
+    checked: u64,
+}
+
+/// Carries out what a client says.
+struct Commander {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    listener: Arc<ListenerConfig>,
+    /// Sorted by channel.
+    memberships: Vec<Membership>,
+    next_tag: u64,
+}
+
+impl Flock {
+    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, listener: Arc<ListenerConfig>) -> Self {
+        let rate = app.limits.max_commands_per_second;
+        let commander = Commander {
+            app: app.clone(),
+            connection: connection.clone(),
+            listener,
+            memberships: Vec::new(),
+            next_tag: 0,
+        };
+        Self {
+            checked: app.policy.generation(),
+            app,
+            connection,
+            commands: Serial::Idle(commander),
+            frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
+        }
+    }
+
+    /// The dialect has no word for a subscription that ends by itself, so the connection does. Its client comes back
+    /// and is told topic by topic.
+    fn recheck(&mut self) -> Result<(), CloseReason> {
+        let generation = self.app.policy.generation();
+        if self.checked == generation {
+            return Ok(());
+        }
+        let Some(commander) = self.commands.idle() else { return Ok(()) };
+        self.checked = generation;
+        let is_lost = |one: &Membership| one.is_active() && commander.check_audience(one.channel()).is_err();
+        if commander.memberships.iter().any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
+    }
+}
+
+impl Commander {
+    /// The answer goes out when the subscription is in force, before its first event.
+    async fn subscribe(&mut self, request_id: &str, topic: &str) -> Result<(), Refusal> {
+        let channel = ChannelName::from_topic(topic).map_err(|_| Refusal::from(Code::ChannelInvalid))?;
+        self.check_audience(&channel)?;
+        if let Ok(at) = self.find(&channel) {
+            if self.memberships[at].is_active() {
+                self.respond(request_id, true, topic);
+                return Ok(());
+            }
+            self.memberships.remove(at);
+        }
+        if self.memberships.len() >= self.app.limits.max_subscriptions {
+            // Those that the gateway ended count no more.
+            self.memberships.retain(Membership::is_active);
+        }
+        if self.memberships.len() >= self.app.limits.max_subscriptions {
+            return Err(Code::LimitReached.into());
+        }
+        let _place = attached(&*self.app.engine, &channel).await?;
+        // The rules may have changed meanwhile.
+        self.check_audience(&channel)?;
+        self.next_tag += 1;
+        let newcomer =
+            Newcomer { connection: self.connection.clone(), principal: None, form: Form::Flock, tag: self.next_tag };
+        let mut announce = |_: Joined<'_>| self.respond(request_id, true, topic);
+        let membership = self.app.engine.subscribe(&channel, newcomer, Start::Live, Now::read(), &mut announce)?;
+        let at = self.find(&channel).unwrap_or_else(|at| at);
+        self.memberships.insert(at, membership);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, topic: &str) {
+        if let Ok(channel) = ChannelName::from_topic(topic)
+            && let Ok(at) = self.find(&channel)
+        {
+            self.memberships.remove(at);
+        }
+    }
+
+    /// What the listener vouches for stands for a valid token, not for what a token would have to hold.
+    fn check_audience(&self, channel: &ChannelName) -> Result<(), Refusal> {
+        let rules = self.app.policy.rules().load();
+        let is_vouched_for = self.listener.flock_vouches && !rules.of(channel).asks_who();
+        if is_vouched_for || rules.may_subscribe(channel, None) { Ok(()) } else { Err(Code::Forbidden.into()) }
+    }
+
+    fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
+        self.memberships.binary_search_by(|membership| membership.channel().cmp(channel))
+    }
+
+    fn respond(&self, request_id: &str, subscribed: bool, topic: &str) {
+        self.connection.send(&response_frame(request_id, subscribed, topic));
+    }
+}
+
+impl Commands for Commander {
+    async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        match Command::parse(text) {
+            Ok(Command::Subscribe { request_id, topic }) => {
+                if let Err(refusal) = self.subscribe(&request_id, &topic).await {
+                    tracing::debug!(%refusal, "a flock subscription is refused");
+                    self.respond(&request_id, false, &topic);
+                }
+            }
+            Ok(Command::Unsubscribe { request_id, topic }) => {
+                self.unsubscribe(&topic);
+                self.respond(&request_id, false, &topic);
+            }
+            Ok(Command::Ping) => {
+                self.connection.send(&pong_frame(&[]));
+            }
+            Err(error) => {
+                self.connection.close_saying(CloseReason::Malformed, 1007, &error);
+                return Err(CloseReason::Malformed);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Flock {
+    fn bounds(&self) -> Bounds {
+        Bounds { message_bytes: self.app.limits.max_command_bytes, fragments: self.app.limits.max_fragments }
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        self.frames.try_take(Now::read().steady).map_err(|_| CloseReason::RateLimited)
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        self.commands.on_text(text)?;
+        self.recheck()
+    }
+
+    /// Ignored, as in the older system.
+    fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_close(&mut self, _payload: &[u8]) {
+        self.connection.close_saying(CloseReason::Normal, 1000, "closed by server");
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.commands, Serial::Busy(_)) {
+            let done = std::task::ready!(self.commands.poll(cx)).and_then(|()| self.recheck());
+            if let Err(reason) = done {
+                self.connection.close(reason);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.recheck()
+    }
+}

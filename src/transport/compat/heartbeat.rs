@@ -1,0 +1,29 @@
+//! `/__heartbeat__`, `/__lbheartbeat__` and `/__version__`: what load balancers in front of the channelserver ask.
+
+use serde_json::json;
+use warp::Reply;
+use warp::reply::Response;
+
+use crate::transport::http::request::Call;
+use crate::transport::rooms::not_allowed;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub fn heartbeat(call: &Call) -> Response {
+    get(call, || warp::reply::json(&json!({"status": "ok", "version": VERSION})).into_response())
+}
+
+pub fn lbheartbeat(call: &Call) -> Response {
+    get(call, Response::default)
+}
+
+pub fn version(call: &Call) -> Response {
+    let source = env!("CARGO_PKG_REPOSITORY");
+    get(call, || {
+        warp::reply::json(&json!({"build": "", "commit": "", "source": source, "version": VERSION})).into_response()
+    })
+}
+
+fn get(call: &Call, answer: impl FnOnce() -> Response) -> Response {
+    if call.method() == "GET" { answer() } else { not_allowed("GET") }
+}

@@ -1,0 +1,7 @@
+//! Endpoints for the clients of four older systems.
+
+pub mod channelserver;
+pub mod flock;
+pub mod heartbeat;
+pub mod relay;
+pub mod tslm;

@@ -1,0 +1,147 @@
+//! `/v1/relay/{id}` and the role `relay`: unchanged clients of the relay.
+//!
+//! `Origin` is not looked at, as in the older system: nothing that a browser adds by itself counts here.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use futures_util::Stream;
+use hyper::upgrade::OnUpgrade;
+
+use crate::broker::Connection;
+use crate::broker::room::{Joiner, Key, Relayed};
+use crate::cluster::rooms::{Blob, Said, Wanted, reserve};
+use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_a_word, not_received};
+use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
+use crate::protocol::{CloseReason, Code, Refusal};
+use crate::transport::config::Role;
+use crate::transport::http::request::Call;
+use crate::transport::rooms::{Caller, Entered, Peer, authorize, close_for, decoded, older_handshake};
+use crate::transport::state::App;
+use crate::transport::websocket::Handler;
+
+pub async fn upgrade(
+    app: Arc<App>,
+    call: Call,
+    upgrade: Option<OnUpgrade>,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<warp::reply::Response, Refusal> {
+    let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(Code::NotFound)?;
+    let handshake = older_handshake(&call, upgrade)?;
+    // Whoever comes first opens a room.
+    let principal = authorize(&app, &call, body, 0).await?.principal;
+    let (shared, caller) = (app.clone(), Caller::of(&app, &call));
+    Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
+        let mut relay = peer(shared, connection.clone(), caller, id);
+        relay.peer = relay.peer.vouched(principal);
+        relay
+    }))
+}
+
+/// A peer under an id.
+pub fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, id: String) -> Relay {
+    let strict = app.rooms_config.relay_strict;
+    let peer = Peer::entering(app, connection, caller, |app, joiner| join(app, id, joiner));
+    Relay { peer, strict }
+}
+
+async fn join(app: Arc<App>, id: String, joiner: Joiner) -> Entered {
+    let key = Key::Relay(id.as_str().into());
+    let mut held = None;
+    if let Some(elsewhere) = &app.elsewhere {
+        // Nobody gives the id up until it is joined.
+        held = Some(elsewhere.whereabouts.hold(&key).await);
+        if !app.rooms.has(&key) {
+            match elsewhere.whereabouts.claim(&key).await {
+                Ok(Some(node)) => return Entered::Elsewhere(node, Wanted::Relay(id)),
+                Ok(None) => {}
+                Err(_) => return Entered::Refused(CloseReason::EngineUnavailable),
+            }
+        }
+    }
+    let joined = match app.rooms.join_waiting(&id, joiner, Instant::now()) {
+        Ok(seat) => Ok(seat),
+        Err(joiner) => match reserve(&app, joiner.address).await {
+            Ok(_opening) => app.rooms.join_relay(&id, joiner, Instant::now()),
+            Err(refusal) => Err(close_for(&refusal)),
+        },
+    };
+    drop(held);
+    if let (Err(_), Some(elsewhere)) = (&joined, &app.elsewhere) {
+        elsewhere.whereabouts.give_up(&app.rooms, &key).await;
+    }
+    joined.into()
+}
+
+/// The one path segment behind the scope: any text that is not empty and not too long.
+fn id_in(call: &Call) -> Option<String> {
+    let rest = if call.has_role(Role::Relay) {
+        let rest = call.path().strip_prefix('/')?;
+        match call.peer().listener.scope.as_str() {
+            "" => rest,
+            scope => rest.strip_prefix(scope)?.strip_prefix('/')?,
+        }
+    } else {
+        call.path().strip_prefix("/v1/relay/")?
+    };
+    let id = decoded(rest).filter(|_| !rest.contains('/'))?;
+    (1..=MAX_ID_BYTES).contains(&id.len()).then_some(id)
+}
+
+pub struct Relay {
+    peer: Peer,
+    strict: bool,
+}
+
+impl Relay {
+    /// `text` is what the answer repeats if nobody is there.
+    fn relay(&self, bytes: &[u8], text: &str, frame: fn(&[u8]) -> Bytes) {
+        // If the room has ended, this connection was closed with it.
+        if self.peer.relay(bytes.len(), |_| frame(bytes)) == Some(Relayed::NoPeer) {
+            self.peer.connection.send(&not_received(text));
+        }
+    }
+}
+
+impl Handler for Relay {
+    fn bounds(&self) -> Bounds {
+        self.peer.bounds()
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        if let Some(strand) = self.peer.elsewhere() {
+            strand.say(Said::Text(text.to_owned()));
+        } else if self.strict && looks_like_a_word(text) {
+            self.peer.connection.send(&not_received(text));
+        } else {
+            self.relay(text.as_bytes(), text, text_frame);
+        }
+        Ok(())
+    }
+
+    fn on_binary(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
+        match self.peer.elsewhere() {
+            Some(strand) => strand.say(Said::Binary(Blob(bytes.to_owned()))),
+            None => self.relay(bytes, "", binary_frame),
+        }
+        Ok(())
+    }
+
+    fn on_end(&mut self) {
+        self.peer.on_end();
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.peer.recheck()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.peer.poll_ready(cx)
+    }
+}

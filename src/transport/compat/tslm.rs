@@ -1,0 +1,256 @@
+//! The role `tslm`: an unchanged client of the TSLM last-mile, on any path of its listener.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::upgrade::OnUpgrade;
+use subtle::ConstantTimeEq;
+
+use crate::broker::connection::rate::RateLimit;
+use crate::broker::engine::{Appended, Start, attached, settled};
+use crate::broker::{Connection, Membership, Newcomer, Now};
+use crate::engine::deliver;
+use crate::protocol::compat::tslm::{Command, Content, Reply};
+use crate::protocol::websocket::Bounds;
+use crate::protocol::{ChannelName, CloseReason, Code, Form, Payload, Refusal};
+use crate::transport::config::ListenerConfig;
+use crate::transport::http::origin;
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
+use crate::transport::websocket::sequencer::{Commands, Serial};
+use crate::transport::websocket::upgrade::Handshake;
+use crate::transport::websocket::{Handler, Wire};
+
+pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
+    let handshake = Handshake::read(call, upgrade)?;
+    origin::check(call)?;
+    let listener = call.peer().listener.clone();
+    // A browser can bring its token only as a subprotocol, and then needs that subprotocol chosen.
+    let token = present_token(&listener.tslm.auth_tokens, call, handshake.offered())?;
+    let shared = app.clone();
+    Ok(handshake.accept(app, call, token.as_deref(), move |connection| {
+        connection.admit(None);
+        Tslm::new(shared, connection.clone(), listener)
+    }))
+}
+
+/// The token that the client presents, if the listener asks for one.
+fn present_token(accepted: &[String], call: &Call, offered: &[String]) -> Result<Option<String>, Refusal> {
+    if accepted.is_empty() {
+        return Ok(None);
+    }
+    let is_accepted = |token: &str| {
+        // Every comparison is made, whatever the first one says.
+        accepted.iter().fold(false, |found, accepted| found | bool::from(accepted.as_bytes().ct_eq(token.as_bytes())))
+    };
+    let bearer = call.bearer().filter(|token| is_accepted(token)).map(str::to_owned);
+    bearer
+        .or_else(|| offered.iter().find(|token| is_accepted(token)).cloned())
+        .map(Some)
+        .ok_or_else(|| Refusal::new(Code::Unauthenticated, "this listener needs one of its tokens"))
+}
+
+/// The connection's task side.
+struct Tslm {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    listener: Arc<ListenerConfig>,
+    commands: Serial<Commander>,
+    /// The policy that the subscriptions were checked against.
+    checked: u64,
+}
+
+/// Carries out what a client says.
+struct Commander {
+    app: Arc<App>,
+    connection: Arc<Connection<Wire>>,
+    listener: Arc<ListenerConfig>,
+    frames: Option<RateLimit>,
+    /// Sorted by channel.
+    memberships: Vec<Membership>,
+    next_tag: u64,
+}
+
+impl Tslm {
+    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, listener: Arc<ListenerConfig>) -> Self {
+        let rate = listener.tslm.rate_limit_per_second;
+        let commander = Commander {
+            app: app.clone(),
+            connection: connection.clone(),
+            listener: listener.clone(),
+            frames: (rate > 0).then(|| RateLimit::new(rate, rate)),
+            memberships: Vec::new(),
+            next_tag: 0,
+        };
+        Self { checked: app.policy.generation(), app, connection, listener, commands: Serial::Idle(commander) }
+    }
+
+    /// The dialect has no word for a subscription that ends by itself, so the connection does.
+    fn recheck(&mut self) -> Result<(), CloseReason> {
+        let generation = self.app.policy.generation();
+        let Some(commander) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
+        self.checked = generation;
+        let rules = self.app.policy.rules().load();
+        let is_lost = |one: &Membership| one.is_active() && rules.of(one.channel()).asks_who();
+        if commander.memberships.iter().any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
+    }
+}
+
+impl Commander {
+    async fn on_command(&mut self, command: &Command) -> Result<(), Reply> {
+        let allowed = &self.listener.tslm;
+        match command {
+            Command::CreateChannel(_) if !allowed.create_channel => Err(denied("CreateChannel")),
+            Command::Subscribe(_) if !allowed.subscribe => Err(denied("Subscribe")),
+            Command::NotifyChannel(..) if !allowed.notify_channel => Err(denied("NotifyChannel")),
+            Command::CreateChannel(channel) => self.create(channel).await,
+            Command::Subscribe(channel) => self.subscribe(channel).await,
+            Command::NotifyChannel(channel, content) => self.notify(channel, content).await,
+        }
+    }
+
+    async fn create(&mut self, channel: &str) -> Result<(), Reply> {
+        let name = named(channel)?;
+        if self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?.is_some() {
+            return Err(Reply::Error(format!("Channel '{channel}' is already registered")));
+        }
+        self.app.engine.create(&name, None, Now::read()).await.map(|_| ()).map_err(|refusal| error(&refusal))
+    }
+
+    async fn subscribe(&mut self, channel: &str) -> Result<(), Reply> {
+        let name = self.existing(channel).await?;
+        // The listener's permission stands for a valid token, not for what a token would have to hold.
+        if self.app.policy.rules().load().of(&name).asks_who() {
+            return Err(denied("Subscribe"));
+        }
+        if self.memberships.len() >= self.app.limits.max_subscriptions {
+            // Those that the gateway ended count no more.
+            self.memberships.retain(Membership::is_active);
+        }
+        let at = match self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
+            // Subscribing again changes nothing, unless the channel was closed meanwhile.
+            Ok(at) if self.memberships[at].is_active() => return Ok(()),
+            Ok(at) => {
+                self.memberships.remove(at);
+                at
+            }
+            Err(at) => at,
+        };
+        if self.memberships.len() >= self.app.limits.max_subscriptions {
+            return Err(Reply::Error("Too many subscriptions".into()));
+        }
+        let _place = attached(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
+        self.next_tag += 1;
+        let newcomer =
+            Newcomer { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
+        let membership = self
+            .app
+            .engine
+            .subscribe(&name, newcomer, Start::Live, Now::read(), &mut |_| {})
+            .map_err(|refusal| error(&refusal))?;
+        self.memberships.insert(at, membership);
+        Ok(())
+    }
+
+    async fn notify(&mut self, channel: &str, content: &Content) -> Result<(), Reply> {
+        let name = self.existing(channel).await?;
+        let publisher = format!("tslm:{}", self.listener.name);
+        let json;
+        let payload = match content {
+            Content::Text(text) => Payload::Text(text),
+            Content::Json(value) => {
+                json = value.to_string();
+                Payload::Json(&json)
+            }
+        };
+        let appended = self.app.engine.append(&name, &publisher, payload, Now::read());
+        let congestion = match appended.map_err(|refusal| error(&refusal))? {
+            Appended::Done(accepted) => deliver::run(accepted.walks),
+            Appended::Later(answer) => settled(answer).await.map_err(|refusal| error(&refusal))?.congestion,
+        };
+        if let Some(congestion) = congestion {
+            congestion.relieved().await;
+        }
+        // A publisher that listens too gets its own message before the answer.
+        if let Ok(at) = self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
+            self.memberships[at].catch_up();
+        }
+        Ok(())
+    }
+
+    /// The dialect knows only channels that were created.
+    async fn existing(&self, channel: &str) -> Result<ChannelName, Reply> {
+        let not_found = || Reply::Error(format!("Channel not found: {channel}"));
+        let name = ChannelName::from_dialect(channel).map_err(|_| not_found())?;
+        let state = self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?;
+        state.map(|_| name).ok_or_else(not_found)
+    }
+
+    fn is_over_rate(&mut self) -> bool {
+        self.frames.as_mut().is_some_and(|frames| frames.try_take(Now::read().steady).is_err())
+    }
+}
+
+impl Commands for Commander {
+    async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        let reply = if self.is_over_rate() {
+            Reply::Error("Rate limit exceeded".into())
+        } else {
+            match Command::parse(text) {
+                Ok(command) => match self.on_command(&command).await {
+                    Ok(()) => command.success(),
+                    Err(reply) => reply,
+                },
+                Err(reply) => reply,
+            }
+        };
+        self.connection.send(&reply.frame());
+        Ok(())
+    }
+}
+
+impl Handler for Tslm {
+    fn bounds(&self) -> Bounds {
+        let message_bytes = usize::try_from(self.listener.tslm.max_message_size).unwrap_or(usize::MAX);
+        Bounds { message_bytes, fragments: self.app.limits.max_fragments }
+    }
+
+    fn on_frame(&mut self) -> Result<(), CloseReason> {
+        Ok(())
+    }
+
+    fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
+        self.commands.on_text(text)?;
+        self.recheck()
+    }
+
+    fn on_wake(&mut self) -> Result<(), CloseReason> {
+        self.recheck()
+    }
+
+    fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
+        let is_over_rate = self.commands.idle().is_some_and(Commander::is_over_rate);
+        let reply = if is_over_rate { "Rate limit exceeded" } else { "Binary messages not supported" };
+        self.connection.send(&Reply::Error(reply.into()).frame());
+        Ok(())
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Err(reason) = std::task::ready!(self.commands.poll(cx)) {
+            self.connection.close(reason);
+        }
+        Poll::Ready(())
+    }
+}
+
+fn named(channel: &str) -> Result<ChannelName, Reply> {
+    ChannelName::from_dialect(channel).map_err(|error| Reply::Error(error.to_string()))
+}
+
+fn denied(what: &str) -> Reply {
+    Reply::Error(format!("Permission denied: {what}"))
+}
+
+fn error(refusal: &Refusal) -> Reply {
+    Reply::Error(refusal.detail.to_string())
+}

@@ -1,0 +1,166 @@
+//! What stands before the filters: requests that must not reach them, who is calling, and headers on every answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
+use hyper::body::{Body, Incoming};
+use tower_service::Service;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+use super::cors::Cors;
+use super::problem;
+use super::request::{Call, Peer};
+use crate::auth::client_addr::{ClientAddr, client_address};
+use crate::protocol::{Code, Refusal};
+use crate::transport::credential;
+use crate::transport::state::App;
+
+/// Requests that may be waiting for an answer by the thousand.
+const WAITING: &str = "/v1/poll";
+
+/// Answers one request.
+pub async fn handle(
+    app: Arc<App>,
+    peer: Peer,
+    routes: BoxedFilter<(Response,)>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let is_tls = peer.listener.tls.is_some();
+    let is_http2 = request.version() == Version::HTTP_2;
+    let has_body = !request.body().is_end_stream();
+    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
+    let prepared = prepare(&app, peer, request);
+    let cors = prepared.as_ref().ok().and_then(|request| request.extensions().get()).and_then(Cors::of);
+    // Where the next request would begin is not to be trusted, nor is what follows an upgrade that did not happen.
+    let is_last = prepared.is_err() || wants_upgrade;
+    let mut response = match prepared {
+        Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
+            Some(answer) => answer,
+            None => {
+                let call = request.extensions().get::<Call>().cloned();
+                let mut response = warp::service(routes).call(request).await?;
+                if let Some(call) = call {
+                    credential::cookie::clear_if_dead(&app, &call, &mut response);
+                }
+                response
+            }
+        },
+        Err(refusal) => problem::response(&refusal),
+    };
+    if let Some(cors) = &cors {
+        cors.add_headers(response.headers_mut());
+    }
+    let code = response.extensions().get::<Code>().copied();
+    if let Some(code) = code {
+        app.refusals.count(code);
+    }
+    let leaves_body = has_body && code.is_some_and(may_leave_body);
+    if is_http2 {
+        // RFC 9113 section 8.2.2: such fields have no place there, and a stream ends alone.
+        response.headers_mut().remove(header::UPGRADE);
+    } else if (is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS) || leaves_body {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    add_security_headers(response.headers_mut(), is_tls);
+    Ok(response)
+}
+
+/// Whether a request may have been refused before its body was read. Its connection cannot be used again then, and
+/// a client that is not told so finds out with its next request.
+fn may_leave_body(code: Code) -> bool {
+    matches!(code.status(), 400 | 401 | 404 | 405 | 413 | 503)
+}
+
+fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
+    let (mut head, body) = request.into_parts();
+    check_framing(&head)?;
+    let client = peer.address.map(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
+    if let (Some(client), Some(address)) = (client, peer.address) {
+        // Behind a trusted proxy every request may be another client's; its first one speaks for the connection.
+        if client != ClientAddr::from(address) {
+            peer.permit.assign(client).map_err(|_| Refusal::from(Code::ConnectionLimit))?;
+        }
+    }
+    if head.uri.path() == WAITING {
+        detach(&mut head);
+    }
+    // The filters look at the address alone.
+    let (mut described, ()) = Request::new(()).into_parts();
+    described.method = head.method.clone();
+    described.uri = head.uri.clone();
+    described.version = head.version;
+    described.headers = std::mem::take(&mut head.headers);
+    let call = Call::new(described, peer, client, !body.is_end_stream());
+    check_host(&call)?;
+    head.extensions.insert(call);
+    Ok(Request::from_parts(head, body))
+}
+
+/// Copies what a head says out of the buffer that it was read into: whoever keeps any part of it keeps all of its 8 KiB.
+fn detach(head: &mut http::request::Parts) {
+    if let Ok(uri) = Uri::try_from(head.uri.to_string()) {
+        head.uri = uri;
+    }
+    let copies = head.headers.iter().map(|(name, value)| {
+        let named = HeaderName::from_bytes(name.as_str().as_bytes());
+        let copied = HeaderValue::from_bytes(value.as_bytes());
+        (named.unwrap_or_else(|_| name.clone()), copied.unwrap_or_else(|_| value.clone()))
+    });
+    head.headers = copies.collect();
+}
+
+fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
+    let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+    // `CONNECT host:80` has no path, and the filters take one for granted.
+    if head.uri.path_and_query().is_none() || !head.uri.path().starts_with('/') {
+        return Err(malformed("the request has no path"));
+    }
+    // RFC 9112 section 6.3: two lengths are how requests are smuggled.
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if lengths > 1 || (lengths == 1 && head.headers.contains_key(header::TRANSFER_ENCODING)) {
+        return Err(malformed("the request has two lengths"));
+    }
+    if head.headers.get_all(header::HOST).iter().count() > 1 {
+        return Err(malformed("the request has two hosts"));
+    }
+    // RFC 9113 section 8.3.1: what the one names the other must name too.
+    let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
+    if let (Some(authority), Some(host)) = (authority, head.headers.get(header::HOST))
+        && authority.as_str().as_bytes() != host.as_bytes()
+    {
+        return Err(malformed("the request has two hosts"));
+    }
+    Ok(())
+}
+
+/// A listener that knows its names answers to no others.
+fn check_host(call: &Call) -> Result<(), Refusal> {
+    let hosts = &call.peer().listener.hosts;
+    if hosts.is_empty() || hosts.iter().any(|host| host.eq_ignore_ascii_case(call.authority())) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::HostUnknown, "this gateway does not answer to that host name"))
+}
+
+const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+         form-action 'self'; frame-ancestors 'none'; object-src 'none'; require-trusted-types-for 'script'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+fn add_security_headers(headers: &mut HeaderMap, is_tls: bool) {
+    for (name, value) in SECURITY_HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if is_tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+}

@@ -1,0 +1,7 @@
+//! HTTP around the filters: the edge, the request context, CORS, origins, problem documents.
+
+pub mod cors;
+pub mod edge;
+pub mod origin;
+pub mod problem;
+pub mod request;

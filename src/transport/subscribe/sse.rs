@@ -1,0 +1,163 @@
+//! `GET /v1/events`: a stream of server-sent events (WHATWG HTML, section 9.2) or of JSON lines.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderName, HeaderValue, header};
+use warp::Reply;
+use warp::reply::Response;
+
+use super::feed::{Feed, Kind, Word};
+use super::query::Asked;
+use crate::broker::connection::registry::Fallback;
+use crate::protocol::frame::server_frame::Reply as Told;
+use crate::protocol::{Cursor, Refusal};
+use crate::transport::http::request::Call;
+use crate::transport::state::App;
+
+/// Bytes that are taken from the outbox in one go: what hyper holds is not seen by the watch over slow readers.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// How long an EventSource waits before it connects again, in milliseconds.
+const RETRY: &str = "retry: 2000\n\n";
+
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Refused in plain HTTP, or a stream that ends by saying why.
+pub async fn events(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
+    let asked = Asked::read(&call)?;
+    let format = Format::of(&call);
+    let feed = Feed::open(app, &call, &asked, format.fallback()).await?;
+    let begun = if format == Format::EventStream { RETRY.to_owned() } else { String::new() };
+    let mut response = warp::reply::stream(Events { feed, format, begun }).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    // nginx would collect a stream before it passes it on.
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    EventStream,
+    Lines,
+}
+
+/// The body of the answer. Dropping it leaves the channels.
+struct Events {
+    feed: Feed,
+    format: Format,
+    /// What goes out before everything.
+    begun: String,
+}
+
+impl Stream for Events {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { feed, format, begun } = &mut *self;
+        let mut chunk = std::mem::take(begun);
+        let mut has_moved = false;
+        let is_over = loop {
+            if chunk.len() >= CHUNK_BYTES {
+                break false;
+            }
+            match feed.poll_next(cx) {
+                Poll::Ready(Some(word)) => {
+                    has_moved |= matches!(word, Word::Text(Kind::Message | Kind::Subscribed, _));
+                    format.write(&mut chunk, &word, feed.cursor());
+                }
+                Poll::Ready(None) => break true,
+                Poll::Pending => break false,
+            }
+        };
+        if has_moved && *format == Format::Lines {
+            push_line(&mut chunk, &Told::Cursor { cursor: feed.cursor() }.to_json());
+        }
+        match is_over {
+            _ if !chunk.is_empty() => Poll::Ready(Some(Ok(chunk.into()))),
+            true => Poll::Ready(None),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.feed.abandon();
+    }
+}
+
+impl Format {
+    /// JSON lines for whoever names them and nothing of events.
+    fn of(call: &Call) -> Self {
+        let named = |wanted: &str| {
+            let accepted = call.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            let ranges = accepted.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
+            ranges.map(str::trim).any(|range| range.eq_ignore_ascii_case(wanted))
+        };
+        if named("application/x-ndjson") && !named("text/event-stream") { Self::Lines } else { Self::EventStream }
+    }
+
+    fn fallback(self) -> Fallback {
+        match self {
+            Self::EventStream => Fallback::Events,
+            Self::Lines => Fallback::Lines,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::EventStream => "text/event-stream; charset=utf-8",
+            Self::Lines => "application/x-ndjson",
+        }
+    }
+
+    fn write(self, chunk: &mut String, word: &Word, cursor: &Cursor) {
+        use std::fmt::Write as _;
+        match (self, word) {
+            (Self::EventStream, Word::Heartbeat) => chunk.push_str(":\n\n"),
+            (Self::Lines, Word::Heartbeat) => chunk.push('\n'),
+            (Self::EventStream, Word::Text(kind, text)) => {
+                chunk.push_str(match kind {
+                    Kind::Message => "",
+                    Kind::Subscribed => "event: subscribed\n",
+                    Kind::Unsubscribed => "event: unsubscribed\n",
+                    Kind::Degraded => "event: degraded\n",
+                    Kind::Restored => "event: restored\n",
+                });
+                if matches!(kind, Kind::Message | Kind::Subscribed) {
+                    // Writing to memory does not fail.
+                    let _ = writeln!(chunk, "id: {cursor}");
+                }
+                push_event(chunk, &String::from_utf8_lossy(text));
+            }
+            (Self::EventStream, Word::Close(reason)) => {
+                chunk.push_str("event: close\n");
+                push_event(chunk, &Told::close(*reason).to_json());
+            }
+            (Self::Lines, Word::Text(_, text)) => push_line(chunk, &String::from_utf8_lossy(text)),
+            (Self::Lines, Word::Close(reason)) => push_line(chunk, &Told::close(*reason).to_json()),
+        }
+    }
+}
+
+fn push_event(chunk: &mut String, json: &str) {
+    chunk.push_str("data: ");
+    push_line(chunk, json);
+    chunk.push('\n');
+}
+
+/// Line ends in JSON stand between its tokens only, where a space says the same.
+fn push_line(chunk: &mut String, json: &str) {
+    let mut parts = json.split(['\r', '\n']);
+    chunk.push_str(parts.next().unwrap_or(""));
+    for part in parts {
+        chunk.push(' ');
+        chunk.push_str(part);
+    }
+    chunk.push('\n');
+}
