@@ -181,7 +181,7 @@ impl Code {
             Self::ChannelUnknown => ("channel-unknown", 404, "There is no such channel."),
             Self::ChannelExists => ("channel-exists", 409, "The channel exists with other limits."),
             Self::ChannelEnded => ("channel-ended", 409, "The channel has ended."),
-            Self::PeerAbsent => ("peer-absent", 409, "Nobody else is in the room."),
+            Self::PeerAbsent => ("peer-absent", 409, "No other peer is in the room."),
             Self::MessageUnknown => ("message-unknown", 404, "This message is not known any more."),
             Self::ReplyUnknown => ("reply-unknown", 404, "There is no such reply, or not any more."),
             Self::PublisherAbsent => ("publisher-absent", 503, "The publisher did not take the reply in time."),
