@@ -342,7 +342,7 @@ export class Client extends Emitter<ClientEvents> {
         pingedAt = now;
         this.#link?.send({ type: "ping", id: this.#nextId() });
       } else if (pingedAt && now - pingedAt >= pongMs) {
-        this.#onClose({ code: 1006, reason: "ping_timeout" });
+        this.#onClose({ code: protocol.CLOSE_ABNORMAL, reason: "ping_timeout" });
       }
     }, Math.min(idleMs, pongMs) / 4);
   }

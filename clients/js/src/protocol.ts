@@ -58,7 +58,7 @@ export class LastmileError extends Error {
 
 /** Why a link was closed. */
 export interface CloseInfo {
-  /** A close code of the protocol; 1006 if the connection broke without one. */
+  /** A close code of the protocol, or `CLOSE_ABNORMAL` if the connection broke without one. */
   code: number;
   reason: string;
   /** The gateway's `Retry-After`, in milliseconds. */
@@ -67,12 +67,16 @@ export interface CloseInfo {
   reconnectNow?: boolean;
 }
 
-/** The connection broke without a close frame. */
-export const CONNECTION_LOST: CloseInfo = { code: 1006, reason: "connection_lost" };
-
+export const CLOSE_ABNORMAL = 1006;
 export const CLOSE_DRAINING = 4000;
 export const CLOSE_TOKEN_EXPIRED = 4003;
+export const CLOSE_RATE_LIMITED = 4004;
+export const CLOSE_ENGINE_UNAVAILABLE = 4005;
 export const CLOSE_UNAUTHENTICATED = 4501;
+export const CLOSE_FORBIDDEN = 4502;
+
+/** The connection broke without a close frame. */
+export const CONNECTION_LOST: CloseInfo = { code: CLOSE_ABNORMAL, reason: "connection_lost" };
 
 /** Whether a close code forbids a reconnect. */
 export const isFinal = (code: number) => code >= 4500 && code < 5000;

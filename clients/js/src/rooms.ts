@@ -7,7 +7,7 @@ import {
   CONNECTION_LOST, errorFromClose, errorFromFrame, isFinal, LastmileError, parse, type Frame,
 } from "./protocol.js";
 
-const SUBPROTOCOL = "lastmile.pair.v1";
+const ROOM_SUBPROTOCOL = "lastmile.pair.v1";
 
 /** The gateway's data about a peer. */
 export interface Sender {
@@ -172,7 +172,7 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   #connect(first: Frame): void {
-    const socket = new this.#Socket(this.#url + (this.room && `/${this.room}`), SUBPROTOCOL);
+    const socket = new this.#Socket(this.#url + (this.room && `/${this.room}`), ROOM_SUBPROTOCOL);
     this.#socket = socket;
     const onTimeout = () => this.#onClose(socket, CONNECTION_LOST.code, CONNECTION_LOST.reason);
     this.#timers.push(setTimeout(onTimeout, this.#openMs));

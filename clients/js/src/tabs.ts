@@ -3,7 +3,10 @@
 // leader closes, another tab gets the lock; every tab connects to it and resumes from its own position.
 
 import type { ClientEvents } from "./options.js";
-import type { CloseInfo, Frame, LastmileError, Position, Publication, ResumeParams } from "./protocol.js";
+import {
+  CLOSE_DRAINING, CLOSE_FORBIDDEN, CLOSE_UNAUTHENTICATED,
+  type CloseInfo, type Frame, type LastmileError, type Position, type Publication, type ResumeParams,
+} from "./protocol.js";
 import type { SubscribeOptions, Subscription } from "./subscription.js";
 import type { Link, OpenLink } from "./transports/link.js";
 
@@ -53,7 +56,7 @@ export class Tabs {
     channel.onmessage = ({ data }: MessageEvent<TabMessage>) => {
       if (data.command || (data.tab && data.tab !== tab)) return;
       if (data.frame) onFrame(data.frame);
-      if (data.isLeaderChange) onClose({ code: 4000, reason: "leader_changed", reconnectNow: true });
+      if (data.isLeaderChange) onClose({ code: CLOSE_DRAINING, reason: "leader_changed", reconnectNow: true });
       if (data.close) onClose(data.close);
     };
     send({ type: "hello" });
@@ -87,7 +90,7 @@ export class Tabs {
 const tabLock = (name: string, tab: string) => `${name}:${tab}`;
 
 /** Publications kept for tabs that subscribe later, for each channel. */
-const MAX_RECENT = 256;
+const MAX_RECENT_PUBLICATIONS = 256;
 
 interface SharedChannel {
   subscription: Subscription;
@@ -112,7 +115,8 @@ class TabLeader {
       if (data.command && data.tab) this.#onCommand(data.tab, data.command);
     };
     client.on("state", ({ state, error }) => {
-      if (state === "failed") this.#post({ close: { code: error?.status ?? 4501, reason: error?.code ?? "" } });
+      if (state !== "failed") return;
+      this.#post({ close: { code: error?.status ?? CLOSE_UNAUTHENTICATED, reason: error?.code ?? "" } });
     });
     this.#post({ isLeaderChange: true });
   }
@@ -209,14 +213,15 @@ class TabLeader {
       if (shared.newest?.epoch !== epoch) shared.recent = [];
       shared.newest = newer({ epoch, offset }, shared.newest);
       shared.recent.push(frame);
-      const oldest = shared.recent.length > MAX_RECENT && shared.recent.shift();
+      const oldest = shared.recent.length > MAX_RECENT_PUBLICATIONS && shared.recent.shift();
       if (oldest) shared.coveredFrom = { epoch, offset: Math.max(oldest.offset!, shared.coveredFrom?.offset ?? 0) };
       this.#post({ frame });
     });
     subscription.on("ended", (error) => {
       if (this.#channels.get(channel) !== shared || !error) return;
       this.#channels.delete(channel);
-      this.#post({ frame: { type: "unsubscribed", channel, reason: error.code, code: error.status ?? 4502 } });
+      const code = error.status ?? CLOSE_FORBIDDEN;
+      this.#post({ frame: { type: "unsubscribed", channel, reason: error.code, code } });
     });
   }
 }

@@ -6,7 +6,7 @@ import type { OpenLink } from "./link.js";
 import { EventParser } from "./sse.js";
 
 /** Longer than the gateway's heartbeat interval. */
-const IDLE_SECS = 20;
+const EVENTS_IDLE_SECS = 20;
 
 class EventsLink extends HttpLink {
   protected async run(signal: AbortSignal, onStarted: () => void): Promise<void> {
@@ -28,4 +28,4 @@ class EventsLink extends HttpLink {
   }
 }
 
-export const openEvents: OpenLink = (context) => new EventsLink(context, IDLE_SECS);
+export const openEvents: OpenLink = (context) => new EventsLink(context, EVENTS_IDLE_SECS);

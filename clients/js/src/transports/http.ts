@@ -1,17 +1,22 @@
 // Common base of server-sent events and polls: requests with a position for each channel, and refusals.
 
 import {
-  CLOSE_DRAINING, CLOSE_TOKEN_EXPIRED, CLOSE_UNAUTHENTICATED, CONNECTION_LOST, parse, type CloseInfo, type Frame,
+  CLOSE_DRAINING, CLOSE_ENGINE_UNAVAILABLE, CLOSE_FORBIDDEN, CLOSE_RATE_LIMITED, CLOSE_TOKEN_EXPIRED,
+  CLOSE_UNAUTHENTICATED, CONNECTION_LOST, parse, type CloseInfo, type Frame,
 } from "../protocol.js";
 import type { Link, LinkContext } from "./link.js";
 
 /** The gateway's limit for one request. */
-const MAX_CHANNELS = 100;
+const MAX_CHANNELS_PER_REQUEST = 100;
 
 /** Close codes for refusals that concern the whole connection. */
-const CLOSE_CODES: Record<string, number> = {
-  draining: CLOSE_DRAINING, rate_limited: 4004, engine_unavailable: 4005, connection_limit: 4004, internal: 4005,
-  origin_forbidden: 4502,
+const CLOSE_CODE_BY_PROBLEM: Record<string, number> = {
+  draining: CLOSE_DRAINING,
+  rate_limited: CLOSE_RATE_LIMITED,
+  connection_limit: CLOSE_RATE_LIMITED,
+  engine_unavailable: CLOSE_ENGINE_UNAVAILABLE,
+  internal: CLOSE_ENGINE_UNAVAILABLE,
+  origin_forbidden: CLOSE_FORBIDDEN,
 };
 
 /** A refusal with problem details (RFC 9457). */
@@ -42,8 +47,8 @@ export abstract class HttpLink implements Link {
   protected abstract run(signal: AbortSignal, onStarted: () => void): Promise<void>;
 
   subscribe(id: string, channel: string): void {
-    if (this.channels.size >= MAX_CHANNELS) {
-      const message = `at most ${MAX_CHANNELS} channels without a WebSocket`;
+    if (this.channels.size >= MAX_CHANNELS_PER_REQUEST) {
+      const message = `at most ${MAX_CHANNELS_PER_REQUEST} channels without a WebSocket`;
       queueMicrotask(() => this.emitFrame({ type: "error", id, code: "limit_reached", message, temporary: true }));
       return;
     }
@@ -153,10 +158,10 @@ export abstract class HttpLink implements Link {
   /** Handles a refusal. Returns a close for the whole link, or nothing if it continues with other channels. */
   async #onProblem(problem: ProblemError, signal: AbortSignal): Promise<CloseInfo | undefined> {
     const { status, code, waitMs } = problem;
-    const closeCode = CLOSE_CODES[code];
+    const closeCode = CLOSE_CODE_BY_PROBLEM[code];
     if (closeCode) return { code: closeCode, reason: code, waitMs };
     if (!code || code === "not_found" || status >= 500) return { ...CONNECTION_LOST, waitMs };
-    if (waitMs) return { code: 4004, reason: code, waitMs };
+    if (waitMs) return { code: CLOSE_RATE_LIMITED, reason: code, waitMs };
     if (code === "unauthenticated" && this.context.token) {
       // A token that was accepted before has expired; one that never was accepted is not tried again.
       return this.#isReady
@@ -172,7 +177,7 @@ export abstract class HttpLink implements Link {
       this.channels.delete(channel);
       this.emitFrame({ type: "error", id, channel, code: why.code, message: why.title, temporary: why.status === 429 });
     }
-    if (this.channels.size === all.length) return { code: 4004, reason: code };
+    if (this.channels.size === all.length) return { code: CLOSE_RATE_LIMITED, reason: code };
     this.#restart();
     return undefined;
   }

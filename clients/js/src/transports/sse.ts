@@ -6,7 +6,7 @@ export interface ServerSentEvent {
 }
 
 /** Characters of one event; the gateway's are far shorter. */
-const MAX_EVENT_LENGTH = 64 * 1024 * 1024;
+const MAX_EVENT_CHARS = 64 * 1024 * 1024;
 
 export class EventParser {
   #decoder = new TextDecoder();
@@ -33,7 +33,7 @@ export class EventParser {
       start = at + 1;
     }
     this.#rest = text.slice(start);
-    if (this.#rest.length + this.#length > MAX_EVENT_LENGTH) throw new Error("server-sent event too long");
+    if (this.#rest.length + this.#length > MAX_EVENT_CHARS) throw new Error("server-sent event too long");
   }
 
   #parseLine(line: string): void {

@@ -3,7 +3,7 @@
 import { CONNECTION_LOST, parse } from "../protocol.js";
 import type { OpenLink } from "./link.js";
 
-export const SUBPROTOCOL = "lastmile.v1";
+const SUBPROTOCOL = "lastmile.v1";
 
 export const openWebSocket: OpenLink = (context) => {
   const { WebSocket: Socket, token } = context;
