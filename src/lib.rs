@@ -1,4 +1,6 @@
 #![doc = include_str!("README.md")]
+// A panic costs a connection: `expect` names why it cannot happen. Output goes through the log or a checked write.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod auth;
 pub mod broker;

@@ -2,7 +2,7 @@
 //!
 //! [`Publisher`] publishes over signed HTTP and over a WebSocket, receives replies and watches channels. [`Client`]
 //! subscribes. Both reconnect by themselves; the README has examples.
-#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod backoff;
 mod client;
