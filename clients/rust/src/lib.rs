@@ -18,8 +18,9 @@ mod publisher;
 mod random;
 mod signature;
 mod socket;
+mod token;
 
-pub use client::{Client, Event, Events, State, SubscribeOptions, Subscription, TokenSource};
+pub use client::{Client, Event, Events, State, SubscribeOptions, Subscription};
 pub use error::Error;
 pub use gateway::Gateway;
 pub use key::Key;
@@ -28,3 +29,4 @@ pub use publication::{Gap, GapReason, Payload, Position, Publication, Published}
 pub use publisher::{
     Acknowledgement, ChannelEvent, Options, PublishStream, Publisher, Replies, Reply, StreamOptions, Watch,
 };
+pub use token::TokenSource;

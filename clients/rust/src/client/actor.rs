@@ -11,10 +11,10 @@ use super::core::{Closed, Core};
 use super::handle::Handle;
 use super::session::Session;
 use super::state::State;
-use super::token::TokenSource;
 use crate::error::Error;
 use crate::gateway::Gateway;
 use crate::socket::Socket;
+use crate::token::TokenSource;
 
 /// Commands in the task's queue.
 const COMMAND_QUEUE: usize = 16;

@@ -8,7 +8,6 @@ mod handle;
 mod session;
 mod state;
 mod subscription;
-mod token;
 mod track;
 
 use serde::Serialize;
@@ -18,12 +17,12 @@ use tokio::sync::watch;
 pub use event::{Event, SubscribeOptions};
 pub use state::State;
 pub use subscription::{Events, Subscription};
-pub use token::TokenSource;
 
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::gateway::Gateway;
 use crate::json;
+use crate::token::TokenSource;
 use channel::Channel;
 use handle::Handle;
 

@@ -41,7 +41,7 @@ impl TokenSource {
         Self(Source::Function(Arc::new(move || Box::pin(get()))))
     }
 
-    pub(super) async fn get(&self) -> Result<Option<String>, Error> {
+    pub(crate) async fn get(&self) -> Result<Option<String>, Error> {
         match &self.0 {
             Source::Anonymous => Ok(None),
             Source::Fixed(token) => Ok(Some(token.clone())),
@@ -50,7 +50,7 @@ impl TokenSource {
     }
 
     /// Whether another call can return a newer token.
-    pub(super) fn is_renewable(&self) -> bool {
+    pub(crate) fn is_renewable(&self) -> bool {
         matches!(self.0, Source::Function(_))
     }
 }
