@@ -5,10 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::error::{Error, sanitized};
 use crate::principal::Principal;
-use crate::publication::{Payload, Position, Publication, Published};
+use crate::publication::{FrameText, Payload, Position, Publication, Published};
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -39,11 +40,16 @@ pub(crate) struct Frame {
     pub event: Option<String>,
     pub connections: Option<u64>,
     pub missed: Option<u64>,
+    /// The whole frame.
+    #[serde(skip)]
+    pub text: FrameText,
 }
 
 impl Frame {
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok()
+    /// Parses a frame; `None` for a text that is none.
+    pub(crate) fn parse(text: Utf8Bytes) -> Option<Self> {
+        let frame: Self = serde_json::from_str(&text).ok()?;
+        Some(Self { text: FrameText(text), ..frame })
     }
 
     pub(crate) fn position(&self) -> Option<Position> {
@@ -71,6 +77,7 @@ impl Frame {
             time: self.time.unwrap_or_default(),
             publisher: self.publisher.unwrap_or_default(),
             payload,
+            frame: self.text,
         })
     }
 

@@ -1,5 +1,6 @@
 //! A gateway's address: URL, TLS trust and timeouts.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,9 @@ impl Gateway {
             let certificate = certificate.map_err(|error| bad_tls(&error))?;
             roots.add(certificate).map_err(|error| bad_tls(&error))?;
         }
+        if roots.is_empty() {
+            return Err(bad_tls(&"no certificate in the PEM text"));
+        }
         if self.tls.is_some() {
             self.tls = Some(Arc::new(tls(roots)?));
         }
@@ -133,14 +137,14 @@ impl Gateway {
     pub(crate) async fn dial(&self) -> Result<Box<dyn Io>, Error> {
         let dialing = async {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
-            let tcp = tcp.map_err(|error| unreachable(&error.to_string()))?;
+            let tcp = tcp.map_err(|error| unreachable(&io_message(&error)))?;
             // Nagle's algorithm would delay small frames.
             tcp.set_nodelay(true).map_err(|error| unreachable(&error.to_string()))?;
             let Some(tls) = &self.tls else { return Ok(Box::new(tcp) as Box<dyn Io>) };
             let name = ServerName::try_from(self.host.clone()).map_err(|error| bad_url(&error.to_string()))?;
             let stream = TlsConnector::from(tls.clone()).connect(name, tcp).await.map_err(|error| {
                 let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-                if is_tls { bad_tls(&error) } else { unreachable(&error.to_string()) }
+                if is_tls { bad_tls(&error) } else { unreachable(&io_message(&error)) }
             })?;
             Ok(Box::new(stream) as Box<dyn Io>)
         };
@@ -162,6 +166,15 @@ fn tls(roots: RootCertStore) -> Result<ClientConfig, Error> {
     // The WebSocket upgrade needs HTTP/1.1, and signed requests are few and small.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Names the usual mistakes.
+fn io_message(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        io::ErrorKind::UnexpectedEof => "closed during the handshake; is TLS enabled on one side only?".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 fn bad_url(why: &str) -> Error {
@@ -189,6 +202,14 @@ impl TryFrom<&String> for Gateway {
 
     fn try_from(url: &String) -> Result<Self, Error> {
         Self::new(url)
+    }
+}
+
+impl std::fmt::Display for Gateway {
+    /// The URL, with `http` or `https`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.base_path)
     }
 }
 

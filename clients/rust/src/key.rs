@@ -43,7 +43,9 @@ impl Key {
             Some("OPENSSH PRIVATE KEY") => openssh::read(text)?,
             Some("ENCRYPTED PRIVATE KEY") => return Err(encrypted()),
             Some(label) if label.ends_with("PRIVATE KEY") => return Err(Error::key("only ed25519 keys are supported")),
-            _ => return Err(Error::key("expected an OpenSSH or PEM private key")),
+            Some("PUBLIC KEY") => return Err(public_key()),
+            _ if text.starts_with("ssh-") => return Err(public_key()),
+            _ => return Err(Error::key("this is no key; expected an OpenSSH or PEM private key")),
         };
         let public = openssh::public_blob(key.verifying_key().as_bytes());
         let fingerprint = format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(public)));
@@ -70,6 +72,10 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.fingerprint)
     }
+}
+
+fn public_key() -> Error {
+    Error::key("this is a public key; expected the private key")
 }
 
 #[cfg(test)]

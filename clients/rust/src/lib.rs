@@ -6,6 +6,7 @@
 
 mod backoff;
 mod client;
+mod connection;
 mod error;
 mod frame;
 mod gateway;
@@ -16,11 +17,13 @@ mod principal;
 mod publication;
 mod publisher;
 mod random;
-mod signature;
+mod room;
+pub mod signature;
 mod socket;
 mod token;
 
 pub use client::{Client, Event, Events, State, SubscribeOptions, Subscription};
+pub use connection::Connection;
 pub use error::Error;
 pub use gateway::Gateway;
 pub use key::Key;
@@ -29,4 +32,5 @@ pub use publication::{Gap, GapReason, Payload, Position, Publication, Published}
 pub use publisher::{
     Acknowledgement, ChannelEvent, Options, PublishStream, Publisher, Replies, Reply, StreamOptions, Watch,
 };
+pub use room::{CodeFormat, Room, RoomEvent, RoomMessage, RoomOptions, RoomPeer};
 pub use token::TokenSource;

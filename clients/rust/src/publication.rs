@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::error::Error;
 use crate::json;
@@ -46,9 +47,19 @@ pub struct Publication {
     pub publisher: String,
     /// The published data.
     pub payload: Payload,
+    pub(crate) frame: FrameText,
 }
 
+/// The text of a frame, shared with the buffer that it was received in.
+#[derive(Clone, Default)]
+pub(crate) struct FrameText(pub Utf8Bytes);
+
 impl Publication {
+    /// The gateway's `message` frame, byte for byte.
+    pub fn frame(&self) -> &str {
+        &self.frame.0
+    }
+
     /// Parses JSON and text. Bytes and values of another type are `invalid`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         match &self.payload {
@@ -66,6 +77,13 @@ pub enum Payload {
     Json(Box<RawValue>),
     /// A payload of any other content type.
     Bytes(Vec<u8>),
+}
+
+impl fmt::Debug for FrameText {
+    /// Shows the size only: payloads do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameText({} bytes)", self.0.len())
+    }
 }
 
 impl fmt::Debug for Payload {

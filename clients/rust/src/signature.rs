@@ -11,10 +11,17 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::random;
 
-/// The signed parts of a request.
-#[derive(Clone, Copy)]
-pub(crate) struct Request<'a> {
+/// Returns a random nonce for [`Request::sign_at`].
+pub fn fresh_nonce() -> Result<String, Error> {
+    random::token()
+}
+
+/// The signed parts of a request, for programs with their own HTTP client.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// HTTP method.
     pub method: &'a str,
+    /// Host as the client addresses it, with a port that is not the default one.
     pub authority: &'a str,
     /// Percent-encoded, as sent.
     pub path: &'a str,
@@ -26,13 +33,14 @@ pub(crate) struct Request<'a> {
 
 impl Request<'_> {
     /// Returns the signature headers, with a fresh nonce and the current time.
-    pub(crate) fn sign(&self, key: &Key) -> Result<HeaderMap, Error> {
+    pub fn sign(&self, key: &Key) -> Result<HeaderMap, Error> {
         // The gateway refuses the signature of a clock before 1970 and names the clock.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        self.sign_at(key, now, &random::token()?)
+        self.sign_at(key, now, &fresh_nonce()?)
     }
 
-    fn sign_at(&self, key: &Key, created: u64, nonce: &str) -> Result<HeaderMap, Error> {
+    /// Signs with a given time, in seconds since 1970, and nonce.
+    pub fn sign_at(&self, key: &Key, created: u64, nonce: &str) -> Result<HeaderMap, Error> {
         let mut headers = HeaderMap::new();
         let mut add = |name: &'static str, value: &str| {
             let value = HeaderValue::from_str(value);

@@ -5,14 +5,14 @@ use std::time::Duration;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderValue;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::error::Error;
-use crate::frame::Frame;
 use crate::gateway::{CONNECT_TIMEOUT, Gateway, Io};
 use crate::key::Key;
 use crate::signature;
@@ -35,24 +35,44 @@ pub(crate) struct Socket {
 
 pub(crate) struct Reader(SplitStream<Stream>);
 
+/// Who upgrades, and to which subprotocol.
+pub(crate) enum Upgrade<'a> {
+    /// A subscriber, which authenticates in `hello`.
+    Subscriber,
+    /// A publisher, which signs the request.
+    Signed(&'a Key),
+    /// A peer of a room.
+    Pair { token: Option<&'a str> },
+}
+
 /// One event of the connection.
 pub(crate) enum Incoming {
-    Frame(Box<Frame>),
+    Text(Utf8Bytes),
     /// Activity without a frame for the caller, such as a ping.
     Activity,
     Closed(Error),
 }
 
 impl Socket {
-    /// Opens a protocol path. A publisher's upgrade is signed with `key`.
-    pub(crate) async fn open(gateway: &Gateway, path: &str, key: Option<&Key>) -> Result<Self, Error> {
+    /// Opens a protocol path.
+    pub(crate) async fn open(gateway: &Gateway, path: &str, upgrade: Upgrade<'_>) -> Result<Self, Error> {
         let path = gateway.path(path);
         let mut request = gateway.websocket(&path)?.into_client_request().map_err(connection_error)?;
-        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("lastmile.v1"));
-        if let Some(key) = key {
-            let authority = gateway.authority();
-            let signed = signature::Request { method: "GET", authority, path: &path, query: None, body: None };
-            request.headers_mut().extend(signed.sign(key)?);
+        let headers = request.headers_mut();
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(upgrade.subprotocol()));
+        match upgrade {
+            Upgrade::Signed(key) => {
+                let authority = gateway.authority();
+                let signed = signature::Request { method: "GET", authority, path: &path, query: None, body: None };
+                headers.extend(signed.sign(key)?);
+            }
+            Upgrade::Pair { token: Some(token) } => {
+                let bearer = HeaderValue::try_from(format!("Bearer {token}"));
+                let mut bearer = bearer.map_err(|_| Error::new("token", "the token cannot be sent in a header"))?;
+                bearer.set_sensitive(true);
+                headers.insert(AUTHORIZATION, bearer);
+            }
+            Upgrade::Subscriber | Upgrade::Pair { token: None } => {}
         }
         let opening = async { client_async(request, gateway.dial().await?).await.map_err(connection_error) };
         let opened = timeout(CONNECT_TIMEOUT, opening).await;
@@ -65,13 +85,20 @@ impl Socket {
     }
 }
 
+impl Upgrade<'_> {
+    fn subprotocol(&self) -> &'static str {
+        match self {
+            Self::Subscriber | Self::Signed(_) => "lastmile.v1",
+            Self::Pair { .. } => "lastmile.pair.v1",
+        }
+    }
+}
+
 impl Reader {
     /// Returns the next event. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Incoming {
         match self.0.next().await {
-            Some(Ok(Message::Text(text))) => {
-                Frame::parse(&text).map_or(Incoming::Activity, |frame| Incoming::Frame(Box::new(frame)))
-            }
+            Some(Ok(Message::Text(text))) => Incoming::Text(text),
             Some(Ok(Message::Close(Some(close)))) => {
                 Incoming::Closed(Error::from_close(close.code.into(), &close.reason))
             }

@@ -32,7 +32,7 @@ impl TokenSource {
     }
 
     /// A function that is called before each connection and before a token expires. An error that is not temporary ends
-    /// the client.
+    /// the client. An empty string is no token.
     pub fn function<F, A>(get: F) -> Self
     where
         F: Fn() -> A + Send + Sync + 'static,
@@ -45,7 +45,7 @@ impl TokenSource {
         match &self.0 {
             Source::Anonymous => Ok(None),
             Source::Fixed(token) => Ok(Some(token.clone())),
-            Source::Function(get) => get().await.map(Some),
+            Source::Function(get) => Ok(Some(get().await?).filter(|token| !token.is_empty())),
         }
     }
 

@@ -13,7 +13,7 @@ use super::session::Session;
 use super::state::State;
 use crate::error::Error;
 use crate::gateway::Gateway;
-use crate::socket::Socket;
+use crate::socket::{Socket, Upgrade};
 use crate::token::TokenSource;
 
 /// Commands in the task's queue.
@@ -107,7 +107,7 @@ impl Actor {
         self.core
             .run_until(async move {
                 let token = token.get().await?;
-                let socket = Socket::open(&gateway, "/v1/subscribe", None).await?;
+                let socket = Socket::open(&gateway, "/v1/subscribe", Upgrade::Subscriber).await?;
                 let token =
                     token.map_or(String::new(), |token| format!(r#","token":{}"#, serde_json::Value::from(token)));
                 Ok((socket, format!(r#"{{"type":"hello"{token}}}"#)))

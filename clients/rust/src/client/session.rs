@@ -81,7 +81,11 @@ impl<'a> Session<'a> {
                     (self.last_activity, self.ping_sent_at) = (Instant::now(), None);
                     match received {
                         Incoming::Activity => {}
-                        Incoming::Frame(frame) => self.on_frame(*frame),
+                        Incoming::Text(text) => {
+                            if let Some(frame) = Frame::parse(text) {
+                                self.on_frame(frame);
+                            }
+                        }
                         Incoming::Closed(error) => return Err(self.close_error(error)),
                     }
                 }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::gateway::Gateway;
 use crate::key::Key;
-use crate::socket::{Incoming, Socket};
+use crate::socket::{Incoming, Socket, Upgrade};
 
 /// Commands in the task's queue.
 const COMMAND_QUEUE: usize = 16;
@@ -171,7 +171,7 @@ impl Link {
 
     async fn connect(&mut self) -> Result<Socket, Error> {
         let (gateway, key) = (self.gateway.clone(), self.key.clone());
-        let opening = async move { Socket::open(&gateway, "/v1/publish", Some(&key)).await };
+        let opening = async move { Socket::open(&gateway, "/v1/publish", Upgrade::Signed(&key)).await };
         self.run_until(opening).await.unwrap_or_else(|| Err(Error::closed()))
     }
 
@@ -213,12 +213,15 @@ impl Link {
                     match received {
                         Incoming::Closed(error) => return error,
                         Incoming::Activity => {}
-                        Incoming::Frame(frame) if frame.r#type == "welcome" => {
-                            is_ready = true;
-                            ping_interval = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
-                            self.on_ready();
-                        }
-                        Incoming::Frame(frame) => self.on_frame(*frame),
+                        Incoming::Text(text) => match Frame::parse(text) {
+                            Some(frame) if frame.r#type == "welcome" => {
+                                is_ready = true;
+                                ping_interval = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
+                                self.on_ready();
+                            }
+                            Some(frame) => self.on_frame(frame),
+                            None => {}
+                        },
                     }
                     if opened.elapsed() > STABLE_CONNECTION_AGE {
                         self.backoff.reset();

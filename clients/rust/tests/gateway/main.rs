@@ -4,5 +4,6 @@ mod publishing;
 mod readme;
 mod reconnecting;
 mod replies;
+mod rooms;
 mod subscribing;
 mod support;

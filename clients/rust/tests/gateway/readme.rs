@@ -8,6 +8,8 @@ use crate::support::{TestGateway, with_timeout};
 mod publish;
 #[path = "../readme/replies.rs"]
 mod replies;
+#[path = "../readme/rooms.rs"]
+mod rooms;
 #[path = "../readme/stream.rs"]
 mod stream;
 #[path = "../readme/subscribe.rs"]
@@ -25,6 +27,7 @@ fn readme_shows_tested_files() {
         include_str!("../readme/subscribe.rs"),
         include_str!("../readme/token.rs"),
         include_str!("../readme/replies.rs"),
+        include_str!("../readme/rooms.rs"),
     ];
     assert_eq!(shown, files);
 }
@@ -42,6 +45,10 @@ async fn readme_examples_run() {
     let answering = tokio::spawn(async move { replies::answer_one(&publisher).await });
     with_timeout("the ticket", replies::ask_once(&client)).await.unwrap();
     with_timeout("the answer", answering).await.unwrap().unwrap();
+
+    let (room, code) = with_timeout("the room", rooms::open(&gateway.public)).await.unwrap();
+    with_timeout("the peer", rooms::join_and_greet(&gateway.public, &code)).await.unwrap();
+    assert_eq!(with_timeout("the message", rooms::first_message(room)).await.unwrap(), r#""hello""#);
 
     let client = token::connect(&gateway.public).unwrap();
     let mut subscription = client.subscribe("open.x", Default::default()).await.unwrap();

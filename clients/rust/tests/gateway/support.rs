@@ -19,11 +19,14 @@ const ISSUER: &str = "https://app.example";
 /// `open.*` for anyone, `members.*` for tokens, `support` with replies, and a publisher for all channels.
 const CONFIG: &str = r#"
 [listeners]
-public = { address = "127.0.0.1:0", roles = ["subscribe"] }
+public = { address = "127.0.0.1:0", roles = ["subscribe", "pair"] }
 publish = { address = "127.0.0.1:0", roles = ["publish"] }
 [drain]
 window_secs = 0
 deadline_secs = 5
+[rooms]
+max_exchanges = 0
+resume_messages = 1000
 [[issuers]]
 issuer = "https://app.example"
 audience = "lastmile"
