@@ -6,12 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ed25519_dalek::SigningKey;
+use lastmile_client::{Error, Key, TokenSource};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::{Failure, output};
-use crate::auth::keys;
 
 /// The variable with a subscriber's token.
 pub const TOKEN_VARIABLE: &str = "LASTMILE_TOKEN";
@@ -37,13 +36,26 @@ pub struct TokenArgs {
 }
 
 impl TokenArgs {
-    /// The token as it is now, if there is one.
-    pub fn read(&self) -> Result<Option<String>, Failure> {
-        let token = match &self.token_file {
-            Some(file) => Some(token_file(file)?),
-            None => self.token.as_ref().map(|token| token.trim().to_owned()),
-        };
-        Ok(token.filter(|token| !token.is_empty()))
+    /// Where the client gets the token. A file is read again for each connection.
+    pub fn source(self) -> Result<TokenSource, Failure> {
+        let Self { token, token_file: file } = self;
+        let Some(file) = file else { return Ok(fixed(token.unwrap_or_default())) };
+        // An unreadable file ends the command before it connects.
+        let token = token_file(&file)?;
+        if file == Path::new("-") {
+            return Ok(fixed(token));
+        }
+        Ok(TokenSource::function(move || {
+            let token = token_file(&file).map_err(|failure| Error::new("token", failure.message));
+            std::future::ready(token)
+        }))
+    }
+}
+
+fn fixed(token: String) -> TokenSource {
+    match token.trim() {
+        "" => TokenSource::anonymous(),
+        token => TokenSource::fixed(token),
     }
 }
 
@@ -64,10 +76,10 @@ pub fn private_key_text(path: &Path) -> Result<Zeroizing<String>, Failure> {
     read_text(file).map(Zeroizing::new).map_err(failed)
 }
 
-/// An ed25519 key, OpenSSH or PEM.
-pub fn private_key(path: &Path) -> Result<SigningKey, Failure> {
+/// A publisher's ed25519 key, OpenSSH or PEM.
+pub fn publisher_key(path: &Path) -> Result<Key, Failure> {
     let text = private_key_text(path)?;
-    keys::parse_private_key(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    Key::from_text(&text).map_err(|error| Failure::usage(format!("{}: {}", path.display(), error.message)))
 }
 
 fn read_text(from: impl Read) -> io::Result<String> {

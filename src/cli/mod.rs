@@ -2,7 +2,6 @@
 
 mod check;
 mod demo;
-mod gateway_url;
 mod healthcheck;
 mod input;
 mod keygen;
@@ -11,9 +10,9 @@ mod output;
 mod pair;
 mod password;
 mod publish;
+mod remote;
 mod serve;
 mod signals;
-mod socket;
 mod subscribe;
 mod token;
 

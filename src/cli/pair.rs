@@ -1,30 +1,19 @@
-//! `lastmile pair`: connects two terminals through a room; what is typed here is printed there.
+//! `lastmile pair`: connects two terminals through a room; lines typed in one are printed in the other.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use http::{HeaderName, HeaderValue, header};
-use serde::Deserialize;
-use serde_json::json;
-use serde_json::value::RawValue;
+use lastmile_client::{CodeFormat, Gateway, Room, RoomEvent, RoomOptions};
 use tokio::sync::mpsc;
 
-use super::gateway_url::GatewayUrl;
 use super::input::TokenArgs;
 use super::signals::Signals;
-use super::socket::{Client, Closed, Socket};
-use super::{Failure, input, output, runtime};
+use super::{Failure, input, output, remote, runtime};
 
-const SUBPROTOCOL: &str = "lastmile.pair.v1";
-
-/// The gateway pings more often.
-const SILENCE: Duration = Duration::from_secs(90);
-
-/// Between attempts to get a lost seat back, and how many there are.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRIES: u32 = 20;
+/// Waits between attempts to resume a lost seat.
+const FIRST_RETRY_WAIT: Duration = Duration::from_millis(500);
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 
 /// Characters of a room's id: 16 bytes in base64url.
 const ROOM_CHARS: usize = 22;
@@ -45,8 +34,8 @@ pub struct Pair {
     #[arg(long, value_name = "FILE", requires = "room")]
     secret_file: Option<PathBuf>,
     /// The gateway's listener for pairs
-    #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = GatewayUrl::parse)]
-    url: GatewayUrl,
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = remote::parse_url)]
+    url: Gateway,
     /// Ask for a code of six digits in place of three words
     #[arg(long, conflicts_with = "room")]
     digits: bool,
@@ -61,209 +50,102 @@ impl Pair {
     pub fn run(self) -> Result<(), Failure> {
         let Self { room, secret_file, url, digits, token, ca } = self;
         let secret = secret_file.as_deref().map(input::token_file).transpose()?;
-        let (path, first) = match (room, secret) {
-            (None, _) => {
-                let form = if digits { "digits" } else { "words" };
-                ("/v1/rooms".to_owned(), json!({"type": "open", "code": form}))
-            }
-            (Some(room), Some(secret)) => (format!("/v1/rooms/{room}"), json!({"type": "join", "secret": secret})),
-            (Some(room), None) if room.len() == ROOM_CHARS && !room.contains(['-', ' ']) => {
-                return Err(Failure::usage("a room needs --secret-file; a code needs nothing"));
-            }
-            (Some(code), None) => ("/v1/rooms".to_owned(), json!({"type": "join", "code": code})),
-        };
-        let client = Client::new(url.clone(), ca.as_deref())?.speaking(SUBPROTOCOL);
-        let headers = token.read()?.map(bearer).transpose()?;
-        let mut conversation = Conversation { client, url, path, headers, seat: None, lines: None };
+        if secret.is_none() && room.as_ref().is_some_and(|room| is_room_id(room)) {
+            return Err(Failure::usage("a room needs --secret-file; a code needs nothing"));
+        }
+        let gateway = remote::with_authorities(url, ca.as_deref())?.with_backoff(FIRST_RETRY_WAIT, MAX_RETRY_WAIT);
+        let token = token.source()?;
         runtime()?.block_on(async {
             let signals = Signals::new()?;
+            let room = match (room, secret) {
+                (None, _) => {
+                    let code = if digits { CodeFormat::Digits } else { CodeFormat::Words };
+                    Room::open(gateway.clone(), token, &RoomOptions::with_code(code))
+                }
+                (Some(room), Some(secret)) => Room::join_with_secret(gateway.clone(), token, &room, &secret),
+                (Some(code), None) => Room::join_with_code(gateway.clone(), token, &code),
+            };
+            let room = room.map_err(|error| remote::failure(&gateway, &error))?;
             tokio::select! {
-                ended = conversation.run(first.to_string()) => ended,
+                ended = run_session(&gateway, room) => ended,
                 () = signals.first() => Ok(()),
             }
         })
     }
 }
 
-fn bearer(token: String) -> Result<(HeaderName, HeaderValue), Failure> {
-    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-        .map_err(|_| Failure::usage("the token cannot stand in a header"))?;
-    value.set_sensitive(true);
-    Ok((header::AUTHORIZATION, value))
+fn is_room_id(room: &str) -> bool {
+    room.len() == ROOM_CHARS && !room.contains(['-', ' '])
 }
 
-struct Conversation {
-    client: Client,
-    url: GatewayUrl,
-    path: String,
-    headers: Option<(HeaderName, HeaderValue)>,
-    seat: Option<Seat>,
-    /// Standard input, read only while somebody is there to hear it.
-    lines: Option<mpsc::Receiver<Result<String, Failure>>>,
+/// Passes lines on until one side leaves.
+async fn run_session(gateway: &Gateway, mut room: Room) -> Result<(), Failure> {
+    let failed = |error| remote::failure(gateway, &error);
+    // Standard input is read only while another peer is in the room.
+    let mut lines = None;
+    let mut has_peer = false;
+    loop {
+        tokio::select! {
+            event = room.next() => {
+                let Some(event) = event else { return Ok(()) };
+                match on_event(event.map_err(failed)?)? {
+                    PeerChange::None => {}
+                    PeerChange::Present(is_present) => has_peer = is_present,
+                    PeerChange::Left => break,
+                }
+            }
+            line = next_line(&mut lines), if has_peer => match line {
+                Some(line) => {
+                    let line = line?;
+                    // The reason of a closed room is its last event.
+                    let _ = room.send(&line).await;
+                }
+                None => break,
+            }
+        }
+    }
+    room.leave().await;
+    Ok(())
 }
 
-/// What gives a lost seat back.
-struct Seat {
-    resume: String,
-    /// The newest message.
-    seen: u64,
-}
-
-/// Why one connection is over.
-enum Over {
-    Closed(Closed),
-    /// One side left.
+/// Whether an event changes who is on the other side.
+enum PeerChange {
+    None,
+    Present(bool),
     Left,
-    Failed(Failure),
 }
 
-impl From<Closed> for Over {
-    fn from(closed: Closed) -> Self {
-        Self::Closed(closed)
-    }
-}
-
-impl From<Failure> for Over {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-/// A frame of the gateway, as far as it matters here.
-#[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    room: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    code: Option<Cow<'a, str>>,
-    #[serde(default)]
-    code_secs: Option<u64>,
-    #[serde(borrow, default)]
-    resume: Option<Cow<'a, str>>,
-    #[serde(default)]
-    recovered: Option<bool>,
-    #[serde(borrow, default)]
-    peers: Vec<&'a RawValue>,
-    #[serde(default)]
-    seq: Option<u64>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    message: Option<Cow<'a, str>>,
-}
-
-impl Conversation {
-    async fn run(&mut self, first: String) -> Result<(), Failure> {
-        let mut first = first;
-        let mut retries = 0;
-        loop {
-            let why = match self.connect().await {
-                Ok(mut socket) => match self.converse(&mut socket, first).await {
-                    Ok(never) => match never {},
-                    Err(Over::Left) => {
-                        socket.close().await;
-                        return Ok(());
-                    }
-                    Err(Over::Failed(failure)) => return Err(failure),
-                    Err(Over::Closed(closed)) if closed.is_final() => return Err(self.failed(closed)),
-                    Err(Over::Closed(closed)) => {
-                        retries = 0;
-                        closed.to_string()
-                    }
-                },
-                Err(error) if self.seat.is_none() || error.is_final() => return Err(self.failed(error)),
-                Err(error) => error.to_string(),
-            };
-            let Some(seat) = &self.seat else { return Err(self.failed(why)) };
-            if retries >= RETRIES {
-                return Err(self.failed(why));
-            }
-            retries += 1;
-            output::note(&format!("{why}; connecting again"));
-            tokio::time::sleep(RETRY).await;
-            first = json!({"type": "resume", "resume": seat.resume, "seen": seat.seen}).to_string();
+fn on_event(event: RoomEvent) -> Result<PeerChange, Failure> {
+    match event {
+        RoomEvent::Opened { code, code_secs, .. } => {
+            let code = code.unwrap_or_default();
+            let (code, secs) = (code.escape_debug(), code_secs.unwrap_or_default());
+            output::note(&format!("the code is {code}; within {secs} s, on the other side: lastmile pair {code}"));
         }
-    }
-
-    fn failed(&self, why: impl std::fmt::Display) -> Failure {
-        Failure::failed(format!("{}: {why}", self.url))
-    }
-
-    async fn connect(&self) -> Result<Socket, super::socket::ConnectError> {
-        let uri = self.client.uri(&self.path)?;
-        self.client.connect(uri, self.headers.clone()).await
-    }
-
-    async fn converse(&mut self, socket: &mut Socket, first: String) -> Result<std::convert::Infallible, Over> {
-        socket.send(first).await?;
-        let mut is_heard = false;
-        loop {
-            // A read that is given up for a line loses nothing: it takes whole frames only.
-            tokio::select! {
-                text = socket.next(SILENCE) => is_heard = self.on_frame(&text?, is_heard)?,
-                line = next_line(&mut self.lines), if is_heard => {
-                    let Some(line) = line else {
-                        socket.send(json!({"type": "leave"}).to_string()).await?;
-                        return Err(Over::Left);
-                    };
-                    socket.send(json!({"type": "message", "data": line?}).to_string()).await?;
-                }
+        RoomEvent::Joined { peers, recovered, .. } => {
+            if recovered == Some(false) {
+                output::note("lines may be missing here");
             }
-        }
-    }
-
-    /// Returns whether somebody is on the other side.
-    fn on_frame(&mut self, text: &str, is_heard: bool) -> Result<bool, Over> {
-        let frame: Frame<'_> = serde_json::from_str(text)
-            .map_err(|error| Failure::failed(format!("the gateway speaks another protocol: {error}")))?;
-        match frame.kind.as_ref() {
-            "opened" => {
-                let code = frame.code.as_deref().unwrap_or_default().escape_debug();
-                let secs = frame.code_secs.unwrap_or_default();
-                output::note(&format!("the code is {code}; within {secs} s, on the other side: lastmile pair {code}"));
-            }
-            "joined" => {
-                if let (Some(room), Some(resume)) = (frame.room, frame.resume) {
-                    self.path = format!("/v1/rooms/{room}");
-                    let seen = self.seat.as_ref().map_or(0, |seat| seat.seen);
-                    self.seat = Some(Seat { resume: resume.into_owned(), seen });
-                }
-                if frame.recovered == Some(false) {
-                    output::note("lines may be missing here");
-                }
-                if !frame.peers.is_empty() {
-                    output::note("connected");
-                }
-                return Ok(!frame.peers.is_empty());
-            }
-            "peer_joined" => {
+            if !peers.is_empty() {
                 output::note("connected");
-                return Ok(true);
             }
-            "peer_left" if frame.reason.as_deref() == Some("away") => {
-                output::note("the other side lost its connection");
-            }
-            "peer_left" => return Err(Over::Left),
-            "message" => {
-                if let (Some(seat), Some(seq)) = (&mut self.seat, frame.seq) {
-                    seat.seen = seq;
-                }
-                if let Some(data) = frame.data {
-                    output::text(&format!("{}\n", line_of(data.get())))?;
-                }
-            }
-            "error" => {
-                let message = frame.message.as_deref().unwrap_or("refused").escape_debug();
-                output::note(&message.to_string());
-            }
-            _ => {}
+            return Ok(PeerChange::Present(!peers.is_empty()));
         }
-        Ok(is_heard)
+        RoomEvent::PeerJoined(_) => {
+            output::note("connected");
+            return Ok(PeerChange::Present(true));
+        }
+        RoomEvent::PeerLeft { reason, .. } if reason == "away" => output::note("the other side lost its connection"),
+        RoomEvent::PeerLeft { .. } => return Ok(PeerChange::Left),
+        RoomEvent::Message(message) => output::text(&format!("{}\n", line_of(message.data.get())))?,
+        RoomEvent::Refused(error) => output::note(&error.message),
+        RoomEvent::Reconnecting(error) => {
+            output::note(&format!("{}; connecting again", remote::describe(&error)));
+            return Ok(PeerChange::Present(false));
+        }
+        _ => {}
     }
+    Ok(PeerChange::None)
 }
 
 async fn next_line(lines: &mut Option<mpsc::Receiver<Result<String, Failure>>>) -> Option<Result<String, Failure>> {

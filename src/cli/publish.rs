@@ -5,15 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use lastmile_client::{Connection, Error, Gateway};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::gateway_url::GatewayUrl;
 use super::signals::Signals;
-use super::socket::{Client, Closed, ConnectError, Socket};
-use super::{Failure, input, output, runtime};
-use crate::auth::publisher::{Signer, Target, fresh_nonce};
-use crate::broker::Now;
+use super::{Failure, input, output, remote, runtime};
 use crate::protocol::publication::push_json_string;
 
 /// Messages on their way that are not answered yet: enough for a long way, and few enough that the answers always
@@ -21,10 +18,10 @@ use crate::protocol::publication::push_json_string;
 const WINDOW: usize = 1000;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Without messages of its own a connection lives on the gateway's pings.
-const SILENCE: Duration = Duration::from_secs(600);
+const MAX_IDLE_SILENCE: Duration = Duration::from_secs(600);
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -42,8 +39,8 @@ pub struct Publish {
     #[arg(default_value = "-", allow_negative_numbers = true)]
     data: String,
     /// The gateway's publish listener
-    #[arg(long, default_value = "http://127.0.0.1:8081", value_parser = GatewayUrl::parse)]
-    url: GatewayUrl,
+    #[arg(long, default_value = "http://127.0.0.1:8081", value_parser = remote::parse_url)]
+    url: Gateway,
     /// The publisher's private key, OpenSSH or PEM, without a passphrase
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -63,34 +60,23 @@ pub struct Publish {
 
 impl Publish {
     pub fn run(self) -> Result<(), Failure> {
-        let signer = Signer::new(input::private_key(&self.key)?);
-        let client = Client::new(self.url.clone(), self.ca.as_deref())?;
+        let key = input::publisher_key(&self.key)?;
+        let gateway = remote::with_authorities(self.url.clone(), self.ca.as_deref())?;
         runtime()?.block_on(async {
             let signals = Signals::new()?;
-            let socket = connect(&client, &signer).await;
-            let socket = socket.map_err(|error| Failure::failed(format!("{}: {error}", self.url)))?;
+            let connection = Connection::publisher(&gateway, &key).await;
+            let connection = connection.map_err(|error| remote::failure(&gateway, &error))?;
             let is_stream = self.data == "-";
             let payloads = if is_stream { input::lines() } else { single(&self.data) };
-            let mut stream = Stream::new(socket, self);
+            let mut stream = Stream::new(connection, self);
             let ended = stream.run(payloads, signals).await;
             stream.finish(ended, is_stream).await
         })
     }
 }
 
-/// Opens `GET /v1/publish` with a signature of its own.
-pub async fn connect(client: &Client, signer: &Signer) -> Result<Socket, ConnectError> {
-    let cannot = |error: &dyn std::fmt::Display| ConnectError::Unreachable(error.to_string());
-    let uri = client.uri("/v1/publish")?;
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let target = Target { method: "GET", authority, path: uri.path(), query: uri.query() };
-    let nonce = fresh_nonce().map_err(|error| cannot(&error))?;
-    let headers = signer.sign(&target, None, Now::read().unix(), &nonce).map_err(|error| cannot(&error))?;
-    client.connect(uri, headers).await
-}
-
 /// A `publish` frame; `data` is JSON.
-pub fn frame(id: u64, channel: &str, data: &str) -> String {
+fn frame(id: u64, channel: &str, data: &str) -> String {
     let mut json = format!(r#"{{"type":"publish","id":"{id}","channel":"#);
     push_json_string(&mut json, channel);
     json.push_str(r#","data":"#);
@@ -102,7 +88,7 @@ pub fn frame(id: u64, channel: &str, data: &str) -> String {
 /// What the gateway answers to a publication, in the order of the publications.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Answer {
+enum Answer {
     Published,
     Reply {
         reply: String,
@@ -123,7 +109,7 @@ fn single(data: &str) -> mpsc::Receiver<Result<String, Failure>> {
 }
 
 struct Stream {
-    socket: Socket,
+    connection: Connection,
     args: Publish,
     /// The numbers of the messages that are not answered yet, oldest first.
     unanswered: VecDeque<u64>,
@@ -136,13 +122,13 @@ struct Stream {
 enum Ended {
     /// Everything was answered.
     Done,
-    Closed(Closed),
+    Closed(Error),
     Failed(Failure),
 }
 
-impl From<Closed> for Ended {
-    fn from(closed: Closed) -> Self {
-        Self::Closed(closed)
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Closed(error)
     }
 }
 
@@ -153,8 +139,8 @@ impl From<Failure> for Ended {
 }
 
 impl Stream {
-    fn new(socket: Socket, args: Publish) -> Self {
-        Self { socket, args, unanswered: VecDeque::new(), sent: 0, published: 0, refused: BTreeMap::new() }
+    fn new(connection: Connection, args: Publish) -> Self {
+        Self { connection, args, unanswered: VecDeque::new(), sent: 0, published: 0, refused: BTreeMap::new() }
     }
 
     /// Sends until the input ends or Ctrl-C, then waits for the answers.
@@ -174,30 +160,25 @@ impl Stream {
         let mut more = true;
         let mut input_failed = None;
         while more || !self.unanswered.is_empty() {
-            let patience = if self.unanswered.is_empty() { SILENCE } else { PATIENCE };
+            let max_silence = if self.unanswered.is_empty() { MAX_IDLE_SILENCE } else { RESPONSE_TIMEOUT };
             tokio::select! {
                 payload = payloads.recv(), if more && self.unanswered.len() < WINDOW => match payload {
-                    Some(Ok(payload)) => self.send(&payload, payloads.is_empty()).await?,
+                    Some(Ok(payload)) => self.send(&payload).await?,
                     Some(Err(failure)) => (more, input_failed) = (false, Some(failure)),
                     None => more = false,
                 },
-                text = self.socket.next(patience) => self.on_answer(&text?).await?,
+                text = self.connection.next(max_silence) => self.on_answer(&text?).await?,
                 () = &mut interrupted, if more => more = false,
             }
         }
         input_failed.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
-    async fn send(&mut self, payload: &str, is_last_for_now: bool) -> Result<(), Closed> {
-        if let Some(data) = to_json(payload, self.args.text) {
-            self.sent += 1;
-            self.unanswered.push_back(self.sent);
-            self.socket.feed(frame(self.sent, &self.args.channel, &data)).await?;
-        }
-        if is_last_for_now || self.unanswered.len() == WINDOW {
-            self.socket.flush().await?;
-        }
-        Ok(())
+    async fn send(&mut self, payload: &str) -> Result<(), Error> {
+        let Some(data) = to_json(payload, self.args.text) else { return Ok(()) };
+        self.sent += 1;
+        self.unanswered.push_back(self.sent);
+        self.connection.send(frame(self.sent, &self.args.channel, &data)).await
     }
 
     async fn on_answer(&mut self, text: &str) -> Result<(), Ended> {
@@ -212,8 +193,8 @@ impl Stream {
             }
             Ok(Answer::Reply { reply }) if self.args.replies => {
                 output::json_line(text)?;
-                self.socket.feed(serde_json::json!({"type": "received", "reply": reply}).to_string()).await?;
-                Ok(self.socket.flush().await?)
+                let confirmation = serde_json::json!({"type": "received", "reply": reply}).to_string();
+                Ok(self.connection.send(confirmation).await?)
             }
             Ok(Answer::Error { code, message }) => {
                 let number = self.unanswered.pop_front().unwrap_or(self.sent);
@@ -231,18 +212,19 @@ impl Stream {
     }
 
     async fn finish(self, ended: Ended, is_stream: bool) -> Result<(), Failure> {
-        let Self { socket, args, unanswered, sent, published, refused } = self;
+        let Self { connection, args, unanswered, sent, published, refused } = self;
         let all = refused.values().sum::<u64>();
         if is_stream && !args.quiet {
             output::note(&format!("{published} published, {all} refused, {} unanswered", unanswered.len()));
         }
         match ended {
-            Ended::Done => socket.close().await,
-            Ended::Closed(closed) => {
-                return Err(Failure::failed(format!("{closed}; {} of {sent} messages unanswered", unanswered.len())));
+            Ended::Done => connection.close().await,
+            Ended::Closed(error) => {
+                let why = remote::describe(&error);
+                return Err(Failure::failed(format!("{why}; {} of {sent} messages unanswered", unanswered.len())));
             }
             Ended::Failed(failure) => {
-                socket.close().await;
+                connection.close().await;
                 return Err(failure);
             }
         }

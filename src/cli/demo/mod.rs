@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use lastmile_client::TokenSource;
 use tokio::sync::Notify;
 
-use super::gateway_url::GatewayUrl;
 use super::signals::Signals;
-use super::socket::Client;
-use super::subscribe::Subscriber;
-use super::{Failure, output, runtime};
+use super::subscribe::follow;
+use super::{Failure, input, output, remote, runtime};
 use crate::config::{Loaded, Sources, load};
 use crate::gateway::Gateway;
 use crate::ops::log;
@@ -73,12 +72,13 @@ async fn run(loaded: Loaded, workshop: &Workshop) -> Result<(), Failure> {
     let serving = tokio::spawn(async move { gateway.run(stopped.notified()).await });
 
     output::text(&urls.welcome(workshop))?;
-    let client = |url: &str| Client::new(GatewayUrl::parse(url).map_err(Failure::failed)?, None);
-    let mut subscriber = Subscriber::new(client(&urls.public)?, vec![TICKER.to_owned()], Some(1), None);
+    let client = |url: &str| remote::parse_url(url).map_err(Failure::failed);
+    let key = input::publisher_key(&workshop.key_file())?;
+    let channels = vec![TICKER.to_owned()];
     let ended = tokio::select! {
         () = signals.first() => Ok(()),
-        ended = ticker::publish(client(&urls.publish)?, workshop.key()) => ended,
-        ended = subscriber.run(|| Ok(None)) => ended,
+        ended = ticker::publish(client(&urls.publish)?, key) => ended,
+        ended = follow(client(&urls.public)?, TokenSource::anonymous(), channels, 1, None) => ended,
     };
     stop.notify_one();
     // However the gateway's task ended, it is over.

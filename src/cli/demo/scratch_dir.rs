@@ -5,10 +5,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
+use lastmile_client::signature::fresh_nonce;
 
 use super::{MEMBERS, TICKER};
 use crate::auth::keys::{generate, to_openssh_public, to_pkcs8_pem};
-use crate::auth::publisher::fresh_nonce;
 use crate::auth::token::{MintingKey, TokenRequest};
 use crate::broker::Now;
 use crate::cli::Failure;
@@ -49,11 +49,6 @@ impl Workshop {
 
     pub fn token_file(&self) -> PathBuf {
         self.directory.join("token")
-    }
-
-    /// The publisher's private key.
-    pub fn key(&self) -> SigningKey {
-        self.key.clone()
     }
 
     fn furnish(&self, port: u16, geoip: Option<&Path>) -> Result<(), Failure> {

@@ -2,40 +2,27 @@
 
 use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
+use lastmile_client::{Error, Gateway, Key, Publisher, StreamOptions};
+use serde_json::value::RawValue;
 
 use super::TICKER;
-use crate::auth::publisher::Signer;
-use crate::cli::Failure;
-use crate::cli::publish::{Answer, connect, frame};
-use crate::cli::socket::Client;
+use crate::cli::{Failure, remote};
 
 const TICK: Duration = Duration::from_secs(1);
 
-/// The answer comes from the same process.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Publishes until something fails.
-pub async fn publish(client: Client, key: SigningKey) -> Result<(), Failure> {
-    let signer = Signer::new(key);
-    let mut socket =
-        connect(&client, &signer).await.map_err(|error| Failure::failed(format!("the demo's publisher: {error}")))?;
+pub async fn publish(gateway: Gateway, key: Key) -> Result<(), Failure> {
+    let failed = |error: Error| Failure::failed(format!("the demo's publisher: {}", remote::describe(&error)));
+    let publisher = Publisher::connect(gateway, key).map_err(failed)?;
+    let stream = publisher.stream(StreamOptions::default()).await.map_err(failed)?;
     let mut ticks = tokio::time::interval(TICK);
     let mut tick: u64 = 0;
     loop {
         ticks.tick().await;
         tick += 1;
-        let data = format!(r#"{{"tick":{tick},"usd":{:.2}}}"#, price(tick));
-        let failed = |what: &dyn std::fmt::Display| Failure::failed(format!("the demo's publisher: {what}"));
-        socket.send(frame(tick, TICKER, &data)).await.map_err(|closed| failed(&closed))?;
-        loop {
-            let text = socket.next(PATIENCE).await.map_err(|closed| failed(&closed))?;
-            match serde_json::from_str(&text) {
-                Ok(Answer::Published) => break,
-                Ok(Answer::Error { code, .. }) => return Err(failed(&code)),
-                Ok(Answer::Reply { .. } | Answer::Other) | Err(_) => {}
-            }
-        }
+        let data = RawValue::from_string(format!(r#"{{"tick":{tick},"usd":{:.2}}}"#, price(tick)));
+        let data = data.map_err(|error| Failure::failed(error.to_string()))?;
+        stream.publish(TICKER, &data).await.map_err(failed)?.await.map_err(failed)?;
     }
 }
 
