@@ -6,8 +6,8 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use http::Request;
 use lastmile::auth::keys;
-use lastmile::auth::publisher::{Signer, Target, fresh_nonce};
 use lastmile::auth::token::{MintingKey, TokenRequest};
+use lastmile_client::{Key, signature};
 use serde_json::{Map, Value};
 
 /// Seconds since 1970.
@@ -18,13 +18,13 @@ pub fn unix_now() -> u64 {
 /// A publisher with its own key.
 pub struct TestPublisher {
     key: SigningKey,
-    signer: Signer,
+    signer: Key,
 }
 
 impl TestPublisher {
     pub fn new() -> Self {
         let key = keys::generate().unwrap();
-        Self { signer: Signer::new(key.clone()), key }
+        Self { signer: Key::from_text(&keys::to_pkcs8_pem(&key).unwrap()).unwrap(), key }
     }
 
     /// The line for the whitelist.
@@ -34,7 +34,7 @@ impl TestPublisher {
 
     /// `SHA256:…`
     pub fn fingerprint(&self) -> &str {
-        self.signer.keyid()
+        self.signer.fingerprint()
     }
 
     /// The private key as PKCS#8 PEM.
@@ -62,8 +62,8 @@ impl TestPublisher {
         now: u64,
     ) -> Request<Bytes> {
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
-        let target = Target { method, authority, path: bare, query };
-        let headers = self.signer.sign(&target, body, now, &fresh_nonce().unwrap()).unwrap();
+        let target = signature::Request { method, authority, path: bare, query, body };
+        let headers = target.sign_at(&self.signer, now, &signature::fresh_nonce().unwrap()).unwrap();
         let bytes = Bytes::copy_from_slice(body.map_or(&[], |(_, bytes)| bytes));
         let mut request = Request::builder().method(method).uri(path).header("host", authority).body(bytes).unwrap();
         request.headers_mut().extend(headers);

@@ -70,7 +70,7 @@ async fn w8_publications_are_compressed_where_it_pays_and_never_those_of_secrets
                 [[channels]]\nmatch = \"open.kept\"\nsubscribers = \"anyone\"\nbacklog_messages = 9\n";
     let node = Node::start(Setup { more, ..COMPRESSING }).await;
     let long = json!("a price that hardly moves ".repeat(40));
-    let noise: String = std::iter::repeat_with(|| lastmile::auth::publisher::fresh_nonce().unwrap()).take(3).collect();
+    let noise: String = std::iter::repeat_with(|| lastmile_client::signature::fresh_nonce().unwrap()).take(3).collect();
     let mut takes = greeted(&node).await;
     let mut plain = node.connect().await;
     plain.hello().await;
@@ -170,7 +170,7 @@ const LIMIT: usize = 100 * 1024;
 async fn t_ws2_what_counts_is_what_comes_out_whatever_the_ratio() {
     let node = Node::start(Setup { limits: "max_command_bytes = 102400", ..COMPRESSING }).await;
     for ratio in [1, 2, 10, 30, 100, 300, 1000] {
-        let noise: String = std::iter::repeat_with(|| lastmile::auth::publisher::fresh_nonce().unwrap())
+        let noise: String = std::iter::repeat_with(|| lastmile_client::signature::fresh_nonce().unwrap())
             .take(LIMIT / ratio / 32)
             .collect();
         let exactly = |length: usize| {

@@ -9,7 +9,6 @@ mod digest;
 mod replay;
 mod signature;
 pub mod signature_base;
-mod signer;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -21,7 +20,6 @@ pub use basic::{BadHash, BasicConfig, PasswordHash};
 pub use basic_auth::BasicGate;
 pub use signature::MAX_SKEW_SECS;
 pub use signature_base::RequestHead;
-pub use signer::{SignError, Signer, Target, fresh_nonce};
 pub use verify::Verified;
 pub use whitelist::{DuplicateKey, Publisher, Whitelist};
 
