@@ -1,4 +1,4 @@
-//! `lastmile healthcheck`: one request to a gateway, for containers whose image has nothing else to ask with.
+//! `lastmile healthcheck`: one HTTP request to a gateway, for container images without an HTTP client.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use tokio::time::timeout;
 
 use super::{Failure, output, runtime};
 
-/// For the whole request.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Limit of the whole request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The answer is a word.
-const MAX_BODY: usize = 4096;
+/// The response is one word.
+const MAX_RESPONSE_BYTES: usize = 4096;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -26,7 +26,7 @@ const MAX_BODY: usize = 4096;
 
 Exit code 0: the answer was 200. 1: another answer, or none.")]
 pub struct Healthcheck {
-    /// What to ask: /readyz, or /healthz, of a listener with the role ops; without TLS
+    /// URL of /readyz or /healthz on a listener with the role ops, without TLS
     #[arg(long, default_value = "http://127.0.0.1:8082/readyz")]
     url: Uri,
 }
@@ -37,18 +37,18 @@ impl Healthcheck {
             return Err(Failure::usage("--url: expected something like http://127.0.0.1:8082/readyz"));
         };
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
-        let asked = runtime()?.block_on(async { timeout(DEADLINE, ask(&address, &self.url)).await });
+        let asked = runtime()?.block_on(async { timeout(REQUEST_TIMEOUT, ask(&address, &self.url)).await });
         let failed = |why: String| Failure::failed(format!("{}: {why}", self.url));
         let (is_good, answer) = match asked {
             Ok(asked) => asked.map_err(|error| failed(error.to_string()))?,
-            Err(_) => return Err(failed(format!("no answer within {} s", DEADLINE.as_secs()))),
+            Err(_) => return Err(failed(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))),
         };
         let answer = answer.trim().escape_debug().to_string();
         if is_good { output::text(&format!("{answer}\n")) } else { Err(failed(answer)) }
     }
 }
 
-/// Whether the answer is 200, and what it says.
+/// Returns whether the status is 200, and the text of the response.
 async fn ask(address: &str, url: &Uri) -> Result<(bool, String), Box<dyn std::error::Error + Send + Sync>> {
     let tcp = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
@@ -58,7 +58,7 @@ async fn ask(address: &str, url: &Uri) -> Result<(bool, String), Box<dyn std::er
     let response = sender.send_request(request).await?;
     let is_good = response.status() == http::StatusCode::OK;
     let status = response.status().to_string();
-    let body = Limited::new(response.into_body(), MAX_BODY).collect().await?.to_bytes();
+    let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await?.to_bytes();
     let answer = String::from_utf8_lossy(&body).into_owned();
     Ok((is_good, if is_good { answer } else { format!("{status}, {answer}") }))
 }

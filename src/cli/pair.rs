@@ -21,14 +21,14 @@ const ROOM_CHARS: usize = 22;
 #[derive(Args)]
 #[command(after_help = "Examples:
   lastmile pair                      opens a room and prints the code to read out
-  lastmile pair apple-river-stone    joins it, with the code that was read out
+  lastmile pair apple-river-stone    joins it with that code
   lastmile pair ROOM --secret-file secret.txt --url https://gateway.example
 
-Lines of standard input go to the other side, its lines are printed. A lost connection is opened again. How many
-lines a room carries is the gateway's decision (`rooms.max_exchanges`).
+Lines of standard input are sent to the other side, and its lines are printed. A lost connection is resumed. The
+gateway limits the number of lines (`rooms.max_exchanges`).
 Exit code 0: one side left. 1: the gateway ended the room, or there is none.")]
 pub struct Pair {
-    /// A code that was read out, or a room; without it a room is opened
+    /// Code or id of the room to join; without it a new room is opened
     room: Option<String>,
     /// A file with the room's join secret; `-` is standard input
     #[arg(long, value_name = "FILE", requires = "room")]
@@ -36,7 +36,7 @@ pub struct Pair {
     /// The gateway's listener for pairs
     #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = remote::parse_url)]
     url: Gateway,
-    /// Ask for a code of six digits in place of three words
+    /// Request a code of six digits instead of three words
     #[arg(long, conflicts_with = "room")]
     digits: bool,
     #[command(flatten)]
@@ -51,7 +51,7 @@ impl Pair {
         let Self { room, secret_file, url, digits, token, ca } = self;
         let secret = secret_file.as_deref().map(input::token_file).transpose()?;
         if secret.is_none() && room.as_ref().is_some_and(|room| is_room_id(room)) {
-            return Err(Failure::usage("a room needs --secret-file; a code needs nothing"));
+            return Err(Failure::usage("a room id needs --secret-file; a code does not"));
         }
         let gateway = remote::with_authorities(url, ca.as_deref())?.with_backoff(FIRST_RETRY_WAIT, MAX_RETRY_WAIT);
         let token = token.source()?;
@@ -78,7 +78,7 @@ fn is_room_id(room: &str) -> bool {
     room.len() == ROOM_CHARS && !room.contains(['-', ' '])
 }
 
-/// Passes lines on until one side leaves.
+/// Exchanges lines until one side leaves.
 async fn run_session(gateway: &Gateway, mut room: Room) -> Result<(), Failure> {
     let failed = |error| remote::failure(gateway, &error);
     // Standard input is read only while another peer is in the room.
@@ -108,7 +108,7 @@ async fn run_session(gateway: &Gateway, mut room: Room) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether an event changes who is on the other side.
+/// Effect of an event on the presence of the other peer.
 enum PeerChange {
     None,
     Present(bool),
@@ -152,7 +152,7 @@ async fn next_line(lines: &mut Option<mpsc::Receiver<Result<String, Failure>>>) 
     lines.get_or_insert_with(input::lines).recv().await
 }
 
-/// What a terminal shows of a peer's data: a text without what terminals obey, or JSON.
+/// Converts a peer's data to a line: text without control characters, or JSON.
 fn line_of(data: &str) -> String {
     let text = serde_json::from_str::<String>(data).unwrap_or_else(|_| data.to_owned());
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_cannot_make_the_terminal_obey() {
+    fn control_characters_are_replaced() {
         assert_eq!(line_of(r#""hello \u001b[31m\u009b\n é""#), "hello \u{fffd}[31m\u{fffd}\u{fffd} é");
         assert_eq!(line_of(r#"{"a":1}"#), r#"{"a":1}"#);
     }

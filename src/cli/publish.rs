@@ -13,14 +13,14 @@ use super::signals::Signals;
 use super::{Failure, input, output, remote, runtime};
 use crate::protocol::publication::push_json_string;
 
-/// Messages on their way that are not answered yet: enough for a long way, and few enough that the answers always
-/// fit into what the gateway keeps for a connection.
+/// Most unanswered messages. Large enough for long round trips, small enough that the responses fit into the gateway's
+/// outbox.
 const WINDOW: usize = 1000;
 
-/// How long an answer may take.
+/// Longest wait for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Without messages of its own a connection lives on the gateway's pings.
+/// Without unanswered messages the gateway's pings show that the connection is alive.
 const MAX_IDLE_SILENCE: Duration = Duration::from_secs(600);
 
 #[derive(Args)]
@@ -30,8 +30,8 @@ const MAX_IDLE_SILENCE: Duration = Duration::from_secs(600);
   lastmile publish support - --key k.pem --replies < questions.jsonl
   tail -f trades.jsonl | lastmile publish trades - --key k.pem --url https://gateway.internal:8081
 
-Prints one JSON line for each message that the gateway has taken.
-Exit code 0: all were taken. 1: one was not; the message says which and why.")]
+Prints one JSON line for each message that the gateway accepted.
+Exit code 0: all were accepted. 1: at least one was not; standard error names it and the reason.")]
 pub struct Publish {
     /// The channel
     channel: String,
@@ -47,13 +47,13 @@ pub struct Publish {
     /// PEM file with the certificate authorities to trust, in place of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Send strings, also where the payload is JSON
+    /// Send every payload as a string, even if it is JSON
     #[arg(long)]
     text: bool,
-    /// Print what subscribers reply as well, and confirm it to them
+    /// Print and confirm the replies of subscribers as well
     #[arg(long)]
     replies: bool,
-    /// Print nothing but errors
+    /// Print errors only
     #[arg(short, long)]
     quiet: bool,
 }
@@ -75,7 +75,7 @@ impl Publish {
     }
 }
 
-/// A `publish` frame; `data` is JSON.
+/// Builds a `publish` frame; `data` is JSON.
 fn frame(id: u64, channel: &str, data: &str) -> String {
     let mut json = format!(r#"{{"type":"publish","id":"{id}","channel":"#);
     push_json_string(&mut json, channel);
@@ -85,10 +85,10 @@ fn frame(id: u64, channel: &str, data: &str) -> String {
     json
 }
 
-/// What the gateway answers to a publication, in the order of the publications.
+/// The gateway's frames to a publisher. Responses follow the order of the publications.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Answer {
+enum PublisherFrame {
     Published,
     Reply {
         reply: String,
@@ -103,7 +103,7 @@ enum Answer {
 
 fn single(data: &str) -> mpsc::Receiver<Result<String, Failure>> {
     let (sender, receiver) = mpsc::channel(1);
-    // There is room for one, and nobody else sends.
+    // The queue is new and has space for one.
     let _ = sender.try_send(Ok(data.to_owned()));
     receiver
 }
@@ -111,16 +111,16 @@ fn single(data: &str) -> mpsc::Receiver<Result<String, Failure>> {
 struct Stream {
     connection: Connection,
     args: Publish,
-    /// The numbers of the messages that are not answered yet, oldest first.
+    /// Numbers of the unanswered messages, oldest first.
     unanswered: VecDeque<u64>,
     sent: u64,
     published: u64,
     refused: BTreeMap<String, u64>,
 }
 
-/// Why no more is sent.
+/// Why sending ended.
 enum Ended {
-    /// Everything was answered.
+    /// All messages are answered.
     Done,
     Closed(Error),
     Failed(Failure),
@@ -143,7 +143,7 @@ impl Stream {
         Self { connection, args, unanswered: VecDeque::new(), sent: 0, published: 0, refused: BTreeMap::new() }
     }
 
-    /// Sends until the input ends or Ctrl-C, then waits for the answers.
+    /// Sends until the input ends or Ctrl-C, then waits for the responses.
     async fn run(&mut self, payloads: mpsc::Receiver<Result<String, Failure>>, signals: Signals) -> Ended {
         match self.pump(payloads, signals).await {
             Ok(()) => Ended::Done,
@@ -183,7 +183,7 @@ impl Stream {
 
     async fn on_answer(&mut self, text: &str) -> Result<(), Ended> {
         match serde_json::from_str(text) {
-            Ok(Answer::Published) => {
+            Ok(PublisherFrame::Published) => {
                 self.unanswered.pop_front();
                 self.published += 1;
                 if !self.args.quiet {
@@ -191,23 +191,23 @@ impl Stream {
                 }
                 Ok(())
             }
-            Ok(Answer::Reply { reply }) if self.args.replies => {
+            Ok(PublisherFrame::Reply { reply }) if self.args.replies => {
                 output::json_line(text)?;
                 let confirmation = serde_json::json!({"type": "received", "reply": reply}).to_string();
                 Ok(self.connection.send(confirmation).await?)
             }
-            Ok(Answer::Error { code, message }) => {
+            Ok(PublisherFrame::Error { code, message }) => {
                 let number = self.unanswered.pop_front().unwrap_or(self.sent);
                 let count = self.refused.entry(code.clone()).or_default();
                 *count += 1;
-                // The first of each kind; the rest is in the sum.
+                // Only the first refusal of each code is printed; the summary counts the others.
                 if *count == 1 {
                     let (code, message) = (code.escape_debug(), message.escape_debug());
                     output::note(&format!("message {number} refused: {code}: {message}"));
                 }
                 Ok(())
             }
-            Ok(Answer::Reply { .. } | Answer::Other) | Err(_) => Ok(()),
+            Ok(PublisherFrame::Reply { .. } | PublisherFrame::Other) | Err(_) => Ok(()),
         }
     }
 
@@ -236,7 +236,7 @@ impl Stream {
     }
 }
 
-/// A payload as JSON, `None` for an empty line, which says nothing unless it is text.
+/// Converts a payload to JSON. An empty line is no message, except with `--text`.
 fn to_json(payload: &str, is_text: bool) -> Option<String> {
     if !is_text {
         let json = payload.trim_matches([' ', '\t', '\r', '\n']);
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_goes_as_it_is_and_the_rest_as_a_string() {
+    fn json_is_sent_unchanged_and_text_as_string() {
         let check = |payload: &str, is_text: bool, expected: Option<&str>| {
             assert_eq!(to_json(payload, is_text).as_deref(), expected, "{payload:?}");
         };

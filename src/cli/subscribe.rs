@@ -25,9 +25,8 @@ const FIRST_CLOSE_CODE: u16 = 1000;
   lastmile subscribe alerts.fire --token-file token.txt
   LASTMILE_TOKEN=… lastmile subscribe alerts.fire | jq .data
 
-Prints one JSON line for each publication. A lost connection is opened again and goes on behind the last one.
-Exit code 0: after Ctrl-C or --count. 1: the gateway says that there is nothing to come back for, or the first
-connection cannot be made.")]
+Prints one JSON line for each publication. After a lost connection it reconnects and resumes after the last one.
+Exit code 0: after Ctrl-C or --count. 1: the first connection failed, or the gateway refused for good.")]
 pub struct Subscribe {
     /// The channels
     #[arg(required = true, value_name = "CHANNEL")]
@@ -37,10 +36,10 @@ pub struct Subscribe {
     url: Gateway,
     #[command(flatten)]
     token: TokenArgs,
-    /// Begin with as many publications of each channel's past, if they are kept
+    /// Start with this many of the newest publications of each channel
     #[arg(long, value_name = "N")]
     backlog: Option<u64>,
-    /// End after as many publications
+    /// End after this many publications
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// PEM file with the certificate authorities to trust, in place of the system's

@@ -27,7 +27,7 @@ pub struct ChannelEvent {
     pub missed: u64,
 }
 
-/// The link's end of a [`super::Watch`].
+/// The link's end of a [`crate::Watch`].
 pub(super) struct Watcher {
     events: mpsc::Sender<ChannelEvent>,
     end: Arc<Mutex<Option<Error>>>,
