@@ -35,6 +35,7 @@ pub fn describe(error: &Error) -> String {
         (Some(status @ ..1000), code) => {
             format!("refused: HTTP {status}, {}: {}", code.replace('_', "-"), error.message)
         }
+        (_, "tls") => format!("cannot connect: {}", error.message),
         (_, "connection_lost") => format!("connection lost: {}", error.message),
         _ => error.message.clone(),
     }

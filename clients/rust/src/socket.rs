@@ -57,7 +57,7 @@ impl Socket {
     /// Opens a protocol path.
     pub(crate) async fn open(gateway: &Gateway, path: &str, upgrade: Upgrade<'_>) -> Result<Self, Error> {
         let path = gateway.path(path);
-        let mut request = gateway.websocket(&path)?.into_client_request().map_err(connection_error)?;
+        let mut request = gateway.websocket(&path)?.into_client_request().map_err(upgrade_error)?;
         let headers = request.headers_mut();
         headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(upgrade.subprotocol()));
         match upgrade {
@@ -74,7 +74,7 @@ impl Socket {
             }
             Upgrade::Subscriber | Upgrade::Pair { token: None } => {}
         }
-        let opening = async { client_async(request, gateway.dial().await?).await.map_err(connection_error) };
+        let opening = async { client_async(request, gateway.dial().await?).await.map_err(upgrade_error) };
         let opened = timeout(CONNECT_TIMEOUT, opening).await;
         let (stream, _) = opened.map_err(|_| Error::temporary("unreachable", "timeout of the WebSocket upgrade"))??;
         let (sink, stream) = stream.split();
@@ -146,12 +146,18 @@ async fn write(
     let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
 }
 
-fn connection_error(error: tungstenite::Error) -> Error {
+fn upgrade_error(error: tungstenite::Error) -> Error {
     match error {
         tungstenite::Error::Http(response) => {
             let (head, body) = response.into_parts();
             Error::from_response(head.status, &head.headers, &body.unwrap_or_default())
         }
+        error => Error::temporary("unreachable", format!("cannot connect: {error}")),
+    }
+}
+
+fn connection_error(error: tungstenite::Error) -> Error {
+    match error {
         tungstenite::Error::Capacity(error) => Error::new("unexpected", error.to_string()),
         error => Error::connection_lost(error.to_string()),
     }
