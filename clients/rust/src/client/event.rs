@@ -36,8 +36,8 @@ pub enum Event {
         /// without `since` or `backlog`.
         recovered: bool,
     },
-    /// The gateway's node is disconnected from the other nodes, so publications are delayed. Ends with [`Event::Restored`] or
-    /// [`Event::Subscribed`].
+    /// The gateway's node is disconnected from the other nodes, so publications are delayed.
+    /// Ends with [`Event::Restored`] or [`Event::Subscribed`].
     Degraded,
     /// Delayed publications were delivered, and delivery continues.
     Restored,

@@ -58,7 +58,8 @@ impl RoomOptions {
 }
 
 impl Room {
-    /// Opens a room and takes its first seat. Needs a tokio runtime, as do the other constructors. A refusal is an event.
+    /// Opens a room and takes its first seat. A refusal is an event. Needs a tokio runtime, as do the other
+    /// constructors.
     pub fn open<G>(gateway: G, token: TokenSource, options: &RoomOptions) -> Result<Self, Error>
     where
         G: TryInto<Gateway>,
