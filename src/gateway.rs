@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::auth::fetch::{FetchError, Fetcher};
 use crate::auth::login::Login;
-use crate::auth::publisher::{BasicGate, DuplicateKey, Whitelist};
+use crate::auth::publisher::{DuplicateKey, PasswordVerifier, Whitelist};
 use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
@@ -21,12 +21,12 @@ use crate::cluster::membership;
 use crate::cluster::presence;
 use crate::cluster::replies;
 use crate::cluster::rooms;
-use crate::cluster::rooms::Elsewhere;
+use crate::cluster::rooms::ClusterRooms;
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, MemoryLimits, Redis, RedisError};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
-use crate::transport::accept::connection_limits::Admission;
+use crate::transport::accept::connection_limits::ConnectionLimiter;
 use crate::transport::accept::listener::{ListenError, Listener, load_tls};
 use crate::transport::accept::tls::{Certificate, TlsError};
 use crate::transport::compat::flock::subscribe as flock;
@@ -35,7 +35,7 @@ use crate::transport::control::{Control, Readers};
 use crate::transport::credential::tickets::Tickets;
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::routes::routes;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -49,9 +49,9 @@ const LAST_SWEEP: Duration = Duration::from_millis(250);
 
 /// A gateway whose listeners are bound and do not accept yet.
 pub struct Gateway {
-    app: Arc<App>,
+    app: Arc<AppState>,
     listeners: Vec<Listener>,
-    admission: Arc<Admission>,
+    admission: Arc<ConnectionLimiter>,
     drain: DrainConfig,
     reloads: Reloads,
 }
@@ -68,7 +68,7 @@ pub struct DrainReport {
 /// Changes the policy of a running gateway.
 #[derive(Clone)]
 pub struct Reloader {
-    app: Arc<App>,
+    app: Arc<AppState>,
     certificates: Vec<Arc<Certificate>>,
     reloads: Reloads,
 }
@@ -119,14 +119,14 @@ impl Gateway {
             EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
             EngineConfig::Redis(redis) => Arc::new(Redis::start(redis, memory, rules, hub.clone(), counters)?),
         };
-        let admission = Admission::new(limits.max_connections, limits.max_connections_per_address);
-        let app = Arc::new(App {
+        let admission = ConnectionLimiter::new(limits.max_connections, limits.max_connections_per_address);
+        let app = Arc::new(AppState {
             connection_limits: Arc::new((&limits).into()),
             room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
             flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
-            basic: BasicGate::default(),
+            basic: PasswordVerifier::default(),
             rooms: Rooms::new(rooms.limits.clone()),
-            elsewhere: Elsewhere::new(&engine, &rooms.limits),
+            elsewhere: ClusterRooms::new(&engine, &rooms.limits),
             rooms_config: rooms,
             login: Login::new(login, policy.revocations())?,
             policy,
@@ -224,7 +224,7 @@ impl Gateway {
     }
 }
 
-async fn sweep(app: Arc<App>) {
+async fn sweep(app: Arc<AppState>) {
     let mut ticks = tokio::time::interval(SWEEP);
     // After a stall one sweep is due, not one for every second that was missed.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

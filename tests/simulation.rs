@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use lastmile::broker::channel::fanout::Walk;
+use lastmile::broker::channel::fanout::Delivery;
 use lastmile::broker::engine::{Accepted, Appended, Created, Joined, Start};
 use lastmile::broker::*;
 use lastmile::engine::Memory;
@@ -145,7 +145,7 @@ fn channel() -> ChannelName {
 }
 
 fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (Membership, u64, bool) {
-    let newcomer = Newcomer { connection: connection.clone(), principal: None, form: Form::Native, tag: 1 };
+    let newcomer = JoinRequest { connection: connection.clone(), principal: None, form: Form::Native, tag: 1 };
     let mut told = (0, false);
     let mut announce = |joined: Joined<'_>| {
         told = (joined.position.offset, joined.recovered);
@@ -157,7 +157,7 @@ fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (M
     (membership, told.0, told.1)
 }
 
-fn publish(engine: &Memory) -> Vec<Walk> {
+fn publish(engine: &Memory) -> Vec<Delivery> {
     append(engine, Now::read()).unwrap().walks.walks
 }
 
@@ -173,7 +173,7 @@ fn now<T>(answer: BoxFuture<'_, Result<T, Refusal>>) -> T {
     answer.now_or_never().expect("the memory engine answers at once").unwrap()
 }
 
-fn finish(mut walk: Walk) {
+fn finish(mut walk: Delivery) {
     while walk.step(1) {}
 }
 
@@ -214,7 +214,7 @@ proptest! {
     fn every_subscriber_sees_every_publication_once_and_in_order(steps in proptest::collection::vec(step(), 1..200)) {
         let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 3);
         let mut subscribers: Vec<Subscriber> = Vec::new();
-        let mut walks: VecDeque<Walk> = VecDeque::new();
+        let mut walks: VecDeque<Delivery> = VecDeque::new();
         let mut published = 0;
         for step in steps {
             match step {
@@ -399,14 +399,14 @@ fn marked(channel: usize, offset: u64) -> String {
 #[derive(Clone, Debug)]
 enum Mixed {
     Publish(usize),
-    Walk(usize),
+    Delivery(usize),
     Room(usize, usize),
 }
 
 fn mixed() -> impl Strategy<Value = Mixed> {
     prop_oneof![
         4 => (0usize..2).prop_map(Mixed::Publish),
-        8 => any::<usize>().prop_map(Mixed::Walk),
+        8 => any::<usize>().prop_map(Mixed::Delivery),
         8 => (any::<usize>(), 0usize..900).prop_map(|(who, bytes)| Mixed::Room(who, bytes)),
     ]
 }
@@ -424,13 +424,13 @@ proptest! {
             .map(|n| {
                 let connection = connection(n, 100);
                 let form = if n % 4 < 2 { Form::Deflated } else { Form::Native };
-                let newcomer = Newcomer { connection: connection.clone(), principal: None, form, tag: 1 };
+                let newcomer = JoinRequest { connection: connection.clone(), principal: None, form, tag: 1 };
                 let channel = &channels[n as usize % 2];
                 let membership = engine.subscribe(channel, newcomer, Start::Live, Now::read(), &mut |_| {}).unwrap();
                 (connection, membership)
             })
             .collect();
-        let mut walks: Vec<Walk> = Vec::new();
+        let mut walks: Vec<Delivery> = Vec::new();
         let mut published = [0, 0];
         for step in steps {
             match step {
@@ -443,13 +443,13 @@ proptest! {
                         Appended::Later(_) => panic!("the memory engine answers at once"),
                     }
                 }
-                Mixed::Walk(which) if !walks.is_empty() => {
+                Mixed::Delivery(which) if !walks.is_empty() => {
                     let which = which % walks.len();
                     if !walks[which].step(1) {
                         drop(walks.remove(which));
                     }
                 }
-                Mixed::Walk(_) => {}
+                Mixed::Delivery(_) => {}
                 Mixed::Room(who, bytes) => {
                     let connection = &subscribers[who % subscribers.len()].0;
                     connection.socket().make_room(bytes);

@@ -10,7 +10,7 @@ pub mod revocation;
 pub mod seal;
 pub mod token;
 
-pub use crate::geo::{GeoConfig, GeoDb, GeoError, Place};
+pub use crate::geo::{GeoConfig, GeoDb, GeoError, Location};
 pub use client_addr::{ClientAddr, client_address, is_trusted};
 pub use policy::Policy;
 pub use publisher::{PublisherConfig, PublisherKey};

@@ -12,26 +12,26 @@ use crate::broker::Now;
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 use crate::transport::control;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// How often a node asks for what others were told.
-const ASK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Tokens without a longest lifetime are taken to live so long, and no revocation is forgotten earlier.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const MIN_REVOCATION_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_REVOCATION_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Lets all other nodes know of a revocation; those that run have it within a second.
-pub async fn share(app: &App, revocation: &Revocation) -> Result<(), Refusal> {
+pub async fn share(app: &AppState, revocation: &Revocation) -> Result<(), Refusal> {
     let Some(shared) = app.engine.shared() else { return Ok(()) };
     let written = serde_json::to_vec(&WrittenRevocation::from(revocation.clone()));
-    let lives = Duration::from_secs(app.policy.revocations().lifetime()).clamp(DAY, LONGEST);
+    let lives = Duration::from_secs(app.policy.revocations().lifetime()).clamp(MIN_REVOCATION_TTL, MAX_REVOCATION_TTL);
     shared.tell(&written.map_err(|_| Refusal::from(Code::Internal))?, lives).await
 }
 
 /// Takes over what other nodes were told, from the oldest that is remembered on, and says that this node is there.
 /// Runs until it is dropped; returns at once where nothing is shared.
-pub async fn listen(app: Arc<App>) {
+pub async fn listen(app: Arc<AppState>) {
     let Some(shared) = app.engine.shared() else { return };
     let since = Now::read().wall;
     let (mut after, mut is_whole) = (String::new(), false);
@@ -58,11 +58,11 @@ pub async fn listen(app: Arc<App>) {
         });
         let _ = shared.present(about.to_string().as_bytes()).await;
         // One that begins is behind all others.
-        tokio::time::sleep(if is_whole { ASK } else { ASK / 10 }).await;
+        tokio::time::sleep(if is_whole { POLL_INTERVAL } else { POLL_INTERVAL / 10 }).await;
     }
 }
 
-fn take(app: &App, word: &[u8]) {
+fn take(app: &AppState, word: &[u8]) {
     let now = Now::read().unix();
     let written = serde_json::from_slice::<WrittenRevocation>(word).ok();
     let Some(revocation) = written.and_then(|written| written.read(Some(now)).ok()) else {

@@ -9,36 +9,36 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::timeout;
 
-use crate::broker::Bus;
-use crate::broker::channel::presence::{LEASE, Notice, Observers, Renewal};
-use crate::broker::engine::node_bus::{Topic, Word};
+use crate::broker::NodeBus;
+use crate::broker::channel::presence::{PRESENCE_LEASE, Presence, PresenceUpdate, RefreshList};
+use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::protocol::ChannelName;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// How often a node says what it watches, and how many subscribers it has of what others watch.
-const RENEW: Duration = LEASE.checked_div(3).unwrap();
+const REFRESH_INTERVAL: Duration = PRESENCE_LEASE.checked_div(3).unwrap();
 
 /// Between numbers of so many channels as go out together.
-const PAUSE: Duration = Duration::from_millis(10);
+const REFRESH_CHUNK_PAUSE: Duration = Duration::from_millis(10);
 
 /// What is known of other nodes is waited for so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REMOTE_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Notices that go out together, and channels that are renewed at once.
-const AT_ONCE: usize = 256;
+const MAX_UPDATES_PER_MESSAGE: usize = 256;
 
 /// Asks for a channel's subscribers on other nodes, which from now on tell who comes and goes there. Those that are not
 /// known in time are counted once they are heard of.
-pub fn elsewhere(app: &App, channel: ChannelName) -> BoxFuture<'static, Vec<(String, u64)>> {
+pub fn elsewhere(app: &AppState, channel: ChannelName) -> BoxFuture<'static, Vec<(String, u64)>> {
     let bus = app.engine.bus();
     Box::pin(async move {
         let Some(bus) = bus else { return Vec::new() };
-        timeout(PATIENCE, bus.watch(&channel)).await.ok().and_then(Result::ok).unwrap_or_default()
+        timeout(REMOTE_COUNT_TIMEOUT, bus.watch(&channel)).await.ok().and_then(Result::ok).unwrap_or_default()
     })
 }
 
 /// Runs until it is dropped; returns at once where there are no other nodes.
-pub async fn run(app: Arc<App>) {
+pub async fn run(app: Arc<AppState>) {
     let Some(bus) = app.engine.bus() else { return };
     let observers = app.hub.observers();
     let notices = observers.over_nodes(bus.node());
@@ -46,10 +46,10 @@ pub async fn run(app: Arc<App>) {
 }
 
 /// One bundle after the other, so that each node hears of things in their order.
-async fn send(bus: &dyn Bus, mut notices: Receiver<(Arc<str>, Notice)>) {
+async fn send(bus: &dyn NodeBus, mut notices: Receiver<(Arc<str>, PresenceUpdate)>) {
     let mut bundle = Vec::new();
-    while notices.recv_many(&mut bundle, AT_ONCE).await > 0 {
-        let mut by_node = BTreeMap::<Arc<str>, Vec<Notice>>::new();
+    while notices.recv_many(&mut bundle, MAX_UPDATES_PER_MESSAGE).await > 0 {
+        let mut by_node = BTreeMap::<Arc<str>, Vec<PresenceUpdate>>::new();
         bundle.drain(..).for_each(|(node, notice)| by_node.entry(node).or_default().push(notice));
         let written = by_node.iter().filter_map(|(node, notices)| Some((node, serde_json::to_vec(notices).ok()?)));
         // What is lost on the way is set right by the next number.
@@ -57,25 +57,27 @@ async fn send(bus: &dyn Bus, mut notices: Receiver<(Arc<str>, Notice)>) {
     }
 }
 
-async fn hear(observers: &Observers, mut words: UnboundedReceiver<Word>) {
+async fn hear(observers: &Presence, mut words: UnboundedReceiver<NodeMessage>) {
     while let Some(word) = words.recv().await {
-        match serde_json::from_slice::<Vec<Notice>>(&word.bytes) {
+        match serde_json::from_slice::<Vec<PresenceUpdate>>(&word.bytes) {
             Ok(notices) => notices.iter().for_each(|notice| observers.hear(&word.from, notice, Instant::now())),
             Err(_) => tracing::warn!(node = word.from, "a word of another node cannot be read"),
         }
     }
 }
 
-async fn renew(bus: &dyn Bus, observers: &Observers) {
+async fn renew(bus: &dyn NodeBus, observers: &Presence) {
     loop {
-        tokio::time::sleep(RENEW).await;
-        let Renewal { here, elsewhere } = observers.renew(Instant::now());
-        for some in elsewhere.chunks(AT_ONCE) {
+        tokio::time::sleep(REFRESH_INTERVAL).await;
+        let RefreshList { here, elsewhere } = observers.renew(Instant::now());
+        for some in elsewhere.chunks(MAX_UPDATES_PER_MESSAGE) {
             some.iter().for_each(|channel| observers.repeat(channel));
             // There is always room for what happens.
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(REFRESH_CHUNK_PAUSE).await;
         }
         // What fails is said again soon.
-        stream::iter(&here).for_each_concurrent(AT_ONCE, |channel| async { drop(bus.watch(channel).await) }).await;
+        stream::iter(&here)
+            .for_each_concurrent(MAX_UPDATES_PER_MESSAGE, |channel| async { drop(bus.watch(channel).await) })
+            .await;
     }
 }

@@ -9,21 +9,21 @@ use bytes::Bytes;
 use jsonwebtoken::jwk::JwkSet;
 
 use crate::auth::token::{Issuers, ReplaceError};
-use crate::broker::{Now, Shared};
+use crate::broker::{Now, SharedStore};
 use crate::protocol::{Code, Refusal};
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// How long a push is remembered, by nodes that begin after all others have ended.
-const KEPT: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+const PUSH_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Another one after every push.
-const TAG: &str = "pushed:tag";
+const TAG_KEY: &str = "pushed:tag";
 
-const RULES: &str = "pushed:channels";
-const KEYS: &str = "pushed:jwks:";
+const RULES_KEY: &str = "pushed:channels";
+const JWKS_KEY_PREFIX: &str = "pushed:jwks:";
 
 /// A push that was read and checked.
-pub enum Push<'a> {
+pub enum PushedPolicy<'a> {
     /// Channel rules, or none to go back to those of the files.
     Rules(Option<&'a [u8]>),
     Keys {
@@ -35,7 +35,7 @@ pub enum Push<'a> {
 
 /// What this node found in the shared memory last.
 #[derive(Default)]
-pub struct Taken {
+pub struct Applied {
     tag: Option<Bytes>,
     /// Of whom keys were looked for; a reload makes others.
     issuers: Weak<Issuers>,
@@ -44,45 +44,45 @@ pub struct Taken {
 }
 
 /// Puts a push in force. Where nodes share a memory, an error leaves open whether it will be.
-pub async fn push(app: &App, push: Push<'_>) -> Result<(), Refusal> {
+pub async fn push(app: &AppState, push: PushedPolicy<'_>) -> Result<(), Refusal> {
     let (issuers, now) = (app.policy.issuers(), Now::read().unix());
     let Some(shared) = app.engine.shared() else {
         return match push {
-            Push::Rules(body) => apply_rules(app, body),
-            Push::Keys { issuer, keys, .. } => issuers.replace_keys(issuer, keys, now).map_err(unusable),
+            PushedPolicy::Rules(body) => apply_rules(app, body),
+            PushedPolicy::Keys { issuer, keys, .. } => issuers.replace_keys(issuer, keys, now).map_err(unusable),
         };
     };
     let (name, value) = match push {
-        Push::Rules(body) => (RULES.to_owned(), body.unwrap_or_default().to_vec()),
-        Push::Keys { issuer, keys, body } => {
+        PushedPolicy::Rules(body) => (RULES_KEY.to_owned(), body.unwrap_or_default().to_vec()),
+        PushedPolicy::Keys { issuer, keys, body } => {
             let source = issuers.check_keys(issuer, &keys).map_err(unusable)?;
-            (format!("{KEYS}{issuer}"), [format!("{now} {source} ").as_bytes(), body].concat())
+            (format!("{JWKS_KEY_PREFIX}{issuer}"), [format!("{now} {source} ").as_bytes(), body].concat())
         }
     };
-    shared.put(&name, &value, KEPT).await?;
+    shared.put(&name, &value, PUSH_TTL).await?;
     let mut tag = [0; 16];
     getrandom::fill(&mut tag).map_err(|_| Refusal::from(Code::Internal))?;
     // Behind the push, so that whoever sees it finds the push.
-    shared.put(TAG, &tag, KEPT).await?;
+    shared.put(TAG_KEY, &tag, PUSH_TTL).await?;
     follow(app).await
 }
 
 /// Takes over what was pushed to any node since the last time. Returns at once where nothing is shared.
-pub async fn follow(app: &App) -> Result<(), Refusal> {
+pub async fn follow(app: &AppState) -> Result<(), Refusal> {
     let Some(shared) = app.engine.shared() else { return Ok(()) };
     // One after the other, so that the last one to change anything is the last one that looked.
     let mut taken = app.control.taken.lock().await;
-    let (tag, issuers) = (shared.get(TAG).await?, app.policy.issuers());
+    let (tag, issuers) = (shared.get(TAG_KEY).await?, app.policy.issuers());
     let is_reloaded = taken.issuers.as_ptr() != Arc::as_ptr(&issuers);
     if tag == taken.tag && !is_reloaded {
         return Ok(());
     }
-    let names = issuers.names().map(|issuer| format!("{KEYS}{issuer}")).chain([RULES.to_owned()]);
+    let names = issuers.names().map(|issuer| format!("{JWKS_KEY_PREFIX}{issuer}")).chain([RULES_KEY.to_owned()]);
     let mut pushes = HashMap::new();
     for name in names {
         let before = taken.pushes.get(&name);
         let Some(value) = read(shared, &name, before).await? else { continue };
-        if before != Some(&value) || (is_reloaded && name != RULES) {
+        if before != Some(&value) || (is_reloaded && name != RULES_KEY) {
             take(app, &issuers, &name, &value);
         }
         pushes.insert(name, value);
@@ -90,20 +90,20 @@ pub async fn follow(app: &App) -> Result<(), Refusal> {
     let tag = match (tag, &taken.tag) {
         // Redis lost its memory; the pushes stand there again by now.
         (None, Some(known)) => {
-            shared.put_new(TAG, known, KEPT).await?;
+            shared.put_new(TAG_KEY, known, PUSH_TTL).await?;
             Some(known.clone())
         }
         (tag, _) => tag,
     };
-    *taken = Taken { tag, issuers: Arc::downgrade(&issuers), pushes };
+    *taken = Applied { tag, issuers: Arc::downgrade(&issuers), pushes };
     Ok(())
 }
 
 /// A push as the memory has it; one that was lost there is put back.
-async fn read(shared: &dyn Shared, name: &str, known: Option<&Bytes>) -> Result<Option<Bytes>, Refusal> {
+async fn read(shared: &dyn SharedStore, name: &str, known: Option<&Bytes>) -> Result<Option<Bytes>, Refusal> {
     match (shared.get(name).await?, known) {
         (None, Some(known)) => {
-            shared.put_new(name, known, KEPT).await?;
+            shared.put_new(name, known, PUSH_TTL).await?;
             shared.get(name).await
         }
         (found, _) => Ok(found),
@@ -111,8 +111,8 @@ async fn read(shared: &dyn Shared, name: &str, known: Option<&Bytes>) -> Result<
 }
 
 /// A push that counts on another node but cannot be read here changes nothing.
-fn take(app: &App, issuers: &Issuers, name: &str, value: &[u8]) {
-    let taken = match name.strip_prefix(KEYS) {
+fn take(app: &AppState, issuers: &Issuers, name: &str, value: &[u8]) {
+    let taken = match name.strip_prefix(JWKS_KEY_PREFIX) {
         None => apply_rules(app, Some(value).filter(|body| !body.is_empty())).map_err(|refusal| refusal.detail.into()),
         Some(issuer) => take_keys(app, issuers, issuer, value),
     };
@@ -125,14 +125,14 @@ fn take(app: &App, issuers: &Issuers, name: &str, value: &[u8]) {
     }
 }
 
-fn apply_rules(app: &App, body: Option<&[u8]>) -> Result<(), Refusal> {
+fn apply_rules(app: &AppState, body: Option<&[u8]>) -> Result<(), Refusal> {
     let rules = body.map(app.control.readers.rules).transpose();
     app.control.put(rules.map_err(|error| Refusal::new(Code::Malformed, error))?, &app.policy);
     Ok(())
 }
 
 /// `SECONDS SOURCE BODY`: when they were pushed, and in the place of which keys.
-fn take_keys(app: &App, issuers: &Issuers, issuer: &str, value: &[u8]) -> Result<(), String> {
+fn take_keys(app: &AppState, issuers: &Issuers, issuer: &str, value: &[u8]) -> Result<(), String> {
     let mut parts = value.splitn(3, |byte| *byte == b' ');
     let mut text = || std::str::from_utf8(parts.next().unwrap_or_default()).map_err(|_| "it cannot be read".to_owned());
     let (pushed, source, body) = (text()?, text()?, text()?);

@@ -10,16 +10,16 @@ use super::suggest;
 
 pub fn prune(tree: &mut Value, schema: &Schema, report: &mut Report) {
     let whole = tree.clone();
-    Pruning { schema, whole: &whole, report }.keep(tree, schema, &Path::root());
+    Validation { schema, whole: &whole, report }.keep(tree, schema, &Path::root());
 }
 
-struct Pruning<'a> {
+struct Validation<'a> {
     schema: &'a Schema,
     whole: &'a Value,
     report: &'a mut Report,
 }
 
-impl Pruning<'_> {
+impl Validation<'_> {
     /// Whether the value may stay.
     fn keep(&mut self, value: &mut Value, schema: &Schema, path: &Path) -> bool {
         let fits = match value {

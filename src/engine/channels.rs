@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use super::budget::Budget;
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{ChannelState, Joined, Start};
-use crate::broker::{ChannelLimits, ChannelRule, ChannelRules, Counters, Hub, Membership, Newcomer, Now};
+use crate::broker::{ChannelLimits, ChannelRule, ChannelRules, Counters, Hub, JoinRequest, Membership, Now};
 use crate::protocol::{ChannelName, CloseReason, Code, Refusal};
 
 /// Locks over the map of channels.
-const SHARDS: usize = 64;
+const CHANNEL_SHARDS: usize = 64;
 
 pub type SharedLog = Arc<Mutex<Log>>;
 
@@ -48,7 +48,7 @@ pub struct MemoryLimits {
 impl Channels {
     pub fn new(limits: MemoryLimits, rules: Arc<ArcSwap<ChannelRules>>, hub: Hub, counters: Arc<Counters>) -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            shards: (0..CHANNEL_SHARDS).map(|_| Shard::default()).collect(),
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
             budget: Budget::new(limits.max_backlog_bytes, counters.backlog_bytes.clone()),
@@ -113,7 +113,7 @@ impl Channels {
         &self,
         channel: &ChannelName,
         log: &mut Log,
-        newcomer: Newcomer,
+        newcomer: JoinRequest,
         start: Start,
         now: Now,
         announce: &mut dyn FnMut(Joined<'_>),
@@ -191,11 +191,11 @@ impl Channels {
     /// While all backlogs together are too large, channels with more than a fair share give what is over it. To be
     /// called after an append, with no lock held. A channel that is just being used gives on its own.
     pub fn relieve(&self, mut trimmed: impl FnMut(&mut Log)) {
-        for _ in 0..SHARDS {
+        for _ in 0..CHANNEL_SHARDS {
             if !self.budget.is_over() {
                 return;
             }
-            let at = self.hand.fetch_add(1, Ordering::Relaxed) % SHARDS;
+            let at = self.hand.fetch_add(1, Ordering::Relaxed) % CHANNEL_SHARDS;
             for log in self.shards[at].lock().values() {
                 if let Some(mut log) = log.try_lock() {
                     log.backlog.yield_to_others();
@@ -206,7 +206,7 @@ impl Channels {
     }
 
     fn shard(&self, channel: &ChannelName) -> &Shard {
-        &self.shards[self.hasher.hash_one(channel) as usize % SHARDS]
+        &self.shards[self.hasher.hash_one(channel) as usize % CHANNEL_SHARDS]
     }
 }
 

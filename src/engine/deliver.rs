@@ -1,6 +1,6 @@
 //! Runs the broker's walks: small ones at once, large ones on all cores.
 
-use crate::broker::channel::fanout::{Congestion, Walk, Walks};
+use crate::broker::channel::fanout::{Backpressure, Deliveries, Delivery};
 
 /// A channel with no more subscribers than this is walked by its publisher's own task.
 const INLINE_MEMBERS: usize = 32;
@@ -9,9 +9,9 @@ const INLINE_MEMBERS: usize = 32;
 const STEP: usize = 128;
 
 /// Returns where the publisher ought to wait, if anywhere.
-pub fn run(walks: Walks) -> Option<Congestion> {
-    let Walks { walks, congestion } = walks;
-    let is_small = walks.iter().map(Walk::members).sum::<usize>() <= INLINE_MEMBERS;
+pub fn run(walks: Deliveries) -> Option<Backpressure> {
+    let Deliveries { walks, congestion } = walks;
+    let is_small = walks.iter().map(Delivery::members).sum::<usize>() <= INLINE_MEMBERS;
     for mut walk in walks {
         if is_small {
             while walk.step(INLINE_MEMBERS) {}

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::backlog::{Backlog, Entry};
 use super::budget::Budget;
-use super::publisher_index::Authors;
+use super::publisher_index::PublisherIndex;
 use crate::broker::engine::{Joined, Now, Start};
 use crate::broker::{ChannelLimits, ChannelRule};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Publication, Refusal};
@@ -16,9 +16,9 @@ use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Publica
 pub struct Log {
     pub epoch: Arc<str>,
     /// What was given away last.
-    given: Used,
+    given: Usage,
     /// What is revealed.
-    revealed: Used,
+    revealed: Usage,
     pub created: Now,
     /// Limits that a publisher asked for, on top of the configured ones.
     pub declared: Option<ChannelLimits>,
@@ -26,7 +26,7 @@ pub struct Log {
     /// It was ended, and its subscribers were not told yet.
     pub is_ending: bool,
     pub last_used: Instant,
-    authors: Authors,
+    authors: PublisherIndex,
     pub backlog: Backlog,
     /// Names the channel in a store; 0 if it has none there.
     pub id: u64,
@@ -36,7 +36,7 @@ pub struct Log {
 
 /// What a channel has used of its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
+pub struct Usage {
     /// The newest offset, which is the number of publications.
     pub offset: u64,
     pub data_bytes: u64,
@@ -69,14 +69,14 @@ impl Log {
     pub fn new(epoch: Arc<str>, budget: Arc<Budget>, now: Now) -> Self {
         Self {
             epoch,
-            given: Used::default(),
-            revealed: Used::default(),
+            given: Usage::default(),
+            revealed: Usage::default(),
             created: now,
             declared: None,
             state: LogState::Live,
             is_ending: false,
             last_used: now.steady,
-            authors: Authors::default(),
+            authors: PublisherIndex::default(),
             backlog: Backlog::new(budget),
             id: 0,
             stored_from: 1,
@@ -86,9 +86,9 @@ impl Log {
     /// Begins again after an end: a new epoch, nothing used. Everything given away must have been revealed.
     pub fn begin_anew(&mut self, epoch: Arc<str>, now: Now) {
         self.epoch = epoch;
-        (self.given, self.revealed) = (Used::default(), Used::default());
+        (self.given, self.revealed) = (Usage::default(), Usage::default());
         (self.created, self.declared, self.state) = (now, None, LogState::Live);
-        self.authors = Authors::default();
+        self.authors = PublisherIndex::default();
         self.backlog.skip(0);
     }
 
@@ -110,11 +110,11 @@ impl Log {
         is_known.then(|| self.authors.of(position.offset)).flatten()
     }
 
-    pub fn given(&self) -> Used {
+    pub fn given(&self) -> Usage {
         self.given
     }
 
-    pub fn revealed(&self) -> Used {
+    pub fn revealed(&self) -> Usage {
         self.revealed
     }
 
@@ -124,7 +124,7 @@ impl Log {
     }
 
     /// Takes back what was given away since `used`.
-    pub fn take_back(&mut self, used: Used) {
+    pub fn take_back(&mut self, used: Usage) {
         self.given = used;
     }
 
@@ -165,7 +165,7 @@ impl Log {
         if exceeds(bytes, limits.max_message_bytes) {
             return Err(too_large(limits.max_message_bytes).into());
         }
-        let used = Used { offset: self.given.offset + 1, data_bytes: self.given.data_bytes + bytes };
+        let used = Usage { offset: self.given.offset + 1, data_bytes: self.given.data_bytes + bytes };
         if exceeds(used.offset, limits.max_messages) {
             return Err(self.end(CloseReason::MessageLimit));
         }
@@ -184,7 +184,7 @@ impl Log {
     }
 
     /// Subscribers may see what was given away up to `used`; its newest publication is kept if there is one.
-    pub fn reveal(&mut self, used: Used, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
+    pub fn reveal(&mut self, used: Usage, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
         self.revealed = used;
         match kept {
             Some(entry) => self.backlog.push(used.offset, entry),
@@ -201,14 +201,14 @@ impl Log {
 
     /// What is before `offset` and was not revealed never will be.
     pub fn jump(&mut self, offset: u64) {
-        let used = Used { offset, ..self.revealed };
+        let used = Usage { offset, ..self.revealed };
         (self.given, self.revealed) = (used, used);
         self.backlog.skip(offset);
     }
 
     /// Reveals the next publication, which got its place elsewhere.
     pub fn follow(&mut self, publisher: &str, bytes: u64, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
-        let used = Used { offset: self.revealed.offset + 1, data_bytes: self.revealed.data_bytes + bytes };
+        let used = Usage { offset: self.revealed.offset + 1, data_bytes: self.revealed.data_bytes + bytes };
         if rule.replies {
             self.authors.note(used.offset, publisher);
         }
@@ -217,7 +217,7 @@ impl Log {
     }
 
     /// As it was in a store, with its rows in their order.
-    pub fn restore(&mut self, used: Used, rows: impl Iterator<Item = (u64, Entry)>, rule: &ChannelRule, now: Instant) {
+    pub fn restore(&mut self, used: Usage, rows: impl Iterator<Item = (u64, Entry)>, rule: &ChannelRule, now: Instant) {
         (self.given, self.revealed) = (used, used);
         self.stored_from = used.offset + 1;
         for (offset, entry) in rows {

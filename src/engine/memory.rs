@@ -8,8 +8,8 @@ use futures_util::future::{BoxFuture, ready};
 use super::backlog::Entry;
 use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
 use super::log::{Log, LogState, Refused};
-use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Place, Start};
-use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
+use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
+use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
 
 pub struct Memory(Channels);
@@ -77,14 +77,14 @@ impl Engine for Memory {
         Ok(Appended::Done(accepted))
     }
 
-    fn attach(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>> {
+    fn attach(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
         None
     }
 
     fn subscribe(
         &self,
         channel: &ChannelName,
-        newcomer: Newcomer,
+        newcomer: JoinRequest,
         start: Start,
         now: Now,
         announce: &mut dyn FnMut(Joined<'_>),

@@ -8,9 +8,9 @@ const MAX_RUNS: usize = 256;
 
 /// Runs of publications by the same publisher, oldest first.
 #[derive(Default)]
-pub struct Authors(VecDeque<(u64, Arc<str>)>);
+pub struct PublisherIndex(VecDeque<(u64, Arc<str>)>);
 
-impl Authors {
+impl PublisherIndex {
     /// To be called in the order of offsets.
     pub fn note(&mut self, offset: u64, publisher: &str) {
         if self.0.back().is_some_and(|(_, last)| **last == *publisher) {
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn each_offset_has_the_publisher_of_its_run() {
-        let mut authors = Authors::default();
+        let mut authors = PublisherIndex::default();
         for (offset, publisher) in [(1, "a"), (2, "a"), (3, "b"), (4, "a")] {
             authors.note(offset, publisher);
         }
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn old_runs_are_forgotten() {
-        let mut authors = Authors::default();
+        let mut authors = PublisherIndex::default();
         (1..=1000).for_each(|offset| authors.note(offset, if offset % 2 == 0 { "a" } else { "b" }));
         assert_eq!(authors.0.len(), MAX_RUNS);
         assert!(authors.of(1000 - MAX_RUNS as u64).is_none());

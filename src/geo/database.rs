@@ -13,7 +13,7 @@ use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader, WithinOptions
 use serde::de::IgnoredAny;
 
 use super::record::Field;
-use super::{Languages, Place};
+use super::{Languages, Location};
 
 /// Largest file that is read, in bytes. The largest city databases have a fourth of it.
 const MAX_BYTES: u64 = 1 << 30;
@@ -74,11 +74,11 @@ impl Database {
     }
 
     /// Fields that are missing, of another type or cannot be decoded are left out, each alone.
-    pub fn lookup(&self, address: IpAddr, languages: &Languages) -> Place {
+    pub fn lookup(&self, address: IpAddr, languages: &Languages) -> Location {
         // An error here is a broken tree, or an IPv6 address in a file for IPv4 alone: nothing is known.
-        let Ok(record) = self.reader.lookup(address) else { return Place::default() };
+        let Ok(record) = self.reader.lookup(address) else { return Location::default() };
         let name = |keys: &[&str]| keys.iter().find_map(|key| field(&record, key)?.name(languages));
-        Place {
+        Location {
             city: name(&["city"]),
             // One layout has maps with names in many languages, the other has columns of text.
             region: name(&["subdivisions", "state1"]),

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 pub use database::GeoError;
 pub use languages::{Language, Languages};
-pub use place::Place;
+pub use place::Location;
 
 use crate::auth::ClientAddr;
 use database::Database;
@@ -70,7 +70,7 @@ impl GeoDb {
 
     /// Where the client of a request is, in its language. `peer_is_trusted` says whether the socket's peer is a trusted
     /// proxy, whose word counts where no city is known.
-    pub fn place(&self, client: ClientAddr, headers: &HeaderMap, peer_is_trusted: bool) -> Place {
+    pub fn place(&self, client: ClientAddr, headers: &HeaderMap, peer_is_trusted: bool) -> Location {
         // Several lines are one list (RFC 9110 section 5.3).
         let lines = headers.get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok());
         let wanted = lines.collect::<Vec<_>>().join(",");
@@ -80,9 +80,9 @@ impl GeoDb {
 
     /// Where the client is, in the first of its languages that the database has for each field; what is not known is
     /// not there.
-    pub fn lookup(&self, client: ClientAddr, languages: &Languages) -> Place {
+    pub fn lookup(&self, client: ClientAddr, languages: &Languages) -> Location {
         let databases = self.databases.load();
         let mut places = databases.iter().map(|database| database.lookup(client.ip(), languages));
-        places.find(|place| *place != Place::default()).unwrap_or_default()
+        places.find(|place| *place != Location::default()).unwrap_or_default()
     }
 }

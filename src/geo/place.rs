@@ -10,14 +10,14 @@ const MAX_NAME: usize = 128;
 
 /// Names for people, in a language of theirs; what is not known is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     pub city: Option<String>,
     /// The first subdivision of the country.
     pub region: Option<String>,
     pub country: Option<String>,
 }
 
-impl Place {
+impl Location {
     /// Takes region and city from `X-Client-Geo-Location: <region>,<city>` if the city is not known. The header counts
     /// only if the socket's peer is a trusted proxy, and only if there is one: anybody can send it.
     pub fn or_told(self, headers: &HeaderMap, peer_is_trusted: bool) -> Self {
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    fn told(place: &Place, lines: &[&[u8]], peer_is_trusted: bool) -> Place {
+    fn told(place: &Location, lines: &[&[u8]], peer_is_trusted: bool) -> Location {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(HEADER, HeaderValue::from_bytes(line).unwrap());
@@ -55,9 +55,9 @@ mod tests {
         place.clone().or_told(&headers, peer_is_trusted)
     }
 
-    fn place(city: Option<&str>, region: Option<&str>, country: Option<&str>) -> Place {
+    fn place(city: Option<&str>, region: Option<&str>, country: Option<&str>) -> Location {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        Place { city: owned(city), region: owned(region), country: owned(country) }
+        Location { city: owned(city), region: owned(region), country: owned(country) }
     }
 
     #[test]
@@ -81,13 +81,13 @@ mod tests {
 
     #[test]
     fn t_x1_only_a_trusted_proxy_can_say_where_a_client_is() {
-        assert_eq!(told(&Place::default(), &[b"CA,Mountain View"], false), Place::default());
+        assert_eq!(told(&Location::default(), &[b"CA,Mountain View"], false), Location::default());
     }
 
     #[test]
     fn two_headers_or_bytes_that_are_no_text_say_nothing() {
-        assert_eq!(told(&Place::default(), &[b"CA,Mountain View", b"NY,New York"], true), Place::default());
-        assert_eq!(told(&Place::default(), &[b"CA,\xff\xfe"], true), Place::default());
-        assert_eq!(told(&Place::default(), &[], true), Place::default());
+        assert_eq!(told(&Location::default(), &[b"CA,Mountain View", b"NY,New York"], true), Location::default());
+        assert_eq!(told(&Location::default(), &[b"CA,\xff\xfe"], true), Location::default());
+        assert_eq!(told(&Location::default(), &[], true), Location::default());
     }
 }

@@ -59,7 +59,7 @@ fn client(address: &str) -> ClientAddr {
 /// City, region and country, `-` for what is not known.
 fn place(db: &GeoDb, address: &str, accept_language: &str) -> String {
     let languages = Languages::parse(Some(accept_language), Language::English);
-    let Place { city, region, country } = db.lookup(client(address), &languages);
+    let Location { city, region, country } = db.lookup(client(address), &languages);
     [city, region, country].map(|name| name.unwrap_or("-".to_owned())).join("/")
 }
 
@@ -146,7 +146,7 @@ fn t_x1_the_place_of_a_request_is_what_its_headers_ask_for_and_a_trusted_proxy_a
         let lines =
             [("accept-language", "nl"), ("accept-language", "fr;q=0.5, ja"), ("x-client-geo-location", "CA,Paris")];
         let pair = |(name, value): (&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
-        let Place { city, region, country } =
+        let Location { city, region, country } =
             db.place(client(address), &lines.into_iter().map(pair).collect(), peer_is_trusted);
         [city, region, country].map(|name| name.unwrap_or("-".to_owned())).join("/")
     };
@@ -205,7 +205,7 @@ fn t_g1_a_list_that_holds_itself_is_nothing() {
     let database = Database::unverified(looping, Default::default()).unwrap();
     let small = std::thread::Builder::new().stack_size(256 * 1024);
     let place = small.spawn(move || database.lookup(address, &Languages::parse(None, Language::English)));
-    assert_eq!(place.unwrap().join().unwrap(), Place::default());
+    assert_eq!(place.unwrap().join().unwrap(), Location::default());
 }
 
 #[test]

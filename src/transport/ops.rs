@@ -4,7 +4,7 @@ use http::{StatusCode, header};
 use warp::Reply;
 use warp::reply::{Response, with_header, with_status};
 
-use super::state::App;
+use super::state::AppState;
 
 /// The process runs and answers.
 pub fn live() -> Response {
@@ -12,7 +12,7 @@ pub fn live() -> Response {
 }
 
 /// Traffic may be sent here.
-pub fn ready(app: &App) -> Response {
+pub fn ready(app: &AppState) -> Response {
     match app.lifecycle.phase().unready_reason().or_else(|| app.engine.trouble()) {
         None => "ready\n".into_response(),
         Some(reason) => with_status(format!("{reason}\n"), StatusCode::SERVICE_UNAVAILABLE).into_response(),
@@ -20,7 +20,7 @@ pub fn ready(app: &App) -> Response {
 }
 
 /// In the text format of Prometheus.
-pub fn metrics(app: &App) -> Response {
+pub fn metrics(app: &AppState) -> Response {
     let text = app.metrics.render();
     with_header(text, header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8").into_response()
 }

@@ -20,14 +20,14 @@ use super::compat::{channelserver, flock, heartbeat, relay, tslm};
 use super::config::Role;
 use super::credential::tickets;
 use super::http::problem;
-use super::http::request::Call;
-use super::state::App;
+use super::http::request::RequestContext;
+use super::state::AppState;
 use super::subscribe::websocket;
 use super::{control, demo, login, ops, publish, rooms, subscribe};
 use crate::ops::Phase;
 use crate::protocol::{Code, Refusal};
 
-pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
+pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
     let channel = || on(&app, Role::Publish).and(warp::path!("v1" / "channels" / String));
     let messages = on(&app, Role::Publish).and(warp::path!("v1" / "channels" / String / "messages"));
 
@@ -120,13 +120,13 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
                 .and(warp::path!("readyz"))
                 .and(method(Method::GET))
                 .and(with(&app))
-                .then(|_, app: Arc<App>| async move { ops::ready(&app) }))
+                .then(|_, app: Arc<AppState>| async move { ops::ready(&app) }))
             .unify()
             .or(on(&app, Role::Ops)
                 .and(warp::path!("metrics"))
                 .and(method(Method::GET))
                 .and(with(&app))
-                .then(|_, app: Arc<App>| async move { ops::metrics(&app) }))
+                .then(|_, app: Arc<AppState>| async move { ops::metrics(&app) }))
             .unify()
             .boxed();
 
@@ -139,7 +139,7 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(warp::path::tail())
         .and(method(Method::GET))
         .and(with(&app))
-        .then(|tail: warp::path::Tail, _, app: Arc<App>| async move { reply(demo::page(&app, tail.as_str())) });
+        .then(|tail: warp::path::Tail, _, app: Arc<AppState>| async move { reply(demo::page(&app, tail.as_str())) });
 
     let auth = (on(&app, Role::Login)
         .and(warp::path!("v1" / "auth" / "login"))
@@ -205,17 +205,17 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
     .or(on(&app, Role::Pair)
         .and(warp::path!("__heartbeat__"))
         .and(call())
-        .then(|call: Call| async move { heartbeat::heartbeat(&call) }))
+        .then(|call: RequestContext| async move { heartbeat::heartbeat(&call) }))
     .unify()
     .or(on(&app, Role::Pair)
         .and(warp::path!("__lbheartbeat__"))
         .and(call())
-        .then(|call: Call| async move { heartbeat::lbheartbeat(&call) }))
+        .then(|call: RequestContext| async move { heartbeat::lbheartbeat(&call) }))
     .unify()
     .or(on(&app, Role::Pair)
         .and(warp::path!("__version__"))
         .and(call())
-        .then(|call: Call| async move { heartbeat::version(&call) }))
+        .then(|call: RequestContext| async move { heartbeat::version(&call) }))
     .unify()
     .boxed();
 
@@ -231,22 +231,20 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
         .and(method(Method::GET))
         .and(with(&app))
         .and(on_upgrade())
-        .then(|call: Call, app, upgrade| async move { reply(tslm::upgrade(&app, &call, upgrade)) });
+        .then(|call: RequestContext, app, upgrade| async move { reply(tslm::upgrade(&app, &call, upgrade)) });
 
-    let flock = (on(&app, Role::Flock)
-        .and(warp::path!("ws"))
-        .and(method(Method::GET))
-        .and(with(&app))
-        .and(on_upgrade())
-        .then(|call: Call, app, upgrade| async move { reply(flock::subscribe::upgrade(&app, &call, upgrade)) }))
-    .or(on(&app, Role::FlockPublish)
-        .and(warp::path!("api" / "v1" / "event" / ..))
-        .and(call())
-        .and(with(&app))
-        .and(body())
-        .then(|call, app, body| flock::publish::handle(app, call, body)))
-    .unify()
-    .boxed();
+    let flock =
+        (on(&app, Role::Flock).and(warp::path!("ws")).and(method(Method::GET)).and(with(&app)).and(on_upgrade()).then(
+            |call: RequestContext, app, upgrade| async move { reply(flock::subscribe::upgrade(&app, &call, upgrade)) },
+        ))
+        .or(on(&app, Role::FlockPublish)
+            .and(warp::path!("api" / "v1" / "event" / ..))
+            .and(call())
+            .and(with(&app))
+            .and(body())
+            .then(|call, app, body| flock::publish::handle(app, call, body)))
+        .unify()
+        .boxed();
 
     // What comes most stands first.
     subscribe
@@ -278,15 +276,15 @@ pub fn routes(app: Arc<App>) -> BoxedFilter<(Response,)> {
 }
 
 /// Lets a request through to a listener's role only; elsewhere it does not exist. A drain ends all but operators'.
-fn on(app: &Arc<App>, role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone + use<> {
+fn on(app: &Arc<AppState>, role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone + use<> {
     let app = app.clone();
-    warp::ext::get::<Call>()
-        .and_then(move |call: Call| {
+    warp::ext::get::<RequestContext>()
+        .and_then(move |call: RequestContext| {
             let is_over = role != Role::Ops && app.lifecycle.phase() >= Phase::Draining;
             async move {
                 match call.has_role(role) {
                     false => Err(warp::reject::not_found()),
-                    true if is_over => Err(warp::reject::custom(Over)),
+                    true if is_over => Err(warp::reject::custom(Draining)),
                     true => Ok(()),
                 }
             }
@@ -295,19 +293,19 @@ fn on(app: &Arc<App>, role: Role) -> impl Filter<Extract = (), Error = Rejection
 }
 
 /// Hands the request on, whatever its method.
-fn call() -> impl Filter<Extract = (Call,), Error = Rejection> + Clone {
-    warp::ext::get::<Call>()
+fn call() -> impl Filter<Extract = (RequestContext,), Error = Rejection> + Clone {
+    warp::ext::get::<RequestContext>()
 }
 
 /// Matches a method and hands the request on.
-fn method(wanted: Method) -> impl Filter<Extract = (Call,), Error = Rejection> + Clone {
-    warp::ext::get::<Call>().and_then(move |call: Call| {
+fn method(wanted: Method) -> impl Filter<Extract = (RequestContext,), Error = Rejection> + Clone {
+    warp::ext::get::<RequestContext>().and_then(move |call: RequestContext| {
         let is_wanted = call.method() == wanted.as_str();
         async move { if is_wanted { Ok(call) } else { Err(warp::reject::custom(WrongMethod)) } }
     })
 }
 
-fn with(app: &Arc<App>) -> impl Filter<Extract = (Arc<App>,), Error = Infallible> + Clone + use<> {
+fn with(app: &Arc<AppState>) -> impl Filter<Extract = (Arc<AppState>,), Error = Infallible> + Clone + use<> {
     let app = app.clone();
     warp::any().map(move || app.clone())
 }
@@ -342,12 +340,12 @@ impl warp::reject::Reject for WrongMethod {}
 
 /// The gateway is draining.
 #[derive(Debug)]
-struct Over;
+struct Draining;
 
-impl warp::reject::Reject for Over {}
+impl warp::reject::Reject for Draining {}
 
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
-    let code = if rejection.find::<Over>().is_some() {
+    let code = if rejection.find::<Draining>().is_some() {
         Code::Draining
     } else if rejection.find::<WrongMethod>().is_some() {
         Code::MethodNotAllowed

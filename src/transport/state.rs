@@ -12,29 +12,29 @@ use super::http::problem::Refusals;
 use super::publish::idempotency::Idempotency;
 use crate::auth::fetch::Fetcher;
 use crate::auth::login::Login;
-use crate::auth::publisher::BasicGate;
+use crate::auth::publisher::PasswordVerifier;
 use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
-use crate::broker::channel::session::Channels;
+use crate::broker::channel::session::SessionContext;
 use crate::broker::connection::registry::Registry;
 use crate::broker::room::Rooms;
 use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
-use crate::cluster::rooms::Elsewhere;
+use crate::cluster::rooms::ClusterRooms;
 use crate::ops::{Lifecycle, Statsd};
 
-pub struct App {
+pub struct AppState {
     pub limits: Limits,
     /// The part of the limits that every connection carries.
     pub connection_limits: Arc<ConnectionLimits>,
     /// The same for subscribers of the flock dialect.
     pub flock_connection_limits: Arc<ConnectionLimits>,
     /// Checks passwords of publishers.
-    pub basic: BasicGate,
+    pub basic: PasswordVerifier,
     pub rooms_config: RoomsConfig,
     /// The same for peers of rooms.
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
     /// Rooms of other nodes; `None` where there are none.
-    pub elsewhere: Option<Arc<Elsewhere>>,
+    pub elsewhere: Option<Arc<ClusterRooms>>,
     pub policy: Policy,
     pub login: Login,
     /// The only way out over HTTP; `None` beside `egress = "none"`.
@@ -56,7 +56,7 @@ pub struct App {
     pub demo: bool,
 }
 
-impl App {
+impl AppState {
     /// Takes something back: the connections that it ends are closed within a second.
     pub fn revoke(&self, revocation: Revocation) -> Result<(), RevocationError> {
         self.policy.revoke(revocation, Now::read().unix())?;
@@ -65,8 +65,8 @@ impl App {
     }
 
     /// What a subscriber's session needs.
-    pub fn channels(&self) -> Channels {
-        Channels {
+    pub fn channels(&self) -> SessionContext {
+        SessionContext {
             engine: self.engine.clone(),
             rules: self.policy.rules().clone(),
             replies: self.replies.clone(),

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use lastmile::broker::engine::Start;
 use lastmile::broker::engine::node_bus::Topic;
-use lastmile::broker::replies::{Errand, Outward, ReplyLimits};
-use lastmile::broker::{Bus, Connection, Engine, Now, Replies};
+use lastmile::broker::replies::{NewReply, RemoteTask, ReplyLimits};
+use lastmile::broker::{Connection, Engine, NodeBus, Now, Replies};
 use lastmile::protocol::Code;
 use serde_json::{Value, json};
 
@@ -157,7 +157,7 @@ async fn a_word_is_answered_and_what_is_not_is_told() {
 pub async fn words_go_both_ways(nodes: &[Node; 2]) {
     let buses = nodes.each_ref().map(|node| node.engine.bus().unwrap());
     for (asker, asked) in [(0, 1), (1, 0)] {
-        let (asker, asked): (Arc<dyn Bus>, Arc<dyn Bus>) = (buses[asker].clone(), buses[asked].clone());
+        let (asker, asked): (Arc<dyn NodeBus>, Arc<dyn NodeBus>) = (buses[asker].clone(), buses[asked].clone());
         let name = asked.node().to_owned();
         let mut words = asked.listen(Topic::Replies);
         let echo = tokio::spawn(async move {
@@ -197,7 +197,7 @@ async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
     let (channel, now) = (crate::support::name("c"), Now::read());
     let send = |bytes: usize| {
         let data = format!("\"{}\"", "x".repeat(bytes));
-        let outward = Outward {
+        let outward = NewReply {
             from: &from,
             membership: &subscriber.membership,
             principal: None,
@@ -225,7 +225,7 @@ async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
     let mut carried = 0;
     while carried < 100 {
         while let Ok((errand, _held)) = errands.try_recv() {
-            carried += usize::from(matches!(errand, Errand::Carry { .. }));
+            carried += usize::from(matches!(errand, RemoteTask::Carry { .. }));
         }
         replies.sweep(now.steady + Duration::from_secs(200 + carried as u64));
         assert!(errands.len() <= 16);

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use lastmile::broker::engine::{Appended, ChannelState, Joined, Place, Settled, Start, settled};
+use lastmile::broker::engine::{Appended, ChannelState, Joined, Start, Stored, SubscriberSlot, settled};
 use lastmile::broker::*;
 use lastmile::engine::disk::Fsync;
 use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind, deliver};
@@ -167,8 +167,8 @@ pub async fn publish(engine: &dyn Engine, channel: &str, data: &str) -> Result<P
 
 /// Waits for the place of a publication, as a publisher's connection does.
 pub async fn place(appended: Appended) -> Result<Position, Refusal> {
-    let Settled { position, congestion } = match appended {
-        Appended::Done(accepted) => Settled { position: accepted.position, congestion: deliver::run(accepted.walks) },
+    let Stored { position, congestion } = match appended {
+        Appended::Done(accepted) => Stored { position: accepted.position, congestion: deliver::run(accepted.walks) },
         Appended::Later(answer) => settled(answer).await?,
     };
     if let Some(congestion) = congestion {
@@ -238,14 +238,14 @@ impl Subscriber {
     pub fn join(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
         let _place = match engine.attach(&name(channel)) {
             Some(attached) => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(attached))?,
-            None => Place::default(),
+            None => SubscriberSlot::default(),
         };
         Self::attached(engine, channel, start)
     }
 
     pub fn attached(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
         let connection = connection();
-        let newcomer = Newcomer { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };
+        let newcomer = JoinRequest { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };
         let mut told = None;
         let mut announce = |joined: Joined<'_>| {
             told = Some((joined.position.clone(), joined.recovered));

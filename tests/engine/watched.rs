@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lastmile::broker::channel::presence::{LEASE, Notice};
+use lastmile::broker::channel::presence::{PRESENCE_LEASE, PresenceUpdate};
 use lastmile::broker::{Engine, Now};
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ async fn a_node_that_ends_in_order_takes_its_subscribers_out_of_the_count_at_onc
     tokio::join!(third.stop(), there.expect_close(4000, "draining"));
     assert_eq!(event(&mut publisher).await, (json!("unsubscribed"), Some(0)));
     counted(&pair, 0).await;
-    assert!(began.elapsed() < LEASE, "after {:?}", began.elapsed());
+    assert!(began.elapsed() < PRESENCE_LEASE, "after {:?}", began.elapsed());
 }
 
 /// What each node says when asked over HTTP.
@@ -203,7 +203,7 @@ async fn a_node_that_is_not_heard_of_any_more_is_not_counted() {
     let _observation =
         hub.observe(name("c"), connection.clone(), vec![("there".into(), 3)], now, |sum| told = Some(sum));
     assert_eq!(told, Some(3));
-    let notice = |count: u64| -> Notice {
+    let notice = |count: u64| -> PresenceUpdate {
         serde_json::from_value(json!({"channel": "c", "what": null, "connections": count, "missed": 0})).unwrap()
     };
     let last = || {
@@ -214,15 +214,15 @@ async fn a_node_that_is_not_heard_of_any_more_is_not_counted() {
     assert_eq!(last(), None, "it is known");
     observers.hear("elsewhere", &notice(4), now + Duration::from_secs(5));
     assert_eq!(last(), Some((json!("counted"), 7)));
-    assert_eq!(observers.renew(now + LEASE).here, [name("c")]);
+    assert_eq!(observers.renew(now + PRESENCE_LEASE).here, [name("c")]);
     assert_eq!(last(), Some((json!("counted"), 4)));
     // The other way round: who watches is told for as long as it asks.
-    hub.watched_by(&name("d"), "there", now + LEASE);
+    hub.watched_by(&name("d"), "there", now + PRESENCE_LEASE);
     assert_eq!(notices.try_recv().unwrap().0[..], *"there");
-    assert_eq!(observers.renew(now + LEASE / 2).elsewhere, [name("d")]);
+    assert_eq!(observers.renew(now + PRESENCE_LEASE / 2).elsewhere, [name("d")]);
     observers.repeat(&name("d"));
     notices.try_recv().expect("the number again");
-    assert!(observers.renew(now + LEASE * 2).elsewhere.is_empty());
+    assert!(observers.renew(now + PRESENCE_LEASE * 2).elsewhere.is_empty());
     observers.repeat(&name("d"));
     assert!(notices.try_recv().is_err());
 }

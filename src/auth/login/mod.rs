@@ -20,7 +20,7 @@ use arc_swap::ArcSwapOption;
 
 use super::revocation::Revocations;
 use super::seal::{NoRandomness, SealKey, Sealer};
-use seen::Once;
+use seen::SeenOnce;
 
 pub use claims::{IdToken, scopes_of};
 pub use error::LoginError;
@@ -65,8 +65,8 @@ pub struct Login {
     active: ArcSwapOption<Active>,
     /// Seals where no key is configured; stays the same over reloads.
     own_key: SealKey,
-    states: Once,
-    logouts: Once,
+    states: SeenOnce,
+    logouts: SeenOnce,
 }
 
 /// The login as it is configured now.
@@ -81,8 +81,8 @@ impl Login {
         let this = Self {
             active: ArcSwapOption::empty(),
             own_key: SealKey::generate()?,
-            states: Once::new(pending::MAX_AGE),
-            logouts: Once::new(logout::MAX_AGE),
+            states: SeenOnce::new(pending::MAX_AGE),
+            logouts: SeenOnce::new(logout::MAX_AGE),
         };
         this.replace(config, revocations);
         Ok(this)

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 /// Values of one generation.
-const CAPACITY: usize = 20_000;
+const MAX_SEEN_VALUES: usize = 20_000;
 
-pub struct Once {
+pub struct SeenOnce {
     /// Seconds that a value is remembered, at least.
     keep: u64,
     generations: Mutex<Generations>,
@@ -25,7 +25,7 @@ struct Generations {
     began: u64,
 }
 
-impl Once {
+impl SeenOnce {
     pub fn new(keep: u64) -> Self {
         Self { keep, generations: Mutex::default() }
     }
@@ -41,7 +41,7 @@ impl Once {
         let mut generations = self.generations.lock();
         let Generations { young, old, began } = &mut *generations;
         let age = now.saturating_sub(*began);
-        if age >= self.keep || young.len() >= CAPACITY {
+        if age >= self.keep || young.len() >= MAX_SEEN_VALUES {
             *old = std::mem::take(young);
             if age >= self.keep.saturating_mul(2) {
                 old.clear();
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn t_o2_a_value_counts_once_while_it_is_remembered() {
-        let once = Once::new(600);
+        let once = SeenOnce::new(600);
         assert!(once.is_first(["a", "b"], 1000));
         for now in [1000, 1300, 1599, 1600, 2199] {
             assert!(!once.is_first(["a", "b"], now), "{now}");
@@ -69,11 +69,11 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let once = Once::new(600);
-        for number in 0..5 * CAPACITY {
+        let once = SeenOnce::new(600);
+        for number in 0..5 * MAX_SEEN_VALUES {
             assert!(once.is_first([&number.to_string(), ""], 1000));
         }
         let generations = once.generations.lock();
-        assert!(generations.young.len() + generations.old.len() <= 2 * CAPACITY);
+        assert!(generations.young.len() + generations.old.len() <= 2 * MAX_SEEN_VALUES);
     }
 }

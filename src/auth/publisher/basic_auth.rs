@@ -16,26 +16,26 @@ use crate::broker::RateLimit;
 use crate::protocol::{Code, Refusal};
 
 /// Verifications at once: each takes a core and its memory.
-const AT_ONCE: usize = 2;
+const MAX_CONCURRENT_HASHES: usize = 2;
 
 /// Requests that wait for a verification.
-const WAITING: usize = 1024;
+const MAX_QUEUED_HASHES: usize = 1024;
 
 /// Failures of one client address: a second, and at once.
 const FAILURES_PER_SECOND: u32 = 1;
-const FAILURES_AT_ONCE: u32 = 20;
+const FAILURE_BURST: u32 = 20;
 
 /// Addresses whose failures are remembered; those beyond share one limit.
-const ADDRESSES: usize = 10_000;
+const MAX_FAILURE_ADDRESSES: usize = 10_000;
 
 /// Who passed passes again without a verification for so long after the last time.
-const REMEMBERED: Duration = Duration::from_secs(300);
+const CREDENTIAL_CACHE_TTL: Duration = Duration::from_secs(300);
 
 /// Credentials that are remembered. Only good ones get in, so there are few.
-const CREDENTIALS: usize = 10_000;
+const MAX_CACHED_CREDENTIALS: usize = 10_000;
 
 /// Shared with the verifications that are under way.
-pub struct BasicGate(Arc<Inner>);
+pub struct PasswordVerifier(Arc<Inner>);
 
 struct Inner {
     /// Of this process alone; without randomness nothing is remembered.
@@ -54,7 +54,7 @@ struct Failures {
     last: Instant,
 }
 
-impl Default for BasicGate {
+impl Default for PasswordVerifier {
     fn default() -> Self {
         let mut secret = Zeroizing::new([0; 32]);
         let secret = getrandom::fill(&mut *secret).ok().map(|()| hmac::Key::new(hmac::HMAC_SHA256, &*secret));
@@ -62,13 +62,13 @@ impl Default for BasicGate {
             secret,
             passed: Mutex::default(),
             failures: Mutex::default(),
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
-            places: Arc::new(Semaphore::new(WAITING)),
+            turns: Arc::new(Semaphore::new(MAX_CONCURRENT_HASHES)),
+            places: Arc::new(Semaphore::new(MAX_QUEUED_HASHES)),
         }))
     }
 }
 
-impl BasicGate {
+impl PasswordVerifier {
     /// The publisher of a user name and password. Refuses with `unauthenticated`, whatever of the two is wrong and
     /// after the same time; with `rate-limited` an address that failed too often.
     pub async fn admit(
@@ -130,7 +130,7 @@ impl Inner {
     fn has_passed(&self, digest: &Digest) -> bool {
         let now = Instant::now();
         match self.passed.lock().get_mut(digest) {
-            Some(last) if now.duration_since(*last) < REMEMBERED => {
+            Some(last) if now.duration_since(*last) < CREDENTIAL_CACHE_TTL => {
                 *last = now;
                 true
             }
@@ -141,10 +141,10 @@ impl Inner {
     fn remember(&self, digest: Digest) {
         let now = Instant::now();
         let mut passed = self.passed.lock();
-        if passed.len() >= CREDENTIALS {
-            passed.retain(|_, last| now.duration_since(*last) < REMEMBERED);
+        if passed.len() >= MAX_CACHED_CREDENTIALS {
+            passed.retain(|_, last| now.duration_since(*last) < CREDENTIAL_CACHE_TTL);
         }
-        if passed.len() < CREDENTIALS {
+        if passed.len() < MAX_CACHED_CREDENTIALS {
             passed.insert(digest, now);
         }
     }
@@ -159,12 +159,12 @@ impl Inner {
     fn count_failure(&self, address: IpAddr) {
         let now = Instant::now();
         let mut failures = self.failures.lock();
-        if failures.len() >= ADDRESSES {
-            let forgiven = Duration::from_secs(u64::from(FAILURES_AT_ONCE / FAILURES_PER_SECOND));
+        if failures.len() >= MAX_FAILURE_ADDRESSES {
+            let forgiven = Duration::from_secs(u64::from(FAILURE_BURST / FAILURES_PER_SECOND));
             failures.retain(|_, known| now.duration_since(known.last) < forgiven);
         }
         let address = self.accountable(&failures, address);
-        let limit = || RateLimit::new(FAILURES_PER_SECOND, FAILURES_AT_ONCE);
+        let limit = || RateLimit::new(FAILURES_PER_SECOND, FAILURE_BURST);
         let known = failures.entry(address).or_insert_with(|| Failures { limit: limit(), last: now });
         known.last = now;
         // Those that were verified at the same time may go one over the limit.
@@ -173,7 +173,7 @@ impl Inner {
 
     /// The address under which failures are counted: the one that all share where there are too many.
     fn accountable(&self, failures: &HashMap<IpAddr, Failures>, address: IpAddr) -> IpAddr {
-        let has_room = failures.len() < ADDRESSES || failures.contains_key(&address);
+        let has_room = failures.len() < MAX_FAILURE_ADDRESSES || failures.contains_key(&address);
         if has_room { address } else { Ipv6Addr::UNSPECIFIED.into() }
     }
 }

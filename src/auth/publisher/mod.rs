@@ -17,7 +17,7 @@ mod whitelist;
 use ed25519_dalek::VerifyingKey;
 
 pub use basic::{BadHash, BasicConfig, PasswordHash};
-pub use basic_auth::BasicGate;
+pub use basic_auth::PasswordVerifier;
 pub use signature::MAX_SKEW_SECS;
 pub use signature_base::RequestHead;
 pub use verify::Verified;

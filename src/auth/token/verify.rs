@@ -18,9 +18,9 @@ use super::error::TokenError;
 use super::header::Unverified;
 use super::issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 use super::jwks::discovery::ProviderMetadata;
-use super::jwks::metrics::Gauges;
-use super::jwks::refresh::Renewal;
-use super::jwks::{KeySource, Remote, Ring};
+use super::jwks::metrics::JwksMetrics;
+use super::jwks::refresh::Background;
+use super::jwks::{JwksCache, KeySource, Remote};
 use super::key_set::{SkippedKey, is_asymmetric};
 use crate::auth::fetch::Fetcher;
 use crate::broker::Principal;
@@ -38,7 +38,7 @@ pub struct Issuers {
 
 /// Keys belong to their issuer, so that two issuers with the same `kid` never mix.
 struct Issuer {
-    ring: Arc<Ring>,
+    ring: Arc<JwksCache>,
     algorithms: Vec<Algorithm>,
     typ: Option<String>,
     rules: Rules,
@@ -48,9 +48,9 @@ struct Issuer {
 
 /// What goes on around a ring for as long as it is used.
 struct Upkeep {
-    gauges: Gauges,
+    gauges: JwksMetrics,
     /// If its keys are fetched.
-    _renewal: Option<Renewal>,
+    _renewal: Option<Background>,
 }
 
 impl Issuers {
@@ -73,8 +73,8 @@ impl Issuers {
             };
             let renewal = fetcher
                 .zip(remote)
-                .map(|(fetcher, remote)| Renewal::start(issuer.ring.clone(), remote, fetcher.clone()));
-            let gauges = Gauges::new(&issuer.ring.issuer);
+                .map(|(fetcher, remote)| Background::start(issuer.ring.clone(), remote, fetcher.clone()));
+            let gauges = JwksMetrics::new(&issuer.ring.issuer);
             issuer.upkeep = Some(Arc::new(Upkeep { gauges, _renewal: renewal }));
         }
     }
@@ -164,7 +164,7 @@ impl Issuers {
     }
 
     /// The ring of an issuer with a `jwks_file`, and the keys in that.
-    fn filed(&self, issuer: &str) -> Result<(&Ring, &JwkSet), ReplaceError> {
+    fn filed(&self, issuer: &str) -> Result<(&JwksCache, &JwkSet), ReplaceError> {
         let ring = &self.by_name.get(issuer).ok_or(ReplaceError::IssuerUnknown)?.ring;
         match &ring.source {
             KeySource::Remote(_) => Err(ReplaceError::Fetched),
@@ -254,7 +254,7 @@ impl Issuer {
             return Err(IssuerProblem::SymmetricAlgorithm(*symmetric));
         }
         let ring_before = before.map(|before| &before.ring);
-        let ring = Ring::new(name.clone(), keys, algorithms.clone(), keys_max_age_secs, ring_before)?;
+        let ring = JwksCache::new(name.clone(), keys, algorithms.clone(), keys_max_age_secs, ring_before)?;
         let same = before.filter(|before| Arc::ptr_eq(&before.ring, &ring));
         let upkeep = same.and_then(|before| before.upkeep.clone());
         let rules = Rules { issuer: name, audiences, leeway_secs, max_lifetime_secs };

@@ -12,7 +12,7 @@ use crate::protocol::channel::is_unprintable;
 use crate::protocol::{ChannelName, Pattern};
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Template {
+pub struct ClaimPattern {
     parts: Vec<Part>,
 }
 
@@ -25,7 +25,7 @@ enum Part {
 
 /// Why a text is no template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TemplateError {
+pub enum ClaimPatternError {
     /// A brace without its other one.
     Unbalanced,
     /// `{}` or `{claim.}`
@@ -34,25 +34,25 @@ pub enum TemplateError {
     NotASegment,
 }
 
-impl Template {
+impl ClaimPattern {
     /// `None` for a pattern that asks for nothing of the token.
-    pub fn parse(text: &str) -> Result<Option<Self>, TemplateError> {
+    pub fn parse(text: &str) -> Result<Option<Self>, ClaimPatternError> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some(open) = rest.find(['{', '}']) {
             let (before, from) = rest.split_at(open);
             let (name, after) =
-                from.strip_prefix('{').and_then(|from| from.split_once('}')).ok_or(TemplateError::Unbalanced)?;
+                from.strip_prefix('{').and_then(|from| from.split_once('}')).ok_or(ClaimPatternError::Unbalanced)?;
             if name.contains('{') {
-                return Err(TemplateError::Unbalanced);
+                return Err(ClaimPatternError::Unbalanced);
             }
             let name = name.strip_prefix("claim.").unwrap_or(name);
             if name.is_empty() {
-                return Err(TemplateError::Nameless);
+                return Err(ClaimPatternError::Nameless);
             }
             let begins = if before.is_empty() { parts.is_empty() } else { before.ends_with('.') };
             if !begins || !(after.is_empty() || after.starts_with('.')) {
-                return Err(TemplateError::NotASegment);
+                return Err(ClaimPatternError::NotASegment);
             }
             parts.extend((!before.is_empty()).then(|| Part::Text(before.into())));
             parts.push(Part::Claim(name.into()));
@@ -138,7 +138,7 @@ fn push_segment(pattern: &mut String, value: &str) -> bool {
     !value.is_empty()
 }
 
-impl std::fmt::Display for TemplateError {
+impl std::fmt::Display for ClaimPatternError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Unbalanced => "a brace stands without its other one",
@@ -148,7 +148,7 @@ impl std::fmt::Display for TemplateError {
     }
 }
 
-impl std::error::Error for TemplateError {}
+impl std::error::Error for ClaimPatternError {}
 
 #[cfg(test)]
 mod tests {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn matches(template: &str, principal: &Principal, channel: &str) -> bool {
-        let template = Template::parse(template).unwrap().expect("a template");
+        let template = ClaimPattern::parse(template).unwrap().expect("a template");
         template.matches(&ChannelName::parse(channel).unwrap(), principal)
     }
 
@@ -245,15 +245,15 @@ mod tests {
         for (template, shape) in
             [("user.{sub}", "user.*"), ("{a}.{claim.b}.x", "*.*.x"), ("{sub}", "*"), ("a.{sub}.*", "a.*.*")]
         {
-            assert_eq!(Template::parse(template).unwrap().unwrap().shape().as_str(), shape);
+            assert_eq!(ClaimPattern::parse(template).unwrap().unwrap().shape().as_str(), shape);
         }
-        assert_eq!(Template::parse("prices.*"), Ok(None));
-        assert_eq!(Template::parse("a.{claim.b}.c").unwrap().unwrap().text(), "a.{b}.c");
+        assert_eq!(ClaimPattern::parse("prices.*"), Ok(None));
+        assert_eq!(ClaimPattern::parse("a.{claim.b}.c").unwrap().unwrap().text(), "a.{b}.c");
     }
 
     #[test]
     fn braces_hold_a_name_and_stand_alone_in_their_segment() {
-        use TemplateError::{Nameless, NotASegment, Unbalanced};
+        use ClaimPatternError::{Nameless, NotASegment, Unbalanced};
         for (text, error) in [
             ("user.{sub", Unbalanced),
             ("user.sub}", Unbalanced),
@@ -266,7 +266,7 @@ mod tests {
             ("user.*{sub}", NotASegment),
             ("{a}{b}", NotASegment),
         ] {
-            assert_eq!(Template::parse(text), Err(error), "{text}");
+            assert_eq!(ClaimPattern::parse(text), Err(error), "{text}");
         }
     }
 }

@@ -21,13 +21,13 @@ use crate::protocol::publication::Form;
 use crate::protocol::{ChannelName, CloseReason, Publication};
 
 /// A slice takes this many members before the next one is begun.
-const SLICE_FILL: usize = 256;
+const SHARD_CAPACITY: usize = 256;
 
 /// Bytes that may wait before a slice until publishers are asked to wait.
-const CONGESTED_BYTES: usize = 128 * 1024;
+const BACKPRESSURE_BYTES: usize = 128 * 1024;
 
 /// One subscription of one connection.
-pub struct Member {
+pub struct Subscriber {
     connection: Arc<Connection>,
     form: Form,
     slow_consumer: SlowConsumer,
@@ -38,7 +38,7 @@ pub struct Member {
     active: AtomicBool,
 }
 
-impl Member {
+impl Subscriber {
     pub fn new(connection: Arc<Connection>, form: Form, slow_consumer: SlowConsumer, tag: u64, seen: u64) -> Self {
         connection.subscribed();
         Self { connection, form, slow_consumer, tag, seen: seen.into(), active: true.into() }
@@ -148,18 +148,18 @@ struct Tally {
 }
 
 /// A part of a channel's members, walked by one task at a time.
-pub struct Slice {
-    state: Mutex<SliceState>,
+pub struct Shard {
+    state: Mutex<ShardState>,
     /// Tells publishers that the walk took what waited.
     relief: Notify,
     counters: Arc<Counters>,
 }
 
 #[derive(Default)]
-struct SliceState {
-    members: Slab<Arc<Member>>,
+struct ShardState {
+    members: Slab<Arc<Subscriber>>,
     /// The members as an array, made anew by the first walk after a change.
-    snapshot: Option<Arc<[Arc<Member>]>>,
+    snapshot: Option<Arc<[Arc<Subscriber>]>>,
     pending: Vec<Arc<Publication>>,
     pending_bytes: usize,
     walking: bool,
@@ -167,20 +167,20 @@ struct SliceState {
     in_flight: Option<Arc<Batch>>,
 }
 
-impl Slice {
+impl Shard {
     pub fn new(counters: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), relief: Notify::new(), counters })
     }
 
     pub fn is_full(&self) -> bool {
-        self.state.lock().members.len() >= SLICE_FILL
+        self.state.lock().members.len() >= SHARD_CAPACITY
     }
 
     pub fn members(&self) -> usize {
         self.state.lock().members.len()
     }
 
-    pub fn add(&self, member: Arc<Member>) -> usize {
+    pub fn add(&self, member: Arc<Subscriber>) -> usize {
         let mut state = self.state.lock();
         state.snapshot = None;
         state.members.insert(member)
@@ -193,7 +193,7 @@ impl Slice {
     }
 
     /// Puts a publication before the slice. Returns a walk if none is under way: it has to be run.
-    pub fn push(self: &Arc<Self>, publication: Arc<Publication>) -> Option<Walk> {
+    pub fn push(self: &Arc<Self>, publication: Arc<Publication>) -> Option<Delivery> {
         let mut state = self.state.lock();
         if state.members.is_empty() {
             return None;
@@ -203,11 +203,11 @@ impl Slice {
         if std::mem::replace(&mut state.walking, true) {
             return None;
         }
-        Some(Walk { slice: self.clone(), load: None })
+        Some(Delivery { slice: self.clone(), load: None })
     }
 
     /// Sends `member` what it has not been sent, before the walk comes to it.
-    pub fn catch_up(&self, member: &Member) {
+    pub fn catch_up(&self, member: &Subscriber) {
         let (in_flight, pending) = {
             let state = self.state.lock();
             (state.in_flight.clone(), Batch::new(state.pending.clone()))
@@ -247,7 +247,7 @@ impl Slice {
 
     fn is_congested(&self) -> bool {
         let state = self.state.lock();
-        state.walking && state.pending_bytes > CONGESTED_BYTES
+        state.walking && state.pending_bytes > BACKPRESSURE_BYTES
     }
 
     fn count(&self, tally: &Tally) {
@@ -260,18 +260,18 @@ impl Slice {
 
 /// A walk over one slice. Dropping it leaves the slice free for the next one.
 #[must_use = "subscribers are written to only when it is run"]
-pub struct Walk {
-    slice: Arc<Slice>,
-    load: Option<Load>,
+pub struct Delivery {
+    slice: Arc<Shard>,
+    load: Option<InFlight>,
 }
 
-struct Load {
+struct InFlight {
     batch: Arc<Batch>,
-    members: Arc<[Arc<Member>]>,
+    members: Arc<[Arc<Subscriber>]>,
     at: usize,
 }
 
-impl Walk {
+impl Delivery {
     /// Members that it leads to, about.
     pub fn members(&self) -> usize {
         self.slice.members()
@@ -305,16 +305,16 @@ impl Walk {
         let batch = Arc::new(Batch::new(std::mem::take(&mut state.pending)));
         state.pending_bytes = 0;
         state.in_flight = Some(batch.clone());
-        let SliceState { members, snapshot, .. } = &mut *state;
+        let ShardState { members, snapshot, .. } = &mut *state;
         let members = snapshot.get_or_insert_with(|| members.iter().map(|(_, member)| member.clone()).collect());
-        self.load = Some(Load { batch, members: members.clone(), at: 0 });
+        self.load = Some(InFlight { batch, members: members.clone(), at: 0 });
         drop(state);
         self.slice.relief.notify_waiters();
         true
     }
 }
 
-impl Drop for Walk {
+impl Drop for Delivery {
     fn drop(&mut self) {
         if self.load.is_some() {
             let mut state = self.slice.state.lock();
@@ -326,25 +326,25 @@ impl Drop for Walk {
 /// The walks that a publication asks for.
 #[derive(Default)]
 #[must_use = "subscribers are written to only when they are run"]
-pub struct Walks {
+pub struct Deliveries {
     /// To be run, each on its own.
-    pub walks: Vec<Walk>,
+    pub walks: Vec<Delivery>,
     /// Where more waits than a walk should have to take: the publisher ought to wait.
-    pub congestion: Option<Congestion>,
+    pub congestion: Option<Backpressure>,
 }
 
-impl Walks {
-    pub fn add(&mut self, more: Walks) {
+impl Deliveries {
+    pub fn add(&mut self, more: Deliveries) {
         self.walks.extend(more.walks);
         self.congestion = self.congestion.take().or(more.congestion);
     }
 }
 
 /// A slice before which too much waits.
-pub struct Congestion(Arc<Slice>);
+pub struct Backpressure(Arc<Shard>);
 
-impl Congestion {
-    pub fn of(slice: &Arc<Slice>) -> Option<Self> {
+impl Backpressure {
+    pub fn of(slice: &Arc<Shard>) -> Option<Self> {
         slice.is_congested().then(|| Self(slice.clone()))
     }
 

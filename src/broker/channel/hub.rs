@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::fanout::{Congestion, Member, Slice, Walks};
-use super::presence::{Happened, Observation, Observers};
+use super::fanout::{Backpressure, Deliveries, Shard, Subscriber};
+use super::presence::{Presence, PresenceEvent, PresenceSubscription};
 use crate::broker::Principal;
 use crate::broker::SlowConsumer;
 use crate::broker::connection::Connection;
@@ -18,35 +18,35 @@ use crate::protocol::websocket::text_frame;
 use crate::protocol::{ChannelName, CloseReason, Code, Form, Publication, Refusal};
 
 /// Locks over the map of channels, so that channels rarely wait for each other.
-const SHARDS: usize = 64;
+const LOCK_STRIPES: usize = 64;
 
 /// A cheap handle; every method is synchronous and no lock is held when it returns.
 #[derive(Clone)]
 pub struct Hub(Arc<Inner>);
 
 struct Inner {
-    shards: Vec<RwLock<HashMap<ChannelName, Arc<Listeners>>>>,
+    shards: Vec<RwLock<HashMap<ChannelName, Arc<Subscribers>>>>,
     hasher: RandomState,
     /// Slices of a large channel: one for each core.
     max_slices: usize,
     counters: Arc<Counters>,
-    observers: Observers,
+    observers: Presence,
 }
 
 /// The members of one channel.
 #[derive(Default)]
-struct Listeners {
-    state: Mutex<ListenersState>,
+struct Subscribers {
+    state: Mutex<SubscribersState>,
 }
 
 #[derive(Default)]
-struct ListenersState {
+struct SubscribersState {
     members: u64,
-    slices: Vec<Arc<Slice>>,
+    slices: Vec<Arc<Shard>>,
 }
 
 /// Who wants to join a channel.
-pub struct Newcomer {
+pub struct JoinRequest {
     pub connection: Arc<Connection>,
     /// `None` for a client without a token.
     pub principal: Option<Arc<Principal>>,
@@ -59,8 +59,8 @@ pub struct Newcomer {
 pub struct Membership {
     hub: Hub,
     channel: ChannelName,
-    member: Arc<Member>,
-    slice: Arc<Slice>,
+    member: Arc<Subscriber>,
+    slice: Arc<Shard>,
     at: usize,
     connection: u64,
     principal: Option<Arc<Principal>>,
@@ -68,13 +68,13 @@ pub struct Membership {
 
 impl Hub {
     pub fn new(max_slices: usize, counters: Arc<Counters>) -> Self {
-        let shards = (0..SHARDS).map(|_| RwLock::default()).collect();
+        let shards = (0..LOCK_STRIPES).map(|_| RwLock::default()).collect();
         Self(Arc::new(Inner {
             shards,
             hasher: RandomState::new(),
             max_slices: max_slices.max(1),
             counters,
-            observers: Observers::default(),
+            observers: Presence::default(),
         }))
     }
 
@@ -82,7 +82,7 @@ impl Hub {
     pub fn join(
         &self,
         channel: &ChannelName,
-        newcomer: Newcomer,
+        newcomer: JoinRequest,
         slow_consumer: SlowConsumer,
         seen: u64,
         max_members: u64,
@@ -94,14 +94,14 @@ impl Hub {
             return Err(Refusal::new(Code::ConnectionLimit, "the channel has as many subscribers as it may have"));
         }
         state.members += 1;
-        let Newcomer { connection, principal, form, tag } = newcomer;
-        let who = Happened::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
+        let JoinRequest { connection, principal, form, tag } = newcomer;
+        let who = PresenceEvent::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
         self.0.observers.tell(channel, who, state.members);
         let slice = state.slice_for_one_more(self.0.max_slices, &self.0.counters);
         drop(state);
         drop(shard);
         let number = connection.id;
-        let member = Arc::new(Member::new(connection, form, slow_consumer, tag, seen));
+        let member = Arc::new(Subscriber::new(connection, form, slow_consumer, tag, seen));
         let at = slice.add(member.clone());
         self.0.counters.subscriptions.increment(1);
         Ok(Membership { hub: self.clone(), channel: channel.clone(), member, slice, at, connection: number, principal })
@@ -113,15 +113,15 @@ impl Hub {
     }
 
     /// Puts a publication before every member. To be called in the order of offsets.
-    pub fn fan_out(&self, channel: &ChannelName, publication: &Arc<Publication>) -> Walks {
+    pub fn fan_out(&self, channel: &ChannelName, publication: &Arc<Publication>) -> Deliveries {
         let Some(listeners) = self.listeners(channel) else {
-            return Walks::default();
+            return Deliveries::default();
         };
         let state = listeners.state.lock();
-        let mut walks = Walks::default();
+        let mut walks = Deliveries::default();
         for slice in &state.slices {
             walks.walks.extend(slice.push(publication.clone()));
-            walks.congestion = walks.congestion.or_else(|| Congestion::of(slice));
+            walks.congestion = walks.congestion.or_else(|| Backpressure::of(slice));
         }
         walks
     }
@@ -138,7 +138,7 @@ impl Hub {
         if let Some(listeners) = self.listeners(channel) {
             let slices = listeners.state.lock().slices.clone();
             let ended = slices.iter().map(|slice| slice.end(channel, reason)).sum();
-            self.leave(channel, ended, Happened::Ended(reason));
+            self.leave(channel, ended, PresenceEvent::Ended(reason));
         }
     }
 
@@ -151,7 +151,7 @@ impl Hub {
         elsewhere: Vec<(String, u64)>,
         now: Instant,
         announce: impl FnOnce(u64),
-    ) -> Observation {
+    ) -> PresenceSubscription {
         // No one joins or leaves meanwhile.
         let shard = self.shard(&channel).write();
         let members = shard.get(&channel).map_or(0, |listeners| listeners.state.lock().members);
@@ -165,7 +165,7 @@ impl Hub {
         self.0.observers.watched_by(channel, node, members, until);
     }
 
-    pub fn observers(&self) -> &Observers {
+    pub fn observers(&self) -> &Presence {
         &self.0.observers
     }
 
@@ -175,7 +175,7 @@ impl Hub {
     }
 
     /// So many members were removed from their slices.
-    fn leave(&self, channel: &ChannelName, count: u64, happened: Happened<'_>) {
+    fn leave(&self, channel: &ChannelName, count: u64, happened: PresenceEvent<'_>) {
         self.0.counters.subscriptions.decrement(count as f64);
         let mut shard = self.shard(channel).write();
         let Some(listeners) = shard.get(channel) else { return };
@@ -190,23 +190,23 @@ impl Hub {
         }
     }
 
-    fn listeners(&self, channel: &ChannelName) -> Option<Arc<Listeners>> {
+    fn listeners(&self, channel: &ChannelName) -> Option<Arc<Subscribers>> {
         self.shard(channel).read().get(channel).cloned()
     }
 
-    fn shard(&self, channel: &ChannelName) -> &RwLock<HashMap<ChannelName, Arc<Listeners>>> {
-        &self.0.shards[self.0.hasher.hash_one(channel) as usize % SHARDS]
+    fn shard(&self, channel: &ChannelName) -> &RwLock<HashMap<ChannelName, Arc<Subscribers>>> {
+        &self.0.shards[self.0.hasher.hash_one(channel) as usize % LOCK_STRIPES]
     }
 }
 
-impl ListenersState {
-    fn slice_for_one_more(&mut self, max_slices: usize, counters: &Arc<Counters>) -> Arc<Slice> {
+impl SubscribersState {
+    fn slice_for_one_more(&mut self, max_slices: usize, counters: &Arc<Counters>) -> Arc<Shard> {
         let room = self.slices.iter().find(|slice| !slice.is_full()).cloned();
         if let Some(slice) = room {
             return slice;
         }
         if self.slices.len() < max_slices {
-            self.slices.push(Slice::new(counters.clone()));
+            self.slices.push(Shard::new(counters.clone()));
         }
         self.slices.iter().min_by_key(|slice| slice.members()).expect("there is at least one slice").clone()
     }
@@ -221,7 +221,7 @@ impl Membership {
         &self.channel
     }
 
-    pub(in crate::broker) fn member(&self) -> Arc<Member> {
+    pub(in crate::broker) fn member(&self) -> Arc<Subscriber> {
         self.member.clone()
     }
 
@@ -242,7 +242,7 @@ impl Drop for Membership {
         if self.member.deactivate() {
             self.slice.remove(self.at);
             let person = person(self.principal.as_deref());
-            let who = Happened::Unsubscribed { connection: self.connection, person };
+            let who = PresenceEvent::Unsubscribed { connection: self.connection, person };
             self.hub.leave(&self.channel, 1, who);
         }
     }

@@ -17,35 +17,35 @@ use crate::protocol::frame::server_frame::{Event, Person, Reply};
 use crate::protocol::{ChannelName, CloseReason};
 
 /// An observer whose socket is this far behind is told less, and how much less.
-const BEHIND_BYTES: usize = 64 * 1024;
+const WATCHER_BEHIND_BYTES: usize = 64 * 1024;
 
 /// A node is told for so long after it asked, and its subscribers count for so long after it was heard of.
-pub const LEASE: Duration = Duration::from_secs(15);
+pub const PRESENCE_LEASE: Duration = Duration::from_secs(15);
 
 /// Words for other nodes that wait.
-const MAX_WAITING: usize = 4096;
+const MAX_QUEUED_UPDATES: usize = 4096;
 
 #[derive(Clone, Default)]
-pub struct Observers(Arc<Inner>);
+pub struct Presence(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     /// Asked before anything is locked: most channels have no observer.
     count: AtomicUsize,
     next: AtomicU64,
-    by_channel: Mutex<HashMap<ChannelName, Watched>>,
+    by_channel: Mutex<HashMap<ChannelName, WatchedChannel>>,
     nodes: OnceLock<Nodes>,
 }
 
 /// The way to other nodes.
 struct Nodes {
     own: Arc<str>,
-    outward: mpsc::Sender<(Arc<str>, Notice)>,
+    outward: mpsc::Sender<(Arc<str>, PresenceUpdate)>,
 }
 
 /// A channel that somebody watches, here or on another node.
 #[derive(Default)]
-struct Watched {
+struct WatchedChannel {
     /// Subscribers of this node.
     here: u64,
     /// Those of other nodes, and when they were heard of.
@@ -54,11 +54,11 @@ struct Watched {
     told: u64,
     /// Told, and nobody came since.
     is_ended: bool,
-    observers: Vec<Observer>,
-    watchers: HashMap<Arc<str>, Watcher>,
+    observers: Vec<LocalWatcher>,
+    watchers: HashMap<Arc<str>, RemoteWatcher>,
 }
 
-struct Observer {
+struct LocalWatcher {
     number: u64,
     connection: Arc<Connection>,
     /// Events that it was not told.
@@ -66,30 +66,30 @@ struct Observer {
 }
 
 /// A node on which somebody watches.
-struct Watcher {
+struct RemoteWatcher {
     until: Instant,
     missed: u64,
 }
 
 /// What has to be said again every few seconds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Renewal {
+pub struct RefreshList {
     /// Channels that are watched here, for [`Bus::watch`](crate::broker::Bus::watch).
     pub here: Vec<ChannelName>,
-    /// Channels that are watched on other nodes, for [`Observers::repeat`].
+    /// Channels that are watched on other nodes, for [`Presence::repeat`].
     pub elsewhere: Vec<ChannelName>,
 }
 
 /// Tells a connection about a channel until it is dropped.
-pub struct Observation {
-    observers: Observers,
+pub struct PresenceSubscription {
+    observers: Presence,
     pub channel: ChannelName,
     number: u64,
 }
 
 /// What happened to a channel's subscribers on this node.
 #[derive(Clone, Copy)]
-pub enum Happened<'a> {
+pub enum PresenceEvent<'a> {
     Subscribed { connection: u64, person: Option<Person<'a>> },
     Unsubscribed { connection: u64, person: Option<Person<'a>> },
     Ended(CloseReason),
@@ -97,28 +97,28 @@ pub enum Happened<'a> {
 
 /// What one node tells another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice {
+pub struct PresenceUpdate {
     channel: Arc<str>,
     /// `None` where there is only the number to tell.
-    what: Option<What>,
+    what: Option<WireEvent>,
     /// Subscribers of the node after it.
     connections: u64,
     /// Notices of the channel before this one that were left out.
     missed: u64,
 }
 
-/// [`Happened`], as it is written.
+/// [`PresenceEvent`], as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum What {
+enum WireEvent {
     Subscribed { connection: u64, person: Option<(Arc<str>, Arc<str>)> },
     Unsubscribed { connection: u64, person: Option<(Arc<str>, Arc<str>)> },
     Ended(String),
 }
 
-impl Observers {
+impl Presence {
     /// From now on other nodes are told and counted. Returns the words for them, each with its node.
-    pub fn over_nodes(&self, own: &str) -> mpsc::Receiver<(Arc<str>, Notice)> {
-        let (outward, notices) = mpsc::channel(MAX_WAITING);
+    pub fn over_nodes(&self, own: &str) -> mpsc::Receiver<(Arc<str>, PresenceUpdate)> {
+        let (outward, notices) = mpsc::channel(MAX_QUEUED_UPDATES);
         // Whoever asks again gets words that nobody sends.
         let _ = self.0.nodes.set(Nodes { own: own.into(), outward });
         notices
@@ -134,7 +134,7 @@ impl Observers {
         elsewhere: Vec<(String, u64)>,
         now: Instant,
         announce: impl FnOnce(u64),
-    ) -> Observation {
+    ) -> PresenceSubscription {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let mut by_channel = self.0.by_channel.lock();
         let watched = by_channel.entry(channel.clone()).or_default();
@@ -145,10 +145,10 @@ impl Observers {
         }
         // Those that watch already are told with the next event.
         watched.told = watched.sum();
-        watched.observers.push(Observer { number, connection, missed: 0 });
+        watched.observers.push(LocalWatcher { number, connection, missed: 0 });
         announce(watched.told);
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
-        Observation { observers: self.clone(), channel, number }
+        PresenceSubscription { observers: self.clone(), channel, number }
     }
 
     /// Tells `node` until then, and at once how many subscribers there are here.
@@ -158,14 +158,14 @@ impl Observers {
         let watched = by_channel.entry(channel.clone()).or_default();
         watched.here = here;
         let node = Arc::<str>::from(node);
-        let watcher = watched.watchers.entry(node.clone()).or_insert(Watcher { until, missed: 0 });
+        let watcher = watched.watchers.entry(node.clone()).or_insert(RemoteWatcher { until, missed: 0 });
         watcher.until = until;
         watcher.tell(nodes, &node, channel, None, here);
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
     }
 
     /// `here` listen now on this node. To be called in the order of what happens.
-    pub(super) fn tell(&self, channel: &ChannelName, happened: Happened<'_>, here: u64) {
+    pub(super) fn tell(&self, channel: &ChannelName, happened: PresenceEvent<'_>, here: u64) {
         if self.0.count.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -176,14 +176,14 @@ impl Observers {
         watched.happened(channel, happened, nodes.map(|nodes| &*nodes.own));
         if let Some(nodes) = nodes {
             for (node, watcher) in &mut watched.watchers {
-                watcher.tell(nodes, node, channel, Some(What::of(happened)), here);
+                watcher.tell(nodes, node, channel, Some(WireEvent::of(happened)), here);
             }
         }
     }
 
     /// Another node told something about its subscribers. To be called in the order of what it says.
-    pub fn hear(&self, node: &str, notice: &Notice, now: Instant) {
-        let Notice { channel, what, connections, missed } = notice;
+    pub fn hear(&self, node: &str, notice: &PresenceUpdate, now: Instant) {
+        let PresenceUpdate { channel, what, connections, missed } = notice;
         let Ok(channel) = ChannelName::from_dialect(channel) else { return };
         let mut by_channel = self.0.by_channel.lock();
         let Some(watched) = by_channel.get_mut(&channel).filter(|watched| !watched.observers.is_empty()) else {
@@ -191,23 +191,23 @@ impl Observers {
         };
         watched.elsewhere.insert(node.into(), (*connections, now));
         watched.observers.iter_mut().for_each(|observer| observer.missed += missed);
-        match what.as_ref().and_then(What::happened) {
+        match what.as_ref().and_then(WireEvent::happened) {
             Some(happened) => watched.happened(&channel, happened, Some(node)),
             None => watched.counted(&channel),
         }
     }
 
     /// Forgets nodes that were not heard of for too long. To be called every few seconds; gives what is to be said again.
-    pub fn renew(&self, now: Instant) -> Renewal {
+    pub fn renew(&self, now: Instant) -> RefreshList {
         let mut by_channel = self.0.by_channel.lock();
-        let mut renewal = Renewal::default();
+        let mut renewal = RefreshList::default();
         for (channel, watched) in by_channel.iter_mut() {
             watched.watchers.retain(|_, watcher| watcher.until > now);
             if !watched.watchers.is_empty() {
                 renewal.elsewhere.push(channel.clone());
             }
             if !watched.observers.is_empty() {
-                watched.elsewhere.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < LEASE);
+                watched.elsewhere.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < PRESENCE_LEASE);
                 watched.counted(channel);
                 renewal.here.push(channel.clone());
             }
@@ -228,7 +228,7 @@ impl Observers {
     }
 }
 
-impl Watched {
+impl WatchedChannel {
     fn sum(&self) -> u64 {
         self.here + self.elsewhere.values().map(|(count, _)| count).sum::<u64>()
     }
@@ -238,11 +238,11 @@ impl Watched {
     }
 
     /// `node` is where it happened.
-    fn happened(&mut self, channel: &ChannelName, happened: Happened<'_>, node: Option<&str>) {
+    fn happened(&mut self, channel: &ChannelName, happened: PresenceEvent<'_>, node: Option<&str>) {
         match happened {
             // Each node ends the subscriptions of its own; that is one end.
-            Happened::Ended(_) if self.is_ended => return self.counted(channel),
-            Happened::Ended(reason) => {
+            PresenceEvent::Ended(_) if self.is_ended => return self.counted(channel),
+            PresenceEvent::Ended(reason) => {
                 self.is_ended = true;
                 // The others are about to say so.
                 if reason != CloseReason::EngineUnavailable {
@@ -250,8 +250,8 @@ impl Watched {
                     self.elsewhere.values_mut().for_each(|(count, _)| *count = 0);
                 }
             }
-            Happened::Subscribed { .. } => self.is_ended = false,
-            Happened::Unsubscribed { .. } => {}
+            PresenceEvent::Subscribed { .. } => self.is_ended = false,
+            PresenceEvent::Unsubscribed { .. } => {}
         }
         self.told = self.sum();
         for observer in &mut self.observers {
@@ -268,18 +268,26 @@ impl Watched {
     }
 }
 
-impl Observer {
-    fn tell(&mut self, channel: &ChannelName, happened: Option<Happened<'_>>, node: Option<&str>, connections: u64) {
-        if self.connection.waiting_bytes() > BEHIND_BYTES {
+impl LocalWatcher {
+    fn tell(
+        &mut self,
+        channel: &ChannelName,
+        happened: Option<PresenceEvent<'_>>,
+        node: Option<&str>,
+        connections: u64,
+    ) {
+        if self.connection.waiting_bytes() > WATCHER_BEHIND_BYTES {
             self.missed += 1;
             return;
         }
         let (event, who, reason) = match happened {
-            Some(Happened::Subscribed { connection, person }) => (Event::Subscribed, Some((connection, person)), None),
-            Some(Happened::Unsubscribed { connection, person }) => {
+            Some(PresenceEvent::Subscribed { connection, person }) => {
+                (Event::Subscribed, Some((connection, person)), None)
+            }
+            Some(PresenceEvent::Unsubscribed { connection, person }) => {
                 (Event::Unsubscribed, Some((connection, person)), None)
             }
-            Some(Happened::Ended(reason)) => (Event::Ended, None, Some(reason.name())),
+            Some(PresenceEvent::Ended(reason)) => (Event::Ended, None, Some(reason.name())),
             None => (Event::Counted, None, None),
         };
         let name = who.map(|(connection, _)| format!("c-{connection:x}"));
@@ -297,10 +305,17 @@ impl Observer {
     }
 }
 
-impl Watcher {
-    fn tell(&mut self, nodes: &Nodes, node: &Arc<str>, channel: &ChannelName, what: Option<What>, connections: u64) {
+impl RemoteWatcher {
+    fn tell(
+        &mut self,
+        nodes: &Nodes,
+        node: &Arc<str>,
+        channel: &ChannelName,
+        what: Option<WireEvent>,
+        connections: u64,
+    ) {
         let is_event = what.is_some();
-        let notice = Notice { channel: channel.as_str().into(), what, connections, missed: self.missed };
+        let notice = PresenceUpdate { channel: channel.as_str().into(), what, connections, missed: self.missed };
         match nodes.outward.try_send((node.clone(), notice)) {
             Ok(()) => self.missed = 0,
             Err(_) => self.missed += u64::from(is_event),
@@ -308,34 +323,38 @@ impl Watcher {
     }
 }
 
-impl What {
-    fn of(happened: Happened<'_>) -> Self {
+impl WireEvent {
+    fn of(happened: PresenceEvent<'_>) -> Self {
         let owned = |person: Option<Person<'_>>| person.map(|person| (person.issuer.into(), person.subject.into()));
         match happened {
-            Happened::Subscribed { connection, person } => Self::Subscribed { connection, person: owned(person) },
-            Happened::Unsubscribed { connection, person } => Self::Unsubscribed { connection, person: owned(person) },
-            Happened::Ended(reason) => Self::Ended(reason.name().to_owned()),
+            PresenceEvent::Subscribed { connection, person } => Self::Subscribed { connection, person: owned(person) },
+            PresenceEvent::Unsubscribed { connection, person } => {
+                Self::Unsubscribed { connection, person: owned(person) }
+            }
+            PresenceEvent::Ended(reason) => Self::Ended(reason.name().to_owned()),
         }
     }
 
     /// `None` for what only a newer node says.
-    fn happened(&self) -> Option<Happened<'_>> {
+    fn happened(&self) -> Option<PresenceEvent<'_>> {
         fn person(person: &Option<(Arc<str>, Arc<str>)>) -> Option<Person<'_>> {
             person.as_ref().map(|(issuer, subject)| Person { issuer, subject })
         }
         Some(match self {
             Self::Subscribed { connection, person: who } => {
-                Happened::Subscribed { connection: *connection, person: person(who) }
+                PresenceEvent::Subscribed { connection: *connection, person: person(who) }
             }
             Self::Unsubscribed { connection, person: who } => {
-                Happened::Unsubscribed { connection: *connection, person: person(who) }
+                PresenceEvent::Unsubscribed { connection: *connection, person: person(who) }
             }
-            Self::Ended(name) => Happened::Ended(CloseReason::ALL.into_iter().find(|reason| reason.name() == name)?),
+            Self::Ended(name) => {
+                PresenceEvent::Ended(CloseReason::ALL.into_iter().find(|reason| reason.name() == name)?)
+            }
         })
     }
 }
 
-impl Drop for Observation {
+impl Drop for PresenceSubscription {
     fn drop(&mut self) {
         let mut by_channel = self.observers.0.by_channel.lock();
         let Some(watched) = by_channel.get_mut(&self.channel) else { return };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::broker::{Principal, Template};
+use crate::broker::{ClaimPattern, Principal};
 use crate::protocol::{ChannelName, Pattern};
 
 /// Who may subscribe to a channel.
@@ -105,7 +105,7 @@ pub struct ChannelRule {
     /// With `*` where a template has a claim: limits do not depend on who asks.
     pub pattern: Pattern,
     /// Whose channels these are, where the pattern was written with claims in braces.
-    pub template: Option<Template>,
+    pub template: Option<ClaimPattern>,
     /// Who meets one of these may not subscribe, whatever else holds.
     pub deny: Vec<Requirements>,
     pub subscribers: Audience,
@@ -172,7 +172,7 @@ impl ChannelRules {
                 Audience::Anyone | Audience::Authenticated => &[],
             };
             let required = allowed.iter().chain(&rule.deny).flat_map(|needed| needed.claims.keys().map(String::as_str));
-            required.chain(rule.template.iter().flat_map(Template::claims))
+            required.chain(rule.template.iter().flat_map(ClaimPattern::claims))
         })
         .collect()
     }

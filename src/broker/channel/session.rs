@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::broker::engine::{Engine, Joined, Now, Start};
-use crate::broker::replies::{Outward, Replies};
-use crate::broker::{ChannelRules, Connection, Membership, Newcomer, Principal};
+use crate::broker::replies::{NewReply, Replies};
+use crate::broker::{ChannelRules, Connection, JoinRequest, Membership, Principal};
 use crate::protocol::frame::command::Command;
 use crate::protocol::frame::server_frame::Reply;
 use crate::protocol::publication::Position;
@@ -14,7 +14,7 @@ use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
 
 /// What every session shares.
 #[derive(Clone)]
-pub struct Channels {
+pub struct SessionContext {
     pub engine: Arc<dyn Engine>,
     pub rules: Arc<ArcSwap<ChannelRules>>,
     pub replies: Replies,
@@ -24,7 +24,7 @@ pub struct Channels {
 
 pub struct Session {
     connection: Arc<Connection>,
-    channels: Channels,
+    channels: SessionContext,
     principal: Option<Arc<Principal>>,
     form: Form,
     /// Sorted by channel: most sessions have few.
@@ -34,7 +34,7 @@ pub struct Session {
 
 impl Session {
     /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
-    pub fn new(connection: Arc<Connection>, channels: Channels, principal: Option<Arc<Principal>>) -> Self {
+    pub fn new(connection: Arc<Connection>, channels: SessionContext, principal: Option<Arc<Principal>>) -> Self {
         connection.admit(principal.as_ref().map(|principal| principal.expires));
         Self { connection, channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
     }
@@ -170,7 +170,7 @@ impl Session {
             return Err(Refusal::new(Code::LimitReached, "the connection listens to as many channels as it may"));
         }
         self.next_tag += 1;
-        let newcomer = Newcomer {
+        let newcomer = JoinRequest {
             connection: self.connection.clone(),
             principal: self.principal.clone(),
             form: self.form,
@@ -210,7 +210,7 @@ impl Session {
         }
         let to = Position::of_message(&to.0).ok_or(Code::MessageUnknown)?;
         let publisher = self.channels.engine.publisher_of(&channel, &to).ok_or(Code::MessageUnknown)?;
-        let reply = Outward {
+        let reply = NewReply {
             from: &self.connection,
             membership,
             principal: self.principal.as_deref(),

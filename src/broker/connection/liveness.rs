@@ -6,7 +6,7 @@ use super::{ConnectionLimits, Phase};
 use crate::protocol::CloseReason;
 
 #[derive(Debug)]
-pub struct Watch {
+pub struct Liveness {
     /// Sweeps since something arrived.
     quiet: u16,
     /// Sweeps in which something waited and the socket took nothing.
@@ -23,7 +23,7 @@ pub struct Watch {
 
 /// What a sweep asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Action {
     Fine,
     Ping,
     Close(CloseReason),
@@ -31,7 +31,7 @@ pub enum Verdict {
     Abandon,
 }
 
-impl Watch {
+impl Liveness {
     pub fn new(id: u64, limits: &ConnectionLimits) -> Self {
         let ping = sweeps(limits.ping);
         let spread = u64::from(ping / 5) + 1;
@@ -55,37 +55,37 @@ impl Watch {
         phase: Phase,
         now_unix: u64,
         limits: &ConnectionLimits,
-    ) -> Verdict {
+    ) -> Action {
         match phase {
             Phase::Open => {}
-            Phase::Closed(_) => return Verdict::Fine,
+            Phase::Closed(_) => return Action::Fine,
             Phase::Closing(_) => {
                 self.closing = self.closing.saturating_add(1);
-                return if self.closing > sweeps(limits.close) { Verdict::Abandon } else { Verdict::Fine };
+                return if self.closing > sweeps(limits.close) { Action::Abandon } else { Action::Fine };
             }
         }
         self.stalled = if waiting && !moved { self.stalled.saturating_add(1) } else { 0 };
         self.quiet = if heard { 0 } else { self.quiet.saturating_add(1) };
         if self.expires != 0 && now_unix >= self.expires {
-            return Verdict::Close(CloseReason::TokenExpired);
+            return Action::Close(CloseReason::TokenExpired);
         }
         if self.stalled > sweeps(limits.stall) {
-            return Verdict::Close(CloseReason::SlowConsumer);
+            return Action::Close(CloseReason::SlowConsumer);
         }
         if self.hello > 0 {
             self.hello -= 1;
             if self.hello == 0 {
-                return Verdict::Close(CloseReason::Unauthenticated);
+                return Action::Close(CloseReason::Unauthenticated);
             }
         }
         if self.quiet == self.ping_after && limits.unasked.is_none() {
-            return Verdict::Ping;
+            return Action::Ping;
         }
         // A peer whose socket is full cannot be heard answering; the stall decides about it.
         if self.quiet > sweeps(limits.ping).saturating_add(whole(limits.pong)) && !waiting {
-            return Verdict::Close(CloseReason::PingTimeout);
+            return Action::Close(CloseReason::PingTimeout);
         }
-        Verdict::Fine
+        Action::Fine
     }
 }
 
@@ -113,13 +113,13 @@ mod tests {
     };
 
     /// The sweeps at which something other than `Fine` was said, up to the first end.
-    fn run(watch: &mut Watch, mut event: impl FnMut(u64) -> (bool, bool, bool)) -> Vec<(u64, Verdict)> {
+    fn run(watch: &mut Liveness, mut event: impl FnMut(u64) -> (bool, bool, bool)) -> Vec<(u64, Action)> {
         let mut said = Vec::new();
         for second in 1..60 {
             let (heard, waiting, moved) = event(second);
             match watch.sweep(heard, waiting, moved, Phase::Open, second, &LIMITS) {
-                Verdict::Fine => {}
-                end @ Verdict::Close(_) => {
+                Action::Fine => {}
+                end @ Action::Close(_) => {
                     said.push((second, end));
                     break;
                 }
@@ -131,46 +131,46 @@ mod tests {
 
     #[test]
     fn w7_a_silent_peer_is_pinged_and_then_ended() {
-        let said = run(&mut Watch::new(0, &LIMITS), |_| (false, false, false));
-        assert_eq!(said, [(10, Verdict::Ping), (15, Verdict::Close(CloseReason::PingTimeout))]);
-        let said = run(&mut Watch::new(1, &LIMITS), |second| (second == 12, false, false));
-        assert_eq!(said[..2], [(9, Verdict::Ping), (21, Verdict::Ping)]);
+        let said = run(&mut Liveness::new(0, &LIMITS), |_| (false, false, false));
+        assert_eq!(said, [(10, Action::Ping), (15, Action::Close(CloseReason::PingTimeout))]);
+        let said = run(&mut Liveness::new(1, &LIMITS), |second| (second == 12, false, false));
+        assert_eq!(said[..2], [(9, Action::Ping), (21, Action::Ping)]);
     }
 
     #[test]
     fn w7_a_peer_that_is_not_asked_is_ended_after_its_silence() {
         let limits = ConnectionLimits { pong: Duration::ZERO, unasked: Some((1000, "bye")), ..LIMITS };
-        let mut watch = Watch::new(3, &limits);
+        let mut watch = Liveness::new(3, &limits);
         let verdicts = (1..=11).map(|second| watch.sweep(false, false, false, Phase::Open, second, &limits));
-        let said: Vec<_> = verdicts.filter(|verdict| *verdict != Verdict::Fine).collect();
-        assert_eq!(said, [Verdict::Close(CloseReason::PingTimeout)]);
+        let said: Vec<_> = verdicts.filter(|verdict| *verdict != Action::Fine).collect();
+        assert_eq!(said, [Action::Close(CloseReason::PingTimeout)]);
     }
 
     #[test]
     fn a_socket_that_takes_nothing_is_a_slow_consumer() {
-        let said = run(&mut Watch::new(0, &LIMITS), |second| (false, true, second < 5));
-        assert_eq!(said, [(8, Verdict::Close(CloseReason::SlowConsumer))]);
+        let said = run(&mut Liveness::new(0, &LIMITS), |second| (false, true, second < 5));
+        assert_eq!(said, [(8, Action::Close(CloseReason::SlowConsumer))]);
     }
 
     #[test]
     fn the_first_message_has_a_deadline() {
-        let mut watch = Watch::new(0, &LIMITS);
+        let mut watch = Liveness::new(0, &LIMITS);
         watch.expect_hello(Duration::from_secs(5));
-        assert_eq!(run(&mut watch, |_| (true, false, false)), [(5, Verdict::Close(CloseReason::Unauthenticated))]);
+        assert_eq!(run(&mut watch, |_| (true, false, false)), [(5, Action::Close(CloseReason::Unauthenticated))]);
     }
 
     #[test]
     fn t_j12_a_right_ends_at_its_second() {
-        let mut watch = Watch::new(0, &LIMITS);
+        let mut watch = Liveness::new(0, &LIMITS);
         watch.admit(Some(7));
-        assert_eq!(run(&mut watch, |_| (true, false, false)), [(7, Verdict::Close(CloseReason::TokenExpired))]);
+        assert_eq!(run(&mut watch, |_| (true, false, false)), [(7, Action::Close(CloseReason::TokenExpired))]);
     }
 
     #[test]
     fn a_close_that_is_not_taken_is_abandoned() {
-        let mut watch = Watch::new(0, &LIMITS);
+        let mut watch = Liveness::new(0, &LIMITS);
         let phase = Phase::Closing(CloseReason::Draining);
         let verdicts: Vec<_> = (0..3).map(|_| watch.sweep(false, true, false, phase, 0, &LIMITS)).collect();
-        assert_eq!(verdicts, [Verdict::Fine, Verdict::Fine, Verdict::Abandon]);
+        assert_eq!(verdicts, [Action::Fine, Action::Fine, Action::Abandon]);
     }
 }

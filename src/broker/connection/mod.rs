@@ -15,13 +15,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
-use self::liveness::{Verdict, Watch};
+use self::liveness::{Action, Liveness};
 use self::outbox::{Outbox, Pushed};
 use crate::protocol::{CloseReason, websocket};
 
 /// What a cork holds back: a welcome, an answer and some messages.
-const CORKED_BYTES: usize = 16 * 1024;
-const CORKED_FRAMES: usize = 64;
+const BATCH_BYTES: usize = 16 * 1024;
+const BATCH_FRAMES: usize = 64;
 
 /// What the broker needs of a socket. Nothing here waits: a full socket answers [`ErrorKind::WouldBlock`].
 pub trait Socket: Send + Sync + 'static {
@@ -42,9 +42,9 @@ pub trait Socket: Send + Sync + 'static {
 }
 
 /// A socket that takes nothing: what is sent waits until the connection's task comes for it ([`Connection::take`]).
-pub struct Held;
+pub struct BufferedSocket;
 
-impl Socket for Held {
+impl Socket for BufferedSocket {
     fn try_write(&self, _bytes: &[u8]) -> io::Result<usize> {
         Err(ErrorKind::WouldBlock.into())
     }
@@ -89,7 +89,7 @@ struct State {
     /// What is sent waits for what is sent next.
     is_corked: bool,
     phase: Phase,
-    watch: Watch,
+    watch: Liveness,
     /// The connection's own task, which writes what waits and ends the connection.
     task: Option<Waker>,
     /// Those who wait until less waits here.
@@ -120,7 +120,7 @@ pub enum Sent {
 
 impl<S: Socket> Connection<S> {
     pub fn new(id: u64, limits: Arc<ConnectionLimits>, socket: S) -> Self {
-        let watch = Watch::new(id, &limits);
+        let watch = Liveness::new(id, &limits);
         let state = State {
             outbox: Outbox::default(),
             is_corked: false,
@@ -168,8 +168,8 @@ impl<S: Socket + ?Sized> Connection<S> {
     }
 
     /// Locks the outgoing side, so that several frames and a decision about them are one step.
-    pub fn lock(&self) -> Outgoing<'_, S> {
-        Outgoing { connection: self, state: self.state.lock() }
+    pub fn lock(&self) -> WriteGuard<'_, S> {
+        WriteGuard { connection: self, state: self.state.lock() }
     }
 
     /// Ends the connection with a Close frame after what already waits.
@@ -240,7 +240,7 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.lock().flush()
     }
 
-    /// Takes the oldest frames that wait, for a socket that takes none itself: see [`Held`].
+    /// Takes the oldest frames that wait, for a socket that takes none itself: see [`BufferedSocket`].
     pub fn take(&self) -> Option<Bytes> {
         let mut outgoing = self.lock();
         let taken = outgoing.state.outbox.take();
@@ -276,12 +276,12 @@ impl<S: Socket + ?Sized> Connection<S> {
         let waiting = !state.outbox.is_empty();
         let moved = state.outbox.take_progress();
         match state.watch.sweep(heard, waiting, moved, state.phase, now_unix, &self.limits) {
-            Verdict::Fine => None,
-            Verdict::Ping => {
+            Action::Fine => None,
+            Action::Ping => {
                 outgoing.send(&websocket::ping_frame(), None);
                 None
             }
-            Verdict::Close(reason) => {
+            Action::Close(reason) => {
                 let frame = match self.limits.unasked {
                     Some((code, text)) if reason == CloseReason::PingTimeout => {
                         websocket::close_frame_saying(code, text)
@@ -291,7 +291,7 @@ impl<S: Socket + ?Sized> Connection<S> {
                 outgoing.close(reason, frame);
                 Some(reason)
             }
-            Verdict::Abandon => {
+            Action::Abandon => {
                 outgoing.abandon();
                 None
             }
@@ -309,12 +309,12 @@ impl<S: Socket + ?Sized> Connection<S> {
 }
 
 /// The locked outgoing side of a connection.
-pub struct Outgoing<'a, S: Socket + ?Sized = dyn Socket> {
+pub struct WriteGuard<'a, S: Socket + ?Sized = dyn Socket> {
     connection: &'a Connection<S>,
     state: MutexGuard<'a, State>,
 }
 
-impl<S: Socket + ?Sized> Outgoing<'_, S> {
+impl<S: Socket + ?Sized> WriteGuard<'_, S> {
     /// `latest` names a channel of which only the newest frame may wait.
     pub fn send(&mut self, frame: &Bytes, latest: Option<u64>) -> Sent {
         if self.state.phase != Phase::Open {
@@ -361,8 +361,8 @@ impl<S: Socket + ?Sized> Outgoing<'_, S> {
     fn holds(&self, frame: &Bytes) -> bool {
         let (State { is_corked, outbox, .. }, limits) = (&*self.state, &self.connection.limits);
         *is_corked
-            && outbox.frames() < limits.outbox_frames.min(CORKED_FRAMES)
-            && outbox.bytes() + frame.len() <= limits.outbox_bytes.min(CORKED_BYTES)
+            && outbox.frames() < limits.outbox_frames.min(BATCH_FRAMES)
+            && outbox.bytes() + frame.len() <= limits.outbox_bytes.min(BATCH_BYTES)
     }
 
     fn uncork(&mut self) {

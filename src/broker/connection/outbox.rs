@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::Socket;
 
 /// Buffers of one vectored write: more do not make a system call cheaper.
-const MAX_SLICES: usize = 64;
+const MAX_WRITE_BUFFERS: usize = 64;
 
 #[derive(Default)]
 pub struct Outbox {
-    queue: VecDeque<Waiting>,
+    queue: VecDeque<QueuedFrame>,
     /// Bytes of the first frame that the socket has taken.
     head_written: usize,
     /// Bytes that wait.
@@ -21,7 +21,7 @@ pub struct Outbox {
     progress: bool,
 }
 
-struct Waiting {
+struct QueuedFrame {
     frame: Bytes,
     /// Only the newest frame of this channel needs to be sent.
     latest: Option<u64>,
@@ -85,7 +85,7 @@ impl Outbox {
         if self.queue.is_empty() {
             self.head_written = written;
         }
-        self.queue.push_back(Waiting { frame, latest });
+        self.queue.push_back(QueuedFrame { frame, latest });
     }
 
     /// Removes the frame of the same channel that waits, unless it was begun.
@@ -106,7 +106,7 @@ impl Outbox {
 
     /// Takes the oldest of the frames that wait, where no socket takes any.
     pub fn take(&mut self) -> Option<Bytes> {
-        let Waiting { frame, .. } = self.queue.pop_front()?;
+        let QueuedFrame { frame, .. } = self.queue.pop_front()?;
         self.bytes -= frame.len();
         self.progress = true;
         if self.queue.is_empty() {
@@ -122,7 +122,7 @@ impl Outbox {
 
     /// Writes once, as much as one system call takes. Not to be called when empty.
     pub fn write_to(&mut self, socket: &(impl Socket + ?Sized)) -> io::Result<()> {
-        let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
+        let mut slices = [io::IoSlice::new(&[]); MAX_WRITE_BUFFERS];
         let mut count = 0;
         for (slice, waiting) in slices.iter_mut().zip(&self.queue) {
             let start = if count == 0 { self.head_written } else { 0 };

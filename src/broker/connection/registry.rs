@@ -13,10 +13,10 @@ use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
 
 /// Locks over the connections, so that connecting and sweeping rarely meet.
-const SHARDS: usize = 16;
+const REGISTRY_SHARDS: usize = 16;
 
 pub struct Registry {
-    shards: [Mutex<Slab<Arc<Connection>>>; SHARDS],
+    shards: [Mutex<Slab<Arc<Connection>>>; REGISTRY_SHARDS],
     next_id: AtomicU64,
     guests: AtomicUsize,
     open: Gauge,
@@ -159,7 +159,7 @@ impl Registry {
     }
 
     fn shard(&self, id: u64) -> &Mutex<Slab<Arc<Connection>>> {
-        &self.shards[id as usize % SHARDS]
+        &self.shards[id as usize % REGISTRY_SHARDS]
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use self::node_bus::Bus;
-use self::shared_store::Shared;
+use self::node_bus::NodeBus;
+use self::shared_store::SharedStore;
 use super::ChannelLimits;
-use super::channel::fanout::{Congestion, Walks};
-use super::channel::hub::{Membership, Newcomer};
+use super::channel::fanout::{Backpressure, Deliveries};
+use super::channel::hub::{JoinRequest, Membership};
 use crate::protocol::{ChannelName, Code, Payload, Position, Publication, Refusal};
 
 /// The time of a call, on both clocks.
@@ -39,7 +39,7 @@ impl Now {
 /// A publication that has its place.
 pub struct Accepted {
     pub position: Position,
-    pub walks: Walks,
+    pub walks: Deliveries,
 }
 
 /// What came of appending a publication.
@@ -48,23 +48,23 @@ pub enum Appended {
     Done(Accepted),
     /// It is on its way to where it is kept. Nobody gets it before that, and a sender that is dropped says that it
     /// is unknown whether it arrived.
-    Later(oneshot::Receiver<Result<Settled, Refusal>>),
+    Later(oneshot::Receiver<Result<Stored, Refusal>>),
 }
 
 /// A publication that has its place and was handed to this node's subscribers by the engine.
-pub struct Settled {
+pub struct Stored {
     pub position: Position,
     /// Where the publisher ought to wait, if anywhere.
-    pub congestion: Option<Congestion>,
+    pub congestion: Option<Backpressure>,
 }
 
 /// A place of a channel that is kept for a newcomer until this is dropped. Most engines keep none.
 #[derive(Default)]
-pub struct Place {
+pub struct SubscriberSlot {
     _guard: Option<Box<dyn Send + Sync>>,
 }
 
-impl Place {
+impl SubscriberSlot {
     /// Kept as long as `guard` lives.
     pub fn kept_by(guard: impl Send + Sync + 'static) -> Self {
         Self { _guard: Some(Box::new(guard)) }
@@ -124,13 +124,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has. The place is to be
     /// kept until that returned.
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>>;
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>>;
 
     /// Makes a member of `newcomer`. `announce` is called before any publication can reach it.
     fn subscribe(
         &self,
         channel: &ChannelName,
-        newcomer: Newcomer,
+        newcomer: JoinRequest,
         start: Start,
         now: Now,
         announce: &mut dyn FnMut(Joined<'_>),
@@ -157,12 +157,12 @@ pub trait Engine: Send + Sync + 'static {
     fn sweep(&self, now: Now);
 
     /// What all nodes remember together; `None` for an engine of one node.
-    fn shared(&self) -> Option<&dyn Shared> {
+    fn shared(&self) -> Option<&dyn SharedStore> {
         None
     }
 
     /// The way to other nodes; `None` for an engine of one node.
-    fn bus(&self) -> Option<Arc<dyn Bus>> {
+    fn bus(&self) -> Option<Arc<dyn NodeBus>> {
         None
     }
 
@@ -173,14 +173,14 @@ pub trait Engine: Send + Sync + 'static {
 }
 
 /// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.
-pub async fn settled(answer: oneshot::Receiver<Result<Settled, Refusal>>) -> Result<Settled, Refusal> {
+pub async fn settled(answer: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
     answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
 }
 
 /// Waits until [`Engine::subscribe`] can be called. The place is to be kept until that returned.
-pub async fn attached(engine: &dyn Engine, channel: &ChannelName) -> Result<Place, Refusal> {
+pub async fn attached(engine: &dyn Engine, channel: &ChannelName) -> Result<SubscriberSlot, Refusal> {
     match engine.attach(channel) {
         Some(attached) => attached.await,
-        None => Ok(Place::default()),
+        None => Ok(SubscriberSlot::default()),
     }
 }

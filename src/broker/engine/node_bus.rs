@@ -18,7 +18,7 @@ pub enum Topic {
 }
 
 /// A word of another node. The bytes of words that wait are counted, so each lives as short as it can.
-pub struct Word {
+pub struct NodeMessage {
     /// The node that sent it.
     pub from: String,
     /// Under which an answer is expected; 0 for none.
@@ -28,7 +28,7 @@ pub struct Word {
 }
 
 /// Every call is answered with `engine-unavailable` while there is no way to other nodes.
-pub trait Bus: Send + Sync + 'static {
+pub trait NodeBus: Send + Sync + 'static {
     /// The name of this node, different for every start: small letters and digits.
     fn node(&self) -> &str;
 
@@ -41,10 +41,10 @@ pub trait Bus: Send + Sync + 'static {
     fn tell(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// Answers a word.
-    fn answer(&self, word: Word, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
+    fn answer(&self, word: NodeMessage, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// All words for a topic from now on; whoever asked for them before gets no more.
-    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<Word>;
+    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage>;
 
     /// Says that this node has a connection of a publisher. To be said again every few seconds.
     fn enter<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use crate::protocol::Refusal;
 
 /// Every value is forgotten after its time. While the memory is away all of it refuses with `engine-unavailable`.
-pub trait Shared: Send + Sync {
+pub trait SharedStore: Send + Sync {
     /// The number of the connection of now: behind another one may be a memory that lost something.
     fn connection(&self) -> Result<u64, Refusal>;
 

@@ -2,7 +2,7 @@
 //! what the publisher answers to one of them. Nothing here opens a connection.
 //!
 //! A reply is kept, and its time is watched, on the subscriber's node. Where the publisher is on another node, what has to
-//! go there is an [`Errand`].
+//! go there is an [`RemoteTask`].
 
 pub mod outbound;
 
@@ -14,16 +14,16 @@ use metrics::{Counter, counter};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use self::outbound::Errands;
-pub use self::outbound::{Errand, HeldErrand, Settlement};
-use super::channel::fanout::Member;
+use self::outbound::RemoteQueue;
+pub use self::outbound::{QueuedTask, RemoteTask, ReplyOutcome};
+use super::channel::fanout::Subscriber;
 use super::{Connection, Membership, Now, Phase, Principal};
 use crate::protocol::frame::server_frame::Reply;
 use crate::protocol::publication::{Position, push_json_string};
 use crate::protocol::{ChannelName, Code, Refusal};
 
 /// A publisher's connection that does not say `received` within this is passed over for another one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RECEIPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyLimits {
@@ -46,11 +46,11 @@ struct Inner {
     mailboxes: Mutex<HashMap<Arc<str>, Mailbox>>,
     counters: Counters,
     /// For other nodes, where there are some.
-    errands: OnceLock<Errands>,
+    errands: OnceLock<RemoteQueue>,
 }
 
 /// Whether a reply was settled, if that is not known at once.
-pub type Settling = oneshot::Receiver<Result<(), Refusal>>;
+pub type PendingOutcome = oneshot::Receiver<Result<(), Refusal>>;
 
 struct Counters {
     received: Counter,
@@ -75,7 +75,7 @@ struct Pending {
     json: Arc<str>,
     from: Arc<Connection>,
     /// Its subscription to the channel: who lost it gets no answer.
-    member: Arc<Member>,
+    member: Arc<Subscriber>,
     /// What the subscriber called its command.
     id: Option<String>,
     channel: ChannelName,
@@ -95,7 +95,7 @@ enum Stage {
 }
 
 /// What a subscriber sends.
-pub struct Outward<'a> {
+pub struct NewReply<'a> {
     pub from: &'a Arc<Connection>,
     pub membership: &'a Membership,
     pub principal: Option<&'a Principal>,
@@ -108,7 +108,7 @@ pub struct Outward<'a> {
 }
 
 /// A publisher's connection that takes replies, until it is dropped.
-pub struct Recipient {
+pub struct ReplyInbox {
     replies: Replies,
     publisher: Arc<str>,
     connection: Arc<Connection>,
@@ -129,12 +129,12 @@ impl Replies {
 
     /// Takes a reply for `publisher`. The subscriber hears `replied` once the publisher says that it has it, or an
     /// `error` when nobody took it in time.
-    pub fn send(&self, publisher: &Arc<str>, reply: Outward<'_>, now: Now) -> Result<(), Refusal> {
-        let Outward { from, membership, principal, id, channel, to, data, wants_answer } = reply;
+    pub fn send(&self, publisher: &Arc<str>, reply: NewReply<'_>, now: Now) -> Result<(), Refusal> {
+        let NewReply { from, membership, principal, id, channel, to, data, wants_answer } = reply;
         let number = getrandom::u64().map_err(|_| Refusal::from(Code::Internal))?;
         let name: Arc<str> = match self.0.errands.get() {
             None => format!("r-{number:016x}"),
-            Some(Errands { node, .. }) => format!("r-{number:016x}-{node}"),
+            Some(RemoteQueue { node, .. }) => format!("r-{number:016x}-{node}"),
         }
         .into();
         let json: Arc<str> = json(&name, from.id, principal, channel, to, data, now.wall).into();
@@ -166,7 +166,7 @@ impl Replies {
     }
 
     /// A publisher's connection from now on takes what waits and what comes.
-    pub fn attach(&self, publisher: Arc<str>, connection: Arc<Connection>) -> Recipient {
+    pub fn attach(&self, publisher: Arc<str>, connection: Arc<Connection>) -> ReplyInbox {
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.entry(publisher.clone()).or_default();
         mailbox.connections.push(connection.clone());
@@ -174,7 +174,7 @@ impl Replies {
         if mailbox.connections.len() == 1 {
             self.0.tell_of(&publisher);
         }
-        Recipient { replies: self.clone(), publisher, connection }
+        ReplyInbox { replies: self.clone(), publisher, connection }
     }
 
     /// To be called once a second.
@@ -196,8 +196,8 @@ impl Replies {
 
     /// From now on there are other nodes, and `node` is the name of this one. To be called once; the errands are the
     /// caller's to do.
-    pub fn over_nodes(&self, node: &str) -> mpsc::UnboundedReceiver<HeldErrand> {
-        let (errands, taker) = Errands::new(node);
+    pub fn over_nodes(&self, node: &str) -> mpsc::UnboundedReceiver<QueuedTask> {
+        let (errands, taker) = RemoteQueue::new(node);
         // Set before: those errands have their taker, and this one ends at once.
         let _ = self.0.errands.set(errands);
         taker
@@ -235,8 +235,8 @@ impl Replies {
     }
 
     /// Settles a reply that is kept here.
-    pub fn settle(&self, settlement: &Settlement) -> Result<(), Refusal> {
-        let Settlement { publisher, name, answer } = settlement;
+    pub fn settle(&self, settlement: &ReplyOutcome) -> Result<(), Refusal> {
+        let ReplyOutcome { publisher, name, answer } = settlement;
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.get_mut(publisher).ok_or(Code::ReplyUnknown)?;
         let at = mailbox.find(name).ok_or(Code::ReplyUnknown)?;
@@ -258,7 +258,7 @@ impl Inner {
     /// Other nodes are told that a publisher came or went. If too much waits, they are told within seconds.
     fn tell_of(&self, publisher: &Arc<str>) {
         if let Some(errands) = self.errands.get() {
-            errands.add(Errand::Publisher(publisher.clone()));
+            errands.add(RemoteTask::Publisher(publisher.clone()));
         }
     }
 }
@@ -283,7 +283,7 @@ impl Mailbox {
                 (None, Some(_)) if Arc::strong_count(json) > 1 => continue,
                 (None, Some(errands)) => {
                     let (publisher, name, json) = (publisher.clone(), name.clone(), json.clone());
-                    if !errands.add(Errand::Carry { publisher, name, json }) {
+                    if !errands.add(RemoteTask::Carry { publisher, name, json }) {
                         return;
                     }
                 }
@@ -296,7 +296,8 @@ impl Mailbox {
     /// Takes back what a connection has had for too long without a word, and gives it to the next one. What waits may
     /// find its publisher on another node by now.
     fn pass_on(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
-        let is_late = |reply: &Pending| matches!(reply.stage, Stage::Sent(_, at) if now.duration_since(at) >= PATIENCE);
+        let is_late =
+            |reply: &Pending| matches!(reply.stage, Stage::Sent(_, at) if now.duration_since(at) >= RECEIPT_TIMEOUT);
         if !self.replies.iter().any(is_late) {
             self.hand_out(publisher, inner, now);
             return;
@@ -345,33 +346,33 @@ impl Pending {
     }
 }
 
-impl Recipient {
+impl ReplyInbox {
     /// The publisher has a reply.
-    pub fn received(&self, name: &str) -> Result<Option<Settling>, Refusal> {
+    pub fn received(&self, name: &str) -> Result<Option<PendingOutcome>, Refusal> {
         self.settle(name, None)
     }
 
     /// The publisher answers whoever replied. `data` is checked JSON.
-    pub fn answer(&self, name: &str, data: &str) -> Result<Option<Settling>, Refusal> {
+    pub fn answer(&self, name: &str, data: &str) -> Result<Option<PendingOutcome>, Refusal> {
         self.settle(name, Some(data.into()))
     }
 
     /// Here and at once, or on the node that keeps the reply.
-    fn settle(&self, name: &str, answer: Option<Box<str>>) -> Result<Option<Settling>, Refusal> {
-        let settlement = Settlement { publisher: self.publisher.clone(), name: name.into(), answer };
+    fn settle(&self, name: &str, answer: Option<Box<str>>) -> Result<Option<PendingOutcome>, Refusal> {
+        let settlement = ReplyOutcome { publisher: self.publisher.clone(), name: name.into(), answer };
         let errands = self.replies.0.errands.get();
         let Some((errands, node)) = errands.and_then(|errands| Some((errands, errands.keeper(name)?))) else {
             return self.replies.settle(&settlement).map(|()| None);
         };
         let (done, settling) = oneshot::channel();
-        if !errands.add(Errand::Settle { node, settlement, done }) {
+        if !errands.add(RemoteTask::Settle { node, settlement, done }) {
             return Err(Refusal::new(Code::EngineUnavailable, "too much waits for other nodes; try again later"));
         }
         Ok(Some(settling))
     }
 }
 
-impl Drop for Recipient {
+impl Drop for ReplyInbox {
     /// What this connection had without saying so goes to another one, or waits for the publisher to come back.
     fn drop(&mut self) {
         let mut mailboxes = self.replies.0.mailboxes.lock();

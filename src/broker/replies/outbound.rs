@@ -8,12 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::protocol::Refusal;
 
 /// Bytes of errands that are not done. What is too much is not begun: a reply waits on, and a settlement is refused.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 
 /// What an errand takes besides its data.
-const OVERHEAD: usize = 256;
+const TASK_OVERHEAD_BYTES: usize = 256;
 
-pub enum Errand {
+pub enum RemoteTask {
     /// A reply whose publisher is not here is to be shown to it ([`Replies::show`]); if that fails, it is to be given
     /// back ([`Replies::give_back`]).
     ///
@@ -23,7 +23,7 @@ pub enum Errand {
     /// What a publisher said about a reply that `node` keeps ([`Replies::settle`]).
     ///
     /// [`Replies::settle`]: super::Replies::settle
-    Settle { node: String, settlement: Settlement, done: oneshot::Sender<Result<(), Refusal>> },
+    Settle { node: String, settlement: ReplyOutcome, done: oneshot::Sender<Result<(), Refusal>> },
     /// The publisher has its first connection here, or none any more ([`Replies::has`]).
     ///
     /// [`Replies::has`]: super::Replies::has
@@ -31,11 +31,11 @@ pub enum Errand {
 }
 
 /// An errand, and its part of the memory for all: to be kept until it is done.
-pub type HeldErrand = (Errand, OwnedSemaphorePermit);
+pub type QueuedTask = (RemoteTask, OwnedSemaphorePermit);
 
 /// What a publisher said about a reply.
 #[derive(Serialize, Deserialize)]
-pub struct Settlement {
+pub struct ReplyOutcome {
     pub publisher: Arc<str>,
     /// The reply.
     pub name: Arc<str>,
@@ -43,23 +43,23 @@ pub struct Settlement {
     pub answer: Option<Box<str>>,
 }
 
-pub struct Errands {
+pub struct RemoteQueue {
     /// The name of this node.
     pub node: String,
-    sender: mpsc::UnboundedSender<HeldErrand>,
+    sender: mpsc::UnboundedSender<QueuedTask>,
     room: Arc<Semaphore>,
 }
 
-impl Errands {
-    pub fn new(node: &str) -> (Self, mpsc::UnboundedReceiver<HeldErrand>) {
+impl RemoteQueue {
+    pub fn new(node: &str) -> (Self, mpsc::UnboundedReceiver<QueuedTask>) {
         // Bounded by the permits for `room`.
         let (sender, errands) = mpsc::unbounded_channel();
-        (Self { node: node.to_owned(), sender, room: Arc::new(Semaphore::new(MAX_BYTES)) }, errands)
+        (Self { node: node.to_owned(), sender, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }, errands)
     }
 
     /// `false` if nobody will do it: too much waits, or the gateway stops.
-    pub fn add(&self, errand: Errand) -> bool {
-        let size = u32::try_from(errand.bytes() + OVERHEAD).unwrap_or(u32::MAX);
+    pub fn add(&self, errand: RemoteTask) -> bool {
+        let size = u32::try_from(errand.bytes() + TASK_OVERHEAD_BYTES).unwrap_or(u32::MAX);
         let held = self.room.clone().try_acquire_many_owned(size);
         held.is_ok_and(|held| self.sender.send((errand, held)).is_ok())
     }
@@ -72,7 +72,7 @@ impl Errands {
     }
 }
 
-impl Errand {
+impl RemoteTask {
     /// Of its data.
     fn bytes(&self) -> usize {
         match self {

@@ -3,15 +3,15 @@
 
 use std::time::Instant;
 
-use super::table::{Joiner, Lobby, Room, Shared, State};
+use super::table::{JoinRequest, Room, RoomContext, RoomTable, TableState};
 use crate::protocol::CloseReason;
 use crate::protocol::compat::channelserver;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::websocket::text_frame;
 
-impl Lobby {
+impl RoomTable {
     /// Opens the room of a new id.
-    pub fn open_channel(&self, id: RoomId, room: Room, joiner: Joiner) -> (usize, u64) {
+    pub fn open_channel(&self, id: RoomId, room: Room, joiner: JoinRequest) -> (usize, u64) {
         let mut state = self.lock();
         let room = state.rooms.insert(room);
         welcome(&mut state, id, room, joiner)
@@ -20,9 +20,9 @@ impl Lobby {
     pub fn join_channel(
         &self,
         id: RoomId,
-        joiner: Joiner,
+        joiner: JoinRequest,
         now: Instant,
-        shared: &Shared,
+        shared: &RoomContext,
     ) -> Result<(usize, u64), CloseReason> {
         let mut state = self.lock();
         let found = state.rooms.iter().find(|(_, room)| !room.spent.is_over(now));
@@ -40,7 +40,7 @@ impl Lobby {
         Ok(welcome(&mut state, id, number, joiner))
     }
 
-    pub fn leave_channel(&self, (at, token): (usize, u64), shared: &Shared) -> bool {
+    pub fn leave_channel(&self, (at, token): (usize, u64), shared: &RoomContext) -> bool {
         let mut state = self.lock();
         if state.peer(at, token).is_some() {
             let room = state.rise(at);
@@ -52,7 +52,7 @@ impl Lobby {
     }
 }
 
-fn welcome(state: &mut State, id: RoomId, room: usize, joiner: Joiner) -> (usize, u64) {
+fn welcome(state: &mut TableState, id: RoomId, room: usize, joiner: JoinRequest) -> (usize, u64) {
     joiner.connection.send(&text_frame(channelserver::hello(id).as_bytes()));
     state.sit(room, joiner, None)
 }

@@ -14,22 +14,22 @@ use crate::protocol::frame::room_frames::RoomId;
 const WORDS: &str = include_str!("words.txt");
 
 /// Wrong codes are counted over this time.
-pub const WINDOW: Duration = Duration::from_secs(60);
+pub const WRONG_CODE_WINDOW: Duration = Duration::from_secs(60);
 
 /// Wrong codes in a window, from one address and from all: guessing six digits has to stay hopeless.
-pub const MAX_WRONG_PER_ADDRESS: u32 = 10;
-pub const MAX_WRONG: u32 = 600;
+pub const MAX_WRONG_CODES_PER_ADDRESS: u32 = 10;
+pub const MAX_WRONG_CODES: u32 = 600;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CodeForm {
+pub enum CodeFormat {
     /// Six of them.
     Digits,
     /// Three of them, with `-` between.
     Words,
 }
 
-impl CodeForm {
+impl CodeFormat {
     pub fn of(name: &str) -> Option<Self> {
         match name {
             "digits" => Some(Self::Digits),
@@ -40,11 +40,11 @@ impl CodeForm {
 }
 
 /// A new code; the caller makes sure that no other room has it.
-pub fn new_code(form: CodeForm) -> Result<String, Refusal> {
+pub fn new_code(form: CodeFormat) -> Result<String, Refusal> {
     match form {
         // 2^64 is so much more than a million that no code is noticeably more likely.
-        CodeForm::Digits => Ok(format!("{:06}", u64::from_le_bytes(random()?) % 1_000_000)),
-        CodeForm::Words => {
+        CodeFormat::Digits => Ok(format!("{:06}", u64::from_le_bytes(random()?) % 1_000_000)),
+        CodeFormat::Words => {
             let words: Vec<_> = WORDS.lines().collect();
             let chosen = random::<3>()?.map(|index| words.get(usize::from(index)).copied().unwrap_or("zone"));
             Ok(chosen.join("-"))
@@ -99,14 +99,14 @@ impl Codes {
 
     /// Whether `address` may try another code.
     pub fn may_try(&mut self, address: Option<IpAddr>, now: Instant) -> bool {
-        if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
+        if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WRONG_CODE_WINDOW) {
             self.window = Some(now);
             self.wrong = 0;
             // As large as the number of wrong codes at most.
             self.wrong_by_address = HashMap::new();
         }
         let by_address = address.and_then(|address| self.wrong_by_address.get(&address)).copied().unwrap_or(0);
-        self.wrong < MAX_WRONG && by_address < MAX_WRONG_PER_ADDRESS
+        self.wrong < MAX_WRONG_CODES && by_address < MAX_WRONG_CODES_PER_ADDRESS
     }
 
     pub fn count_wrong(&mut self, address: Option<IpAddr>) {
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(normal_form(" 123 456 "), "123456");
         assert_eq!(normal_form("123-456"), "123456");
         assert_eq!(normal_form("Apple  river-STONE"), "apple-river-stone");
-        for form in [CodeForm::Digits, CodeForm::Words] {
+        for form in [CodeFormat::Digits, CodeFormat::Words] {
             let code = new_code(form).unwrap();
             assert_eq!(normal_form(&code), code);
         }
@@ -153,14 +153,14 @@ mod tests {
         let start = Instant::now();
         let mut codes = Codes::default();
         let address = |n: u32| Some(IpAddr::from(n.to_be_bytes()));
-        for _ in 0..MAX_WRONG_PER_ADDRESS {
+        for _ in 0..MAX_WRONG_CODES_PER_ADDRESS {
             assert!(codes.may_try(address(1), start));
             codes.count_wrong(address(1));
         }
         assert!(!codes.may_try(address(1), start));
         assert!(codes.may_try(address(2), start));
-        (0..MAX_WRONG).for_each(|n| codes.count_wrong(address(n + 10)));
+        (0..MAX_WRONG_CODES).for_each(|n| codes.count_wrong(address(n + 10)));
         assert!(!codes.may_try(address(2), start));
-        assert!(codes.may_try(address(1), start + WINDOW));
+        assert!(codes.may_try(address(1), start + WRONG_CODE_WINDOW));
     }
 }

@@ -14,7 +14,7 @@ pub struct RoomLimits {
     /// From a room's creation to its end, whatever its traffic; 0 for no limit.
     pub lifespan: Duration,
     /// For the relay form, where it differs.
-    pub relay: Option<Caps>,
+    pub relay: Option<RoomCaps>,
     /// Peers of one room of the channelserver form at once.
     pub max_connections: usize,
     /// Rooms of this node at once.
@@ -36,34 +36,34 @@ pub struct RoomLimits {
 
 /// What one room may use; 0 means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caps {
+pub struct RoomCaps {
     pub max_exchanges: u64,
     pub max_data_bytes: u64,
     pub lifespan: Duration,
 }
 
 impl RoomLimits {
-    pub fn caps(&self) -> Caps {
+    pub fn caps(&self) -> RoomCaps {
         let Self { max_exchanges, max_data_bytes, lifespan, .. } = *self;
-        Caps { max_exchanges, max_data_bytes, lifespan }
+        RoomCaps { max_exchanges, max_data_bytes, lifespan }
     }
 
-    pub fn relay_caps(&self) -> Caps {
+    pub fn relay_caps(&self) -> RoomCaps {
         self.relay.unwrap_or_else(|| self.caps())
     }
 }
 
 /// What one room has used.
 #[derive(Clone, Copy, Debug)]
-pub struct Spent {
-    caps: Caps,
+pub struct Usage {
+    caps: RoomCaps,
     created: Instant,
     exchanges: u64,
     data_bytes: u64,
 }
 
-impl Spent {
-    pub fn new(created: Instant, caps: Caps) -> Self {
+impl Usage {
+    pub fn new(created: Instant, caps: RoomCaps) -> Self {
         Self { caps, created, exchanges: 0, data_bytes: 0 }
     }
 
@@ -80,7 +80,7 @@ impl Spent {
 
     /// Counts a message of `bytes`; an error ends the room, and the message is not delivered.
     pub fn take(&mut self, bytes: usize, now: Instant) -> Result<(), CloseReason> {
-        let Caps { max_exchanges, max_data_bytes, lifespan: _ } = self.caps;
+        let RoomCaps { max_exchanges, max_data_bytes, lifespan: _ } = self.caps;
         if self.is_over(now) {
             return Err(CloseReason::LifespanExpired);
         }

@@ -18,10 +18,10 @@ pub mod table;
 #[cfg(test)]
 pub mod tests;
 
-pub use code::CodeForm;
-pub use limits::{Caps, RoomLimits};
-pub use native::{Claim, OpenOptions, Opened};
+pub use code::CodeFormat;
+pub use limits::{RoomCaps, RoomLimits};
+pub use native::{Credential, OpenOptions, Opened};
 pub use rooms::Rooms;
 pub use seat::Seat;
 pub use secret::new_id;
-pub use table::{Joiner, Key, Relayed};
+pub use table::{JoinRequest, Key, Relayed};

@@ -9,21 +9,21 @@ use bytes::Bytes;
 use super::code::RoomCode;
 use super::limits::RoomLimits;
 use super::secret::{Digest, new_secret};
-use super::table::{Joiner, Lobby, Room, Shared, State};
-use super::{CodeForm, code};
+use super::table::{JoinRequest, Room, RoomContext, RoomTable, TableState};
+use super::{CodeFormat, code};
 use crate::protocol::CloseReason;
 use crate::protocol::frame::room_frames::{PeerLeft, Present, RoomId, RoomReply, Sender};
 use crate::protocol::websocket::text_frame;
 
 /// A room that has no lifespan is forgotten when nobody was in it for so long.
-const EMPTY: Duration = Duration::from_secs(300);
+const EMPTY_ROOM_TTL: Duration = Duration::from_secs(300);
 
 /// What somebody who opens a room asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OpenOptions {
     /// 2 if it is not said.
     pub max_seats: Option<usize>,
-    pub code: Option<CodeForm>,
+    pub code: Option<CodeFormat>,
 }
 
 /// A room that was opened. No `Debug`: it holds secrets.
@@ -37,7 +37,7 @@ pub struct Opened {
 
 /// What a client shows for a seat. No `Debug`: it holds secrets.
 #[derive(Clone, Copy)]
-pub enum Claim<'a> {
+pub enum Credential<'a> {
     Secret(&'a str),
     Code(&'a str),
     Resume {
@@ -56,29 +56,29 @@ pub struct Native {
     /// The number of the newest guest.
     guests: u64,
     /// The newest messages, for peers who come back.
-    kept: VecDeque<Kept>,
+    kept: VecDeque<RetainedMessage>,
     kept_bytes: usize,
     /// Nobody is in it, since the sweep at this time.
     empty_since: Option<Instant>,
 }
 
 /// A message that was sent.
-struct Kept {
+struct RetainedMessage {
     seq: u64,
     from: u64,
     frame: Bytes,
 }
 
 /// A peer of such a room.
-pub struct Guest {
+pub struct Member {
     pub number: u64,
     /// `p1`, `p2`, …
     pub name: String,
     resume: Digest,
-    away: Option<Away>,
+    away: Option<Disconnected>,
 }
 
-struct Away {
+struct Disconnected {
     /// The newest message when it left.
     seq: u64,
     /// The first sweep that found it away.
@@ -86,7 +86,7 @@ struct Away {
 }
 
 /// A seat in such a room, as its holder knows it.
-pub struct Taken {
+pub struct Joined {
     pub seat: (usize, u64),
     pub name: String,
 }
@@ -100,7 +100,7 @@ impl Native {
     /// Keeps a message for those who come back.
     pub fn keep(&mut self, seq: u64, from: u64, frame: Bytes, limits: &RoomLimits) {
         self.kept_bytes += frame.len();
-        self.kept.push_back(Kept { seq, from, frame });
+        self.kept.push_back(RetainedMessage { seq, from, frame });
         while self.kept.len() > limits.resume_messages || self.kept_bytes > limits.resume_bytes {
             let Some(oldest) = self.kept.pop_front() else { return };
             self.kept_bytes -= oldest.frame.len();
@@ -115,14 +115,14 @@ impl Native {
         (seen.saturating_add(1) >= oldest, unread.map(|kept| &kept.frame))
     }
 
-    pub fn drop_code(&mut self, shared: &Shared) {
+    pub fn drop_code(&mut self, shared: &RoomContext) {
         if let Some(code) = self.code.take() {
             shared.codes.lock().remove(&code.text);
         }
     }
 
     /// Whether a code opens this room. A wrong one counts.
-    fn try_code(&mut self, written: &str, now: Instant, shared: &Shared) -> bool {
+    fn try_code(&mut self, written: &str, now: Instant, shared: &RoomContext) -> bool {
         let Some(code) = &mut self.code else {
             let _ = Digest::NONE.is_of(written);
             return false;
@@ -138,25 +138,25 @@ impl Native {
     }
 }
 
-impl Lobby {
+impl RoomTable {
     /// Admits a client with the join secret or the code. Until one of them was right every answer is the same.
     pub fn join_native(
         &self,
         id: RoomId,
-        claim: Claim<'_>,
-        joiner: Joiner,
+        claim: Credential<'_>,
+        joiner: JoinRequest,
         now: Instant,
-        shared: &Shared,
-    ) -> Result<Taken, CloseReason> {
+        shared: &RoomContext,
+    ) -> Result<Joined, CloseReason> {
         let mut state = self.lock();
         let Some((number, room)) = state.open_room(now) else {
             return Err(refuse(&claim));
         };
         let native = room.native.as_mut().ok_or(CloseReason::UnknownRoom)?;
         let is_right = match claim {
-            Claim::Secret(secret) => native.join.is_of(secret),
-            Claim::Code(written) => native.try_code(&code::normal_form(written), now, shared),
-            Claim::Resume { secret, seen } => return state.resume(id, number, secret, seen, joiner),
+            Credential::Secret(secret) => native.join.is_of(secret),
+            Credential::Code(written) => native.try_code(&code::normal_form(written), now, shared),
+            Credential::Resume { secret, seen } => return state.resume(id, number, secret, seen, joiner),
         };
         if !is_right {
             return Err(CloseReason::UnknownRoom);
@@ -165,12 +165,12 @@ impl Lobby {
             return Err(CloseReason::ConnectionLimit);
         }
         // A code is good for one pair.
-        if matches!(claim, Claim::Code(_)) || room.members.len() + 1 >= 2 {
+        if matches!(claim, Credential::Code(_)) || room.members.len() + 1 >= 2 {
             native.drop_code(shared);
         }
         let resume = new_secret().map_err(|_| CloseReason::RateLimited)?;
         native.guests += 1;
-        let guest = Guest {
+        let guest = Member {
             number: native.guests,
             name: format!("p{}", native.guests),
             resume: Digest::of(&resume),
@@ -179,11 +179,11 @@ impl Lobby {
         let (name, sender) = (guest.name.clone(), joiner.sender.clone());
         let seat = state.sit(number, joiner, Some(guest));
         state.announce_native(id, seat.0, &resume, None, &sender);
-        Ok(Taken { seat, name })
+        Ok(Joined { seat, name })
     }
 
     /// `said`: the peer gave its seat up; otherwise it is kept for a while.
-    pub fn leave_native(&self, (at, token): (usize, u64), said: bool, shared: &Shared) -> bool {
+    pub fn leave_native(&self, (at, token): (usize, u64), said: bool, shared: &RoomContext) -> bool {
         let mut state = self.lock();
         if state.peer(at, token).is_some() {
             if said || shared.limits.resume.is_zero() {
@@ -193,7 +193,7 @@ impl Lobby {
                 let peer = &mut state.peers[at];
                 peer.connection = None;
                 if let Some(guest) = &mut peer.guest {
-                    guest.away = Some(Away { seq, since: None });
+                    guest.away = Some(Disconnected { seq, since: None });
                 }
                 state.tell_left(at, PeerLeft::Away);
             }
@@ -202,7 +202,7 @@ impl Lobby {
     }
 
     /// Ends the room for everybody.
-    pub fn end_native(&self, (at, token): (usize, u64), shared: &Shared) -> bool {
+    pub fn end_native(&self, (at, token): (usize, u64), shared: &RoomContext) -> bool {
         let mut state = self.lock();
         if let Some(room) = state.peer(at, token).map(|peer| peer.room) {
             state.end(room, CloseReason::PeerLeft, shared);
@@ -211,7 +211,7 @@ impl Lobby {
     }
 }
 
-impl State {
+impl TableState {
     fn open_room(&mut self, now: Instant) -> Option<(usize, &mut Room)> {
         self.rooms.iter_mut().find(|(_, room)| !room.spent.is_over(now))
     }
@@ -223,10 +223,11 @@ impl State {
         room: usize,
         secret: &str,
         seen: Option<u64>,
-        joiner: Joiner,
-    ) -> Result<Taken, CloseReason> {
+        joiner: JoinRequest,
+    ) -> Result<Joined, CloseReason> {
         let is_its = |at: &usize| self.peers[*at].guest.as_ref().is_some_and(|guest| guest.resume.is_of(secret));
-        let at = self.rooms[room].members.iter().copied().find(is_its).ok_or_else(|| refuse(&Claim::Secret(secret)))?;
+        let at =
+            self.rooms[room].members.iter().copied().find(is_its).ok_or_else(|| refuse(&Credential::Secret(secret)))?;
         let sender = joiner.sender.clone();
         let (before, token) = self.reseat(at, joiner);
         if let Some(before) = before {
@@ -242,7 +243,7 @@ impl State {
         let unread: Vec<Bytes> = unread.cloned().collect();
         self.announce_native(id, at, secret, Some(recovered), &sender);
         unread.iter().for_each(|frame| self.send(at, frame));
-        Ok(Taken { seat: (at, token), name })
+        Ok(Joined { seat: (at, token), name })
     }
 
     /// Tells a peer that it has its seat, and the others that it is there.
@@ -288,7 +289,7 @@ impl State {
     }
 
     /// Gives up seats and codes whose time is over, and rooms that nobody uses.
-    pub fn sweep_native(&mut self, now: Instant, shared: &Shared) {
+    pub fn sweep_native(&mut self, now: Instant, shared: &RoomContext) {
         let mut gone = Vec::new();
         for (at, peer) in &mut self.peers {
             if let Some(away) = peer.guest.as_mut().and_then(|guest| guest.away.as_mut()) {
@@ -307,7 +308,7 @@ impl State {
             }
             if !room.members.is_empty() || !shared.limits.lifespan.is_zero() {
                 native.empty_since = None;
-            } else if now.saturating_duration_since(*native.empty_since.get_or_insert(now)) >= EMPTY {
+            } else if now.saturating_duration_since(*native.empty_since.get_or_insert(now)) >= EMPTY_ROOM_TTL {
                 unused.push(number);
             }
         }
@@ -322,8 +323,8 @@ struct Peers<'a> {
 }
 
 /// The answer to whoever showed nothing that is right, after the same work as a comparison.
-pub fn refuse(claim: &Claim<'_>) -> CloseReason {
-    let (Claim::Secret(secret) | Claim::Code(secret) | Claim::Resume { secret, .. }) = claim;
+pub fn refuse(claim: &Credential<'_>) -> CloseReason {
+    let (Credential::Secret(secret) | Credential::Code(secret) | Credential::Resume { secret, .. }) = claim;
     let _ = Digest::NONE.is_of(secret);
     CloseReason::UnknownRoom
 }

@@ -10,26 +10,26 @@ use super::counters::RoomCounters;
 use super::limits::RoomLimits;
 
 /// Counts open rooms.
-pub struct Ledger {
+pub struct RoomQuota {
     max_rooms: u64,
     max_per_address: u64,
-    counts: Mutex<Counts>,
+    counts: Mutex<RoomCounts>,
     counters: Arc<RoomCounters>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct RoomCounts {
     all: u64,
     addresses: HashMap<IpAddr, u64>,
 }
 
 /// A counted room; it is given back when this is dropped.
-pub struct Place {
-    ledger: Arc<Ledger>,
+pub struct RoomPermit {
+    ledger: Arc<RoomQuota>,
     address: Option<IpAddr>,
 }
 
-impl Ledger {
+impl RoomQuota {
     pub fn new(limits: &RoomLimits, counters: Arc<RoomCounters>) -> Arc<Self> {
         Arc::new(Self {
             max_rooms: limits.max_rooms,
@@ -40,7 +40,7 @@ impl Ledger {
     }
 
     /// A place for one more room that `address` opens; `None` if there is none.
-    pub fn open(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
+    pub fn open(self: &Arc<Self>, address: Option<IpAddr>) -> Option<RoomPermit> {
         // Nobody counts by address without a limit.
         let address = address.filter(|_| self.max_per_address != 0);
         let mut counts = self.counts.lock();
@@ -54,7 +54,7 @@ impl Ledger {
         }
         self.counters.open.increment(1);
         self.counters.opened.increment(1);
-        Some(Place { ledger: self.clone(), address })
+        Some(RoomPermit { ledger: self.clone(), address })
     }
 
     pub fn count(&self) -> u64 {
@@ -73,7 +73,7 @@ impl Ledger {
     }
 }
 
-impl Drop for Place {
+impl Drop for RoomPermit {
     fn drop(&mut self) {
         let mut counts = self.ledger.counts.lock();
         counts.all -= 1;

@@ -3,13 +3,18 @@
 
 use std::time::Instant;
 
-use super::table::{Joiner, Lobby, Room, Shared, State};
+use super::table::{JoinRequest, Room, RoomContext, RoomTable, TableState};
 use crate::protocol::CloseReason;
 use crate::protocol::compat::relay::Word;
 
-impl Lobby {
+impl RoomTable {
     /// Pairs `joiner` with who waits. Gives it back if nobody does.
-    pub fn join_waiting(&self, joiner: Joiner, now: Instant, shared: &Shared) -> Result<(usize, u64), Joiner> {
+    pub fn join_waiting(
+        &self,
+        joiner: JoinRequest,
+        now: Instant,
+        shared: &RoomContext,
+    ) -> Result<(usize, u64), JoinRequest> {
         let mut state = self.lock();
         match state.waiter(now, shared) {
             Some(waiter) => Ok(state.pair(waiter, joiner)),
@@ -19,7 +24,7 @@ impl Lobby {
 
     /// Pairs `joiner` with who waits, or makes it wait. `None` if there is no place for one more room. To be called
     /// under the lock of the names.
-    pub fn join_relay(&self, joiner: Joiner, now: Instant, shared: &Shared) -> Option<(usize, u64)> {
+    pub fn join_relay(&self, joiner: JoinRequest, now: Instant, shared: &RoomContext) -> Option<(usize, u64)> {
         let mut state = self.lock();
         // Its last peer may have left since it was found.
         self.revive();
@@ -37,7 +42,7 @@ impl Lobby {
         Some(state.sit(room, joiner, None))
     }
 
-    pub fn leave_relay(&self, (at, token): (usize, u64), now: Instant, shared: &Shared) -> bool {
+    pub fn leave_relay(&self, (at, token): (usize, u64), now: Instant, shared: &RoomContext) -> bool {
         let mut state = self.lock();
         if state.peer(at, token).is_some() {
             let room = state.rise(at);
@@ -57,9 +62,9 @@ impl Lobby {
     }
 }
 
-impl State {
+impl TableState {
     /// Who waits, and where. Whoever stopped waiting without being noticed is put out of the way.
-    fn waiter(&mut self, now: Instant, shared: &Shared) -> Option<(usize, usize)> {
+    fn waiter(&mut self, now: Instant, shared: &RoomContext) -> Option<(usize, usize)> {
         let room = self.waiting?;
         if self.rooms[room].spent.is_over(now) {
             self.end(room, CloseReason::LifespanExpired, shared);
@@ -75,7 +80,7 @@ impl State {
     }
 
     /// Seats `joiner` beside who waits.
-    fn pair(&mut self, (room, waiter): (usize, usize), joiner: Joiner) -> (usize, u64) {
+    fn pair(&mut self, (room, waiter): (usize, usize), joiner: JoinRequest) -> (usize, u64) {
         joiner.connection.send(&Word::Connected.frame());
         self.waiting = None;
         let seat = self.sit(room, joiner, None);
@@ -84,7 +89,7 @@ impl State {
     }
 
     /// Finds another peer for the one that is left in `room`.
-    fn pair_again(&mut self, left: usize, room: usize, now: Instant, shared: &Shared) {
+    fn pair_again(&mut self, left: usize, room: usize, now: Instant, shared: &RoomContext) {
         let Some((waiting, waiter)) = self.waiter(now, shared) else {
             self.tell(left, &[Word::Waiting]);
             self.waiting = Some(room);

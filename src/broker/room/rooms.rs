@@ -11,49 +11,49 @@ use parking_lot::Mutex;
 use super::code::{Codes, RoomCode, new_code, normal_form};
 use super::counters::RoomCounters;
 use super::limits::RoomLimits;
-use super::native::{Claim, Native, OpenOptions, Opened, Taken, refuse};
-use super::quota::Ledger;
+use super::native::{Credential, Joined, Native, OpenOptions, Opened, refuse};
+use super::quota::RoomQuota;
 use super::seat::Seat;
 use super::secret::{Digest, new_id, new_secret};
-use super::table::{Joiner, Key, Lobby, Room, Shared};
+use super::table::{JoinRequest, Key, Room, RoomContext, RoomTable};
 use crate::broker::Now;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::{CloseReason, Code, Refusal};
 
 /// Locks over the names, so that rooms rarely wait for each other.
-const SHARDS: usize = 64;
+const TABLE_SHARDS: usize = 64;
 
 /// Tries for a code that no room has: with 100,000 codes of six digits alive, one in ten fails.
-const CODE_TRIES: usize = 16;
+const MAX_CODE_DRAWS: usize = 16;
 
 /// A cheap handle; every method is synchronous and no lock is held when it returns.
 #[derive(Clone)]
 pub struct Rooms(Arc<Inner>);
 
 /// What is to be told of a name that stands for no room any more.
-type Forgotten = Box<dyn Fn(&Key) + Send + Sync>;
+type OnDeleted = Box<dyn Fn(&Key) + Send + Sync>;
 
 struct Inner {
-    shared: Shared,
-    shards: Vec<Mutex<HashMap<Key, Arc<Lobby>>>>,
+    shared: RoomContext,
+    shards: Vec<Mutex<HashMap<Key, Arc<RoomTable>>>>,
     hasher: RandomState,
-    forgotten: OnceLock<Forgotten>,
+    forgotten: OnceLock<OnDeleted>,
 }
 
 impl Rooms {
     /// Registers its metrics with the current recorder.
     pub fn new(limits: RoomLimits) -> Self {
         let counters = Arc::new(RoomCounters::default());
-        let ledger = Ledger::new(&limits, counters.clone());
-        let shared = Shared { limits, counters, ledger, codes: Mutex::new(Codes::default()) };
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let ledger = RoomQuota::new(&limits, counters.clone());
+        let shared = RoomContext { limits, counters, ledger, codes: Mutex::new(Codes::default()) };
+        let shards = (0..TABLE_SHARDS).map(|_| Mutex::default()).collect();
         Self(Arc::new(Inner { shared, shards, hasher: RandomState::new(), forgotten: OnceLock::new() }))
     }
 
     /// A room of the channelserver form under a new id ([`new_id`]). Errors are the reason to close with.
-    pub fn open_channel(&self, id: RoomId, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
+    pub fn open_channel(&self, id: RoomId, joiner: JoinRequest, now: Instant) -> Result<Seat, CloseReason> {
         let place = self.0.shared.ledger.open(joiner.address).ok_or(CloseReason::RateLimited)?;
-        let lobby = Arc::new(Lobby::new(Key::Channel(id)));
+        let lobby = Arc::new(RoomTable::new(Key::Channel(id)));
         // The lock of the names is held: whoever is told of the room may send somebody else there at once.
         let mut shard = self.shard(&lobby.key).lock();
         let seat = lobby.open_channel(id, Room::new(place, now, self.0.shared.limits.caps()), joiner);
@@ -62,14 +62,14 @@ impl Rooms {
         Ok(self.seat(lobby, seat, String::new()))
     }
 
-    pub fn join_channel(&self, id: RoomId, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
+    pub fn join_channel(&self, id: RoomId, joiner: JoinRequest, now: Instant) -> Result<Seat, CloseReason> {
         let lobby = self.find(&Key::Channel(id)).ok_or(CloseReason::UnknownRoom)?;
         let seat = lobby.join_channel(id, joiner, now, &self.0.shared)?;
         Ok(self.seat(lobby, seat, String::new()))
     }
 
     /// Joins whoever waits under an id of the relay form, which opens no room. Gives `joiner` back if nobody does.
-    pub fn join_waiting(&self, id: &str, joiner: Joiner, now: Instant) -> Result<Seat, Joiner> {
+    pub fn join_waiting(&self, id: &str, joiner: JoinRequest, now: Instant) -> Result<Seat, JoinRequest> {
         // A lobby in which somebody waits is on the map and stays there.
         let Some(lobby) = self.find(&Key::Relay(id.into())) else { return Err(joiner) };
         let seat = lobby.join_waiting(joiner, now, &self.0.shared)?;
@@ -77,14 +77,14 @@ impl Rooms {
     }
 
     /// Joins or begins to wait under an id of the relay form.
-    pub fn join_relay(&self, id: &str, joiner: Joiner, now: Instant) -> Result<Seat, CloseReason> {
+    pub fn join_relay(&self, id: &str, joiner: JoinRequest, now: Instant) -> Result<Seat, CloseReason> {
         let key = Key::Relay(id.into());
         // The lock of the names is held, so that nobody takes the lobby off meanwhile.
         let mut shard = self.shard(&key).lock();
         let lobby = match shard.get(&key) {
             Some(lobby) => lobby.clone(),
             None => {
-                let lobby = Arc::new(Lobby::new(key.clone()));
+                let lobby = Arc::new(RoomTable::new(key.clone()));
                 shard.insert(key, lobby.clone());
                 lobby
             }
@@ -103,7 +103,7 @@ impl Rooms {
 
     /// Opens a room of our own form, which nobody has joined yet.
     pub fn open(&self, options: OpenOptions, address: Option<IpAddr>, now: Now) -> Result<Opened, Refusal> {
-        let Shared { limits, ledger, .. } = &self.0.shared;
+        let RoomContext { limits, ledger, .. } = &self.0.shared;
         let seats = options.max_seats.unwrap_or(2);
         if !(2..=limits.max_seats).contains(&seats) {
             return Err(Refusal::new(Code::Malformed, format!("`max_seats` is 2 to {}", limits.max_seats)));
@@ -117,15 +117,15 @@ impl Rooms {
         let mut room = Room::new(place, now.steady, limits.caps());
         let text = code.as_ref().map(|code| code.text.clone());
         room.native = Some(Box::new(Native::new(Digest::of(&join_secret), seats, code, expires.clone())));
-        let lobby = Arc::new(Lobby::new(Key::Native(id)));
+        let lobby = Arc::new(RoomTable::new(Key::Native(id)));
         lobby.lock().rooms.insert(room);
         self.shard(&lobby.key).lock().insert(lobby.key.clone(), lobby);
         Ok(Opened { room: id, join_secret, code: text, expires })
     }
 
-    fn new_code(&self, form: super::CodeForm, room: RoomId, now: Instant) -> Result<RoomCode, Refusal> {
+    fn new_code(&self, form: super::CodeFormat, room: RoomId, now: Instant) -> Result<RoomCode, Refusal> {
         let limits = &self.0.shared.limits;
-        for _ in 0..CODE_TRIES {
+        for _ in 0..MAX_CODE_DRAWS {
             let text = new_code(form)?;
             if self.0.shared.codes.lock().insert(&text, room) {
                 let (digest, expires) = (Digest::of(&text), now + limits.code);
@@ -139,14 +139,14 @@ impl Rooms {
     pub fn enter(
         &self,
         room: Option<RoomId>,
-        claim: Claim<'_>,
-        joiner: Joiner,
+        claim: Credential<'_>,
+        joiner: JoinRequest,
         now: Instant,
     ) -> Result<Seat, CloseReason> {
         let shared = &self.0.shared;
         let address = joiner.address;
         let mut room = room;
-        if let Claim::Code(written) = claim {
+        if let Credential::Code(written) = claim {
             let mut codes = shared.codes.lock();
             if !codes.may_try(address, now) {
                 return Err(CloseReason::RateLimited);
@@ -158,10 +158,10 @@ impl Rooms {
             Some((id, lobby)) => lobby.join_native(id, claim, joiner, now, shared).map(|taken| (lobby, taken)),
             None => Err(refuse(&claim)),
         };
-        if matches!((&claim, &taken), (Claim::Code(_), Err(_))) {
+        if matches!((&claim, &taken), (Credential::Code(_), Err(_))) {
             shared.codes.lock().count_wrong(address);
         }
-        let (lobby, Taken { seat, name }) = taken?;
+        let (lobby, Joined { seat, name }) = taken?;
         Ok(self.seat(lobby, seat, name))
     }
 
@@ -227,12 +227,12 @@ impl Rooms {
         self.0.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &RoomContext {
         &self.0.shared
     }
 
     /// Takes a lobby off that is forgotten.
-    pub(super) fn remove(&self, lobby: &Arc<Lobby>) {
+    pub(super) fn remove(&self, lobby: &Arc<RoomTable>) {
         let mut shard = self.shard(&lobby.key).lock();
         // Another one may have its name by now, or it may be in use again.
         if shard.get(&lobby.key).is_some_and(|known| Arc::ptr_eq(known, lobby) && known.is_forgotten()) {
@@ -247,16 +247,16 @@ impl Rooms {
         }
     }
 
-    fn find(&self, key: &Key) -> Option<Arc<Lobby>> {
+    fn find(&self, key: &Key) -> Option<Arc<RoomTable>> {
         self.shard(key).lock().get(key).cloned()
     }
 
-    fn seat(&self, lobby: Arc<Lobby>, (at, token): (usize, u64), name: String) -> Seat {
+    fn seat(&self, lobby: Arc<RoomTable>, (at, token): (usize, u64), name: String) -> Seat {
         Seat::new(self.clone(), lobby, (at, token), name)
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Arc<Lobby>>> {
-        &self.0.shards[self.0.hasher.hash_one(key) as usize % SHARDS]
+    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Arc<RoomTable>>> {
+        &self.0.shards[self.0.hasher.hash_one(key) as usize % TABLE_SHARDS]
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::rooms::Rooms;
-use super::table::{Key, Lobby, Relayed};
+use super::table::{Key, Relayed, RoomTable};
 
 /// A place in a room; it is given up when this is dropped.
 pub struct Seat {
     rooms: Rooms,
-    lobby: Arc<Lobby>,
+    lobby: Arc<RoomTable>,
     place: (usize, u64),
     name: String,
     /// The peer said that it leaves.
@@ -20,7 +20,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(rooms: Rooms, lobby: Arc<Lobby>, place: (usize, u64), name: String) -> Self {
+    pub(super) fn new(rooms: Rooms, lobby: Arc<RoomTable>, place: (usize, u64), name: String) -> Self {
         Self { rooms, lobby, place, name, said: false }
     }
 

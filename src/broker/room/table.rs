@@ -13,15 +13,15 @@ use slab::Slab;
 
 use super::code::Codes;
 use super::counters::RoomCounters;
-use super::limits::{Caps, RoomLimits, Spent};
-use super::native::{Guest, Native};
-use super::quota::{Ledger, Place};
+use super::limits::{RoomCaps, RoomLimits, Usage};
+use super::native::{Member, Native};
+use super::quota::{RoomPermit, RoomQuota};
 use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
 use crate::protocol::frame::room_frames::{RoomId, Sender};
 
 /// A sender is not read from while more than this waits for one of its peers.
-const RELIEF_BYTES: usize = 256 * 1024;
+const DRAINED_BYTES: usize = 256 * 1024;
 
 /// Names a lobby. Forms never meet under one name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub enum Key {
 }
 
 /// Who wants to join.
-pub struct Joiner {
+pub struct JoinRequest {
     pub connection: Arc<Connection>,
     pub sender: Arc<Sender>,
     /// What limits and the address rule count by.
@@ -51,23 +51,23 @@ pub enum Relayed {
 }
 
 /// What all rooms share.
-pub struct Shared {
+pub struct RoomContext {
     pub limits: RoomLimits,
     pub counters: Arc<RoomCounters>,
-    pub ledger: Arc<Ledger>,
+    pub ledger: Arc<RoomQuota>,
     /// Locked last.
     pub codes: Mutex<Codes>,
 }
 
-pub struct Lobby {
+pub struct RoomTable {
     pub key: Key,
     /// It is to be taken off the map. Set under the lock.
     forgotten: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<TableState>,
 }
 
 #[derive(Default)]
-pub struct State {
+pub struct TableState {
     pub peers: Slab<Peer>,
     pub rooms: Slab<Room>,
     /// For the relay form: the room whose only peer waits for another.
@@ -83,24 +83,24 @@ pub struct Peer {
     pub connection: Option<Arc<Connection>>,
     pub sender: Arc<Sender>,
     /// For our own form.
-    pub guest: Option<Guest>,
+    pub guest: Option<Member>,
 }
 
 pub struct Room {
-    pub spent: Spent,
+    pub spent: Usage,
     pub members: Vec<usize>,
     /// How often somebody joined, and from where.
     pub joins: u64,
     pub addresses: Vec<IpAddr>,
     /// For our own form.
     pub native: Option<Box<Native>>,
-    _place: Place,
+    _place: RoomPermit,
 }
 
 impl Room {
-    pub fn new(place: Place, now: Instant, caps: Caps) -> Self {
+    pub fn new(place: RoomPermit, now: Instant, caps: RoomCaps) -> Self {
         Self {
-            spent: Spent::new(now, caps),
+            spent: Usage::new(now, caps),
             members: Vec::new(),
             joins: 0,
             addresses: Vec::new(),
@@ -110,12 +110,12 @@ impl Room {
     }
 }
 
-impl Lobby {
+impl RoomTable {
     pub fn new(key: Key) -> Self {
         Self { key, forgotten: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, TableState> {
         self.state.lock()
     }
 
@@ -124,7 +124,7 @@ impl Lobby {
     }
 
     /// Marks a lobby without rooms, so that it is taken off the map. To be called under its lock.
-    pub fn forget_if_empty(&self, state: &State) -> bool {
+    pub fn forget_if_empty(&self, state: &TableState) -> bool {
         let is_empty = state.rooms.is_empty();
         if is_empty {
             self.forgotten.store(true, Ordering::Release);
@@ -144,13 +144,13 @@ impl Lobby {
         (at, token): (usize, u64),
         bytes: usize,
         now: Instant,
-        shared: &Shared,
+        shared: &RoomContext,
         frame: impl FnOnce(u64) -> Bytes,
     ) -> (Relayed, bool) {
         let mut state = self.lock();
         let Some(peer) = state.peer(at, token) else { return (Relayed::Ended, false) };
         let number = peer.room;
-        let State { rooms, peers, .. } = &mut *state;
+        let TableState { rooms, peers, .. } = &mut *state;
         let room = &mut rooms[number];
         // The channelserver form takes a message that nobody hears.
         if room.members.len() == 1 && !matches!(self.key, Key::Channel(_)) {
@@ -181,12 +181,12 @@ impl Lobby {
         let Some(peer) = state.peer(at, token) else { return Poll::Ready(()) };
         let others = state.rooms[peer.room].members.iter().filter(|other| **other != at);
         let mut connections = others.filter_map(|other| state.peers[*other].connection.as_ref());
-        let is_full = connections.any(|connection| connection.poll_relief(cx, RELIEF_BYTES).is_pending());
+        let is_full = connections.any(|connection| connection.poll_relief(cx, DRAINED_BYTES).is_pending());
         if is_full { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Ends every room. Returns whether the lobby is to be taken off the map.
-    pub fn end_all(&self, reason: CloseReason, shared: &Shared) -> bool {
+    pub fn end_all(&self, reason: CloseReason, shared: &RoomContext) -> bool {
         let mut state = self.lock();
         let rooms: Vec<usize> = state.rooms.iter().map(|(at, _)| at).collect();
         rooms.into_iter().for_each(|room| state.end(room, reason, shared));
@@ -194,7 +194,7 @@ impl Lobby {
     }
 
     /// To be called once a second. `false` if nothing is left.
-    pub fn sweep(&self, now: Instant, shared: &Shared) -> bool {
+    pub fn sweep(&self, now: Instant, shared: &RoomContext) -> bool {
         let mut state = self.lock();
         let over = |(at, room): (usize, &Room)| room.spent.is_over(now).then_some(at);
         let over: Vec<usize> = state.rooms.iter().filter_map(over).collect();
@@ -206,15 +206,15 @@ impl Lobby {
     }
 }
 
-impl State {
+impl TableState {
     /// The peer of a seat, unless the seat is not its own any more.
     pub fn peer(&self, at: usize, token: u64) -> Option<&Peer> {
         self.peers.get(at).filter(|peer| peer.token == token)
     }
 
     /// Gives `joiner` a seat.
-    pub fn sit(&mut self, room: usize, joiner: Joiner, guest: Option<Guest>) -> (usize, u64) {
-        let Joiner { connection, sender, address } = joiner;
+    pub fn sit(&mut self, room: usize, joiner: JoinRequest, guest: Option<Member>) -> (usize, u64) {
+        let JoinRequest { connection, sender, address } = joiner;
         let token = self.new_token();
         let at = self.peers.insert(Peer { token, room, connection: Some(connection), sender, guest });
         let room = &mut self.rooms[room];
@@ -227,7 +227,7 @@ impl State {
     }
 
     /// Puts another connection on a seat: the seat's older holder has nothing to do with it any more.
-    pub fn reseat(&mut self, at: usize, joiner: Joiner) -> (Option<Arc<Connection>>, u64) {
+    pub fn reseat(&mut self, at: usize, joiner: JoinRequest) -> (Option<Arc<Connection>>, u64) {
         let token = self.new_token();
         let peer = &mut self.peers[at];
         peer.token = token;
@@ -243,7 +243,7 @@ impl State {
     }
 
     /// Ends a room: every peer is told why.
-    pub fn end(&mut self, room: usize, reason: CloseReason, shared: &Shared) {
+    pub fn end(&mut self, room: usize, reason: CloseReason, shared: &RoomContext) {
         for member in std::mem::take(&mut self.rooms[room].members) {
             if let Some(connection) = self.peers.remove(member).connection {
                 connection.close(reason);
@@ -253,7 +253,7 @@ impl State {
     }
 
     /// Takes off a room without peers.
-    pub fn remove_room(&mut self, room: usize, reason: CloseReason, shared: &Shared) {
+    pub fn remove_room(&mut self, room: usize, reason: CloseReason, shared: &RoomContext) {
         let mut removed = self.rooms.remove(room);
         if let Some(native) = &mut removed.native {
             native.drop_code(shared);

@@ -49,8 +49,8 @@ impl Client {
         Self { connection, address: Some(address.into()), seat: None }
     }
 
-    fn joiner(&self) -> Joiner {
-        Joiner { connection: self.connection.clone(), sender: Arc::new(Sender::default()), address: self.address }
+    fn joiner(&self) -> JoinRequest {
+        JoinRequest { connection: self.connection.clone(), sender: Arc::new(Sender::default()), address: self.address }
     }
 
     fn take(&mut self, joined: Result<Seat, CloseReason>) -> Result<(), CloseReason> {
@@ -143,7 +143,7 @@ fn pair(rooms: &Rooms, form: &str, now: Instant) -> (Client, Client) {
         _ => {
             let opened = rooms.open(OpenOptions::default(), None, Now { steady: now, ..Now::read() }).unwrap();
             for client in [&mut a, &mut b] {
-                let claim = Claim::Secret(&opened.join_secret);
+                let claim = Credential::Secret(&opened.join_secret);
                 client.take(rooms.enter(Some(opened.room), claim, client.joiner(), now)).unwrap();
             }
         }

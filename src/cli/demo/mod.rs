@@ -18,13 +18,13 @@ use crate::config::{Loaded, Sources, load};
 use crate::gateway::Gateway;
 use crate::ops::log;
 use crate::transport::config::{Address, Role};
-use scratch_dir::Workshop;
+use scratch_dir::DemoFiles;
 
 /// Where the demonstration publishes; the page listens there too.
-const TICKER: &str = "demo.ticker";
+const TICKER_CHANNEL: &str = "demo.ticker";
 
 /// A channel that needs the demonstration's token.
-const MEMBERS: &str = "members.news";
+const MEMBERS_CHANNEL: &str = "members.news";
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -52,7 +52,7 @@ struct Urls {
 
 impl Demo {
     pub fn run(self) -> Result<(), Failure> {
-        let workshop = Workshop::new(self.port, self.geoip.as_deref())?;
+        let workshop = DemoFiles::new(self.port, self.geoip.as_deref())?;
         // The variables of a real gateway have no say here.
         let sources = Sources { file: Some(workshop.config()), ..Sources::default() };
         let loaded = load(&sources).map_err(|error| Failure::failed(error.to_string()))?;
@@ -61,7 +61,7 @@ impl Demo {
     }
 }
 
-async fn run(loaded: Loaded, workshop: &Workshop) -> Result<(), Failure> {
+async fn run(loaded: Loaded, workshop: &DemoFiles) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let gateway = Gateway::bind(loaded.config, true).map_err(|error| {
         Failure::failed(format!("{error}\nIs another gateway running? `lastmile demo --port 0` takes free ports."))
@@ -74,7 +74,7 @@ async fn run(loaded: Loaded, workshop: &Workshop) -> Result<(), Failure> {
     output::text(&urls.welcome(workshop))?;
     let client = |url: &str| remote::parse_url(url).map_err(Failure::failed);
     let key = input::publisher_key(&workshop.key_file())?;
-    let channels = vec![TICKER.to_owned()];
+    let channels = vec![TICKER_CHANNEL.to_owned()];
     let ended = tokio::select! {
         () = signals.first() => Ok(()),
         ended = ticker::publish(client(&urls.publish)?, key) => ended,
@@ -99,7 +99,7 @@ impl Urls {
         Self { public: url(Role::Subscribe), publish: url(Role::Publish), ops: url(Role::Ops) }
     }
 
-    fn welcome(&self, workshop: &Workshop) -> String {
+    fn welcome(&self, workshop: &DemoFiles) -> String {
         let Self { public, publish, ops } = self;
         let key = quoted(&workshop.key_file());
         let token = quoted(&workshop.token_file());
@@ -118,15 +118,15 @@ impl Urls {
 
 Try, in another terminal:
 
-  {lastmile} publish {TICKER} '{{\"hello\": \"world\"}}' --url {publish} --key {key}
-  {lastmile} subscribe {TICKER} --backlog 5 --url {public}
+  {lastmile} publish {TICKER_CHANNEL} '{{\"hello\": \"world\"}}' --url {publish} --key {key}
+  {lastmile} subscribe {TICKER_CHANNEL} --backlog 5 --url {public}
 
 This channel needs a token:
 
-  {lastmile} subscribe {MEMBERS} --url {public} --token-file {token}
-  {lastmile} publish {MEMBERS} 'for members only' --url {publish} --key {key}
+  {lastmile} subscribe {MEMBERS_CHANNEL} --url {public} --token-file {token}
+  {lastmile} publish {MEMBERS_CHANNEL} 'for members only' --url {publish} --key {key}
 
-What a subscriber of {TICKER} gets:
+What a subscriber of {TICKER_CHANNEL} gets:
 
 "
         );

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey;
 use lastmile_client::signature::fresh_nonce;
 
-use super::{MEMBERS, TICKER};
+use super::{MEMBERS_CHANNEL, TICKER_CHANNEL};
 use crate::auth::keys::{generate, to_openssh_public, to_pkcs8_pem};
 use crate::auth::token::{MintingKey, TokenRequest};
 use crate::broker::Now;
@@ -19,12 +19,12 @@ const AUDIENCE: &str = "lastmile";
 /// A day: as long as the gateway takes tokens at most, unless it is told otherwise.
 const TOKEN_SECS: u64 = 24 * 60 * 60;
 
-pub struct Workshop {
+pub struct DemoFiles {
     directory: PathBuf,
     key: SigningKey,
 }
 
-impl Workshop {
+impl DemoFiles {
     /// `port` is the first of three; 0 stands for any free ones.
     pub fn new(port: u16, geoip: Option<&Path>) -> Result<Self, Failure> {
         let random = fresh_nonce().map_err(failed)?;
@@ -86,7 +86,7 @@ publish = {{ address = "127.0.0.1:{publish}", roles = ["publish"] }}
 ops = {{ address = "127.0.0.1:{ops}", roles = ["ops"] }}
 [publishers.demo]
 key = "{key}"
-channels = ["{TICKER}", "{MEMBERS}", "demo.*"]
+channels = ["{TICKER_CHANNEL}", "{MEMBERS_CHANNEL}", "demo.*"]
 [[issuers]]
 issuer = "{ISSUER}"
 audience = "{AUDIENCE}"
@@ -96,7 +96,7 @@ match = "demo.*"
 subscribers = "anyone"
 backlog_messages = 20
 [[channels]]
-match = "{MEMBERS}"
+match = "{MEMBERS_CHANNEL}"
 subscribers = "authenticated"
 backlog_messages = 20
 {places}[drain]
@@ -109,7 +109,7 @@ filter = "warn"
     }
 }
 
-impl Drop for Workshop {
+impl Drop for DemoFiles {
     fn drop(&mut self) {
         // It lies among the temporary files, which go sooner or later anyway.
         let _ = fs::remove_dir_all(&self.directory);

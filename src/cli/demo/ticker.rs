@@ -5,7 +5,7 @@ use std::time::Duration;
 use lastmile_client::{Error, Gateway, Key, Publisher, StreamOptions};
 use serde_json::value::RawValue;
 
-use super::TICKER;
+use super::TICKER_CHANNEL;
 use crate::cli::{Failure, remote};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub async fn publish(gateway: Gateway, key: Key) -> Result<(), Failure> {
         tick += 1;
         let data = RawValue::from_string(format!(r#"{{"tick":{tick},"usd":{:.2}}}"#, price(tick)));
         let data = data.map_err(|error| Failure::failed(error.to_string()))?;
-        stream.publish(TICKER, &data).await.map_err(failed)?.await.map_err(failed)?;
+        stream.publish(TICKER_CHANNEL, &data).await.map_err(failed)?.await.map_err(failed)?;
     }
 }
 

@@ -12,16 +12,16 @@ use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{AT_ONCE, LEASE};
-use crate::broker::room::code::{MAX_WRONG, MAX_WRONG_PER_ADDRESS, WINDOW, normal_form};
+use super::{DIRECTORY_LEASE, MAX_CONCURRENT_REQUESTS};
+use crate::broker::room::code::{MAX_WRONG_CODES, MAX_WRONG_CODES_PER_ADDRESS, WRONG_CODE_WINDOW, normal_form};
 use crate::broker::room::{Key, Rooms};
-use crate::broker::{Engine, Shared};
+use crate::broker::{Engine, SharedStore};
 use crate::protocol::{CloseReason, Code, Refusal};
 
 /// Locks over the names.
-const STRIPES: usize = 64;
+const LOCK_STRIPES: usize = 64;
 
-pub struct Whereabouts {
+pub struct RoomDirectory {
     engine: Arc<dyn Engine>,
     node: String,
     /// Held while a name is claimed and the room comes into being, and while a name is given up.
@@ -29,9 +29,9 @@ pub struct Whereabouts {
     hasher: RandomState,
 }
 
-impl Whereabouts {
+impl RoomDirectory {
     pub fn new(engine: Arc<dyn Engine>, node: String) -> Self {
-        let stripes = (0..STRIPES).map(|_| Mutex::default()).collect();
+        let stripes = (0..LOCK_STRIPES).map(|_| Mutex::default()).collect();
         Self { engine, node, stripes, hasher: RandomState::new() }
     }
 
@@ -48,7 +48,7 @@ impl Whereabouts {
     /// Refuses whoever guessed wrong too often, on whatever node.
     pub async fn may_try_code(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         let (all, by_address) = self.count_codes(address, 0).await?;
-        let is_too_many = all >= u64::from(MAX_WRONG) || by_address >= u64::from(MAX_WRONG_PER_ADDRESS);
+        let is_too_many = all >= u64::from(MAX_WRONG_CODES) || by_address >= u64::from(MAX_WRONG_CODES_PER_ADDRESS);
         if is_too_many { Err(Code::RateLimited.into()) } else { Ok(()) }
     }
 
@@ -59,9 +59,9 @@ impl Whereabouts {
     /// Wrong codes of all addresses and of one.
     async fn count_codes(&self, address: Option<IpAddr>, more: u32) -> Result<(u64, u64), Refusal> {
         let shared = self.shared()?;
-        let all = shared.count("room:wrong", more, WINDOW).await?;
+        let all = shared.count("room:wrong", more, WRONG_CODE_WINDOW).await?;
         let by_address = match address {
-            Some(address) => shared.count(&format!("room:wrong:{address}"), more, WINDOW).await?,
+            Some(address) => shared.count(&format!("room:wrong:{address}"), more, WRONG_CODE_WINDOW).await?,
             None => 0,
         };
         Ok((all, by_address))
@@ -77,15 +77,15 @@ impl Whereabouts {
 
     /// Keeps others from claiming a name or giving it up on this node.
     pub async fn hold(&self, key: &Key) -> MutexGuard<'_, ()> {
-        self.stripes[self.hasher.hash_one(key) as usize % STRIPES].lock().await
+        self.stripes[self.hasher.hash_one(key) as usize % LOCK_STRIPES].lock().await
     }
 
     /// Takes a name for this node. Gives the node that has it, if that is another one.
     pub async fn claim(&self, key: &Key) -> Result<Option<String>, Refusal> {
         let (shared, name) = (self.shared()?, name(key));
-        let mut owner = shared.claim(&name, &self.node, None, LEASE).await?;
+        let mut owner = shared.claim(&name, &self.node, None, DIRECTORY_LEASE).await?;
         if owner != self.node && !shared.is_present(&owner).await? {
-            owner = shared.claim(&name, &self.node, Some(&owner), LEASE).await?;
+            owner = shared.claim(&name, &self.node, Some(&owner), DIRECTORY_LEASE).await?;
         }
         Ok(Some(owner).filter(|owner| *owner != self.node))
     }
@@ -107,10 +107,10 @@ impl Whereabouts {
         }
     }
 
-    /// To be called several times within [`LEASE`]. A name that another node took meanwhile is left to it.
+    /// To be called several times within [`DIRECTORY_LEASE`]. A name that another node took meanwhile is left to it.
     pub async fn renew(&self, rooms: &Rooms) {
         stream::iter(rooms.keys())
-            .for_each_concurrent(AT_ONCE, |key| async move {
+            .for_each_concurrent(MAX_CONCURRENT_REQUESTS, |key| async move {
                 let _held = self.hold(&key).await;
                 if rooms.has(&key)
                     && let Ok(Some(owner)) = self.claim(&key).await
@@ -122,7 +122,7 @@ impl Whereabouts {
             .await;
     }
 
-    fn shared(&self) -> Result<&dyn Shared, Refusal> {
+    fn shared(&self) -> Result<&dyn SharedStore, Refusal> {
         self.engine.shared().ok_or(Code::EngineUnavailable.into())
     }
 }

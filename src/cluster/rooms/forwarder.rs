@@ -10,9 +10,9 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::wire::{Answer, Asked, Lost, Said, Wanted, pass};
-use super::{Elsewhere, FULL_BYTES};
-use crate::broker::{Bus, Connection, Phase};
+use super::wire::{ClientFrame, PeerLost, Request, Response, RoomTarget, pass};
+use super::{BACKPRESSURE_BYTES, ClusterRooms};
+use crate::broker::{Connection, NodeBus, Phase};
 use crate::protocol::CloseReason;
 use crate::protocol::frame::room_frames::Sender;
 use crate::transport::rooms::Caller;
@@ -21,23 +21,23 @@ use crate::transport::rooms::Caller;
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// More is not read from the client while so much of what it said waits, so that the queue has a bound.
-const WAITING_BYTES: usize = 64 * 1024;
+const MAX_QUEUED_BYTES: usize = 64 * 1024;
 
 /// Held by the connection's handler.
-pub struct Strand {
-    said: mpsc::UnboundedSender<Said>,
-    waiting: Arc<Waiting>,
+pub struct RoomForwarder {
+    said: mpsc::UnboundedSender<ClientFrame>,
+    waiting: Arc<Backlogged>,
     connection: Arc<Connection>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Backlogged {
     bytes: AtomicUsize,
     task: AtomicWaker,
 }
 
 /// What the node knows of a strand while it leads somewhere.
-pub struct Line {
+pub struct ForwardedPeer {
     pub node: String,
     pub connection: Arc<Connection>,
     state: Mutex<State>,
@@ -51,29 +51,29 @@ struct State {
     heard: u64,
 }
 
-impl Strand {
+impl RoomForwarder {
     pub fn begin(
-        elsewhere: &Arc<Elsewhere>,
+        elsewhere: &Arc<ClusterRooms>,
         node: String,
-        wanted: Wanted,
+        wanted: RoomTarget,
         caller: &Caller,
         connection: Arc<Connection>,
     ) -> Self {
         let Caller { sender, address, .. } = caller;
-        let enter = Asked::Enter { strand: connection.id, wanted, sender: Sender::clone(sender), address: *address };
-        let line = Line { node, connection: connection.clone(), state: Mutex::default() };
+        let enter = Request::Enter { strand: connection.id, wanted, sender: Sender::clone(sender), address: *address };
+        let line = ForwardedPeer { node, connection: connection.clone(), state: Mutex::default() };
         let (strand, to_say) = Self::new(connection);
         tokio::spawn(carry(elsewhere.clone(), Arc::new(line), enter, to_say, strand.waiting.clone()));
         strand
     }
 
-    fn new(connection: Arc<Connection>) -> (Self, mpsc::UnboundedReceiver<Said>) {
+    fn new(connection: Arc<Connection>) -> (Self, mpsc::UnboundedReceiver<ClientFrame>) {
         // Bounded, as nothing is read from the client unless `poll_ready` is.
         let (said, to_say) = mpsc::unbounded_channel();
         (Self { said, waiting: Arc::default(), connection }, to_say)
     }
 
-    pub fn say(&self, said: Said) {
+    pub fn say(&self, said: ClientFrame) {
         self.waiting.bytes.fetch_add(said.size(), Ordering::Relaxed);
         // If nobody carries it any more, the connection was closed.
         let _ = self.said.send(said);
@@ -82,26 +82,26 @@ impl Strand {
     /// Pending while too much waits.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         self.waiting.task.register(cx.waker());
-        let is_ready = self.waiting.bytes.load(Ordering::Acquire) <= WAITING_BYTES || self.said.is_closed();
+        let is_ready = self.waiting.bytes.load(Ordering::Acquire) <= MAX_QUEUED_BYTES || self.said.is_closed();
         if is_ready { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
-impl Drop for Strand {
+impl Drop for RoomForwarder {
     fn drop(&mut self) {
         let reason = match self.connection.phase() {
             Phase::Open => CloseReason::Normal,
             Phase::Closing(reason) | Phase::Closed(reason) => reason,
         };
-        self.say(Said::Gone(reason.code()));
+        self.say(ClientFrame::Gone(reason.code()));
     }
 }
 
-impl Line {
+impl ForwardedPeer {
     /// Takes a batch of the room's node.
-    pub fn hear(&self, from: &str, number: u64, frames: Vec<u8>, close: Option<u16>) -> Answer {
+    pub fn hear(&self, from: &str, number: u64, frames: Vec<u8>, close: Option<u16>) -> Response {
         if from != self.node || self.connection.phase() != Phase::Open {
-            return Answer::Unknown;
+            return Response::Unknown;
         }
         let mut state = self.state.lock();
         if number == state.heard + 1 {
@@ -113,9 +113,9 @@ impl Line {
                 self.connection.close(CloseReason::of(code).unwrap_or(CloseReason::EngineUnavailable));
             }
         } else if number != state.heard {
-            return Answer::Unknown;
+            return Response::Unknown;
         }
-        Answer::Taken { is_full: close.is_none() && self.connection.waiting_bytes() > FULL_BYTES }
+        Response::Taken { is_full: close.is_none() && self.connection.waiting_bytes() > BACKPRESSURE_BYTES }
     }
 
     pub fn is_known(&self) -> bool {
@@ -130,11 +130,11 @@ impl Line {
 
 /// Runs as long as there is something to say, and until the room's node knows that the connection is over.
 async fn carry(
-    elsewhere: Arc<Elsewhere>,
-    line: Arc<Line>,
-    enter: Asked,
-    mut to_say: mpsc::UnboundedReceiver<Said>,
-    waiting: Arc<Waiting>,
+    elsewhere: Arc<ClusterRooms>,
+    line: Arc<ForwardedPeer>,
+    enter: Request,
+    mut to_say: mpsc::UnboundedReceiver<ClientFrame>,
+    waiting: Arc<Backlogged>,
 ) {
     let strand = line.connection.id;
     elsewhere.lines.lock().insert(strand, line.clone());
@@ -149,7 +149,7 @@ async fn carry(
         }
         Ok(())
     };
-    if let Err(Lost) = carried.await {
+    if let Err(PeerLost) = carried.await {
         line.cut();
     }
     drop(to_say);
@@ -160,13 +160,13 @@ async fn carry(
 
 /// Sends all that waits, as far as it goes at once.
 async fn say(
-    bus: &dyn Bus,
-    line: &Line,
+    bus: &dyn NodeBus,
+    line: &ForwardedPeer,
     number: u64,
-    first: Said,
-    to_say: &mut mpsc::UnboundedReceiver<Said>,
-    waiting: &Waiting,
-) -> Result<(), Lost> {
+    first: ClientFrame,
+    to_say: &mut mpsc::UnboundedReceiver<ClientFrame>,
+    waiting: &Backlogged,
+) -> Result<(), PeerLost> {
     let mut bytes = first.size();
     let mut said = vec![first];
     while bytes < BATCH_BYTES
@@ -175,7 +175,7 @@ async fn say(
         bytes += next.size();
         said.push(next);
     }
-    pass(bus, &line.node, Asked::Say { strand: line.connection.id, number, said }).await?;
+    pass(bus, &line.node, Request::Say { strand: line.connection.id, number, said }).await?;
     waiting.bytes.fetch_sub(bytes, Ordering::Release);
     waiting.task.wake();
     Ok(())
@@ -186,16 +186,17 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::broker::Held;
+    use crate::broker::BufferedSocket;
     use crate::broker::room::tests::connection_limits;
 
     #[test]
     fn a_client_is_not_read_from_while_much_waits_even_if_all_of_it_is_empty() {
-        let (strand, mut to_say) = Strand::new(Arc::new(Connection::new(1, Arc::new(connection_limits()), Held)));
+        let (strand, mut to_say) =
+            RoomForwarder::new(Arc::new(Connection::new(1, Arc::new(connection_limits()), BufferedSocket)));
         let cx = Context::from_waker(Waker::noop());
         for _ in 0..10_000 {
             if strand.poll_ready(&cx).is_ready() {
-                strand.say(Said::Text(String::new()));
+                strand.say(ClientFrame::Text(String::new()));
             }
         }
         assert!((1..2_000).contains(&to_say.len()), "{} wait", to_say.len());

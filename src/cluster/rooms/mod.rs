@@ -20,55 +20,55 @@ use futures_util::future::join_all;
 use metrics::{Gauge, gauge};
 use parking_lot::Mutex;
 
-use self::address_quota::{Openers, Opening};
-pub use self::directory::Whereabouts;
-use self::forwarder::Line;
-pub use self::forwarder::Strand;
-use self::remote_peer::Guest;
-use self::wire::{Answer, Asked, PATIENCE, ask};
-pub use self::wire::{Blob, Said, Wanted};
-use crate::broker::engine::node_bus::{Topic, Word};
+use self::address_quota::{AddressQuota, Reservation};
+pub use self::directory::RoomDirectory;
+use self::forwarder::ForwardedPeer;
+pub use self::forwarder::RoomForwarder;
+use self::remote_peer::RemotePeer;
+pub use self::wire::{Base64Bytes, ClientFrame, RoomTarget};
+use self::wire::{PEER_LOST_TIMEOUT, Request, Response, ask};
+use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::broker::room::RoomLimits;
-use crate::broker::{Bus, Engine};
+use crate::broker::{Engine, NodeBus};
 use crate::protocol::Refusal;
 use crate::transport::rooms::Caller;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// A side that has not dealt with so much takes no more.
-const FULL_BYTES: usize = 256 * 1024;
+const BACKPRESSURE_BYTES: usize = 256 * 1024;
 
 /// How often what is over is looked for.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often nodes tell each other which strands there are.
-const HOLD: Duration = Duration::from_secs(3);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What is told of rooms is remembered so long without being renewed. What a node told that is gone counts no more.
-const LEASE: Duration = Duration::from_secs(120);
+const DIRECTORY_LEASE: Duration = Duration::from_secs(120);
 
 /// How often it is renewed.
-const RENEW: Duration = Duration::from_secs(40);
+const DIRECTORY_REFRESH_INTERVAL: Duration = Duration::from_secs(40);
 
 /// As many at once.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_REQUESTS: usize = 64;
 
 /// What a node knows of other nodes' rooms, and where its own can be found.
-pub struct Elsewhere {
-    bus: Arc<dyn Bus>,
-    pub whereabouts: Whereabouts,
-    openers: Openers,
+pub struct ClusterRooms {
+    bus: Arc<dyn NodeBus>,
+    pub whereabouts: RoomDirectory,
+    openers: AddressQuota,
     /// Strands of connections of this node, by connection.
-    lines: Mutex<HashMap<u64, Arc<Line>>>,
+    lines: Mutex<HashMap<u64, Arc<ForwardedPeer>>>,
     carried: Gauge,
 }
 
-impl Elsewhere {
+impl ClusterRooms {
     /// `None` where there are no other nodes. Registers its metrics with the current recorder.
     pub fn new(engine: &Arc<dyn Engine>, limits: &RoomLimits) -> Option<Arc<Self>> {
         let bus = engine.bus()?;
-        let whereabouts = Whereabouts::new(engine.clone(), bus.node().to_owned());
+        let whereabouts = RoomDirectory::new(engine.clone(), bus.node().to_owned());
         let carried = gauge!("lastmile_carried_peers");
-        let openers = Openers::new(limits);
+        let openers = AddressQuota::new(limits);
         Some(Arc::new(Self { bus, whereabouts, openers, lines: Mutex::default(), carried }))
     }
 
@@ -77,13 +77,13 @@ impl Elsewhere {
         !self.lines.lock().is_empty()
     }
 
-    fn line(&self, strand: u64) -> Option<Arc<Line>> {
+    fn line(&self, strand: u64) -> Option<Arc<ForwardedPeer>> {
         self.lines.lock().get(&strand).cloned()
     }
 }
 
 /// Keeps a place for a room that an address is about to open, where there are other nodes that count with this one.
-pub async fn reserve(app: &App, address: Option<IpAddr>) -> Result<Option<Opening>, Refusal> {
+pub async fn reserve(app: &AppState, address: Option<IpAddr>) -> Result<Option<Reservation>, Refusal> {
     match &app.elsewhere {
         Some(elsewhere) => elsewhere.openers.reserve(app.engine.shared(), &app.rooms, address).await,
         None => Ok(None),
@@ -91,17 +91,17 @@ pub async fn reserve(app: &App, address: Option<IpAddr>) -> Result<Option<Openin
 }
 
 /// Guests of this node by the node they are connected to, and their strand there.
-type Guests = HashMap<String, HashMap<u64, Guest>>;
+type RemotePeers = HashMap<String, HashMap<u64, RemotePeer>>;
 
 /// Runs until it is dropped; returns at once where there are no other nodes.
-pub async fn run(app: Arc<App>) {
+pub async fn run(app: Arc<AppState>) {
     let Some(elsewhere) = app.elsewhere.clone() else { return };
     let (rooms, forgetful, runtime) = (app.rooms.clone(), elsewhere.clone(), tokio::runtime::Handle::current());
     app.rooms.on_forgotten(move |key| {
         let (rooms, elsewhere, key) = (rooms.clone(), forgetful.clone(), key.clone());
         runtime.spawn(async move { elsewhere.whereabouts.give_up(&rooms, &key).await });
     });
-    let guests = Mutex::new(Guests::new());
+    let guests = Mutex::new(RemotePeers::new());
     let mut words = elsewhere.bus.listen(Topic::Rooms);
     let take_words = async {
         while let Some(word) = words.recv().await {
@@ -110,13 +110,13 @@ pub async fn run(app: Arc<App>) {
     };
     let renew = async {
         loop {
-            tokio::time::sleep(RENEW).await;
+            tokio::time::sleep(DIRECTORY_REFRESH_INTERVAL).await;
             elsewhere.whereabouts.renew(&app.rooms).await;
         }
     };
     let keep = async {
         loop {
-            tokio::time::sleep(SWEEP).await;
+            tokio::time::sleep(SWEEP_INTERVAL).await;
             if let Some(shared) = app.engine.shared() {
                 elsewhere.openers.keep(shared, &app.rooms).await;
             }
@@ -126,27 +126,27 @@ pub async fn run(app: Arc<App>) {
 }
 
 /// Answers one word. What it asks for is done at once, so that words are taken in their order.
-fn answer(app: &Arc<App>, elsewhere: &Arc<Elsewhere>, guests: &Mutex<Guests>, word: Word) {
+fn answer(app: &Arc<AppState>, elsewhere: &Arc<ClusterRooms>, guests: &Mutex<RemotePeers>, word: NodeMessage) {
     let answer = match serde_json::from_slice(&word.bytes) {
-        Ok(Asked::Enter { strand, wanted, sender, address }) => {
+        Ok(Request::Enter { strand, wanted, sender, address }) => {
             let caller = Caller { sender: Arc::new(sender), address, is_guest: true };
             let mut guests = guests.lock();
             let of_node = guests.entry(word.from.clone()).or_default();
-            of_node
-                .entry(strand)
-                .or_insert_with(|| Guest::enter(app, elsewhere.bus.clone(), word.from.clone(), strand, wanted, caller));
-            Answer::Taken { is_full: false }
+            of_node.entry(strand).or_insert_with(|| {
+                RemotePeer::enter(app, elsewhere.bus.clone(), word.from.clone(), strand, wanted, caller)
+            });
+            Response::Taken { is_full: false }
         }
-        Ok(Asked::Say { strand, number, said }) => {
+        Ok(Request::Say { strand, number, said }) => {
             let guests = guests.lock();
             let guest = guests.get(&word.from).and_then(|of_node| of_node.get(&strand));
-            guest.map_or(Answer::Unknown, |guest| guest.say(number, said))
+            guest.map_or(Response::Unknown, |guest| guest.say(number, said))
         }
-        Ok(Asked::Hear { strand, number, frames, close }) => match elsewhere.line(strand) {
+        Ok(Request::Hear { strand, number, frames, close }) => match elsewhere.line(strand) {
             Some(line) => line.hear(&word.from, number, frames.0, close),
-            None => Answer::Unknown,
+            None => Response::Unknown,
         },
-        Ok(Asked::Hold { mut strands }) => {
+        Ok(Request::Hold { mut strands }) => {
             let (guests, now) = (guests.lock(), Instant::now());
             let of_node = guests.get(&word.from);
             strands.retain(|strand| match of_node.and_then(|of_node| of_node.get(strand)) {
@@ -156,7 +156,7 @@ fn answer(app: &Arc<App>, elsewhere: &Arc<Elsewhere>, guests: &Mutex<Guests>, wo
                 }
                 None => true,
             });
-            Answer::Held { unknown: strands }
+            Response::Held { unknown: strands }
         }
         Err(_) => return tracing::warn!(node = word.from, "a word of another node cannot be read"),
     };
@@ -167,39 +167,39 @@ fn answer(app: &Arc<App>, elsewhere: &Arc<Elsewhere>, guests: &Mutex<Guests>, wo
 }
 
 /// Lets the nodes to which strands lead know that they are there, and cuts those that lead nowhere.
-async fn hold(elsewhere: &Elsewhere) {
+async fn hold(elsewhere: &ClusterRooms) {
     let mut reached: HashMap<String, Instant> = HashMap::new();
     loop {
-        let mut nodes: HashMap<String, Vec<Arc<Line>>> = HashMap::new();
+        let mut nodes: HashMap<String, Vec<Arc<ForwardedPeer>>> = HashMap::new();
         for line in elsewhere.lines.lock().values().filter(|line| line.is_known()) {
             nodes.entry(line.node.clone()).or_default().push(line.clone());
         }
         reached.retain(|node, _| nodes.contains_key(node));
         let asked = nodes.iter().map(|(node, lines)| {
             let strands = lines.iter().map(|line| line.connection.id).collect();
-            async move { (node, ask(&*elsewhere.bus, node, &Asked::Hold { strands }).await) }
+            async move { (node, ask(&*elsewhere.bus, node, &Request::Hold { strands }).await) }
         });
         for (node, answer) in join_all(asked).await {
             let (lines, now) = (&nodes[node], Instant::now());
             let since = reached.entry(node.clone()).or_insert(now);
             match answer {
-                Ok(Answer::Held { unknown }) => {
+                Ok(Response::Held { unknown }) => {
                     *since = now;
                     let unknown: HashSet<u64> = unknown.into_iter().collect();
                     lines.iter().filter(|line| unknown.contains(&line.connection.id)).for_each(|line| line.cut());
                 }
-                _ if since.elapsed() > PATIENCE => lines.iter().for_each(|line| line.cut()),
+                _ if since.elapsed() > PEER_LOST_TIMEOUT => lines.iter().for_each(|line| line.cut()),
                 _ => {}
             }
         }
-        tokio::time::sleep(HOLD).await;
+        tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
     }
 }
 
 /// Forgets guests that are over.
-async fn sweep(guests: &Mutex<Guests>) {
+async fn sweep(guests: &Mutex<RemotePeers>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
         let now = Instant::now();
         guests.lock().retain(|_, of_node| {
             of_node.retain(|_, guest| !guest.is_over(now));

@@ -12,29 +12,29 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::FULL_BYTES;
-use super::wire::{Answer, Asked, Blob, PATIENCE, Said, Wanted, pass};
+use super::BACKPRESSURE_BYTES;
+use super::wire::{Base64Bytes, ClientFrame, PEER_LOST_TIMEOUT, Request, Response, RoomTarget, pass};
 use crate::broker::connection::registry::Registered;
-use crate::broker::{Bus, Connection, ConnectionLimits, Held, Phase};
+use crate::broker::{BufferedSocket, Connection, ConnectionLimits, NodeBus, Phase};
 use crate::ops;
 use crate::protocol::CloseReason;
 use crate::protocol::compat::channelserver as frames;
 use crate::transport::compat::{channelserver, relay};
 use crate::transport::rooms::{Caller, native};
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
 /// Frames that go at once.
 const BATCH_BYTES: usize = 256 * 1024;
 
-pub struct Guest {
-    peer: Arc<Peer>,
+pub struct RemotePeer {
+    peer: Arc<PeerState>,
     driver: AbortHandle,
     _registered: Registered,
 }
 
-struct Peer {
-    connection: Arc<Connection<Held>>,
+struct PeerState {
+    connection: Arc<Connection<BufferedSocket>>,
     incoming: Mutex<Incoming>,
     /// The client is gone: nothing has to be delivered to it.
     gone: Notify,
@@ -43,7 +43,7 @@ struct Peer {
 struct Incoming {
     /// The number of the newest batch.
     number: u64,
-    said: VecDeque<Said>,
+    said: VecDeque<ClientFrame>,
     bytes: usize,
     /// When the client's node last said that the strand is there.
     held: Instant,
@@ -55,44 +55,51 @@ struct Batch {
     close: Option<CloseReason>,
 }
 
-impl Guest {
-    pub fn enter(app: &Arc<App>, bus: Arc<dyn Bus>, node: String, strand: u64, wanted: Wanted, caller: Caller) -> Self {
+impl RemotePeer {
+    pub fn enter(
+        app: &Arc<AppState>,
+        bus: Arc<dyn NodeBus>,
+        node: String,
+        strand: u64,
+        wanted: RoomTarget,
+        caller: Caller,
+    ) -> Self {
         let limits = ConnectionLimits { ping: Duration::MAX, pong: Duration::MAX, ..*app.room_connection_limits };
-        let connection = Arc::new(Connection::new(app.registry.new_id(), Arc::new(limits), Held));
+        let connection = Arc::new(Connection::new(app.registry.new_id(), Arc::new(limits), BufferedSocket));
         let registered = app.registry.register_guest(connection.clone());
         if app.lifecycle.phase() >= ops::Phase::Draining {
             connection.close(CloseReason::Draining);
         }
         let handler: Box<dyn Handler> = match wanted {
-            Wanted::Channel(id) => {
+            RoomTarget::Channel(id) => {
                 Box::new(channelserver::peer(app.clone(), connection.clone(), caller, Some(frames::Wanted::Room(id))))
             }
-            Wanted::Relay(id) => Box::new(relay::peer(app.clone(), connection.clone(), caller, id)),
-            Wanted::Native(room) => Box::new(native::guest(app.clone(), connection.clone(), caller, room)),
+            RoomTarget::Relay(id) => Box::new(relay::peer(app.clone(), connection.clone(), caller, id)),
+            RoomTarget::Native(room) => Box::new(native::guest(app.clone(), connection.clone(), caller, room)),
         };
         let incoming = Incoming { number: 0, said: VecDeque::new(), bytes: 0, held: Instant::now() };
-        let peer = Arc::new(Peer { connection, incoming: Mutex::new(incoming), gone: Notify::new() });
+        let peer = Arc::new(PeerState { connection, incoming: Mutex::new(incoming), gone: Notify::new() });
         let driver = tokio::spawn(drive(peer.clone(), handler, bus, node, strand)).abort_handle();
         Self { peer, driver, _registered: registered }
     }
 
     /// Takes a batch of what the client says.
-    pub fn say(&self, number: u64, said: Vec<Said>) -> Answer {
+    pub fn say(&self, number: u64, said: Vec<ClientFrame>) -> Response {
         let mut incoming = self.peer.incoming.lock();
         if number == incoming.number + 1 {
             incoming.number = number;
-            incoming.bytes += said.iter().map(Said::size).sum::<usize>();
-            if said.iter().any(|said| matches!(said, Said::Gone(_))) {
+            incoming.bytes += said.iter().map(ClientFrame::size).sum::<usize>();
+            if said.iter().any(|said| matches!(said, ClientFrame::Gone(_))) {
                 self.peer.gone.notify_one();
             }
             incoming.said.extend(said);
         } else if number != incoming.number {
-            return Answer::Unknown;
+            return Response::Unknown;
         }
-        let is_full = incoming.bytes > FULL_BYTES;
+        let is_full = incoming.bytes > BACKPRESSURE_BYTES;
         drop(incoming);
         self.peer.connection.wake();
-        Answer::Taken { is_full }
+        Response::Taken { is_full }
     }
 
     /// Its node says that the strand is there.
@@ -104,23 +111,23 @@ impl Guest {
     /// Whether there is nothing left to do for it. Whoever was not held for long is given up.
     pub fn is_over(&self, now: Instant) -> bool {
         let held = self.peer.incoming.lock().held;
-        self.driver.is_finished() || now.saturating_duration_since(held) > PATIENCE + PATIENCE / 2
+        self.driver.is_finished() || now.saturating_duration_since(held) > PEER_LOST_TIMEOUT + PEER_LOST_TIMEOUT / 2
     }
 }
 
-impl Drop for Guest {
+impl Drop for RemotePeer {
     fn drop(&mut self) {
         // With its handler, which gives up the seat.
         self.driver.abort();
     }
 }
 
-async fn drive(peer: Arc<Peer>, mut handler: Box<dyn Handler>, bus: Arc<dyn Bus>, node: String, strand: u64) {
+async fn drive(peer: Arc<PeerState>, mut handler: Box<dyn Handler>, bus: Arc<dyn NodeBus>, node: String, strand: u64) {
     let mut number = 0;
     while let Some(Batch { frames, close }) = poll_fn(|cx| peer.poll(&mut *handler, cx)).await {
         number += 1;
         let close = close.map(CloseReason::code);
-        let hear = Asked::Hear { strand, number, frames: Blob(frames), close };
+        let hear = Request::Hear { strand, number, frames: Base64Bytes(frames), close };
         tokio::select! {
             passed = pass(&*bus, &node, hear) => {
                 if close.is_some() || passed.is_err() {
@@ -133,7 +140,7 @@ async fn drive(peer: Arc<Peer>, mut handler: Box<dyn Handler>, bus: Arc<dyn Bus>
     }
 }
 
-impl Peer {
+impl PeerState {
     /// Carries out what the client said. Ready with what is to be delivered, or with nothing at the end.
     fn poll(&self, handler: &mut dyn Handler, cx: &mut Context<'_>) -> Poll<Option<Batch>> {
         let connection = &self.connection;
@@ -155,22 +162,22 @@ impl Peer {
         self.batch()
     }
 
-    fn next_said(&self) -> Option<Said> {
+    fn next_said(&self) -> Option<ClientFrame> {
         let mut incoming = self.incoming.lock();
         let said = incoming.said.pop_front()?;
         incoming.bytes -= said.size();
         Some(said)
     }
 
-    fn take(&self, handler: &mut dyn Handler, said: &Said) -> Result<(), CloseReason> {
+    fn take(&self, handler: &mut dyn Handler, said: &ClientFrame) -> Result<(), CloseReason> {
         match said {
-            Said::Text(text) => handler.on_frame().and_then(|()| handler.on_text(text)),
-            Said::Binary(Blob(bytes)) => handler.on_frame().and_then(|()| handler.on_binary(bytes)),
-            Said::Close(Blob(payload)) => {
+            ClientFrame::Text(text) => handler.on_frame().and_then(|()| handler.on_text(text)),
+            ClientFrame::Binary(Base64Bytes(bytes)) => handler.on_frame().and_then(|()| handler.on_binary(bytes)),
+            ClientFrame::Close(Base64Bytes(payload)) => {
                 handler.on_close(payload);
                 Ok(())
             }
-            Said::Gone(code) => {
+            ClientFrame::Gone(code) => {
                 // Why it ended is counted.
                 self.connection.close(CloseReason::of(*code).unwrap_or(CloseReason::Normal));
                 self.connection.abandon();

@@ -8,26 +8,26 @@ use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::{Instant, sleep};
 
-use crate::broker::Bus;
+use crate::broker::NodeBus;
 use crate::broker::engine::node_bus::Topic;
 use crate::protocol::frame::room_frames::{RoomId, Sender};
 use crate::protocol::{Code, Refusal};
 
 /// What cannot be delivered for so long is given up, with the strand that it belongs to.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PEER_LOST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a word of a client takes besides its data, of which it may have none.
-const OVERHEAD: usize = 64;
+const FRAME_OVERHEAD_BYTES: usize = 64;
 
 /// Between two tries.
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Between two questions whether the other side takes more.
-const RELIEF: Duration = Duration::from_millis(30);
+const BACKPRESSURE_PAUSE: Duration = Duration::from_millis(30);
 
 /// The room that a client wants to enter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wanted {
+pub enum RoomTarget {
     Channel(RoomId),
     Relay(String),
     /// What opens it is in the first text; a code alone names its room.
@@ -37,34 +37,34 @@ pub enum Wanted {
 /// What one node asks another. A strand is a connection of a client's node that is a peer of a room elsewhere; its batches are
 /// numbered in each direction, beginning with 1, and one that was taken is not taken again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Asked {
+pub enum Request {
     /// To the room's node: a client wants to enter.
-    Enter { strand: u64, wanted: Wanted, sender: Sender, address: Option<IpAddr> },
+    Enter { strand: u64, wanted: RoomTarget, sender: Sender, address: Option<IpAddr> },
     /// To the room's node: what the client says.
-    Say { strand: u64, number: u64, said: Vec<Said> },
+    Say { strand: u64, number: u64, said: Vec<ClientFrame> },
     /// To the client's node: frames for the client, one behind the other, and the code with which it is closed then.
-    Hear { strand: u64, number: u64, frames: Blob, close: Option<u16> },
+    Hear { strand: u64, number: u64, frames: Base64Bytes, close: Option<u16> },
     /// To the room's node: the strands that there are, of those that led there.
     Hold { strands: Vec<u64> },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Said {
+pub enum ClientFrame {
     Text(String),
-    Binary(Blob),
+    Binary(Base64Bytes),
     /// Its Close frame's payload.
-    Close(Blob),
+    Close(Base64Bytes),
     /// The connection is over, with this code.
     Gone(u16),
 }
 
-impl Said {
+impl ClientFrame {
     /// Bytes that it takes.
     pub fn size(&self) -> usize {
-        OVERHEAD
+        FRAME_OVERHEAD_BYTES
             + match self {
                 Self::Text(text) => text.len(),
-                Self::Binary(Blob(bytes)) | Self::Close(Blob(bytes)) => bytes.len(),
+                Self::Binary(Base64Bytes(bytes)) | Self::Close(Base64Bytes(bytes)) => bytes.len(),
                 Self::Gone(_) => 0,
             }
     }
@@ -72,15 +72,15 @@ impl Said {
 
 /// Bytes, in base64 where there are only texts.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Blob(pub Vec<u8>);
+pub struct Base64Bytes(pub Vec<u8>);
 
-impl Serialize for Blob {
+impl Serialize for Base64Bytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&base64::display::Base64Display::new(&self.0, &BASE64))
     }
 }
 
-impl<'de> Deserialize<'de> for Blob {
+impl<'de> Deserialize<'de> for Base64Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         BASE64.decode(text).map(Self).map_err(|_| serde::de::Error::custom("not base64"))
@@ -88,7 +88,7 @@ impl<'de> Deserialize<'de> for Blob {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum Response {
     /// It was taken, now or before. Until it is not full, nothing more may be sent.
     Taken { is_full: bool },
     /// There is no such strand (any more).
@@ -99,33 +99,33 @@ pub enum Answer {
 
 /// The strand is of no use any more.
 #[derive(Debug)]
-pub struct Lost;
+pub struct PeerLost;
 
-pub async fn ask(bus: &dyn Bus, node: &str, asked: &Asked) -> Result<Answer, Refusal> {
+pub async fn ask(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
     let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(Code::Internal))?;
     let answer = bus.ask(node, Topic::Rooms, &asked).await?;
     serde_json::from_slice(&answer).map_err(|_| Code::EngineUnavailable.into())
 }
 
 /// Asks until the other side has taken it and takes more.
-pub async fn pass(bus: &dyn Bus, node: &str, mut asked: Asked) -> Result<(), Lost> {
+pub async fn pass(bus: &dyn NodeBus, node: &str, mut asked: Request) -> Result<(), PeerLost> {
     let mut since = Instant::now();
-    while since.elapsed() < PATIENCE {
+    while since.elapsed() < PEER_LOST_TIMEOUT {
         match ask(bus, node, &asked).await {
-            Ok(Answer::Taken { is_full: false }) => return Ok(()),
-            Ok(Answer::Taken { is_full: true }) => {
+            Ok(Response::Taken { is_full: false }) => return Ok(()),
+            Ok(Response::Taken { is_full: true }) => {
                 asked.empty();
                 since = Instant::now();
-                sleep(RELIEF).await;
+                sleep(BACKPRESSURE_PAUSE).await;
             }
-            Ok(Answer::Unknown | Answer::Held { .. }) => return Err(Lost),
-            Err(_) => sleep(RETRY).await,
+            Ok(Response::Unknown | Response::Held { .. }) => return Err(PeerLost),
+            Err(_) => sleep(RETRY_PAUSE).await,
         }
     }
-    Err(Lost)
+    Err(PeerLost)
 }
 
-impl Asked {
+impl Request {
     /// It was taken, and is only repeated to hear whether there is room for more.
     fn empty(&mut self) {
         match self {

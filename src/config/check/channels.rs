@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::limits::Numbers;
 use crate::broker::channel::rules::Requirements as Matching;
-use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, SlowConsumer, Template};
+use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, ClaimPattern, SlowConsumer};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::{Channel, ChannelDefaults, OneOrManyRequirements, Requirements, Subscribers};
@@ -40,8 +40,8 @@ pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Rep
 }
 
 /// The pattern of a rule, and whose channels they are if it has claims in braces.
-fn check_match(text: &str, path: &Path, report: &mut Report) -> (Pattern, Option<Template>) {
-    match Template::parse(text) {
+fn check_match(text: &str, path: &Path, report: &mut Report) -> (Pattern, Option<ClaimPattern>) {
+    match ClaimPattern::parse(text) {
         Ok(Some(template)) => (check_pattern(template.shape().as_str(), path, report), Some(template)),
         Ok(None) => (check_pattern(text, path, report), None),
         Err(error) => {
@@ -101,7 +101,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
 }
 
 fn check_values(
-    (pattern, template): (Pattern, Option<Template>),
+    (pattern, template): (Pattern, Option<ClaimPattern>),
     path: &Path,
     values: ChannelDefaults,
     report: &mut Report,

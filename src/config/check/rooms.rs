@@ -1,7 +1,7 @@
 //! Rooms: their limits, and who may open one.
 
 use super::limits::Numbers;
-use crate::broker::room::{Caps, RoomLimits};
+use crate::broker::room::{RoomCaps, RoomLimits};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings;
@@ -54,7 +54,7 @@ pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
     let lifespan_or = |unset: u64| conn_lifespan_secs.unwrap_or(unset);
     let max_data_bytes = numbers.bytes("max_data_bytes", max_data_bytes, 0);
     // Clients of the relay were never limited; an operator who says a limit means them too.
-    let relay = Caps {
+    let relay = RoomCaps {
         max_exchanges: exchanges_or(0),
         max_data_bytes,
         lifespan: numbers.secs("conn_lifespan_secs", lifespan_or(0), 0),

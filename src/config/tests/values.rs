@@ -118,7 +118,7 @@ fn a_login_says_what_it_needs() {
 fn the_relay_form_is_limited_only_if_the_operator_says_so() {
     let caps = |file: &str| {
         let limits = load_file(file).config.rooms.limits;
-        let of = |caps: crate::broker::room::Caps| (caps.max_exchanges, caps.lifespan.as_secs());
+        let of = |caps: crate::broker::room::RoomCaps| (caps.max_exchanges, caps.lifespan.as_secs());
         (of(limits.caps()), of(limits.relay_caps()))
     };
     assert_eq!(caps(""), ((10, 300), (0, 0)));

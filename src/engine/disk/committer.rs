@@ -17,12 +17,12 @@ use super::error::DiskError;
 use super::file::StoreFile;
 use super::queue::{Batch, Op};
 use super::store::{Changes, Record, Store};
-use super::{Shared, lost};
-use crate::broker::engine::Settled;
+use super::{DiskState, lost};
+use crate::broker::engine::Stored;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::SharedLog;
 use crate::engine::deliver;
-use crate::engine::log::{Log, LogState, Used};
+use crate::engine::log::{Log, LogState, Usage};
 use crate::protocol::{ChannelName, CloseReason, Code};
 
 /// Between two attempts to write again.
@@ -31,15 +31,15 @@ const RETRY: Duration = Duration::from_secs(1);
 const REWRITE_STEP: usize = 1000;
 
 pub struct Committer {
-    pub shared: Arc<Shared>,
-    pub store: Handled,
+    pub shared: Arc<DiskState>,
+    pub store: StoreState,
     pub next_id: u64,
     pub runtime: Handle,
     pub counts: Counts,
 }
 
 /// The store, or the file that it was while no handle on it works.
-pub enum Handled {
+pub enum StoreState {
     Works(Store),
     Failed(StoreFile),
     /// A panic took it.
@@ -53,7 +53,7 @@ pub struct Counts {
 }
 
 /// Channels that a failed transaction touched.
-type Suspects = HashMap<ChannelName, SharedLog>;
+type TouchedChannels = HashMap<ChannelName, SharedLog>;
 
 impl Committer {
     pub fn run(mut self) {
@@ -73,9 +73,9 @@ impl Committer {
     }
 
     fn changes(&mut self, batch: &Batch) -> Changes {
-        let Handled::Works(store) = &self.store else { return Changes::default() };
+        let StoreState::Works(store) = &self.store else { return Changes::default() };
         let mut changes = Changes { garbage: batch.garbage.clone(), ..Changes::default() };
-        let mut touched: BTreeMap<&ChannelName, (&SharedLog, Option<Used>)> = BTreeMap::new();
+        let mut touched: BTreeMap<&ChannelName, (&SharedLog, Option<Usage>)> = BTreeMap::new();
         for op in &batch.ops {
             match op {
                 Op::Publish { channel, log, publication, is_kept, used, now, .. } => {
@@ -105,7 +105,7 @@ impl Committer {
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<(), String> {
-        let Handled::Works(store) = &self.store else { return Err("there is no handle".to_owned()) };
+        let StoreState::Works(store) = &self.store else { return Err("there is no handle".to_owned()) };
         if !changes.is_empty() {
             commit(store, changes)?;
             self.counts.commits.increment(1);
@@ -134,7 +134,7 @@ impl Committer {
                         self.runtime.spawn(async move { drop(deliver::run(walks)) });
                     }
                     // Whoever does not wait any more is not told.
-                    let _ = answer.send(Ok(Settled { position, congestion }));
+                    let _ = answer.send(Ok(Stored { position, congestion }));
                 }
                 Op::Save { answer, .. } | Op::Barrier { answer } => drop(answer.send(Ok(()))),
                 Op::End { channel, log, reason } => {
@@ -154,7 +154,7 @@ impl Committer {
     fn fail(&mut self, batch: Batch, cause: &str) {
         tracing::error!(cause, "the store cannot be written; publications are refused until it can");
         self.counts.failures.increment(1);
-        let mut suspects = Suspects::new();
+        let mut suspects = TouchedChannels::new();
         let refused = self.shared.queue.go_down();
         batch.garbage.into_iter().for_each(|garbage| self.shared.queue.discard(Some(garbage)));
         for op in batch.ops.into_iter().chain(refused) {
@@ -172,7 +172,7 @@ impl Committer {
         }
     }
 
-    fn refuse(&self, op: Op, suspects: &mut Suspects) {
+    fn refuse(&self, op: Op, suspects: &mut TouchedChannels) {
         match op {
             Op::Publish { channel, log, answer, .. } => {
                 let mut locked = log.lock();
@@ -205,26 +205,28 @@ impl Committer {
     }
 
     /// A new handle, and what is in memory written over what the failed transaction left.
-    fn recover(&mut self, suspects: &Suspects) -> Result<(), String> {
+    fn recover(&mut self, suspects: &TouchedChannels) -> Result<(), String> {
         let config = self.shared.config.clone();
         let clock = self.shared.clock;
-        match std::mem::replace(&mut self.store, Handled::Lost) {
-            Handled::Works(store) if store.file().has_failed_fsync() => {
+        match std::mem::replace(&mut self.store, StoreState::Lost) {
+            StoreState::Works(store) if store.file().has_failed_fsync() => {
                 // It stays open, and locked, until the new file has taken its place.
-                self.store = Handled::Works(store);
+                self.store = StoreState::Works(store);
             }
-            Handled::Works(store) => {
+            StoreState::Works(store) => {
                 let reopened = store.reopen();
                 self.take(reopened)?;
             }
-            Handled::Failed(file) if file.has_failed_fsync() => self.store = Handled::Failed(file),
-            Handled::Failed(file) => {
+            StoreState::Failed(file) if file.has_failed_fsync() => self.store = StoreState::Failed(file),
+            StoreState::Failed(file) => {
                 let opened = Store::open_file(&config, file.clone(), Some(clock)).map_err(|error| (file, error));
                 self.take(opened)?;
             }
-            Handled::Lost => self.store = Handled::Works(Store::open(&config).map_err(|error| error.to_string())?),
+            StoreState::Lost => {
+                self.store = StoreState::Works(Store::open(&config).map_err(|error| error.to_string())?)
+            }
         }
-        if let Handled::Works(store) = &self.store
+        if let StoreState::Works(store) = &self.store
             && !store.file().has_failed_fsync()
         {
             let mut changes = Changes::default();
@@ -239,18 +241,18 @@ impl Committer {
         }
         let made = Store::make(&config, clock).map_err(|error| error.to_string())?;
         self.write_all(&made)?;
-        self.store = Handled::Works(made.into_place().map_err(|error| error.to_string())?);
+        self.store = StoreState::Works(made.into_place().map_err(|error| error.to_string())?);
         Ok(())
     }
 
     fn take(&mut self, opened: Result<Store, (StoreFile, DiskError)>) -> Result<(), String> {
         match opened {
             Ok(store) => {
-                self.store = Handled::Works(store);
+                self.store = StoreState::Works(store);
                 Ok(())
             }
             Err((file, error)) => {
-                self.store = Handled::Failed(file);
+                self.store = StoreState::Failed(file);
                 Err(error.to_string())
             }
         }

@@ -19,13 +19,13 @@ use metrics::{counter, gauge};
 use tokio::sync::oneshot;
 
 use self::clock::StoreClock;
-use self::committer::{Committer, Counts, Handled};
+use self::committer::{Committer, Counts, StoreState};
 use self::queue::{Op, Queue};
 use self::store::Store;
 use super::channels::{Channels, MemoryLimits, SharedLog, check_narrower, new_epoch};
 use super::log::{Log, LogState, Refused};
-use crate::broker::engine::{Appended, ChannelState, Created, Joined, Place, Start};
-use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now};
+use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
+use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
 
 pub use self::error::DiskError;
@@ -37,11 +37,11 @@ pub use self::store::DiskConfig;
 const FILE_PER_BACKLOG: u64 = 8;
 
 pub struct Disk {
-    shared: Arc<Shared>,
+    shared: Arc<DiskState>,
     committer: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+struct DiskState {
     channels: Channels,
     queue: Queue,
     config: DiskConfig,
@@ -61,7 +61,8 @@ impl Disk {
         let limits = MemoryLimits { max_backlog_bytes: limits.max_backlog_bytes.min(share), ..limits };
         let store = Store::open(config)?;
         let channels = Channels::new(limits, rules, hub, counters);
-        let shared = Arc::new(Shared { channels, queue: Queue::default(), config: config.clone(), clock: store.clock });
+        let shared =
+            Arc::new(DiskState { channels, queue: Queue::default(), config: config.clone(), clock: store.clock });
         let next_id = shared.load(&store)?;
         let counts = Counts {
             commits: counter!("lastmile_engine_commits_total"),
@@ -70,13 +71,13 @@ impl Disk {
         };
         counts.disk_bytes.set(store.file().len() as f64);
         let runtime = tokio::runtime::Handle::current();
-        let committer = Committer { shared: shared.clone(), store: Handled::Works(store), next_id, runtime, counts };
+        let committer = Committer { shared: shared.clone(), store: StoreState::Works(store), next_id, runtime, counts };
         let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(move || committer.run());
         Ok(Self { shared, committer: Some(thread.map_err(|error| DiskError::io(&config.path, error))?) })
     }
 }
 
-impl Shared {
+impl DiskState {
     /// Takes the channels out of a store; gives the first id that is free.
     fn load(&self, store: &Store) -> Result<u64, DiskError> {
         let rules = self.channels.rules.load();
@@ -191,7 +192,7 @@ impl Shared {
     }
 
     /// Nothing more is accepted; the channel goes behind what it accepted before.
-    fn remove(&self, channel: &ChannelName, shared: &SharedLog, log: &mut Log) -> Result<Written, Refusal> {
+    fn remove(&self, channel: &ChannelName, shared: &SharedLog, log: &mut Log) -> Result<CommitReceipt, Refusal> {
         let (answer, removed) = oneshot::channel();
         self.queue.push(Op::Remove { channel: channel.clone(), log: shared.clone(), before: log.state, answer })?;
         log.state = LogState::Closing;
@@ -217,15 +218,15 @@ impl Shared {
     }
 }
 
-type Written = oneshot::Receiver<Result<(), Refusal>>;
+type CommitReceipt = oneshot::Receiver<Result<(), Refusal>>;
 
 enum Attempt {
-    Done(Created, Written),
+    Done(Created, CommitReceipt),
     /// It has to be tried again after this.
-    Wait(Written),
+    Wait(CommitReceipt),
 }
 
-async fn written(answer: Written) -> Result<(), Refusal> {
+async fn written(answer: CommitReceipt) -> Result<(), Refusal> {
     answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
 }
 
@@ -246,14 +247,14 @@ impl Engine for Disk {
     }
 
     /// Only a channel that is just being removed has to be waited for.
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>> {
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
         let log = self.shared.channels.find(channel)?;
         if log.lock().state != LogState::Closing {
             return None;
         }
         let (answer, passed) = oneshot::channel();
         match self.shared.queue.push(Op::Barrier { answer }) {
-            Ok(()) => Some(Box::pin(async { written(passed).await.map(|()| Place::default()) })),
+            Ok(()) => Some(Box::pin(async { written(passed).await.map(|()| SubscriberSlot::default()) })),
             Err(refusal) => Some(Box::pin(ready(Err(refusal)))),
         }
     }
@@ -261,12 +262,12 @@ impl Engine for Disk {
     fn subscribe(
         &self,
         channel: &ChannelName,
-        newcomer: Newcomer,
+        newcomer: JoinRequest,
         start: Start,
         now: Now,
         announce: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refusal> {
-        let Shared { channels, .. } = &*self.shared;
+        let DiskState { channels, .. } = &*self.shared;
         channels.with_log(channel, now, |shared, log| {
             let joined = channels.join(channel, log, newcomer, start, now, announce);
             joined.map_err(|refused| self.shared.refuse(channel, shared, refused))

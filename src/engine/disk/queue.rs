@@ -7,15 +7,15 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::broker::Now;
-use crate::broker::engine::Settled;
+use crate::broker::engine::Stored;
 use crate::engine::channels::SharedLog;
-use crate::engine::log::{LogState, Used};
+use crate::engine::log::{LogState, Usage};
 use crate::protocol::{ChannelName, CloseReason, Code, Publication, Refusal};
 
 /// Bytes of publications that may wait; publishers are refused beyond it.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 /// What a thing that waits takes besides its frame.
-const OVERHEAD: usize = 512;
+const OP_OVERHEAD_BYTES: usize = 512;
 
 /// The answer to whoever waits; it says more than that only for publications.
 pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
@@ -28,9 +28,9 @@ pub enum Op {
         log: SharedLog,
         publication: Arc<Publication>,
         is_kept: bool,
-        used: Used,
+        used: Usage,
         now: Now,
-        answer: Answer<Settled>,
+        answer: Answer<Stored>,
     },
     /// A channel is as its log says now.
     Save { channel: ChannelName, log: SharedLog, answer: Answer<()> },
@@ -45,20 +45,22 @@ pub enum Op {
 impl Op {
     fn bytes(&self) -> usize {
         match self {
-            Self::Publish { publication, .. } => OVERHEAD + publication.frame(crate::protocol::Form::Native).len(),
-            _ => OVERHEAD,
+            Self::Publish { publication, .. } => {
+                OP_OVERHEAD_BYTES + publication.frame(crate::protocol::Form::Native).len()
+            }
+            _ => OP_OVERHEAD_BYTES,
         }
     }
 }
 
 #[derive(Default)]
 pub struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     ops: Vec<Op>,
     bytes: usize,
     /// Rows that are not kept any more.
@@ -154,12 +156,12 @@ impl Queue {
     }
 }
 
-impl State {
+impl QueueState {
     fn check(&self) -> Result<(), Refusal> {
         if self.is_down || self.is_closed {
             return Err(Refusal::new(Code::EngineUnavailable, "nothing can be written now; try again later"));
         }
-        if self.bytes > MAX_BYTES {
+        if self.bytes > MAX_QUEUED_BYTES {
             return Err(Refusal::new(Code::EngineUnavailable, "too much waits to be written; try again later"));
         }
         Ok(())

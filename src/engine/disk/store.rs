@@ -13,7 +13,7 @@ use super::error::DiskError;
 use super::file::{Fsync, StoreFile};
 use crate::broker::ChannelLimits;
 use crate::engine::backlog::Entry;
-use crate::engine::log::{Log, LogState, Used};
+use crate::engine::log::{Log, LogState, Usage};
 use crate::protocol::publication::Kept;
 use crate::protocol::{ChannelName, CloseReason};
 
@@ -21,14 +21,14 @@ use crate::protocol::{ChannelName, CloseReason};
 const CHANNELS: TableDefinition<&str, &[u8]> = TableDefinition::new("channels");
 /// Id of the channel and offset; the time of the store in milliseconds and [`Kept`].
 const BACKLOG: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("backlog");
-const ABOUT: TableDefinition<&str, u64> = TableDefinition::new("about");
+const METADATA: TableDefinition<&str, u64> = TableDefinition::new("about");
 
 /// Of the tables above.
 const FORMAT: u64 = 1;
 /// Memory for pages of the file. All that is read again is in memory anyway.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of the time before a publication.
-const TIME: usize = 8;
+const CLOCK_BYTES: usize = 8;
 
 /// Where the store is and what it may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Store {
         let database = builder.create_with_backend(file.clone()).map_err(|error| DiskError::database(path, error))?;
         let transaction = database.begin_write().map_err(|error| DiskError::database(path, error))?;
         let stamp = (|| {
-            let mut about = transaction.open_table(ABOUT)?;
+            let mut about = transaction.open_table(METADATA)?;
             transaction.open_table(CHANNELS)?;
             transaction.open_table(BACKLOG)?;
             let mut get = |key: &str, default| -> Result<u64, redb::Error> {
@@ -153,8 +153,8 @@ impl Store {
                 rows.retain_in((*id, offsets.start)..(*id, offsets.end), |_, _| false)?;
             }
             for (id, offset, Entry { at, kept }) in publications {
-                let mut row = rows.insert_reserve((*id, *offset), TIME + kept.stored_len())?;
-                let (time, publication) = row.as_mut().split_at_mut(TIME);
+                let mut row = rows.insert_reserve((*id, *offset), CLOCK_BYTES + kept.stored_len())?;
+                let (time, publication) = row.as_mut().split_at_mut(CLOCK_BYTES);
                 time.copy_from_slice(&self.clock.at(*at).to_le_bytes());
                 kept.write(publication);
             }
@@ -168,7 +168,7 @@ impl Store {
                     .map_err(|error| redb::Error::Corrupted(format!("a channel cannot be written: {error}")))?;
                 records.insert(channel.as_str(), &json[..])?;
             }
-            let mut about = transaction.open_table(ABOUT)?;
+            let mut about = transaction.open_table(METADATA)?;
             about.insert("store_ms", self.clock.at(Instant::now()))?;
             about.insert("wall_ms", wall_ms())?;
         }
@@ -191,7 +191,8 @@ impl Store {
             let mut backlog = Vec::new();
             for row in rows.range((record.id, 0)..=(record.id, u64::MAX)).map_err(|e| error(e.into()))? {
                 let (key, row) = row.map_err(|e| error(e.into()))?;
-                let (time, kept) = row.value().split_first_chunk::<TIME>().ok_or_else(|| damaged("a publication"))?;
+                let (time, kept) =
+                    row.value().split_first_chunk::<CLOCK_BYTES>().ok_or_else(|| damaged("a publication"))?;
                 let kept = Kept::read(kept).ok_or_else(|| damaged("a publication"))?;
                 backlog.push((key.value().1, Entry { at: self.clock.moment(u64::from_le_bytes(*time)), kept }));
             }
@@ -217,7 +218,7 @@ impl Changes {
 }
 
 impl Record {
-    pub fn of(log: &Log, used: Used, clock: &StoreClock) -> Self {
+    pub fn of(log: &Log, used: Usage, clock: &StoreClock) -> Self {
         Self {
             id: log.id,
             epoch: log.epoch.to_string(),
@@ -238,7 +239,7 @@ impl Record {
     }
 
     /// Makes `log`, which is new, as it was.
-    pub fn apply(&self, log: &mut Log, clock: &StoreClock) -> Used {
+    pub fn apply(&self, log: &mut Log, clock: &StoreClock) -> Usage {
         log.id = self.id;
         log.epoch = self.epoch.as_str().into();
         log.created.steady = clock.moment(self.created);
@@ -254,7 +255,7 @@ impl Record {
                 lifespan: Duration::from_secs(secs),
             }
         });
-        Used { offset: self.offset, data_bytes: self.data_bytes }
+        Usage { offset: self.offset, data_bytes: self.data_bytes }
     }
 }
 

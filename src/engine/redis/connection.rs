@@ -11,33 +11,33 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::keys::SCRIPTS;
-use super::server::{Connection, RedisKind, Server, field};
+use super::server::{RedisKind, Server, ServerConnection, field};
 use crate::protocol::{Code, Refusal};
 
 /// Waits between attempts to connect.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const FIRST_RECONNECT_WAIT: Duration = Duration::from_millis(50);
+const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(1);
 
 /// Longest time until a connection can be used.
-const OPENING: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a connection on which nothing comes is tried.
-const PING: Duration = Duration::from_secs(1);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes that came from Redis and were not looked at yet. Beyond it everything is read anew.
 const MAX_PUSHED_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a push takes besides its data.
-const OVERHEAD: usize = 256;
+const PUSH_OVERHEAD_BYTES: usize = 256;
 
 /// The connection of now, for whoever needs it.
-pub struct Link(watch::Sender<Option<Arc<Session>>>);
+pub struct ConnectionKeeper(watch::Sender<Option<Arc<Connection>>>);
 
 /// One connection, from its opening until it is lost.
-pub struct Session {
+pub struct Connection {
     /// Different for every connection of the process.
     pub number: u64,
-    connection: Connection,
+    connection: ServerConnection,
     /// Another one means that the newest of what Redis acknowledged may be missing.
     pub marker: String,
     opened: Instant,
@@ -47,7 +47,7 @@ pub struct Session {
 
 /// What came of writing something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum WriteResult {
     Done,
     /// There is no memory for it.
     Full,
@@ -55,7 +55,7 @@ pub enum Written {
 }
 
 /// What came for the subscriptions of a session, in its order.
-pub struct Pushes {
+pub struct PushStream {
     waiting: mpsc::UnboundedReceiver<PushInfo>,
     bytes: Arc<AtomicUsize>,
 }
@@ -68,22 +68,22 @@ struct Inbox {
     is_overrun: AtomicBool,
 }
 
-impl Default for Link {
+impl Default for ConnectionKeeper {
     fn default() -> Self {
         Self(watch::Sender::new(None))
     }
 }
 
-impl Link {
+impl ConnectionKeeper {
     /// The connection, or a refusal at once.
-    pub fn session(&self) -> Result<Arc<Session>, Refusal> {
+    pub fn session(&self) -> Result<Arc<Connection>, Refusal> {
         self.0.borrow().clone().filter(|session| !session.is_lost()).ok_or_else(away)
     }
 
     /// Waits a little for a connection.
-    pub async fn wait(&self, at_most: Duration) -> Result<Arc<Session>, Refusal> {
+    pub async fn wait(&self, at_most: Duration) -> Result<Arc<Connection>, Refusal> {
         let mut current = self.0.subscribe();
-        let is_up = |session: &Option<Arc<Session>>| session.as_ref().is_some_and(|session| !session.is_lost());
+        let is_up = |session: &Option<Arc<Connection>>| session.as_ref().is_some_and(|session| !session.is_lost());
         match timeout(at_most, current.wait_for(is_up)).await {
             Ok(Ok(session)) => session.clone().ok_or_else(away),
             _ => Err(away()),
@@ -96,14 +96,14 @@ impl Link {
     }
 
     /// Runs until it is dropped. `up` is told of every new connection.
-    pub async fn keep(&self, server: Server, kind: &RedisKind, up: impl Fn(&Arc<Session>, Pushes)) {
-        let (mut pause, mut is_told) = (FIRST_WAIT, false);
+    pub async fn keep(&self, server: Server, kind: &RedisKind, up: impl Fn(&Arc<Connection>, PushStream)) {
+        let (mut pause, mut is_told) = (FIRST_RECONNECT_WAIT, false);
         loop {
-            let opening = timeout(OPENING, Session::open(&server, kind)).await;
+            let opening = timeout(CONNECT_TIMEOUT, Connection::open(&server, kind)).await;
             match opening.unwrap_or_else(|_| Err((ErrorKind::Io, "it does not answer").into())) {
                 Ok((session, pushes)) => {
                     tracing::info!("connected to redis");
-                    (pause, is_told) = (FIRST_WAIT, false);
+                    (pause, is_told) = (FIRST_RECONNECT_WAIT, false);
                     self.0.send_replace(Some(session.clone()));
                     up(&session, pushes);
                     session.watch().await;
@@ -117,14 +117,14 @@ impl Link {
                 }
             }
             sleep(jittered(pause)).await;
-            pause = (pause * 2).min(LONGEST_WAIT);
+            pause = (pause * 2).min(MAX_RECONNECT_WAIT);
         }
     }
 }
 
-impl Session {
-    async fn open(server: &Server, kind: &RedisKind) -> RedisResult<(Arc<Self>, Pushes)> {
-        let (inbox, pushes) = Pushes::new();
+impl Connection {
+    async fn open(server: &Server, kind: &RedisKind) -> RedisResult<(Arc<Self>, PushStream)> {
+        let (inbox, pushes) = PushStream::new();
         let mut connection = server.connect(move |info| inbox.push(info)).await?;
         let marker = marker(&mut connection, kind).await?;
         let load = SCRIPTS.all().map(|script| {
@@ -147,7 +147,7 @@ impl Session {
     /// Returns once the connection is of no use any more.
     async fn watch(&self) {
         while !self.is_lost() {
-            if timeout(PING, self.lost.notified()).await.is_ok() {
+            if timeout(PING_INTERVAL, self.lost.notified()).await.is_ok() {
                 return;
             }
             // Others of a Cluster are the library's matter.
@@ -200,14 +200,14 @@ impl Session {
         command.query_async(&mut connection).await.map_err(|error| self.failed(error))
     }
 
-    pub async fn write(&self, command: &redis::Cmd) -> Written {
+    pub async fn write(&self, command: &redis::Cmd) -> WriteResult {
         let mut connection = self.connection.clone();
         match command.query_async::<Value>(&mut connection).await {
-            Ok(_) => Written::Done,
+            Ok(_) => WriteResult::Done,
             Err(error) => {
                 let is_full = error.code() == Some("OOM");
                 let _ = self.failed(error);
-                if is_full { Written::Full } else { Written::Failed }
+                if is_full { WriteResult::Full } else { WriteResult::Failed }
             }
         }
     }
@@ -248,7 +248,7 @@ impl Inbox {
     }
 }
 
-impl Pushes {
+impl PushStream {
     fn new() -> (Inbox, Self) {
         // Bounded by the bytes that the inbox counts.
         let (sender, waiting) = mpsc::unbounded_channel();
@@ -280,7 +280,7 @@ pub fn away() -> Refusal {
 /// `aof`: everything that was acknowledged comes back after a restart, because Redis writes it before it answers.
 /// Otherwise it names the process: another one may have lost the newest. In a Cluster the scripts ask the slot's master,
 /// and gateways that do not hear each other, because some began before its upgrade, never share an epoch.
-async fn marker(connection: &mut Connection, kind: &RedisKind) -> RedisResult<String> {
+async fn marker(connection: &mut ServerConnection, kind: &RedisKind) -> RedisResult<String> {
     if connection.is_cluster() {
         return Ok(format!("cluster {}", if connection.one().is_some() { "plain " } else { "" }));
     }
@@ -299,7 +299,7 @@ async fn marker(connection: &mut Connection, kind: &RedisKind) -> RedisResult<St
 
 fn size_of_push(info: &PushInfo) -> usize {
     let of = |value: &Value| if let Value::BulkString(bytes) = value { bytes.len() } else { 0 };
-    OVERHEAD + info.data.iter().map(of).sum::<usize>()
+    PUSH_OVERHEAD_BYTES + info.data.iter().map(of).sum::<usize>()
 }
 
 /// Half of it to all of it, so that nodes do not come back at once.
@@ -314,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn pushes_that_nobody_looks_at_take_only_so_much_memory_and_each_gap_is_told() {
-        let (inbox, mut pushes) = Pushes::new();
+        let (inbox, mut pushes) = PushStream::new();
         let large =
             || PushInfo { kind: PushKind::Message, data: vec![Value::BulkString(vec![0; MAX_PUSHED_BYTES / 4])] };
         // A Cluster's connection lives on behind a gap, and may have another one.

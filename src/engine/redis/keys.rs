@@ -12,9 +12,9 @@ pub const PROBES: usize = 6;
 
 const SLOTS: usize = 16384;
 
-pub struct Names(String);
+pub struct Keys(String);
 
-impl Names {
+impl Keys {
     /// `prefix` stands before every name.
     pub fn new(prefix: &str) -> Self {
         Self(prefix.to_owned())
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn every_channel_has_keys_of_its_own_and_is_found_again() {
-        let names = Names::new("lastmile");
+        let names = Keys::new("lastmile");
         let mut seen = std::collections::HashSet::new();
         for name in ["a", "a:b", "{a}", "a}:live", "%7Ba%7D", "ä €", "a/b?c#d", "", "$x"] {
             let channel = ChannelName::from_dialect(name).unwrap();
@@ -157,12 +157,12 @@ mod tests {
 
     #[test]
     fn probes_are_on_each_of_three_masters() {
-        let probes = Names::new("lastmile").probes("abcdefgh");
+        let probes = Keys::new("lastmile").probes("abcdefgh");
         let third =
             |part: usize| (part * SLOTS / 3..(part + 1) * SLOTS / 3).map(|slot| Slot::new(slot as u16).unwrap());
         for part in 0..3 {
             assert_eq!(probes.iter().filter(|name| third(part).any(|slot| slot == Slot::for_key(name))).count(), 2);
         }
-        assert_eq!(Names::new("{x}").probes("abcdefgh").len(), PROBES);
+        assert_eq!(Keys::new("{x}").probes("abcdefgh").len(), PROBES);
     }
 }

@@ -14,13 +14,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::Core;
-use super::connection::{Session, away};
+use super::connection::{Connection, away};
 use super::keys::SCRIPTS;
-use super::subscriber_quota::Seats;
+use super::subscriber_quota::SubscriberQuota;
 use super::wire::{self, Message, Received};
 use crate::broker::Now;
-use crate::broker::channel::fanout::Walks;
-use crate::broker::channel::presence::LEASE;
+use crate::broker::channel::fanout::Deliveries;
+use crate::broker::channel::presence::PRESENCE_LEASE;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::{SharedLog, new_epoch};
 use crate::engine::deliver;
@@ -29,25 +29,25 @@ use crate::protocol::frame::server_frame::Reply;
 use crate::protocol::{ChannelName, CloseReason, Position, Refusal};
 
 /// Publications that are read at once.
-const PAGE: usize = 256;
+const READ_PAGE: usize = 256;
 
 /// Messages that wait while a mirror reads; beyond it, it reads again.
-const MAX_WAITING: usize = 4096;
+const MAX_BUFFERED_MESSAGES: usize = 4096;
 
 /// What is on its way for so long may have been lost.
-const LATE: Duration = Duration::from_millis(500);
+const DEGRADED_AFTER: Duration = Duration::from_millis(500);
 
 /// A mirror that reads for so many seconds has no way to what it reads.
-const PATIENT_SWEEPS: u32 = 3;
+const MAX_BEHIND_SWEEPS: u32 = 3;
 
 /// Waits between attempts to read while the connection holds.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_READ_RETRY: Duration = Duration::from_millis(50);
+const MAX_READ_RETRY: Duration = Duration::from_secs(1);
 
 pub struct Mirror {
     pub channel: ChannelName,
     pub log: SharedLog,
-    pub seats: Seats,
+    pub seats: SubscriberQuota,
     progress: Mutex<Progress>,
     is_ready: watch::Sender<bool>,
     /// The log has an epoch that Redis gave it.
@@ -73,7 +73,7 @@ struct Progress {
 }
 
 /// The state of a channel, as `attach.lua` gives it.
-struct State {
+struct RemoteState {
     epoch: Arc<str>,
     offset: u64,
     age: Duration,
@@ -90,7 +90,7 @@ impl Mirror {
         Arc::new(Self {
             channel,
             log,
-            seats: Seats::default(),
+            seats: SubscriberQuota::default(),
             progress: Mutex::default(),
             is_ready: watch::Sender::new(false),
             is_loaded: AtomicBool::new(false),
@@ -133,7 +133,7 @@ impl Mirror {
                     break;
                 }
             }
-            if timeout(LATE, moved).await.is_err() {
+            if timeout(DEGRADED_AFTER, moved).await.is_err() {
                 break;
             }
         }
@@ -148,7 +148,7 @@ impl Mirror {
         let behind = if is_ready { 0 } else { self.behind.load(Ordering::Relaxed) + 1 };
         self.behind.store(behind, Ordering::Relaxed);
         let was_degraded = self.is_degraded.load(Ordering::Relaxed);
-        let is_degraded = is_node_cut_off || behind >= PATIENT_SWEEPS || (was_degraded && !is_ready);
+        let is_degraded = is_node_cut_off || behind >= MAX_BEHIND_SWEEPS || (was_degraded && !is_ready);
         if self.is_degraded.swap(is_degraded, Ordering::Relaxed) != is_degraded {
             let channel = self.channel.as_str();
             let state = if is_degraded { Reply::Degraded { channel } } else { Reply::Restored { channel } };
@@ -171,65 +171,65 @@ impl Mirror {
     }
 
     /// A message came. Gives what is to be written to members.
-    pub fn take(self: &Arc<Self>, core: &Arc<Core>, message: Message) -> Walks {
+    pub fn take(self: &Arc<Self>, core: &Arc<Core>, message: Message) -> Deliveries {
         let mut progress = self.progress.lock();
         if progress.is_reading {
-            if progress.waiting.len() < MAX_WAITING {
+            if progress.waiting.len() < MAX_BUFFERED_MESSAGES {
                 progress.waiting.push_back(message);
             } else {
                 progress.again = true;
             }
-            return Walks::default();
+            return Deliveries::default();
         }
         self.apply(core, message).unwrap_or_else(|_missing| {
             self.renew_locked(core, &mut progress);
-            Walks::default()
+            Deliveries::default()
         })
     }
 
     /// Fails if something is missing before the message.
-    fn apply(&self, core: &Core, message: Message) -> Result<Walks, Missing> {
+    fn apply(&self, core: &Core, message: Message) -> Result<Deliveries, Gap> {
         match message {
             Message::Publication(received) => {
                 let mut log = self.log.lock();
                 let position = log.position();
                 match log.state {
-                    LogState::Forgotten => return Ok(Walks::default()),
+                    LogState::Forgotten => return Ok(Deliveries::default()),
                     LogState::Live if *position.epoch == *received.epoch => {}
-                    _ => return Err(Missing),
+                    _ => return Err(Gap),
                 }
                 if received.offset > position.offset + 1 {
-                    return Err(Missing);
+                    return Err(Gap);
                 }
                 Ok(self.reveal(core, &mut log, &received, Instant::now()))
             }
             Message::End { reason: CloseReason::ChannelClosed, .. } => {
                 core.channels.remove(&self.channel, &self.log, CloseReason::ChannelClosed);
-                Ok(Walks::default())
+                Ok(Deliveries::default())
             }
             Message::End { epoch, reason } => {
                 let mut log = self.log.lock();
                 if *log.epoch != *epoch {
-                    return Err(Missing);
+                    return Err(Gap);
                 }
                 self.end(core, &mut log, reason);
-                Ok(Walks::default())
+                Ok(Deliveries::default())
             }
-            Message::Look => Err(Missing),
+            Message::Look => Err(Gap),
             Message::Watch { node } => {
                 self.watched_by(core, &node);
-                Ok(Walks::default())
+                Ok(Deliveries::default())
             }
         }
     }
 
     /// Shows a publication, unless it is an old one.
-    fn reveal(&self, core: &Core, log: &mut Log, received: &Received, at: Instant) -> Walks {
+    fn reveal(&self, core: &Core, log: &mut Log, received: &Received, at: Instant) -> Deliveries {
         if received.offset <= log.position().offset {
-            return Walks::default();
+            return Deliveries::default();
         }
         let Some((publication, publisher, bytes)) = received.publication(&self.channel) else {
-            return Walks::default();
+            return Deliveries::default();
         };
         let rules = core.channels.rules.load();
         let rule = rules.of(&self.channel);
@@ -250,12 +250,12 @@ impl Mirror {
     /// From now on `node` is told who comes and goes here.
     fn watched_by(&self, core: &Core, node: &str) {
         if node != core.node {
-            core.channels.hub.watched_by(&self.channel, node, Instant::now() + LEASE);
+            core.channels.hub.watched_by(&self.channel, node, Instant::now() + PRESENCE_LEASE);
         }
     }
 
     async fn read(self: Arc<Self>, core: Arc<Core>) {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = FIRST_READ_RETRY;
         loop {
             {
                 let mut progress = self.progress.lock();
@@ -283,7 +283,7 @@ impl Mirror {
                 }
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_READ_RETRY);
         }
     }
 
@@ -303,7 +303,7 @@ impl Mirror {
                 };
                 match self.apply(core, message) {
                     Ok(walks) => walks,
-                    Err(Missing) => return false,
+                    Err(Gap) => return false,
                 }
             };
             deliver(walks).await;
@@ -352,7 +352,7 @@ impl Mirror {
     }
 
     /// Whether another publication stands where the newest one of the mirror did: Redis lost it and went on.
-    async fn is_replaced(&self, core: &Core, session: &Session, known: &Position) -> Result<bool, Refusal> {
+    async fn is_replaced(&self, core: &Core, session: &Connection, known: &Position) -> Result<bool, Refusal> {
         let (newest, id) = (self.newest.load(Ordering::Relaxed), format!("{}-0", known.offset));
         if newest == 0 {
             return Ok(false);
@@ -367,7 +367,12 @@ impl Mirror {
         })
     }
 
-    async fn state(&self, core: &Core, session: &Session, known: Option<(&str, u64)>) -> Result<State, Refusal> {
+    async fn state(
+        &self,
+        core: &Core,
+        session: &Connection,
+        known: Option<(&str, u64)>,
+    ) -> Result<RemoteState, Refusal> {
         let (epoch, offset) = known.unwrap_or(("", 0));
         let lifespan = core.channels.rules.load().of(&self.channel).limits.lifespan;
         let mut script = SCRIPTS.attach.prepare_invoke();
@@ -377,15 +382,21 @@ impl Mirror {
         script.arg(core.idle.as_millis() as u64).arg(names.live(channel)).arg(session.publish());
         script.arg(epoch).arg(offset);
         let answer: Vec<String> = session.invoke(&script).await?;
-        State::read(&answer).ok_or_else(away)
+        RemoteState::read(&answer).ok_or_else(away)
     }
 
     /// Reads what is behind `from` up to the state, as far as it is retained.
-    async fn read_missing(&self, core: &Arc<Core>, session: &Session, from: u64, state: &State) -> Result<(), Refusal> {
+    async fn read_missing(
+        &self,
+        core: &Arc<Core>,
+        session: &Connection,
+        from: u64,
+        state: &RemoteState,
+    ) -> Result<(), Refusal> {
         let mut next = from + 1;
         while next <= state.offset && state.ended.is_none() {
             let mut command = redis::cmd("XRANGE");
-            command.arg(core.names.log(&self.channel)).arg(format!("{next}-0")).arg("+").arg("COUNT").arg(PAGE);
+            command.arg(core.names.log(&self.channel)).arg(format!("{next}-0")).arg("+").arg("COUNT").arg(READ_PAGE);
             let page: StreamRangeReply = session.query(&command).await?;
             let Some(last) = page.ids.last() else { return Ok(()) };
             next = last.id.split('-').next().and_then(|id| id.parse::<u64>().ok()).ok_or_else(away)? + 1;
@@ -419,9 +430,9 @@ impl Mirror {
     }
 }
 
-struct Missing;
+struct Gap;
 
-impl State {
+impl RemoteState {
     fn read(answer: &[String]) -> Option<Self> {
         let [epoch, offset, _, age, ended, declared, time, watchers] = answer else { return None };
         Some(Self {
@@ -437,7 +448,7 @@ impl State {
 }
 
 /// Writes to members and waits while too much waits before them.
-pub async fn deliver(walks: Walks) {
+pub async fn deliver(walks: Deliveries) {
     if let Some(congestion) = deliver::run(walks) {
         congestion.relieved().await;
     }

@@ -29,38 +29,40 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
 
-use self::connection::{Link, Pushes, Session, away};
-use self::keys::{Names, PROBES, SCRIPTS};
+use self::connection::{Connection, ConnectionKeeper, PushStream, away};
+use self::keys::{Keys, PROBES, SCRIPTS};
 use self::mirror::{Mirror, deliver};
-use self::node_bus::Words;
-use self::probe::Canary;
+use self::node_bus::MessageRouter;
+use self::probe::HealthProbe;
 use self::queue::Queue;
 use self::server::Server;
 use self::wire::Message;
 use super::channels::{Channels, MemoryLimits, new_epoch};
 use super::log::LogState;
-use crate::broker::engine::{Appended, ChannelState, Created, Joined, Place, Start};
-use crate::broker::{Bus, ChannelLimits, ChannelRules, Counters, Engine, Hub, Membership, Newcomer, Now, Shared};
+use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
+use crate::broker::{
+    ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, NodeBus, Now, SharedStore,
+};
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
 pub use self::server::{RedisConfig, RedisError, RedisKind};
 pub use self::shared_store::nodes;
 
 /// Who wants to listen waits for Redis so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Mirrors that read at once.
-const READERS: usize = 64;
+const MAX_CONCURRENT_RESYNCS: usize = 64;
 
 /// What a probe writes goes by itself.
-const PROBE_LIVES: Duration = Duration::from_secs(10);
+const PROBE_TTL: Duration = Duration::from_secs(10);
 
 /// Without a connection and a probe for so long, subscribers are told. Redis may be restarted in less.
-const CUT_OFF: Duration = Duration::from_secs(2);
+const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
 
 /// A Cluster's connection through which nothing came back for so long is given up. The library opens what broke again by
 /// itself, and that it waits for something that never comes was seen once.
-const GIVEN_UP: Duration = Duration::from_secs(10);
+const CLUSTER_RECONNECT_AFTER: Duration = Duration::from_secs(10);
 
 pub struct Redis {
     core: Arc<Core>,
@@ -70,16 +72,16 @@ pub struct Redis {
 
 struct Core {
     channels: Channels,
-    names: Names,
+    names: Keys,
     /// Of this node. Where there is no Cluster the first is enough.
     probes: [String; PROBES],
-    link: Link,
+    link: ConnectionKeeper,
     mirrors: Mutex<HashMap<ChannelName, Arc<Mirror>>>,
     readers: Semaphore,
     /// Written to while names are given up, so that none is given up that somebody just wants.
     subscribing: RwLock<()>,
-    canary: Canary,
-    words: Words,
+    canary: HealthProbe,
+    words: MessageRouter,
     is_tidying: AtomicBool,
     is_telling: AtomicBool,
     is_cut_off: AtomicBool,
@@ -100,17 +102,17 @@ impl Redis {
     ) -> Result<Self, RedisError> {
         let server = Server::new(&config).map_err(|error| RedisError(error.to_string()))?;
         let node = new_epoch().map_err(|refusal| RedisError(refusal.detail.into_owned()))?.to_string();
-        let names = Names::new(&config.prefix);
+        let names = Keys::new(&config.prefix);
         let core = Arc::new(Core {
             channels: Channels::new(limits, rules, hub, counters.clone()),
             probes: names.probes(&node),
             names,
-            link: Link::default(),
+            link: ConnectionKeeper::default(),
             mirrors: Mutex::default(),
-            readers: Semaphore::new(READERS),
+            readers: Semaphore::new(MAX_CONCURRENT_RESYNCS),
             subscribing: RwLock::default(),
-            canary: Canary::new(),
-            words: Words::default(),
+            canary: HealthProbe::new(),
+            words: MessageRouter::default(),
             is_tidying: AtomicBool::new(false),
             is_telling: AtomicBool::new(false),
             is_cut_off: AtomicBool::new(false),
@@ -135,7 +137,7 @@ impl Drop for Redis {
 
 impl Core {
     /// There is a new connection: everything is subscribed to and read anew.
-    fn up(self: &Arc<Self>, session: &Arc<Session>, pushes: Pushes) {
+    fn up(self: &Arc<Self>, session: &Arc<Connection>, pushes: PushStream) {
         self.runtime.spawn(self.clone().listen(Arc::downgrade(session), pushes));
         let (core, session) = (self.clone(), session.clone());
         self.runtime.spawn(async move {
@@ -153,7 +155,7 @@ impl Core {
     }
 
     /// Takes what comes over one connection until it is gone.
-    async fn listen(self: Arc<Self>, session: std::sync::Weak<Session>, mut pushes: Pushes) {
+    async fn listen(self: Arc<Self>, session: std::sync::Weak<Connection>, mut pushes: PushStream) {
         while let Some(push) = pushes.next().await {
             match push.kind {
                 PushKind::Message | PushKind::SMessage => self.take(&push).await,
@@ -217,11 +219,11 @@ impl Core {
         mirror.log.lock().limits(self.channels.rules.load().of(&mirror.channel)).max_connections
     }
 
-    async fn attach(self: Arc<Self>, channel: ChannelName) -> Result<Place, Refusal> {
-        let attached = tokio::time::timeout(PATIENCE, async {
+    async fn attach(self: Arc<Self>, channel: ChannelName) -> Result<SubscriberSlot, Refusal> {
+        let attached = tokio::time::timeout(COMMAND_TIMEOUT, async {
             let (mut mirror, mut is_looked_at) = (self.mirror(&channel)?, false);
             loop {
-                self.link.wait(PATIENCE).await?;
+                self.link.wait(COMMAND_TIMEOUT).await?;
                 mirror.ready().await;
                 let state = mirror.log.lock().state;
                 match state {
@@ -234,10 +236,10 @@ impl Core {
             mirror.reach(&self).await?;
             let limit = self.limit(&mirror);
             if limit == 0 {
-                return Ok(Place::default());
+                return Ok(SubscriberSlot::default());
             }
             let session = self.link.session()?;
-            subscriber_quota::reserve(&self, &session, &mirror, limit).await.map(Place::kept_by)
+            subscriber_quota::reserve(&self, &session, &mirror, limit).await.map(SubscriberSlot::kept_by)
         });
         attached.await.unwrap_or_else(|_| Err(away()))
     }
@@ -257,7 +259,9 @@ impl Core {
         self.canary.trouble(now.steady);
         self.tell_state(now.steady);
         let Ok(session) = self.link.session() else { return };
-        if session.is_sharded() && self.canary.silence(now.steady).min(session.age(now.steady)) >= GIVEN_UP {
+        if session.is_sharded()
+            && self.canary.silence(now.steady).min(session.age(now.steady)) >= CLUSTER_RECONNECT_AFTER
+        {
             session.lose();
             return;
         }
@@ -288,7 +292,7 @@ impl Core {
             true => !has_session || !self.canary.is_carried(now),
             false => {
                 let silence = self.canary.silence(now);
-                silence >= probe::SILENCE || (!has_session && silence >= CUT_OFF)
+                silence >= probe::PROBE_TIMEOUT || (!has_session && silence >= CUT_OFF_AFTER)
             }
         };
         self.is_cut_off.store(is_cut_off, Ordering::Relaxed);
@@ -308,12 +312,12 @@ impl Core {
     }
 
     /// Renews what this node holds in Redis and gives up what nobody here wants.
-    async fn tidy(self: &Arc<Self>, session: &Arc<Session>) {
+    async fn tidy(self: &Arc<Self>, session: &Arc<Connection>) {
         let mirrors: Vec<_> = self.mirrors.lock().values().cloned().collect();
         let (forgotten, kept): (Vec<_>, Vec<_>) =
             mirrors.into_iter().partition(|mirror| mirror.log.lock().state == LogState::Forgotten);
         futures_util::stream::iter(kept.iter().filter(|mirror| mirror.is_ready()))
-            .for_each_concurrent(READERS, |mirror| async move {
+            .for_each_concurrent(MAX_CONCURRENT_RESYNCS, |mirror| async move {
                 // It is tried again with the next sweep.
                 let _ = subscriber_quota::keep(self, session, mirror, self.limit(mirror)).await;
             })
@@ -338,23 +342,23 @@ impl Core {
         }
     }
 
-    fn probes_on(&self, session: &Session) -> &[String] {
+    fn probes_on(&self, session: &Connection) -> &[String] {
         if session.is_cluster() { &self.probes } else { &self.probes[..1] }
     }
 
     /// Hears its probes and the words that other nodes have for it.
-    async fn listen_to_itself(&self, session: &Session) {
+    async fn listen_to_itself(&self, session: &Connection) {
         let node = self.names.node(&self.node);
         let names = self.probes_on(session).iter().chain([&node]);
         futures_util::future::join_all(names.map(|name| session.subscribe(name))).await;
     }
 
     /// Sends a word to this node, and writes one down: each as publications are.
-    async fn probe(self: &Arc<Self>, session: &Session) {
+    async fn probe(self: &Arc<Self>, session: &Connection) {
         let probes = self.probes_on(session).iter().map(|probe| async move {
             let (mut send, mut write) = (redis::cmd(session.publish()), redis::cmd("SET"));
             send.arg(probe).arg("probe");
-            write.arg(probe).arg("probe").arg("PX").arg(millis(PROBE_LIVES));
+            write.arg(probe).arg("probe").arg("PX").arg(millis(PROBE_TTL));
             // What does not come back is noticed.
             let (heard, written) = tokio::join!(session.query::<u64>(&send), session.write(&write));
             self.canary.written(written, Instant::now());
@@ -404,14 +408,14 @@ impl Engine for Redis {
         self.queue.push(session, script, bytes).map(Appended::Later)
     }
 
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<Place, Refusal>>> {
+    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
         Some(Box::pin(self.core.clone().attach(channel.clone())))
     }
 
     fn subscribe(
         &self,
         channel: &ChannelName,
-        newcomer: Newcomer,
+        newcomer: JoinRequest,
         start: Start,
         now: Now,
         announce: &mut dyn FnMut(Joined<'_>),
@@ -455,11 +459,11 @@ impl Engine for Redis {
         self.core.sweep(now);
     }
 
-    fn shared(&self) -> Option<&dyn Shared> {
+    fn shared(&self) -> Option<&dyn SharedStore> {
         Some(&*self.core)
     }
 
-    fn bus(&self) -> Option<Arc<dyn Bus>> {
+    fn bus(&self) -> Option<Arc<dyn NodeBus>> {
         Some(self.core.clone())
     }
 

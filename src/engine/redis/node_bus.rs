@@ -15,38 +15,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::connection::away;
 use super::keys::SCRIPTS;
 use super::{Core, millis};
-use crate::broker::Bus;
-use crate::broker::channel::presence::LEASE;
-use crate::broker::engine::node_bus::{Topic, Word};
+use crate::broker::NodeBus;
+use crate::broker::channel::presence::PRESENCE_LEASE;
+use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::protocol::{ChannelName, Code, Refusal};
 
 /// Longest time until an answer.
-const ANSWER: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of words that came and are not dealt with, and of those on their way out. Words beyond it are lost.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
+const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 
 /// What a word takes besides its data.
-const OVERHEAD: usize = 256;
+const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
 /// Nodes that have a publisher are forgotten after this, all together; those that are gone earlier do not answer.
-const REMEMBERED: Duration = Duration::from_secs(30);
+const PUBLISHER_LEASE: Duration = Duration::from_secs(30);
 
 /// The topic of answers.
-const ANSWERS: u8 = b'a';
+const RESPONSE_TOPIC: u8 = b'a';
 
 /// What this node waits for and who listens on it.
-pub struct Words {
+pub struct MessageRouter {
     asked: Arc<Mutex<HashMap<u64, oneshot::Sender<Bytes>>>>,
-    listeners: Mutex<HashMap<u8, mpsc::UnboundedSender<Word>>>,
+    listeners: Mutex<HashMap<u8, mpsc::UnboundedSender<NodeMessage>>>,
     next: AtomicU64,
     incoming: Arc<Semaphore>,
     outgoing: Arc<Semaphore>,
 }
 
-impl Default for Words {
+impl Default for MessageRouter {
     fn default() -> Self {
-        let room = || Arc::new(Semaphore::new(MAX_BYTES));
+        let room = || Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
         Self {
             asked: Arc::default(),
             listeners: Mutex::default(),
@@ -57,9 +57,9 @@ impl Default for Words {
     }
 }
 
-impl Words {
+impl MessageRouter {
     /// All words for a topic from now on.
-    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<Word> {
+    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage> {
         // Bounded by the permits for `incoming`, which each word holds until it is dealt with.
         let (sender, words) = mpsc::unbounded_channel();
         self.listeners.lock().insert(topic as u8, sender);
@@ -73,7 +73,7 @@ impl Words {
             return;
         };
         let bytes = Bytes::copy_from_slice(bytes);
-        if topic == ANSWERS {
+        if topic == RESPONSE_TOPIC {
             if let Some(asker) = self.asked.lock().remove(&number) {
                 // Whoever asked may have gone.
                 let _ = asker.send(bytes);
@@ -85,14 +85,14 @@ impl Words {
             return;
         };
         if let Some(listener) = self.listeners.lock().get(&topic) {
-            let _ = listener.send(Word { from: from.to_owned(), number, bytes, held });
+            let _ = listener.send(NodeMessage { from: from.to_owned(), number, bytes, held });
         }
     }
 }
 
 /// `None` if there is no room.
 fn hold(room: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
-    room.clone().try_acquire_many_owned(u32::try_from(bytes + OVERHEAD).ok()?).ok()
+    room.clone().try_acquire_many_owned(u32::try_from(bytes + MESSAGE_OVERHEAD_BYTES).ok()?).ok()
 }
 
 /// One word as it goes over the pub/sub: topic, number (8 bytes, big-endian), length of the sender, sender, bytes.
@@ -138,7 +138,7 @@ impl Core {
     }
 }
 
-impl Bus for Core {
+impl NodeBus for Core {
     fn node(&self) -> &str {
         &self.node
     }
@@ -150,8 +150,8 @@ impl Bus for Core {
         Box::pin(async move {
             let (asker, answer) = oneshot::channel();
             asked.lock().insert(number, asker);
-            let _asked = Asked { asked, number };
-            tokio::time::timeout(ANSWER, async {
+            let _asked = PendingRequest { asked, number };
+            tokio::time::timeout(RESPONSE_TIMEOUT, async {
                 sent.await?;
                 answer.await.map_err(|_| away())
             })
@@ -164,11 +164,11 @@ impl Bus for Core {
         self.send(node, topic as u8, 0, bytes)
     }
 
-    fn answer(&self, word: Word, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
-        self.send(&word.from, ANSWERS, word.number, bytes)
+    fn answer(&self, word: NodeMessage, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
+        self.send(&word.from, RESPONSE_TOPIC, word.number, bytes)
     }
 
-    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<Word> {
+    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage> {
         self.words.listen(topic)
     }
 
@@ -176,7 +176,7 @@ impl Bus for Core {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.publisher(publisher));
             session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
-            session.query(cmd("PEXPIRE").arg(&key).arg(millis(REMEMBERED))).await
+            session.query(cmd("PEXPIRE").arg(&key).arg(millis(PUBLISHER_LEASE))).await
         })
     }
 
@@ -192,7 +192,7 @@ impl Bus for Core {
             let (session, names) = (self.link.session()?, &self.names);
             let mut script = SCRIPTS.watch.prepare_invoke();
             script.key(names.watch(channel)).key(names.seats(channel));
-            script.arg(&self.node).arg(millis(LEASE)).arg(names.live(channel)).arg(session.publish());
+            script.arg(&self.node).arg(millis(PRESENCE_LEASE)).arg(names.live(channel)).arg(session.publish());
             session.invoke(&script).await
         })
     }
@@ -203,12 +203,12 @@ impl Bus for Core {
 }
 
 /// An answer is waited for as long as this lives.
-struct Asked {
+struct PendingRequest {
     asked: Arc<Mutex<HashMap<u64, oneshot::Sender<Bytes>>>>,
     number: u64,
 }
 
-impl Drop for Asked {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         self.asked.lock().remove(&self.number);
     }
@@ -224,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_word_arrives_as_it_was_sent_and_what_is_none_is_left() {
-        let words = Words::default();
+        let words = MessageRouter::default();
         words.take(&word(1, b"nobody listens"));
         let mut listener = words.listen(Topic::Replies);
         let whole = word(7, b"x");
@@ -239,9 +239,9 @@ mod tests {
 
     #[tokio::test]
     async fn words_that_nobody_deals_with_take_only_so_much_memory() {
-        let words = Words::default();
+        let words = MessageRouter::default();
         let mut listener = words.listen(Topic::Replies);
-        let large = word(0, &vec![0; MAX_BYTES / 4]);
+        let large = word(0, &vec![0; MAX_QUEUED_BYTES / 4]);
         (0..10).for_each(|_| words.take(&large));
         assert_eq!(listener.len(), 3);
         drop(listener.recv().await);

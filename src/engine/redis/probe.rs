@@ -5,42 +5,42 @@ use std::time::{Duration, Instant};
 use metrics::{Gauge, gauge};
 use parking_lot::Mutex;
 
-use super::connection::Written;
+use super::connection::WriteResult;
 
 /// Without a probe for so long, nothing is carried, or kept.
-pub const SILENCE: Duration = Duration::from_secs(3);
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// So many in a row before all is well again.
-const GOOD: u32 = 2;
+const RECOVERY_SUCCESSES: u32 = 2;
 
 /// The reasons not to be ready.
 pub const UNAVAILABLE: &str = "engine-unavailable";
 const FULL: &str = "engine-full";
 
-pub struct Canary {
+pub struct HealthProbe {
     state: Mutex<State>,
     gauge: Gauge,
 }
 
 struct State {
-    carried: Pulse,
-    kept: Pulse,
+    carried: Streak,
+    kept: Streak,
     /// The last probe was not kept for want of memory.
     is_full: bool,
     /// When the last one was carried, or this began.
     heard: Instant,
 }
 
-struct Pulse {
+struct Streak {
     is_up: bool,
     in_a_row: u32,
     seen: Option<Instant>,
 }
 
-impl Canary {
+impl HealthProbe {
     /// To be made where the recorder is current. The first probes are enough at the start.
     pub fn new() -> Self {
-        let new = || Pulse { is_up: false, in_a_row: GOOD - 1, seen: None };
+        let new = || Streak { is_up: false, in_a_row: RECOVERY_SUCCESSES - 1, seen: None };
         let state = State { carried: new(), kept: new(), is_full: false, heard: Instant::now() };
         Self { state: Mutex::new(state), gauge: gauge!("lastmile_engine_up") }
     }
@@ -54,10 +54,10 @@ impl Canary {
     }
 
     /// What came of keeping one.
-    pub fn written(&self, written: Written, now: Instant) {
+    pub fn written(&self, written: WriteResult, now: Instant) {
         let mut state = self.state.lock();
-        state.is_full = written == Written::Full;
-        if written == Written::Done {
+        state.is_full = written == WriteResult::Full;
+        if written == WriteResult::Done {
             state.kept.beat(now);
         }
         self.show(&mut state, now);
@@ -89,12 +89,12 @@ impl Canary {
     }
 }
 
-impl Pulse {
+impl Streak {
     fn beat(&mut self, now: Instant) {
         self.forget_silence(now);
         self.seen = Some(now);
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.is_up |= self.in_a_row >= GOOD;
+        self.is_up |= self.in_a_row >= RECOVERY_SUCCESSES;
     }
 
     fn is_up(&mut self, now: Instant) -> bool {
@@ -103,7 +103,7 @@ impl Pulse {
     }
 
     fn forget_silence(&mut self, now: Instant) {
-        if self.seen.is_some_and(|seen| now.saturating_duration_since(seen) >= SILENCE) {
+        if self.seen.is_some_and(|seen| now.saturating_duration_since(seen) >= PROBE_TIMEOUT) {
             *self = Self { is_up: false, in_a_row: 0, seen: None };
         }
     }
@@ -115,11 +115,11 @@ mod tests {
 
     #[test]
     fn it_goes_down_after_three_seconds_and_up_after_two_probes() {
-        let (canary, start) = (Canary::new(), Instant::now());
+        let (canary, start) = (HealthProbe::new(), Instant::now());
         let at = |secs| start + Duration::from_secs(secs);
         let beat = |secs| {
             canary.seen(at(secs));
-            canary.written(Written::Done, at(secs));
+            canary.written(WriteResult::Done, at(secs));
         };
         assert_eq!(canary.trouble(at(0)), Some(UNAVAILABLE));
         beat(0);
@@ -135,10 +135,10 @@ mod tests {
 
     #[test]
     fn what_is_carried_and_not_kept_is_trouble_with_its_name() {
-        let (canary, start) = (Canary::new(), Instant::now());
+        let (canary, start) = (HealthProbe::new(), Instant::now());
         let at = |secs| start + Duration::from_secs(secs);
-        canary.written(Written::Done, at(0));
-        for (written, why) in [(Written::Full, FULL), (Written::Failed, UNAVAILABLE)] {
+        canary.written(WriteResult::Done, at(0));
+        for (written, why) in [(WriteResult::Full, FULL), (WriteResult::Failed, UNAVAILABLE)] {
             for secs in 0..=3 {
                 canary.seen(at(secs));
                 canary.written(written, at(secs));

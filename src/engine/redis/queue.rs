@@ -9,24 +9,24 @@ use redis::ScriptInvocation;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::unconstrained;
 
-use super::connection::{Session, away};
+use super::connection::{Connection, away};
 use super::server::RedisKind;
 use super::wire::reason_of;
 use crate::broker::Counters;
-use crate::broker::engine::Settled;
+use crate::broker::engine::Stored;
 use crate::engine::log::{ended, too_large};
 use crate::protocol::{Code, Position, Refusal};
 
 /// Publications that Redis has not answered yet. In a Cluster the library lets no more than 50 onto a connection, and those
 /// that wait for room there may change places.
-const MAX_FLYING: usize = 1024;
-const MAX_FLYING_IN_CLUSTER: usize = 32;
+const MAX_IN_FLIGHT: usize = 1024;
+const MAX_IN_FLIGHT_IN_CLUSTER: usize = 32;
 
 /// Bytes that may wait or fly; publishers are refused beyond it.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
+const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a publication takes besides its data.
-const OVERHEAD: usize = 1024;
+const OP_OVERHEAD_BYTES: usize = 1024;
 
 pub struct Queue {
     sender: mpsc::UnboundedSender<Op>,
@@ -34,9 +34,9 @@ pub struct Queue {
 }
 
 struct Op {
-    session: Arc<Session>,
+    session: Arc<Connection>,
     append: ScriptInvocation<'static>,
-    answer: oneshot::Sender<Result<Settled, Refusal>>,
+    answer: oneshot::Sender<Result<Stored, Refusal>>,
     _held: HeldBytes,
 }
 
@@ -54,7 +54,7 @@ impl Queue {
     pub fn start(counters: Arc<Counters>, kind: &RedisKind) -> Self {
         // Bounded by the bytes that `push` counts.
         let (sender, ops) = mpsc::unbounded_channel();
-        let max_flying = if *kind == RedisKind::Cluster { MAX_FLYING_IN_CLUSTER } else { MAX_FLYING };
+        let max_flying = if *kind == RedisKind::Cluster { MAX_IN_FLIGHT_IN_CLUSTER } else { MAX_IN_FLIGHT };
         // A task that used up its turn is told to wait where it need not, and comes back behind those that came later.
         tokio::spawn(unconstrained(pump(ops, counters, max_flying)));
         Self { sender, bytes: Arc::default() }
@@ -63,12 +63,12 @@ impl Queue {
     /// `bytes` are those of the publication.
     pub fn push(
         &self,
-        session: Arc<Session>,
+        session: Arc<Connection>,
         append: ScriptInvocation<'static>,
         bytes: usize,
-    ) -> Result<oneshot::Receiver<Result<Settled, Refusal>>, Refusal> {
-        let held = HeldBytes(self.bytes.clone(), bytes + OVERHEAD);
-        if self.bytes.fetch_add(held.1, Ordering::Relaxed) > MAX_BYTES {
+    ) -> Result<oneshot::Receiver<Result<Stored, Refusal>>, Refusal> {
+        let held = HeldBytes(self.bytes.clone(), bytes + OP_OVERHEAD_BYTES);
+        if self.bytes.fetch_add(held.1, Ordering::Relaxed) > MAX_QUEUED_BYTES {
             return Err(Refusal::new(Code::EngineUnavailable, "too much waits for the engine; try again later"));
         }
         let (answer, settled) = oneshot::channel();
@@ -112,12 +112,12 @@ impl Op {
 }
 
 /// What `append.lua` gave. Members hear of it when it comes back over the pub/sub.
-fn settled(answer: &[String]) -> Result<Settled, Refusal> {
+fn settled(answer: &[String]) -> Result<Stored, Refusal> {
     let words: Vec<_> = answer.iter().map(String::as_str).collect();
     match words[..] {
         ["ok", epoch, offset] => {
             let offset = offset.parse().map_err(|_| away())?;
-            Ok(Settled { position: Position { epoch: epoch.into(), offset }, congestion: None })
+            Ok(Stored { position: Position { epoch: epoch.into(), offset }, congestion: None })
         }
         ["ended" | "limit", reason] => Err(reason_of(reason).map_or_else(away, ended)),
         ["large", limit] => Err(limit.parse().map_or_else(|_| away(), too_large)),

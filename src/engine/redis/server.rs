@@ -16,21 +16,21 @@ use redis::{
 use tokio::sync::Mutex;
 
 /// A server that does not take a connection within this is away.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server that does not answer within this is away, and the connection is not used again.
-pub const ANSWER: Duration = Duration::from_secs(2);
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a Cluster's command may need: one more way for a slot that moved, one for a connection that broke. Those that a
 /// dead master is asked for are to fail at once, because all others wait each time the library looks where the slots are.
-const RETRIES: u32 = 2;
+const MAX_RETRIES: u32 = 2;
 
 /// Milliseconds before such a way.
-const LONGEST_RETRY_WAIT: u64 = 20;
+const MAX_RETRY_WAIT_MS: u64 = 20;
 
 /// Commands that may wait to be sent. Those beyond it would not be sent in the order in which they came; far more than
 /// anybody here begins at once.
-const WAITING: usize = 64 * 1024;
+const MAX_PIPELINED_COMMANDS: usize = 64 * 1024;
 
 /// Where Redis is, as the configuration gives it. The addresses may hold passwords, which `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
@@ -99,7 +99,7 @@ enum Kind {
 
 /// A connection for many commands at once. Cheap to clone.
 #[derive(Clone)]
-pub enum Connection {
+pub enum ServerConnection {
     One(MultiplexedConnection),
     /// A Cluster before Redis 7 has no sharded pub/sub: all its servers carry all names, and this one is asked for them. The
     /// library is not: it subscribes anew with many names at once, and takes the answers for those of other commands.
@@ -144,24 +144,24 @@ impl Server {
     }
 
     /// Opens a connection. What subscriptions bring goes to `pushes`, which must not wait.
-    pub async fn connect(&self, pushes: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<Connection> {
+    pub async fn connect(&self, pushes: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<ServerConnection> {
         let pushes = Arc::new(pushes);
         let pushes = move |info| -> Result<(), std::convert::Infallible> {
             pushes(info);
             Ok(())
         };
-        let config = AsyncConnectionConfig::new().set_pipeline_buffer_size(WAITING);
-        let config = config.set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
+        let config = AsyncConnectionConfig::new().set_pipeline_buffer_size(MAX_PIPELINED_COMMANDS);
+        let config = config.set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(RESPONSE_TIMEOUT));
         match &self.0 {
             Kind::Cluster(infos, certificates) => {
                 let mut builder = ClusterClientBuilder::new(infos.clone())
                     .use_protocol(ProtocolVersion::RESP3)
-                    .connection_timeout(CONNECT)
-                    .response_timeout(ANSWER)
-                    .overall_response_timeout(Some(ANSWER))
-                    .retries(RETRIES)
+                    .connection_timeout(CONNECT_TIMEOUT)
+                    .response_timeout(RESPONSE_TIMEOUT)
+                    .overall_response_timeout(Some(RESPONSE_TIMEOUT))
+                    .retries(MAX_RETRIES)
                     .min_retry_wait(1)
-                    .max_retry_wait(LONGEST_RETRY_WAIT)
+                    .max_retry_wait(MAX_RETRY_WAIT_MS)
                     .push_sender(pushes.clone());
                 // With certificates it always speaks TLS.
                 if let Some(certificates) = certificates {
@@ -169,19 +169,21 @@ impl Server {
                 }
                 let mut cluster = builder.build()?.get_async_connection().await?;
                 if is_sharded(&mut cluster).await? {
-                    return Ok(Connection::Cluster(cluster, None));
+                    return Ok(ServerConnection::Cluster(cluster, None));
                 }
                 let config = config.set_push_sender(pushes);
-                any(infos, certificates.as_ref(), &config).await.map(|one| Connection::Cluster(cluster, Some(one)))
+                any(infos, certificates.as_ref(), &config)
+                    .await
+                    .map(|one| ServerConnection::Cluster(cluster, Some(one)))
             }
             Kind::Single(client) => {
                 let config = config.set_push_sender(pushes);
-                client.get_multiplexed_async_connection_with_config(&config).await.map(Connection::One)
+                client.get_multiplexed_async_connection_with_config(&config).await.map(ServerConnection::One)
             }
             Kind::Sentinel(sentinels) => {
                 let config = config.set_push_sender(pushes);
                 let mut sentinels = sentinels.lock().await;
-                sentinels.get_async_connection_with_config(&config).await.map(Connection::One)
+                sentinels.get_async_connection_with_config(&config).await.map(ServerConnection::One)
             }
         }
     }
@@ -232,7 +234,7 @@ fn info(url: &str, password: Option<&str>) -> RedisResult<ConnectionInfo> {
     Ok(info.set_redis_settings(settings))
 }
 
-impl Connection {
+impl ServerConnection {
     pub fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(..))
     }
@@ -261,7 +263,7 @@ impl Connection {
     }
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for ServerConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(one) => one.req_packed_command(command),

@@ -7,22 +7,22 @@ use futures_util::future::BoxFuture;
 use redis::cmd;
 use redis::streams::{StreamId, StreamRangeReply};
 
-use super::connection::Session;
-use super::keys::{Names, SCRIPTS};
+use super::connection::Connection;
+use super::keys::{Keys, SCRIPTS};
 use super::server::{RedisConfig, RedisError, Server};
 use super::{Core, millis};
-use crate::broker::Shared;
+use crate::broker::SharedStore;
 use crate::protocol::Refusal;
 
 /// Words for all nodes that are kept.
-const MAX_WORDS: usize = 100_000;
-const PAGE: usize = 1000;
+const MAX_LOG_ENTRIES: usize = 100_000;
+const LOG_PAGE: usize = 1000;
 
 /// A node counts as present for so long, and is not remembered after that.
-const PRESENT: Duration = Duration::from_secs(10);
-const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
+const NODE_LEASE: Duration = Duration::from_secs(10);
+const NODE_LIST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-impl Shared for Core {
+impl SharedStore for Core {
     fn connection(&self) -> Result<u64, Refusal> {
         Ok(self.link.session()?.number)
     }
@@ -121,7 +121,7 @@ impl Shared for Core {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.told());
             let mut command = cmd("XADD");
-            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_WORDS).arg("*").arg("w").arg(word);
+            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_LOG_ENTRIES).arg("*").arg("w").arg(word);
             session.query::<String>(&command).await?;
             session.query(cmd("PEXPIRE").arg(&key).arg(millis(lives))).await
         })
@@ -131,7 +131,7 @@ impl Shared for Core {
         Box::pin(async move {
             let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
             let mut command = cmd("XRANGE");
-            command.arg(self.names.told()).arg(from).arg("+").arg("COUNT").arg(PAGE);
+            command.arg(self.names.told()).arg(from).arg("+").arg("COUNT").arg(LOG_PAGE);
             let page: StreamRangeReply = self.link.session()?.query(&command).await?;
             let word = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
             Ok(page.ids.into_iter().map(word).map(|(word, id)| (id, word)).collect())
@@ -157,23 +157,23 @@ impl Shared for Core {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.nodes());
             let mut command = cmd("SET");
-            command.arg(self.names.node(&self.node)).arg(about).arg("PX").arg(millis(PRESENT));
+            command.arg(self.names.node(&self.node)).arg(about).arg("PX").arg(millis(NODE_LEASE));
             if let Err(refusal) = session.query::<String>(&command).await {
                 // A full Redis takes nothing new, and keeps what it has.
-                session.query::<u64>(cmd("PEXPIRE").arg(self.names.node(&self.node)).arg(millis(PRESENT))).await?;
+                session.query::<u64>(cmd("PEXPIRE").arg(self.names.node(&self.node)).arg(millis(NODE_LEASE))).await?;
                 return Err(refusal);
             }
             session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
-            session.query(cmd("PEXPIRE").arg(&key).arg(millis(FORGOTTEN))).await
+            session.query(cmd("PEXPIRE").arg(&key).arg(millis(NODE_LIST_TTL))).await
         })
     }
 }
 
 impl Core {
     /// Says that this node is there, until it says more.
-    pub(super) async fn appear(&self, session: &Session) {
+    pub(super) async fn appear(&self, session: &Connection) {
         let mut command = cmd("SET");
-        command.arg(self.names.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(PRESENT));
+        command.arg(self.names.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(NODE_LEASE));
         // What fails is said again soon.
         let _ = session.query::<Option<String>>(&command).await;
     }
@@ -182,7 +182,7 @@ impl Core {
 /// The nodes that are there, each with what it said about itself.
 pub async fn nodes(config: &RedisConfig) -> Result<Vec<(String, Vec<u8>)>, RedisError> {
     let failed = |error: redis::RedisError| RedisError(error.to_string());
-    let names = Names::new(&config.prefix);
+    let names = Keys::new(&config.prefix);
     let mut connection = Server::new(config).map_err(failed)?.connect(|_| ()).await.map_err(failed)?;
     let key = names.nodes();
     let known: Vec<String> = cmd("HKEYS").arg(&key).query_async(&mut connection).await.map_err(failed)?;

@@ -7,26 +7,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 use super::Core;
-use super::connection::Session;
+use super::connection::Connection;
 use super::keys::SCRIPTS;
 use super::mirror::Mirror;
 use crate::protocol::{Code, Refusal};
 
 /// The places of a node that is gone are free after this.
-const LEASE: Duration = Duration::from_secs(30);
+const QUOTA_LEASE: Duration = Duration::from_secs(30);
 
 /// Most places that are reserved ahead.
 const MAX_BLOCK: u64 = 64;
 
 #[derive(Default)]
-pub struct Seats {
-    held: Mutex<Held>,
+pub struct SubscriberQuota {
+    held: Mutex<QuotaBlock>,
     /// Places that were given away and not taken yet.
     promised: AtomicU64,
 }
 
 #[derive(Default)]
-struct Held {
+struct QuotaBlock {
     count: u64,
     /// Places of all other nodes, when Redis was asked last.
     others: u64,
@@ -34,27 +34,32 @@ struct Held {
     asked: Option<(Instant, u64)>,
 }
 
-impl Held {
+impl QuotaBlock {
     /// Whether Redis was asked within so long.
-    fn is_fresh(&self, session: &Session, within: Duration) -> bool {
+    fn is_fresh(&self, session: &Connection, within: Duration) -> bool {
         self.asked.is_some_and(|(asked, number)| number == session.number && asked.elapsed() < within)
     }
 }
 
 /// A place that is kept for somebody until this is dropped.
-pub struct Promise(Arc<Mirror>);
+pub struct Reservation(Arc<Mirror>);
 
-impl Drop for Promise {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.0.seats.promised.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// Keeps a place for somebody; `limit` is over all nodes.
-pub async fn reserve(core: &Core, session: &Session, mirror: &Arc<Mirror>, limit: u64) -> Result<Promise, Refusal> {
+pub async fn reserve(
+    core: &Core,
+    session: &Connection,
+    mirror: &Arc<Mirror>,
+    limit: u64,
+) -> Result<Reservation, Refusal> {
     let mut held = mirror.seats.held.lock().await;
     let taken = taken(core, mirror);
-    if !held.is_fresh(session, LEASE) || taken >= held.count {
+    if !held.is_fresh(session, QUOTA_LEASE) || taken >= held.count {
         let free = limit.saturating_sub(held.others).saturating_sub(taken);
         ask(core, session, mirror, &mut held, taken + (free / 8).clamp(1, MAX_BLOCK), taken, limit).await?;
     }
@@ -62,15 +67,15 @@ pub async fn reserve(core: &Core, session: &Session, mirror: &Arc<Mirror>, limit
         return Err(Refusal::new(Code::ConnectionLimit, "the channel has as many subscribers as it may have"));
     }
     mirror.seats.promised.fetch_add(1, Ordering::AcqRel);
-    Ok(Promise(mirror.clone()))
+    Ok(Reservation(mirror.clone()))
 }
 
 /// Gives back what is not used, tells how many are here, and keeps the channel alive. To be called once a second;
 /// does nothing where nothing changed lately.
-pub async fn keep(core: &Core, session: &Session, mirror: &Arc<Mirror>, limit: u64) -> Result<(), Refusal> {
+pub async fn keep(core: &Core, session: &Connection, mirror: &Arc<Mirror>, limit: u64) -> Result<(), Refusal> {
     let mut held = mirror.seats.held.lock().await;
     let taken = taken(core, mirror);
-    if !held.is_fresh(session, (LEASE / 3).min(core.idle / 3)) || taken != held.count {
+    if !held.is_fresh(session, (QUOTA_LEASE / 3).min(core.idle / 3)) || taken != held.count {
         ask(core, session, mirror, &mut held, taken, taken, limit).await?;
     }
     Ok(())
@@ -85,9 +90,9 @@ fn taken(core: &Core, mirror: &Mirror) -> u64 {
 
 async fn ask(
     core: &Core,
-    session: &Session,
+    session: &Connection,
     mirror: &Mirror,
-    held: &mut Held,
+    held: &mut QuotaBlock,
     wanted: u64,
     taken: u64,
     limit: u64,
@@ -95,11 +100,11 @@ async fn ask(
     let (names, channel, asked) = (&core.names, &mirror.channel, Instant::now());
     let mut script = SCRIPTS.seats.prepare_invoke();
     script.key(names.seats(channel)).key(names.state(channel));
-    script.arg(&core.node).arg(wanted).arg(limit).arg(LEASE.as_millis() as u64).arg(taken);
+    script.arg(&core.node).arg(wanted).arg(limit).arg(QUOTA_LEASE.as_millis() as u64).arg(taken);
     script.arg(core.idle.as_millis() as u64);
     // If the answer is lost, Redis may hold more for this node than it knows, never less.
     (held.count, held.asked) = (held.count.min(wanted), None);
     let (count, others, _): (u64, u64, Vec<String>) = session.invoke(&script).await?;
-    *held = Held { count, others, asked: Some((asked, session.number)) };
+    *held = QuotaBlock { count, others, asked: Some((asked, session.number)) };
     Ok(())
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::auth::client_addr::ClientAddr;
 
 /// Counts connections and refuses those over a limit.
-pub struct Admission {
+pub struct ConnectionLimiter {
     max_connections: u64,
     max_per_address: u64,
     counts: Mutex<Counts>,
@@ -27,7 +27,7 @@ struct Counts {
 
 /// A counted connection; it is given back when this is dropped.
 pub struct Permit {
-    admission: Arc<Admission>,
+    admission: Arc<ConnectionLimiter>,
     listener: Arc<str>,
     /// Set once: on accept, or when a trusted proxy has said who the client is.
     address: Mutex<Option<IpAddr>>,
@@ -35,9 +35,9 @@ pub struct Permit {
 
 /// One connection too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct LimitReached;
 
-impl Admission {
+impl ConnectionLimiter {
     /// 0 means no limit. Registers its metrics with the current recorder.
     pub fn new(max_connections: u64, max_per_address: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -50,12 +50,12 @@ impl Admission {
     }
 
     /// Counts a connection on a listener that may have `max_on_listener`.
-    pub fn admit(self: &Arc<Self>, listener: &Arc<str>, max_on_listener: u64) -> Result<Permit, Full> {
+    pub fn admit(self: &Arc<Self>, listener: &Arc<str>, max_on_listener: u64) -> Result<Permit, LimitReached> {
         let mut counts = self.counts.lock();
         let on_listener = counts.listeners.get(listener).copied().unwrap_or(0);
         if is_full(counts.all, self.max_connections) || is_full(on_listener, max_on_listener) {
             self.refused.increment(1);
-            return Err(Full);
+            return Err(LimitReached);
         }
         counts.all += 1;
         *counts.listeners.entry(listener.clone()).or_default() += 1;
@@ -66,7 +66,7 @@ impl Admission {
 
 impl Permit {
     /// Counts the connection for its client's address too, once.
-    pub fn assign(&self, client: ClientAddr) -> Result<(), Full> {
+    pub fn assign(&self, client: ClientAddr) -> Result<(), LimitReached> {
         let mut address = self.address.lock();
         if address.is_some() || self.admission.max_per_address == 0 {
             return Ok(());
@@ -76,7 +76,7 @@ impl Permit {
         let count = counts.addresses.entry(key).or_default();
         if is_full(*count, self.admission.max_per_address) {
             self.admission.refused.increment(1);
-            return Err(Full);
+            return Err(LimitReached);
         }
         *count += 1;
         *address = Some(key);
@@ -116,19 +116,19 @@ mod tests {
 
     #[test]
     fn t_lim_each_limit_holds_at_its_value_and_is_given_back() {
-        let admission = Admission::new(3, 1);
+        let admission = ConnectionLimiter::new(3, 1);
         let first = admission.admit(&"a".into(), 2).unwrap();
         let second = admission.admit(&"a".into(), 2).unwrap();
-        assert_eq!(admission.admit(&"a".into(), 2).err(), Some(Full));
+        assert_eq!(admission.admit(&"a".into(), 2).err(), Some(LimitReached));
         let _third = admission.admit(&"b".into(), 0).unwrap();
-        assert_eq!(admission.admit(&"b".into(), 0).err(), Some(Full));
+        assert_eq!(admission.admit(&"b".into(), 0).err(), Some(LimitReached));
         drop(second);
         let fourth = admission.admit(&"b".into(), 0).unwrap();
 
         let client = ClientAddr::from("192.0.2.1".parse::<IpAddr>().unwrap());
         first.assign(client).unwrap();
         first.assign(client).unwrap();
-        assert_eq!(fourth.assign(client), Err(Full));
+        assert_eq!(fourth.assign(client), Err(LimitReached));
         drop(first);
         fourth.assign(client).unwrap();
         drop(fourth);

@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-use super::connection_limits::{Admission, Permit};
+use super::connection_limits::{ConnectionLimiter, Permit};
 use super::http2;
 use super::proxy_protocol;
 use super::tls::{Certificate, HTTP2, TlsError};
@@ -29,7 +29,7 @@ use crate::ops::Phase;
 use crate::transport::config::{Address, Limits, ListenerConfig, Role};
 use crate::transport::http::edge;
 use crate::transport::http::request::Peer;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// Connections that the kernel holds for the accept loop.
 const BACKLOG: i32 = 4096;
@@ -104,7 +104,7 @@ impl Listener {
     }
 
     /// Accepts until the drain begins; with the role `ops`, until its end.
-    pub async fn run(self, app: Arc<App>, admission: Arc<Admission>, routes: BoxedFilter<(Response,)>) {
+    pub async fn run(self, app: Arc<AppState>, admission: Arc<ConnectionLimiter>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
         let name = Arc::from(config.name.as_str());
         let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
@@ -160,7 +160,7 @@ impl Socket {
 
 /// An accepted connection before its first request.
 struct Incoming {
-    app: Arc<App>,
+    app: Arc<AppState>,
     config: Arc<ListenerConfig>,
     routes: BoxedFilter<(Response,)>,
     address: Option<IpAddr>,

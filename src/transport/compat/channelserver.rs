@@ -12,23 +12,23 @@ use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
 
 use crate::broker::Connection;
-use crate::broker::room::{Joiner, Key, Seat, new_id};
+use crate::broker::room::{JoinRequest, Key, Seat, new_id};
 use crate::cluster::rooms;
-use crate::cluster::rooms::Said;
+use crate::cluster::rooms::ClientFrame;
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::compat::channelserver;
 use crate::protocol::compat::channelserver::Wanted;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
-use crate::transport::http::request::Call;
-use crate::transport::rooms::{Caller, Entered, Peer, authorize, close_for, decoded, not_allowed, older_handshake};
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_for, decoded, not_allowed, older_handshake};
+use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
 pub async fn upgrade(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -58,19 +58,19 @@ pub async fn upgrade(
 }
 
 /// A peer of the room that is wanted, or of a new one.
-pub fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, wanted: Option<Wanted>) -> Channelserver {
+pub fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, wanted: Option<Wanted>) -> Channelserver {
     let sender = caller.sender.to_json().into();
     let peer = Peer::entering(app, connection, caller, move |app, joiner| async move {
         match wanted {
             None => open(&app, joiner).await.into(),
             Some(Wanted::Room(id)) => join(&app, id, joiner).await,
-            Some(Wanted::Unknown) => Entered::Refused(CloseReason::UnknownRoom),
+            Some(Wanted::Unknown) => JoinOutcome::Refused(CloseReason::UnknownRoom),
         }
     });
     Channelserver { peer, sender }
 }
 
-async fn open(app: &App, joiner: Joiner) -> Result<Seat, CloseReason> {
+async fn open(app: &AppState, joiner: JoinRequest) -> Result<Seat, CloseReason> {
     let id = new_id().map_err(|_| CloseReason::RateLimited)?;
     let _opening = rooms::reserve(app, joiner.address).await.map_err(|refusal| close_for(&refusal))?;
     if let Some(elsewhere) = &app.elsewhere {
@@ -79,13 +79,13 @@ async fn open(app: &App, joiner: Joiner) -> Result<Seat, CloseReason> {
     app.rooms.open_channel(id, joiner, Instant::now())
 }
 
-async fn join(app: &App, id: RoomId, joiner: Joiner) -> Entered {
+async fn join(app: &AppState, id: RoomId, joiner: JoinRequest) -> JoinOutcome {
     let key = Key::Channel(id);
     if let Some(elsewhere) = app.elsewhere.as_ref().filter(|_| !app.rooms.has(&key)) {
         match elsewhere.whereabouts.find(&key).await {
-            Ok(Some(node)) => return Entered::Elsewhere(node, rooms::Wanted::Channel(id)),
+            Ok(Some(node)) => return JoinOutcome::Elsewhere(node, rooms::RoomTarget::Channel(id)),
             Ok(None) => {}
-            Err(_) => return Entered::Refused(CloseReason::EngineUnavailable),
+            Err(_) => return JoinOutcome::Refused(CloseReason::EngineUnavailable),
         }
     }
     app.rooms.join_channel(id, joiner, Instant::now()).into()
@@ -108,7 +108,7 @@ impl Handler for Channelserver {
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(Said::Text(text.to_owned()));
+            strand.say(ClientFrame::Text(text.to_owned()));
             return Ok(());
         }
         let envelope = channelserver::envelope(text, &self.sender);

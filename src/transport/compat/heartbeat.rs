@@ -4,26 +4,26 @@ use serde_json::json;
 use warp::Reply;
 use warp::reply::Response;
 
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 use crate::transport::rooms::not_allowed;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub fn heartbeat(call: &Call) -> Response {
+pub fn heartbeat(call: &RequestContext) -> Response {
     get(call, || warp::reply::json(&json!({"status": "ok", "version": VERSION})).into_response())
 }
 
-pub fn lbheartbeat(call: &Call) -> Response {
+pub fn lbheartbeat(call: &RequestContext) -> Response {
     get(call, Response::default)
 }
 
-pub fn version(call: &Call) -> Response {
+pub fn version(call: &RequestContext) -> Response {
     let source = env!("CARGO_PKG_REPOSITORY");
     get(call, || {
         warp::reply::json(&json!({"build": "", "commit": "", "source": source, "version": VERSION})).into_response()
     })
 }
 
-fn get(call: &Call, answer: impl FnOnce() -> Response) -> Response {
+fn get(call: &RequestContext, answer: impl FnOnce() -> Response) -> Response {
     if call.method() == "GET" { answer() } else { not_allowed("GET") }
 }

@@ -11,20 +11,20 @@ use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
 
 use crate::broker::Connection;
-use crate::broker::room::{Joiner, Key, Relayed};
-use crate::cluster::rooms::{Blob, Said, Wanted, reserve};
+use crate::broker::room::{JoinRequest, Key, Relayed};
+use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget, reserve};
 use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_a_word, not_received};
 use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::config::Role;
-use crate::transport::http::request::Call;
-use crate::transport::rooms::{Caller, Entered, Peer, authorize, close_for, decoded, older_handshake};
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_for, decoded, older_handshake};
+use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
 pub async fn upgrade(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -41,13 +41,13 @@ pub async fn upgrade(
 }
 
 /// A peer under an id.
-pub fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, id: String) -> Relay {
+pub fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, id: String) -> Relay {
     let strict = app.rooms_config.relay_strict;
     let peer = Peer::entering(app, connection, caller, |app, joiner| join(app, id, joiner));
     Relay { peer, strict }
 }
 
-async fn join(app: Arc<App>, id: String, joiner: Joiner) -> Entered {
+async fn join(app: Arc<AppState>, id: String, joiner: JoinRequest) -> JoinOutcome {
     let key = Key::Relay(id.as_str().into());
     let mut held = None;
     if let Some(elsewhere) = &app.elsewhere {
@@ -55,9 +55,9 @@ async fn join(app: Arc<App>, id: String, joiner: Joiner) -> Entered {
         held = Some(elsewhere.whereabouts.hold(&key).await);
         if !app.rooms.has(&key) {
             match elsewhere.whereabouts.claim(&key).await {
-                Ok(Some(node)) => return Entered::Elsewhere(node, Wanted::Relay(id)),
+                Ok(Some(node)) => return JoinOutcome::Elsewhere(node, RoomTarget::Relay(id)),
                 Ok(None) => {}
-                Err(_) => return Entered::Refused(CloseReason::EngineUnavailable),
+                Err(_) => return JoinOutcome::Refused(CloseReason::EngineUnavailable),
             }
         }
     }
@@ -76,7 +76,7 @@ async fn join(app: Arc<App>, id: String, joiner: Joiner) -> Entered {
 }
 
 /// The one path segment behind the scope: any text that is not empty and not too long.
-fn id_in(call: &Call) -> Option<String> {
+fn id_in(call: &RequestContext) -> Option<String> {
     let rest = if call.has_role(Role::Relay) {
         let rest = call.path().strip_prefix('/')?;
         match call.peer().listener.scope.as_str() {
@@ -116,7 +116,7 @@ impl Handler for Relay {
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(Said::Text(text.to_owned()));
+            strand.say(ClientFrame::Text(text.to_owned()));
         } else if self.strict && looks_like_a_word(text) {
             self.peer.connection.send(&not_received(text));
         } else {
@@ -127,7 +127,7 @@ impl Handler for Relay {
 
     fn on_binary(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
         match self.peer.elsewhere() {
-            Some(strand) => strand.say(Said::Binary(Blob(bytes.to_owned()))),
+            Some(strand) => strand.say(ClientFrame::Binary(Base64Bytes(bytes.to_owned()))),
             None => self.relay(bytes, "", binary_frame),
         }
         Ok(())

@@ -8,20 +8,24 @@ use subtle::ConstantTimeEq;
 
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Appended, Start, attached, settled};
-use crate::broker::{Connection, Membership, Newcomer, Now};
+use crate::broker::{Connection, JoinRequest, Membership, Now};
 use crate::engine::deliver;
 use crate::protocol::compat::tslm::{Command, Content, Reply};
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{ChannelName, CloseReason, Code, Form, Payload, Refusal};
 use crate::transport::config::ListenerConfig;
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
-use crate::transport::websocket::sequencer::{Commands, Serial};
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
+use crate::transport::websocket::sequencer::{CommandSequencer, HandleCommand};
 use crate::transport::websocket::upgrade::Handshake;
-use crate::transport::websocket::{Handler, Wire};
+use crate::transport::websocket::{Handler, RawSocket};
 
-pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
+pub fn upgrade(
+    app: &Arc<AppState>,
+    call: &RequestContext,
+    upgrade: Option<OnUpgrade>,
+) -> Result<warp::reply::Response, Refusal> {
     let handshake = Handshake::read(call, upgrade)?;
     origin::check(call)?;
     let listener = call.peer().listener.clone();
@@ -35,7 +39,7 @@ pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Resul
 }
 
 /// The token that the client presents, if the listener asks for one.
-fn present_token(accepted: &[String], call: &Call, offered: &[String]) -> Result<Option<String>, Refusal> {
+fn present_token(accepted: &[String], call: &RequestContext, offered: &[String]) -> Result<Option<String>, Refusal> {
     if accepted.is_empty() {
         return Ok(None);
     }
@@ -52,18 +56,18 @@ fn present_token(accepted: &[String], call: &Call, offered: &[String]) -> Result
 
 /// The connection's task side.
 struct Tslm {
-    app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
+    app: Arc<AppState>,
+    connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
-    commands: Serial<Commander>,
+    commands: CommandSequencer<Commander>,
     /// The policy that the subscriptions were checked against.
     checked: u64,
 }
 
 /// Carries out what a client says.
 struct Commander {
-    app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
+    app: Arc<AppState>,
+    connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
     frames: Option<RateLimit>,
     /// Sorted by channel.
@@ -72,7 +76,7 @@ struct Commander {
 }
 
 impl Tslm {
-    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, listener: Arc<ListenerConfig>) -> Self {
+    fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
         let rate = listener.tslm.rate_limit_per_second;
         let commander = Commander {
             app: app.clone(),
@@ -82,7 +86,13 @@ impl Tslm {
             memberships: Vec::new(),
             next_tag: 0,
         };
-        Self { checked: app.policy.generation(), app, connection, listener, commands: Serial::Idle(commander) }
+        Self {
+            checked: app.policy.generation(),
+            app,
+            connection,
+            listener,
+            commands: CommandSequencer::Idle(commander),
+        }
     }
 
     /// The dialect has no word for a subscription that ends by itself, so the connection does.
@@ -142,7 +152,7 @@ impl Commander {
         let _place = attached(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
         self.next_tag += 1;
         let newcomer =
-            Newcomer { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
+            JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
         let membership = self
             .app
             .engine
@@ -191,7 +201,7 @@ impl Commander {
     }
 }
 
-impl Commands for Commander {
+impl HandleCommand for Commander {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         let reply = if self.is_over_rate() {
             Reply::Error("Rate limit exceeded".into())

@@ -13,28 +13,28 @@ use crate::auth::publisher::Publisher;
 use crate::auth::revocation::{RevocationError, WrittenRevocation};
 use crate::broker::Now;
 use crate::cluster::membership;
-use crate::cluster::pushed_policy::{Push, push};
+use crate::cluster::pushed_policy::{PushedPolicy, push};
 use crate::protocol::{Code, Refusal};
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 use crate::transport::publish::{Signed, authenticate};
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// Rules and key sets are files' contents.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// `PUT`, `GET` and `DELETE /v1/control/channels`: the channel rules in force.
 pub async fn channels(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
     match call.method() {
         "GET" => return Ok(json(StatusCode::OK, &app.control.describe())),
-        "DELETE" => push(&app, Push::Rules(None)).await?,
+        "DELETE" => push(&app, PushedPolicy::Rules(None)).await?,
         "PUT" => {
             (app.control.readers.rules)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
-            push(&app, Push::Rules(Some(&body))).await?;
+            push(&app, PushedPolicy::Rules(Some(&body))).await?;
         }
         _ => return Err(Code::MethodNotAllowed.into()),
     }
@@ -44,8 +44,8 @@ pub async fn channels(
 
 /// `PUT /v1/control/jwks/{issuer}`: the public keys that sign for an issuer.
 pub async fn jwks(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -57,15 +57,15 @@ pub async fn jwks(
         .decode_utf8()
         .map_err(|_| Refusal::new(Code::Malformed, "the issuer is not UTF-8"))?;
     let keys = (app.control.readers.keys)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
-    push(&app, Push::Keys { issuer: &issuer, keys, body: &body }).await?;
+    push(&app, PushedPolicy::Keys { issuer: &issuer, keys, body: &body }).await?;
     changed(&app, &publisher, "jwks", &app.control.counters.jwks);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// `POST` and `GET /v1/control/revocations`: what was taken back before its time.
 pub async fn revocations(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
@@ -101,8 +101,8 @@ pub async fn revocations(
 
 /// Lets through publishers that may control; gives the body.
 async fn authorize(
-    app: &App,
-    call: &Call,
+    app: &AppState,
+    call: &RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<(Arc<Publisher>, Bytes), Refusal> {
     let Signed { publisher, body } = authenticate(app, call, body, MAX_BODY_BYTES).await?;
@@ -113,7 +113,7 @@ async fn authorize(
 }
 
 /// Makes every connection look again, and says who changed what.
-fn changed(app: &App, publisher: &Publisher, what: &str, counter: &Counter) {
+fn changed(app: &AppState, publisher: &Publisher, what: &str, counter: &Counter) {
     app.registry.wake_all();
     counter.increment(1);
     tracing::info!(publisher = %publisher.name(), what, "changed by a control request");

@@ -10,7 +10,7 @@ use metrics::{Counter, counter};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::cluster::pushed_policy::Taken;
+use crate::cluster::pushed_policy::Applied;
 pub use crate::cluster::pushed_policy::follow;
 pub use handlers::{channels, jwks, revocations};
 
@@ -35,7 +35,7 @@ pub struct Control {
     pub readers: Readers,
     /// Held over every change of the rules, so that a reload and a push do not lose one another.
     state: Mutex<State>,
-    pub taken: tokio::sync::Mutex<Taken>,
+    pub taken: tokio::sync::Mutex<Applied>,
     counters: Counters,
 }
 

@@ -8,15 +8,15 @@ use warp::reply::Response;
 use crate::auth::login::{Active, LoginSession};
 use crate::broker::{Now, Principal};
 use crate::protocol::{Code, Refusal};
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 use crate::transport::login::cookies;
 use crate::transport::login::cookies::session_name;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Who the cookie of a request speaks for; `None` without one. To be asked when the request has no other credential.
-pub fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
+pub fn principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Principal>>, Refusal> {
     let Some(login) = app.login.active() else { return Ok(None) };
     if cookies::named(call, session_name(&login)).next().is_none() || !counts(&login, call)? {
         return Ok(None);
@@ -26,7 +26,7 @@ pub fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refus
 }
 
 /// The session of the request, if it is alive.
-pub fn open(app: &App, login: &Active, call: &Call) -> Option<(LoginSession, Principal)> {
+pub fn open(app: &AppState, login: &Active, call: &RequestContext) -> Option<(LoginSession, Principal)> {
     let mut values = cookies::named(call, session_name(login));
     // Of several, one was planted; nobody can tell which.
     let (sealed, None) = (values.next()?, values.next()) else { return None };
@@ -44,7 +44,7 @@ pub fn open(app: &App, login: &Active, call: &Call) -> Option<(LoginSession, Pri
 /// A browser sends it along with what any page asks for, so the page must be one of ours. With `Origin` that is known.
 /// Without it only reading can be meant (browsers send it with everything else), and of that an upgrade is refused:
 /// what comes over it can be read by the page.
-fn counts(login: &Active, call: &Call) -> Result<bool, Refusal> {
+fn counts(login: &Active, call: &RequestContext) -> Result<bool, Refusal> {
     if call.headers().contains_key(header::ORIGIN) {
         return if is_from_our_page(login, call) { Ok(true) } else { Err(Code::OriginForbidden.into()) };
     }
@@ -63,14 +63,14 @@ fn counts(login: &Active, call: &Call) -> Result<bool, Refusal> {
 
 /// Whether `Origin` is the gateway's own URL or one on the listener's list; stricter than for other credentials, for
 /// a page of the same name without TLS must not use the session.
-pub fn is_from_our_page(login: &Active, call: &Call) -> bool {
+pub fn is_from_our_page(login: &Active, call: &RequestContext) -> bool {
     let listed = &call.peer().listener.origins;
     call.header(header::ORIGIN)
         .is_some_and(|origin| origin == login.url() || listed.iter().any(|known| known == origin))
 }
 
 /// Makes the browser forget a session that is over, with whatever answer it gets.
-pub fn clear_if_dead(app: &App, call: &Call, response: &mut Response) {
+pub fn clear_if_dead(app: &AppState, call: &RequestContext, response: &mut Response) {
     let Some(login) = app.login.active() else { return };
     let name = session_name(&login);
     let is_set_anyway =

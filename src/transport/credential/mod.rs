@@ -5,14 +5,14 @@ pub mod tickets;
 
 use std::sync::Arc;
 
-use super::http::request::Call;
-use super::state::App;
+use super::http::request::RequestContext;
+use super::state::AppState;
 use crate::broker::{Now, Principal};
 use crate::protocol::{Code, Refusal};
 
 /// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over. Of several,
 /// what the client says itself counts before the cookie that its browser sends along. Comes after the Origin check.
-pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
+pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
         None => match tickets::principal(app, call).await? {
@@ -23,7 +23,7 @@ pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>,
 }
 
 /// Who a token speaks for.
-pub async fn verify(app: &App, token: &str) -> Result<Arc<Principal>, Refusal> {
+pub async fn verify(app: &AppState, token: &str) -> Result<Arc<Principal>, Refusal> {
     let refused = |cause: &dyn std::fmt::Display| {
         tracing::info!(%cause, "token refused");
         // The peer is told a code, never a cause.

@@ -18,13 +18,13 @@ use sha2::{Digest, Sha256};
 use warp::Reply;
 
 use crate::broker::channel::session::rfc3339;
-use crate::broker::{Now, Principal, Shared};
+use crate::broker::{Now, Principal, SharedStore};
 use crate::protocol::{Code, Refusal};
 use crate::transport::credential;
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 use crate::transport::publish::read_body;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 const LIFETIME: Duration = Duration::from_secs(30);
 
@@ -151,8 +151,8 @@ struct Asked {
 }
 
 pub async fn post(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     origin::check(&call)?;
@@ -189,14 +189,18 @@ fn shared_name(ticket: &str) -> String {
     format!("ticket:{}", URL_SAFE_NO_PAD.encode(digest(ticket)))
 }
 
-async fn take_shared(shared: &dyn Shared, ticket: &str, purpose: Purpose) -> Result<Option<Arc<Principal>>, Refusal> {
+async fn take_shared(
+    shared: &dyn SharedStore,
+    ticket: &str,
+    purpose: Purpose,
+) -> Result<Option<Arc<Principal>>, Refusal> {
     let Some(value) = shared.take(&shared_name(ticket)).await? else { return Ok(None) };
     let ticket = serde_json::from_slice::<SharedTicket>(&value).ok().filter(|ticket| ticket.purpose == purpose);
     Ok(ticket.map(|ticket| Arc::new(ticket.principal)))
 }
 
 /// The principal of the request's `?ticket=`; `None` if it has none.
-pub async fn principal(app: &App, call: &Call) -> Result<Option<Arc<Principal>>, Refusal> {
+pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Principal>>, Refusal> {
     let pairs = call.query().unwrap_or_default().split('&');
     let mut tickets = pairs.filter_map(|pair| pair.strip_prefix("ticket="));
     let Some(ticket) = tickets.next() else { return Ok(None) };

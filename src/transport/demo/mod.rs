@@ -4,10 +4,10 @@ use http::header;
 use warp::Reply;
 use warp::reply::{Response, with_header};
 
-use super::state::App;
+use super::state::AppState;
 use crate::protocol::{Code, Refusal};
 
-pub fn page(app: &App, path: &str) -> Result<Response, Refusal> {
+pub fn page(app: &AppState, path: &str) -> Result<Response, Refusal> {
     if !app.demo {
         return Err(Code::NotFound.into());
     }

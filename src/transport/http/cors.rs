@@ -4,7 +4,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use warp::Reply;
 
-use super::request::Call;
+use super::request::RequestContext;
 use super::{origin, problem};
 use crate::protocol::Code;
 
@@ -27,7 +27,7 @@ pub struct Cors {
 
 impl Cors {
     /// `None` for an endpoint that is not for pages of other origins.
-    pub fn of(call: &Call) -> Option<Self> {
+    pub fn of(call: &RequestContext) -> Option<Self> {
         if !PATHS.contains(&call.path()) {
             return None;
         }

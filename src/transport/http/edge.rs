@@ -11,18 +11,18 @@ use warp::reply::Response;
 
 use super::cors::Cors;
 use super::problem;
-use super::request::{Call, Peer};
+use super::request::{Peer, RequestContext};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{Code, Refusal};
 use crate::transport::credential;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// Requests that may be waiting for an answer by the thousand.
 const WAITING: &str = "/v1/poll";
 
 /// Answers one request.
 pub async fn handle(
-    app: Arc<App>,
+    app: Arc<AppState>,
     peer: Peer,
     routes: BoxedFilter<(Response,)>,
     request: Request<Incoming>,
@@ -39,7 +39,7 @@ pub async fn handle(
         Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
             Some(answer) => answer,
             None => {
-                let call = request.extensions().get::<Call>().cloned();
+                let call = request.extensions().get::<RequestContext>().cloned();
                 let mut response = warp::service(routes).call(request).await?;
                 if let Some(call) = call {
                     credential::cookie::clear_if_dead(&app, &call, &mut response);
@@ -73,7 +73,7 @@ fn may_leave_body(code: Code) -> bool {
     matches!(code.status(), 400 | 401 | 404 | 405 | 413 | 503)
 }
 
-fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
+fn prepare(app: &AppState, peer: Peer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
     let (mut head, body) = request.into_parts();
     check_framing(&head)?;
     let client = peer.address.map(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
@@ -92,7 +92,7 @@ fn prepare(app: &App, peer: Peer, request: Request<Incoming>) -> Result<Request<
     described.uri = head.uri.clone();
     described.version = head.version;
     described.headers = std::mem::take(&mut head.headers);
-    let call = Call::new(described, peer, client, !body.is_end_stream());
+    let call = RequestContext::new(described, peer, client, !body.is_end_stream());
     check_host(&call)?;
     head.extensions.insert(call);
     Ok(Request::from_parts(head, body))
@@ -136,7 +136,7 @@ fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
 }
 
 /// A listener that knows its names answers to no others.
-fn check_host(call: &Call) -> Result<(), Refusal> {
+fn check_host(call: &RequestContext) -> Result<(), Refusal> {
     let hosts = &call.peer().listener.hosts;
     if hosts.is_empty() || hosts.iter().any(|host| host.eq_ignore_ascii_case(call.authority())) {
         return Ok(());

@@ -2,11 +2,11 @@
 
 use http::header;
 
-use super::request::Call;
+use super::request::RequestContext;
 use crate::protocol::{Code, Refusal};
 
 /// Browsers say in `Origin` which page is calling (RFC 6454); programs that are no browsers say nothing.
-pub fn check(call: &Call) -> Result<(), Refusal> {
+pub fn check(call: &RequestContext) -> Result<(), Refusal> {
     let mut origins = call.headers().get_all(header::ORIGIN).iter();
     let Some(origin) = origins.next() else {
         return Ok(());
@@ -17,7 +17,7 @@ pub fn check(call: &Call) -> Result<(), Refusal> {
 }
 
 /// Whether the listener names this origin.
-pub fn is_listed(call: &Call, origin: &str) -> bool {
+pub fn is_listed(call: &RequestContext, origin: &str) -> bool {
     call.peer().listener.origins.iter().any(|allowed| allowed == origin)
 }
 

@@ -23,7 +23,7 @@ pub struct Peer {
 
 /// A request without its body. Cheap to clone, because filters do.
 #[derive(Clone)]
-pub struct Call(Arc<Inner>);
+pub struct RequestContext(Arc<Inner>);
 
 struct Inner {
     head: Parts,
@@ -32,7 +32,7 @@ struct Inner {
     has_body: bool,
 }
 
-impl Call {
+impl RequestContext {
     /// `has_body` is whether a body follows.
     pub fn new(head: Parts, peer: Peer, client: Option<ClientAddr>, has_body: bool) -> Self {
         Self(Arc::new(Inner { head, peer, client, has_body }))

@@ -16,16 +16,16 @@ use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::cluster::membership;
 use crate::protocol::{Code, Refusal};
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 use crate::transport::publish::read_body;
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// A token has at most 8 KiB, and escapes may take room.
 const MAX_BODY: usize = 16 * 1024;
 
 pub async fn backchannel(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<Response, Refusal> {
     let login = active(&app)?;

@@ -10,14 +10,14 @@ use super::{active, cookies, page};
 use crate::auth::login::{Active, Endpoints, LoginError, ReturnTo};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
 /// Logins that one browser may have begun at once; beyond, the others are forgotten, so that a page that begins them
 /// by the hundred does not fill the browser's request head.
 const MAX_PENDING: usize = 5;
 
-pub async fn begin(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
+pub async fn begin(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let Ok(parameters) = Parameters::parse(call.query().unwrap_or_default().as_bytes()) else {
         return Ok(page::failed(Code::Malformed, None));
@@ -37,9 +37,9 @@ pub async fn begin(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
 }
 
 async fn send_away(
-    app: &App,
+    app: &AppState,
     login: &Active,
-    call: &Call,
+    call: &RequestContext,
     provider: Option<&str>,
     return_to: &ReturnTo,
 ) -> Result<Response, LoginError> {

@@ -10,10 +10,10 @@ use super::{active, cookies, page};
 use crate::auth::login::{Active, Endpoints, IdToken, LoginError, LoginSession, Pending, ProviderConfig};
 use crate::broker::Now;
 use crate::protocol::{Code, Refusal};
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
-pub async fn callback(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
+pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let Ok(parameters) = Parameters::parse(call.query().unwrap_or_default().as_bytes()) else {
         return Ok(page::failed(Code::Malformed, None));
@@ -44,7 +44,13 @@ fn refused(error: LoginError, pending: Option<&Pending>) -> Response {
 }
 
 /// The login that comes back: begun in this browser, not too long ago, and not back before.
-fn returned(app: &App, login: &Active, call: &Call, state: &str, name: Option<&str>) -> Result<Pending, LoginError> {
+fn returned(
+    app: &AppState,
+    login: &Active,
+    call: &RequestContext,
+    state: &str,
+    name: Option<&str>,
+) -> Result<Pending, LoginError> {
     let name = name.ok_or(LoginError::NotPending("no state of ours"))?;
     let sealed = cookies::named(call, name).next().ok_or(LoginError::NotPending("no cookie for this state"))?;
     let now = Now::read().unix();
@@ -57,7 +63,7 @@ fn returned(app: &App, login: &Active, call: &Call, state: &str, name: Option<&s
 
 /// The cookie of the new session.
 async fn log_in(
-    app: &App,
+    app: &AppState,
     login: &Active,
     pending: &Pending,
     parameters: &Parameters,

@@ -3,7 +3,7 @@
 use http::{HeaderValue, header};
 
 use crate::auth::login::{Active, PENDING_SECS};
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 
 /// Characters of the state that name a pending login's cookie: enough to keep tabs apart.
 const STATE_CHARS: usize = 12;
@@ -48,12 +48,12 @@ fn set(login: &Active, name: &str, value: &str, max_age: u64) -> Option<HeaderVa
 }
 
 /// Every cookie of the request with its name.
-pub fn all(call: &Call) -> impl Iterator<Item = (&str, &str)> {
+pub fn all(call: &RequestContext) -> impl Iterator<Item = (&str, &str)> {
     let headers = call.headers().get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     headers.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='))
 }
 
 /// The values of this name. An honest browser has one; another page of a plain host may have planted more.
-pub fn named<'a>(call: &'a Call, name: &str) -> impl Iterator<Item = &'a str> {
+pub fn named<'a>(call: &'a RequestContext, name: &str) -> impl Iterator<Item = &'a str> {
     all(call).filter(move |(known, _)| *known == name).map(|(_, value)| value)
 }

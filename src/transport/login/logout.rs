@@ -15,10 +15,10 @@ use crate::cluster::membership;
 use crate::protocol::{Code, Refusal};
 use crate::transport::credential::cookie;
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
-pub async fn logout(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
+pub async fn logout(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let name = cookies::session_name(&login);
     let has_cookie = cookies::named(&call, name).next().is_some();
@@ -51,7 +51,7 @@ pub async fn logged_out() -> Response {
     page::logged_out()
 }
 
-async fn end(app: &App, session: &LoginSession) -> Result<(), Refusal> {
+async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
     let revocation = Revocation {
         issuer: session.issuer.as_str().into(),
         what: Revoked::TokenId(session.id.as_str().into()),
@@ -66,13 +66,13 @@ async fn end(app: &App, session: &LoginSession) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn at_provider(app: &App, login: &Active, session: &LoginSession) -> Option<String> {
+async fn at_provider(app: &AppState, login: &Active, session: &LoginSession) -> Option<String> {
     let provider = login.provider_of(&session.issuer)?;
     let endpoints = Endpoints::of(&app.policy.issuers(), &session.issuer).await.ok()?;
     logout_url(login, provider, endpoints.end_session.as_deref()?)
 }
 
 /// A form was sent, and not a script's request.
-fn wants_page(call: &Call) -> bool {
+fn wants_page(call: &RequestContext) -> bool {
     call.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/html"))
 }

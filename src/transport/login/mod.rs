@@ -17,11 +17,11 @@ pub use session::session;
 
 use std::sync::Arc;
 
-use super::state::App;
+use super::state::AppState;
 use crate::auth::login::Active;
 use crate::protocol::Code;
 
 /// The login, if people can log in here; elsewhere its URLs do not exist.
-fn active(app: &App) -> Result<Arc<Active>, Code> {
+fn active(app: &AppState) -> Result<Arc<Active>, Code> {
     app.login.active().ok_or(Code::NotFound)
 }

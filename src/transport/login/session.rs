@@ -11,10 +11,10 @@ use crate::broker::channel::session::rfc3339;
 use crate::protocol::{Code, Refusal};
 use crate::transport::credential;
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
-pub async fn session(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
+pub async fn session(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     origin::check(&call)?;
     let principal = credential::principal(&app, &call).await?;
     let principal = principal.ok_or(Refusal::new(Code::Unauthenticated, "nobody is logged in"))?;

@@ -14,8 +14,8 @@ use super::authenticate_for;
 use crate::broker::engine::Created;
 use crate::broker::{ChannelLimits, Now};
 use crate::protocol::{ChannelName, Code, Refusal};
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
 /// A description of limits is small.
 const MAX_BODY_BYTES: usize = 4096;
@@ -45,8 +45,8 @@ impl Declared {
 }
 
 pub async fn put(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -69,8 +69,8 @@ pub async fn put(
 }
 
 pub async fn get(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -79,8 +79,8 @@ pub async fn get(
 }
 
 pub async fn delete(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -92,7 +92,7 @@ pub async fn delete(
     }
 }
 
-async fn describe(app: &App, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {
+async fn describe(app: &AppState, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {
     let state = app.engine.describe(channel).await?.ok_or(Code::ChannelUnknown)?;
     let ChannelLimits { max_connections, max_messages, max_data_bytes, max_message_bytes, lifespan } = state.limits;
     let body = json!({

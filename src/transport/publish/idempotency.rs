@@ -12,18 +12,18 @@ use sha2::{Digest, Sha256};
 use tokio::sync::MutexGuard;
 
 use crate::auth::keys::Fingerprint;
-use crate::broker::Shared;
+use crate::broker::SharedStore;
 use crate::protocol::{Code, Refusal};
 
 /// draft-ietf-httpapi-idempotency-key-header section 2.
 pub const HEADER: http::HeaderName = http::HeaderName::from_static("idempotency-key");
 
 /// A request whose node died is forgotten after this.
-const UNDER_WAY: Duration = Duration::from_secs(10);
+const IN_PROGRESS_TTL: Duration = Duration::from_secs(10);
 
 /// How long a retry waits for a request that is under way on another node, and how often it looks.
-const PATIENCE: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(50);
+const IN_PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
+const IN_PROGRESS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -92,12 +92,12 @@ impl Slot {
 }
 
 /// The place of one key's answer in the memory of all nodes: the request's hash and, behind it, the answer.
-pub struct Elsewhere {
+pub struct SharedIdempotency {
     name: String,
     request: Hash,
 }
 
-impl Elsewhere {
+impl SharedIdempotency {
     pub fn new(publisher: &Fingerprint, key: &str, slot: &Slot) -> Self {
         let name = URL_SAFE_NO_PAD.encode(hash(&[&publisher.0, key.as_bytes()]));
         Self { name: format!("idempotency:{name}"), request: slot.request }
@@ -106,21 +106,21 @@ impl Elsewhere {
     /// Publishes, unless another node did or does: then its answer counts.
     pub async fn once(
         &self,
-        shared: &dyn Shared,
+        shared: &dyn SharedStore,
         age: Duration,
         publishing: impl Future<Output = Result<Bytes, Refusal>>,
     ) -> Result<Bytes, Refusal> {
-        let deadline = Instant::now() + PATIENCE;
-        while !shared.put_new(&self.name, &self.request, UNDER_WAY).await? {
+        let deadline = Instant::now() + IN_PROGRESS_TIMEOUT;
+        while !shared.put_new(&self.name, &self.request, IN_PROGRESS_TTL).await? {
             let Some(known) = shared.get(&self.name).await? else { continue };
             match known.split_at_checked(self.request.len()) {
                 Some((request, _)) if request != self.request => return Err(Code::IdempotencyMismatch.into()),
                 Some((_, answer)) if !answer.is_empty() => return Ok(known.slice(self.request.len()..)),
                 _ if Instant::now() > deadline => {
                     let refusal = Refusal::new(Code::EngineUnavailable, "the first request is still under way");
-                    return Err(refusal.retry_after(PATIENCE));
+                    return Err(refusal.retry_after(IN_PROGRESS_TIMEOUT));
                 }
-                _ => tokio::time::sleep(POLL).await,
+                _ => tokio::time::sleep(IN_PROGRESS_POLL_INTERVAL).await,
             }
         }
         match publishing.await {

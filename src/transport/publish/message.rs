@@ -8,29 +8,29 @@ use http::header;
 use serde_json::json;
 use warp::Reply;
 
-use super::idempotency::{self, Elsewhere};
+use super::idempotency::{self, SharedIdempotency};
 use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
-use crate::broker::engine::{Appended, Settled, settled};
+use crate::broker::engine::{Appended, Stored, settled};
 use crate::engine::deliver;
 use crate::protocol::publication::check_json;
 use crate::protocol::{ChannelName, Code, Payload, Position, Refusal};
 use crate::transport::http::problem;
-use crate::transport::http::request::{Call, channel_in};
-use crate::transport::state::App;
+use crate::transport::http::request::{RequestContext, channel_in};
+use crate::transport::state::AppState;
 
 const NDJSON: &str = "application/x-ndjson";
 
 /// A publication that has its place, or will have it.
 pub enum Placed {
-    Now(Settled),
-    Later(tokio::sync::oneshot::Receiver<Result<Settled, Refusal>>),
+    Now(Stored),
+    Later(tokio::sync::oneshot::Receiver<Result<Stored, Refusal>>),
 }
 
 pub async fn post(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     segment: String,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -50,7 +50,7 @@ pub async fn post(
     let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
     let owner = signed.publisher.fingerprint().ok_or(Code::KeyUnknown)?;
     let slot = app.idempotency.slot(owner, key, &request, Now::read().steady)?;
-    let elsewhere = Elsewhere::new(&owner, key, &slot);
+    let elsewhere = SharedIdempotency::new(&owner, key, &slot);
     let media_type = media_type.to_owned();
     // A task of its own: a publisher that hangs up meanwhile is told the truth when it asks again.
     let publishing = tokio::spawn(async move {
@@ -77,7 +77,7 @@ fn json(body: Bytes) -> warp::reply::Response {
 }
 
 /// What the publisher is answered.
-async fn publish(app: &App, signed: &Signed, channel: &ChannelName, media_type: &str) -> Result<Bytes, Refusal> {
+async fn publish(app: &AppState, signed: &Signed, channel: &ChannelName, media_type: &str) -> Result<Bytes, Refusal> {
     match media_type {
         NDJSON => publish_lines(app, &signed.publisher, channel, &signed.body).await,
         _ => publish_one(app, &signed.publisher, channel, media_type, &signed.body).await,
@@ -85,7 +85,7 @@ async fn publish(app: &App, signed: &Signed, channel: &ChannelName, media_type: 
 }
 
 async fn publish_one(
-    app: &App,
+    app: &AppState,
     publisher: &Publisher,
     channel: &ChannelName,
     media_type: &str,
@@ -105,7 +105,12 @@ async fn publish_one(
 
 /// Every line is checked before the first is published. What the channel refuses after that (a limit) stands in
 /// the answer at the line's place.
-async fn publish_lines(app: &App, publisher: &Publisher, channel: &ChannelName, body: &[u8]) -> Result<Bytes, Refusal> {
+async fn publish_lines(
+    app: &AppState,
+    publisher: &Publisher,
+    channel: &ChannelName,
+    body: &[u8],
+) -> Result<Bytes, Refusal> {
     let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     let mut payloads = Vec::new();
     for line in lines {
@@ -147,7 +152,7 @@ async fn publish_lines(app: &App, publisher: &Publisher, channel: &ChannelName, 
 
 /// Publishes one payload, counted against the publisher's rate.
 pub fn append(
-    app: &App,
+    app: &AppState,
     publisher: &Publisher,
     channel: &ChannelName,
     payload: Payload<'_>,
@@ -156,7 +161,7 @@ pub fn append(
     publisher.check_rate(now.steady)?;
     Ok(match app.engine.append(channel, publisher.name(), payload, now)? {
         Appended::Done(accepted) => {
-            Placed::Now(Settled { position: accepted.position, congestion: deliver::run(accepted.walks) })
+            Placed::Now(Stored { position: accepted.position, congestion: deliver::run(accepted.walks) })
         }
         Appended::Later(answer) => Placed::Later(answer),
     })
@@ -165,7 +170,7 @@ pub fn append(
 impl Placed {
     /// Waits for the place, and until subscribers are not too far behind.
     pub async fn position(self) -> Result<Position, Refusal> {
-        let Settled { position, congestion } = match self {
+        let Stored { position, congestion } = match self {
             Self::Now(settled) => settled,
             Self::Later(answer) => settled(answer).await?,
         };

@@ -12,17 +12,17 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use tokio::time::timeout;
 
-use super::http::request::{Call, channel_in};
-use super::state::App;
+use super::http::request::{RequestContext, channel_in};
+use super::state::AppState;
 use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
 use crate::broker::Now;
 use crate::protocol::{ChannelName, Code, Refusal};
 
 /// A body that takes longer comes after its signature is stale anyway.
-const BODY_TIME: Duration = Duration::from_secs(2 * MAX_SKEW_SECS);
+const BODY_READ_TIMEOUT: Duration = Duration::from_secs(2 * MAX_SKEW_SECS);
 
 /// How long a nonce is remembered by all nodes: until no clock takes its signature for fresh.
-const NONCE_TIME: Duration = Duration::from_secs(3 * MAX_SKEW_SECS);
+const NONCE_TTL: Duration = Duration::from_secs(3 * MAX_SKEW_SECS);
 
 /// A request whose signature, digest and nonce were good.
 pub struct Signed {
@@ -35,8 +35,8 @@ pub struct Signed {
 /// The signature is checked before the body is read, so that strangers cannot make the gateway hold anything;
 /// the nonce is spent last, so that a body that does not arrive spends none.
 pub async fn authenticate(
-    app: &App,
-    call: &Call,
+    app: &AppState,
+    call: &RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,
 ) -> Result<Signed, Refusal> {
@@ -53,7 +53,7 @@ pub async fn authenticate(
     let publisher = verified.accept(&body, Now::read().unix())?;
     // This node has not seen it; another one may have.
     if let (Some(shared), Some(name)) = (app.engine.shared(), name)
-        && !shared.put_new(&name, b"", NONCE_TIME).await?
+        && !shared.put_new(&name, b"", NONCE_TTL).await?
     {
         return Err(Code::SignatureReplayed.into());
     }
@@ -62,11 +62,11 @@ pub async fn authenticate(
 
 /// The whole body of a request, of at most `max_bytes`, if it comes in time.
 pub async fn read_body(
-    app: &App,
+    app: &AppState,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,
 ) -> Result<Bytes, Refusal> {
-    let reading = timeout(BODY_TIME, read(body, max_bytes, app.limits.handshake));
+    let reading = timeout(BODY_READ_TIMEOUT, read(body, max_bytes, app.limits.handshake));
     reading.await.unwrap_or_else(|_| Err(too_slow()))
 }
 
@@ -93,8 +93,8 @@ fn too_slow() -> Refusal {
 
 /// Authenticates a request that is about the channel of a path segment, which the publisher must be allowed to use.
 pub async fn authenticate_for(
-    app: &App,
-    call: &Call,
+    app: &AppState,
+    call: &RequestContext,
     segment: &str,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,

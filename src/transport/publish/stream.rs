@@ -15,10 +15,10 @@ use super::{authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use tokio::sync::oneshot;
 
-use crate::broker::channel::fanout::{Congestion, Walks};
-use crate::broker::channel::presence::Observation;
-use crate::broker::engine::{Appended, Settled};
-use crate::broker::replies::{Recipient, Settling};
+use crate::broker::channel::fanout::{Backpressure, Deliveries};
+use crate::broker::channel::presence::PresenceSubscription;
+use crate::broker::engine::{Appended, Stored};
+use crate::broker::replies::{PendingOutcome, ReplyInbox};
 use crate::broker::{Connection, Now};
 use crate::cluster::presence;
 use crate::engine::deliver;
@@ -27,15 +27,15 @@ use crate::protocol::frame::server_frame::{Reply, published};
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 use crate::transport::subscribe::websocket::SUBPROTOCOL;
 use crate::transport::websocket::upgrade::Handshake;
-use crate::transport::websocket::{Handler, Wire};
+use crate::transport::websocket::{Handler, RawSocket};
 
 pub async fn upgrade(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -61,17 +61,17 @@ pub async fn upgrade(
 const MAX_AWAITED: usize = 4096;
 
 /// An answer in its place.
-enum Awaited {
+enum PendingAnswer {
     Publication {
         id: Option<String>,
         channel: ChannelName,
-        answer: oneshot::Receiver<Result<Settled, Refusal>>,
+        answer: oneshot::Receiver<Result<Stored, Refusal>>,
     },
     /// What this publisher said about a reply that another node keeps.
     Settled {
         id: Option<String>,
         is_answer: bool,
-        settling: Settling,
+        settling: PendingOutcome,
     },
     /// What other nodes know of a channel that is to be watched from then on.
     Watch {
@@ -87,28 +87,28 @@ enum Awaited {
 }
 
 struct PublishStream {
-    app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
+    app: Arc<AppState>,
+    connection: Arc<Connection<RawSocket>>,
     publisher: Arc<Publisher>,
     generation: u64,
     /// The channel of the last publication: most publishers have few.
     channel: Option<ChannelName>,
     /// Takes replies while the connection is of use.
-    recipient: Option<Recipient>,
+    recipient: Option<ReplyInbox>,
     /// The channels that it is told about.
-    observations: Vec<Observation>,
+    observations: Vec<PresenceSubscription>,
     /// Answers of one read, written together.
     answers: BytesMut,
     /// Answers that are not known yet, and those behind them.
-    awaited: VecDeque<Awaited>,
+    awaited: VecDeque<PendingAnswer>,
     /// What the publications of one read asked for.
-    walks: Walks,
+    walks: Deliveries,
     /// Too much waits before subscribers: nothing more is read until it has moved on.
     relief: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl PublishStream {
-    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, publisher: Arc<Publisher>) -> Self {
+    fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, publisher: Arc<Publisher>) -> Self {
         let generation = app.policy.generation();
         let recipient = Some(app.replies.attach(publisher.name().clone(), connection.clone()));
         Self {
@@ -121,7 +121,7 @@ impl PublishStream {
             channel: None,
             answers: BytesMut::new(),
             awaited: VecDeque::new(),
-            walks: Walks::default(),
+            walks: Deliveries::default(),
             relief: None,
         }
     }
@@ -138,7 +138,7 @@ impl PublishStream {
                     }
                     (channel, Appended::Later(answer)) => {
                         let id = command.id().map(str::to_owned);
-                        self.awaited.push_back(Awaited::Publication { id, channel, answer });
+                        self.awaited.push_back(PendingAnswer::Publication { id, channel, answer });
                     }
                 }
                 Ok(())
@@ -146,7 +146,7 @@ impl PublishStream {
             "received" => {
                 if let Some(settling) = self.recipient()?.received(named_reply(command)?)? {
                     let id = command.id().map(str::to_owned);
-                    self.awaited.push_back(Awaited::Settled { id, is_answer: false, settling });
+                    self.awaited.push_back(PendingAnswer::Settled { id, is_answer: false, settling });
                 }
                 Ok(())
             }
@@ -156,7 +156,7 @@ impl PublishStream {
                     None => self.answer(Reply::Answered { id: command.id() }.to_json()),
                     Some(settling) => {
                         let id = command.id().map(str::to_owned);
-                        self.awaited.push_back(Awaited::Settled { id, is_answer: true, settling });
+                        self.awaited.push_back(PendingAnswer::Settled { id, is_answer: true, settling });
                     }
                 }
                 Ok(())
@@ -171,7 +171,7 @@ impl PublishStream {
         }
     }
 
-    fn recipient(&self) -> Result<&Recipient, Refusal> {
+    fn recipient(&self) -> Result<&ReplyInbox, Refusal> {
         self.recipient.as_ref().ok_or(Code::ReplyUnknown.into())
     }
 
@@ -180,14 +180,14 @@ impl PublishStream {
         let channel = self.channel_of(command)?;
         let id = command.id().map(str::to_owned);
         let elsewhere = presence::elsewhere(&self.app, channel.clone());
-        self.awaited.push_back(Awaited::Watch { id, channel, elsewhere });
+        self.awaited.push_back(PendingAnswer::Watch { id, channel, elsewhere });
         Ok(())
     }
 
     fn unwatch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = self.channel_of(command)?;
         // Behind a `watch` that waits.
-        self.awaited.push_back(Awaited::Unwatch { id: command.id().map(str::to_owned), channel });
+        self.awaited.push_back(PendingAnswer::Unwatch { id: command.id().map(str::to_owned), channel });
         Ok(())
     }
 
@@ -269,7 +269,7 @@ impl PublishStream {
     fn answer(&mut self, json: String) {
         match self.awaited.is_empty() {
             true => self.answers.extend_from_slice(&text_frame(json.as_bytes())),
-            false => self.awaited.push_back(Awaited::Known(json)),
+            false => self.awaited.push_back(PendingAnswer::Known(json)),
         }
     }
 
@@ -277,8 +277,8 @@ impl PublishStream {
     fn poll_awaited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(first) = self.awaited.front_mut() {
             let json = match first {
-                Awaited::Known(json) => std::mem::take(json),
-                Awaited::Watch { id, channel, elsewhere } => {
+                PendingAnswer::Known(json) => std::mem::take(json),
+                PendingAnswer::Watch { id, channel, elsewhere } => {
                     let Poll::Ready(elsewhere) = elsewhere.as_mut().poll(cx) else { break };
                     let (id, channel) = (id.take(), channel.clone());
                     self.awaited.pop_front();
@@ -287,7 +287,7 @@ impl PublishStream {
                     }
                     continue;
                 }
-                Awaited::Unwatch { id, channel } => {
+                PendingAnswer::Unwatch { id, channel } => {
                     let (id, channel) = (id.take(), channel.clone());
                     self.awaited.pop_front();
                     if let Err(refusal) = self.stop_observing(id.as_deref(), &channel) {
@@ -295,7 +295,7 @@ impl PublishStream {
                     }
                     continue;
                 }
-                Awaited::Settled { id, is_answer, settling } => {
+                PendingAnswer::Settled { id, is_answer, settling } => {
                     let Poll::Ready(settled) = Pin::new(settling).poll(cx) else { break };
                     match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
                         Ok(()) if *is_answer => Reply::Answered { id: id.as_deref() }.to_json(),
@@ -306,10 +306,10 @@ impl PublishStream {
                         Err(refusal) => Reply::error(id.as_deref(), &refusal).to_json(),
                     }
                 }
-                Awaited::Publication { id, channel, answer } => {
+                PendingAnswer::Publication { id, channel, answer } => {
                     let Poll::Ready(settled) = Pin::new(answer).poll(cx) else { break };
                     match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
-                        Ok(Settled { position, congestion }) => {
+                        Ok(Stored { position, congestion }) => {
                             let mut json = String::with_capacity(128);
                             published(&mut json, id.as_deref(), channel.as_str(), &position);
                             self.relief = congestion.map(|congestion| Box::pin(congestion.relieved()) as _);
@@ -364,7 +364,7 @@ impl Handler for PublishStream {
     fn on_read_end(&mut self) {
         self.send_answers();
         let congestion = deliver::run(std::mem::take(&mut self.walks));
-        self.relief = congestion.map(|congestion| Box::pin(Congestion::relieved(congestion)) as _);
+        self.relief = congestion.map(|congestion| Box::pin(Backpressure::relieved(congestion)) as _);
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {

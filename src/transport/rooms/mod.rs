@@ -16,14 +16,14 @@ use hyper::upgrade::OnUpgrade;
 
 use super::config::OpenTo;
 use super::http::problem;
-use super::http::request::Call;
-use super::state::App;
+use super::http::request::RequestContext;
+use super::state::AppState;
 use super::websocket::upgrade::Handshake;
 use super::{credential, publish};
-use crate::auth::{Place, is_trusted};
-use crate::broker::room::{Joiner, Relayed, Seat};
+use crate::auth::{Location, is_trusted};
+use crate::broker::room::{JoinRequest, Relayed, Seat};
 use crate::broker::{Connection, Phase, Principal};
-use crate::cluster::rooms::{Strand, Wanted};
+use crate::cluster::rooms::{RoomForwarder, RoomTarget};
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::frame::room_frames::Sender;
 use crate::protocol::websocket::Bounds;
@@ -42,11 +42,11 @@ pub struct Caller {
 }
 
 impl Caller {
-    pub fn of(app: &App, call: &Call) -> Self {
+    pub fn of(app: &AppState, call: &RequestContext) -> Self {
         let is_trusted = call.peer().address.is_some_and(|peer| is_trusted(peer, &app.limits.trusted_proxies));
         let located = app.places.as_ref().zip(call.client());
         let place = located.map(|(places, client)| places.place(client, call.headers(), is_trusted));
-        let Place { city, region, country } = place.unwrap_or_default();
+        let Location { city, region, country } = place.unwrap_or_default();
         let sender = Sender {
             remote: call.client().map(|client| client.ip().to_string()),
             ua: call.header(header::USER_AGENT).map(|ua| ua.chars().take(MAX_UA_CHARS).collect()),
@@ -61,10 +61,10 @@ impl Caller {
 
 /// What the connections of all forms have in common.
 pub struct Peer {
-    pub app: Arc<App>,
+    pub app: Arc<AppState>,
     pub connection: Arc<Connection>,
     pub caller: Caller,
-    pub stand: Stand,
+    pub stand: Membership,
     pub began: Instant,
     /// Who opened a room with a login.
     pub principal: Option<Arc<Principal>>,
@@ -73,24 +73,24 @@ pub struct Peer {
 }
 
 /// Where a peer is.
-pub enum Stand {
+pub enum Membership {
     /// It has not joined, or has left.
     Outside,
-    Entering(BoxFuture<'static, Entered>),
+    Entering(BoxFuture<'static, JoinOutcome>),
     Seated(Seat),
     /// In a room of another node.
-    Elsewhere(Strand),
+    Elsewhere(RoomForwarder),
 }
 
 /// What came of entering.
-pub enum Entered {
+pub enum JoinOutcome {
     Seated(Seat),
     /// The room is on this other node.
-    Elsewhere(String, Wanted),
+    Elsewhere(String, RoomTarget),
     Refused(CloseReason),
 }
 
-impl From<Result<Seat, CloseReason>> for Entered {
+impl From<Result<Seat, CloseReason>> for JoinOutcome {
     fn from(joined: Result<Seat, CloseReason>) -> Self {
         joined.map_or_else(Self::Refused, Self::Seated)
     }
@@ -98,24 +98,24 @@ impl From<Result<Seat, CloseReason>> for Entered {
 
 impl Peer {
     /// A connection that has yet to say what it wants.
-    pub fn unknown(app: Arc<App>, connection: Arc<Connection>, caller: Caller) -> Self {
+    pub fn unknown(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller) -> Self {
         if !caller.is_guest {
             app.statsd.count(RoomEvent::Create);
         }
         let checked = app.policy.generation();
-        Self { app, connection, caller, stand: Stand::Outside, began: Instant::now(), principal: None, checked }
+        Self { app, connection, caller, stand: Membership::Outside, began: Instant::now(), principal: None, checked }
     }
 
     /// A connection whose request says what it wants.
-    pub fn entering<F: Future<Output = Entered> + Send + 'static>(
-        app: Arc<App>,
+    pub fn entering<F: Future<Output = JoinOutcome> + Send + 'static>(
+        app: Arc<AppState>,
         connection: Arc<Connection>,
         caller: Caller,
-        enter: impl FnOnce(Arc<App>, Joiner) -> F,
+        enter: impl FnOnce(Arc<AppState>, JoinRequest) -> F,
     ) -> Self {
         connection.admit(None);
         let mut peer = Self::unknown(app, connection, caller);
-        peer.stand = Stand::Entering(Box::pin(enter(peer.app.clone(), peer.joiner())));
+        peer.stand = Membership::Entering(Box::pin(enter(peer.app.clone(), peer.joiner())));
         peer
     }
 
@@ -127,9 +127,9 @@ impl Peer {
         self
     }
 
-    pub fn joiner(&self) -> Joiner {
+    pub fn joiner(&self) -> JoinRequest {
         let Caller { sender, address, .. } = &self.caller;
-        Joiner { connection: self.connection.clone(), sender: sender.clone(), address: *address }
+        JoinRequest { connection: self.connection.clone(), sender: sender.clone(), address: *address }
     }
 
     /// To be called when the policy may have changed.
@@ -143,15 +143,15 @@ impl Peer {
         }
     }
 
-    pub fn enter(&mut self, entered: Entered) -> Result<(), CloseReason> {
+    pub fn enter(&mut self, entered: JoinOutcome) -> Result<(), CloseReason> {
         self.stand = match (entered, &self.app.elsewhere) {
-            (Entered::Seated(seat), _) => Stand::Seated(seat),
-            (Entered::Elsewhere(node, wanted), Some(elsewhere)) if !self.caller.is_guest => {
-                Stand::Elsewhere(Strand::begin(elsewhere, node, wanted, &self.caller, self.connection.clone()))
-            }
+            (JoinOutcome::Seated(seat), _) => Membership::Seated(seat),
+            (JoinOutcome::Elsewhere(node, wanted), Some(elsewhere)) if !self.caller.is_guest => Membership::Elsewhere(
+                RoomForwarder::begin(elsewhere, node, wanted, &self.caller, self.connection.clone()),
+            ),
             // Nobody is sent on a second time: the room moved just now.
-            (Entered::Elsewhere(..), _) => return Err(CloseReason::EngineUnavailable),
-            (Entered::Refused(reason), _) => {
+            (JoinOutcome::Elsewhere(..), _) => return Err(CloseReason::EngineUnavailable),
+            (JoinOutcome::Refused(reason), _) => {
                 if reason == CloseReason::ConnectionLimit {
                     self.app.statsd.count(RoomEvent::MaxConnections);
                 }
@@ -162,12 +162,12 @@ impl Peer {
     }
 
     pub fn seat(&self) -> Option<&Seat> {
-        if let Stand::Seated(seat) = &self.stand { Some(seat) } else { None }
+        if let Membership::Seated(seat) = &self.stand { Some(seat) } else { None }
     }
 
     pub fn take_seat(&mut self) -> Option<Seat> {
-        match std::mem::replace(&mut self.stand, Stand::Outside) {
-            Stand::Seated(seat) => Some(seat),
+        match std::mem::replace(&mut self.stand, Membership::Outside) {
+            Membership::Seated(seat) => Some(seat),
             other => {
                 self.stand = other;
                 None
@@ -176,8 +176,8 @@ impl Peer {
     }
 
     /// Where what it says has to go, if its room is on another node.
-    pub fn elsewhere(&self) -> Option<&Strand> {
-        if let Stand::Elsewhere(strand) = &self.stand { Some(strand) } else { None }
+    pub fn elsewhere(&self) -> Option<&RoomForwarder> {
+        if let Membership::Elsewhere(strand) = &self.stand { Some(strand) } else { None }
     }
 
     /// Hands a message to the others; `frame` is given the number of the message.
@@ -195,7 +195,7 @@ impl Peer {
 
     /// Gives the seat up as soon as the connection is of no use.
     pub fn on_end(&mut self) {
-        let Stand::Seated(seat) = std::mem::replace(&mut self.stand, Stand::Outside) else { return };
+        let Membership::Seated(seat) = std::mem::replace(&mut self.stand, Membership::Outside) else { return };
         self.app.statsd.time(self.began.elapsed());
         match self.connection.phase() {
             Phase::Closing(CloseReason::PingTimeout) | Phase::Closed(CloseReason::PingTimeout) => {
@@ -216,16 +216,16 @@ impl Peer {
 
     /// Enters. A sender waits for peers who read slowly.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Stand::Entering(entering) = &mut self.stand {
+        if let Membership::Entering(entering) = &mut self.stand {
             let entered = ready!(entering.as_mut().poll(cx));
             if let Err(reason) = self.enter(entered) {
                 self.connection.close(reason);
             }
         }
         match &self.stand {
-            Stand::Seated(seat) => seat.poll_relief(cx),
-            Stand::Elsewhere(strand) => strand.poll_ready(cx),
-            Stand::Outside | Stand::Entering(_) => Poll::Ready(()),
+            Membership::Seated(seat) => seat.poll_relief(cx),
+            Membership::Elsewhere(strand) => strand.poll_ready(cx),
+            Membership::Outside | Membership::Entering(_) => Poll::Ready(()),
         }
     }
 }
@@ -239,8 +239,8 @@ pub struct Authorized {
 
 /// Lets through whoever may open a room.
 pub async fn authorize(
-    app: &App,
-    call: &Call,
+    app: &AppState,
+    call: &RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
     max_bytes: usize,
 ) -> Result<Authorized, Refusal> {
@@ -266,7 +266,7 @@ pub fn close_for(refusal: &Refusal) -> CloseReason {
 }
 
 /// The older systems answer 400 to what is no upgrade.
-pub fn older_handshake(call: &Call, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
+pub fn older_handshake(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
     Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(Code::Malformed, refusal.detail))
 }
 

@@ -10,10 +10,10 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
-use super::{Caller, Entered, Peer, authorize, close_for, not_allowed, open};
-use crate::broker::room::{Claim, CodeForm, Key, OpenOptions, Opened, Relayed};
+use super::{Caller, JoinOutcome, Peer, authorize, close_for, not_allowed, open};
+use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Principal};
-use crate::cluster::rooms::{Blob, Said, Wanted};
+use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget};
 use crate::protocol::frame::command::Unreadable;
 use crate::protocol::frame::room_frames::{RoomCommand, RoomId, RoomReply, message};
 use crate::protocol::websocket::{Bounds, text_frame};
@@ -21,8 +21,8 @@ use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::config::OpenTo;
 use crate::transport::credential;
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 use crate::transport::websocket::upgrade::Handshake;
 
@@ -30,8 +30,8 @@ pub const SUBPROTOCOL: &str = "lastmile.pair.v1";
 
 /// Everything at and below `/v1/rooms`.
 pub async fn handle(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
@@ -49,8 +49,8 @@ pub async fn handle(
 }
 
 async fn join(
-    app: &Arc<App>,
-    call: &Call,
+    app: &Arc<AppState>,
+    call: &RequestContext,
     upgrade: Option<OnUpgrade>,
     room: Option<RoomId>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
@@ -87,13 +87,13 @@ async fn join(
 }
 
 /// A peer whose first text says what opens its room. It may open none.
-fn peer(app: Arc<App>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
+fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
     let sender = caller.sender.to_json().into();
     Native { peer: Peer::unknown(app, connection, caller), room, sender, may_open: false, work: None }
 }
 
 /// The same for a client of another node.
-pub fn guest(app: Arc<App>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
+pub fn guest(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
     connection.expect_hello(app.limits.hello);
     peer(app, connection, caller, room)
 }
@@ -105,17 +105,17 @@ pub struct Native {
     /// The peer's metadata as JSON.
     sender: Box<str>,
     may_open: bool,
-    work: Option<Box<Work>>,
+    work: Option<Box<PendingJoin>>,
 }
 
 /// What a first text waits for.
-struct Work {
-    doing: Doing,
+struct PendingJoin {
+    doing: Step,
     /// That text and what came behind it. Nothing more is read meanwhile, so this is what one read held.
     texts: VecDeque<String>,
 }
 
-enum Doing {
+enum Step {
     /// The token of an `open`.
     Verifying(BoxFuture<'static, Result<Arc<Principal>, Refusal>>),
     Opening(BoxFuture<'static, Result<Opened, Refusal>>),
@@ -124,18 +124,18 @@ enum Doing {
 }
 
 /// What came of it.
-enum Done {
+enum StepResult {
     Verified(Option<Arc<Principal>>),
     Opened(Result<Opened, Refusal>),
     Found(Result<Option<String>, Refusal>),
 }
 
-impl Doing {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+impl Step {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<StepResult> {
         match self {
-            Self::Verifying(work) => work.as_mut().poll(cx).map(|verified| Done::Verified(verified.ok())),
-            Self::Opening(work) => work.as_mut().poll(cx).map(Done::Opened),
-            Self::Finding(work) => work.as_mut().poll(cx).map(Done::Found),
+            Self::Verifying(work) => work.as_mut().poll(cx).map(|verified| StepResult::Verified(verified.ok())),
+            Self::Opening(work) => work.as_mut().poll(cx).map(StepResult::Opened),
+            Self::Finding(work) => work.as_mut().poll(cx).map(StepResult::Found),
         }
     }
 }
@@ -148,24 +148,24 @@ impl Native {
         }
         let claim = claim_of(command)?;
         match self.find(claim) {
-            Some(finding) => self.begin(Doing::Finding(finding), text),
+            Some(finding) => self.begin(Step::Finding(finding), text),
             None => self.enter(claim)?,
         }
         Ok(())
     }
 
-    fn begin(&mut self, doing: Doing, text: &str) {
-        self.work = Some(Box::new(Work { doing, texts: [text.to_owned()].into() }));
+    fn begin(&mut self, doing: Step, text: &str) {
+        self.work = Some(Box::new(PendingJoin { doing, texts: [text.to_owned()].into() }));
     }
 
     /// Asks where the room is, if it may be elsewhere, and whether this client may try another code.
-    fn find(&self, claim: Claim<'_>) -> Option<BoxFuture<'static, Result<Option<String>, Refusal>>> {
+    fn find(&self, claim: Credential<'_>) -> Option<BoxFuture<'static, Result<Option<String>, Refusal>>> {
         let Peer { app, caller, .. } = &self.peer;
         // The node that sent a guest has looked.
         let elsewhere = app.elsewhere.clone().filter(|_| !caller.is_guest)?;
         let key = self.room.map(Key::Native);
         let is_here = key.as_ref().is_some_and(|key| app.rooms.has(key));
-        if let Claim::Code(code) = claim {
+        if let Credential::Code(code) = claim {
             let is_here = is_here || (key.is_none() && app.rooms.has_code(code));
             let (code, address) = (code.to_owned(), caller.address);
             return Some(Box::pin(async move {
@@ -182,19 +182,19 @@ impl Native {
         Some(Box::pin(async move { elsewhere.whereabouts.find(&key).await }))
     }
 
-    fn enter(&mut self, claim: Claim<'_>) -> Result<(), CloseReason> {
+    fn enter(&mut self, claim: Credential<'_>) -> Result<(), CloseReason> {
         let entered = self.peer.app.rooms.enter(self.room, claim, self.peer.joiner(), Instant::now());
-        if let (Claim::Code(_), Err(_), Some(elsewhere)) = (claim, &entered, self.peer.app.elsewhere.clone()) {
+        if let (Credential::Code(_), Err(_), Some(elsewhere)) = (claim, &entered, self.peer.app.elsewhere.clone()) {
             let address = self.peer.caller.address;
             // Whether it is counted or not, this one is refused.
             tokio::spawn(async move { elsewhere.whereabouts.count_wrong_code(address).await });
         }
         let seat = entered?;
         self.peer.connection.admit(None);
-        if matches!(claim, Claim::Resume { .. }) {
+        if matches!(claim, Credential::Resume { .. }) {
             tracing::info!(connection = self.peer.connection.id, peer = seat.name(), "seat resumed");
         }
-        self.peer.enter(Entered::Seated(seat))
+        self.peer.enter(JoinOutcome::Seated(seat))
     }
 
     /// Opens a room and takes its first seat, for clients that make one connection only.
@@ -208,15 +208,15 @@ impl Native {
             let token = command.token.as_ref().filter(|_| app.rooms_config.open == OpenTo::Login);
             let token = token.ok_or(CloseReason::Unauthenticated)?.0.clone().into_owned();
             let verified = Box::pin(async move { credential::verify(&app, &token).await });
-            self.begin(Doing::Verifying(verified), text);
+            self.begin(Step::Verifying(verified), text);
             return Ok(());
         }
         let code = match &command.code {
             None => None,
-            Some(form) => Some(CodeForm::of(&form.0).ok_or(CloseReason::Malformed)?),
+            Some(form) => Some(CodeFormat::of(&form.0).ok_or(CloseReason::Malformed)?),
         };
         let (options, address) = (OpenOptions { max_seats: command.max_seats, code }, self.peer.caller.address);
-        self.begin(Doing::Opening(Box::pin(async move { open::open(&app, options, address).await })), text);
+        self.begin(Step::Opening(Box::pin(async move { open::open(&app, options, address).await })), text);
         Ok(())
     }
 
@@ -234,31 +234,33 @@ impl Native {
             code_secs: opened.code.as_ref().map(|_| self.peer.app.rooms_config.limits.code.as_secs()),
         });
         self.room = Some(opened.room);
-        self.enter(Claim::Secret(&opened.join_secret))
+        self.enter(Credential::Secret(&opened.join_secret))
     }
 
     /// Goes on with what waited.
-    fn on_done(&mut self, done: Done, mut texts: VecDeque<String>) -> Result<(), CloseReason> {
+    fn on_done(&mut self, done: StepResult, mut texts: VecDeque<String>) -> Result<(), CloseReason> {
         match done {
-            Done::Verified(principal) => {
+            StepResult::Verified(principal) => {
                 self.may_open = principal.is_some();
                 self.peer.principal = principal;
                 if !self.may_open {
                     return Err(CloseReason::Unauthenticated);
                 }
             }
-            Done::Opened(opened) => {
+            StepResult::Opened(opened) => {
                 let first = texts.pop_front().unwrap_or_default();
                 let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
                 self.on_opened(opened, command.id())?;
             }
-            Done::Found(Err(refusal)) if refusal.code == Code::RateLimited => return Err(CloseReason::RateLimited),
-            Done::Found(Err(_)) => return Err(CloseReason::EngineUnavailable),
-            Done::Found(Ok(Some(node))) => {
-                self.peer.connection.admit(None);
-                self.peer.enter(Entered::Elsewhere(node, Wanted::Native(self.room)))?;
+            StepResult::Found(Err(refusal)) if refusal.code == Code::RateLimited => {
+                return Err(CloseReason::RateLimited);
             }
-            Done::Found(Ok(None)) => {
+            StepResult::Found(Err(_)) => return Err(CloseReason::EngineUnavailable),
+            StepResult::Found(Ok(Some(node))) => {
+                self.peer.connection.admit(None);
+                self.peer.enter(JoinOutcome::Elsewhere(node, RoomTarget::Native(self.room)))?;
+            }
+            StepResult::Found(Ok(None)) => {
                 let first = texts.pop_front().unwrap_or_default();
                 let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
                 self.enter(claim_of(&command)?)?;
@@ -326,7 +328,7 @@ impl Handler for Native {
             return Ok(());
         }
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(Said::Text(text.to_owned()));
+            strand.say(ClientFrame::Text(text.to_owned()));
             return Ok(());
         }
         let command = match RoomCommand::parse(text) {
@@ -348,7 +350,7 @@ impl Handler for Native {
     fn on_close(&mut self, payload: &[u8]) {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(Said::Close(Blob(payload.to_owned())));
+            strand.say(ClientFrame::Close(Base64Bytes(payload.to_owned())));
         } else if (payload.is_empty() || payload.starts_with(&NORMAL))
             && let Some(seat) = self.peer.take_seat()
         {
@@ -377,11 +379,11 @@ impl Handler for Native {
 }
 
 /// What a client shows for its seat.
-fn claim_of<'a>(command: &'a RoomCommand<'_>) -> Result<Claim<'a>, CloseReason> {
+fn claim_of<'a>(command: &'a RoomCommand<'_>) -> Result<Credential<'a>, CloseReason> {
     match (command.kind.0.as_ref(), &command.secret, &command.code, &command.resume) {
-        ("join", Some(secret), None, _) => Ok(Claim::Secret(&secret.0)),
-        ("join", None, Some(code), _) => Ok(Claim::Code(&code.0)),
-        ("resume", _, _, Some(resume)) => Ok(Claim::Resume { secret: &resume.0, seen: command.seen }),
+        ("join", Some(secret), None, _) => Ok(Credential::Secret(&secret.0)),
+        ("join", None, Some(code), _) => Ok(Credential::Code(&code.0)),
+        ("resume", _, _, Some(resume)) => Ok(Credential::Resume { secret: &resume.0, seen: command.seen }),
         _ => Err(CloseReason::Malformed),
     }
 }

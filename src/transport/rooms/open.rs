@@ -12,12 +12,12 @@ use warp::Reply;
 
 use super::authorize;
 use crate::broker::Now;
-use crate::broker::room::{CodeForm, Key, OpenOptions, Opened};
+use crate::broker::room::{CodeFormat, Key, OpenOptions, Opened};
 use crate::cluster::rooms::reserve;
 use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
 /// What may be asked for is small.
 const MAX_BODY_BYTES: usize = 4096;
@@ -28,35 +28,35 @@ const CODE_TRIES: usize = 4;
 /// The body; none at all asks for two seats and no code.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct Asked {
+struct OpenRequest {
     max_seats: Option<usize>,
-    code: Option<AskedCode>,
+    code: Option<CodeRequest>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum AskedCode {
+enum CodeRequest {
     /// `true` is six digits.
     Any(bool),
-    Form(CodeForm),
+    Form(CodeFormat),
 }
 
 pub async fn post(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     origin::check(&call)?;
     let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?.body;
     let asked = match &body[..] {
-        [] => Asked::default(),
+        [] => OpenRequest::default(),
         body => read(body)
             .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of a room: {error}")))?,
     };
     let code = match asked.code {
-        None | Some(AskedCode::Any(false)) => None,
-        Some(AskedCode::Any(true)) => Some(CodeForm::Digits),
-        Some(AskedCode::Form(form)) => Some(form),
+        None | Some(CodeRequest::Any(false)) => None,
+        Some(CodeRequest::Any(true)) => Some(CodeFormat::Digits),
+        Some(CodeRequest::Form(form)) => Some(form),
     };
     let options = OpenOptions { max_seats: asked.max_seats, code };
     let address = call.client().map(|client| client.limit_key());
@@ -80,7 +80,7 @@ pub async fn post(
 }
 
 /// Opens a room that every node can find.
-pub async fn open(app: &App, options: OpenOptions, address: Option<IpAddr>) -> Result<Opened, Refusal> {
+pub async fn open(app: &AppState, options: OpenOptions, address: Option<IpAddr>) -> Result<Opened, Refusal> {
     for _ in 0..CODE_TRIES {
         let opened = {
             let _opening = reserve(app, address).await?;
@@ -106,7 +106,7 @@ pub async fn open(app: &App, options: OpenOptions, address: Option<IpAddr>) -> R
     Err(Refusal::new(Code::LimitReached, "there are too many codes at the moment"))
 }
 
-fn read(body: &[u8]) -> serde_json::Result<Asked> {
+fn read(body: &[u8]) -> serde_json::Result<OpenRequest> {
     // An object: a struct by itself would also be read from an array.
     serde_json::from_slice::<serde_json::Map<_, _>>(body).and_then(|object| serde_json::from_value(object.into()))
 }

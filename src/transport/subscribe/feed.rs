@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::query::Asked;
+use super::query::Query;
 use crate::broker::channel::session::subscribed;
 use crate::broker::connection::registry::{Fallback, Registered};
 use crate::broker::engine::{Joined, Start, attached};
-use crate::broker::{Connection, ConnectionLimits, Held, Now, Phase, Session};
+use crate::broker::{BufferedSocket, Connection, ConnectionLimits, Now, Phase, Session};
 use crate::ops;
 use crate::protocol::publication::Head;
 use crate::protocol::websocket::{text_frame, written_texts};
 use crate::protocol::{ChannelName, CloseReason, Cursor, Form, InvalidCursor, Owner, Position, Refusal};
 use crate::transport::credential;
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
-pub struct Feed {
-    app: Arc<App>,
-    connection: Arc<Connection<Held>>,
+pub struct EventFeed {
+    app: Arc<AppState>,
+    connection: Arc<Connection<BufferedSocket>>,
     session: Session,
     /// Behind what was handed out so far.
     cursor: Cursor,
@@ -37,16 +37,16 @@ pub struct Feed {
 }
 
 /// One thing to tell.
-pub enum Word {
+pub enum Event {
     /// A JSON text, the same as on a WebSocket.
-    Text(Kind, Bytes),
+    Text(EventKind, Bytes),
     Heartbeat,
     /// The last word.
     Close(CloseReason),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     Message,
     Subscribed,
     Unsubscribed,
@@ -54,9 +54,14 @@ pub enum Kind {
     Restored,
 }
 
-impl Feed {
+impl EventFeed {
     /// Subscribes to all that is asked for, or to nothing.
-    pub async fn open(app: Arc<App>, call: &Call, asked: &Asked, fallback: Fallback) -> Result<Self, Refusal> {
+    pub async fn open(
+        app: Arc<AppState>,
+        call: &RequestContext,
+        asked: &Query,
+        fallback: Fallback,
+    ) -> Result<Self, Refusal> {
         origin::check(call)?;
         let checked = app.policy.generation();
         let principal = credential::principal(&app, call).await?;
@@ -66,7 +71,7 @@ impl Feed {
             cursor.check(owner, &channels)?;
         }
         let limits = Arc::new(limits(&app, fallback));
-        let connection = Arc::new(Connection::new(app.registry.new_id(), limits, Held));
+        let connection = Arc::new(Connection::new(app.registry.new_id(), limits, BufferedSocket));
         let registered = app.registry.register_fallback(connection.clone(), fallback);
         let mut feed = Self {
             session: Session::new(connection.clone(), app.channels(), principal),
@@ -126,7 +131,7 @@ impl Feed {
     }
 
     /// The next word; `None` when there are no more.
-    pub fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Word>> {
+    pub fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Event>> {
         self.connection.set_task(cx.waker());
         self.recheck();
         loop {
@@ -147,7 +152,7 @@ impl Feed {
                 }
                 (None, Phase::Closing(reason)) => {
                     self.connection.abandon();
-                    return Poll::Ready(Some(Word::Close(reason)));
+                    return Poll::Ready(Some(Event::Close(reason)));
                 }
                 (None, Phase::Closed(_)) => return Poll::Ready(None),
             }
@@ -172,11 +177,11 @@ impl Feed {
     }
 
     /// Keeps the cursor behind what is handed out.
-    fn read(&mut self, text: Bytes) -> Option<Word> {
+    fn read(&mut self, text: Bytes) -> Option<Event> {
         if text.is_empty() {
             // The peer has no way to answer. That it takes this is the sign of its life.
             self.connection.hear();
-            return Some(Word::Heartbeat);
+            return Some(Event::Heartbeat);
         }
         let cursor = &mut self.cursor;
         let kind = Head::read(&text, |head| match &*head.kind.0 {
@@ -184,20 +189,20 @@ impl Feed {
                 if let (Some(channel), Some(epoch), Some(offset)) = (head.channel, head.epoch, head.offset) {
                     cursor.set(&channel.0, &epoch.0, offset);
                 }
-                Some(Kind::Message)
+                Some(EventKind::Message)
             }
-            "subscribed" => Some(Kind::Subscribed),
-            "unsubscribed" => Some(Kind::Unsubscribed),
-            "degraded" => Some(Kind::Degraded),
-            "restored" => Some(Kind::Restored),
+            "subscribed" => Some(EventKind::Subscribed),
+            "unsubscribed" => Some(EventKind::Unsubscribed),
+            "degraded" => Some(EventKind::Degraded),
+            "restored" => Some(EventKind::Restored),
             _ => None,
         });
-        kind.flatten().map(|kind| Word::Text(kind, text))
+        kind.flatten().map(|kind| Event::Text(kind, text))
     }
 }
 
 /// The limits of every connection, with a heartbeat in place of pings that want an answer.
-fn limits(app: &App, fallback: Fallback) -> ConnectionLimits {
+fn limits(app: &AppState, fallback: Fallback) -> ConnectionLimits {
     const HEARTBEAT: Duration = Duration::from_secs(15);
     let ping = if fallback == Fallback::Poll { Duration::MAX } else { HEARTBEAT.min(app.limits.ping) };
     ConnectionLimits { ping, pong: Duration::MAX, ..*app.connection_limits }

@@ -9,13 +9,13 @@ use tokio::time::{Instant, timeout_at};
 use warp::Reply;
 use warp::reply::Response;
 
-use super::feed::{Feed, Kind, Word};
-use super::query::Asked;
+use super::feed::{Event, EventFeed, EventKind};
+use super::query::Query;
 use crate::broker::connection::registry::Fallback;
 use crate::protocol::frame::server_frame::Reply as Told;
 use crate::protocol::{CloseReason, Refusal};
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
 /// An answer is complete when it has this many bytes; the rest comes with the next one.
 const ANSWER_BYTES: usize = 256 * 1024;
@@ -24,9 +24,9 @@ const ANSWER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_millis(5);
 
 /// Between two polls nothing is held here: the cursor and the backlog make them whole.
-pub async fn poll(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
-    let asked = Asked::read(&call)?;
-    let feed = Feed::open(app, &call, &asked, Fallback::Poll).await?;
+pub async fn poll(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
+    let asked = Query::read(&call)?;
+    let feed = EventFeed::open(app, &call, &asked, Fallback::Poll).await?;
     // Without a cursor there is nothing to wait for: the client needs one before it can miss anything.
     let wait = if asked.goes_on() { asked.wait } else { Duration::ZERO };
     let json = Answer::collect(feed, wait).await;
@@ -45,7 +45,7 @@ struct Answer {
 }
 
 impl Answer {
-    async fn collect(mut feed: Feed, wait: Duration) -> String {
+    async fn collect(mut feed: EventFeed, wait: Duration) -> String {
         let mut answer = Self::default();
         let mut deadline = Instant::now() + wait;
         while answer.messages.len() < ANSWER_BYTES {
@@ -53,24 +53,24 @@ impl Answer {
             let next = timeout_at(deadline, poll_fn(|cx| feed.poll_next(cx))).await;
             match next {
                 // The next poll is refused for as long as that lasts.
-                Ok(Some(Word::Heartbeat | Word::Text(Kind::Degraded | Kind::Restored, _))) => {}
-                Ok(Some(Word::Text(kind, text))) => {
+                Ok(Some(Event::Heartbeat | Event::Text(EventKind::Degraded | EventKind::Restored, _))) => {}
+                Ok(Some(Event::Text(kind, text))) => {
                     let list = match kind {
-                        Kind::Message => &mut answer.messages,
-                        Kind::Subscribed => &mut answer.subscribed,
+                        EventKind::Message => &mut answer.messages,
+                        EventKind::Subscribed => &mut answer.subscribed,
                         _ => &mut answer.unsubscribed,
                     };
                     if !list.is_empty() {
                         list.push(',');
                     }
                     list.push_str(&String::from_utf8_lossy(&text));
-                    if kind != Kind::Subscribed {
+                    if kind != EventKind::Subscribed {
                         deadline = deadline.min(Instant::now() + LINGER);
                     }
                 }
                 // More came than an answer holds; the backlog has it.
-                Ok(Some(Word::Close(CloseReason::SlowConsumer))) => break,
-                Ok(Some(Word::Close(reason))) => {
+                Ok(Some(Event::Close(CloseReason::SlowConsumer))) => break,
+                Ok(Some(Event::Close(reason))) => {
                     answer.close = Some(reason);
                     break;
                 }
@@ -80,7 +80,7 @@ impl Answer {
         answer.to_json(&feed)
     }
 
-    fn to_json(&self, feed: &Feed) -> String {
+    fn to_json(&self, feed: &EventFeed) -> String {
         let Self { messages, subscribed, unsubscribed, close } = self;
         let (cursor, recovered) = (feed.cursor(), feed.recovered());
         let mut json = format!(

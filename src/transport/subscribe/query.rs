@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::broker::engine::Start;
 use crate::protocol::{ChannelName, Code, Cursor, Position, Refusal, cursor};
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
 
@@ -17,7 +17,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 #[derive(Debug)]
-pub struct Asked {
+pub struct Query {
     /// With what was asked for besides the cursor.
     pub channels: Vec<(ChannelName, Option<Start>)>,
     pub cursor: Option<Cursor>,
@@ -25,9 +25,9 @@ pub struct Asked {
     pub wait: Duration,
 }
 
-impl Asked {
+impl Query {
     /// Parameters that it does not know are passed over.
-    pub fn read(call: &Call) -> Result<Self, Refusal> {
+    pub fn read(call: &RequestContext) -> Result<Self, Refusal> {
         let mut asked = Self { channels: Vec::new(), cursor: None, wait: DEFAULT_WAIT };
         for pair in call.query().unwrap_or("").split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -10,13 +10,13 @@ use http::{HeaderName, HeaderValue, header};
 use warp::Reply;
 use warp::reply::Response;
 
-use super::feed::{Feed, Kind, Word};
-use super::query::Asked;
+use super::feed::{Event, EventFeed, EventKind};
+use super::query::Query;
 use crate::broker::connection::registry::Fallback;
 use crate::protocol::frame::server_frame::Reply as Told;
 use crate::protocol::{Cursor, Refusal};
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
 /// Bytes that are taken from the outbox in one go: what hyper holds is not seen by the watch over slow readers.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -27,10 +27,10 @@ const RETRY: &str = "retry: 2000\n\n";
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Refused in plain HTTP, or a stream that ends by saying why.
-pub async fn events(app: Arc<App>, call: Call) -> Result<Response, Refusal> {
-    let asked = Asked::read(&call)?;
+pub async fn events(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
+    let asked = Query::read(&call)?;
     let format = Format::of(&call);
-    let feed = Feed::open(app, &call, &asked, format.fallback()).await?;
+    let feed = EventFeed::open(app, &call, &asked, format.fallback()).await?;
     let begun = if format == Format::EventStream { RETRY.to_owned() } else { String::new() };
     let mut response = warp::reply::stream(Events { feed, format, begun }).into_response();
     let headers = response.headers_mut();
@@ -48,7 +48,7 @@ enum Format {
 
 /// The body of the answer. Dropping it leaves the channels.
 struct Events {
-    feed: Feed,
+    feed: EventFeed,
     format: Format,
     /// What goes out before everything.
     begun: String,
@@ -67,7 +67,7 @@ impl Stream for Events {
             }
             match feed.poll_next(cx) {
                 Poll::Ready(Some(word)) => {
-                    has_moved |= matches!(word, Word::Text(Kind::Message | Kind::Subscribed, _));
+                    has_moved |= matches!(word, Event::Text(EventKind::Message | EventKind::Subscribed, _));
                     format.write(&mut chunk, &word, feed.cursor());
                 }
                 Poll::Ready(None) => break true,
@@ -93,7 +93,7 @@ impl Drop for Events {
 
 impl Format {
     /// JSON lines for whoever names them and nothing of events.
-    fn of(call: &Call) -> Self {
+    fn of(call: &RequestContext) -> Self {
         let named = |wanted: &str| {
             let accepted = call.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
             let ranges = accepted.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
@@ -116,31 +116,31 @@ impl Format {
         }
     }
 
-    fn write(self, chunk: &mut String, word: &Word, cursor: &Cursor) {
+    fn write(self, chunk: &mut String, word: &Event, cursor: &Cursor) {
         use std::fmt::Write as _;
         match (self, word) {
-            (Self::EventStream, Word::Heartbeat) => chunk.push_str(":\n\n"),
-            (Self::Lines, Word::Heartbeat) => chunk.push('\n'),
-            (Self::EventStream, Word::Text(kind, text)) => {
+            (Self::EventStream, Event::Heartbeat) => chunk.push_str(":\n\n"),
+            (Self::Lines, Event::Heartbeat) => chunk.push('\n'),
+            (Self::EventStream, Event::Text(kind, text)) => {
                 chunk.push_str(match kind {
-                    Kind::Message => "",
-                    Kind::Subscribed => "event: subscribed\n",
-                    Kind::Unsubscribed => "event: unsubscribed\n",
-                    Kind::Degraded => "event: degraded\n",
-                    Kind::Restored => "event: restored\n",
+                    EventKind::Message => "",
+                    EventKind::Subscribed => "event: subscribed\n",
+                    EventKind::Unsubscribed => "event: unsubscribed\n",
+                    EventKind::Degraded => "event: degraded\n",
+                    EventKind::Restored => "event: restored\n",
                 });
-                if matches!(kind, Kind::Message | Kind::Subscribed) {
+                if matches!(kind, EventKind::Message | EventKind::Subscribed) {
                     // Writing to memory does not fail.
                     let _ = writeln!(chunk, "id: {cursor}");
                 }
                 push_event(chunk, &String::from_utf8_lossy(text));
             }
-            (Self::EventStream, Word::Close(reason)) => {
+            (Self::EventStream, Event::Close(reason)) => {
                 chunk.push_str("event: close\n");
                 push_event(chunk, &Told::close(*reason).to_json());
             }
-            (Self::Lines, Word::Text(_, text)) => push_line(chunk, &String::from_utf8_lossy(text)),
-            (Self::Lines, Word::Close(reason)) => push_line(chunk, &Told::close(*reason).to_json()),
+            (Self::Lines, Event::Text(_, text)) => push_line(chunk, &String::from_utf8_lossy(text)),
+            (Self::Lines, Event::Close(reason)) => push_line(chunk, &Told::close(*reason).to_json()),
         }
     }
 }

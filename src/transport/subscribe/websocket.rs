@@ -15,11 +15,11 @@ use crate::protocol::websocket::Bounds;
 use crate::protocol::{CloseReason, Code, Form, Refusal};
 use crate::transport::credential;
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
-use crate::transport::websocket::sequencer::{Commands, Serial};
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
+use crate::transport::websocket::sequencer::{CommandSequencer, HandleCommand};
 use crate::transport::websocket::upgrade::Handshake;
-use crate::transport::websocket::{Handler, Wire};
+use crate::transport::websocket::{Handler, RawSocket};
 
 /// The subprotocol of subscribers and publishers.
 pub const SUBPROTOCOL: &str = "lastmile.v1";
@@ -30,7 +30,11 @@ const MAX_HELLO_BYTES: usize = 10 * 1024;
 /// A burst of commands: a client may subscribe to all its channels at once.
 const BURST: u32 = 10;
 
-pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
+pub async fn upgrade(
+    app: Arc<AppState>,
+    call: RequestContext,
+    upgrade: Option<OnUpgrade>,
+) -> Result<warp::reply::Response, Refusal> {
     let mut handshake = Handshake::read(&call, upgrade)?;
     origin::check(&call)?;
     // A credential in the request is checked before the upgrade, so that a bad one gets a plain 401.
@@ -46,7 +50,7 @@ pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> R
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
         let mut commander =
-            Commander { app: shared, connection: connection.clone(), form, session: None, is_fresh: false };
+            CommandHandler { app: shared, connection: connection.clone(), form, session: None, is_fresh: false };
         match principal {
             Some(principal) => {
                 commander.welcome(Some(principal));
@@ -60,9 +64,9 @@ pub async fn upgrade(app: Arc<App>, call: Call, upgrade: Option<OnUpgrade>) -> R
 
 /// The connection's task side: counts frames, hands messages on, looks at the policy again when woken.
 struct Subscriber {
-    app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
-    commands: Serial<Commander>,
+    app: Arc<AppState>,
+    connection: Arc<Connection<RawSocket>>,
+    commands: CommandSequencer<CommandHandler>,
     /// As of the last message that was carried out.
     principal: Option<Arc<Principal>>,
     frames: RateLimit,
@@ -72,7 +76,7 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    fn new(commander: Commander) -> Self {
+    fn new(commander: CommandHandler) -> Self {
         let (app, connection) = (commander.app.clone(), commander.connection.clone());
         let rate = app.limits.max_commands_per_second;
         let generation = app.policy.generation();
@@ -80,7 +84,7 @@ impl Subscriber {
             app,
             connection,
             principal: commander.principal().cloned(),
-            commands: Serial::Idle(commander),
+            commands: CommandSequencer::Idle(commander),
             frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
             // Something may have been taken back since the credential was looked at.
             checked: 0,
@@ -123,7 +127,7 @@ fn same(one: Option<&Arc<Principal>>, other: Option<&Arc<Principal>>) -> bool {
 impl Handler for Subscriber {
     fn bounds(&self) -> Bounds {
         // Before it is known who this is, there is room for a token and little else.
-        let is_known = matches!(&self.commands, Serial::Idle(Commander { session: Some(_), .. }));
+        let is_known = matches!(&self.commands, CommandSequencer::Idle(CommandHandler { session: Some(_), .. }));
         let max = self.app.limits.max_command_bytes;
         let message_bytes = if is_known { max } else { MAX_HELLO_BYTES.min(max) };
         Bounds { message_bytes, fragments: self.app.limits.max_fragments }
@@ -145,7 +149,7 @@ impl Handler for Subscriber {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if matches!(self.commands, Serial::Busy(_)) {
+        if matches!(self.commands, CommandSequencer::Busy(_)) {
             let done = std::task::ready!(self.commands.poll(cx)).and_then(|()| self.settle());
             if let Err(reason) = done {
                 self.connection.close(reason);
@@ -160,9 +164,9 @@ impl Handler for Subscriber {
 }
 
 /// Carries out what a subscriber says.
-struct Commander {
-    app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
+struct CommandHandler {
+    app: Arc<AppState>,
+    connection: Arc<Connection<RawSocket>>,
     form: Form,
     /// `None` until the first message says who this is.
     session: Option<Session>,
@@ -170,7 +174,7 @@ struct Commander {
     is_fresh: bool,
 }
 
-impl Commands for Commander {
+impl HandleCommand for CommandHandler {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         match Command::parse(text) {
             Ok(command) if self.session.is_none() => return self.on_first(&command).await,
@@ -187,7 +191,7 @@ impl Commands for Commander {
     }
 }
 
-impl Commander {
+impl CommandHandler {
     fn principal(&self) -> Option<&Arc<Principal>> {
         self.session.as_ref()?.principal()
     }
@@ -237,13 +241,13 @@ impl Commander {
     }
 }
 
-async fn refresh(app: &App, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
+async fn refresh(app: &AppState, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
     let token = command.token().ok_or(Refusal::new(Code::Malformed, "`token` is missing"))?;
     let principal = credential::verify(app, token).await?;
     session.refresh(command.id(), principal)
 }
 
-async fn subscribe(app: &App, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
+async fn subscribe(app: &AppState, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
     let channel = session.may_subscribe(command)?;
     let _place = attached(&*app.engine, &channel).await?;
     session.subscribe(command, Now::read())

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::socket::Wire;
+use super::socket::RawSocket;
 use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
 use crate::protocol::websocket::{Assembler, Bounds, Message, pong_frame};
@@ -67,7 +67,7 @@ pub trait Handler: Send + Unpin + 'static {
 }
 
 pub struct Driver<H: Handler> {
-    connection: Arc<Connection<Wire>>,
+    connection: Arc<Connection<RawSocket>>,
     assembler: Assembler,
     handler: H,
     /// What the peer sent behind its request, not looked at yet; hardly any has something.
@@ -80,7 +80,7 @@ pub struct Driver<H: Handler> {
 
 impl<H: Handler> Driver<H> {
     /// `early` are bytes that the peer sent behind its request.
-    pub fn new(connection: Arc<Connection<Wire>>, assembler: Assembler, handler: H, early: Bytes) -> Self {
+    pub fn new(connection: Arc<Connection<RawSocket>>, assembler: Assembler, handler: H, early: Bytes) -> Self {
         let early = (!early.is_empty()).then(|| Box::new(early));
         Self { connection, assembler, handler, early, peer_closed: false, gave_up: false }
     }

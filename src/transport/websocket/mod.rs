@@ -6,4 +6,4 @@ pub mod socket;
 pub mod upgrade;
 
 pub use driver::{Driver, Handler};
-pub use socket::Wire;
+pub use socket::RawSocket;

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, Waker};
 use crate::protocol::CloseReason;
 
 /// What carries out messages. An error ends the connection.
-pub trait Commands: Send + Sized + 'static {
+pub trait HandleCommand: Send + Sized + 'static {
     fn on_text(&mut self, text: &str) -> impl Future<Output = Result<(), CloseReason>> + Send;
 }
 
 /// While a message waits, those behind it wait too; no more is read from the peer, so they are what one read held.
-pub enum Serial<C> {
+pub enum CommandSequencer<C> {
     Idle(C),
     Busy(Box<Busy<C>>),
     /// A message ended the connection.
@@ -25,7 +25,7 @@ pub struct Busy<C> {
     behind: VecDeque<String>,
 }
 
-impl<C: Commands> Serial<C> {
+impl<C: HandleCommand> CommandSequencer<C> {
     /// What carries out the messages, unless one is being carried out.
     pub fn idle(&mut self) -> Option<&mut C> {
         match self {
@@ -72,6 +72,9 @@ impl<C: Commands> Serial<C> {
     }
 }
 
-fn begin<C: Commands>(mut commands: C, text: String) -> Pin<Box<dyn Future<Output = Result<C, CloseReason>> + Send>> {
+fn begin<C: HandleCommand>(
+    mut commands: C,
+    text: String,
+) -> Pin<Box<dyn Future<Output = Result<C, CloseReason>> + Send>> {
     Box::pin(async move { commands.on_text(&text).await.map(|()| commands) })
 }

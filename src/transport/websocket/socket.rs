@@ -15,21 +15,21 @@ use crate::broker::Socket;
 /// Plaintext that one TLS connection may hold encrypted but unsent.
 const MAX_TLS_UNSENT: usize = 64 * 1024;
 
-pub enum Wire {
+pub enum RawSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<TlsWire>),
+    Tls(Box<TlsSocket>),
 }
 
-pub struct TlsWire {
+pub struct TlsSocket {
     tcp: TcpStream,
     session: Mutex<ServerConnection>,
 }
 
-impl Wire {
+impl RawSocket {
     pub fn tls(tcp: TcpStream, mut session: ServerConnection) -> Self {
         session.set_buffer_limit(Some(MAX_TLS_UNSENT));
-        Self::Tls(Box::new(TlsWire { tcp, session: Mutex::new(session) }))
+        Self::Tls(Box::new(TlsSocket { tcp, session: Mutex::new(session) }))
     }
 
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -71,7 +71,7 @@ impl Wire {
     }
 }
 
-impl Socket for Wire {
+impl Socket for RawSocket {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => tcp.try_write(bytes),
@@ -100,7 +100,7 @@ impl Socket for Wire {
     }
 }
 
-impl TlsWire {
+impl TlsSocket {
     /// As few records as hold all of it.
     fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut session = self.session.lock();
@@ -220,7 +220,7 @@ mod tests {
         let (server, mut client) = sessions();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let wire = Wire::tls(listener.accept().await.unwrap().0, server);
+        let wire = RawSocket::tls(listener.accept().await.unwrap().0, server);
         std::future::poll_fn(|cx| wire.poll_write_ready(cx)).await.unwrap();
         let frames = [&b"welcome"[..], b"subscribed", b"message"];
         let buffers = frames.map(IoSlice::new);

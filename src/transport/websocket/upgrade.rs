@@ -14,14 +14,14 @@ use tokio_rustls::server::TlsStream;
 use tungstenite::handshake::derive_accept_key;
 use warp::Reply;
 
-use super::{Driver, Handler, Wire};
+use super::{Driver, Handler, RawSocket};
 use crate::broker::{Connection, ConnectionLimits};
 use crate::ops::Phase;
 use crate::protocol::websocket::{Assembler, Malformed, accept_deflate};
 use crate::protocol::{CloseReason, Code, Form, Refusal};
 use crate::transport::accept::write_deadline::WriteDeadline;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
 
 /// What a client asks for, checked.
 pub struct Handshake {
@@ -34,7 +34,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub fn read(call: &Call, upgrade: Option<OnUpgrade>) -> Result<Self, Refusal> {
+    pub fn read(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Self, Refusal> {
         let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
         let has_token = |name, wanted: &str| {
             let values = call.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -66,7 +66,7 @@ impl Handshake {
 
     /// Takes the client's offer of compression, if it makes one and the listener compresses. Returns in which form
     /// publications go out.
-    pub fn negotiate_compression(&mut self, call: &Call) -> Result<Form, Refusal> {
+    pub fn negotiate_compression(&mut self, call: &RequestContext) -> Result<Form, Refusal> {
         if call.peer().listener.compression {
             let lines = call.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
             // RFC 6455 section 9.1: such a header ends the handshake.
@@ -88,10 +88,10 @@ impl Handshake {
     /// Answers 101 and, once the socket is free, runs the handler that `start` makes on it.
     pub fn accept<H: Handler>(
         self,
-        app: &Arc<App>,
-        call: &Call,
+        app: &Arc<AppState>,
+        call: &RequestContext,
         protocol: Option<&str>,
-        start: impl FnOnce(&Arc<Connection<Wire>>) -> H + Send + 'static,
+        start: impl FnOnce(&Arc<Connection<RawSocket>>) -> H + Send + 'static,
     ) -> warp::reply::Response {
         self.accept_with(app, call, &app.connection_limits, protocol, start)
     }
@@ -99,11 +99,11 @@ impl Handshake {
     /// The same for a kind of connection that has limits of its own.
     pub fn accept_with<H: Handler>(
         self,
-        app: &Arc<App>,
-        call: &Call,
+        app: &Arc<AppState>,
+        call: &RequestContext,
         limits: &Arc<ConnectionLimits>,
         protocol: Option<&str>,
-        start: impl FnOnce(&Arc<Connection<Wire>>) -> H + Send + 'static,
+        start: impl FnOnce(&Arc<Connection<RawSocket>>) -> H + Send + 'static,
     ) -> warp::reply::Response {
         let Self { accept, offered, extension, upgrade } = self;
         let (app, limits, permit) = (app.clone(), limits.clone(), call.peer().permit.clone());
@@ -164,20 +164,20 @@ impl<H: Handler> Future for Alive<H> {
 }
 
 /// The socket under an upgraded connection, with the bytes that were read behind the request.
-fn take_socket(upgraded: Upgraded) -> io::Result<(Wire, Bytes)> {
+fn take_socket(upgraded: Upgraded) -> io::Result<(RawSocket, Bytes)> {
     let upgraded = match upgraded.downcast::<Http<TcpStream>>() {
-        Ok(parts) => return Ok((Wire::Tcp(parts.io.into_inner().into_inner()), parts.read_buf)),
+        Ok(parts) => return Ok((RawSocket::Tcp(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     let upgraded = match upgraded.downcast::<Http<TlsStream<TcpStream>>>() {
         Ok(parts) => {
             let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
-            return Ok((Wire::tls(tcp, session), parts.read_buf));
+            return Ok((RawSocket::tls(tcp, session), parts.read_buf));
         }
         Err(upgraded) => upgraded,
     };
     match upgraded.downcast::<Http<UnixStream>>() {
-        Ok(parts) => Ok((Wire::Unix(parts.io.into_inner().into_inner()), parts.read_buf)),
+        Ok(parts) => Ok((RawSocket::Unix(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(_) => Err(io::Error::other("an upgraded connection of an unknown kind")),
     }
 }

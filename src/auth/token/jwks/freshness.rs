@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, header};
 
-const SHORTEST: u64 = 60;
-const LONGEST: u64 = 24 * 60 * 60;
-const DEFAULT: u64 = 60 * 60;
+const MIN_FRESHNESS_SECS: u64 = 60;
+const MAX_FRESHNESS_SECS: u64 = 24 * 60 * 60;
+const DEFAULT_FRESHNESS_SECS: u64 = 60 * 60;
 
 /// The time until it must be asked for again: `max-age` less the age it had already, else an hour.
 pub fn of(headers: &HeaderMap) -> Duration {
@@ -15,15 +15,15 @@ pub fn of(headers: &HeaderMap) -> Duration {
         lines.flat_map(|line| line.split(',')).map(str::trim)
     };
     if directives().any(|word| word.eq_ignore_ascii_case("no-store") || word.eq_ignore_ascii_case("no-cache")) {
-        return Duration::from_secs(SHORTEST);
+        return Duration::from_secs(MIN_FRESHNESS_SECS);
     }
     let max_age = directives().find_map(|word| {
         let (name, value) = word.split_once('=')?;
         name.eq_ignore_ascii_case("max-age").then(|| value.trim_matches('"').parse::<u64>().ok())?
     });
     let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
-    let secs = max_age.map_or(DEFAULT, |max_age| max_age.saturating_sub(age));
-    Duration::from_secs(secs.clamp(SHORTEST, LONGEST))
+    let secs = max_age.map_or(DEFAULT_FRESHNESS_SECS, |max_age| max_age.saturating_sub(age));
+    Duration::from_secs(secs.clamp(MIN_FRESHNESS_SECS, MAX_FRESHNESS_SECS))
 }
 
 #[cfg(test)]

@@ -4,15 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::metrics::{Gauge, gauge};
 
-use super::Ring;
+use super::JwksCache;
 
-pub struct Gauges {
+pub struct JwksMetrics {
     age: Gauge,
     stale: Gauge,
     warned: AtomicBool,
 }
 
-impl Gauges {
+impl JwksMetrics {
     /// Measures where the recorder is current.
     pub fn new(issuer: &str) -> Self {
         let issuer = issuer.to_owned();
@@ -24,7 +24,7 @@ impl Gauges {
     }
 
     /// `now` in seconds since 1970. Keys that never came are stale, and have no age.
-    pub fn update(&self, ring: &Ring, now: u64) {
+    pub fn update(&self, ring: &JwksCache, now: u64) {
         let age = ring.latest().map(|keys| keys.age(now));
         let is_stale = age.is_none_or(|age| ring.is_stale(age));
         self.age.set(age.unwrap_or(0) as f64);
@@ -37,7 +37,7 @@ impl Gauges {
     }
 }
 
-impl Drop for Gauges {
+impl Drop for JwksMetrics {
     /// The issuer is gone: a series stays, but raises no alarm.
     fn drop(&mut self) {
         self.age.set(0.0);

@@ -20,7 +20,7 @@ use super::issuer_error::IssuerProblem;
 use super::key_set::KeySet;
 use crate::auth::fetch::Endpoint;
 use discovery::ProviderMetadata;
-use single_flight::Demand;
+use single_flight::FetchGate;
 
 /// Where an issuer's keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum Remote {
     Discovery(Endpoint),
 }
 
-pub struct Ring {
+pub struct JwksCache {
     pub issuer: Arc<str>,
     pub source: KeySource,
     algorithms: Vec<Algorithm>,
@@ -49,7 +49,7 @@ pub struct Ring {
     keys: ArcSwapOption<Keys>,
     /// What the discovery document said last.
     pub provider: ArcSwapOption<ProviderMetadata>,
-    pub demand: Demand,
+    pub demand: FetchGate,
     /// One change at a time.
     changes: Mutex<()>,
 }
@@ -63,14 +63,14 @@ pub struct Keys {
     confirmed: AtomicU64,
 }
 
-impl Ring {
+impl JwksCache {
     /// Takes over what `before`, the issuer's ring until now, knows, if the keys still come from the same source.
     pub fn new(
         issuer: Arc<str>,
         source: KeySource,
         algorithms: Vec<Algorithm>,
         max_age_secs: u64,
-        before: Option<&Arc<Ring>>,
+        before: Option<&Arc<JwksCache>>,
     ) -> Result<Arc<Self>, IssuerProblem> {
         let before = before.filter(|before| before.source == source);
         if let Some(same) = before.filter(|it| it.algorithms == algorithms && it.max_age_secs == max_age_secs) {
@@ -83,7 +83,7 @@ impl Ring {
             max_age_secs,
             keys: ArcSwapOption::empty(),
             provider: ArcSwapOption::new(before.and_then(|before| before.provider.load_full())),
-            demand: Demand::default(),
+            demand: FetchGate::default(),
             changes: Mutex::default(),
         };
         let known = before.and_then(|before| before.keys.load_full());

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::discovery::{ProviderError, ProviderMetadata};
 use super::document::read_key_set;
-use super::{Remote, Ring, freshness};
+use super::{JwksCache, Remote, freshness};
 use crate::auth::fetch::{Endpoint, FetchError, Fetched, Fetcher};
 use crate::auth::token::issuer_error::IssuerProblem;
 use crate::broker::Now;
@@ -36,25 +36,25 @@ const RESULTS: [&str; 13] = [
 ];
 
 /// Ends with the last issuer that uses it.
-pub struct Renewal(tokio::task::JoinHandle<()>);
+pub struct Background(tokio::task::JoinHandle<()>);
 
-impl Renewal {
+impl Background {
     /// Begins to fetch, at once. Needs a tokio runtime; counts where the recorder is current.
-    pub fn start(ring: Arc<Ring>, remote: Remote, fetcher: Arc<Fetcher>) -> Self {
+    pub fn start(ring: Arc<JwksCache>, remote: Remote, fetcher: Arc<Fetcher>) -> Self {
         let counters = RESULTS.map(|result| (result, counter!("lastmile_key_fetches_total", "result" => result)));
         ring.demand.serve();
-        Self(tokio::spawn(Task { ring, remote, fetcher, counters, etag: None, provider_fresh: None }.run()))
+        Self(tokio::spawn(Refresher { ring, remote, fetcher, counters, etag: None, provider_fresh: None }.run()))
     }
 }
 
-impl Drop for Renewal {
+impl Drop for Background {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-struct Task {
-    ring: Arc<Ring>,
+struct Refresher {
+    ring: Arc<JwksCache>,
     remote: Remote,
     fetcher: Arc<Fetcher>,
     counters: [(&'static str, Counter); RESULTS.len()],
@@ -63,7 +63,7 @@ struct Task {
     provider_fresh: Option<Instant>,
 }
 
-impl Task {
+impl Refresher {
     async fn run(mut self) {
         let mut failures = 0;
         loop {
@@ -98,7 +98,7 @@ impl Task {
     }
 
     /// Gives how long the keys stay fresh.
-    async fn renew(&mut self) -> Result<Duration, RenewalError> {
+    async fn renew(&mut self) -> Result<Duration, RefreshError> {
         let endpoint = self.key_set_endpoint().await?;
         let known = self.etag.take().filter(|_| self.ring.latest().is_some());
         let headers = HeaderMap::from_iter(known.clone().map(|etag| (header::IF_NONE_MATCH, etag)));
@@ -111,7 +111,7 @@ impl Task {
             return Ok(fresh);
         }
         let Fetched { headers, body, .. } = success(fetched)?;
-        let keys = read_key_set(&body).map_err(RenewalError::KeySet)?;
+        let keys = read_key_set(&body).map_err(RefreshError::KeySet)?;
         self.ring.put(keys, Now::read().unix())?;
         self.etag = headers.get(header::ETAG).cloned();
         self.count("ok");
@@ -120,7 +120,7 @@ impl Task {
     }
 
     /// Where the keys are. A discovery document that was good once does until a newer one is.
-    async fn key_set_endpoint(&mut self) -> Result<Endpoint, RenewalError> {
+    async fn key_set_endpoint(&mut self) -> Result<Endpoint, RefreshError> {
         let at = match &self.remote {
             Remote::KeySet(endpoint) => return Ok(endpoint.clone()),
             Remote::Discovery(endpoint) => endpoint.clone(),
@@ -140,7 +140,7 @@ impl Task {
         }
     }
 
-    async fn discover(&mut self, at: &Endpoint) -> Result<Arc<ProviderMetadata>, RenewalError> {
+    async fn discover(&mut self, at: &Endpoint) -> Result<Arc<ProviderMetadata>, RefreshError> {
         let Fetched { headers, body, .. } = success(self.fetcher.get(at).await?)?;
         let provider = Arc::new(ProviderMetadata::read(&body, &self.ring.issuer, at)?);
         self.provider_fresh = Some(Instant::now() + freshness::of(&headers));
@@ -155,8 +155,8 @@ impl Task {
     }
 }
 
-fn success(fetched: Fetched) -> Result<Fetched, RenewalError> {
-    if fetched.status == StatusCode::OK { Ok(fetched) } else { Err(RenewalError::Status(fetched.status)) }
+fn success(fetched: Fetched) -> Result<Fetched, RefreshError> {
+    if fetched.status == StatusCode::OK { Ok(fetched) } else { Err(RefreshError::Status(fetched.status)) }
 }
 
 /// One second, doubled with every failure, up to a minute.
@@ -166,7 +166,7 @@ fn backoff(failures: u32) -> Duration {
 
 /// Why nothing new came.
 #[derive(Debug)]
-enum RenewalError {
+enum RefreshError {
     Fetch(FetchError),
     Status(StatusCode),
     Provider(ProviderError),
@@ -174,7 +174,7 @@ enum RenewalError {
     Keys(IssuerProblem),
 }
 
-impl RenewalError {
+impl RefreshError {
     fn word(&self) -> &'static str {
         match self {
             Self::Fetch(error) => error.word(),
@@ -185,25 +185,25 @@ impl RenewalError {
     }
 }
 
-impl From<FetchError> for RenewalError {
+impl From<FetchError> for RefreshError {
     fn from(error: FetchError) -> Self {
         Self::Fetch(error)
     }
 }
 
-impl From<ProviderError> for RenewalError {
+impl From<ProviderError> for RefreshError {
     fn from(error: ProviderError) -> Self {
         Self::Provider(error)
     }
 }
 
-impl From<IssuerProblem> for RenewalError {
+impl From<IssuerProblem> for RefreshError {
     fn from(error: IssuerProblem) -> Self {
         Self::Keys(error)
     }
 }
 
-impl fmt::Display for RenewalError {
+impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fetch(error) => error.fmt(f),

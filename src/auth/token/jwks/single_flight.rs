@@ -7,45 +7,45 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 /// Tokens with unknown keys cause no second fetch before that, so that nobody can make the gateway a flood.
-const QUIET: Duration = Duration::from_secs(60);
+const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest wait for somebody else's provider: a document and a key set.
-const PATIENCE: Duration = Duration::from_secs(8);
+const FETCH_WAIT_TIMEOUT: Duration = Duration::from_secs(8);
 
-pub struct Demand {
-    state: Mutex<State>,
+pub struct FetchGate {
+    state: Mutex<GateState>,
     asked: Notify,
     /// Counts fetches that ended, well or not.
     ended: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct State {
+struct GateState {
     /// Somebody fetches at all.
     is_served: bool,
     under_way: bool,
     last_asked: Option<Instant>,
 }
 
-impl Default for Demand {
+impl Default for FetchGate {
     fn default() -> Self {
         Self { state: Mutex::default(), asked: Notify::new(), ended: watch::Sender::new(0) }
     }
 }
 
-impl Demand {
+impl FetchGate {
     /// Waits for the end of the fetch that is under way, or of one that this call causes. Returns at once if there
     /// was one lately.
     pub async fn wait(&self) {
         // Before the question, so that no end is missed in between.
         let mut ended = self.ended.subscribe();
         if self.join() {
-            let _ = timeout(PATIENCE, ended.changed()).await;
+            let _ = timeout(FETCH_WAIT_TIMEOUT, ended.changed()).await;
         }
     }
 
     /// From now on somebody fetches, and at once.
     pub fn serve(&self) {
-        *self.state.lock() = State { is_served: true, under_way: true, last_asked: None };
+        *self.state.lock() = GateState { is_served: true, under_way: true, last_asked: None };
     }
 
     /// The fetching side: until somebody asks.
@@ -70,7 +70,7 @@ impl Demand {
         if !state.is_served || state.under_way {
             return state.under_way;
         }
-        if state.last_asked.is_some_and(|last| last.elapsed() < QUIET) {
+        if state.last_asked.is_some_and(|last| last.elapsed() < MIN_FETCH_INTERVAL) {
             return false;
         }
         state.last_asked = Some(Instant::now());
@@ -89,7 +89,7 @@ mod tests {
 
     #[tokio::test]
     async fn t_j7_many_callers_cause_one_fetch_and_wait_for_it() {
-        let (demand, fetches) = (Arc::new(Demand::default()), Arc::new(AtomicU32::new(0)));
+        let (demand, fetches) = (Arc::new(FetchGate::default()), Arc::new(AtomicU32::new(0)));
         // Without somebody who fetches nobody waits.
         demand.wait().await;
         demand.serve();

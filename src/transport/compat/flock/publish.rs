@@ -18,16 +18,16 @@ use crate::broker::Now;
 use crate::protocol::publication::check_json;
 use crate::protocol::{ChannelName, Code, Payload, Refusal};
 use crate::transport::http::problem;
-use crate::transport::http::request::Call;
+use crate::transport::http::request::RequestContext;
 use crate::transport::publish::{check_channel, message, read_body};
-use crate::transport::state::App;
+use crate::transport::state::AppState;
 
 /// Bytes of a body where the channel has no limit of its own, as in the older system.
 const MAX_BODY_BYTES: usize = 262_144;
 
 pub async fn handle(
-    app: Arc<App>,
-    call: Call,
+    app: Arc<AppState>,
+    call: RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Response {
     match publish(&app, &call, body).await {
@@ -38,8 +38,8 @@ pub async fn handle(
 
 /// Path, method and type of the content come before the credentials, as in the older system.
 async fn publish(
-    app: &App,
-    call: &Call,
+    app: &AppState,
+    call: &RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<(), Refusal> {
     let topic = call.path().strip_prefix("/api/v1/event/").ok_or(Code::NotFound)?;
@@ -66,7 +66,7 @@ async fn publish(
     Ok(())
 }
 
-async fn authenticate(app: &App, call: &Call) -> Result<Arc<Publisher>, Refusal> {
+async fn authenticate(app: &AppState, call: &RequestContext) -> Result<Arc<Publisher>, Refusal> {
     let (username, password) = credentials(call).ok_or(Code::Unauthenticated)?;
     let address = call.client().map(|client| client.limit_key());
     let publisher = app.basic.admit(&app.policy.whitelist(), address, &username, password).await?;
@@ -75,7 +75,7 @@ async fn authenticate(app: &App, call: &Call) -> Result<Arc<Publisher>, Refusal>
 }
 
 /// The older system knows the scheme in this spelling alone.
-fn credentials(call: &Call) -> Option<(String, Zeroizing<String>)> {
+fn credentials(call: &RequestContext) -> Option<(String, Zeroizing<String>)> {
     let encoded = call.header(header::AUTHORIZATION)?.strip_prefix("Basic ")?;
     let decoded = Zeroizing::new(BASE64.decode(encoded).ok()?);
     let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;

@@ -8,17 +8,17 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Joined, Start, attached};
-use crate::broker::{Connection, ConnectionLimits, Membership, Newcomer, Now};
+use crate::broker::{Connection, ConnectionLimits, JoinRequest, Membership, Now};
 use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
 use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
 use crate::transport::config::{Limits, ListenerConfig};
 use crate::transport::http::origin;
-use crate::transport::http::request::Call;
-use crate::transport::state::App;
-use crate::transport::websocket::sequencer::{Commands, Serial};
+use crate::transport::http::request::RequestContext;
+use crate::transport::state::AppState;
+use crate::transport::websocket::sequencer::{CommandSequencer, HandleCommand};
 use crate::transport::websocket::upgrade::Handshake;
-use crate::transport::websocket::{Handler, Wire};
+use crate::transport::websocket::{Handler, RawSocket};
 
 /// A client that says nothing for longer is gone.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -32,7 +32,11 @@ pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits { ping: SILENCE, pong: Duration::ZERO, unasked, ..limits.into() }
 }
 
-pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Result<warp::reply::Response, Refusal> {
+pub fn upgrade(
+    app: &Arc<AppState>,
+    call: &RequestContext,
+    upgrade: Option<OnUpgrade>,
+) -> Result<warp::reply::Response, Refusal> {
     let handshake = Handshake::read(call, upgrade)?;
     origin::check(call)?;
     let (shared, listener) = (app.clone(), call.peer().listener.clone());
@@ -44,9 +48,9 @@ pub fn upgrade(app: &Arc<App>, call: &Call, upgrade: Option<OnUpgrade>) -> Resul
 
 /// The connection's task side.
 struct Flock {
-    app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
-    commands: Serial<Commander>,
+    app: Arc<AppState>,
+    connection: Arc<Connection<RawSocket>>,
+    commands: CommandSequencer<Commander>,
     frames: RateLimit,
     /// The policy that the subscriptions were checked against.
     checked: u64,
@@ -54,8 +58,8 @@ struct Flock {
 
 /// Carries out what a client says.
 struct Commander {
-    app: Arc<App>,
-    connection: Arc<Connection<Wire>>,
+    app: Arc<AppState>,
+    connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
     /// Sorted by channel.
     memberships: Vec<Membership>,
@@ -63,7 +67,7 @@ struct Commander {
 }
 
 impl Flock {
-    fn new(app: Arc<App>, connection: Arc<Connection<Wire>>, listener: Arc<ListenerConfig>) -> Self {
+    fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
         let rate = app.limits.max_commands_per_second;
         let commander = Commander {
             app: app.clone(),
@@ -76,7 +80,7 @@ impl Flock {
             checked: app.policy.generation(),
             app,
             connection,
-            commands: Serial::Idle(commander),
+            commands: CommandSequencer::Idle(commander),
             frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
         }
     }
@@ -119,7 +123,7 @@ impl Commander {
         self.check_audience(&channel)?;
         self.next_tag += 1;
         let newcomer =
-            Newcomer { connection: self.connection.clone(), principal: None, form: Form::Flock, tag: self.next_tag };
+            JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Flock, tag: self.next_tag };
         let mut announce = |_: Joined<'_>| self.respond(request_id, true, topic);
         let membership = self.app.engine.subscribe(&channel, newcomer, Start::Live, Now::read(), &mut announce)?;
         let at = self.find(&channel).unwrap_or_else(|at| at);
@@ -151,7 +155,7 @@ impl Commander {
     }
 }
 
-impl Commands for Commander {
+impl HandleCommand for Commander {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         match Command::parse(text) {
             Ok(Command::Subscribe { request_id, topic }) => {
@@ -200,7 +204,7 @@ impl Handler for Flock {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if matches!(self.commands, Serial::Busy(_)) {
+        if matches!(self.commands, CommandSequencer::Busy(_)) {
             let done = std::task::ready!(self.commands.poll(cx)).and_then(|()| self.recheck());
             if let Err(reason) = done {
                 self.connection.close(reason);
