@@ -177,7 +177,7 @@ impl Gateway {
             tasks.spawn(listener.run(app.clone(), admission.clone(), routes.clone()));
         }
         let sweeper = tokio::spawn(sweep(app.clone()));
-        let listener = tokio::spawn(membership::listen(app.clone()));
+        let listener = tokio::spawn(membership::run(app.clone()));
         let carrier = tokio::spawn(replies::run(app.clone()));
         let neighbour = tokio::spawn(rooms::run(app.clone()));
         let watcher = tokio::spawn(presence::run(app.clone()));
@@ -203,7 +203,7 @@ impl Gateway {
         // What is left at the deadline is the report's matter.
         let _ = tokio::time::timeout_at(deadline, gone).await;
         app.lifecycle.enter(Phase::Stopped);
-        if app.engine.bus().is_some() {
+        if app.engine.node_bus().is_some() {
             // Other nodes are told of the last who went, and get their places.
             app.engine.sweep(Now::read());
             tokio::time::sleep(LAST_SWEEP).await;
@@ -213,9 +213,9 @@ impl Gateway {
         carrier.abort();
         watcher.abort();
         neighbour.abort();
-        if let Some(shared) = app.engine.shared() {
+        if let Some(shared) = app.engine.shared_store() {
             // Otherwise its presence ends by itself.
-            let _ = tokio::time::timeout(LAST_WORD, shared.depart()).await;
+            let _ = tokio::time::timeout(LAST_WORD, shared.deregister()).await;
         }
         // What was counted last is still sent, if that is done at once.
         drop(stop_statsd);
@@ -233,11 +233,11 @@ async fn sweep(app: Arc<AppState>) {
         let now = Now::read();
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
-        app.replies.sweep(now.steady);
-        app.rooms.sweep(now.steady);
+        app.replies.sweep(now.monotonic);
+        app.rooms.sweep(now.monotonic);
         app.policy.issuers().sweep(now.unix());
         app.policy.revocations().sweep(now.unix());
-        app.tickets.sweep(now.steady);
+        app.tickets.sweep(now.monotonic);
     }
 }
 

@@ -96,7 +96,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     close: Duration::from_secs(5),
     ping: Duration::from_secs(25),
     pong: Duration::from_secs(10),
-    unasked: None,
+    close_silent_without_ping: None,
 };
 
 fn connection(id: u64, room: usize) -> Arc<Connection<Fake>> {
@@ -110,7 +110,7 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
     let counters = Arc::new(Counters::default());
     let default = ChannelRule {
         pattern: Pattern::new("*"),
-        template: None,
+        claim_pattern: None,
         deny: Vec::new(),
         subscribers: Audience::Anyone,
         limits,
@@ -158,13 +158,13 @@ fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (M
 }
 
 fn publish(engine: &Memory) -> Vec<Delivery> {
-    append(engine, Now::read()).unwrap().walks.walks
+    append(engine, Now::read()).unwrap().deliveries.list
 }
 
 fn append(engine: &Memory, now: Now) -> Result<Accepted, Refusal> {
     match engine.append(&channel(), "p", Payload::Json("1"), now)? {
         Appended::Done(accepted) => Ok(accepted),
-        Appended::Later(_) => panic!("the memory engine answers at once"),
+        Appended::Pending(_) => panic!("the memory engine answers at once"),
     }
 }
 
@@ -174,7 +174,7 @@ fn now<T>(answer: BoxFuture<'_, Result<T, Refusal>>) -> T {
 }
 
 fn finish(mut walk: Delivery) {
-    while walk.step(1) {}
+    while walk.run_some(1) {}
 }
 
 #[derive(Clone, Debug)]
@@ -224,7 +224,7 @@ proptest! {
                 }
                 Step::Walk(which) if !walks.is_empty() => {
                     let which = which % walks.len();
-                    if !walks[which].step(1) {
+                    if !walks[which].run_some(1) {
                         walks.remove(which);
                     }
                 }
@@ -365,10 +365,10 @@ fn a_lifespan_ends_a_channel_on_time_and_a_publisher_begins_it_anew() {
     let connection = connection(1, usize::MAX);
     let start = Now::read();
     let (membership, ..) = join(&engine, &connection, Start::Live);
-    let at = |seconds: u64| Now { steady: start.steady + Duration::from_secs(seconds), ..start };
+    let at = |seconds: u64| Now { monotonic: start.monotonic + Duration::from_secs(seconds), ..start };
     engine.sweep(at(9));
     assert!(membership.is_active());
-    engine.sweep(Now { steady: Instant::now() + Duration::from_secs(10), ..start });
+    engine.sweep(Now { monotonic: Instant::now() + Duration::from_secs(10), ..start });
     assert!(!membership.is_active());
     assert!(append(&engine, at(11)).is_err());
     assert_eq!(now(engine.create(&channel(), None, at(12))), Created::New);
@@ -379,7 +379,7 @@ fn a_lifespan_ends_a_channel_on_time_and_a_publisher_begins_it_anew() {
 fn what_nobody_uses_is_forgotten() {
     let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
     publish(&engine).into_iter().for_each(finish);
-    let later = |seconds| Now { steady: Instant::now() + Duration::from_secs(seconds), ..Now::read() };
+    let later = |seconds| Now { monotonic: Instant::now() + Duration::from_secs(seconds), ..Now::read() };
     engine.sweep(later(59));
     assert!(now(engine.describe(&channel())).is_some());
     engine.sweep(later(61));
@@ -439,13 +439,13 @@ proptest! {
                     let data = marked(which, published[which]);
                     let payload = Payload::Json(&data);
                     match engine.append(&channels[which], "p", payload, Now::read()).unwrap() {
-                        Appended::Done(accepted) => walks.extend(accepted.walks.walks),
-                        Appended::Later(_) => panic!("the memory engine answers at once"),
+                        Appended::Done(accepted) => walks.extend(accepted.deliveries.list),
+                        Appended::Pending(_) => panic!("the memory engine answers at once"),
                     }
                 }
                 Mixed::Delivery(which) if !walks.is_empty() => {
                     let which = which % walks.len();
-                    if !walks[which].step(1) {
+                    if !walks[which].run_some(1) {
                         drop(walks.remove(which));
                     }
                 }

@@ -115,12 +115,12 @@ fn rules_verdict(rules: &ChannelRules, principal: &Principal) -> String {
         let patterns: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
         text += &format!("  its issuer opens at most: {}\n", patterns.join(", "));
     }
-    let named = rules.rules.iter().map(|rule| match &rule.template {
+    let named = rules.rules.iter().map(|rule| match &rule.claim_pattern {
         Some(template) => (format!("channels {:?}", template.text()), rule),
         None => (format!("channels {:?}", rule.pattern.as_str()), rule),
     });
     for (what, rule) in named.chain([("all other channels".to_owned(), &rules.default)]) {
-        let own = rule.template.as_ref().map(|template| template.pattern_of(principal));
+        let own = rule.claim_pattern.as_ref().map(|template| template.pattern_of(principal));
         text += &match (rule.refuses(principal), own) {
             (Some(reason), _) => format!("  does not open {what}: {reason}\n"),
             (None, Some(None)) => format!("  does not open {what}: the token lacks a claim that is asked for\n"),

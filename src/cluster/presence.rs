@@ -29,20 +29,20 @@ const MAX_UPDATES_PER_MESSAGE: usize = 256;
 
 /// Asks for a channel's subscribers on other nodes, which from now on tell who comes and goes there. Those that are not
 /// known in time are counted once they are heard of.
-pub fn elsewhere(app: &AppState, channel: ChannelName) -> BoxFuture<'static, Vec<(String, u64)>> {
-    let bus = app.engine.bus();
+pub fn remote_counts(app: &AppState, channel: ChannelName) -> BoxFuture<'static, Vec<(String, u64)>> {
+    let bus = app.engine.node_bus();
     Box::pin(async move {
         let Some(bus) = bus else { return Vec::new() };
-        timeout(REMOTE_COUNT_TIMEOUT, bus.watch(&channel)).await.ok().and_then(Result::ok).unwrap_or_default()
+        timeout(REMOTE_COUNT_TIMEOUT, bus.watch_presence(&channel)).await.ok().and_then(Result::ok).unwrap_or_default()
     })
 }
 
 /// Runs until it is dropped; returns at once where there are no other nodes.
 pub async fn run(app: Arc<AppState>) {
-    let Some(bus) = app.engine.bus() else { return };
+    let Some(bus) = app.engine.node_bus() else { return };
     let observers = app.hub.observers();
-    let notices = observers.over_nodes(bus.node());
-    tokio::join!(send(&*bus, notices), hear(observers, bus.listen(Topic::Watch)), renew(&*bus, observers));
+    let notices = observers.enable_cluster(bus.node());
+    tokio::join!(send(&*bus, notices), receive(observers, bus.subscribe(Topic::Presence)), refresh(&*bus, observers));
 }
 
 /// One bundle after the other, so that each node hears of things in their order.
@@ -53,31 +53,33 @@ async fn send(bus: &dyn NodeBus, mut notices: Receiver<(Arc<str>, PresenceUpdate
         bundle.drain(..).for_each(|(node, notice)| by_node.entry(node).or_default().push(notice));
         let written = by_node.iter().filter_map(|(node, notices)| Some((node, serde_json::to_vec(notices).ok()?)));
         // What is lost on the way is set right by the next number.
-        join_all(written.map(|(node, bytes)| bus.tell(node, Topic::Watch, &bytes))).await;
+        join_all(written.map(|(node, bytes)| bus.send(node, Topic::Presence, &bytes))).await;
     }
 }
 
-async fn hear(observers: &Presence, mut words: UnboundedReceiver<NodeMessage>) {
+async fn receive(observers: &Presence, mut words: UnboundedReceiver<NodeMessage>) {
     while let Some(word) = words.recv().await {
         match serde_json::from_slice::<Vec<PresenceUpdate>>(&word.bytes) {
-            Ok(notices) => notices.iter().for_each(|notice| observers.hear(&word.from, notice, Instant::now())),
+            Ok(notices) => {
+                notices.iter().for_each(|notice| observers.on_remote_update(&word.from, notice, Instant::now()))
+            }
             Err(_) => tracing::warn!(node = word.from, "a word of another node cannot be read"),
         }
     }
 }
 
-async fn renew(bus: &dyn NodeBus, observers: &Presence) {
+async fn refresh(bus: &dyn NodeBus, observers: &Presence) {
     loop {
         tokio::time::sleep(REFRESH_INTERVAL).await;
-        let RefreshList { here, elsewhere } = observers.renew(Instant::now());
+        let RefreshList { local: here, remote: elsewhere } = observers.refresh(Instant::now());
         for some in elsewhere.chunks(MAX_UPDATES_PER_MESSAGE) {
-            some.iter().for_each(|channel| observers.repeat(channel));
+            some.iter().for_each(|channel| observers.resend_counts(channel));
             // There is always room for what happens.
             tokio::time::sleep(REFRESH_CHUNK_PAUSE).await;
         }
         // What fails is said again soon.
         stream::iter(&here)
-            .for_each_concurrent(MAX_UPDATES_PER_MESSAGE, |channel| async { drop(bus.watch(channel).await) })
+            .for_each_concurrent(MAX_UPDATES_PER_MESSAGE, |channel| async { drop(bus.watch_presence(channel).await) })
             .await;
     }
 }

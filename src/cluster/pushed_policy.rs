@@ -46,7 +46,7 @@ pub struct Applied {
 /// Puts a push in force. Where nodes share a memory, an error leaves open whether it will be.
 pub async fn push(app: &AppState, push: PushedPolicy<'_>) -> Result<(), Refusal> {
     let (issuers, now) = (app.policy.issuers(), Now::read().unix());
-    let Some(shared) = app.engine.shared() else {
+    let Some(shared) = app.engine.shared_store() else {
         return match push {
             PushedPolicy::Rules(body) => apply_rules(app, body),
             PushedPolicy::Keys { issuer, keys, .. } => issuers.replace_keys(issuer, keys, now).map_err(unusable),
@@ -64,12 +64,12 @@ pub async fn push(app: &AppState, push: PushedPolicy<'_>) -> Result<(), Refusal>
     getrandom::fill(&mut tag).map_err(|_| Refusal::from(Code::Internal))?;
     // Behind the push, so that whoever sees it finds the push.
     shared.put(TAG_KEY, &tag, PUSH_TTL).await?;
-    follow(app).await
+    sync(app).await
 }
 
 /// Takes over what was pushed to any node since the last time. Returns at once where nothing is shared.
-pub async fn follow(app: &AppState) -> Result<(), Refusal> {
-    let Some(shared) = app.engine.shared() else { return Ok(()) };
+pub async fn sync(app: &AppState) -> Result<(), Refusal> {
+    let Some(shared) = app.engine.shared_store() else { return Ok(()) };
     // One after the other, so that the last one to change anything is the last one that looked.
     let mut taken = app.control.taken.lock().await;
     let (tag, issuers) = (shared.get(TAG_KEY).await?, app.policy.issuers());
@@ -83,14 +83,14 @@ pub async fn follow(app: &AppState) -> Result<(), Refusal> {
         let before = taken.pushes.get(&name);
         let Some(value) = read(shared, &name, before).await? else { continue };
         if before != Some(&value) || (is_reloaded && name != RULES_KEY) {
-            take(app, &issuers, &name, &value);
+            apply(app, &issuers, &name, &value);
         }
         pushes.insert(name, value);
     }
     let tag = match (tag, &taken.tag) {
         // Redis lost its memory; the pushes stand there again by now.
         (None, Some(known)) => {
-            shared.put_new(TAG_KEY, known, PUSH_TTL).await?;
+            shared.set_if_absent(TAG_KEY, known, PUSH_TTL).await?;
             Some(known.clone())
         }
         (tag, _) => tag,
@@ -103,7 +103,7 @@ pub async fn follow(app: &AppState) -> Result<(), Refusal> {
 async fn read(shared: &dyn SharedStore, name: &str, known: Option<&Bytes>) -> Result<Option<Bytes>, Refusal> {
     match (shared.get(name).await?, known) {
         (None, Some(known)) => {
-            shared.put_new(name, known, PUSH_TTL).await?;
+            shared.set_if_absent(name, known, PUSH_TTL).await?;
             shared.get(name).await
         }
         (found, _) => Ok(found),
@@ -111,10 +111,10 @@ async fn read(shared: &dyn SharedStore, name: &str, known: Option<&Bytes>) -> Re
 }
 
 /// A push that counts on another node but cannot be read here changes nothing.
-fn take(app: &AppState, issuers: &Issuers, name: &str, value: &[u8]) {
+fn apply(app: &AppState, issuers: &Issuers, name: &str, value: &[u8]) {
     let taken = match name.strip_prefix(JWKS_KEY_PREFIX) {
         None => apply_rules(app, Some(value).filter(|body| !body.is_empty())).map_err(|refusal| refusal.detail.into()),
-        Some(issuer) => take_keys(app, issuers, issuer, value),
+        Some(issuer) => apply_keys(app, issuers, issuer, value),
     };
     match taken {
         Ok(()) => {
@@ -132,7 +132,7 @@ fn apply_rules(app: &AppState, body: Option<&[u8]>) -> Result<(), Refusal> {
 }
 
 /// `SECONDS SOURCE BODY`: when they were pushed, and in the place of which keys.
-fn take_keys(app: &AppState, issuers: &Issuers, issuer: &str, value: &[u8]) -> Result<(), String> {
+fn apply_keys(app: &AppState, issuers: &Issuers, issuer: &str, value: &[u8]) -> Result<(), String> {
     let mut parts = value.splitn(3, |byte| *byte == b' ');
     let mut text = || std::str::from_utf8(parts.next().unwrap_or_default()).map_err(|_| "it cannot be read".to_owned());
     let (pushed, source, body) = (text()?, text()?, text()?);

@@ -21,18 +21,17 @@ const MAX_CONCURRENT_TASKS: usize = 256;
 /// How often a node says which publishers it has.
 const PUBLISHER_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What one node asks another.
+/// A request to another node. The serde names are those of every version that may share a Redis.
 #[derive(Serialize, Deserialize)]
 enum Request {
-    /// To show a reply to its publisher.
-    Show {
-        publisher: Arc<str>,
-        json: Arc<str>,
-    },
-    Settle(ReplyOutcome),
+    /// Deliver a reply to its publisher.
+    #[serde(rename = "Show")]
+    Deliver { publisher: Arc<str>, json: Arc<str> },
+    #[serde(rename = "Settle")]
+    Complete(ReplyOutcome),
 }
 
-/// What it answers.
+/// The answer to a [`Request`].
 #[derive(Serialize, Deserialize)]
 enum Response {
     Done,
@@ -44,14 +43,14 @@ enum Response {
 
 /// Runs until it is dropped; returns at once where there are no other nodes.
 pub async fn run(app: Arc<AppState>) {
-    let Some(bus) = app.engine.bus() else { return };
+    let Some(bus) = app.engine.node_bus() else { return };
     let replies = app.replies.clone();
-    let errands = stream(replies.over_nodes(bus.node()));
-    let words = stream(bus.listen(Topic::Replies));
+    let errands = stream(replies.enable_cluster(bus.node()));
+    let words = stream(bus.subscribe(Topic::Replies));
     tokio::join!(
-        errands.for_each_concurrent(MAX_CONCURRENT_TASKS, |errand| run_errand(bus.clone(), replies.clone(), errand)),
-        words.for_each_concurrent(MAX_CONCURRENT_TASKS, |word| answer(bus.clone(), replies.clone(), word)),
-        present(bus.clone(), replies.clone()),
+        errands.for_each_concurrent(MAX_CONCURRENT_TASKS, |errand| run_task(bus.clone(), replies.clone(), errand)),
+        words.for_each_concurrent(MAX_CONCURRENT_TASKS, |word| respond(bus.clone(), replies.clone(), word)),
+        heartbeat_publishers(bus.clone(), replies.clone()),
     );
 }
 
@@ -59,16 +58,16 @@ fn stream<T>(receiver: UnboundedReceiver<T>) -> impl futures_util::Stream<Item =
     unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
-async fn run_errand(bus: Arc<dyn NodeBus>, replies: Replies, (errand, _held): QueuedTask) {
+async fn run_task(bus: Arc<dyn NodeBus>, replies: Replies, (errand, _held): QueuedTask) {
     match errand {
-        RemoteTask::Carry { publisher, name, json } => {
-            if carry(&*bus, &publisher, &json).await.is_err() {
+        RemoteTask::Forward { publisher, name, json } => {
+            if forward(&*bus, &publisher, &json).await.is_err() {
                 // It is tried again within a second, as long as it is kept.
-                replies.give_back(&publisher, &name);
+                replies.requeue(&publisher, &name);
             }
         }
         RemoteTask::Settle { node, settlement, done } => {
-            let settled = match ask(&*bus, &node, &Request::Settle(settlement)).await {
+            let settled = match request(&*bus, &node, &Request::Complete(settlement)).await {
                 Ok(Response::Done) => Ok(()),
                 Ok(Response::Unknown(detail)) => Err(Refusal::new(Code::ReplyUnknown, detail)),
                 Err(Refusal { code: Code::NotFound, .. }) | Ok(Response::Absent) => Err(Code::ReplyUnknown.into()),
@@ -78,19 +77,19 @@ async fn run_errand(bus: Arc<dyn NodeBus>, replies: Replies, (errand, _held): Qu
             let _ = done.send(settled);
         }
         // What fails is said again soon.
-        RemoteTask::Publisher(publisher) if replies.has(&publisher) => drop(bus.enter(&publisher).await),
-        RemoteTask::Publisher(publisher) => drop(bus.leave(&publisher, bus.node()).await),
+        RemoteTask::Publisher(publisher) if replies.has(&publisher) => drop(bus.register_publisher(&publisher).await),
+        RemoteTask::Publisher(publisher) => drop(bus.unregister_publisher(&publisher, bus.node()).await),
     }
 }
 
 /// Shows a reply to its publisher wherever that is. An error says that it is nowhere.
-async fn carry(bus: &dyn NodeBus, publisher: &Arc<str>, json: &Arc<str>) -> Result<(), Refusal> {
-    for node in bus.nodes_of(publisher).await?.iter().filter(|node| *node != bus.node()) {
-        let asked = Request::Show { publisher: publisher.clone(), json: json.clone() };
-        match ask(bus, node, &asked).await {
+async fn forward(bus: &dyn NodeBus, publisher: &Arc<str>, json: &Arc<str>) -> Result<(), Refusal> {
+    for node in bus.nodes_with_publisher(publisher).await?.iter().filter(|node| *node != bus.node()) {
+        let asked = Request::Deliver { publisher: publisher.clone(), json: json.clone() };
+        match request(bus, node, &asked).await {
             Ok(Response::Done) => return Ok(()),
             Ok(Response::Absent | Response::Unknown(_)) => {}
-            Err(Refusal { code: Code::NotFound, .. }) => drop(bus.leave(publisher, node).await),
+            Err(Refusal { code: Code::NotFound, .. }) => drop(bus.unregister_publisher(publisher, node).await),
             // It may have been shown. If it was not, that is noticed when nobody says `received`.
             Err(_) => return Ok(()),
         }
@@ -98,17 +97,17 @@ async fn carry(bus: &dyn NodeBus, publisher: &Arc<str>, json: &Arc<str>) -> Resu
     Err(Code::PublisherAbsent.into())
 }
 
-async fn ask(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
+async fn request(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
     let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(Code::Internal))?;
-    let answer = bus.ask(node, Topic::Replies, &asked).await?;
+    let answer = bus.request(node, Topic::Replies, &asked).await?;
     serde_json::from_slice(&answer).map_err(|_| Code::EngineUnavailable.into())
 }
 
-async fn answer(bus: Arc<dyn NodeBus>, replies: Replies, word: NodeMessage) {
+async fn respond(bus: Arc<dyn NodeBus>, replies: Replies, word: NodeMessage) {
     let answer = match serde_json::from_slice(&word.bytes) {
-        Ok(Request::Show { publisher, json }) if replies.show(&publisher, &json) => Response::Done,
-        Ok(Request::Show { .. }) => Response::Absent,
-        Ok(Request::Settle(settlement)) => match replies.settle(&settlement) {
+        Ok(Request::Deliver { publisher, json }) if replies.deliver(&publisher, &json) => Response::Done,
+        Ok(Request::Deliver { .. }) => Response::Absent,
+        Ok(Request::Complete(settlement)) => match replies.settle(&settlement) {
             Ok(()) => Response::Done,
             Err(refusal) => Response::Unknown(refusal.detail.into_owned()),
         },
@@ -124,17 +123,17 @@ async fn answer(bus: Arc<dyn NodeBus>, replies: Replies, word: NodeMessage) {
 }
 
 /// Says again and again which publishers are here, also to a Redis that lost its memory, and which are not any more.
-async fn present(bus: Arc<dyn NodeBus>, replies: Replies) {
+async fn heartbeat_publishers(bus: Arc<dyn NodeBus>, replies: Replies) {
     let mut said = HashSet::new();
     loop {
         // What fails is said again soon.
         for publisher in replies.publishers() {
-            let _ = bus.enter(&publisher).await;
+            let _ = bus.register_publisher(&publisher).await;
             said.insert(publisher);
         }
         let mut gone = Vec::new();
         for publisher in said.iter().filter(|publisher| !replies.has(publisher)) {
-            if bus.leave(publisher, bus.node()).await.is_ok() {
+            if bus.unregister_publisher(publisher, bus.node()).await.is_ok() {
                 gone.push(publisher.clone());
             }
         }

@@ -202,7 +202,7 @@ fn keys_text(keys: &KeySource) -> String {
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
     let ChannelRule {
         pattern: _,
-        template,
+        claim_pattern: template,
         deny,
         subscribers,
         limits,

@@ -22,7 +22,7 @@ pub struct Backlog {
 #[derive(Clone)]
 pub struct Entry {
     pub at: Instant,
-    pub kept: Kept,
+    pub form: Kept,
 }
 
 impl Backlog {
@@ -48,7 +48,7 @@ impl Backlog {
     pub fn after(&self, channel: &ChannelName, offset: u64) -> Vec<Arc<Publication>> {
         let skipped = usize::try_from(offset - self.retained_from()).unwrap_or(usize::MAX);
         let entries = self.entries().skip(skipped);
-        entries.map(|(offset, entry)| Arc::new(Publication::of_kept(channel, offset, &entry.kept))).collect()
+        entries.map(|(offset, entry)| Arc::new(Publication::of_kept(channel, offset, &entry.form))).collect()
     }
 
     /// Keeps the publication at `offset`. What is before a gap goes.
@@ -83,15 +83,15 @@ impl Backlog {
         {
             self.drop_oldest();
         }
-        self.yield_to_others();
+        self.trim_to_fair_share();
         if self.entries.capacity() > 16 && self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 
     /// While all channels keep too much, drops what is over a fair share.
-    pub fn yield_to_others(&mut self) {
-        while self.budget.is_over() && self.bytes > self.budget.share() {
+    pub fn trim_to_fair_share(&mut self) {
+        while self.budget.is_over() && self.bytes > self.budget.fair_share() {
             self.drop_oldest();
         }
     }
@@ -117,6 +117,6 @@ impl Drop for Backlog {
 /// Bytes of memory: the frame with what an allocator adds, its reference count, and up to two places in the queue.
 fn cost(entry: &Entry) -> usize {
     const ALLOCATION: usize = 48;
-    let frame = entry.kept.frame().len();
+    let frame = entry.form.frame().len();
     frame + frame / 8 + ALLOCATION + 2 * size_of::<Entry>()
 }

@@ -10,14 +10,14 @@ pub struct Budget {
     limit: usize,
     used: AtomicUsize,
     /// Channels that keep something.
-    keepers: AtomicUsize,
+    active_channels: AtomicUsize,
     gauge: Gauge,
 }
 
 impl Budget {
     /// `limit` in bytes.
     pub fn new(limit: usize, gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), keepers: AtomicUsize::new(0), gauge })
+        Arc::new(Self { limit, used: AtomicUsize::new(0), active_channels: AtomicUsize::new(0), gauge })
     }
 
     pub fn is_over(&self) -> bool {
@@ -25,8 +25,8 @@ impl Budget {
     }
 
     /// Bytes of each channel if all keep the same. While the limit is passed, some channel keeps more than this.
-    pub fn share(&self) -> usize {
-        self.limit / self.keepers.load(Ordering::Relaxed).max(1)
+    pub fn fair_share(&self) -> usize {
+        self.limit / self.active_channels.load(Ordering::Relaxed).max(1)
     }
 
     /// A backlog went from `before` bytes to `after`.
@@ -39,8 +39,8 @@ impl Budget {
             self.gauge.decrement((before - after) as f64);
         }
         match (before, after) {
-            (0, 1..) => drop(self.keepers.fetch_add(1, Ordering::Relaxed)),
-            (1.., 0) => drop(self.keepers.fetch_sub(1, Ordering::Relaxed)),
+            (0, 1..) => drop(self.active_channels.fetch_add(1, Ordering::Relaxed)),
+            (1.., 0) => drop(self.active_channels.fetch_sub(1, Ordering::Relaxed)),
             _ => {}
         }
     }

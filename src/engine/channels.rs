@@ -32,7 +32,7 @@ pub struct Channels {
     pub counters: Arc<Counters>,
     budget: Arc<Budget>,
     /// The shard that gives next when all backlogs together are too large.
-    hand: AtomicUsize,
+    evict_cursor: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ impl Channels {
             rules,
             hub,
             counters,
-            hand: AtomicUsize::new(0),
+            evict_cursor: AtomicUsize::new(0),
         }
     }
 
@@ -74,7 +74,7 @@ impl Channels {
         loop {
             let shared = self.find_or_make(channel, now)?;
             let mut log = shared.lock();
-            if log.state != LogState::Forgotten {
+            if log.state != LogState::Removed {
                 return act(&shared, &mut log);
             }
         }
@@ -137,7 +137,7 @@ impl Channels {
         Some(ChannelState {
             position: log.position(),
             data_bytes: log.revealed().data_bytes,
-            subscribers: self.hub.members(channel),
+            subscribers: self.hub.subscriber_count(channel),
             created: log.created.wall,
             limits: log.limits(self.rules.load().of(channel)),
         })
@@ -147,11 +147,11 @@ impl Channels {
     pub fn remove(&self, channel: &ChannelName, log: &SharedLog, reason: CloseReason) -> bool {
         let mut shard = self.shard(channel).lock();
         let mut locked = log.lock();
-        if locked.state == LogState::Forgotten {
+        if locked.state == LogState::Removed {
             return false;
         }
         shard.remove(channel);
-        self.forget(&mut locked);
+        self.mark_removed(&mut locked);
         self.hub.end(channel, reason);
         true
     }
@@ -165,19 +165,19 @@ impl Channels {
     }
 
     /// Looks at every channel. Those that `visit` makes [`LogState::Forgotten`] are gone when it returns.
-    pub fn each(&self, mut visit: impl FnMut(&ChannelName, &SharedLog, &mut Log, &ChannelRule)) {
+    pub fn for_each(&self, mut visit: impl FnMut(&ChannelName, &SharedLog, &mut Log, &ChannelRule)) {
         let rules = self.rules.load();
         for shard in &self.shards {
             shard.lock().retain(|channel, shared| {
                 let mut log = shared.lock();
                 visit(channel, shared, &mut log, rules.of(channel));
-                log.state != LogState::Forgotten
+                log.state != LogState::Removed
             });
         }
     }
 
-    pub fn forget(&self, log: &mut Log) {
-        log.state = LogState::Forgotten;
+    pub fn mark_removed(&self, log: &mut Log) {
+        log.state = LogState::Removed;
         log.backlog.clear();
         self.count.fetch_sub(1, Ordering::Relaxed);
         self.counters.channels.decrement(1);
@@ -185,20 +185,21 @@ impl Channels {
 
     /// Whether nobody has used it for as long as a channel is remembered.
     pub fn is_idle(&self, channel: &ChannelName, log: &Log, now: Now) -> bool {
-        now.steady.saturating_duration_since(log.last_used) >= self.limits.idle && !self.hub.is_wanted(channel)
+        now.monotonic.saturating_duration_since(log.last_used) >= self.limits.idle
+            && !self.hub.has_subscribers_or_watchers(channel)
     }
 
     /// While all backlogs together are too large, channels with more than a fair share give what is over it. To be
     /// called after an append, with no lock held. A channel that is just being used gives on its own.
-    pub fn relieve(&self, mut trimmed: impl FnMut(&mut Log)) {
+    pub fn evict_over_budget(&self, mut trimmed: impl FnMut(&mut Log)) {
         for _ in 0..CHANNEL_SHARDS {
             if !self.budget.is_over() {
                 return;
             }
-            let at = self.hand.fetch_add(1, Ordering::Relaxed) % CHANNEL_SHARDS;
+            let at = self.evict_cursor.fetch_add(1, Ordering::Relaxed) % CHANNEL_SHARDS;
             for log in self.shards[at].lock().values() {
                 if let Some(mut log) = log.try_lock() {
-                    log.backlog.yield_to_others();
+                    log.backlog.trim_to_fair_share();
                     trimmed(&mut log);
                 }
             }

@@ -10,14 +10,14 @@ const STEP: usize = 128;
 
 /// Returns where the publisher ought to wait, if anywhere.
 pub fn run(walks: Deliveries) -> Option<Backpressure> {
-    let Deliveries { walks, congestion } = walks;
-    let is_small = walks.iter().map(Delivery::members).sum::<usize>() <= INLINE_MEMBERS;
+    let Deliveries { list: walks, backpressure: congestion } = walks;
+    let is_small = walks.iter().map(Delivery::subscriber_count).sum::<usize>() <= INLINE_MEMBERS;
     for mut walk in walks {
         if is_small {
-            while walk.step(INLINE_MEMBERS) {}
+            while walk.run_some(INLINE_MEMBERS) {}
         } else {
             tokio::spawn(async move {
-                while walk.step(STEP) {
+                while walk.run_some(STEP) {
                     tokio::task::yield_now().await;
                 }
             });

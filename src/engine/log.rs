@@ -16,9 +16,9 @@ use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Publica
 pub struct Log {
     pub epoch: Arc<str>,
     /// What was given away last.
-    given: Usage,
+    appended: Usage,
     /// What is revealed.
-    revealed: Usage,
+    committed: Usage,
     pub created: Now,
     /// Limits that a publisher asked for, on top of the configured ones.
     pub declared: Option<ChannelLimits>,
@@ -26,7 +26,7 @@ pub struct Log {
     /// It was ended, and its subscribers were not told yet.
     pub is_ending: bool,
     pub last_used: Instant,
-    authors: PublisherIndex,
+    publishers: PublisherIndex,
     pub backlog: Backlog,
     /// Names the channel in a store; 0 if it has none there.
     pub id: u64,
@@ -50,7 +50,7 @@ pub enum LogState {
     /// It is being removed from a store.
     Closing,
     /// It is no longer in the engine's map; whoever holds it must look it up again.
-    Forgotten,
+    Removed,
 }
 
 /// A publication was refused, and whether that ended the channel.
@@ -69,14 +69,14 @@ impl Log {
     pub fn new(epoch: Arc<str>, budget: Arc<Budget>, now: Now) -> Self {
         Self {
             epoch,
-            given: Usage::default(),
-            revealed: Usage::default(),
+            appended: Usage::default(),
+            committed: Usage::default(),
             created: now,
             declared: None,
             state: LogState::Live,
             is_ending: false,
-            last_used: now.steady,
-            authors: PublisherIndex::default(),
+            last_used: now.monotonic,
+            publishers: PublisherIndex::default(),
             backlog: Backlog::new(budget),
             id: 0,
             stored_from: 1,
@@ -84,11 +84,11 @@ impl Log {
     }
 
     /// Begins again after an end: a new epoch, nothing used. Everything given away must have been revealed.
-    pub fn begin_anew(&mut self, epoch: Arc<str>, now: Now) {
+    pub fn restart(&mut self, epoch: Arc<str>, now: Now) {
         self.epoch = epoch;
-        (self.given, self.revealed) = (Usage::default(), Usage::default());
+        (self.appended, self.committed) = (Usage::default(), Usage::default());
         (self.created, self.declared, self.state) = (now, None, LogState::Live);
-        self.authors = PublisherIndex::default();
+        self.publishers = PublisherIndex::default();
         self.backlog.skip(0);
     }
 
@@ -101,36 +101,36 @@ impl Log {
 
     /// The newest position that is revealed.
     pub fn position(&self) -> Position {
-        Position { epoch: self.epoch.clone(), offset: self.revealed.offset }
+        Position { epoch: self.epoch.clone(), offset: self.committed.offset }
     }
 
     /// Who published the message at a position, if that is remembered.
     pub fn publisher_of(&self, position: &Position) -> Option<&Arc<str>> {
-        let is_known = position.epoch == self.epoch && position.offset <= self.revealed.offset;
-        is_known.then(|| self.authors.of(position.offset)).flatten()
+        let is_known = position.epoch == self.epoch && position.offset <= self.committed.offset;
+        is_known.then(|| self.publishers.of(position.offset)).flatten()
     }
 
     pub fn given(&self) -> Usage {
-        self.given
+        self.appended
     }
 
     pub fn revealed(&self) -> Usage {
-        self.revealed
+        self.committed
     }
 
     /// Whether something was given away, or the end was, and is not revealed.
-    pub fn is_waiting(&self) -> bool {
-        self.given != self.revealed || self.is_ending
+    pub fn has_uncommitted(&self) -> bool {
+        self.appended != self.committed || self.is_ending
     }
 
     /// Takes back what was given away since `used`.
-    pub fn take_back(&mut self, used: Usage) {
-        self.given = used;
+    pub fn rollback(&mut self, used: Usage) {
+        self.appended = used;
     }
 
     /// Whether the lifespan is over at `now`.
     pub fn has_expired(&self, limits: &ChannelLimits, now: Now) -> bool {
-        !limits.lifespan.is_zero() && now.steady.saturating_duration_since(self.created.steady) >= limits.lifespan
+        !limits.lifespan.is_zero() && now.monotonic.saturating_duration_since(self.created.monotonic) >= limits.lifespan
     }
 
     /// Refuses what the state or the lifespan does not allow.
@@ -140,17 +140,17 @@ impl Log {
             LogState::Closing => {
                 return Err(Refusal::new(Code::EngineUnavailable, "the channel is being closed").into());
             }
-            LogState::Live | LogState::Forgotten => {}
+            LogState::Live | LogState::Removed => {}
         }
         if self.has_expired(limits, now) {
             return Err(self.end(CloseReason::LifespanExpired));
         }
-        self.last_used = now.steady;
+        self.last_used = now.monotonic;
         Ok(())
     }
 
     /// Gives a payload its place. The publication is made only if `is_wanted` or it is to be kept.
-    pub fn give(
+    pub fn append(
         &mut self,
         channel: &ChannelName,
         rule: &ChannelRule,
@@ -165,16 +165,16 @@ impl Log {
         if exceeds(bytes, limits.max_message_bytes) {
             return Err(too_large(limits.max_message_bytes).into());
         }
-        let used = Usage { offset: self.given.offset + 1, data_bytes: self.given.data_bytes + bytes };
+        let used = Usage { offset: self.appended.offset + 1, data_bytes: self.appended.data_bytes + bytes };
         if exceeds(used.offset, limits.max_messages) {
             return Err(self.end(CloseReason::MessageLimit));
         }
         if exceeds(used.data_bytes, limits.max_data_bytes) {
             return Err(self.end(CloseReason::DataLimit));
         }
-        self.given = used;
+        self.appended = used;
         if rule.replies {
-            self.authors.note(used.offset, publisher);
+            self.publishers.record(used.offset, publisher);
         }
         let position = Position { epoch: self.epoch.clone(), offset: used.offset };
         Ok((is_wanted || rule.backlog_messages > 0).then(|| {
@@ -184,8 +184,8 @@ impl Log {
     }
 
     /// Subscribers may see what was given away up to `used`; its newest publication is kept if there is one.
-    pub fn reveal(&mut self, used: Usage, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
-        self.revealed = used;
+    pub fn commit(&mut self, used: Usage, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
+        self.committed = used;
         match kept {
             Some(entry) => self.backlog.push(used.offset, entry),
             None => self.backlog.skip(used.offset),
@@ -194,36 +194,36 @@ impl Log {
     }
 
     /// Begins where another keeper of the channel is, with nothing retained.
-    pub fn adopt(&mut self, epoch: Arc<str>, offset: u64, now: Now) {
-        self.begin_anew(epoch, now);
-        self.jump(offset);
+    pub fn reset_to(&mut self, epoch: Arc<str>, offset: u64, now: Now) {
+        self.restart(epoch, now);
+        self.skip_to(offset);
     }
 
     /// What is before `offset` and was not revealed never will be.
-    pub fn jump(&mut self, offset: u64) {
-        let used = Usage { offset, ..self.revealed };
-        (self.given, self.revealed) = (used, used);
+    pub fn skip_to(&mut self, offset: u64) {
+        let used = Usage { offset, ..self.committed };
+        (self.appended, self.committed) = (used, used);
         self.backlog.skip(offset);
     }
 
     /// Reveals the next publication, which got its place elsewhere.
-    pub fn follow(&mut self, publisher: &str, bytes: u64, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
-        let used = Usage { offset: self.revealed.offset + 1, data_bytes: self.revealed.data_bytes + bytes };
+    pub fn apply_remote(&mut self, publisher: &str, bytes: u64, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
+        let used = Usage { offset: self.committed.offset + 1, data_bytes: self.committed.data_bytes + bytes };
         if rule.replies {
-            self.authors.note(used.offset, publisher);
+            self.publishers.record(used.offset, publisher);
         }
-        self.given = used;
-        self.reveal(used, kept, rule, now);
+        self.appended = used;
+        self.commit(used, kept, rule, now);
     }
 
     /// As it was in a store, with its rows in their order.
     pub fn restore(&mut self, used: Usage, rows: impl Iterator<Item = (u64, Entry)>, rule: &ChannelRule, now: Instant) {
-        (self.given, self.revealed) = (used, used);
+        (self.appended, self.committed) = (used, used);
         self.stored_from = used.offset + 1;
         for (offset, entry) in rows {
             self.stored_from = self.stored_from.min(offset);
-            if let Some(publisher) = entry.kept.publisher().filter(|_| rule.replies) {
-                self.authors.note(offset, &publisher);
+            if let Some(publisher) = entry.form.publisher().filter(|_| rule.replies) {
+                self.publishers.record(offset, &publisher);
             }
             self.backlog.push(offset, entry);
             self.backlog.trim(rule, now);
@@ -242,8 +242,8 @@ impl Log {
         now: Now,
         tell: impl FnOnce(Joined<'_>) -> R,
     ) -> R {
-        self.backlog.trim(rule, now.steady);
-        let (newest, retained_from) = (self.revealed.offset, self.backlog.retained_from());
+        self.backlog.trim(rule, now.monotonic);
+        let (newest, retained_from) = (self.committed.offset, self.backlog.retained_from());
         let (wanted_from, recovered) = match start {
             Start::Live => (newest, false),
             Start::Backlog(count) => {

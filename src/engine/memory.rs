@@ -32,9 +32,9 @@ impl Memory {
         let limits = check_narrower(limits, rule)?;
         self.0.with_log(channel, now, |_, log| {
             if matches!(log.state, LogState::Ended(_)) || log.has_expired(&log.limits(rule), now) {
-                log.begin_anew(new_epoch()?, now);
+                log.restart(new_epoch()?, now);
             }
-            log.last_used = now.steady;
+            log.last_used = now.monotonic;
             match &log.declared {
                 Some(declared) if *declared == limits => Ok(Created::Again),
                 Some(_) => Err(Code::ChannelExists.into()),
@@ -62,22 +62,22 @@ impl Engine for Memory {
         let rules = self.0.rules.load();
         let rule = rules.of(channel);
         let accepted = self.0.with_log(channel, now, |_, log| {
-            let is_wanted = self.0.hub.is_wanted(channel);
+            let is_wanted = self.0.hub.has_subscribers_or_watchers(channel);
             let publication = log
-                .give(channel, rule, publisher, payload, is_wanted, now)
+                .append(channel, rule, publisher, payload, is_wanted, now)
                 .map_err(|refused| self.refuse(channel, log, refused))?;
             let kept = publication.as_ref().filter(|_| rule.backlog_messages > 0);
-            let kept = kept.map(|publication| Entry { at: now.steady, kept: publication.kept() });
-            log.reveal(log.given(), kept, rule, now.steady);
+            let kept = kept.map(|publication| Entry { at: now.monotonic, form: publication.kept() });
+            log.commit(log.given(), kept, rule, now.monotonic);
             let walks = publication.map(|publication| self.0.hub.fan_out(channel, &publication)).unwrap_or_default();
-            Ok(Accepted { position: log.position(), walks })
+            Ok(Accepted { position: log.position(), deliveries: walks })
         })?;
-        self.0.relieve(|_| {});
+        self.0.evict_over_budget(|_| {});
         self.0.counters.publications.increment(1);
         Ok(Appended::Done(accepted))
     }
 
-    fn attach(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
+    fn prepare_subscribe(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
         None
     }
 
@@ -117,14 +117,14 @@ impl Engine for Memory {
     }
 
     fn sweep(&self, now: Now) {
-        self.0.each(|channel, _, log, rule| {
+        self.0.for_each(|channel, _, log, rule| {
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 log.end(CloseReason::LifespanExpired);
                 self.0.end(channel, log, CloseReason::LifespanExpired);
             }
-            log.backlog.trim(rule, now.steady);
+            log.backlog.trim(rule, now.monotonic);
             if self.0.is_idle(channel, log, now) {
-                self.0.forget(log);
+                self.0.mark_removed(log);
             }
         });
     }

@@ -12,7 +12,7 @@ pub struct PublisherIndex(VecDeque<(u64, Arc<str>)>);
 
 impl PublisherIndex {
     /// To be called in the order of offsets.
-    pub fn note(&mut self, offset: u64, publisher: &str) {
+    pub fn record(&mut self, offset: u64, publisher: &str) {
         if self.0.back().is_some_and(|(_, last)| **last == *publisher) {
             return;
         }
@@ -37,7 +37,7 @@ mod tests {
     fn each_offset_has_the_publisher_of_its_run() {
         let mut authors = PublisherIndex::default();
         for (offset, publisher) in [(1, "a"), (2, "a"), (3, "b"), (4, "a")] {
-            authors.note(offset, publisher);
+            authors.record(offset, publisher);
         }
         let of = |offset| authors.of(offset).map(|publisher| publisher.to_string());
         assert_eq!(
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn old_runs_are_forgotten() {
         let mut authors = PublisherIndex::default();
-        (1..=1000).for_each(|offset| authors.note(offset, if offset % 2 == 0 { "a" } else { "b" }));
+        (1..=1000).for_each(|offset| authors.record(offset, if offset % 2 == 0 { "a" } else { "b" }));
         assert_eq!(authors.0.len(), MAX_RUNS);
         assert!(authors.of(1000 - MAX_RUNS as u64).is_none());
         assert_eq!(authors.of(1000).map(|publisher| &**publisher), Some("a"));

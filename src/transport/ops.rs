@@ -13,7 +13,7 @@ pub fn live() -> Response {
 
 /// Traffic may be sent here.
 pub fn ready(app: &AppState) -> Response {
-    match app.lifecycle.phase().unready_reason().or_else(|| app.engine.trouble()) {
+    match app.lifecycle.phase().unready_reason().or_else(|| app.engine.unavailable_reason()) {
         None => "ready\n".into_response(),
         Some(reason) => with_status(format!("{reason}\n"), StatusCode::SERVICE_UNAVAILABLE).into_response(),
     }

@@ -84,7 +84,7 @@ impl From<&Limits> for ConnectionLimits {
             close: limits.close,
             ping: limits.ping,
             pong: limits.pong,
-            unasked: None,
+            close_silent_without_ping: None,
         }
     }
 }

@@ -131,47 +131,47 @@ async fn a_word_is_answered_and_what_is_not_is_told() {
     let server = RedisServer::start(false);
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
     words_go_both_ways(&nodes).await;
-    let [one, two] = nodes.each_ref().map(|node| node.engine.bus().unwrap());
-    let nobody = one.ask("abcdefgh", Topic::Replies, b"").await.unwrap_err();
+    let [one, two] = nodes.each_ref().map(|node| node.engine.node_bus().unwrap());
+    let nobody = one.request("abcdefgh", Topic::Replies, b"").await.unwrap_err();
     assert_eq!(nobody.code, Code::NotFound);
     // It came, and nobody says anything.
-    let mut words = two.listen(Topic::Replies);
+    let mut words = two.subscribe(Topic::Replies);
     let began = Instant::now();
-    let unanswered = one.ask(two.node(), Topic::Replies, b"hello").await.unwrap_err();
+    let unanswered = one.request(two.node(), Topic::Replies, b"hello").await.unwrap_err();
     assert_eq!(unanswered.code, Code::EngineUnavailable);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     // An answer that is late is nobody's.
     two.answer(words.recv().await.unwrap(), b"late").await.unwrap();
-    one.enter("p").await.unwrap();
-    two.enter("p").await.unwrap();
-    one.leave("p", one.node()).await.unwrap();
-    assert_eq!(one.nodes_of("p").await.unwrap(), [two.node()]);
+    one.register_publisher("p").await.unwrap();
+    two.register_publisher("p").await.unwrap();
+    one.unregister_publisher("p", one.node()).await.unwrap();
+    assert_eq!(one.nodes_with_publisher("p").await.unwrap(), [two.node()]);
     drop(server);
-    eventually("the end of the way", async || one.nodes_of("p").await.err()).await;
+    eventually("the end of the way", async || one.nodes_with_publisher("p").await.err()).await;
     let began = Instant::now();
-    assert_eq!(one.ask(two.node(), Topic::Replies, b"").await.unwrap_err().code, Code::EngineUnavailable);
+    assert_eq!(one.request(two.node(), Topic::Replies, b"").await.unwrap_err().code, Code::EngineUnavailable);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 /// Many at once, each with its own answer.
 pub async fn words_go_both_ways(nodes: &[Node; 2]) {
-    let buses = nodes.each_ref().map(|node| node.engine.bus().unwrap());
+    let buses = nodes.each_ref().map(|node| node.engine.node_bus().unwrap());
     for (asker, asked) in [(0, 1), (1, 0)] {
         let (asker, asked): (Arc<dyn NodeBus>, Arc<dyn NodeBus>) = (buses[asker].clone(), buses[asked].clone());
         let name = asked.node().to_owned();
-        let mut words = asked.listen(Topic::Replies);
+        let mut words = asked.subscribe(Topic::Replies);
         let echo = tokio::spawn(async move {
             while let Some(word) = words.recv().await {
                 let bytes = word.bytes.clone();
                 asked.answer(word, &bytes).await.unwrap();
             }
         });
-        eventually("the way", async || asker.ask(&name, Topic::Replies, b"x").await.ok()).await;
+        eventually("the way", async || asker.request(&name, Topic::Replies, b"x").await.ok()).await;
         // No more at once than are answered in two seconds by a busy machine; those that are not are asked again.
         for first in (0..200u64).step_by(25) {
             let asked = (first..first + 25).map(async |n| {
                 let bytes = n.to_le_bytes();
-                eventually("an answer", async || asker.ask(&name, Topic::Replies, &bytes).await.ok()).await
+                eventually("an answer", async || asker.request(&name, Topic::Replies, &bytes).await.ok()).await
             });
             for (n, answer) in (first..).zip(futures_util::future::join_all(asked).await) {
                 assert_eq!(answer[..], n.to_le_bytes());
@@ -189,7 +189,7 @@ async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
     let limits =
         ReplyLimits { max_replies: 1000, max_replies_per_connection: 1000, max_bytes: 1000 * MEGABYTE, keep: hour };
     let replies = Replies::new(limits);
-    let mut errands = replies.over_nodes("abcdefgh");
+    let mut errands = replies.enable_cluster("abcdefgh");
     let world = crate::support::World::new(crate::support::Kind::Memory, rule());
     let to = world.publish("c", "Shall I?").await;
     let subscriber = world.join("c", Start::Live);
@@ -211,7 +211,7 @@ async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
     };
     send(1);
     for secs in 1..100 {
-        replies.sweep(now.steady + Duration::from_secs(secs));
+        replies.sweep(now.monotonic + Duration::from_secs(secs));
     }
     assert_eq!(errands.len(), 1, "it is on its way already");
     (0..20).for_each(|_| send(MEGABYTE));
@@ -225,9 +225,9 @@ async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
     let mut carried = 0;
     while carried < 100 {
         while let Ok((errand, _held)) = errands.try_recv() {
-            carried += usize::from(matches!(errand, RemoteTask::Carry { .. }));
+            carried += usize::from(matches!(errand, RemoteTask::Forward { .. }));
         }
-        replies.sweep(now.steady + Duration::from_secs(200 + carried as u64));
+        replies.sweep(now.monotonic + Duration::from_secs(200 + carried as u64));
         assert!(errands.len() <= 16);
     }
     while errands.try_recv().is_ok() {}

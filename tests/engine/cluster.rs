@@ -87,7 +87,7 @@ impl Watch {
         let seen = troubles.clone();
         let watcher = tokio::spawn(async move {
             loop {
-                if engine.trouble().is_some() {
+                if engine.unavailable_reason().is_some() {
                     seen.lock().push(Instant::now());
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -173,7 +173,7 @@ async fn channels_are_spread_over_a_cluster_and_one_dead_master_stops_only_its_o
         if is_heard {
             assert_eq!(watches.each_ref().map(|watch| watch.since(began)), [None; 2], "without master {dead}");
         } else {
-            let is_ready = || nodes.iter().all(|node| node.engine.trouble().is_none());
+            let is_ready = || nodes.iter().all(|node| node.engine.unavailable_reason().is_none());
             eventually("a connection to another master", async || is_ready().then_some(())).await;
         }
         let is_living = |channel: &&(String, Subscriber)| living.contains(&channel.0);
@@ -195,11 +195,11 @@ async fn channels_are_spread_over_a_cluster_and_one_dead_master_stops_only_its_o
         }
     }
     // Nodes hear each other again, though the master of each one's name was away.
-    let buses = nodes.each_ref().map(|node| node.engine.bus().unwrap());
+    let buses = nodes.each_ref().map(|node| node.engine.node_bus().unwrap());
     for (teller, told) in [(0, 1), (1, 0)] {
-        let mut words = buses[told].listen(Topic::Replies);
+        let mut words = buses[told].subscribe(Topic::Replies);
         eventually("a word", async || {
-            buses[teller].tell(buses[told].node(), Topic::Replies, b"x").await.ok()?;
+            buses[teller].send(buses[told].node(), Topic::Replies, b"x").await.ok()?;
             tokio::time::timeout(Duration::from_millis(200), words.recv()).await.ok().flatten()
         })
         .await;

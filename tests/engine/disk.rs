@@ -78,7 +78,7 @@ async fn ages_and_lifespans_go_on_over_a_restart() {
     let position = world.publish("c", "1").await;
     world.restart();
     assert_eq!(world.backlog("c", Start::Backlog(1)), (vec![1], true));
-    let at = |secs| Now { steady: std::time::Instant::now() + Duration::from_secs(secs), ..Now::read() };
+    let at = |secs| Now { monotonic: std::time::Instant::now() + Duration::from_secs(secs), ..Now::read() };
     world.engine().sweep(at(51));
     assert_eq!(world.backlog("c", Start::Since(Position { offset: 0, ..position })), (vec![], false));
     world.engine().sweep(at(101));

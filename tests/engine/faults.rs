@@ -118,7 +118,7 @@ async fn r5_nothing_acknowledged_is_lost_when_redis_is_killed_and_restarted_with
         some_time().await;
         server.kill();
         eventually("both nodes to know", async || {
-            load.nodes.iter().all(|node| node.engine.trouble() == Some("engine-unavailable")).then_some(())
+            load.nodes.iter().all(|node| node.engine.unavailable_reason() == Some("engine-unavailable")).then_some(())
         })
         .await;
         some_time().await;
@@ -127,7 +127,10 @@ async fn r5_nothing_acknowledged_is_lost_when_redis_is_killed_and_restarted_with
         load.flows().await;
         assert!(back.elapsed() < BACK, "it took {:?}", back.elapsed());
     }
-    eventually("readiness", async || load.nodes.iter().all(|node| node.engine.trouble().is_none()).then_some(())).await;
+    eventually("readiness", async || {
+        load.nodes.iter().all(|node| node.engine.unavailable_reason().is_none()).then_some(())
+    })
+    .await;
     load.check().await;
 }
 
@@ -152,7 +155,7 @@ async fn while_redis_hangs_everybody_is_told_in_time_and_subscribers_stay() {
     server.signal("-STOP");
     let began = Instant::now();
     eventually("both nodes to know", async || {
-        load.nodes.iter().all(|node| node.engine.trouble().is_some()).then_some(())
+        load.nodes.iter().all(|node| node.engine.unavailable_reason().is_some()).then_some(())
     })
     .await;
     assert!(began.elapsed() < TOLD, "known after {:?}", began.elapsed());

@@ -40,7 +40,7 @@ async fn two_nodes_race_for_the_last_place_and_exactly_one_gets_it() {
 async fn attached(node: &Node, channel: &str) -> Result<Subscriber, Refusal> {
     loop {
         let joining = async {
-            let _place = node.engine.attach(&name(channel)).unwrap().await?;
+            let _place = node.engine.prepare_subscribe(&name(channel)).unwrap().await?;
             Subscriber::attached(&*node.engine, channel, Start::Live)
         };
         match joining.await {
@@ -82,10 +82,10 @@ async fn places_under_a_name_are_never_one_too_many_and_those_of_a_node_that_is_
 
 pub async fn places_are_counted_together(nodes: &[Node; 2]) {
     const MINUTE: Duration = Duration::from_secs(60);
-    let [one, two] = nodes.each_ref().map(|node| node.engine.shared().unwrap());
+    let [one, two] = nodes.each_ref().map(|node| node.engine.shared_store().unwrap());
     let present = async || {
         for node in [one, two] {
-            node.present(b"{}").await.unwrap();
+            node.heartbeat(b"{}").await.unwrap();
         }
     };
     for race in 0..500 {
@@ -105,10 +105,10 @@ pub async fn places_are_counted_together(nodes: &[Node; 2]) {
     assert_eq!(one.reserve("n", 2, 2, 3, MINUTE).await, Ok(2));
     assert_eq!(two.reserve("n", 0, 2, 3, MINUTE).await, Ok(1));
     assert_eq!(two.reserve("n", 2, 3, 3, MINUTE).await, Ok(2));
-    one.depart().await.unwrap();
+    one.deregister().await.unwrap();
     assert_eq!(two.reserve("n", 2, 3, 3, MINUTE).await, Ok(3));
     // It was not gone.
-    one.present(b"{}").await.unwrap();
+    one.heartbeat(b"{}").await.unwrap();
     assert_eq!(one.reserve("n", 2, 2, 3, MINUTE).await, Ok(2));
     assert_eq!(two.reserve("n", 3, 4, 3, MINUTE).await, Ok(3));
 }

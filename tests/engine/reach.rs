@@ -29,7 +29,7 @@ async fn a_redis_behind_tls_is_reached_with_its_authority_and_not_without() {
     let subscriber = node.join("c", Start::Live);
     node.publish("c", "x").await;
     expect(&subscriber, 1..=1).await;
-    assert_eq!(stranger.trouble(), Some("engine-unavailable"));
+    assert_eq!(stranger.unavailable_reason(), Some("engine-unavailable"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

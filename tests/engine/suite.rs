@@ -59,7 +59,7 @@ fn since(position: &Position, offset: u64) -> Start {
 
 /// So many seconds from now.
 fn later(secs: u64) -> Now {
-    Now { steady: Instant::now() + Duration::from_secs(secs), ..Now::read() }
+    Now { monotonic: Instant::now() + Duration::from_secs(secs), ..Now::read() }
 }
 
 async fn offsets_rise_by_one_and_recovered_is_true_only_when_nothing_is_missing(kind: Kind) {

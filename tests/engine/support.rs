@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use lastmile::broker::engine::{Appended, ChannelState, Joined, Start, Stored, SubscriberSlot, settled};
+use lastmile::broker::engine::{Appended, ChannelState, Joined, Start, Stored, SubscriberSlot, stored};
 use lastmile::broker::*;
 use lastmile::engine::disk::Fsync;
 use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind, deliver};
@@ -47,7 +47,7 @@ pub const NO_LIMITS: ChannelLimits = ChannelLimits {
 pub fn rule() -> ChannelRule {
     ChannelRule {
         pattern: Pattern::new("*"),
-        template: None,
+        claim_pattern: None,
         deny: Vec::new(),
         subscribers: Audience::Anyone,
         limits: NO_LIMITS,
@@ -144,7 +144,7 @@ pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits
     let (rules, hub, counters) = parts(rule);
     let engine = Redis::start(config, limits, rules, hub, counters).unwrap();
     let deadline = Instant::now() + crate::common::PATIENCE;
-    while engine.trouble().is_some() {
+    while engine.unavailable_reason().is_some() {
         assert!(Instant::now() < deadline, "the node does not come up");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -167,12 +167,14 @@ pub async fn publish(engine: &dyn Engine, channel: &str, data: &str) -> Result<P
 
 /// Waits for the place of a publication, as a publisher's connection does.
 pub async fn place(appended: Appended) -> Result<Position, Refusal> {
-    let Stored { position, congestion } = match appended {
-        Appended::Done(accepted) => Stored { position: accepted.position, congestion: deliver::run(accepted.walks) },
-        Appended::Later(answer) => settled(answer).await?,
+    let Stored { position, backpressure: congestion } = match appended {
+        Appended::Done(accepted) => {
+            Stored { position: accepted.position, backpressure: deliver::run(accepted.deliveries) }
+        }
+        Appended::Pending(answer) => stored(answer).await?,
     };
     if let Some(congestion) = congestion {
-        congestion.relieved().await;
+        congestion.wait().await;
     }
     Ok(position)
 }
@@ -220,7 +222,7 @@ pub fn connection() -> Arc<Connection<Sink>> {
         close: Duration::from_secs(5),
         ping: Duration::from_secs(25),
         pong: Duration::from_secs(10),
-        unasked: None,
+        close_silent_without_ping: None,
     };
     Arc::new(Connection::new(1, Arc::new(limits), Sink::default()))
 }
@@ -236,7 +238,7 @@ pub struct Subscriber {
 impl Subscriber {
     /// Waits until it can be joined, and joins.
     pub fn join(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
-        let _place = match engine.attach(&name(channel)) {
+        let _place = match engine.prepare_subscribe(&name(channel)) {
             Some(attached) => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(attached))?,
             None => SubscriberSlot::default(),
         };

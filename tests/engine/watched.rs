@@ -196,12 +196,12 @@ async fn what_happened_while_redis_was_away_is_told_as_a_number() {
 async fn a_node_that_is_not_heard_of_any_more_is_not_counted() {
     let (_, hub, _) = crate::support::parts(&rule());
     let observers = hub.observers().clone();
-    let mut notices = observers.over_nodes("here");
+    let mut notices = observers.enable_cluster("here");
     let now = Instant::now();
     let connection = crate::support::connection();
     let mut told = None;
     let _observation =
-        hub.observe(name("c"), connection.clone(), vec![("there".into(), 3)], now, |sum| told = Some(sum));
+        hub.watch_presence(name("c"), connection.clone(), vec![("there".into(), 3)], now, |sum| told = Some(sum));
     assert_eq!(told, Some(3));
     let notice = |count: u64| -> PresenceUpdate {
         serde_json::from_value(json!({"channel": "c", "what": null, "connections": count, "missed": 0})).unwrap()
@@ -210,19 +210,19 @@ async fn a_node_that_is_not_heard_of_any_more_is_not_counted() {
         let event = connection.socket().frames().pop()?;
         Some((event["event"].clone(), event["connections"].as_u64()?))
     };
-    observers.hear("there", &notice(3), now);
+    observers.on_remote_update("there", &notice(3), now);
     assert_eq!(last(), None, "it is known");
-    observers.hear("elsewhere", &notice(4), now + Duration::from_secs(5));
+    observers.on_remote_update("elsewhere", &notice(4), now + Duration::from_secs(5));
     assert_eq!(last(), Some((json!("counted"), 7)));
-    assert_eq!(observers.renew(now + PRESENCE_LEASE).here, [name("c")]);
+    assert_eq!(observers.refresh(now + PRESENCE_LEASE).local, [name("c")]);
     assert_eq!(last(), Some((json!("counted"), 4)));
     // The other way round: who watches is told for as long as it asks.
-    hub.watched_by(&name("d"), "there", now + PRESENCE_LEASE);
+    hub.add_remote_watcher(&name("d"), "there", now + PRESENCE_LEASE);
     assert_eq!(notices.try_recv().unwrap().0[..], *"there");
-    assert_eq!(observers.renew(now + PRESENCE_LEASE / 2).elsewhere, [name("d")]);
-    observers.repeat(&name("d"));
+    assert_eq!(observers.refresh(now + PRESENCE_LEASE / 2).remote, [name("d")]);
+    observers.resend_counts(&name("d"));
     notices.try_recv().expect("the number again");
-    assert!(observers.renew(now + PRESENCE_LEASE * 2).elsewhere.is_empty());
-    observers.repeat(&name("d"));
+    assert!(observers.refresh(now + PRESENCE_LEASE * 2).remote.is_empty());
+    observers.resend_counts(&name("d"));
     assert!(notices.try_recv().is_err());
 }

@@ -78,7 +78,7 @@ impl Subscriber {
     }
 
     /// Sends something that is no publication, if our own protocol is spoken.
-    fn tell(&self, frame: &Bytes) -> Option<Sent> {
+    fn send(&self, frame: &Bytes) -> Option<Sent> {
         let mut outgoing = self.connection.lock();
         (self.form.is_native() && self.is_active()).then(|| outgoing.send(frame, None))
     }
@@ -151,59 +151,59 @@ struct Tally {
 pub struct Shard {
     state: Mutex<ShardState>,
     /// Tells publishers that the walk took what waited.
-    relief: Notify,
+    space_available: Notify,
     counters: Arc<Counters>,
 }
 
 #[derive(Default)]
 struct ShardState {
-    members: Slab<Arc<Subscriber>>,
+    subscribers: Slab<Arc<Subscriber>>,
     /// The members as an array, made anew by the first walk after a change.
     snapshot: Option<Arc<[Arc<Subscriber>]>>,
     pending: Vec<Arc<Publication>>,
     pending_bytes: usize,
-    walking: bool,
+    is_delivering: bool,
     /// What the walk is at.
     in_flight: Option<Arc<Batch>>,
 }
 
 impl Shard {
     pub fn new(counters: Arc<Counters>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), relief: Notify::new(), counters })
+        Arc::new(Self { state: Mutex::default(), space_available: Notify::new(), counters })
     }
 
     pub fn is_full(&self) -> bool {
-        self.state.lock().members.len() >= SHARD_CAPACITY
+        self.state.lock().subscribers.len() >= SHARD_CAPACITY
     }
 
-    pub fn members(&self) -> usize {
-        self.state.lock().members.len()
+    pub fn subscriber_count(&self) -> usize {
+        self.state.lock().subscribers.len()
     }
 
     pub fn add(&self, member: Arc<Subscriber>) -> usize {
         let mut state = self.state.lock();
         state.snapshot = None;
-        state.members.insert(member)
+        state.subscribers.insert(member)
     }
 
     pub fn remove(&self, at: usize) {
         let mut state = self.state.lock();
         state.snapshot = None;
-        state.members.try_remove(at);
+        state.subscribers.try_remove(at);
     }
 
     /// Puts a publication before the slice. Returns a walk if none is under way: it has to be run.
     pub fn push(self: &Arc<Self>, publication: Arc<Publication>) -> Option<Delivery> {
         let mut state = self.state.lock();
-        if state.members.is_empty() {
+        if state.subscribers.is_empty() {
             return None;
         }
         state.pending_bytes += publication.frame(Form::Native).len();
         state.pending.push(publication);
-        if std::mem::replace(&mut state.walking, true) {
+        if std::mem::replace(&mut state.is_delivering, true) {
             return None;
         }
-        Some(Delivery { slice: self.clone(), load: None })
+        Some(Delivery { shard: self.clone(), in_flight: None })
     }
 
     /// Sends `member` what it has not been sent, before the walk comes to it.
@@ -219,19 +219,19 @@ impl Shard {
     }
 
     /// Sends every member something that is no publication, behind those that were accepted before.
-    pub fn tell(&self, frame: &Bytes) {
-        let members: Vec<_> = self.state.lock().members.iter().map(|(_, member)| member.clone()).collect();
+    pub fn send_to_all(&self, frame: &Bytes) {
+        let members: Vec<_> = self.state.lock().subscribers.iter().map(|(_, member)| member.clone()).collect();
         let mut tally = Tally::default();
         for member in members {
             self.catch_up(&member);
-            tally.slow += u64::from(matches!(member.tell(frame), Some(Sent::Overflowed)));
+            tally.slow += u64::from(matches!(member.send(frame), Some(Sent::Overflowed)));
         }
         self.count(&tally);
     }
 
     /// Ends the subscription of every member and removes it. Returns how many there were.
     pub fn end(&self, channel: &ChannelName, reason: CloseReason) -> u64 {
-        let members: Vec<_> = self.state.lock().members.iter().map(|(at, member)| (at, member.clone())).collect();
+        let members: Vec<_> = self.state.lock().subscribers.iter().map(|(at, member)| (at, member.clone())).collect();
         let mut ended = 0;
         for (at, member) in members {
             // Publications that were accepted before the end are delivered before it.
@@ -245,9 +245,9 @@ impl Shard {
         ended
     }
 
-    fn is_congested(&self) -> bool {
+    fn is_behind(&self) -> bool {
         let state = self.state.lock();
-        state.walking && state.pending_bytes > BACKPRESSURE_BYTES
+        state.is_delivering && state.pending_bytes > BACKPRESSURE_BYTES
     }
 
     fn count(&self, tally: &Tally) {
@@ -261,64 +261,64 @@ impl Shard {
 /// A walk over one slice. Dropping it leaves the slice free for the next one.
 #[must_use = "subscribers are written to only when it is run"]
 pub struct Delivery {
-    slice: Arc<Shard>,
-    load: Option<InFlight>,
+    shard: Arc<Shard>,
+    in_flight: Option<InFlight>,
 }
 
 struct InFlight {
     batch: Arc<Batch>,
-    members: Arc<[Arc<Subscriber>]>,
+    subscribers: Arc<[Arc<Subscriber>]>,
     at: usize,
 }
 
 impl Delivery {
     /// Members that it leads to, about.
-    pub fn members(&self) -> usize {
-        self.slice.members()
+    pub fn subscriber_count(&self) -> usize {
+        self.shard.subscriber_count()
     }
 
     /// Writes to at most `count` members; `false` when nothing is left to do.
-    pub fn step(&mut self, count: usize) -> bool {
-        let Some(load) = self.load.as_mut() else {
-            return self.take_load();
+    pub fn run_some(&mut self, count: usize) -> bool {
+        let Some(load) = self.in_flight.as_mut() else {
+            return self.take_pending();
         };
         let mut tally = Tally::default();
-        let end = load.members.len().min(load.at + count);
-        for member in &load.members[load.at..end] {
+        let end = load.subscribers.len().min(load.at + count);
+        for member in &load.subscribers[load.at..end] {
             member.deliver(&load.batch, &mut tally);
         }
         load.at = end;
-        let done = end == load.members.len();
-        self.slice.count(&tally);
-        if done { self.take_load() } else { true }
+        let done = end == load.subscribers.len();
+        self.shard.count(&tally);
+        if done { self.take_pending() } else { true }
     }
 
     /// Takes what waits before the slice; `false` if nothing does.
-    fn take_load(&mut self) -> bool {
-        let mut state = self.slice.state.lock();
-        self.load = None;
+    fn take_pending(&mut self) -> bool {
+        let mut state = self.shard.state.lock();
+        self.in_flight = None;
         state.in_flight = None;
         if state.pending.is_empty() {
-            state.walking = false;
+            state.is_delivering = false;
             return false;
         }
         let batch = Arc::new(Batch::new(std::mem::take(&mut state.pending)));
         state.pending_bytes = 0;
         state.in_flight = Some(batch.clone());
-        let ShardState { members, snapshot, .. } = &mut *state;
+        let ShardState { subscribers: members, snapshot, .. } = &mut *state;
         let members = snapshot.get_or_insert_with(|| members.iter().map(|(_, member)| member.clone()).collect());
-        self.load = Some(InFlight { batch, members: members.clone(), at: 0 });
+        self.in_flight = Some(InFlight { batch, subscribers: members.clone(), at: 0 });
         drop(state);
-        self.slice.relief.notify_waiters();
+        self.shard.space_available.notify_waiters();
         true
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if self.load.is_some() {
-            let mut state = self.slice.state.lock();
-            (state.walking, state.in_flight) = (false, None);
+        if self.in_flight.is_some() {
+            let mut state = self.shard.state.lock();
+            (state.is_delivering, state.in_flight) = (false, None);
         }
     }
 }
@@ -328,15 +328,15 @@ impl Drop for Delivery {
 #[must_use = "subscribers are written to only when they are run"]
 pub struct Deliveries {
     /// To be run, each on its own.
-    pub walks: Vec<Delivery>,
+    pub list: Vec<Delivery>,
     /// Where more waits than a walk should have to take: the publisher ought to wait.
-    pub congestion: Option<Backpressure>,
+    pub backpressure: Option<Backpressure>,
 }
 
 impl Deliveries {
     pub fn add(&mut self, more: Deliveries) {
-        self.walks.extend(more.walks);
-        self.congestion = self.congestion.take().or(more.congestion);
+        self.list.extend(more.list);
+        self.backpressure = self.backpressure.take().or(more.backpressure);
     }
 }
 
@@ -345,15 +345,15 @@ pub struct Backpressure(Arc<Shard>);
 
 impl Backpressure {
     pub fn of(slice: &Arc<Shard>) -> Option<Self> {
-        slice.is_congested().then(|| Self(slice.clone()))
+        slice.is_behind().then(|| Self(slice.clone()))
     }
 
     /// Waits until the slice's walk took what waited.
-    pub async fn relieved(self) {
+    pub async fn wait(self) {
         loop {
-            let mut relief = std::pin::pin!(self.0.relief.notified());
+            let mut relief = std::pin::pin!(self.0.space_available.notified());
             relief.as_mut().enable();
-            if !self.0.is_congested() {
+            if !self.0.is_behind() {
                 return;
             }
             relief.await;

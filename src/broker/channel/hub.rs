@@ -25,12 +25,12 @@ const LOCK_STRIPES: usize = 64;
 pub struct Hub(Arc<Inner>);
 
 struct Inner {
-    shards: Vec<RwLock<HashMap<ChannelName, Arc<Subscribers>>>>,
+    lock_stripes: Vec<RwLock<HashMap<ChannelName, Arc<Subscribers>>>>,
     hasher: RandomState,
     /// Slices of a large channel: one for each core.
-    max_slices: usize,
+    max_shards: usize,
     counters: Arc<Counters>,
-    observers: Presence,
+    presence: Presence,
 }
 
 /// The members of one channel.
@@ -42,7 +42,7 @@ struct Subscribers {
 #[derive(Default)]
 struct SubscribersState {
     members: u64,
-    slices: Vec<Arc<Shard>>,
+    shards: Vec<Arc<Shard>>,
 }
 
 /// Who wants to join a channel.
@@ -59,8 +59,8 @@ pub struct JoinRequest {
 pub struct Membership {
     hub: Hub,
     channel: ChannelName,
-    member: Arc<Subscriber>,
-    slice: Arc<Shard>,
+    subscriber: Arc<Subscriber>,
+    shard: Arc<Shard>,
     at: usize,
     connection: u64,
     principal: Option<Arc<Principal>>,
@@ -70,11 +70,11 @@ impl Hub {
     pub fn new(max_slices: usize, counters: Arc<Counters>) -> Self {
         let shards = (0..LOCK_STRIPES).map(|_| RwLock::default()).collect();
         Self(Arc::new(Inner {
-            shards,
+            lock_stripes: shards,
             hasher: RandomState::new(),
-            max_slices: max_slices.max(1),
+            max_shards: max_slices.max(1),
             counters,
-            observers: Presence::default(),
+            presence: Presence::default(),
         }))
     }
 
@@ -87,7 +87,7 @@ impl Hub {
         seen: u64,
         max_members: u64,
     ) -> Result<Membership, Refusal> {
-        let mut shard = self.shard(channel).write();
+        let mut shard = self.lock_stripe(channel).write();
         let listeners = shard.entry(channel.clone()).or_default().clone();
         let mut state = listeners.state.lock();
         if max_members != 0 && state.members >= max_members {
@@ -96,47 +96,55 @@ impl Hub {
         state.members += 1;
         let JoinRequest { connection, principal, form, tag } = newcomer;
         let who = PresenceEvent::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
-        self.0.observers.tell(channel, who, state.members);
-        let slice = state.slice_for_one_more(self.0.max_slices, &self.0.counters);
+        self.0.presence.on_local_event(channel, who, state.members);
+        let slice = state.shard_with_room(self.0.max_shards, &self.0.counters);
         drop(state);
         drop(shard);
         let number = connection.id;
         let member = Arc::new(Subscriber::new(connection, form, slow_consumer, tag, seen));
         let at = slice.add(member.clone());
         self.0.counters.subscriptions.increment(1);
-        Ok(Membership { hub: self.clone(), channel: channel.clone(), member, slice, at, connection: number, principal })
+        Ok(Membership {
+            hub: self.clone(),
+            channel: channel.clone(),
+            subscriber: member,
+            shard: slice,
+            at,
+            connection: number,
+            principal,
+        })
     }
 
     /// Whether anybody here wants the publications of a channel.
-    pub fn is_wanted(&self, channel: &ChannelName) -> bool {
-        self.shard(channel).read().contains_key(channel)
+    pub fn has_subscribers_or_watchers(&self, channel: &ChannelName) -> bool {
+        self.lock_stripe(channel).read().contains_key(channel)
     }
 
     /// Puts a publication before every member. To be called in the order of offsets.
     pub fn fan_out(&self, channel: &ChannelName, publication: &Arc<Publication>) -> Deliveries {
-        let Some(listeners) = self.listeners(channel) else {
+        let Some(listeners) = self.subscribers_of(channel) else {
             return Deliveries::default();
         };
         let state = listeners.state.lock();
         let mut walks = Deliveries::default();
-        for slice in &state.slices {
-            walks.walks.extend(slice.push(publication.clone()));
-            walks.congestion = walks.congestion.or_else(|| Backpressure::of(slice));
+        for slice in &state.shards {
+            walks.list.extend(slice.push(publication.clone()));
+            walks.backpressure = walks.backpressure.or_else(|| Backpressure::of(slice));
         }
         walks
     }
 
     /// Tells every member that the channel is cut off from other nodes, or whole again.
-    pub fn tell_state(&self, channel: &ChannelName, state: &Reply<'_>) {
-        let Some(listeners) = self.listeners(channel) else { return };
-        let (slices, frame) = (listeners.state.lock().slices.clone(), text_frame(state.to_json().as_bytes()));
-        slices.iter().for_each(|slice| slice.tell(&frame));
+    pub fn send_state(&self, channel: &ChannelName, state: &Reply<'_>) {
+        let Some(listeners) = self.subscribers_of(channel) else { return };
+        let (slices, frame) = (listeners.state.lock().shards.clone(), text_frame(state.to_json().as_bytes()));
+        slices.iter().for_each(|slice| slice.send_to_all(&frame));
     }
 
     /// Ends every subscription to a channel.
     pub fn end(&self, channel: &ChannelName, reason: CloseReason) {
-        if let Some(listeners) = self.listeners(channel) {
-            let slices = listeners.state.lock().slices.clone();
+        if let Some(listeners) = self.subscribers_of(channel) {
+            let slices = listeners.state.lock().shards.clone();
             let ended = slices.iter().map(|slice| slice.end(channel, reason)).sum();
             self.leave(channel, ended, PresenceEvent::Ended(reason));
         }
@@ -144,7 +152,7 @@ impl Hub {
 
     /// Tells `connection` who comes and goes, from the number of members of all nodes on that `announce` is called with.
     /// `elsewhere` is what is known of other nodes.
-    pub fn observe(
+    pub fn watch_presence(
         &self,
         channel: ChannelName,
         connection: Arc<Connection>,
@@ -153,36 +161,36 @@ impl Hub {
         announce: impl FnOnce(u64),
     ) -> PresenceSubscription {
         // No one joins or leaves meanwhile.
-        let shard = self.shard(&channel).write();
+        let shard = self.lock_stripe(&channel).write();
         let members = shard.get(&channel).map_or(0, |listeners| listeners.state.lock().members);
-        self.0.observers.add(channel, connection, members, elsewhere, now, announce)
+        self.0.presence.add_local_watcher(channel, connection, members, elsewhere, now, announce)
     }
 
     /// Tells another node who comes and goes here, for so long, and at once how many there are.
-    pub fn watched_by(&self, channel: &ChannelName, node: &str, until: Instant) {
-        let shard = self.shard(channel).write();
+    pub fn add_remote_watcher(&self, channel: &ChannelName, node: &str, until: Instant) {
+        let shard = self.lock_stripe(channel).write();
         let members = shard.get(channel).map_or(0, |listeners| listeners.state.lock().members);
-        self.0.observers.watched_by(channel, node, members, until);
+        self.0.presence.add_remote_watcher(channel, node, members, until);
     }
 
     pub fn observers(&self) -> &Presence {
-        &self.0.observers
+        &self.0.presence
     }
 
     /// Members of a channel on this node.
-    pub fn members(&self, channel: &ChannelName) -> u64 {
-        self.listeners(channel).map_or(0, |listeners| listeners.state.lock().members)
+    pub fn subscriber_count(&self, channel: &ChannelName) -> u64 {
+        self.subscribers_of(channel).map_or(0, |listeners| listeners.state.lock().members)
     }
 
     /// So many members were removed from their slices.
     fn leave(&self, channel: &ChannelName, count: u64, happened: PresenceEvent<'_>) {
         self.0.counters.subscriptions.decrement(count as f64);
-        let mut shard = self.shard(channel).write();
+        let mut shard = self.lock_stripe(channel).write();
         let Some(listeners) = shard.get(channel) else { return };
         let left = {
             let mut state = listeners.state.lock();
             state.members -= count;
-            self.0.observers.tell(channel, happened, state.members);
+            self.0.presence.on_local_event(channel, happened, state.members);
             state.members
         };
         if left == 0 {
@@ -190,25 +198,25 @@ impl Hub {
         }
     }
 
-    fn listeners(&self, channel: &ChannelName) -> Option<Arc<Subscribers>> {
-        self.shard(channel).read().get(channel).cloned()
+    fn subscribers_of(&self, channel: &ChannelName) -> Option<Arc<Subscribers>> {
+        self.lock_stripe(channel).read().get(channel).cloned()
     }
 
-    fn shard(&self, channel: &ChannelName) -> &RwLock<HashMap<ChannelName, Arc<Subscribers>>> {
-        &self.0.shards[self.0.hasher.hash_one(channel) as usize % LOCK_STRIPES]
+    fn lock_stripe(&self, channel: &ChannelName) -> &RwLock<HashMap<ChannelName, Arc<Subscribers>>> {
+        &self.0.lock_stripes[self.0.hasher.hash_one(channel) as usize % LOCK_STRIPES]
     }
 }
 
 impl SubscribersState {
-    fn slice_for_one_more(&mut self, max_slices: usize, counters: &Arc<Counters>) -> Arc<Shard> {
-        let room = self.slices.iter().find(|slice| !slice.is_full()).cloned();
+    fn shard_with_room(&mut self, max_slices: usize, counters: &Arc<Counters>) -> Arc<Shard> {
+        let room = self.shards.iter().find(|slice| !slice.is_full()).cloned();
         if let Some(slice) = room {
             return slice;
         }
-        if self.slices.len() < max_slices {
-            self.slices.push(Shard::new(counters.clone()));
+        if self.shards.len() < max_slices {
+            self.shards.push(Shard::new(counters.clone()));
         }
-        self.slices.iter().min_by_key(|slice| slice.members()).expect("there is at least one slice").clone()
+        self.shards.iter().min_by_key(|slice| slice.subscriber_count()).expect("there is at least one slice").clone()
     }
 }
 
@@ -222,25 +230,25 @@ impl Membership {
     }
 
     pub(in crate::broker) fn member(&self) -> Arc<Subscriber> {
-        self.member.clone()
+        self.subscriber.clone()
     }
 
     /// `false` once the gateway has ended the subscription.
     pub fn is_active(&self) -> bool {
-        self.member.is_active()
+        self.subscriber.is_active()
     }
 
     /// Sends the member what was published so far, before anything that the caller sends next.
     pub fn catch_up(&self) {
-        self.slice.catch_up(&self.member);
+        self.shard.catch_up(&self.subscriber);
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
         // If the gateway ended it, it was removed then, and its place may be another's.
-        if self.member.deactivate() {
-            self.slice.remove(self.at);
+        if self.subscriber.deactivate() {
+            self.shard.remove(self.at);
             let person = person(self.principal.as_deref());
             let who = PresenceEvent::Unsubscribed { connection: self.connection, person };
             self.hub.leave(&self.channel, 1, who);

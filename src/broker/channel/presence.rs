@@ -40,22 +40,22 @@ struct Inner {
 /// The way to other nodes.
 struct Nodes {
     own: Arc<str>,
-    outward: mpsc::Sender<(Arc<str>, PresenceUpdate)>,
+    outgoing: mpsc::Sender<(Arc<str>, PresenceUpdate)>,
 }
 
 /// A channel that somebody watches, here or on another node.
 #[derive(Default)]
 struct WatchedChannel {
     /// Subscribers of this node.
-    here: u64,
+    local: u64,
     /// Those of other nodes, and when they were heard of.
-    elsewhere: HashMap<Arc<str>, (u64, Instant)>,
+    remote: HashMap<Arc<str>, (u64, Instant)>,
     /// The sum that observers were told last.
-    told: u64,
+    last_reported: u64,
     /// Told, and nobody came since.
     is_ended: bool,
-    observers: Vec<LocalWatcher>,
-    watchers: HashMap<Arc<str>, RemoteWatcher>,
+    local_watchers: Vec<LocalWatcher>,
+    remote_watchers: HashMap<Arc<str>, RemoteWatcher>,
 }
 
 struct LocalWatcher {
@@ -75,14 +75,14 @@ struct RemoteWatcher {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RefreshList {
     /// Channels that are watched here, for [`Bus::watch`](crate::broker::Bus::watch).
-    pub here: Vec<ChannelName>,
+    pub local: Vec<ChannelName>,
     /// Channels that are watched on other nodes, for [`Presence::repeat`].
-    pub elsewhere: Vec<ChannelName>,
+    pub remote: Vec<ChannelName>,
 }
 
 /// Tells a connection about a channel until it is dropped.
 pub struct PresenceSubscription {
-    observers: Presence,
+    presence: Presence,
     pub channel: ChannelName,
     number: u64,
 }
@@ -117,16 +117,16 @@ enum WireEvent {
 
 impl Presence {
     /// From now on other nodes are told and counted. Returns the words for them, each with its node.
-    pub fn over_nodes(&self, own: &str) -> mpsc::Receiver<(Arc<str>, PresenceUpdate)> {
+    pub fn enable_cluster(&self, own: &str) -> mpsc::Receiver<(Arc<str>, PresenceUpdate)> {
         let (outward, notices) = mpsc::channel(MAX_QUEUED_UPDATES);
         // Whoever asks again gets words that nobody sends.
-        let _ = self.0.nodes.set(Nodes { own: own.into(), outward });
+        let _ = self.0.nodes.set(Nodes { own: own.into(), outgoing: outward });
         notices
     }
 
     /// Tells `connection` from now on. `here` are the subscribers of this node, `elsewhere` what is known of others;
     /// `announce` is called with their sum, before the first event.
-    pub(super) fn add(
+    pub(super) fn add_local_watcher(
         &self,
         channel: ChannelName,
         connection: Arc<Connection>,
@@ -138,78 +138,78 @@ impl Presence {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let mut by_channel = self.0.by_channel.lock();
         let watched = by_channel.entry(channel.clone()).or_default();
-        watched.here = here;
+        watched.local = here;
         for (node, count) in elsewhere {
             // What the node itself said is newer.
-            watched.elsewhere.entry(node.into()).or_insert((count, now));
+            watched.remote.entry(node.into()).or_insert((count, now));
         }
         // Those that watch already are told with the next event.
-        watched.told = watched.sum();
-        watched.observers.push(LocalWatcher { number, connection, missed: 0 });
-        announce(watched.told);
+        watched.last_reported = watched.sum();
+        watched.local_watchers.push(LocalWatcher { number, connection, missed: 0 });
+        announce(watched.last_reported);
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
-        PresenceSubscription { observers: self.clone(), channel, number }
+        PresenceSubscription { presence: self.clone(), channel, number }
     }
 
     /// Tells `node` until then, and at once how many subscribers there are here.
-    pub(super) fn watched_by(&self, channel: &ChannelName, node: &str, here: u64, until: Instant) {
+    pub(super) fn add_remote_watcher(&self, channel: &ChannelName, node: &str, here: u64, until: Instant) {
         let Some(nodes) = self.0.nodes.get() else { return };
         let mut by_channel = self.0.by_channel.lock();
         let watched = by_channel.entry(channel.clone()).or_default();
-        watched.here = here;
+        watched.local = here;
         let node = Arc::<str>::from(node);
-        let watcher = watched.watchers.entry(node.clone()).or_insert(RemoteWatcher { until, missed: 0 });
+        let watcher = watched.remote_watchers.entry(node.clone()).or_insert(RemoteWatcher { until, missed: 0 });
         watcher.until = until;
-        watcher.tell(nodes, &node, channel, None, here);
+        watcher.notify(nodes, &node, channel, None, here);
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
     }
 
     /// `here` listen now on this node. To be called in the order of what happens.
-    pub(super) fn tell(&self, channel: &ChannelName, happened: PresenceEvent<'_>, here: u64) {
+    pub(super) fn on_local_event(&self, channel: &ChannelName, happened: PresenceEvent<'_>, here: u64) {
         if self.0.count.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut by_channel = self.0.by_channel.lock();
         let Some(watched) = by_channel.get_mut(channel) else { return };
-        watched.here = here;
+        watched.local = here;
         let nodes = self.0.nodes.get();
-        watched.happened(channel, happened, nodes.map(|nodes| &*nodes.own));
+        watched.on_event(channel, happened, nodes.map(|nodes| &*nodes.own));
         if let Some(nodes) = nodes {
-            for (node, watcher) in &mut watched.watchers {
-                watcher.tell(nodes, node, channel, Some(WireEvent::of(happened)), here);
+            for (node, watcher) in &mut watched.remote_watchers {
+                watcher.notify(nodes, node, channel, Some(WireEvent::of(happened)), here);
             }
         }
     }
 
     /// Another node told something about its subscribers. To be called in the order of what it says.
-    pub fn hear(&self, node: &str, notice: &PresenceUpdate, now: Instant) {
+    pub fn on_remote_update(&self, node: &str, notice: &PresenceUpdate, now: Instant) {
         let PresenceUpdate { channel, what, connections, missed } = notice;
         let Ok(channel) = ChannelName::from_dialect(channel) else { return };
         let mut by_channel = self.0.by_channel.lock();
-        let Some(watched) = by_channel.get_mut(&channel).filter(|watched| !watched.observers.is_empty()) else {
+        let Some(watched) = by_channel.get_mut(&channel).filter(|watched| !watched.local_watchers.is_empty()) else {
             return;
         };
-        watched.elsewhere.insert(node.into(), (*connections, now));
-        watched.observers.iter_mut().for_each(|observer| observer.missed += missed);
+        watched.remote.insert(node.into(), (*connections, now));
+        watched.local_watchers.iter_mut().for_each(|observer| observer.missed += missed);
         match what.as_ref().and_then(WireEvent::happened) {
-            Some(happened) => watched.happened(&channel, happened, Some(node)),
-            None => watched.counted(&channel),
+            Some(happened) => watched.on_event(&channel, happened, Some(node)),
+            None => watched.send_count_if_changed(&channel),
         }
     }
 
     /// Forgets nodes that were not heard of for too long. To be called every few seconds; gives what is to be said again.
-    pub fn renew(&self, now: Instant) -> RefreshList {
+    pub fn refresh(&self, now: Instant) -> RefreshList {
         let mut by_channel = self.0.by_channel.lock();
         let mut renewal = RefreshList::default();
         for (channel, watched) in by_channel.iter_mut() {
-            watched.watchers.retain(|_, watcher| watcher.until > now);
-            if !watched.watchers.is_empty() {
-                renewal.elsewhere.push(channel.clone());
+            watched.remote_watchers.retain(|_, watcher| watcher.until > now);
+            if !watched.remote_watchers.is_empty() {
+                renewal.remote.push(channel.clone());
             }
-            if !watched.observers.is_empty() {
-                watched.elsewhere.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < PRESENCE_LEASE);
-                watched.counted(channel);
-                renewal.here.push(channel.clone());
+            if !watched.local_watchers.is_empty() {
+                watched.remote.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < PRESENCE_LEASE);
+                watched.send_count_if_changed(channel);
+                renewal.local.push(channel.clone());
             }
         }
         by_channel.retain(|_, watched| watched.is_wanted());
@@ -218,11 +218,11 @@ impl Presence {
     }
 
     /// Tells the nodes that watch a channel how many there are here.
-    pub fn repeat(&self, channel: &ChannelName) {
+    pub fn resend_counts(&self, channel: &ChannelName) {
         let Some(nodes) = self.0.nodes.get() else { return };
         if let Some(watched) = self.0.by_channel.lock().get_mut(channel) {
-            for (node, watcher) in &mut watched.watchers {
-                watcher.tell(nodes, node, channel, None, watched.here);
+            for (node, watcher) in &mut watched.remote_watchers {
+                watcher.notify(nodes, node, channel, None, watched.local);
             }
         }
     }
@@ -230,40 +230,40 @@ impl Presence {
 
 impl WatchedChannel {
     fn sum(&self) -> u64 {
-        self.here + self.elsewhere.values().map(|(count, _)| count).sum::<u64>()
+        self.local + self.remote.values().map(|(count, _)| count).sum::<u64>()
     }
 
     fn is_wanted(&self) -> bool {
-        !self.observers.is_empty() || !self.watchers.is_empty()
+        !self.local_watchers.is_empty() || !self.remote_watchers.is_empty()
     }
 
     /// `node` is where it happened.
-    fn happened(&mut self, channel: &ChannelName, happened: PresenceEvent<'_>, node: Option<&str>) {
+    fn on_event(&mut self, channel: &ChannelName, happened: PresenceEvent<'_>, node: Option<&str>) {
         match happened {
             // Each node ends the subscriptions of its own; that is one end.
-            PresenceEvent::Ended(_) if self.is_ended => return self.counted(channel),
+            PresenceEvent::Ended(_) if self.is_ended => return self.send_count_if_changed(channel),
             PresenceEvent::Ended(reason) => {
                 self.is_ended = true;
                 // The others are about to say so.
                 if reason != CloseReason::EngineUnavailable {
-                    self.here = 0;
-                    self.elsewhere.values_mut().for_each(|(count, _)| *count = 0);
+                    self.local = 0;
+                    self.remote.values_mut().for_each(|(count, _)| *count = 0);
                 }
             }
             PresenceEvent::Subscribed { .. } => self.is_ended = false,
             PresenceEvent::Unsubscribed { .. } => {}
         }
-        self.told = self.sum();
-        for observer in &mut self.observers {
-            observer.tell(channel, Some(happened), node, self.told);
+        self.last_reported = self.sum();
+        for observer in &mut self.local_watchers {
+            observer.tell(channel, Some(happened), node, self.last_reported);
         }
     }
 
     /// Tells the number if it is another one than was told.
-    fn counted(&mut self, channel: &ChannelName) {
+    fn send_count_if_changed(&mut self, channel: &ChannelName) {
         let sum = self.sum();
-        if std::mem::replace(&mut self.told, sum) != sum {
-            self.observers.iter_mut().for_each(|observer| observer.tell(channel, None, None, sum));
+        if std::mem::replace(&mut self.last_reported, sum) != sum {
+            self.local_watchers.iter_mut().for_each(|observer| observer.tell(channel, None, None, sum));
         }
     }
 }
@@ -306,7 +306,7 @@ impl LocalWatcher {
 }
 
 impl RemoteWatcher {
-    fn tell(
+    fn notify(
         &mut self,
         nodes: &Nodes,
         node: &Arc<str>,
@@ -316,7 +316,7 @@ impl RemoteWatcher {
     ) {
         let is_event = what.is_some();
         let notice = PresenceUpdate { channel: channel.as_str().into(), what, connections, missed: self.missed };
-        match nodes.outward.try_send((node.clone(), notice)) {
+        match nodes.outgoing.try_send((node.clone(), notice)) {
             Ok(()) => self.missed = 0,
             Err(_) => self.missed += u64::from(is_event),
         }
@@ -356,15 +356,15 @@ impl WireEvent {
 
 impl Drop for PresenceSubscription {
     fn drop(&mut self) {
-        let mut by_channel = self.observers.0.by_channel.lock();
+        let mut by_channel = self.presence.0.by_channel.lock();
         let Some(watched) = by_channel.get_mut(&self.channel) else { return };
-        watched.observers.retain(|observer| observer.number != self.number);
-        if watched.observers.is_empty() {
-            watched.elsewhere.clear();
+        watched.local_watchers.retain(|observer| observer.number != self.number);
+        if watched.local_watchers.is_empty() {
+            watched.remote.clear();
         }
         if !watched.is_wanted() {
             by_channel.remove(&self.channel);
         }
-        self.observers.0.count.store(by_channel.len(), Ordering::Relaxed);
+        self.presence.0.count.store(by_channel.len(), Ordering::Relaxed);
     }
 }

@@ -105,7 +105,7 @@ pub struct ChannelRule {
     /// With `*` where a template has a claim: limits do not depend on who asks.
     pub pattern: Pattern,
     /// Whose channels these are, where the pattern was written with claims in braces.
-    pub template: Option<ClaimPattern>,
+    pub claim_pattern: Option<ClaimPattern>,
     /// Who meets one of these may not subscribe, whatever else holds.
     pub deny: Vec<Requirements>,
     pub subscribers: Audience,
@@ -127,7 +127,10 @@ impl ChannelRule {
     /// Denials first, then whose channel it is, then who may subscribe.
     fn allows(&self, channel: &ChannelName, principal: Option<&Principal>) -> bool {
         !principal.is_some_and(|principal| self.denies(principal))
-            && self.template.as_ref().is_none_or(|template| principal.is_some_and(|who| template.matches(channel, who)))
+            && self
+                .claim_pattern
+                .as_ref()
+                .is_none_or(|template| principal.is_some_and(|who| template.matches(channel, who)))
             && self.subscribers.allows(principal)
     }
 
@@ -147,8 +150,8 @@ impl ChannelRule {
     }
 
     /// Whether it asks for more than some valid token.
-    pub fn asks_who(&self) -> bool {
-        matches!(self.subscribers, Audience::Matching(_)) || self.template.is_some() || !self.deny.is_empty()
+    pub fn is_restricted(&self) -> bool {
+        matches!(self.subscribers, Audience::Matching(_)) || self.claim_pattern.is_some() || !self.deny.is_empty()
     }
 }
 
@@ -172,7 +175,7 @@ impl ChannelRules {
                 Audience::Anyone | Audience::Authenticated => &[],
             };
             let required = allowed.iter().chain(&rule.deny).flat_map(|needed| needed.claims.keys().map(String::as_str));
-            required.chain(rule.template.iter().flat_map(ClaimPattern::claims))
+            required.chain(rule.claim_pattern.iter().flat_map(ClaimPattern::claims))
         })
         .collect()
     }

@@ -24,7 +24,7 @@ pub struct SessionContext {
 
 pub struct Session {
     connection: Arc<Connection>,
-    channels: SessionContext,
+    context: SessionContext,
     principal: Option<Arc<Principal>>,
     form: Form,
     /// Sorted by channel: most sessions have few.
@@ -35,8 +35,8 @@ pub struct Session {
 impl Session {
     /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
     pub fn new(connection: Arc<Connection>, channels: SessionContext, principal: Option<Arc<Principal>>) -> Self {
-        connection.admit(principal.as_ref().map(|principal| principal.expires));
-        Self { connection, channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
+        connection.set_authenticated(principal.as_ref().map(|principal| principal.expires));
+        Self { connection, context: channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
     }
 
     /// The same for a connection that takes publications in another form.
@@ -75,7 +75,7 @@ impl Session {
         if !same {
             return Err(Refusal::new(Code::Forbidden, "the token is another person's; open a new connection"));
         }
-        self.connection.admit(Some(principal.expires));
+        self.connection.set_authenticated(Some(principal.expires));
         self.reply(&Reply::Refreshed { id, expires: rfc3339(principal.expires) });
         self.principal = Some(principal);
         self.recheck();
@@ -84,7 +84,7 @@ impl Session {
 
     /// Ends the subscriptions that the rules no longer allow.
     pub fn recheck(&mut self) {
-        let rules = self.channels.rules.load();
+        let rules = self.context.rules.load();
         let principal = self.principal.as_deref();
         let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.memberships)
             .into_iter()
@@ -112,7 +112,7 @@ impl Session {
     /// Refuses a channel that this session may not listen to.
     pub fn may_listen(&self, channel: &ChannelName) -> Result<(), Refusal> {
         let principal = self.principal.as_deref();
-        if self.channels.rules.load().may_subscribe(channel, principal) {
+        if self.context.rules.load().may_subscribe(channel, principal) {
             return Ok(());
         }
         Err(match principal {
@@ -154,7 +154,7 @@ impl Session {
     ) -> Result<(), Refusal> {
         // Once more: the rules may have changed while the engine was waited for.
         self.may_listen(channel)?;
-        if self.memberships.len() >= self.channels.max_subscriptions {
+        if self.memberships.len() >= self.context.max_subscriptions {
             // Those that the gateway ended count no more.
             self.memberships.retain(Membership::is_active);
         }
@@ -166,7 +166,7 @@ impl Session {
             }
             Err(at) => at,
         };
-        if self.memberships.len() >= self.channels.max_subscriptions {
+        if self.memberships.len() >= self.context.max_subscriptions {
             return Err(Refusal::new(Code::LimitReached, "the connection listens to as many channels as it may"));
         }
         self.next_tag += 1;
@@ -176,7 +176,7 @@ impl Session {
             form: self.form,
             tag: self.next_tag,
         };
-        let membership = self.channels.engine.subscribe(channel, newcomer, start, now, announce)?;
+        let membership = self.context.engine.subscribe(channel, newcomer, start, now, announce)?;
         if self.memberships.is_empty() {
             // Most have one: not room for four.
             self.memberships.reserve_exact(1);
@@ -205,11 +205,11 @@ impl Session {
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
         let at = self.find(&channel).map_err(|_| Refusal::from(Code::NotSubscribed))?;
         let membership = Some(&self.memberships[at]).filter(|one| one.is_active()).ok_or(Code::NotSubscribed)?;
-        if !self.channels.rules.load().of(&channel).replies {
+        if !self.context.rules.load().of(&channel).replies {
             return Err(Refusal::new(Code::Forbidden, "the channel takes no replies"));
         }
         let to = Position::of_message(&to.0).ok_or(Code::MessageUnknown)?;
-        let publisher = self.channels.engine.publisher_of(&channel, &to).ok_or(Code::MessageUnknown)?;
+        let publisher = self.context.engine.publisher_of(&channel, &to).ok_or(Code::MessageUnknown)?;
         let reply = NewReply {
             from: &self.connection,
             membership,
@@ -220,7 +220,7 @@ impl Session {
             data,
             wants_answer: command.answer.unwrap_or(false),
         };
-        self.channels.replies.send(&publisher, reply, Now::read())
+        self.context.replies.send(&publisher, reply, Now::read())
     }
 
     fn find(&self, channel: &ChannelName) -> Result<usize, usize> {

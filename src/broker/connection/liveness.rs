@@ -8,13 +8,13 @@ use crate::protocol::CloseReason;
 #[derive(Debug)]
 pub struct Liveness {
     /// Sweeps since something arrived.
-    quiet: u16,
+    silent_sweeps: u16,
     /// Sweeps in which something waited and the socket took nothing.
-    stalled: u16,
+    stalled_sweeps: u16,
     /// Sweeps since the close began.
-    closing: u16,
+    closing_sweeps: u16,
     /// Sweeps left for the first message; 0 when the peer is known.
-    hello: u16,
+    hello_sweeps: u16,
     /// Sweeps of silence after which this connection is pinged: spread, so that pings do not come in waves.
     ping_after: u16,
     /// Seconds since 1970; 0 for never.
@@ -24,7 +24,7 @@ pub struct Liveness {
 /// What a sweep asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    Fine,
+    None,
     Ping,
     Close(CloseReason),
     /// The peer does not even take its Close.
@@ -35,15 +35,22 @@ impl Liveness {
     pub fn new(id: u64, limits: &ConnectionLimits) -> Self {
         let ping = sweeps(limits.ping);
         let spread = u64::from(ping / 5) + 1;
-        Self { quiet: 0, stalled: 0, closing: 0, hello: 0, ping_after: ping - (id % spread) as u16, expires: 0 }
+        Self {
+            silent_sweeps: 0,
+            stalled_sweeps: 0,
+            closing_sweeps: 0,
+            hello_sweeps: 0,
+            ping_after: ping - (id % spread) as u16,
+            expires: 0,
+        }
     }
 
     pub fn expect_hello(&mut self, within: Duration) {
-        self.hello = sweeps(within);
+        self.hello_sweeps = sweeps(within);
     }
 
-    pub fn admit(&mut self, expires: Option<u64>) {
-        self.hello = 0;
+    pub fn set_authenticated(&mut self, expires: Option<u64>) {
+        self.hello_sweeps = 0;
         self.expires = expires.unwrap_or(0);
     }
 
@@ -58,34 +65,34 @@ impl Liveness {
     ) -> Action {
         match phase {
             Phase::Open => {}
-            Phase::Closed(_) => return Action::Fine,
+            Phase::Closed(_) => return Action::None,
             Phase::Closing(_) => {
-                self.closing = self.closing.saturating_add(1);
-                return if self.closing > sweeps(limits.close) { Action::Abandon } else { Action::Fine };
+                self.closing_sweeps = self.closing_sweeps.saturating_add(1);
+                return if self.closing_sweeps > sweeps(limits.close) { Action::Abandon } else { Action::None };
             }
         }
-        self.stalled = if waiting && !moved { self.stalled.saturating_add(1) } else { 0 };
-        self.quiet = if heard { 0 } else { self.quiet.saturating_add(1) };
+        self.stalled_sweeps = if waiting && !moved { self.stalled_sweeps.saturating_add(1) } else { 0 };
+        self.silent_sweeps = if heard { 0 } else { self.silent_sweeps.saturating_add(1) };
         if self.expires != 0 && now_unix >= self.expires {
             return Action::Close(CloseReason::TokenExpired);
         }
-        if self.stalled > sweeps(limits.stall) {
+        if self.stalled_sweeps > sweeps(limits.stall) {
             return Action::Close(CloseReason::SlowConsumer);
         }
-        if self.hello > 0 {
-            self.hello -= 1;
-            if self.hello == 0 {
+        if self.hello_sweeps > 0 {
+            self.hello_sweeps -= 1;
+            if self.hello_sweeps == 0 {
                 return Action::Close(CloseReason::Unauthenticated);
             }
         }
-        if self.quiet == self.ping_after && limits.unasked.is_none() {
+        if self.silent_sweeps == self.ping_after && limits.close_silent_without_ping.is_none() {
             return Action::Ping;
         }
         // A peer whose socket is full cannot be heard answering; the stall decides about it.
-        if self.quiet > sweeps(limits.ping).saturating_add(whole(limits.pong)) && !waiting {
+        if self.silent_sweeps > sweeps(limits.ping).saturating_add(whole(limits.pong)) && !waiting {
             return Action::Close(CloseReason::PingTimeout);
         }
-        Action::Fine
+        Action::None
     }
 }
 
@@ -109,7 +116,7 @@ mod tests {
         close: Duration::from_secs(2),
         ping: Duration::from_secs(10),
         pong: Duration::from_secs(4),
-        unasked: None,
+        close_silent_without_ping: None,
     };
 
     /// The sweeps at which something other than `Fine` was said, up to the first end.
@@ -118,7 +125,7 @@ mod tests {
         for second in 1..60 {
             let (heard, waiting, moved) = event(second);
             match watch.sweep(heard, waiting, moved, Phase::Open, second, &LIMITS) {
-                Action::Fine => {}
+                Action::None => {}
                 end @ Action::Close(_) => {
                     said.push((second, end));
                     break;
@@ -139,10 +146,11 @@ mod tests {
 
     #[test]
     fn w7_a_peer_that_is_not_asked_is_ended_after_its_silence() {
-        let limits = ConnectionLimits { pong: Duration::ZERO, unasked: Some((1000, "bye")), ..LIMITS };
+        let limits =
+            ConnectionLimits { pong: Duration::ZERO, close_silent_without_ping: Some((1000, "bye")), ..LIMITS };
         let mut watch = Liveness::new(3, &limits);
         let verdicts = (1..=11).map(|second| watch.sweep(false, false, false, Phase::Open, second, &limits));
-        let said: Vec<_> = verdicts.filter(|verdict| *verdict != Action::Fine).collect();
+        let said: Vec<_> = verdicts.filter(|verdict| *verdict != Action::None).collect();
         assert_eq!(said, [Action::Close(CloseReason::PingTimeout)]);
     }
 
@@ -162,7 +170,7 @@ mod tests {
     #[test]
     fn t_j12_a_right_ends_at_its_second() {
         let mut watch = Liveness::new(0, &LIMITS);
-        watch.admit(Some(7));
+        watch.set_authenticated(Some(7));
         assert_eq!(run(&mut watch, |_| (true, false, false)), [(7, Action::Close(CloseReason::TokenExpired))]);
     }
 
@@ -171,6 +179,6 @@ mod tests {
         let mut watch = Liveness::new(0, &LIMITS);
         let phase = Phase::Closing(CloseReason::Draining);
         let verdicts: Vec<_> = (0..3).map(|_| watch.sweep(false, true, false, phase, 0, &LIMITS)).collect();
-        assert_eq!(verdicts, [Action::Fine, Action::Fine, Action::Abandon]);
+        assert_eq!(verdicts, [Action::None, Action::None, Action::Abandon]);
     }
 }

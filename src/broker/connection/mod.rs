@@ -69,7 +69,7 @@ pub struct ConnectionLimits {
     /// From a ping to a sign of life.
     pub pong: Duration,
     /// A silent peer is not pinged before it is ended, and its Close has this code and text: an older dialect's way.
-    pub unasked: Option<(u16, &'static str)>,
+    pub close_silent_without_ping: Option<(u16, &'static str)>,
 }
 
 /// A connection, shared by its own task, the fan-out and the sweep. One allocation, one lock.
@@ -77,7 +77,7 @@ pub struct Connection<S: ?Sized = dyn Socket> {
     pub id: u64,
     limits: Arc<ConnectionLimits>,
     /// Something arrived since the last sweep.
-    heard: AtomicBool,
+    was_heard_from: AtomicBool,
     /// Channels it listens to.
     subscriptions: AtomicU32,
     state: Mutex<State>,
@@ -87,13 +87,13 @@ pub struct Connection<S: ?Sized = dyn Socket> {
 struct State {
     outbox: Outbox,
     /// What is sent waits for what is sent next.
-    is_corked: bool,
+    is_batching: bool,
     phase: Phase,
-    watch: Liveness,
+    liveness: Liveness,
     /// The connection's own task, which writes what waits and ends the connection.
     task: Option<Waker>,
     /// Those who wait until less waits here.
-    relief: Vec<Waker>,
+    drain_waiters: Vec<Waker>,
 }
 
 /// How far a connection is on its way.
@@ -123,16 +123,16 @@ impl<S: Socket> Connection<S> {
         let watch = Liveness::new(id, &limits);
         let state = State {
             outbox: Outbox::default(),
-            is_corked: false,
+            is_batching: false,
             phase: Phase::Open,
-            watch,
+            liveness: watch,
             task: None,
-            relief: Vec::new(),
+            drain_waiters: Vec::new(),
         };
         Self {
             id,
             limits,
-            heard: AtomicBool::new(false),
+            was_heard_from: AtomicBool::new(false),
             subscriptions: AtomicU32::new(0),
             state: Mutex::new(state),
             socket,
@@ -156,14 +156,14 @@ impl<S: Socket + ?Sized> Connection<S> {
     }
 
     /// From here on what is sent waits, as far as it is little, for [`Connection::uncork`], which writes it in one go.
-    pub fn cork(&self) {
-        self.state.lock().is_corked = true;
+    pub fn begin_batch(&self) {
+        self.state.lock().is_batching = true;
     }
 
-    pub fn uncork(&self) {
+    pub fn end_batch(&self) {
         let mut outgoing = self.lock();
-        if outgoing.state.is_corked {
-            outgoing.uncork();
+        if outgoing.state.is_batching {
+            outgoing.end_batch();
         }
     }
 
@@ -178,7 +178,7 @@ impl<S: Socket + ?Sized> Connection<S> {
     }
 
     /// The same in the words of an older dialect; as much of `text` as fits into the frame.
-    pub fn close_saying(&self, reason: CloseReason, code: u16, text: &str) {
+    pub fn close_with(&self, reason: CloseReason, code: u16, text: &str) {
         self.lock().close(reason, websocket::close_frame_saying(code, text));
     }
 
@@ -197,8 +197,8 @@ impl<S: Socket + ?Sized> Connection<S> {
     }
 
     /// Something arrived from the peer.
-    pub fn hear(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+    pub fn mark_alive(&self) {
+        self.was_heard_from.store(true, Ordering::Relaxed);
     }
 
     /// Bytes that wait for the socket.
@@ -224,13 +224,13 @@ impl<S: Socket + ?Sized> Connection<S> {
 
     /// Ready while at most `bytes` wait for the socket, and when the connection is on its way out. Otherwise the
     /// task of `cx` is woken when something of it was written.
-    pub fn poll_relief(&self, cx: &Context<'_>, bytes: usize) -> Poll<()> {
+    pub fn poll_drained(&self, cx: &Context<'_>, bytes: usize) -> Poll<()> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open || state.outbox.bytes() <= bytes {
             return Poll::Ready(());
         }
-        if !state.relief.iter().any(|waker| waker.will_wake(cx.waker())) {
-            state.relief.push(cx.waker().clone());
+        if !state.drain_waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.drain_waiters.push(cx.waker().clone());
         }
         Poll::Pending
     }
@@ -241,10 +241,10 @@ impl<S: Socket + ?Sized> Connection<S> {
     }
 
     /// Takes the oldest frames that wait, for a socket that takes none itself: see [`BufferedSocket`].
-    pub fn take(&self) -> Option<Bytes> {
+    pub fn pop_frames(&self) -> Option<Bytes> {
         let mut outgoing = self.lock();
-        let taken = outgoing.state.outbox.take();
-        outgoing.relieve();
+        let taken = outgoing.state.outbox.pop_frames();
+        outgoing.wake_drain_waiters();
         taken
     }
 
@@ -260,29 +260,29 @@ impl<S: Socket + ?Sized> Connection<S> {
 
     /// Ends the connection with [`CloseReason::Unauthenticated`] unless [`Connection::admit`] comes in time.
     pub fn expect_hello(&self, within: Duration) {
-        self.state.lock().watch.expect_hello(within);
+        self.state.lock().liveness.expect_hello(within);
     }
 
     /// The peer is known; its right ends at `expires` (seconds since 1970), if it does.
-    pub fn admit(&self, expires: Option<u64>) {
-        self.state.lock().watch.admit(expires);
+    pub fn set_authenticated(&self, expires: Option<u64>) {
+        self.state.lock().liveness.set_authenticated(expires);
     }
 
     /// To be called once a second. Returns why the connection is being ended, if it is since this call.
     pub fn sweep(&self, now_unix: u64) -> Option<CloseReason> {
-        let heard = self.heard.swap(false, Ordering::Relaxed);
+        let heard = self.was_heard_from.swap(false, Ordering::Relaxed);
         let mut outgoing = self.lock();
         let state = &mut *outgoing.state;
         let waiting = !state.outbox.is_empty();
         let moved = state.outbox.take_progress();
-        match state.watch.sweep(heard, waiting, moved, state.phase, now_unix, &self.limits) {
-            Action::Fine => None,
+        match state.liveness.sweep(heard, waiting, moved, state.phase, now_unix, &self.limits) {
+            Action::None => None,
             Action::Ping => {
                 outgoing.send(&websocket::ping_frame(), None);
                 None
             }
             Action::Close(reason) => {
-                let frame = match self.limits.unasked {
+                let frame = match self.limits.close_silent_without_ping {
                     Some((code, text)) if reason == CloseReason::PingTimeout => {
                         websocket::close_frame_saying(code, text)
                     }
@@ -321,8 +321,8 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
             return Sent::Gone;
         }
         let is_held = self.holds(frame);
-        if self.state.is_corked && !is_held {
-            self.uncork();
+        if self.state.is_batching && !is_held {
+            self.end_batch();
             if self.state.phase != Phase::Open {
                 return Sent::Gone;
             }
@@ -359,14 +359,14 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
 
     /// Whether a frame waits for the cork to be drawn.
     fn holds(&self, frame: &Bytes) -> bool {
-        let (State { is_corked, outbox, .. }, limits) = (&*self.state, &self.connection.limits);
+        let (State { is_batching: is_corked, outbox, .. }, limits) = (&*self.state, &self.connection.limits);
         *is_corked
             && outbox.frames() < limits.outbox_frames.min(BATCH_FRAMES)
             && outbox.bytes() + frame.len() <= limits.outbox_bytes.min(BATCH_BYTES)
     }
 
-    fn uncork(&mut self) {
-        self.state.is_corked = false;
+    fn end_batch(&mut self) {
+        self.state.is_batching = false;
         if self.state.outbox.is_empty() {
             return;
         }
@@ -400,7 +400,7 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
         };
         self.state.phase = Phase::Closed(reason);
         self.state.outbox = Outbox::default();
-        self.relieve();
+        self.wake_drain_waiters();
         self.wake();
     }
 
@@ -414,7 +414,7 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
                 Err(error) => break Err(error),
             }
         };
-        self.relieve();
+        self.wake_drain_waiters();
         match flushed {
             Ok(()) => Ok(!self.connection.socket.has_unsent()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
@@ -422,8 +422,8 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
         }
     }
 
-    fn relieve(&mut self) {
-        self.state.relief.drain(..).for_each(Waker::wake);
+    fn wake_drain_waiters(&mut self) {
+        self.state.drain_waiters.drain(..).for_each(Waker::wake);
     }
 
     fn wake(&self) {

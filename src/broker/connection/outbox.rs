@@ -105,7 +105,7 @@ impl Outbox {
     }
 
     /// Takes the oldest of the frames that wait, where no socket takes any.
-    pub fn take(&mut self) -> Option<Bytes> {
+    pub fn pop_frames(&mut self) -> Option<Bytes> {
         let QueuedFrame { frame, .. } = self.queue.pop_front()?;
         self.bytes -= frame.len();
         self.progress = true;

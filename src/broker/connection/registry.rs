@@ -18,7 +18,7 @@ const REGISTRY_SHARDS: usize = 16;
 pub struct Registry {
     shards: [Mutex<Slab<Arc<Connection>>>; REGISTRY_SHARDS],
     next_id: AtomicU64,
-    guests: AtomicUsize,
+    remote_peers: AtomicUsize,
     open: Gauge,
     fallbacks: [Gauge; Fallback::ALL.len()],
     opened: Counter,
@@ -60,7 +60,7 @@ enum Kind {
     Socket,
     Fallback(Fallback),
     /// A peer of a room whose client is connected to another node, and is counted there.
-    Guest,
+    RemotePeer,
 }
 
 impl Registry {
@@ -69,7 +69,7 @@ impl Registry {
         Arc::new(Self {
             shards: Default::default(),
             next_id: AtomicU64::new(1),
-            guests: AtomicUsize::new(0),
+            remote_peers: AtomicUsize::new(0),
             open: gauge!("lastmile_connections"),
             fallbacks: Fallback::ALL
                 .map(|fallback| gauge!("lastmile_fallback_connections", "transport" => fallback.name())),
@@ -88,8 +88,8 @@ impl Registry {
         self.register_as(connection, Kind::Socket)
     }
 
-    pub fn register_guest(self: &Arc<Self>, connection: Arc<Connection>) -> Registered {
-        self.register_as(connection, Kind::Guest)
+    pub fn register_remote_peer(self: &Arc<Self>, connection: Arc<Connection>) -> Registered {
+        self.register_as(connection, Kind::RemotePeer)
     }
 
     pub fn register_fallback(self: &Arc<Self>, connection: Arc<Connection>, fallback: Fallback) -> Registered {
@@ -99,8 +99,8 @@ impl Registry {
 
     fn register_as(self: &Arc<Self>, connection: Arc<Connection>, kind: Kind) -> Registered {
         let at = self.shard(connection.id).lock().insert(connection.clone());
-        if matches!(kind, Kind::Guest) {
-            self.guests.fetch_add(1, Ordering::Relaxed);
+        if matches!(kind, Kind::RemotePeer) {
+            self.remote_peers.fetch_add(1, Ordering::Relaxed);
         } else {
             self.open.increment(1);
             self.opened.increment(1);
@@ -110,7 +110,7 @@ impl Registry {
 
     /// Connections of clients to this node, without guests.
     pub fn clients(&self) -> usize {
-        self.len().saturating_sub(self.guests.load(Ordering::Relaxed))
+        self.len().saturating_sub(self.remote_peers.load(Ordering::Relaxed))
     }
 
     /// All of them, guests too.
@@ -167,8 +167,8 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.shard(self.connection.id).lock().remove(self.at);
         match self.kind {
-            Kind::Guest => {
-                self.registry.guests.fetch_sub(1, Ordering::Relaxed);
+            Kind::RemotePeer => {
+                self.registry.remote_peers.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
             Kind::Fallback(fallback) => self.registry.fallbacks[fallback as usize].decrement(1),

@@ -25,7 +25,7 @@ fn connection(outbox_frames: usize) -> Connection<Writes> {
         close: Duration::MAX,
         ping: Duration::MAX,
         pong: Duration::MAX,
-        unasked: None,
+        close_silent_without_ping: None,
     };
     Connection::new(1, Arc::new(limits), Writes::default())
 }
@@ -37,12 +37,12 @@ fn frames(texts: &[&str]) -> Vec<u8> {
 #[test]
 fn what_is_sent_under_a_cork_goes_out_in_one_write_and_what_comes_after_it_alone() {
     let connection = connection(1024);
-    connection.cork();
+    connection.begin_batch();
     for text in ["a", "b"] {
         assert_eq!(connection.send_text(text), Sent::Queued);
     }
     assert!(connection.socket().0.lock().is_empty());
-    connection.uncork();
+    connection.end_batch();
     assert_eq!(connection.send_text("c"), Sent::Written);
     assert_eq!(*connection.socket().0.lock(), [frames(&["a", "b"]), frames(&["c"])]);
 }
@@ -51,11 +51,11 @@ fn what_is_sent_under_a_cork_goes_out_in_one_write_and_what_comes_after_it_alone
 fn a_cork_holds_no_more_than_the_outbox_may_and_ends_nobody() {
     let (connection, long) = (connection(4), "x".repeat(9000));
     let texts = ["a", "b", "c", "d", "e", "f", &long, &long, &long, "g"];
-    connection.cork();
+    connection.begin_batch();
     for text in texts {
         assert!(matches!(connection.send_text(text), Sent::Written | Sent::Queued), "{text}");
     }
-    connection.uncork();
+    connection.end_batch();
     assert_eq!(connection.phase(), Phase::Open);
     assert_eq!(connection.socket().0.lock().concat(), frames(&texts));
 }
@@ -63,7 +63,7 @@ fn a_cork_holds_no_more_than_the_outbox_may_and_ends_nobody() {
 #[test]
 fn a_close_goes_out_behind_what_a_cork_holds() {
     let connection = connection(1024);
-    connection.cork();
+    connection.begin_batch();
     connection.send_text("a");
     connection.close(CloseReason::Malformed);
     let expected = [frames(&["a"]), websocket::close_frame(CloseReason::Malformed).to_vec()].concat();

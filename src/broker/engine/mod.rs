@@ -20,14 +20,14 @@ use crate::protocol::{ChannelName, Code, Payload, Position, Publication, Refusal
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// For lifespans and ages.
-    pub steady: Instant,
+    pub monotonic: Instant,
     /// For people.
     pub wall: jiff::Timestamp,
 }
 
 impl Now {
     pub fn read() -> Self {
-        Self { steady: Instant::now(), wall: jiff::Timestamp::now() }
+        Self { monotonic: Instant::now(), wall: jiff::Timestamp::now() }
     }
 
     /// Seconds since 1970.
@@ -39,7 +39,7 @@ impl Now {
 /// A publication that has its place.
 pub struct Accepted {
     pub position: Position,
-    pub walks: Deliveries,
+    pub deliveries: Deliveries,
 }
 
 /// What came of appending a publication.
@@ -48,14 +48,14 @@ pub enum Appended {
     Done(Accepted),
     /// It is on its way to where it is kept. Nobody gets it before that, and a sender that is dropped says that it
     /// is unknown whether it arrived.
-    Later(oneshot::Receiver<Result<Stored, Refusal>>),
+    Pending(oneshot::Receiver<Result<Stored, Refusal>>),
 }
 
 /// A publication that has its place and was handed to this node's subscribers by the engine.
 pub struct Stored {
     pub position: Position,
     /// Where the publisher ought to wait, if anywhere.
-    pub congestion: Option<Backpressure>,
+    pub backpressure: Option<Backpressure>,
 }
 
 /// A place of a channel that is kept for a newcomer until this is dropped. Most engines keep none.
@@ -124,7 +124,7 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has. The place is to be
     /// kept until that returned.
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>>;
+    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>>;
 
     /// Makes a member of `newcomer`. `announce` is called before any publication can reach it.
     fn subscribe(
@@ -157,29 +157,29 @@ pub trait Engine: Send + Sync + 'static {
     fn sweep(&self, now: Now);
 
     /// What all nodes remember together; `None` for an engine of one node.
-    fn shared(&self) -> Option<&dyn SharedStore> {
+    fn shared_store(&self) -> Option<&dyn SharedStore> {
         None
     }
 
     /// The way to other nodes; `None` for an engine of one node.
-    fn bus(&self) -> Option<Arc<dyn NodeBus>> {
+    fn node_bus(&self) -> Option<Arc<dyn NodeBus>> {
         None
     }
 
     /// Why no publications are taken now, in one word; `None` while all is well.
-    fn trouble(&self) -> Option<&'static str> {
+    fn unavailable_reason(&self) -> Option<&'static str> {
         None
     }
 }
 
 /// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.
-pub async fn settled(answer: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
+pub async fn stored(answer: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
     answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
 }
 
 /// Waits until [`Engine::subscribe`] can be called. The place is to be kept until that returned.
-pub async fn attached(engine: &dyn Engine, channel: &ChannelName) -> Result<SubscriberSlot, Refusal> {
-    match engine.attach(channel) {
+pub async fn subscriber_slot(engine: &dyn Engine, channel: &ChannelName) -> Result<SubscriberSlot, Refusal> {
+    match engine.prepare_subscribe(channel) {
         Some(attached) => attached.await,
         None => Ok(SubscriberSlot::default()),
     }

@@ -14,7 +14,7 @@ use crate::protocol::{ChannelName, Refusal};
 pub enum Topic {
     Replies = b'r',
     Rooms = b'm',
-    Watch = b'w',
+    Presence = b'w',
 }
 
 /// A word of another node. The bytes of words that wait are counted, so each lives as short as it can.
@@ -24,7 +24,7 @@ pub struct NodeMessage {
     /// Under which an answer is expected; 0 for none.
     pub number: u64,
     pub bytes: Bytes,
-    pub held: OwnedSemaphorePermit,
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// Every call is answered with `engine-unavailable` while there is no way to other nodes.
@@ -35,30 +35,30 @@ pub trait NodeBus: Send + Sync + 'static {
     /// Asks a node. An error says nothing about whether the word arrived, except [`Code::NotFound`]: no such node.
     ///
     /// [`Code::NotFound`]: crate::protocol::Code::NotFound
-    fn ask(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>>;
+    fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>>;
 
     /// Tells a node something. Words arrive in their order if each is awaited before the next one.
-    fn tell(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
+    fn send(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// Answers a word.
     fn answer(&self, word: NodeMessage, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// All words for a topic from now on; whoever asked for them before gets no more.
-    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage>;
+    fn subscribe(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage>;
 
     /// Says that this node has a connection of a publisher. To be said again every few seconds.
-    fn enter<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn register_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
 
     /// A node has none any more.
-    fn leave<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn unregister_publisher<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
 
     /// Asks all nodes to tell this one who comes and goes on a channel ([`Observers::watched_by`]), for
     /// [`observers::LEASE`]. Gives how many listen there by now, about.
     ///
     /// [`Observers::watched_by`]: crate::broker::channel::presence::Observers
     /// [`observers::LEASE`]: crate::broker::channel::presence::LEASE
-    fn watch<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>>;
+    fn watch_presence<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>>;
 
     /// The nodes that said that they have a connection of a publisher.
-    fn nodes_of<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>>;
+    fn nodes_with_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>>;
 }

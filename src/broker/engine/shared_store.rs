@@ -10,10 +10,15 @@ use crate::protocol::Refusal;
 /// Every value is forgotten after its time. While the memory is away all of it refuses with `engine-unavailable`.
 pub trait SharedStore: Send + Sync {
     /// The number of the connection of now: behind another one may be a memory that lost something.
-    fn connection(&self) -> Result<u64, Refusal>;
+    fn connection_epoch(&self) -> Result<u64, Refusal>;
 
     /// Keeps a value under a name that has none. `false` if it has one.
-    fn put_new<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<bool, Refusal>>;
+    fn set_if_absent<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a [u8],
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<bool, Refusal>>;
 
     /// Keeps a value, in the place of whatever was there.
     fn put<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
@@ -21,7 +26,7 @@ pub trait SharedStore: Send + Sync {
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
 
     /// Gives a value to the first who asks.
-    fn take<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
+    fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
 
     /// Keeps `value` under a name that has none, this one, or `instead_of`. Returns the value that the name has then.
     fn claim<'a>(
@@ -33,7 +38,7 @@ pub trait SharedStore: Send + Sync {
     ) -> BoxFuture<'a, Result<String, Refusal>>;
 
     /// Counts under a name, over a time that begins with its first count. Returns how many there are.
-    fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>>;
+    fn increment<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>>;
 
     /// Takes as many of the places under a name as are `wanted`, or as `limit` leaves; other nodes have theirs, those that
     /// are gone none. `taken` are taken already, whatever the limit says. Returns how many places this node has.
@@ -50,17 +55,17 @@ pub trait SharedStore: Send + Sync {
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
 
     /// A word for all nodes, also for those that begin later, as long as it lives.
-    fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn append_log<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
 
     /// The words behind a place, each with its place, oldest first; `""` is before all.
-    fn told<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>>;
+    fn read_log<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>>;
 
     /// Whether a node said so in the last ten seconds.
-    fn is_present<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>>;
+    fn is_alive<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>>;
 
     /// This node is gone.
-    fn depart(&self) -> BoxFuture<'_, Result<(), Refusal>>;
+    fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>>;
 
     /// Says that this node is there, and something about it.
-    fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn heartbeat<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
 }

@@ -46,7 +46,7 @@ struct Inner {
     mailboxes: Mutex<HashMap<Arc<str>, Mailbox>>,
     counters: Counters,
     /// For other nodes, where there are some.
-    errands: OnceLock<RemoteQueue>,
+    remote: OnceLock<RemoteQueue>,
 }
 
 /// Whether a reply was settled, if that is not known at once.
@@ -124,7 +124,7 @@ impl Replies {
             expired: counter("expired"),
             answered: counter("answered"),
         };
-        Self(Arc::new(Inner { limits, mailboxes: Mutex::default(), counters, errands: OnceLock::new() }))
+        Self(Arc::new(Inner { limits, mailboxes: Mutex::default(), counters, remote: OnceLock::new() }))
     }
 
     /// Takes a reply for `publisher`. The subscriber hears `replied` once the publisher says that it has it, or an
@@ -132,7 +132,7 @@ impl Replies {
     pub fn send(&self, publisher: &Arc<str>, reply: NewReply<'_>, now: Now) -> Result<(), Refusal> {
         let NewReply { from, membership, principal, id, channel, to, data, wants_answer } = reply;
         let number = getrandom::u64().map_err(|_| Refusal::from(Code::Internal))?;
-        let name: Arc<str> = match self.0.errands.get() {
+        let name: Arc<str> = match self.0.remote.get() {
             None => format!("r-{number:016x}"),
             Some(RemoteQueue { node, .. }) => format!("r-{number:016x}-{node}"),
         }
@@ -158,10 +158,10 @@ impl Replies {
             id: id.map(str::to_owned),
             channel: channel.clone(),
             wants_answer,
-            began: now.steady,
+            began: now.monotonic,
             stage: Stage::Waiting,
         });
-        mailbox.hand_out(publisher, &self.0, now.steady);
+        mailbox.dispatch(publisher, &self.0, now.monotonic);
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Replies {
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.entry(publisher.clone()).or_default();
         mailbox.connections.push(connection.clone());
-        mailbox.hand_out(&publisher, &self.0, Instant::now());
+        mailbox.dispatch(&publisher, &self.0, Instant::now());
         if mailbox.connections.len() == 1 {
             self.0.tell_of(&publisher);
         }
@@ -189,17 +189,17 @@ impl Replies {
                     expired.expire(counters);
                 }
             }
-            mailbox.pass_on(publisher, &self.0, now);
+            mailbox.redispatch_overdue(publisher, &self.0, now);
             !(mailbox.replies.is_empty() && mailbox.connections.is_empty())
         });
     }
 
     /// From now on there are other nodes, and `node` is the name of this one. To be called once; the errands are the
     /// caller's to do.
-    pub fn over_nodes(&self, node: &str) -> mpsc::UnboundedReceiver<QueuedTask> {
+    pub fn enable_cluster(&self, node: &str) -> mpsc::UnboundedReceiver<QueuedTask> {
         let (errands, taker) = RemoteQueue::new(node);
         // Set before: those errands have their taker, and this one ends at once.
-        let _ = self.0.errands.set(errands);
+        let _ = self.0.remote.set(errands);
         taker
     }
 
@@ -216,7 +216,7 @@ impl Replies {
     }
 
     /// Shows a reply of another node to its publisher; `false` if it has no connection here.
-    pub fn show(&self, publisher: &str, json: &str) -> bool {
+    pub fn deliver(&self, publisher: &str, json: &str) -> bool {
         let mut mailboxes = self.0.mailboxes.lock();
         let Some(connection) = mailboxes.get_mut(publisher).and_then(Mailbox::connection) else { return false };
         connection.send_text(json);
@@ -224,7 +224,7 @@ impl Replies {
     }
 
     /// No node has the publisher of a reply: it waits on.
-    pub fn give_back(&self, publisher: &str, name: &str) {
+    pub fn requeue(&self, publisher: &str, name: &str) {
         let mut mailboxes = self.0.mailboxes.lock();
         let Some(mailbox) = mailboxes.get_mut(publisher) else { return };
         if let Some(at) = mailbox.find(name)
@@ -257,7 +257,7 @@ impl Replies {
 impl Inner {
     /// Other nodes are told that a publisher came or went. If too much waits, they are told within seconds.
     fn tell_of(&self, publisher: &Arc<str>) {
-        if let Some(errands) = self.errands.get() {
+        if let Some(errands) = self.remote.get() {
             errands.add(RemoteTask::Publisher(publisher.clone()));
         }
     }
@@ -271,8 +271,8 @@ impl Mailbox {
     }
 
     /// Writes what nobody has to a connection of the publisher, if need be on another node.
-    fn hand_out(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
-        let (connection, errands) = (self.connection(), inner.errands.get());
+    fn dispatch(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
+        let (connection, errands) = (self.connection(), inner.remote.get());
         for reply in self.replies.iter_mut().filter(|reply| reply.stage == Stage::Waiting) {
             let Pending { name, json, .. } = &*reply;
             match (&connection, errands) {
@@ -283,7 +283,7 @@ impl Mailbox {
                 (None, Some(_)) if Arc::strong_count(json) > 1 => continue,
                 (None, Some(errands)) => {
                     let (publisher, name, json) = (publisher.clone(), name.clone(), json.clone());
-                    if !errands.add(RemoteTask::Carry { publisher, name, json }) {
+                    if !errands.add(RemoteTask::Forward { publisher, name, json }) {
                         return;
                     }
                 }
@@ -295,11 +295,11 @@ impl Mailbox {
 
     /// Takes back what a connection has had for too long without a word, and gives it to the next one. What waits may
     /// find its publisher on another node by now.
-    fn pass_on(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
+    fn redispatch_overdue(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
         let is_late =
             |reply: &Pending| matches!(reply.stage, Stage::Sent(_, at) if now.duration_since(at) >= RECEIPT_TIMEOUT);
         if !self.replies.iter().any(is_late) {
-            self.hand_out(publisher, inner, now);
+            self.dispatch(publisher, inner, now);
             return;
         }
         for reply in self.replies.iter_mut().filter(|reply| is_late(reply)) {
@@ -308,7 +308,7 @@ impl Mailbox {
         if self.connections.len() > 1 {
             self.connections.rotate_right(1);
         }
-        self.hand_out(publisher, inner, now);
+        self.dispatch(publisher, inner, now);
     }
 
     fn find(&mut self, name: &str) -> Option<usize> {
@@ -360,8 +360,8 @@ impl ReplyInbox {
     /// Here and at once, or on the node that keeps the reply.
     fn settle(&self, name: &str, answer: Option<Box<str>>) -> Result<Option<PendingOutcome>, Refusal> {
         let settlement = ReplyOutcome { publisher: self.publisher.clone(), name: name.into(), answer };
-        let errands = self.replies.0.errands.get();
-        let Some((errands, node)) = errands.and_then(|errands| Some((errands, errands.keeper(name)?))) else {
+        let errands = self.replies.0.remote.get();
+        let Some((errands, node)) = errands.and_then(|errands| Some((errands, errands.owner_node(name)?))) else {
             return self.replies.settle(&settlement).map(|()| None);
         };
         let (done, settling) = oneshot::channel();
@@ -383,7 +383,7 @@ impl Drop for ReplyInbox {
                 reply.stage = Stage::Waiting;
             }
         }
-        mailbox.hand_out(&self.publisher, &self.replies.0, Instant::now());
+        mailbox.dispatch(&self.publisher, &self.replies.0, Instant::now());
         if mailbox.connections.is_empty() {
             self.replies.0.tell_of(&self.publisher);
         }

@@ -19,7 +19,7 @@ pub enum RemoteTask {
     ///
     /// [`Replies::show`]: super::Replies::show
     /// [`Replies::give_back`]: super::Replies::give_back
-    Carry { publisher: Arc<str>, name: Arc<str>, json: Arc<str> },
+    Forward { publisher: Arc<str>, name: Arc<str>, json: Arc<str> },
     /// What a publisher said about a reply that `node` keeps ([`Replies::settle`]).
     ///
     /// [`Replies::settle`]: super::Replies::settle
@@ -47,25 +47,25 @@ pub struct RemoteQueue {
     /// The name of this node.
     pub node: String,
     sender: mpsc::UnboundedSender<QueuedTask>,
-    room: Arc<Semaphore>,
+    byte_budget: Arc<Semaphore>,
 }
 
 impl RemoteQueue {
     pub fn new(node: &str) -> (Self, mpsc::UnboundedReceiver<QueuedTask>) {
         // Bounded by the permits for `room`.
         let (sender, errands) = mpsc::unbounded_channel();
-        (Self { node: node.to_owned(), sender, room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }, errands)
+        (Self { node: node.to_owned(), sender, byte_budget: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }, errands)
     }
 
     /// `false` if nobody will do it: too much waits, or the gateway stops.
     pub fn add(&self, errand: RemoteTask) -> bool {
         let size = u32::try_from(errand.bytes() + TASK_OVERHEAD_BYTES).unwrap_or(u32::MAX);
-        let held = self.room.clone().try_acquire_many_owned(size);
+        let held = self.byte_budget.clone().try_acquire_many_owned(size);
         held.is_ok_and(|held| self.sender.send((errand, held)).is_ok())
     }
 
     /// The other node that keeps a reply of this name.
-    pub fn keeper(&self, name: &str) -> Option<String> {
+    pub fn owner_node(&self, name: &str) -> Option<String> {
         let node = name.splitn(3, '-').nth(2)?;
         let is_node = node.len() == self.node.len() && node.bytes().all(|byte| byte.is_ascii_alphanumeric());
         (is_node && node != self.node).then(|| node.to_owned())
@@ -76,7 +76,7 @@ impl RemoteTask {
     /// Of its data.
     fn bytes(&self) -> usize {
         match self {
-            Self::Carry { json, .. } => json.len(),
+            Self::Forward { json, .. } => json.len(),
             Self::Settle { settlement, .. } => settlement.answer.as_ref().map_or(0, |answer| answer.len()),
             Self::Publisher(_) => 0,
         }

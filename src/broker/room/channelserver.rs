@@ -25,7 +25,7 @@ impl RoomTable {
         shared: &RoomContext,
     ) -> Result<(usize, u64), CloseReason> {
         let mut state = self.lock();
-        let found = state.rooms.iter().find(|(_, room)| !room.spent.is_over(now));
+        let found = state.rooms.iter().find(|(_, room)| !room.usage.is_over(now));
         let Some((number, room)) = found else { return Err(CloseReason::UnknownRoom) };
         // Those whose end is not noticed yet are not in the way of those who come back.
         let here = room.members.iter().filter(|member| state.is_here(**member)).count();
@@ -48,7 +48,7 @@ impl RoomTable {
                 state.remove_room(room, CloseReason::Normal, shared);
             }
         }
-        self.forget_if_empty(&state)
+        self.mark_if_empty(&state)
     }
 }
 

@@ -53,7 +53,7 @@ pub fn new_code(form: CodeFormat) -> Result<String, Refusal> {
 }
 
 /// A code in its one spelling, whatever people put between its parts.
-pub fn normal_form(code: &str) -> String {
+pub fn canonical(code: &str) -> String {
     let code = code.trim().to_lowercase();
     if code.starts_with(|first: char| first.is_ascii_digit()) {
         code.chars().filter(|c| !matches!(c, ' ' | '-')).collect()
@@ -139,12 +139,12 @@ mod tests {
 
     #[test]
     fn a_code_is_found_however_it_is_typed() {
-        assert_eq!(normal_form(" 123 456 "), "123456");
-        assert_eq!(normal_form("123-456"), "123456");
-        assert_eq!(normal_form("Apple  river-STONE"), "apple-river-stone");
+        assert_eq!(canonical(" 123 456 "), "123456");
+        assert_eq!(canonical("123-456"), "123456");
+        assert_eq!(canonical("Apple  river-STONE"), "apple-river-stone");
         for form in [CodeFormat::Digits, CodeFormat::Words] {
             let code = new_code(form).unwrap();
-            assert_eq!(normal_form(&code), code);
+            assert_eq!(canonical(&code), code);
         }
     }
 

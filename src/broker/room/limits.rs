@@ -79,7 +79,7 @@ impl Usage {
     }
 
     /// Counts a message of `bytes`; an error ends the room, and the message is not delivered.
-    pub fn take(&mut self, bytes: usize, now: Instant) -> Result<(), CloseReason> {
+    pub fn charge(&mut self, bytes: usize, now: Instant) -> Result<(), CloseReason> {
         let RoomCaps { max_exchanges, max_data_bytes, lifespan: _ } = self.caps;
         if self.is_over(now) {
             return Err(CloseReason::LifespanExpired);

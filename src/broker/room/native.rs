@@ -54,10 +54,10 @@ pub struct Native {
     pub code: Option<RoomCode>,
     pub expires: Option<String>,
     /// The number of the newest guest.
-    guests: u64,
+    members_total: u64,
     /// The newest messages, for peers who come back.
-    kept: VecDeque<RetainedMessage>,
-    kept_bytes: usize,
+    retained: VecDeque<RetainedMessage>,
+    retained_bytes: usize,
     /// Nobody is in it, since the sweep at this time.
     empty_since: Option<Instant>,
 }
@@ -75,7 +75,7 @@ pub struct Member {
     /// `p1`, `p2`, …
     pub name: String,
     resume: Digest,
-    away: Option<Disconnected>,
+    disconnected: Option<Disconnected>,
 }
 
 struct Disconnected {
@@ -94,24 +94,24 @@ pub struct Joined {
 impl Native {
     pub fn new(join: Digest, seats: usize, code: Option<RoomCode>, expires: Option<String>) -> Self {
         let kept = VecDeque::new();
-        Self { join, seats, code, expires, guests: 0, kept, kept_bytes: 0, empty_since: None }
+        Self { join, seats, code, expires, members_total: 0, retained: kept, retained_bytes: 0, empty_since: None }
     }
 
     /// Keeps a message for those who come back.
-    pub fn keep(&mut self, seq: u64, from: u64, frame: Bytes, limits: &RoomLimits) {
-        self.kept_bytes += frame.len();
-        self.kept.push_back(RetainedMessage { seq, from, frame });
-        while self.kept.len() > limits.resume_messages || self.kept_bytes > limits.resume_bytes {
-            let Some(oldest) = self.kept.pop_front() else { return };
-            self.kept_bytes -= oldest.frame.len();
+    pub fn retain(&mut self, seq: u64, from: u64, frame: Bytes, limits: &RoomLimits) {
+        self.retained_bytes += frame.len();
+        self.retained.push_back(RetainedMessage { seq, from, frame });
+        while self.retained.len() > limits.resume_messages || self.retained_bytes > limits.resume_bytes {
+            let Some(oldest) = self.retained.pop_front() else { return };
+            self.retained_bytes -= oldest.frame.len();
         }
     }
 
     /// The messages behind `seen`, of others than `to`, and whether none of them is missing. `newest` is the number of
     /// the newest message of all.
     fn unread(&self, seen: u64, to: u64, newest: u64) -> (bool, impl Iterator<Item = &Bytes>) {
-        let oldest = self.kept.front().map_or(newest + 1, |kept| kept.seq);
-        let unread = self.kept.iter().filter(move |kept| kept.seq > seen && kept.from != to);
+        let oldest = self.retained.front().map_or(newest + 1, |kept| kept.seq);
+        let unread = self.retained.iter().filter(move |kept| kept.seq > seen && kept.from != to);
         (seen.saturating_add(1) >= oldest, unread.map(|kept| &kept.frame))
     }
 
@@ -155,7 +155,7 @@ impl RoomTable {
         let native = room.native.as_mut().ok_or(CloseReason::UnknownRoom)?;
         let is_right = match claim {
             Credential::Secret(secret) => native.join.is_of(secret),
-            Credential::Code(written) => native.try_code(&code::normal_form(written), now, shared),
+            Credential::Code(written) => native.try_code(&code::canonical(written), now, shared),
             Credential::Resume { secret, seen } => return state.resume(id, number, secret, seen, joiner),
         };
         if !is_right {
@@ -169,12 +169,12 @@ impl RoomTable {
             native.drop_code(shared);
         }
         let resume = new_secret().map_err(|_| CloseReason::RateLimited)?;
-        native.guests += 1;
+        native.members_total += 1;
         let guest = Member {
-            number: native.guests,
-            name: format!("p{}", native.guests),
+            number: native.members_total,
+            name: format!("p{}", native.members_total),
             resume: Digest::of(&resume),
-            away: None,
+            disconnected: None,
         };
         let (name, sender) = (guest.name.clone(), joiner.sender.clone());
         let seat = state.sit(number, joiner, Some(guest));
@@ -189,16 +189,16 @@ impl RoomTable {
             if said || shared.limits.resume.is_zero() {
                 state.dismiss(at, PeerLeft::Left);
             } else {
-                let seq = state.rooms[state.peers[at].room].spent.exchanges();
+                let seq = state.rooms[state.peers[at].room].usage.exchanges();
                 let peer = &mut state.peers[at];
                 peer.connection = None;
-                if let Some(guest) = &mut peer.guest {
-                    guest.away = Some(Disconnected { seq, since: None });
+                if let Some(guest) = &mut peer.member {
+                    guest.disconnected = Some(Disconnected { seq, since: None });
                 }
                 state.tell_left(at, PeerLeft::Away);
             }
         }
-        self.forget_if_empty(&state)
+        self.mark_if_empty(&state)
     }
 
     /// Ends the room for everybody.
@@ -207,13 +207,13 @@ impl RoomTable {
         if let Some(room) = state.peer(at, token).map(|peer| peer.room) {
             state.end(room, CloseReason::PeerLeft, shared);
         }
-        self.forget_if_empty(&state)
+        self.mark_if_empty(&state)
     }
 }
 
 impl TableState {
     fn open_room(&mut self, now: Instant) -> Option<(usize, &mut Room)> {
-        self.rooms.iter_mut().find(|(_, room)| !room.spent.is_over(now))
+        self.rooms.iter_mut().find(|(_, room)| !room.usage.is_over(now))
     }
 
     /// Gives a seat back to who knows its secret, also while another connection holds it.
@@ -225,7 +225,7 @@ impl TableState {
         seen: Option<u64>,
         joiner: JoinRequest,
     ) -> Result<Joined, CloseReason> {
-        let is_its = |at: &usize| self.peers[*at].guest.as_ref().is_some_and(|guest| guest.resume.is_of(secret));
+        let is_its = |at: &usize| self.peers[*at].member.as_ref().is_some_and(|guest| guest.resume.is_of(secret));
         let at =
             self.rooms[room].members.iter().copied().find(is_its).ok_or_else(|| refuse(&Credential::Secret(secret)))?;
         let sender = joiner.sender.clone();
@@ -233,9 +233,9 @@ impl TableState {
         if let Some(before) = before {
             before.close(CloseReason::ConnectionLimit);
         }
-        let newest = self.rooms[room].spent.exchanges();
-        let guest = self.peers[at].guest.as_mut().ok_or(CloseReason::UnknownRoom)?;
-        let left_at = guest.away.take().map_or(newest, |away| away.seq);
+        let newest = self.rooms[room].usage.exchanges();
+        let guest = self.peers[at].member.as_mut().ok_or(CloseReason::UnknownRoom)?;
+        let left_at = guest.disconnected.take().map_or(newest, |away| away.seq);
         let seen = seen.unwrap_or(left_at);
         let (number, name) = (guest.number, guest.name.clone());
         let native = self.rooms[room].native.as_ref().ok_or(CloseReason::UnknownRoom)?;
@@ -263,7 +263,7 @@ impl TableState {
     }
 
     fn peers_around(&self, at: usize) -> Peers<'_> {
-        let name = |at: usize| self.peers[at].guest.as_ref().map_or("", |guest| guest.name.as_str());
+        let name = |at: usize| self.peers[at].member.as_ref().map_or("", |guest| guest.name.as_str());
         let members = self.rooms[self.peers[at].room].members.iter().filter(|other| **other != at);
         let others = members.map(|other| {
             let peer = &self.peers[*other];
@@ -292,7 +292,7 @@ impl TableState {
     pub fn sweep_native(&mut self, now: Instant, shared: &RoomContext) {
         let mut gone = Vec::new();
         for (at, peer) in &mut self.peers {
-            if let Some(away) = peer.guest.as_mut().and_then(|guest| guest.away.as_mut()) {
+            if let Some(away) = peer.member.as_mut().and_then(|guest| guest.disconnected.as_mut()) {
                 let since = *away.since.get_or_insert(now);
                 if now.saturating_duration_since(since) >= shared.limits.resume {
                     gone.push(at);

@@ -25,7 +25,7 @@ struct RoomCounts {
 
 /// A counted room; it is given back when this is dropped.
 pub struct RoomPermit {
-    ledger: Arc<RoomQuota>,
+    quota: Arc<RoomQuota>,
     address: Option<IpAddr>,
 }
 
@@ -54,7 +54,7 @@ impl RoomQuota {
         }
         self.counters.open.increment(1);
         self.counters.opened.increment(1);
-        Some(RoomPermit { ledger: self.clone(), address })
+        Some(RoomPermit { quota: self.clone(), address })
     }
 
     pub fn count(&self) -> u64 {
@@ -75,7 +75,7 @@ impl RoomQuota {
 
 impl Drop for RoomPermit {
     fn drop(&mut self) {
-        let mut counts = self.ledger.counts.lock();
+        let mut counts = self.quota.counts.lock();
         counts.all -= 1;
         if let Some(address) = self.address
             && let Some(count) = counts.addresses.get_mut(&address)
@@ -85,6 +85,6 @@ impl Drop for RoomPermit {
                 counts.addresses.remove(&address);
             }
         }
-        self.ledger.counters.open.decrement(1);
+        self.quota.counters.open.decrement(1);
     }
 }

@@ -27,13 +27,13 @@ impl RoomTable {
     pub fn join_relay(&self, joiner: JoinRequest, now: Instant, shared: &RoomContext) -> Option<(usize, u64)> {
         let mut state = self.lock();
         // Its last peer may have left since it was found.
-        self.revive();
+        self.undelete();
         if let Some(waiter) = state.waiter(now, shared) {
             return Some(state.pair(waiter, joiner));
         }
-        let Some(place) = shared.ledger.open(joiner.address) else {
+        let Some(place) = shared.quota.open(joiner.address) else {
             // Nobody may be left under this id.
-            self.forget_if_empty(&state);
+            self.mark_if_empty(&state);
             return None;
         };
         let room = state.rooms.insert(Room::new(place, now, shared.limits.relay_caps()));
@@ -58,7 +58,7 @@ impl RoomTable {
                 }
             }
         }
-        self.forget_if_empty(&state)
+        self.mark_if_empty(&state)
     }
 }
 
@@ -66,7 +66,7 @@ impl TableState {
     /// Who waits, and where. Whoever stopped waiting without being noticed is put out of the way.
     fn waiter(&mut self, now: Instant, shared: &RoomContext) -> Option<(usize, usize)> {
         let room = self.waiting?;
-        if self.rooms[room].spent.is_over(now) {
+        if self.rooms[room].usage.is_over(now) {
             self.end(room, CloseReason::LifespanExpired, shared);
             return None;
         }
@@ -95,9 +95,9 @@ impl TableState {
             self.waiting = Some(room);
             return;
         };
-        let spent = self.rooms[room].spent.merge(self.rooms[waiting].spent);
+        let spent = self.rooms[room].usage.merge(self.rooms[waiting].usage);
         let moved = &mut self.rooms[room];
-        moved.spent = spent;
+        moved.usage = spent;
         moved.members.push(waiter);
         self.peers[waiter].room = room;
         self.rooms[waiting].members.clear();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::code::{Codes, RoomCode, new_code, normal_form};
+use super::code::{Codes, RoomCode, canonical, new_code};
 use super::counters::RoomCounters;
 use super::limits::RoomLimits;
 use super::native::{Credential, Joined, Native, OpenOptions, Opened, refuse};
@@ -34,10 +34,10 @@ pub struct Rooms(Arc<Inner>);
 type OnDeleted = Box<dyn Fn(&Key) + Send + Sync>;
 
 struct Inner {
-    shared: RoomContext,
+    context: RoomContext,
     shards: Vec<Mutex<HashMap<Key, Arc<RoomTable>>>>,
     hasher: RandomState,
-    forgotten: OnceLock<OnDeleted>,
+    on_deleted: OnceLock<OnDeleted>,
 }
 
 impl Rooms {
@@ -45,18 +45,18 @@ impl Rooms {
     pub fn new(limits: RoomLimits) -> Self {
         let counters = Arc::new(RoomCounters::default());
         let ledger = RoomQuota::new(&limits, counters.clone());
-        let shared = RoomContext { limits, counters, ledger, codes: Mutex::new(Codes::default()) };
+        let shared = RoomContext { limits, counters, quota: ledger, codes: Mutex::new(Codes::default()) };
         let shards = (0..TABLE_SHARDS).map(|_| Mutex::default()).collect();
-        Self(Arc::new(Inner { shared, shards, hasher: RandomState::new(), forgotten: OnceLock::new() }))
+        Self(Arc::new(Inner { context: shared, shards, hasher: RandomState::new(), on_deleted: OnceLock::new() }))
     }
 
     /// A room of the channelserver form under a new id ([`new_id`]). Errors are the reason to close with.
     pub fn open_channel(&self, id: RoomId, joiner: JoinRequest, now: Instant) -> Result<Seat, CloseReason> {
-        let place = self.0.shared.ledger.open(joiner.address).ok_or(CloseReason::RateLimited)?;
+        let place = self.0.context.quota.open(joiner.address).ok_or(CloseReason::RateLimited)?;
         let lobby = Arc::new(RoomTable::new(Key::Channel(id)));
         // The lock of the names is held: whoever is told of the room may send somebody else there at once.
         let mut shard = self.shard(&lobby.key).lock();
-        let seat = lobby.open_channel(id, Room::new(place, now, self.0.shared.limits.caps()), joiner);
+        let seat = lobby.open_channel(id, Room::new(place, now, self.0.context.limits.caps()), joiner);
         shard.insert(lobby.key.clone(), lobby.clone());
         drop(shard);
         Ok(self.seat(lobby, seat, String::new()))
@@ -64,7 +64,7 @@ impl Rooms {
 
     pub fn join_channel(&self, id: RoomId, joiner: JoinRequest, now: Instant) -> Result<Seat, CloseReason> {
         let lobby = self.find(&Key::Channel(id)).ok_or(CloseReason::UnknownRoom)?;
-        let seat = lobby.join_channel(id, joiner, now, &self.0.shared)?;
+        let seat = lobby.join_channel(id, joiner, now, &self.0.context)?;
         Ok(self.seat(lobby, seat, String::new()))
     }
 
@@ -72,7 +72,7 @@ impl Rooms {
     pub fn join_waiting(&self, id: &str, joiner: JoinRequest, now: Instant) -> Result<Seat, JoinRequest> {
         // A lobby in which somebody waits is on the map and stays there.
         let Some(lobby) = self.find(&Key::Relay(id.into())) else { return Err(joiner) };
-        let seat = lobby.join_waiting(joiner, now, &self.0.shared)?;
+        let seat = lobby.join_waiting(joiner, now, &self.0.context)?;
         Ok(self.seat(lobby, seat, String::new()))
     }
 
@@ -89,12 +89,12 @@ impl Rooms {
                 lobby
             }
         };
-        match lobby.join_relay(joiner, now, &self.0.shared) {
+        match lobby.join_relay(joiner, now, &self.0.context) {
             Some(seat) => Ok(self.seat(lobby.clone(), seat, String::new())),
             None => {
-                if lobby.is_forgotten() {
+                if lobby.is_deleted() {
                     shard.remove(&lobby.key);
-                    self.tell_forgotten(&lobby.key);
+                    self.notify_deleted(&lobby.key);
                 }
                 Err(CloseReason::RateLimited)
             }
@@ -103,7 +103,7 @@ impl Rooms {
 
     /// Opens a room of our own form, which nobody has joined yet.
     pub fn open(&self, options: OpenOptions, address: Option<IpAddr>, now: Now) -> Result<Opened, Refusal> {
-        let RoomContext { limits, ledger, .. } = &self.0.shared;
+        let RoomContext { limits, quota: ledger, .. } = &self.0.context;
         let seats = options.max_seats.unwrap_or(2);
         if !(2..=limits.max_seats).contains(&seats) {
             return Err(Refusal::new(Code::Malformed, format!("`max_seats` is 2 to {}", limits.max_seats)));
@@ -112,9 +112,9 @@ impl Rooms {
             .open(address)
             .ok_or_else(|| Refusal::new(Code::LimitReached, "there are as many rooms as there may be"))?;
         let (id, join_secret) = (new_id()?, new_secret()?);
-        let code = options.code.map(|form| self.new_code(form, id, now.steady)).transpose()?;
+        let code = options.code.map(|form| self.new_code(form, id, now.monotonic)).transpose()?;
         let expires = expiry(now, limits.lifespan);
-        let mut room = Room::new(place, now.steady, limits.caps());
+        let mut room = Room::new(place, now.monotonic, limits.caps());
         let text = code.as_ref().map(|code| code.text.clone());
         room.native = Some(Box::new(Native::new(Digest::of(&join_secret), seats, code, expires.clone())));
         let lobby = Arc::new(RoomTable::new(Key::Native(id)));
@@ -124,10 +124,10 @@ impl Rooms {
     }
 
     fn new_code(&self, form: super::CodeFormat, room: RoomId, now: Instant) -> Result<RoomCode, Refusal> {
-        let limits = &self.0.shared.limits;
+        let limits = &self.0.context.limits;
         for _ in 0..MAX_CODE_DRAWS {
             let text = new_code(form)?;
-            if self.0.shared.codes.lock().insert(&text, room) {
+            if self.0.context.codes.lock().insert(&text, room) {
                 let (digest, expires) = (Digest::of(&text), now + limits.code);
                 return Ok(RoomCode { digest, text, expires, tries_left: limits.code_attempts });
             }
@@ -136,14 +136,14 @@ impl Rooms {
     }
 
     /// Admits a client to a room of our own form; a code alone names its room.
-    pub fn enter(
+    pub fn join_native(
         &self,
         room: Option<RoomId>,
         claim: Credential<'_>,
         joiner: JoinRequest,
         now: Instant,
     ) -> Result<Seat, CloseReason> {
-        let shared = &self.0.shared;
+        let shared = &self.0.context;
         let address = joiner.address;
         let mut room = room;
         if let Credential::Code(written) = claim {
@@ -151,7 +151,7 @@ impl Rooms {
             if !codes.may_try(address, now) {
                 return Err(CloseReason::RateLimited);
             }
-            room = room.or_else(|| codes.room(&normal_form(written)));
+            room = room.or_else(|| codes.room(&canonical(written)));
         }
         let lobby = room.and_then(|id| Some((id, self.find(&Key::Native(id))?)));
         let taken = match lobby {
@@ -170,9 +170,9 @@ impl Rooms {
         for shard in &self.0.shards {
             let mut shard = shard.lock();
             shard.retain(|key, lobby| {
-                let is_kept = lobby.sweep(now, &self.0.shared);
+                let is_kept = lobby.sweep(now, &self.0.context);
                 if !is_kept {
-                    self.tell_forgotten(key);
+                    self.notify_deleted(key);
                 }
                 is_kept
             });
@@ -183,9 +183,9 @@ impl Rooms {
     }
 
     /// What is to be called whenever a name stands for no room any more. It must return at once, and may not call back.
-    pub fn on_forgotten(&self, forgotten: impl Fn(&Key) + Send + Sync + 'static) {
+    pub fn on_deleted(&self, forgotten: impl Fn(&Key) + Send + Sync + 'static) {
         // To be called once; the first one stays.
-        let _ = self.0.forgotten.set(Box::new(forgotten));
+        let _ = self.0.on_deleted.set(Box::new(forgotten));
     }
 
     /// Whether a name stands for a room, or for several.
@@ -195,7 +195,7 @@ impl Rooms {
 
     /// Whether a short code opens a room.
     pub fn has_code(&self, code: &str) -> bool {
-        self.0.shared.codes.lock().room(&normal_form(code)).is_some()
+        self.0.context.codes.lock().room(&canonical(code)).is_some()
     }
 
     /// All names that stand for a room at this moment.
@@ -206,19 +206,19 @@ impl Rooms {
     /// Ends whatever stands under a name.
     pub fn end(&self, key: &Key, reason: CloseReason) {
         let Some(lobby) = self.find(key) else { return };
-        if lobby.end_all(reason, &self.0.shared) {
+        if lobby.end_all(reason, &self.0.context) {
             self.remove(&lobby);
         }
     }
 
     /// Rooms at this moment.
     pub fn count(&self) -> u64 {
-        self.0.shared.ledger.count()
+        self.0.context.quota.count()
     }
 
     /// Rooms at this moment that an address opened, if that is counted.
     pub fn opened_by(&self, address: IpAddr) -> u64 {
-        self.0.shared.ledger.opened_by(address)
+        self.0.context.quota.opened_by(address)
     }
 
     /// Names that stand for a room.
@@ -227,22 +227,22 @@ impl Rooms {
         self.0.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    pub(super) fn shared(&self) -> &RoomContext {
-        &self.0.shared
+    pub(super) fn context(&self) -> &RoomContext {
+        &self.0.context
     }
 
     /// Takes a lobby off that is forgotten.
     pub(super) fn remove(&self, lobby: &Arc<RoomTable>) {
         let mut shard = self.shard(&lobby.key).lock();
         // Another one may have its name by now, or it may be in use again.
-        if shard.get(&lobby.key).is_some_and(|known| Arc::ptr_eq(known, lobby) && known.is_forgotten()) {
+        if shard.get(&lobby.key).is_some_and(|known| Arc::ptr_eq(known, lobby) && known.is_deleted()) {
             shard.remove(&lobby.key);
-            self.tell_forgotten(&lobby.key);
+            self.notify_deleted(&lobby.key);
         }
     }
 
-    fn tell_forgotten(&self, key: &Key) {
-        if let Some(forgotten) = self.0.forgotten.get() {
+    fn notify_deleted(&self, key: &Key) {
+        if let Some(forgotten) = self.0.on_deleted.get() {
             forgotten(key);
         }
     }

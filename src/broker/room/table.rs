@@ -54,7 +54,7 @@ pub enum Relayed {
 pub struct RoomContext {
     pub limits: RoomLimits,
     pub counters: Arc<RoomCounters>,
-    pub ledger: Arc<RoomQuota>,
+    pub quota: Arc<RoomQuota>,
     /// Locked last.
     pub codes: Mutex<Codes>,
 }
@@ -62,7 +62,7 @@ pub struct RoomContext {
 pub struct RoomTable {
     pub key: Key,
     /// It is to be taken off the map. Set under the lock.
-    forgotten: AtomicBool,
+    deleted: AtomicBool,
     state: Mutex<TableState>,
 }
 
@@ -83,11 +83,11 @@ pub struct Peer {
     pub connection: Option<Arc<Connection>>,
     pub sender: Arc<Sender>,
     /// For our own form.
-    pub guest: Option<Member>,
+    pub member: Option<Member>,
 }
 
 pub struct Room {
-    pub spent: Usage,
+    pub usage: Usage,
     pub members: Vec<usize>,
     /// How often somebody joined, and from where.
     pub joins: u64,
@@ -100,7 +100,7 @@ pub struct Room {
 impl Room {
     pub fn new(place: RoomPermit, now: Instant, caps: RoomCaps) -> Self {
         Self {
-            spent: Usage::new(now, caps),
+            usage: Usage::new(now, caps),
             members: Vec::new(),
             joins: 0,
             addresses: Vec::new(),
@@ -112,29 +112,29 @@ impl Room {
 
 impl RoomTable {
     pub fn new(key: Key) -> Self {
-        Self { key, forgotten: AtomicBool::new(false), state: Mutex::default() }
+        Self { key, deleted: AtomicBool::new(false), state: Mutex::default() }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, TableState> {
         self.state.lock()
     }
 
-    pub fn is_forgotten(&self) -> bool {
-        self.forgotten.load(Ordering::Acquire)
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
     }
 
     /// Marks a lobby without rooms, so that it is taken off the map. To be called under its lock.
-    pub fn forget_if_empty(&self, state: &TableState) -> bool {
+    pub fn mark_if_empty(&self, state: &TableState) -> bool {
         let is_empty = state.rooms.is_empty();
         if is_empty {
-            self.forgotten.store(true, Ordering::Release);
+            self.deleted.store(true, Ordering::Release);
         }
         is_empty
     }
 
     /// Takes that back. To be called under its lock and that of the names.
-    pub fn revive(&self) {
-        self.forgotten.store(false, Ordering::Release);
+    pub fn undelete(&self) {
+        self.deleted.store(false, Ordering::Release);
     }
 
     /// Hands a message of `bytes` to the others of the room; `frame` is given the message's number. Returns also
@@ -156,11 +156,11 @@ impl RoomTable {
         if room.members.len() == 1 && !matches!(self.key, Key::Channel(_)) {
             return (Relayed::NoPeer, false);
         }
-        if let Err(reason) = room.spent.take(bytes, now) {
+        if let Err(reason) = room.usage.charge(bytes, now) {
             state.end(number, reason, shared);
-            return (Relayed::Ended, self.forget_if_empty(&state));
+            return (Relayed::Ended, self.mark_if_empty(&state));
         }
-        let seq = room.spent.exchanges();
+        let seq = room.usage.exchanges();
         let frame = frame(seq);
         for other in room.members.iter().filter(|other| **other != at) {
             if let Some(connection) = &peers[*other].connection {
@@ -168,20 +168,20 @@ impl RoomTable {
                 connection.send(&frame);
             }
         }
-        if let (Some(native), Some(guest)) = (&mut room.native, &peers[at].guest) {
-            native.keep(seq, guest.number, frame, &shared.limits);
+        if let (Some(native), Some(guest)) = (&mut room.native, &peers[at].member) {
+            native.retain(seq, guest.number, frame, &shared.limits);
         }
         shared.counters.messages.increment(1);
         (Relayed::Sent, false)
     }
 
     /// Pending while too much waits for one of the others.
-    pub fn poll_relief(&self, (at, token): (usize, u64), cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_drained(&self, (at, token): (usize, u64), cx: &Context<'_>) -> Poll<()> {
         let state = self.lock();
         let Some(peer) = state.peer(at, token) else { return Poll::Ready(()) };
         let others = state.rooms[peer.room].members.iter().filter(|other| **other != at);
         let mut connections = others.filter_map(|other| state.peers[*other].connection.as_ref());
-        let is_full = connections.any(|connection| connection.poll_relief(cx, DRAINED_BYTES).is_pending());
+        let is_full = connections.any(|connection| connection.poll_drained(cx, DRAINED_BYTES).is_pending());
         if is_full { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -190,19 +190,19 @@ impl RoomTable {
         let mut state = self.lock();
         let rooms: Vec<usize> = state.rooms.iter().map(|(at, _)| at).collect();
         rooms.into_iter().for_each(|room| state.end(room, reason, shared));
-        self.forget_if_empty(&state)
+        self.mark_if_empty(&state)
     }
 
     /// To be called once a second. `false` if nothing is left.
     pub fn sweep(&self, now: Instant, shared: &RoomContext) -> bool {
         let mut state = self.lock();
-        let over = |(at, room): (usize, &Room)| room.spent.is_over(now).then_some(at);
+        let over = |(at, room): (usize, &Room)| room.usage.is_over(now).then_some(at);
         let over: Vec<usize> = state.rooms.iter().filter_map(over).collect();
         over.into_iter().for_each(|room| state.end(room, CloseReason::LifespanExpired, shared));
         if matches!(self.key, Key::Native(_)) {
             state.sweep_native(now, shared);
         }
-        !self.forget_if_empty(&state)
+        !self.mark_if_empty(&state)
     }
 }
 
@@ -216,7 +216,7 @@ impl TableState {
     pub fn sit(&mut self, room: usize, joiner: JoinRequest, guest: Option<Member>) -> (usize, u64) {
         let JoinRequest { connection, sender, address } = joiner;
         let token = self.new_token();
-        let at = self.peers.insert(Peer { token, room, connection: Some(connection), sender, guest });
+        let at = self.peers.insert(Peer { token, room, connection: Some(connection), sender, member: guest });
         let room = &mut self.rooms[room];
         room.members.push(at);
         room.joins += 1;

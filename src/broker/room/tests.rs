@@ -95,7 +95,7 @@ pub fn connection_limits() -> ConnectionLimits {
         close: second,
         ping: second,
         pong: second,
-        unasked: None,
+        close_silent_without_ping: None,
     }
 }
 
@@ -141,10 +141,10 @@ fn pair(rooms: &Rooms, form: &str, now: Instant) -> (Client, Client) {
             b.take(rooms.join_relay("x", b.joiner(), now)).unwrap();
         }
         _ => {
-            let opened = rooms.open(OpenOptions::default(), None, Now { steady: now, ..Now::read() }).unwrap();
+            let opened = rooms.open(OpenOptions::default(), None, Now { monotonic: now, ..Now::read() }).unwrap();
             for client in [&mut a, &mut b] {
                 let claim = Credential::Secret(&opened.join_secret);
-                client.take(rooms.enter(Some(opened.room), claim, client.joiner(), now)).unwrap();
+                client.take(rooms.join_native(Some(opened.room), claim, client.joiner(), now)).unwrap();
             }
         }
     }
@@ -307,8 +307,8 @@ fn fifty_thousand_rooms_leave_nothing_behind() {
     for n in 0..50_000u32 {
         let mut client = Client::new();
         let joined = match n % 2 {
-            0 => rooms.open_channel(new_id().unwrap(), client.joiner(), now.steady),
-            _ => rooms.join_relay(&n.to_string(), client.joiner(), now.steady),
+            0 => rooms.open_channel(new_id().unwrap(), client.joiner(), now.monotonic),
+            _ => rooms.join_relay(&n.to_string(), client.joiner(), now.monotonic),
         };
         client.take(joined).unwrap();
         seats.push(client.seat.take());
@@ -316,7 +316,7 @@ fn fifty_thousand_rooms_leave_nothing_behind() {
     assert_eq!(rooms.count(), 50_000);
     drop(seats);
     assert_eq!((rooms.count(), rooms.names()), (0, 0));
-    assert_eq!(rooms.shared().ledger.addresses(), 0);
+    assert_eq!(rooms.context().quota.addresses(), 0);
 }
 
 proptest! {

@@ -58,7 +58,7 @@ impl AddressQuota {
         let Some(address) = address.filter(|_| self.max_per_address != 0) else { return Ok(None) };
         let mut told = self.of(address)?.lock_owned().await;
         let has_place = rooms.opened_by(address) < self.max_per_address
-            && self.tell(&mut told, shared.ok_or(Code::EngineUnavailable)?, rooms, address, 1).await?;
+            && self.report(&mut told, shared.ok_or(Code::EngineUnavailable)?, rooms, address, 1).await?;
         if has_place {
             return Ok(Some(told));
         }
@@ -74,7 +74,7 @@ impl AddressQuota {
     }
 
     /// Tells how many rooms of an address are here, and asks for `more`. Whether there are so many places.
-    async fn tell(
+    async fn report(
         &self,
         told: &mut Reported,
         shared: &dyn SharedStore,
@@ -85,15 +85,15 @@ impl AddressQuota {
         let here = rooms.opened_by(address);
         // If the answer is lost, the other nodes may know of more than there are, never of less.
         *told = None;
-        let (name, connection, since) = (format!("room:opened:{address}"), shared.connection()?, Instant::now());
+        let (name, connection, since) = (format!("room:opened:{address}"), shared.connection_epoch()?, Instant::now());
         let places = shared.reserve(&name, here, here + more, self.max_per_address, DIRECTORY_LEASE).await?;
         *told = Some(ReportedCount { rooms: places, since, connection });
         Ok(places >= here + more)
     }
 
     /// Tells what is not as it was told, and what is told for long. To be called once a second.
-    pub async fn keep(&self, shared: &dyn SharedStore, rooms: &Rooms) {
-        let Ok(connection) = shared.connection() else { return };
+    pub async fn refresh(&self, shared: &dyn SharedStore, rooms: &Rooms) {
+        let Ok(connection) = shared.connection_epoch() else { return };
         let mut due = Vec::new();
         self.addresses.lock().retain(|address, told| {
             // Whoever holds it tells.
@@ -109,7 +109,7 @@ impl AddressQuota {
         stream::iter(due)
             .for_each_concurrent(MAX_CONCURRENT_REQUESTS, |(address, told)| async move {
                 // What fails is told again.
-                let _ = self.tell(&mut *told.lock().await, shared, rooms, address, 0).await;
+                let _ = self.report(&mut *told.lock().await, shared, rooms, address, 0).await;
             })
             .await;
     }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{DIRECTORY_LEASE, MAX_CONCURRENT_REQUESTS};
-use crate::broker::room::code::{MAX_WRONG_CODES, MAX_WRONG_CODES_PER_ADDRESS, WRONG_CODE_WINDOW, normal_form};
+use crate::broker::room::code::{MAX_WRONG_CODES, MAX_WRONG_CODES_PER_ADDRESS, WRONG_CODE_WINDOW, canonical};
 use crate::broker::room::{Key, Rooms};
 use crate::broker::{Engine, SharedStore};
 use crate::protocol::{CloseReason, Code, Refusal};
@@ -36,17 +36,17 @@ impl RoomDirectory {
     }
 
     /// The node of a room, unless it is this one or there is no such room.
-    pub async fn find(&self, key: &Key) -> Result<Option<String>, Refusal> {
+    pub async fn lookup_owner(&self, key: &Key) -> Result<Option<String>, Refusal> {
         self.read(&name(key)).await
     }
 
     /// The same for a room that is known by its short code.
-    pub async fn find_code(&self, code: &str) -> Result<Option<String>, Refusal> {
+    pub async fn lookup_code(&self, code: &str) -> Result<Option<String>, Refusal> {
         self.read(&name_of_code(code)).await
     }
 
     /// Refuses whoever guessed wrong too often, on whatever node.
-    pub async fn may_try_code(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
+    pub async fn check_code_attempts(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         let (all, by_address) = self.count_codes(address, 0).await?;
         let is_too_many = all >= u64::from(MAX_WRONG_CODES) || by_address >= u64::from(MAX_WRONG_CODES_PER_ADDRESS);
         if is_too_many { Err(Code::RateLimited.into()) } else { Ok(()) }
@@ -59,9 +59,9 @@ impl RoomDirectory {
     /// Wrong codes of all addresses and of one.
     async fn count_codes(&self, address: Option<IpAddr>, more: u32) -> Result<(u64, u64), Refusal> {
         let shared = self.shared()?;
-        let all = shared.count("room:wrong", more, WRONG_CODE_WINDOW).await?;
+        let all = shared.increment("room:wrong", more, WRONG_CODE_WINDOW).await?;
         let by_address = match address {
-            Some(address) => shared.count(&format!("room:wrong:{address}"), more, WRONG_CODE_WINDOW).await?,
+            Some(address) => shared.increment(&format!("room:wrong:{address}"), more, WRONG_CODE_WINDOW).await?,
             None => 0,
         };
         Ok((all, by_address))
@@ -71,12 +71,12 @@ impl RoomDirectory {
         let Some(node) = self.shared()?.get(name).await? else { return Ok(None) };
         let node = String::from_utf8_lossy(&node).into_owned();
         // What was on a node that is gone is gone with it.
-        let is_there = node != self.node && self.shared()?.is_present(&node).await?;
+        let is_there = node != self.node && self.shared()?.is_alive(&node).await?;
         Ok(is_there.then_some(node))
     }
 
     /// Keeps others from claiming a name or giving it up on this node.
-    pub async fn hold(&self, key: &Key) -> MutexGuard<'_, ()> {
+    pub async fn lock_name(&self, key: &Key) -> MutexGuard<'_, ()> {
         self.stripes[self.hasher.hash_one(key) as usize % LOCK_STRIPES].lock().await
     }
 
@@ -84,7 +84,7 @@ impl RoomDirectory {
     pub async fn claim(&self, key: &Key) -> Result<Option<String>, Refusal> {
         let (shared, name) = (self.shared()?, name(key));
         let mut owner = shared.claim(&name, &self.node, None, DIRECTORY_LEASE).await?;
-        if owner != self.node && !shared.is_present(&owner).await? {
+        if owner != self.node && !shared.is_alive(&owner).await? {
             owner = shared.claim(&name, &self.node, Some(&owner), DIRECTORY_LEASE).await?;
         }
         Ok(Some(owner).filter(|owner| *owner != self.node))
@@ -92,12 +92,12 @@ impl RoomDirectory {
 
     /// Takes a short code for this node. `false` if it opens a room somewhere already.
     pub async fn claim_code(&self, code: &str, lives: Duration) -> Result<bool, Refusal> {
-        self.shared()?.put_new(&name_of_code(code), self.node.as_bytes(), lives).await
+        self.shared()?.set_if_absent(&name_of_code(code), self.node.as_bytes(), lives).await
     }
 
     /// Gives a name up, unless a room stands under it again.
-    pub async fn give_up(&self, rooms: &Rooms, key: &Key) {
-        let _held = self.hold(key).await;
+    pub async fn release(&self, rooms: &Rooms, key: &Key) {
+        let _held = self.lock_name(key).await;
         if rooms.has(key) {
             return;
         }
@@ -111,7 +111,7 @@ impl RoomDirectory {
     pub async fn renew(&self, rooms: &Rooms) {
         stream::iter(rooms.keys())
             .for_each_concurrent(MAX_CONCURRENT_REQUESTS, |key| async move {
-                let _held = self.hold(&key).await;
+                let _held = self.lock_name(&key).await;
                 if rooms.has(&key)
                     && let Ok(Some(owner)) = self.claim(&key).await
                 {
@@ -123,7 +123,7 @@ impl RoomDirectory {
     }
 
     fn shared(&self) -> Result<&dyn SharedStore, Refusal> {
-        self.engine.shared().ok_or(Code::EngineUnavailable.into())
+        self.engine.shared_store().ok_or(Code::EngineUnavailable.into())
     }
 }
 
@@ -136,7 +136,7 @@ fn name(key: &Key) -> String {
 }
 
 fn name_of_code(code: &str) -> String {
-    format!("room:code:{}", digest(&normal_form(code)))
+    format!("room:code:{}", digest(&canonical(code)))
 }
 
 /// Of one length, whatever a client made up.

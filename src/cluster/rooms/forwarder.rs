@@ -10,7 +10,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::wire::{ClientFrame, PeerLost, Request, Response, RoomTarget, pass};
+use super::wire::{ClientFrame, PeerLost, Request, Response, RoomTarget, send_reliably};
 use super::{BACKPRESSURE_BYTES, ClusterRooms};
 use crate::broker::{Connection, NodeBus, Phase};
 use crate::protocol::CloseReason;
@@ -25,7 +25,7 @@ const MAX_QUEUED_BYTES: usize = 64 * 1024;
 
 /// Held by the connection's handler.
 pub struct RoomForwarder {
-    said: mpsc::UnboundedSender<ClientFrame>,
+    frames: mpsc::UnboundedSender<ClientFrame>,
     waiting: Arc<Backlogged>,
     connection: Arc<Connection>,
 }
@@ -55,34 +55,34 @@ impl RoomForwarder {
     pub fn begin(
         elsewhere: &Arc<ClusterRooms>,
         node: String,
-        wanted: RoomTarget,
+        target: RoomTarget,
         caller: &Caller,
         connection: Arc<Connection>,
     ) -> Self {
         let Caller { sender, address, .. } = caller;
-        let enter = Request::Enter { strand: connection.id, wanted, sender: Sender::clone(sender), address: *address };
+        let enter = Request::Join { peer: connection.id, target, sender: Sender::clone(sender), address: *address };
         let line = ForwardedPeer { node, connection: connection.clone(), state: Mutex::default() };
         let (strand, to_say) = Self::new(connection);
-        tokio::spawn(carry(elsewhere.clone(), Arc::new(line), enter, to_say, strand.waiting.clone()));
+        tokio::spawn(run(elsewhere.clone(), Arc::new(line), enter, to_say, strand.waiting.clone()));
         strand
     }
 
     fn new(connection: Arc<Connection>) -> (Self, mpsc::UnboundedReceiver<ClientFrame>) {
         // Bounded, as nothing is read from the client unless `poll_ready` is.
         let (said, to_say) = mpsc::unbounded_channel();
-        (Self { said, waiting: Arc::default(), connection }, to_say)
+        (Self { frames: said, waiting: Arc::default(), connection }, to_say)
     }
 
-    pub fn say(&self, said: ClientFrame) {
+    pub fn forward(&self, said: ClientFrame) {
         self.waiting.bytes.fetch_add(said.size(), Ordering::Relaxed);
         // If nobody carries it any more, the connection was closed.
-        let _ = self.said.send(said);
+        let _ = self.frames.send(said);
     }
 
     /// Pending while too much waits.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         self.waiting.task.register(cx.waker());
-        let is_ready = self.waiting.bytes.load(Ordering::Acquire) <= MAX_QUEUED_BYTES || self.said.is_closed();
+        let is_ready = self.waiting.bytes.load(Ordering::Acquire) <= MAX_QUEUED_BYTES || self.frames.is_closed();
         if is_ready { Poll::Ready(()) } else { Poll::Pending }
     }
 }
@@ -93,15 +93,15 @@ impl Drop for RoomForwarder {
             Phase::Open => CloseReason::Normal,
             Phase::Closing(reason) | Phase::Closed(reason) => reason,
         };
-        self.say(ClientFrame::Gone(reason.code()));
+        self.forward(ClientFrame::Disconnected(reason.code()));
     }
 }
 
 impl ForwardedPeer {
     /// Takes a batch of the room's node.
-    pub fn hear(&self, from: &str, number: u64, frames: Vec<u8>, close: Option<u16>) -> Response {
+    pub fn on_frames(&self, from: &str, number: u64, frames: Vec<u8>, close: Option<u16>) -> Response {
         if from != self.node || self.connection.phase() != Phase::Open {
-            return Response::Unknown;
+            return Response::UnknownPeer;
         }
         let mut state = self.state.lock();
         if number == state.heard + 1 {
@@ -113,9 +113,9 @@ impl ForwardedPeer {
                 self.connection.close(CloseReason::of(code).unwrap_or(CloseReason::EngineUnavailable));
             }
         } else if number != state.heard {
-            return Response::Unknown;
+            return Response::UnknownPeer;
         }
-        Response::Taken { is_full: close.is_none() && self.connection.waiting_bytes() > BACKPRESSURE_BYTES }
+        Response::Ack { backpressure: close.is_none() && self.connection.waiting_bytes() > BACKPRESSURE_BYTES }
     }
 
     pub fn is_known(&self) -> bool {
@@ -123,13 +123,13 @@ impl ForwardedPeer {
     }
 
     /// The room is out of reach.
-    pub fn cut(&self) {
+    pub fn disconnect(&self) {
         self.connection.close(CloseReason::EngineUnavailable);
     }
 }
 
 /// Runs as long as there is something to say, and until the room's node knows that the connection is over.
-async fn carry(
+async fn run(
     elsewhere: Arc<ClusterRooms>,
     line: Arc<ForwardedPeer>,
     enter: Request,
@@ -137,29 +137,29 @@ async fn carry(
     waiting: Arc<Backlogged>,
 ) {
     let strand = line.connection.id;
-    elsewhere.lines.lock().insert(strand, line.clone());
+    elsewhere.forwarded.lock().insert(strand, line.clone());
     elsewhere.carried.increment(1);
     let carried = async {
-        pass(&*elsewhere.bus, &line.node, enter).await?;
+        send_reliably(&*elsewhere.bus, &line.node, enter).await?;
         line.state.lock().is_known = true;
         let mut number = 0;
         while let Some(first) = to_say.recv().await {
             number += 1;
-            say(&*elsewhere.bus, &line, number, first, &mut to_say, &waiting).await?;
+            send_frames(&*elsewhere.bus, &line, number, first, &mut to_say, &waiting).await?;
         }
         Ok(())
     };
     if let Err(PeerLost) = carried.await {
-        line.cut();
+        line.disconnect();
     }
     drop(to_say);
     waiting.task.wake();
-    elsewhere.lines.lock().remove(&strand);
+    elsewhere.forwarded.lock().remove(&strand);
     elsewhere.carried.decrement(1);
 }
 
 /// Sends all that waits, as far as it goes at once.
-async fn say(
+async fn send_frames(
     bus: &dyn NodeBus,
     line: &ForwardedPeer,
     number: u64,
@@ -168,14 +168,14 @@ async fn say(
     waiting: &Backlogged,
 ) -> Result<(), PeerLost> {
     let mut bytes = first.size();
-    let mut said = vec![first];
+    let mut frames = vec![first];
     while bytes < BATCH_BYTES
         && let Ok(next) = to_say.try_recv()
     {
         bytes += next.size();
-        said.push(next);
+        frames.push(next);
     }
-    pass(bus, &line.node, Request::Say { strand: line.connection.id, number, said }).await?;
+    send_reliably(bus, &line.node, Request::ClientFrames { peer: line.connection.id, number, frames }).await?;
     waiting.bytes.fetch_sub(bytes, Ordering::Release);
     waiting.task.wake();
     Ok(())
@@ -196,7 +196,7 @@ mod tests {
         let cx = Context::from_waker(Waker::noop());
         for _ in 0..10_000 {
             if strand.poll_ready(&cx).is_ready() {
-                strand.say(ClientFrame::Text(String::new()));
+                strand.forward(ClientFrame::Text(String::new()));
             }
         }
         assert!((1..2_000).contains(&to_say.len()), "{} wait", to_say.len());

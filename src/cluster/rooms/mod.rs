@@ -26,7 +26,7 @@ use self::forwarder::ForwardedPeer;
 pub use self::forwarder::RoomForwarder;
 use self::remote_peer::RemotePeer;
 pub use self::wire::{Base64Bytes, ClientFrame, RoomTarget};
-use self::wire::{PEER_LOST_TIMEOUT, Request, Response, ask};
+use self::wire::{PEER_LOST_TIMEOUT, Request, Response, request};
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::broker::room::RoomLimits;
 use crate::broker::{Engine, NodeBus};
@@ -40,7 +40,7 @@ const BACKPRESSURE_BYTES: usize = 256 * 1024;
 /// How often what is over is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often nodes tell each other which strands there are.
+/// How often nodes tell each other which peers there are.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What is told of rooms is remembered so long without being renewed. What a node told that is gone counts no more.
@@ -55,37 +55,43 @@ const MAX_CONCURRENT_REQUESTS: usize = 64;
 /// What a node knows of other nodes' rooms, and where its own can be found.
 pub struct ClusterRooms {
     bus: Arc<dyn NodeBus>,
-    pub whereabouts: RoomDirectory,
-    openers: AddressQuota,
+    pub directory: RoomDirectory,
+    address_quota: AddressQuota,
     /// Strands of connections of this node, by connection.
-    lines: Mutex<HashMap<u64, Arc<ForwardedPeer>>>,
+    forwarded: Mutex<HashMap<u64, Arc<ForwardedPeer>>>,
     carried: Gauge,
 }
 
 impl ClusterRooms {
     /// `None` where there are no other nodes. Registers its metrics with the current recorder.
     pub fn new(engine: &Arc<dyn Engine>, limits: &RoomLimits) -> Option<Arc<Self>> {
-        let bus = engine.bus()?;
+        let bus = engine.node_bus()?;
         let whereabouts = RoomDirectory::new(engine.clone(), bus.node().to_owned());
         let carried = gauge!("lastmile_carried_peers");
         let openers = AddressQuota::new(limits);
-        Some(Arc::new(Self { bus, whereabouts, openers, lines: Mutex::default(), carried }))
+        Some(Arc::new(Self {
+            bus,
+            directory: whereabouts,
+            address_quota: openers,
+            forwarded: Mutex::default(),
+            carried,
+        }))
     }
 
     /// Whether a connection of this node is a peer elsewhere, or was until just now.
     pub fn is_used(&self) -> bool {
-        !self.lines.lock().is_empty()
+        !self.forwarded.lock().is_empty()
     }
 
-    fn line(&self, strand: u64) -> Option<Arc<ForwardedPeer>> {
-        self.lines.lock().get(&strand).cloned()
+    fn forwarded_peer(&self, strand: u64) -> Option<Arc<ForwardedPeer>> {
+        self.forwarded.lock().get(&strand).cloned()
     }
 }
 
 /// Keeps a place for a room that an address is about to open, where there are other nodes that count with this one.
 pub async fn reserve(app: &AppState, address: Option<IpAddr>) -> Result<Option<Reservation>, Refusal> {
     match &app.elsewhere {
-        Some(elsewhere) => elsewhere.openers.reserve(app.engine.shared(), &app.rooms, address).await,
+        Some(elsewhere) => elsewhere.address_quota.reserve(app.engine.shared_store(), &app.rooms, address).await,
         None => Ok(None),
     }
 }
@@ -97,66 +103,66 @@ type RemotePeers = HashMap<String, HashMap<u64, RemotePeer>>;
 pub async fn run(app: Arc<AppState>) {
     let Some(elsewhere) = app.elsewhere.clone() else { return };
     let (rooms, forgetful, runtime) = (app.rooms.clone(), elsewhere.clone(), tokio::runtime::Handle::current());
-    app.rooms.on_forgotten(move |key| {
+    app.rooms.on_deleted(move |key| {
         let (rooms, elsewhere, key) = (rooms.clone(), forgetful.clone(), key.clone());
-        runtime.spawn(async move { elsewhere.whereabouts.give_up(&rooms, &key).await });
+        runtime.spawn(async move { elsewhere.directory.release(&rooms, &key).await });
     });
     let guests = Mutex::new(RemotePeers::new());
-    let mut words = elsewhere.bus.listen(Topic::Rooms);
+    let mut words = elsewhere.bus.subscribe(Topic::Rooms);
     let take_words = async {
         while let Some(word) = words.recv().await {
-            answer(&app, &elsewhere, &guests, word);
+            on_message(&app, &elsewhere, &guests, word);
         }
     };
     let renew = async {
         loop {
             tokio::time::sleep(DIRECTORY_REFRESH_INTERVAL).await;
-            elsewhere.whereabouts.renew(&app.rooms).await;
+            elsewhere.directory.renew(&app.rooms).await;
         }
     };
     let keep = async {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
-            if let Some(shared) = app.engine.shared() {
-                elsewhere.openers.keep(shared, &app.rooms).await;
+            if let Some(shared) = app.engine.shared_store() {
+                elsewhere.address_quota.refresh(shared, &app.rooms).await;
             }
         }
     };
-    tokio::join!(take_words, renew, keep, hold(&elsewhere), sweep(&guests));
+    tokio::join!(take_words, renew, keep, send_keep_alives(&elsewhere), sweep(&guests));
 }
 
 /// Answers one word. What it asks for is done at once, so that words are taken in their order.
-fn answer(app: &Arc<AppState>, elsewhere: &Arc<ClusterRooms>, guests: &Mutex<RemotePeers>, word: NodeMessage) {
+fn on_message(app: &Arc<AppState>, elsewhere: &Arc<ClusterRooms>, guests: &Mutex<RemotePeers>, word: NodeMessage) {
     let answer = match serde_json::from_slice(&word.bytes) {
-        Ok(Request::Enter { strand, wanted, sender, address }) => {
+        Ok(Request::Join { peer, target, sender, address }) => {
             let caller = Caller { sender: Arc::new(sender), address, is_guest: true };
             let mut guests = guests.lock();
             let of_node = guests.entry(word.from.clone()).or_default();
-            of_node.entry(strand).or_insert_with(|| {
-                RemotePeer::enter(app, elsewhere.bus.clone(), word.from.clone(), strand, wanted, caller)
+            of_node.entry(peer).or_insert_with(|| {
+                RemotePeer::join(app, elsewhere.bus.clone(), word.from.clone(), peer, target, caller)
             });
-            Response::Taken { is_full: false }
+            Response::Ack { backpressure: false }
         }
-        Ok(Request::Say { strand, number, said }) => {
+        Ok(Request::ClientFrames { peer, number, frames }) => {
             let guests = guests.lock();
-            let guest = guests.get(&word.from).and_then(|of_node| of_node.get(&strand));
-            guest.map_or(Response::Unknown, |guest| guest.say(number, said))
+            let guest = guests.get(&word.from).and_then(|of_node| of_node.get(&peer));
+            guest.map_or(Response::UnknownPeer, |guest| guest.on_client_frames(number, frames))
         }
-        Ok(Request::Hear { strand, number, frames, close }) => match elsewhere.line(strand) {
-            Some(line) => line.hear(&word.from, number, frames.0, close),
-            None => Response::Unknown,
+        Ok(Request::ServerFrames { peer, number, frames, close }) => match elsewhere.forwarded_peer(peer) {
+            Some(line) => line.on_frames(&word.from, number, frames.0, close),
+            None => Response::UnknownPeer,
         },
-        Ok(Request::Hold { mut strands }) => {
+        Ok(Request::KeepAlive { mut peers }) => {
             let (guests, now) = (guests.lock(), Instant::now());
             let of_node = guests.get(&word.from);
-            strands.retain(|strand| match of_node.and_then(|of_node| of_node.get(strand)) {
+            peers.retain(|strand| match of_node.and_then(|of_node| of_node.get(strand)) {
                 Some(guest) => {
-                    guest.hold(now);
+                    guest.keep_alive(now);
                     false
                 }
                 None => true,
             });
-            Response::Held { unknown: strands }
+            Response::KeptAlive { unknown: peers }
         }
         Err(_) => return tracing::warn!(node = word.from, "a word of another node cannot be read"),
     };
@@ -166,29 +172,32 @@ fn answer(app: &Arc<AppState>, elsewhere: &Arc<ClusterRooms>, guests: &Mutex<Rem
     tokio::spawn(answered);
 }
 
-/// Lets the nodes to which strands lead know that they are there, and cuts those that lead nowhere.
-async fn hold(elsewhere: &ClusterRooms) {
+/// Lets the nodes to which peers lead know that they are there, and cuts those that lead nowhere.
+async fn send_keep_alives(elsewhere: &ClusterRooms) {
     let mut reached: HashMap<String, Instant> = HashMap::new();
     loop {
         let mut nodes: HashMap<String, Vec<Arc<ForwardedPeer>>> = HashMap::new();
-        for line in elsewhere.lines.lock().values().filter(|line| line.is_known()) {
+        for line in elsewhere.forwarded.lock().values().filter(|line| line.is_known()) {
             nodes.entry(line.node.clone()).or_default().push(line.clone());
         }
         reached.retain(|node, _| nodes.contains_key(node));
         let asked = nodes.iter().map(|(node, lines)| {
-            let strands = lines.iter().map(|line| line.connection.id).collect();
-            async move { (node, ask(&*elsewhere.bus, node, &Request::Hold { strands }).await) }
+            let peers = lines.iter().map(|line| line.connection.id).collect();
+            async move { (node, request(&*elsewhere.bus, node, &Request::KeepAlive { peers }).await) }
         });
         for (node, answer) in join_all(asked).await {
             let (lines, now) = (&nodes[node], Instant::now());
             let since = reached.entry(node.clone()).or_insert(now);
             match answer {
-                Ok(Response::Held { unknown }) => {
+                Ok(Response::KeptAlive { unknown }) => {
                     *since = now;
                     let unknown: HashSet<u64> = unknown.into_iter().collect();
-                    lines.iter().filter(|line| unknown.contains(&line.connection.id)).for_each(|line| line.cut());
+                    lines
+                        .iter()
+                        .filter(|line| unknown.contains(&line.connection.id))
+                        .for_each(|line| line.disconnect());
                 }
-                _ if since.elapsed() > PEER_LOST_TIMEOUT => lines.iter().for_each(|line| line.cut()),
+                _ if since.elapsed() > PEER_LOST_TIMEOUT => lines.iter().for_each(|line| line.disconnect()),
                 _ => {}
             }
         }
@@ -202,7 +211,7 @@ async fn sweep(guests: &Mutex<RemotePeers>) {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let now = Instant::now();
         guests.lock().retain(|_, of_node| {
-            of_node.retain(|_, guest| !guest.is_over(now));
+            of_node.retain(|_, guest| !guest.is_expired(now));
             !of_node.is_empty()
         });
     }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::BACKPRESSURE_BYTES;
-use super::wire::{Base64Bytes, ClientFrame, PEER_LOST_TIMEOUT, Request, Response, RoomTarget, pass};
+use super::wire::{Base64Bytes, ClientFrame, PEER_LOST_TIMEOUT, Request, Response, RoomTarget, send_reliably};
 use crate::broker::connection::registry::Registered;
 use crate::broker::{BufferedSocket, Connection, ConnectionLimits, NodeBus, Phase};
 use crate::ops;
@@ -43,10 +43,10 @@ struct PeerState {
 struct Incoming {
     /// The number of the newest batch.
     number: u64,
-    said: VecDeque<ClientFrame>,
+    frames: VecDeque<ClientFrame>,
     bytes: usize,
     /// When the client's node last said that the strand is there.
-    held: Instant,
+    last_keep_alive: Instant,
 }
 
 /// What is to be delivered next.
@@ -56,7 +56,7 @@ struct Batch {
 }
 
 impl RemotePeer {
-    pub fn enter(
+    pub fn join(
         app: &Arc<AppState>,
         bus: Arc<dyn NodeBus>,
         node: String,
@@ -66,7 +66,7 @@ impl RemotePeer {
     ) -> Self {
         let limits = ConnectionLimits { ping: Duration::MAX, pong: Duration::MAX, ..*app.room_connection_limits };
         let connection = Arc::new(Connection::new(app.registry.new_id(), Arc::new(limits), BufferedSocket));
-        let registered = app.registry.register_guest(connection.clone());
+        let registered = app.registry.register_remote_peer(connection.clone());
         if app.lifecycle.phase() >= ops::Phase::Draining {
             connection.close(CloseReason::Draining);
         }
@@ -77,40 +77,40 @@ impl RemotePeer {
             RoomTarget::Relay(id) => Box::new(relay::peer(app.clone(), connection.clone(), caller, id)),
             RoomTarget::Native(room) => Box::new(native::guest(app.clone(), connection.clone(), caller, room)),
         };
-        let incoming = Incoming { number: 0, said: VecDeque::new(), bytes: 0, held: Instant::now() };
+        let incoming = Incoming { number: 0, frames: VecDeque::new(), bytes: 0, last_keep_alive: Instant::now() };
         let peer = Arc::new(PeerState { connection, incoming: Mutex::new(incoming), gone: Notify::new() });
         let driver = tokio::spawn(drive(peer.clone(), handler, bus, node, strand)).abort_handle();
         Self { peer, driver, _registered: registered }
     }
 
     /// Takes a batch of what the client says.
-    pub fn say(&self, number: u64, said: Vec<ClientFrame>) -> Response {
+    pub fn on_client_frames(&self, number: u64, said: Vec<ClientFrame>) -> Response {
         let mut incoming = self.peer.incoming.lock();
         if number == incoming.number + 1 {
             incoming.number = number;
             incoming.bytes += said.iter().map(ClientFrame::size).sum::<usize>();
-            if said.iter().any(|said| matches!(said, ClientFrame::Gone(_))) {
+            if said.iter().any(|said| matches!(said, ClientFrame::Disconnected(_))) {
                 self.peer.gone.notify_one();
             }
-            incoming.said.extend(said);
+            incoming.frames.extend(said);
         } else if number != incoming.number {
-            return Response::Unknown;
+            return Response::UnknownPeer;
         }
-        let is_full = incoming.bytes > BACKPRESSURE_BYTES;
+        let backpressure = incoming.bytes > BACKPRESSURE_BYTES;
         drop(incoming);
         self.peer.connection.wake();
-        Response::Taken { is_full }
+        Response::Ack { backpressure }
     }
 
     /// Its node says that the strand is there.
-    pub fn hold(&self, now: Instant) {
-        self.peer.incoming.lock().held = now;
-        self.peer.connection.hear();
+    pub fn keep_alive(&self, now: Instant) {
+        self.peer.incoming.lock().last_keep_alive = now;
+        self.peer.connection.mark_alive();
     }
 
     /// Whether there is nothing left to do for it. Whoever was not held for long is given up.
-    pub fn is_over(&self, now: Instant) -> bool {
-        let held = self.peer.incoming.lock().held;
+    pub fn is_expired(&self, now: Instant) -> bool {
+        let held = self.peer.incoming.lock().last_keep_alive;
         self.driver.is_finished() || now.saturating_duration_since(held) > PEER_LOST_TIMEOUT + PEER_LOST_TIMEOUT / 2
     }
 }
@@ -127,9 +127,9 @@ async fn drive(peer: Arc<PeerState>, mut handler: Box<dyn Handler>, bus: Arc<dyn
     while let Some(Batch { frames, close }) = poll_fn(|cx| peer.poll(&mut *handler, cx)).await {
         number += 1;
         let close = close.map(CloseReason::code);
-        let hear = Request::Hear { strand, number, frames: Base64Bytes(frames), close };
+        let hear = Request::ServerFrames { peer: strand, number, frames: Base64Bytes(frames), close };
         tokio::select! {
-            passed = pass(&*bus, &node, hear) => {
+            passed = send_reliably(&*bus, &node, hear) => {
                 if close.is_some() || passed.is_err() {
                     peer.connection.abandon();
                 }
@@ -151,7 +151,7 @@ impl PeerState {
             connection.close(reason);
         }
         while connection.phase() == Phase::Open && handler.poll_ready(cx).is_ready() {
-            let Some(said) = self.next_said() else { break };
+            let Some(said) = self.next_client_frame() else { break };
             if let Err(reason) = self.take(handler, &said) {
                 connection.close(reason);
             }
@@ -162,9 +162,9 @@ impl PeerState {
         self.batch()
     }
 
-    fn next_said(&self) -> Option<ClientFrame> {
+    fn next_client_frame(&self) -> Option<ClientFrame> {
         let mut incoming = self.incoming.lock();
-        let said = incoming.said.pop_front()?;
+        let said = incoming.frames.pop_front()?;
         incoming.bytes -= said.size();
         Some(said)
     }
@@ -177,7 +177,7 @@ impl PeerState {
                 handler.on_close(payload);
                 Ok(())
             }
-            ClientFrame::Gone(code) => {
+            ClientFrame::Disconnected(code) => {
                 // Why it ended is counted.
                 self.connection.close(CloseReason::of(*code).unwrap_or(CloseReason::Normal));
                 self.connection.abandon();
@@ -191,7 +191,7 @@ impl PeerState {
         let mut bytes = 0;
         loop {
             while bytes < BATCH_BYTES
-                && let Some(frame) = self.connection.take()
+                && let Some(frame) = self.connection.pop_frames()
             {
                 bytes += frame.len();
                 taken.push(frame);

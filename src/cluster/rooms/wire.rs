@@ -34,18 +34,45 @@ pub enum RoomTarget {
     Native(Option<RoomId>),
 }
 
-/// What one node asks another. A strand is a connection of a client's node that is a peer of a room elsewhere; its batches are
-/// numbered in each direction, beginning with 1, and one that was taken is not taken again.
+/// A request to another node about a forwarded peer: a client of one node that is in a room of another. Frames of one direction go in
+/// batches, numbered from 1; a repeated number is acknowledged and not applied again. The serde names are those of every version
+/// that may share a Redis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// To the room's node: a client wants to enter.
-    Enter { strand: u64, wanted: RoomTarget, sender: Sender, address: Option<IpAddr> },
-    /// To the room's node: what the client says.
-    Say { strand: u64, number: u64, said: Vec<ClientFrame> },
-    /// To the client's node: frames for the client, one behind the other, and the code with which it is closed then.
-    Hear { strand: u64, number: u64, frames: Base64Bytes, close: Option<u16> },
-    /// To the room's node: the strands that there are, of those that led there.
-    Hold { strands: Vec<u64> },
+    /// To the room's node: a client joins.
+    #[serde(rename = "Enter")]
+    Join {
+        #[serde(rename = "strand")]
+        peer: u64,
+        #[serde(rename = "wanted")]
+        target: RoomTarget,
+        sender: Sender,
+        address: Option<IpAddr>,
+    },
+    /// To the room's node: frames that the client sent.
+    #[serde(rename = "Say")]
+    ClientFrames {
+        #[serde(rename = "strand")]
+        peer: u64,
+        number: u64,
+        #[serde(rename = "said")]
+        frames: Vec<ClientFrame>,
+    },
+    /// To the client's node: encoded frames for the client, and the close code that ends its connection after them.
+    #[serde(rename = "Hear")]
+    ServerFrames {
+        #[serde(rename = "strand")]
+        peer: u64,
+        number: u64,
+        frames: Base64Bytes,
+        close: Option<u16>,
+    },
+    /// To the room's node: ids of the forwarded peers that are still connected.
+    #[serde(rename = "Hold")]
+    KeepAlive {
+        #[serde(rename = "strands")]
+        peers: Vec<u64>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,8 +81,9 @@ pub enum ClientFrame {
     Binary(Base64Bytes),
     /// Its Close frame's payload.
     Close(Base64Bytes),
-    /// The connection is over, with this code.
-    Gone(u16),
+    /// The connection ended, with this close code.
+    #[serde(rename = "Gone")]
+    Disconnected(u16),
 }
 
 impl ClientFrame {
@@ -65,7 +93,7 @@ impl ClientFrame {
             + match self {
                 Self::Text(text) => text.len(),
                 Self::Binary(Base64Bytes(bytes)) | Self::Close(Base64Bytes(bytes)) => bytes.len(),
-                Self::Gone(_) => 0,
+                Self::Disconnected(_) => 0,
             }
     }
 }
@@ -89,36 +117,41 @@ impl<'de> Deserialize<'de> for Base64Bytes {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Response {
-    /// It was taken, now or before. Until it is not full, nothing more may be sent.
-    Taken { is_full: bool },
-    /// There is no such strand (any more).
-    Unknown,
-    /// Of the strands that were named, those that are not known.
-    Held { unknown: Vec<u64> },
+    /// The batch was applied, now or before. With backpressure, the sender waits and repeats it.
+    #[serde(rename = "Taken")]
+    Ack {
+        #[serde(rename = "is_full")]
+        backpressure: bool,
+    },
+    #[serde(rename = "Unknown")]
+    UnknownPeer,
+    /// The named peers that this node does not know.
+    #[serde(rename = "Held")]
+    KeptAlive { unknown: Vec<u64> },
 }
 
 /// The strand is of no use any more.
 #[derive(Debug)]
 pub struct PeerLost;
 
-pub async fn ask(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
+pub async fn request(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
     let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(Code::Internal))?;
-    let answer = bus.ask(node, Topic::Rooms, &asked).await?;
+    let answer = bus.request(node, Topic::Rooms, &asked).await?;
     serde_json::from_slice(&answer).map_err(|_| Code::EngineUnavailable.into())
 }
 
 /// Asks until the other side has taken it and takes more.
-pub async fn pass(bus: &dyn NodeBus, node: &str, mut asked: Request) -> Result<(), PeerLost> {
+pub async fn send_reliably(bus: &dyn NodeBus, node: &str, mut asked: Request) -> Result<(), PeerLost> {
     let mut since = Instant::now();
     while since.elapsed() < PEER_LOST_TIMEOUT {
-        match ask(bus, node, &asked).await {
-            Ok(Response::Taken { is_full: false }) => return Ok(()),
-            Ok(Response::Taken { is_full: true }) => {
+        match request(bus, node, &asked).await {
+            Ok(Response::Ack { backpressure: false }) => return Ok(()),
+            Ok(Response::Ack { backpressure: true }) => {
                 asked.empty();
                 since = Instant::now();
                 sleep(BACKPRESSURE_PAUSE).await;
             }
-            Ok(Response::Unknown | Response::Held { .. }) => return Err(PeerLost),
+            Ok(Response::UnknownPeer | Response::KeptAlive { .. }) => return Err(PeerLost),
             Err(_) => sleep(RETRY_PAUSE).await,
         }
     }
@@ -129,9 +162,9 @@ impl Request {
     /// It was taken, and is only repeated to hear whether there is room for more.
     fn empty(&mut self) {
         match self {
-            Self::Say { said, .. } => said.clear(),
-            Self::Hear { frames, .. } => frames.0.clear(),
-            Self::Enter { .. } | Self::Hold { .. } => {}
+            Self::ClientFrames { frames, .. } => frames.clear(),
+            Self::ServerFrames { frames, .. } => frames.0.clear(),
+            Self::Join { .. } | Self::KeepAlive { .. } => {}
         }
     }
 }

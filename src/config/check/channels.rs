@@ -138,7 +138,7 @@ fn check_values(
     let mut numbers = Numbers::new(path.clone(), report);
     ChannelRule {
         pattern,
-        template,
+        claim_pattern: template,
         deny,
         subscribers,
         limits: ChannelLimits {

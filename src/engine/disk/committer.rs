@@ -64,8 +64,8 @@ impl Committer {
             let changes = self.changes(&batch);
             match self.commit(&changes) {
                 Ok(()) => {
-                    self.reveal(batch);
-                    self.shared.channels.relieve(|log| self.shared.queue.discard(log.take_garbage()));
+                    self.publish_committed(batch);
+                    self.shared.channels.evict_over_budget(|log| self.shared.queue.discard(log.take_garbage()));
                 }
                 Err(cause) => self.fail(batch, &cause),
             }
@@ -81,7 +81,7 @@ impl Committer {
                 Op::Publish { channel, log, publication, is_kept, used, now, .. } => {
                     let id = identify(&mut log.lock(), &mut self.next_id);
                     if *is_kept {
-                        let entry = Entry { at: now.steady, kept: publication.kept() };
+                        let entry = Entry { at: now.monotonic, form: publication.kept() };
                         changes.publications.push((id, used.offset, entry));
                     }
                     touched.insert(channel, (log, Some(*used)));
@@ -114,27 +114,27 @@ impl Committer {
         Ok(())
     }
 
-    fn reveal(&self, batch: Batch) {
+    fn publish_committed(&self, batch: Batch) {
         let channels = &self.shared.channels;
         let rules = channels.rules.load();
         for op in batch.ops {
             match op {
                 Op::Publish { channel, log, publication, is_kept, used, now, answer } => {
                     let mut log = log.lock();
-                    let kept = is_kept.then(|| Entry { at: now.steady, kept: publication.kept() });
-                    log.reveal(used, kept, rules.of(&channel), Instant::now());
+                    let kept = is_kept.then(|| Entry { at: now.monotonic, form: publication.kept() });
+                    log.commit(used, kept, rules.of(&channel), Instant::now());
                     self.shared.queue.discard(log.take_garbage());
                     let mut walks = channels.hub.fan_out(&channel, &publication);
                     let position = log.position();
                     drop(log);
                     channels.counters.publications.increment(1);
-                    let congestion = walks.congestion.take();
-                    if !walks.walks.is_empty() {
+                    let congestion = walks.backpressure.take();
+                    if !walks.list.is_empty() {
                         // Not here: this thread writes for all channels.
                         self.runtime.spawn(async move { drop(deliver::run(walks)) });
                     }
                     // Whoever does not wait any more is not told.
-                    let _ = answer.send(Ok(Stored { position, congestion }));
+                    let _ = answer.send(Ok(Stored { position, backpressure: congestion }));
                 }
                 Op::Save { answer, .. } | Op::Barrier { answer } => drop(answer.send(Ok(()))),
                 Op::End { channel, log, reason } => {
@@ -177,7 +177,7 @@ impl Committer {
             Op::Publish { channel, log, answer, .. } => {
                 let mut locked = log.lock();
                 let revealed = locked.revealed();
-                locked.take_back(revealed);
+                locked.rollback(revealed);
                 drop(locked);
                 suspects.insert(channel, log);
                 let _ = answer.send(Err(Code::EngineUnavailable.into()));
@@ -195,7 +195,7 @@ impl Committer {
                 // Nobody waits for it, and nothing of the channel comes before it any more.
                 let mut locked = log.lock();
                 let revealed = locked.revealed();
-                locked.take_back(revealed);
+                locked.rollback(revealed);
                 self.shared.channels.end(&channel, &mut locked, reason);
                 drop(locked);
                 suspects.insert(channel, log);
@@ -232,7 +232,7 @@ impl Committer {
             let mut changes = Changes::default();
             for (channel, log) in suspects {
                 let mut log = log.lock();
-                if log.state != LogState::Forgotten && log.id > 0 {
+                if log.state != LogState::Removed && log.id > 0 {
                     log.take_garbage();
                     changes.whole(channel, &log, &clock);
                 }
@@ -261,7 +261,7 @@ impl Committer {
     fn write_all(&mut self, store: &Store) -> Result<(), String> {
         let mut changes = Changes::default();
         let mut logs = Vec::new();
-        self.shared.channels.each(|channel, log, _, _| logs.push((channel.clone(), log.clone())));
+        self.shared.channels.for_each(|channel, log, _, _| logs.push((channel.clone(), log.clone())));
         for (channel, log) in logs {
             let mut log = log.lock();
             if log.id > 0 {

@@ -87,10 +87,10 @@ impl DiskState {
             next_id = next_id.max(record.id + 1);
             let mut log = self.channels.empty_log(record.epoch.as_str().into(), now);
             let used = record.apply(&mut log, &store.clock);
-            log.restore(used, backlog.into_iter(), rules.of(&channel), now.steady);
+            log.restore(used, backlog.into_iter(), rules.of(&channel), now.monotonic);
             self.queue.discard(log.take_garbage());
             self.channels.insert(channel, log);
-            self.channels.relieve(|log| self.queue.discard(log.take_garbage()));
+            self.channels.evict_over_budget(|log| self.queue.discard(log.take_garbage()));
         })?;
         Ok(next_id)
     }
@@ -116,15 +116,15 @@ impl DiskState {
         self.queue.check()?;
         self.channels.with_log(channel, now, |shared, log| {
             let before = log.given();
-            let given = log.give(channel, rule, publisher, payload, true, now);
+            let given = log.append(channel, rule, publisher, payload, true, now);
             let Some(publication) = given.map_err(|refused| self.refuse(channel, shared, refused))? else {
                 return Err(Code::Internal.into());
             };
             let (answer, settled) = oneshot::channel();
             let (channel, log_of, is_kept) = (channel.clone(), shared.clone(), rule.backlog_messages > 0);
             let op = Op::Publish { channel, log: log_of, publication, is_kept, used: log.given(), now, answer };
-            self.queue.push(op).inspect_err(|_| log.take_back(before))?;
-            Ok(Appended::Later(settled))
+            self.queue.push(op).inspect_err(|_| log.rollback(before))?;
+            Ok(Appended::Pending(settled))
         })
     }
 
@@ -154,11 +154,11 @@ impl DiskState {
             match log.state {
                 LogState::Closing => return self.barrier(),
                 // Its end is shown behind what it accepted.
-                LogState::Ended(_) if log.is_waiting() => return self.barrier(),
-                LogState::Ended(_) => log.begin_anew(new_epoch()?, now),
-                LogState::Live | LogState::Forgotten => {}
+                LogState::Ended(_) if log.has_uncommitted() => return self.barrier(),
+                LogState::Ended(_) => log.restart(new_epoch()?, now),
+                LogState::Live | LogState::Removed => {}
             }
-            log.last_used = now.steady;
+            log.last_used = now.monotonic;
             let created = match &log.declared {
                 Some(declared) if declared == limits => Created::Again,
                 Some(_) => return Err(Code::ChannelExists.into()),
@@ -182,7 +182,7 @@ impl DiskState {
         let Some(log) = self.channels.find(channel) else { return Ok(false) };
         let removed = {
             let mut locked = log.lock();
-            if matches!(locked.state, LogState::Closing | LogState::Forgotten) {
+            if matches!(locked.state, LogState::Closing | LogState::Removed) {
                 return Ok(false);
             }
             self.remove(channel, &log, &mut locked)?
@@ -200,20 +200,20 @@ impl DiskState {
     }
 
     fn sweep(&self, now: Now) {
-        self.channels.each(|channel, shared, log, rule| {
+        self.channels.for_each(|channel, shared, log, rule| {
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 let refused = log.end(CloseReason::LifespanExpired);
                 self.refuse(channel, shared, refused);
             }
-            log.backlog.trim(rule, now.steady);
+            log.backlog.trim(rule, now.monotonic);
             self.queue.discard(log.take_garbage());
-            let is_settled = log.state != LogState::Closing && !log.is_waiting();
+            let is_settled = log.state != LogState::Closing && !log.has_uncommitted();
             if is_settled && self.channels.is_idle(channel, log, now) {
                 // While nothing can be written it stays; nobody waits for this.
                 let _ = self.remove(channel, shared, log);
             }
         });
-        self.channels.relieve(|log| self.queue.discard(log.take_garbage()));
+        self.channels.evict_over_budget(|log| self.queue.discard(log.take_garbage()));
         self.queue.sweep();
     }
 }
@@ -247,7 +247,7 @@ impl Engine for Disk {
     }
 
     /// Only a channel that is just being removed has to be waited for.
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
+    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
         let log = self.shared.channels.find(channel)?;
         if log.lock().state != LogState::Closing {
             return None;
@@ -299,7 +299,7 @@ impl Engine for Disk {
         self.shared.sweep(now);
     }
 
-    fn trouble(&self) -> Option<&'static str> {
+    fn unavailable_reason(&self) -> Option<&'static str> {
         self.shared.queue.is_down().then_some("engine-unavailable")
     }
 }

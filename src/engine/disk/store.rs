@@ -152,7 +152,7 @@ impl Store {
             for (id, offsets) in garbage {
                 rows.retain_in((*id, offsets.start)..(*id, offsets.end), |_, _| false)?;
             }
-            for (id, offset, Entry { at, kept }) in publications {
+            for (id, offset, Entry { at, form: kept }) in publications {
                 let mut row = rows.insert_reserve((*id, *offset), CLOCK_BYTES + kept.stored_len())?;
                 let (time, publication) = row.as_mut().split_at_mut(CLOCK_BYTES);
                 time.copy_from_slice(&self.clock.at(*at).to_le_bytes());
@@ -194,7 +194,7 @@ impl Store {
                 let (time, kept) =
                     row.value().split_first_chunk::<CLOCK_BYTES>().ok_or_else(|| damaged("a publication"))?;
                 let kept = Kept::read(kept).ok_or_else(|| damaged("a publication"))?;
-                backlog.push((key.value().1, Entry { at: self.clock.moment(u64::from_le_bytes(*time)), kept }));
+                backlog.push((key.value().1, Entry { at: self.clock.moment(u64::from_le_bytes(*time)), form: kept }));
             }
             each(name, record, backlog);
         }
@@ -224,7 +224,7 @@ impl Record {
             epoch: log.epoch.to_string(),
             offset: used.offset,
             data_bytes: used.data_bytes,
-            created: clock.at(log.created.steady),
+            created: clock.at(log.created.monotonic),
             created_wall: log.created.wall.as_millisecond(),
             ended: match log.state {
                 LogState::Ended(reason) => Some(reason.code()),
@@ -242,7 +242,7 @@ impl Record {
     pub fn apply(&self, log: &mut Log, clock: &StoreClock) -> Usage {
         log.id = self.id;
         log.epoch = self.epoch.as_str().into();
-        log.created.steady = clock.moment(self.created);
+        log.created.monotonic = clock.moment(self.created);
         log.created.wall = jiff::Timestamp::from_millisecond(self.created_wall).unwrap_or(log.created.wall);
         let reason = self.ended.and_then(|code| CloseReason::ALL.into_iter().find(|reason| reason.code() == code));
         log.state = reason.map_or(LogState::Live, LogState::Ended);

@@ -26,12 +26,12 @@ impl Keys {
     }
 
     /// The stream of what a channel retains.
-    pub fn log(&self, channel: &ChannelName) -> String {
+    pub fn stream(&self, channel: &ChannelName) -> String {
         self.of(channel, "log")
     }
 
     /// Places of a channel by node.
-    pub fn seats(&self, channel: &ChannelName) -> String {
+    pub fn subscriber_quota(&self, channel: &ChannelName) -> String {
         self.of(channel, "seats")
     }
 
@@ -41,7 +41,7 @@ impl Keys {
     }
 
     /// The pub/sub of a channel.
-    pub fn live(&self, channel: &ChannelName) -> String {
+    pub fn pubsub(&self, channel: &ChannelName) -> String {
         self.of(channel, "live")
     }
 
@@ -65,12 +65,12 @@ impl Keys {
     }
 
     /// Something that may happen once on any node.
-    pub fn once(&self, name: &str) -> String {
+    pub fn shared(&self, name: &str) -> String {
         format!("{}:once:{name}", self.0)
     }
 
     /// The stream of what every node must know.
-    pub fn told(&self) -> String {
+    pub fn broadcast_log(&self) -> String {
         format!("{}:told", self.0)
     }
 
@@ -108,7 +108,7 @@ pub struct Scripts {
     pub create: Script,
     pub close: Script,
     pub describe: Script,
-    pub seats: Script,
+    pub reserve: Script,
     pub claim: Script,
     pub release: Script,
     pub count: Script,
@@ -123,7 +123,7 @@ impl Default for Scripts {
             create: Script::new(include_str!("scripts/create.lua")),
             close: Script::new(include_str!("scripts/close.lua")),
             describe: Script::new(include_str!("scripts/describe.lua")),
-            seats: Script::new(include_str!("scripts/reserve.lua")),
+            reserve: Script::new(include_str!("scripts/reserve.lua")),
             claim: Script::new(include_str!("scripts/claim.lua")),
             release: Script::new(include_str!("scripts/release.lua")),
             count: Script::new(include_str!("scripts/count.lua")),
@@ -134,7 +134,7 @@ impl Default for Scripts {
 
 impl Scripts {
     pub fn all(&self) -> [&Script; 10] {
-        let Self { append, attach, create, close, describe, seats, claim, release, count, watch } = self;
+        let Self { append, attach, create, close, describe, reserve: seats, claim, release, count, watch } = self;
         [append, attach, create, close, describe, seats, claim, release, count, watch]
     }
 }
@@ -149,7 +149,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for name in ["a", "a:b", "{a}", "a}:live", "%7Ba%7D", "ä €", "a/b?c#d", "", "$x"] {
             let channel = ChannelName::from_dialect(name).unwrap();
-            assert_eq!(names.channel(&names.live(&channel)).as_ref(), Some(&channel), "{name}");
+            assert_eq!(names.channel(&names.pubsub(&channel)).as_ref(), Some(&channel), "{name}");
             assert!(seen.insert(names.state(&channel)), "{name}");
         }
         assert!(names.channel("other:{/a}:live").is_none());

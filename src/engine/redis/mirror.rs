@@ -126,7 +126,7 @@ impl Mirror {
             {
                 let log = self.log.lock();
                 let is_same = epoch.as_deref() == Some(&*log.epoch);
-                if log.state == LogState::Forgotten || (is_same && log.position().offset >= offset.unwrap_or(0)) {
+                if log.state == LogState::Removed || (is_same && log.position().offset >= offset.unwrap_or(0)) {
                     return Ok(());
                 }
                 if !is_same {
@@ -152,7 +152,7 @@ impl Mirror {
         if self.is_degraded.swap(is_degraded, Ordering::Relaxed) != is_degraded {
             let channel = self.channel.as_str();
             let state = if is_degraded { Reply::Degraded { channel } } else { Reply::Restored { channel } };
-            core.channels.hub.tell_state(&self.channel, &state);
+            core.channels.hub.send_state(&self.channel, &state);
         }
     }
 
@@ -194,7 +194,7 @@ impl Mirror {
                 let mut log = self.log.lock();
                 let position = log.position();
                 match log.state {
-                    LogState::Forgotten => return Ok(Deliveries::default()),
+                    LogState::Removed => return Ok(Deliveries::default()),
                     LogState::Live if *position.epoch == *received.epoch => {}
                     _ => return Err(Gap),
                 }
@@ -233,8 +233,8 @@ impl Mirror {
         };
         let rules = core.channels.rules.load();
         let rule = rules.of(&self.channel);
-        let kept = (rule.backlog_messages > 0).then(|| Entry { at, kept: publication.kept() });
-        log.follow(publisher, bytes, kept, rule, Instant::now());
+        let kept = (rule.backlog_messages > 0).then(|| Entry { at, form: publication.kept() });
+        log.apply_remote(publisher, bytes, kept, rule, Instant::now());
         self.newest.store(received.time, Ordering::Relaxed);
         self.moved.notify_waiters();
         core.channels.hub.fan_out(&self.channel, &Arc::new(publication))
@@ -250,7 +250,7 @@ impl Mirror {
     /// From now on `node` is told who comes and goes here.
     fn watched_by(&self, core: &Core, node: &str) {
         if node != core.node {
-            core.channels.hub.watched_by(&self.channel, node, Instant::now() + PRESENCE_LEASE);
+            core.channels.hub.add_remote_watcher(&self.channel, node, Instant::now() + PRESENCE_LEASE);
         }
     }
 
@@ -261,7 +261,7 @@ impl Mirror {
                 let mut progress = self.progress.lock();
                 // What comes from here on is not older than what is read.
                 (progress.again, progress.waiting) = (false, VecDeque::new());
-                if self.log.lock().state == LogState::Forgotten {
+                if self.log.lock().state == LogState::Removed {
                     progress.is_reading = false;
                     // Whoever waits sees that it is.
                     self.is_ready.send_replace(true);
@@ -316,7 +316,7 @@ impl Mirror {
         {
             // Nobody unsubscribes meanwhile.
             let _subscribing = core.subscribing.read().await;
-            session.subscribe(&core.names.live(&self.channel)).await?;
+            session.subscribe(&core.names.pubsub(&self.channel)).await?;
         }
         let known = self.is_loaded().then(|| self.log.lock().position());
         let backlog = core.channels.rules.load().of(&self.channel).backlog_messages;
@@ -334,7 +334,7 @@ impl Mirror {
                     core.channels.hub.end(&self.channel, CloseReason::EngineUnavailable);
                 }
                 self.newest.store(0, Ordering::Relaxed);
-                log.adopt(state.epoch.clone(), state.offset.saturating_sub(backlog), Now::read());
+                log.reset_to(state.epoch.clone(), state.offset.saturating_sub(backlog), Now::read());
             }
             log.declared = wire::limits(&state.declared);
             log.created = created(state.age);
@@ -358,7 +358,7 @@ impl Mirror {
             return Ok(false);
         }
         let mut command = redis::cmd("XRANGE");
-        command.arg(core.names.log(&self.channel)).arg(&id).arg(&id);
+        command.arg(core.names.stream(&self.channel)).arg(&id).arg(&id);
         let page: StreamRangeReply = session.query(&command).await?;
         let row = page.ids.first().and_then(|row| row.get::<Vec<u8>>("p"));
         Ok(match row.as_deref().and_then(Message::read) {
@@ -377,9 +377,9 @@ impl Mirror {
         let lifespan = core.channels.rules.load().of(&self.channel).limits.lifespan;
         let mut script = SCRIPTS.attach.prepare_invoke();
         let (names, channel) = (&core.names, &self.channel);
-        script.key(names.state(channel)).key(names.log(channel)).key(names.watch(channel));
+        script.key(names.state(channel)).key(names.stream(channel)).key(names.watch(channel));
         script.arg(&*new_epoch()?).arg(&session.marker).arg(lifespan.as_millis() as u64);
-        script.arg(core.idle.as_millis() as u64).arg(names.live(channel)).arg(session.publish());
+        script.arg(core.idle.as_millis() as u64).arg(names.pubsub(channel)).arg(session.publish());
         script.arg(epoch).arg(offset);
         let answer: Vec<String> = session.invoke(&script).await?;
         RemoteState::read(&answer).ok_or_else(away)
@@ -396,7 +396,7 @@ impl Mirror {
         let mut next = from + 1;
         while next <= state.offset && state.ended.is_none() {
             let mut command = redis::cmd("XRANGE");
-            command.arg(core.names.log(&self.channel)).arg(format!("{next}-0")).arg("+").arg("COUNT").arg(READ_PAGE);
+            command.arg(core.names.stream(&self.channel)).arg(format!("{next}-0")).arg("+").arg("COUNT").arg(READ_PAGE);
             let page: StreamRangeReply = session.query(&command).await?;
             let Some(last) = page.ids.last() else { return Ok(()) };
             next = last.id.split('-').next().and_then(|id| id.parse::<u64>().ok()).ok_or_else(away)? + 1;
@@ -426,7 +426,7 @@ impl Mirror {
     fn jump(&self, core: &Core, log: &mut Log, offset: u64) {
         core.channels.hub.end(&self.channel, CloseReason::EngineUnavailable);
         self.newest.store(0, Ordering::Relaxed);
-        log.jump(offset);
+        log.skip_to(offset);
     }
 }
 
@@ -450,7 +450,7 @@ impl RemoteState {
 /// Writes to members and waits while too much waits before them.
 pub async fn deliver(walks: Deliveries) {
     if let Some(congestion) = deliver::run(walks) {
-        congestion.relieved().await;
+        congestion.wait().await;
     }
 }
 
@@ -458,7 +458,7 @@ pub async fn deliver(walks: Deliveries) {
 fn created(age: Duration) -> Now {
     let now = Now::read();
     Now {
-        steady: now.steady.checked_sub(age).unwrap_or(now.steady),
+        monotonic: now.monotonic.checked_sub(age).unwrap_or(now.monotonic),
         wall: now.wall.checked_sub(age).unwrap_or(now.wall),
     }
 }

@@ -202,7 +202,7 @@ impl Core {
         let mut mirrors = self.mirrors.lock();
         if let Some(mirror) = mirrors.get(channel) {
             let mut log = mirror.log.lock();
-            if log.state != LogState::Forgotten {
+            if log.state != LogState::Removed {
                 log.last_used = Instant::now();
                 drop(log);
                 return Ok(mirror.clone());
@@ -227,7 +227,7 @@ impl Core {
                 mirror.ready().await;
                 let state = mirror.log.lock().state;
                 match state {
-                    LogState::Forgotten => mirror = self.mirror(&channel)?,
+                    LogState::Removed => mirror = self.mirror(&channel)?,
                     // It may have begun anew.
                     LogState::Ended(_) if !std::mem::replace(&mut is_looked_at, true) => mirror.renew(&self),
                     _ => break,
@@ -246,21 +246,21 @@ impl Core {
 
     fn sweep(self: &Arc<Self>, now: Now) {
         let mut expired = Vec::new();
-        self.channels.each(|channel, _, log, rule| {
-            log.backlog.trim(rule, now.steady);
+        self.channels.for_each(|channel, _, log, rule| {
+            log.backlog.trim(rule, now.monotonic);
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 expired.push(channel.clone());
             }
             if self.channels.is_idle(channel, log, now) {
-                self.channels.forget(log);
+                self.channels.mark_removed(log);
             }
         });
-        self.channels.relieve(|_| {});
-        self.canary.trouble(now.steady);
-        self.tell_state(now.steady);
+        self.channels.evict_over_budget(|_| {});
+        self.canary.unavailable_reason(now.monotonic);
+        self.tell_state(now.monotonic);
         let Ok(session) = self.link.session() else { return };
         if session.is_sharded()
-            && self.canary.silence(now.steady).min(session.age(now.steady)) >= CLUSTER_RECONNECT_AFTER
+            && self.canary.silent_for(now.monotonic).min(session.age(now.monotonic)) >= CLUSTER_RECONNECT_AFTER
         {
             session.lose();
             return;
@@ -291,7 +291,7 @@ impl Core {
         let is_cut_off = match self.is_cut_off.load(Ordering::Relaxed) {
             true => !has_session || !self.canary.is_carried(now),
             false => {
-                let silence = self.canary.silence(now);
+                let silence = self.canary.silent_for(now);
                 silence >= probe::PROBE_TIMEOUT || (!has_session && silence >= CUT_OFF_AFTER)
             }
         };
@@ -315,7 +315,7 @@ impl Core {
     async fn tidy(self: &Arc<Self>, session: &Arc<Connection>) {
         let mirrors: Vec<_> = self.mirrors.lock().values().cloned().collect();
         let (forgotten, kept): (Vec<_>, Vec<_>) =
-            mirrors.into_iter().partition(|mirror| mirror.log.lock().state == LogState::Forgotten);
+            mirrors.into_iter().partition(|mirror| mirror.log.lock().state == LogState::Removed);
         futures_util::stream::iter(kept.iter().filter(|mirror| mirror.is_ready()))
             .for_each_concurrent(MAX_CONCURRENT_RESYNCS, |mirror| async move {
                 // It is tried again with the next sweep.
@@ -337,7 +337,7 @@ impl Core {
             };
             if is_gone {
                 // At worst something comes that nobody here wants.
-                let _ = session.unsubscribe(&self.names.live(&mirror.channel)).await;
+                let _ = session.unsubscribe(&self.names.pubsub(&mirror.channel)).await;
             }
         }
     }
@@ -400,15 +400,15 @@ impl Engine for Redis {
         let encoded = wire::encode(publisher, payload);
         let bytes = encoded.len();
         let mut script = SCRIPTS.append.prepare_invoke();
-        script.key(names.state(channel)).key(names.log(channel));
+        script.key(names.state(channel)).key(names.stream(channel));
         script.arg(&*new_epoch()?).arg(&session.marker).arg(encoded).arg(payload.len());
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(rule.backlog_messages);
-        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.live(channel)).arg(session.publish());
-        self.queue.push(session, script, bytes).map(Appended::Later)
+        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.pubsub(channel)).arg(session.publish());
+        self.queue.push(session, script, bytes).map(Appended::Pending)
     }
 
-    fn attach(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
+    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
         Some(Box::pin(self.core.clone().attach(channel.clone())))
     }
 
@@ -423,7 +423,7 @@ impl Engine for Redis {
         let core = &self.core;
         let mirror = core.mirrors.lock().get(channel).cloned().ok_or_else(away)?;
         let mut log = mirror.log.lock();
-        if log.state == LogState::Forgotten || !mirror.is_loaded() {
+        if log.state == LogState::Removed || !mirror.is_loaded() {
             return Err(away());
         }
         core.channels.join(channel, &mut log, newcomer, start, now, announce).map_err(|refused| {
@@ -459,16 +459,16 @@ impl Engine for Redis {
         self.core.sweep(now);
     }
 
-    fn shared(&self) -> Option<&dyn SharedStore> {
+    fn shared_store(&self) -> Option<&dyn SharedStore> {
         Some(&*self.core)
     }
 
-    fn bus(&self) -> Option<Arc<dyn NodeBus>> {
+    fn node_bus(&self) -> Option<Arc<dyn NodeBus>> {
         Some(self.core.clone())
     }
 
-    fn trouble(&self) -> Option<&'static str> {
-        let trouble = self.core.canary.trouble(Instant::now());
+    fn unavailable_reason(&self) -> Option<&'static str> {
+        let trouble = self.core.canary.unavailable_reason(Instant::now());
         if self.core.link.session().is_err() { Some(probe::UNAVAILABLE) } else { trouble }
     }
 }

@@ -85,7 +85,7 @@ impl MessageRouter {
             return;
         };
         if let Some(listener) = self.listeners.lock().get(&topic) {
-            let _ = listener.send(NodeMessage { from: from.to_owned(), number, bytes, held });
+            let _ = listener.send(NodeMessage { from: from.to_owned(), number, bytes, permit: held });
         }
     }
 }
@@ -143,7 +143,7 @@ impl NodeBus for Core {
         &self.node
     }
 
-    fn ask(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+    fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>> {
         let number = self.words.next.fetch_add(1, Ordering::Relaxed);
         let sent = self.send(node, topic as u8, number, bytes);
         let asked = self.words.asked.clone();
@@ -160,7 +160,7 @@ impl NodeBus for Core {
         })
     }
 
-    fn tell(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
+    fn send(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
         self.send(node, topic as u8, 0, bytes)
     }
 
@@ -168,11 +168,11 @@ impl NodeBus for Core {
         self.send(&word.from, RESPONSE_TOPIC, word.number, bytes)
     }
 
-    fn listen(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage> {
+    fn subscribe(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage> {
         self.words.listen(topic)
     }
 
-    fn enter<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn register_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.publisher(publisher));
             session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
@@ -180,24 +180,24 @@ impl NodeBus for Core {
         })
     }
 
-    fn leave<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn unregister_publisher<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let key = self.names.publisher(publisher);
             self.link.session()?.query::<u64>(cmd("HDEL").arg(key).arg(node)).await.map(drop)
         })
     }
 
-    fn watch<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>> {
+    fn watch_presence<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>> {
         Box::pin(async move {
             let (session, names) = (self.link.session()?, &self.names);
             let mut script = SCRIPTS.watch.prepare_invoke();
-            script.key(names.watch(channel)).key(names.seats(channel));
-            script.arg(&self.node).arg(millis(PRESENCE_LEASE)).arg(names.live(channel)).arg(session.publish());
+            script.key(names.watch(channel)).key(names.subscriber_quota(channel));
+            script.arg(&self.node).arg(millis(PRESENCE_LEASE)).arg(names.pubsub(channel)).arg(session.publish());
             session.invoke(&script).await
         })
     }
 
-    fn nodes_of<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>> {
+    fn nodes_with_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>> {
         Box::pin(async move { self.link.session()?.query(cmd("HKEYS").arg(self.names.publisher(publisher))).await })
     }
 }

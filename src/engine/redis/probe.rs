@@ -49,7 +49,7 @@ impl HealthProbe {
     pub fn seen(&self, now: Instant) {
         let mut state = self.state.lock();
         state.heard = now;
-        state.carried.beat(now);
+        state.carried.record(now);
         self.show(&mut state, now);
     }
 
@@ -58,13 +58,13 @@ impl HealthProbe {
         let mut state = self.state.lock();
         state.is_full = written == WriteResult::Full;
         if written == WriteResult::Done {
-            state.kept.beat(now);
+            state.kept.record(now);
         }
         self.show(&mut state, now);
     }
 
     /// Why nothing can be published, in one word.
-    pub fn trouble(&self, now: Instant) -> Option<&'static str> {
+    pub fn unavailable_reason(&self, now: Instant) -> Option<&'static str> {
         self.show(&mut self.state.lock(), now)
     }
 
@@ -74,7 +74,7 @@ impl HealthProbe {
     }
 
     /// For how long nothing was carried.
-    pub fn silence(&self, now: Instant) -> Duration {
+    pub fn silent_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.state.lock().heard)
     }
 
@@ -90,7 +90,7 @@ impl HealthProbe {
 }
 
 impl Streak {
-    fn beat(&mut self, now: Instant) {
+    fn record(&mut self, now: Instant) {
         self.forget_silence(now);
         self.seen = Some(now);
         self.in_a_row = self.in_a_row.saturating_add(1);
@@ -121,16 +121,16 @@ mod tests {
             canary.seen(at(secs));
             canary.written(WriteResult::Done, at(secs));
         };
-        assert_eq!(canary.trouble(at(0)), Some(UNAVAILABLE));
+        assert_eq!(canary.unavailable_reason(at(0)), Some(UNAVAILABLE));
         beat(0);
-        assert_eq!((canary.trouble(at(2)), canary.trouble(at(3))), (None, Some(UNAVAILABLE)));
+        assert_eq!((canary.unavailable_reason(at(2)), canary.unavailable_reason(at(3))), (None, Some(UNAVAILABLE)));
         beat(10);
-        assert_eq!(canary.trouble(at(10)), Some(UNAVAILABLE));
+        assert_eq!(canary.unavailable_reason(at(10)), Some(UNAVAILABLE));
         beat(11);
-        assert_eq!(canary.trouble(at(11)), None);
+        assert_eq!(canary.unavailable_reason(at(11)), None);
         // Probes that are far from each other are not in a row.
         beat(20);
-        assert_eq!(canary.trouble(at(20)), Some(UNAVAILABLE));
+        assert_eq!(canary.unavailable_reason(at(20)), Some(UNAVAILABLE));
     }
 
     #[test]
@@ -142,10 +142,10 @@ mod tests {
             for secs in 0..=3 {
                 canary.seen(at(secs));
                 canary.written(written, at(secs));
-                assert_eq!(canary.trouble(at(secs)).is_none(), secs < 3 && why == FULL);
+                assert_eq!(canary.unavailable_reason(at(secs)).is_none(), secs < 3 && why == FULL);
             }
-            assert_eq!(canary.trouble(at(3)), Some(why));
+            assert_eq!(canary.unavailable_reason(at(3)), Some(why));
         }
-        assert!(canary.is_carried(at(3)) && canary.silence(at(4)) == Duration::from_secs(1));
+        assert!(canary.is_carried(at(3)) && canary.silent_for(at(4)) == Duration::from_secs(1));
     }
 }

@@ -117,7 +117,7 @@ fn settled(answer: &[String]) -> Result<Stored, Refusal> {
     match words[..] {
         ["ok", epoch, offset] => {
             let offset = offset.parse().map_err(|_| away())?;
-            Ok(Stored { position: Position { epoch: epoch.into(), offset }, congestion: None })
+            Ok(Stored { position: Position { epoch: epoch.into(), offset }, backpressure: None })
         }
         ["ended" | "limit", reason] => Err(reason_of(reason).map_or_else(away, ended)),
         ["large", limit] => Err(limit.parse().map_or_else(|_| away(), too_large)),

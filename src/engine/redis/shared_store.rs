@@ -23,14 +23,19 @@ const NODE_LEASE: Duration = Duration::from_secs(10);
 const NODE_LIST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl SharedStore for Core {
-    fn connection(&self) -> Result<u64, Refusal> {
+    fn connection_epoch(&self) -> Result<u64, Refusal> {
         Ok(self.link.session()?.number)
     }
 
-    fn put_new<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn set_if_absent<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a [u8],
+        lives: Duration,
+    ) -> BoxFuture<'a, Result<bool, Refusal>> {
         Box::pin(async move {
             let mut command = cmd("SET");
-            command.arg(self.names.once(name)).arg(value).arg("NX").arg("PX").arg(millis(lives));
+            command.arg(self.names.shared(name)).arg(value).arg("NX").arg("PX").arg(millis(lives));
             Ok(self.link.session()?.query::<Option<String>>(&command).await?.is_some())
         })
     }
@@ -38,22 +43,22 @@ impl SharedStore for Core {
     fn put<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let mut command = cmd("SET");
-            command.arg(self.names.once(name)).arg(value).arg("PX").arg(millis(lives));
+            command.arg(self.names.shared(name)).arg(value).arg("PX").arg(millis(lives));
             self.link.session()?.query(&command).await
         })
     }
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
         Box::pin(async move {
-            let answer = self.link.session()?.query::<Option<Vec<u8>>>(cmd("GET").arg(self.names.once(name))).await?;
+            let answer = self.link.session()?.query::<Option<Vec<u8>>>(cmd("GET").arg(self.names.shared(name))).await?;
             Ok(answer.map(Bytes::from))
         })
     }
 
-    fn take<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+    fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
         Box::pin(async move {
             let answer =
-                self.link.session()?.query::<Option<Vec<u8>>>(cmd("GETDEL").arg(self.names.once(name))).await?;
+                self.link.session()?.query::<Option<Vec<u8>>>(cmd("GETDEL").arg(self.names.shared(name))).await?;
             Ok(answer.map(Bytes::from))
         })
     }
@@ -66,15 +71,15 @@ impl SharedStore for Core {
         lives: Duration,
     ) -> BoxFuture<'a, Result<String, Refusal>> {
         Box::pin(async move {
-            let mut claim = SCRIPTS.claim.key(self.names.once(name));
+            let mut claim = SCRIPTS.claim.key(self.names.shared(name));
             claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(lives));
             self.link.session()?.invoke(&claim).await
         })
     }
 
-    fn count<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+    fn increment<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
         Box::pin(async move {
-            let mut count = SCRIPTS.count.key(self.names.once(name));
+            let mut count = SCRIPTS.count.key(self.names.shared(name));
             count.arg(more).arg(millis(lives));
             self.link.session()?.invoke(&count).await
         })
@@ -91,14 +96,14 @@ impl SharedStore for Core {
         Box::pin(async move {
             let mut gone = Vec::new();
             loop {
-                let mut seats = SCRIPTS.seats.key(self.names.once(name));
+                let mut seats = SCRIPTS.reserve.key(self.names.shared(name));
                 seats.arg(&self.node).arg(wanted).arg(limit).arg(millis(lives)).arg(taken).arg("").arg(&gone);
                 let (places, _, others): (u64, u64, Vec<String>) = self.link.session()?.invoke(&seats).await?;
                 if places >= wanted || !gone.is_empty() {
                     return Ok(places);
                 }
                 for other in others {
-                    if !self.is_present(&other).await? {
+                    if !self.is_alive(&other).await? {
                         gone.push(other);
                     }
                 }
@@ -111,15 +116,15 @@ impl SharedStore for Core {
 
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
-            let mut release = SCRIPTS.release.key(self.names.once(name));
+            let mut release = SCRIPTS.release.key(self.names.shared(name));
             release.arg(value);
             self.link.session()?.invoke::<u64>(&release).await.map(drop)
         })
     }
 
-    fn tell<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn append_log<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
-            let (session, key) = (self.link.session()?, self.names.told());
+            let (session, key) = (self.link.session()?, self.names.broadcast_log());
             let mut command = cmd("XADD");
             command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_LOG_ENTRIES).arg("*").arg("w").arg(word);
             session.query::<String>(&command).await?;
@@ -127,25 +132,25 @@ impl SharedStore for Core {
         })
     }
 
-    fn told<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>> {
+    fn read_log<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>> {
         Box::pin(async move {
             let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
             let mut command = cmd("XRANGE");
-            command.arg(self.names.told()).arg(from).arg("+").arg("COUNT").arg(LOG_PAGE);
+            command.arg(self.names.broadcast_log()).arg(from).arg("+").arg("COUNT").arg(LOG_PAGE);
             let page: StreamRangeReply = self.link.session()?.query(&command).await?;
             let word = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
             Ok(page.ids.into_iter().map(word).map(|(word, id)| (id, word)).collect())
         })
     }
 
-    fn is_present<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn is_alive<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
         Box::pin(async move {
             let known = self.link.session()?.query::<u64>(cmd("EXISTS").arg(self.names.node(node))).await?;
             Ok(known == 1)
         })
     }
 
-    fn depart(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async move {
             let session = self.link.session()?;
             session.query::<u64>(cmd("DEL").arg(self.names.node(&self.node))).await?;
@@ -153,7 +158,7 @@ impl SharedStore for Core {
         })
     }
 
-    fn present<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn heartbeat<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let (session, key) = (self.link.session()?, self.names.nodes());
             let mut command = cmd("SET");

@@ -85,7 +85,7 @@ pub async fn keep(core: &Core, session: &Connection, mirror: &Arc<Mirror>, limit
 fn taken(core: &Core, mirror: &Mirror) -> u64 {
     // In this order: a promise is dropped after its place is taken.
     let promised = mirror.seats.promised.load(Ordering::Acquire);
-    promised + core.channels.hub.members(&mirror.channel)
+    promised + core.channels.hub.subscriber_count(&mirror.channel)
 }
 
 async fn ask(
@@ -98,8 +98,8 @@ async fn ask(
     limit: u64,
 ) -> Result<(), Refusal> {
     let (names, channel, asked) = (&core.names, &mirror.channel, Instant::now());
-    let mut script = SCRIPTS.seats.prepare_invoke();
-    script.key(names.seats(channel)).key(names.state(channel));
+    let mut script = SCRIPTS.reserve.prepare_invoke();
+    script.key(names.subscriber_quota(channel)).key(names.state(channel));
     script.arg(&core.node).arg(wanted).arg(limit).arg(QUOTA_LEASE.as_millis() as u64).arg(taken);
     script.arg(core.idle.as_millis() as u64);
     // If the answer is lost, Redis may hold more for this node than it knows, never less.

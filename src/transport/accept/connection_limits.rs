@@ -88,9 +88,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admission.counts.lock();
         counts.all -= 1;
-        give_back(&mut counts.listeners, &self.listener);
+        release(&mut counts.listeners, &self.listener);
         if let Some(address) = self.address.get_mut() {
-            give_back(&mut counts.addresses, address);
+            release(&mut counts.addresses, address);
         }
         self.admission.open.decrement(1);
     }
@@ -101,7 +101,7 @@ fn is_full(count: u64, limit: u64) -> bool {
 }
 
 /// Takes one off and forgets the entry with the last.
-fn give_back<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u64>, key: &K) {
+fn release<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u64>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {

@@ -22,7 +22,9 @@ use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::http::request::RequestContext;
-use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_for, decoded, not_allowed, older_handshake};
+use crate::transport::rooms::{
+    Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, not_allowed, older_handshake,
+};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
@@ -52,7 +54,7 @@ pub async fn upgrade(
     let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let mut channelserver = peer(shared, connection.clone(), caller, wanted);
-        channelserver.peer = channelserver.peer.vouched(principal);
+        channelserver.peer = channelserver.peer.with_principal(principal);
         channelserver
     }))
 }
@@ -72,9 +74,9 @@ pub fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, wan
 
 async fn open(app: &AppState, joiner: JoinRequest) -> Result<Seat, CloseReason> {
     let id = new_id().map_err(|_| CloseReason::RateLimited)?;
-    let _opening = rooms::reserve(app, joiner.address).await.map_err(|refusal| close_for(&refusal))?;
+    let _opening = rooms::reserve(app, joiner.address).await.map_err(|refusal| close_reason_for(&refusal))?;
     if let Some(elsewhere) = &app.elsewhere {
-        elsewhere.whereabouts.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
+        elsewhere.directory.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
     }
     app.rooms.open_channel(id, joiner, Instant::now())
 }
@@ -82,8 +84,8 @@ async fn open(app: &AppState, joiner: JoinRequest) -> Result<Seat, CloseReason> 
 async fn join(app: &AppState, id: RoomId, joiner: JoinRequest) -> JoinOutcome {
     let key = Key::Channel(id);
     if let Some(elsewhere) = app.elsewhere.as_ref().filter(|_| !app.rooms.has(&key)) {
-        match elsewhere.whereabouts.find(&key).await {
-            Ok(Some(node)) => return JoinOutcome::Elsewhere(node, rooms::RoomTarget::Channel(id)),
+        match elsewhere.directory.lookup_owner(&key).await {
+            Ok(Some(node)) => return JoinOutcome::OtherNode(node, rooms::RoomTarget::Channel(id)),
             Ok(None) => {}
             Err(_) => return JoinOutcome::Refused(CloseReason::EngineUnavailable),
         }
@@ -108,7 +110,7 @@ impl Handler for Channelserver {
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(ClientFrame::Text(text.to_owned()));
+            strand.forward(ClientFrame::Text(text.to_owned()));
             return Ok(());
         }
         let envelope = channelserver::envelope(text, &self.sender);

@@ -18,7 +18,7 @@ use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, Code, Refusal};
 use crate::transport::config::Role;
 use crate::transport::http::request::RequestContext;
-use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_for, decoded, older_handshake};
+use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, older_handshake};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
@@ -35,7 +35,7 @@ pub async fn upgrade(
     let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let mut relay = peer(shared, connection.clone(), caller, id);
-        relay.peer = relay.peer.vouched(principal);
+        relay.peer = relay.peer.with_principal(principal);
         relay
     }))
 }
@@ -52,10 +52,10 @@ async fn join(app: Arc<AppState>, id: String, joiner: JoinRequest) -> JoinOutcom
     let mut held = None;
     if let Some(elsewhere) = &app.elsewhere {
         // Nobody gives the id up until it is joined.
-        held = Some(elsewhere.whereabouts.hold(&key).await);
+        held = Some(elsewhere.directory.lock_name(&key).await);
         if !app.rooms.has(&key) {
-            match elsewhere.whereabouts.claim(&key).await {
-                Ok(Some(node)) => return JoinOutcome::Elsewhere(node, RoomTarget::Relay(id)),
+            match elsewhere.directory.claim(&key).await {
+                Ok(Some(node)) => return JoinOutcome::OtherNode(node, RoomTarget::Relay(id)),
                 Ok(None) => {}
                 Err(_) => return JoinOutcome::Refused(CloseReason::EngineUnavailable),
             }
@@ -65,12 +65,12 @@ async fn join(app: Arc<AppState>, id: String, joiner: JoinRequest) -> JoinOutcom
         Ok(seat) => Ok(seat),
         Err(joiner) => match reserve(&app, joiner.address).await {
             Ok(_opening) => app.rooms.join_relay(&id, joiner, Instant::now()),
-            Err(refusal) => Err(close_for(&refusal)),
+            Err(refusal) => Err(close_reason_for(&refusal)),
         },
     };
     drop(held);
     if let (Err(_), Some(elsewhere)) = (&joined, &app.elsewhere) {
-        elsewhere.whereabouts.give_up(&app.rooms, &key).await;
+        elsewhere.directory.release(&app.rooms, &key).await;
     }
     joined.into()
 }
@@ -116,7 +116,7 @@ impl Handler for Relay {
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(ClientFrame::Text(text.to_owned()));
+            strand.forward(ClientFrame::Text(text.to_owned()));
         } else if self.strict && looks_like_a_word(text) {
             self.peer.connection.send(&not_received(text));
         } else {
@@ -127,7 +127,7 @@ impl Handler for Relay {
 
     fn on_binary(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
         match self.peer.elsewhere() {
-            Some(strand) => strand.say(ClientFrame::Binary(Base64Bytes(bytes.to_owned()))),
+            Some(strand) => strand.forward(ClientFrame::Binary(Base64Bytes(bytes.to_owned()))),
             None => self.relay(bytes, "", binary_frame),
         }
         Ok(())

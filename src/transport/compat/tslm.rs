@@ -7,7 +7,7 @@ use hyper::upgrade::OnUpgrade;
 use subtle::ConstantTimeEq;
 
 use crate::broker::connection::rate::RateLimit;
-use crate::broker::engine::{Appended, Start, attached, settled};
+use crate::broker::engine::{Appended, Start, stored, subscriber_slot};
 use crate::broker::{Connection, JoinRequest, Membership, Now};
 use crate::engine::deliver;
 use crate::protocol::compat::tslm::{Command, Content, Reply};
@@ -33,7 +33,7 @@ pub fn upgrade(
     let token = present_token(&listener.tslm.auth_tokens, call, handshake.offered())?;
     let shared = app.clone();
     Ok(handshake.accept(app, call, token.as_deref(), move |connection| {
-        connection.admit(None);
+        connection.set_authenticated(None);
         Tslm::new(shared, connection.clone(), listener)
     }))
 }
@@ -101,7 +101,7 @@ impl Tslm {
         let Some(commander) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
         self.checked = generation;
         let rules = self.app.policy.rules().load();
-        let is_lost = |one: &Membership| one.is_active() && rules.of(one.channel()).asks_who();
+        let is_lost = |one: &Membership| one.is_active() && rules.of(one.channel()).is_restricted();
         if commander.memberships.iter().any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
     }
 }
@@ -130,7 +130,7 @@ impl Commander {
     async fn subscribe(&mut self, channel: &str) -> Result<(), Reply> {
         let name = self.existing(channel).await?;
         // The listener's permission stands for a valid token, not for what a token would have to hold.
-        if self.app.policy.rules().load().of(&name).asks_who() {
+        if self.app.policy.rules().load().of(&name).is_restricted() {
             return Err(denied("Subscribe"));
         }
         if self.memberships.len() >= self.app.limits.max_subscriptions {
@@ -149,7 +149,7 @@ impl Commander {
         if self.memberships.len() >= self.app.limits.max_subscriptions {
             return Err(Reply::Error("Too many subscriptions".into()));
         }
-        let _place = attached(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
+        let _place = subscriber_slot(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
         self.next_tag += 1;
         let newcomer =
             JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
@@ -175,11 +175,11 @@ impl Commander {
         };
         let appended = self.app.engine.append(&name, &publisher, payload, Now::read());
         let congestion = match appended.map_err(|refusal| error(&refusal))? {
-            Appended::Done(accepted) => deliver::run(accepted.walks),
-            Appended::Later(answer) => settled(answer).await.map_err(|refusal| error(&refusal))?.congestion,
+            Appended::Done(accepted) => deliver::run(accepted.deliveries),
+            Appended::Pending(answer) => stored(answer).await.map_err(|refusal| error(&refusal))?.backpressure,
         };
         if let Some(congestion) = congestion {
-            congestion.relieved().await;
+            congestion.wait().await;
         }
         // A publisher that listens too gets its own message before the answer.
         if let Ok(at) = self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
@@ -197,7 +197,7 @@ impl Commander {
     }
 
     fn is_over_rate(&mut self) -> bool {
-        self.frames.as_mut().is_some_and(|frames| frames.try_take(Now::read().steady).is_err())
+        self.frames.as_mut().is_some_and(|frames| frames.try_take(Now::read().monotonic).is_err())
     }
 }
 

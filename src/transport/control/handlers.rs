@@ -94,7 +94,7 @@ pub async fn revocations(
         RevocationError::Ahead => Refusal::new(Code::Malformed, error.to_string()),
     })?;
     // In force here already; if this fails, the request can be sent again.
-    membership::share(&app, &revocation).await?;
+    membership::share_revocation(&app, &revocation).await?;
     changed(&app, &publisher, "revocations", &app.control.counters.revocations);
     Ok(json(StatusCode::CREATED, &WrittenRevocation::from(revocation)))
 }

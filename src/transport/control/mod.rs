@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::cluster::pushed_policy::Applied;
-pub use crate::cluster::pushed_policy::follow;
+pub use crate::cluster::pushed_policy::sync;
 pub use handlers::{channels, jwks, revocations};
 
 use crate::auth::Policy;

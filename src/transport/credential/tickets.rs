@@ -166,8 +166,8 @@ pub async fn post(
         _ => return Err(malformed()),
     };
     let now = Now::read();
-    let ticket = app.tickets.issue(principal.clone(), asked.purpose, now.steady)?;
-    if let Some(shared) = app.engine.shared() {
+    let ticket = app.tickets.issue(principal.clone(), asked.purpose, now.monotonic)?;
+    if let Some(shared) = app.engine.shared_store() {
         let value = serde_json::to_vec(&SharedTicket { principal: (*principal).clone(), purpose: asked.purpose });
         let value = value.map_err(|_| Refusal::from(Code::Internal))?;
         shared.put(&shared_name(&ticket), &value, LIFETIME).await?;
@@ -194,7 +194,7 @@ async fn take_shared(
     ticket: &str,
     purpose: Purpose,
 ) -> Result<Option<Arc<Principal>>, Refusal> {
-    let Some(value) = shared.take(&shared_name(ticket)).await? else { return Ok(None) };
+    let Some(value) = shared.get_and_delete(&shared_name(ticket)).await? else { return Ok(None) };
     let ticket = serde_json::from_slice::<SharedTicket>(&value).ok().filter(|ticket| ticket.purpose == purpose);
     Ok(ticket.map(|ticket| Arc::new(ticket.principal)))
 }
@@ -210,8 +210,8 @@ pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<A
     }
     let now = Now::read();
     let purpose = Purpose::of_path(call.path()).ok_or_else(refused)?;
-    let here = app.tickets.redeem(ticket, purpose, now.steady);
-    let principal = match app.engine.shared() {
+    let here = app.tickets.redeem(ticket, purpose, now.monotonic);
+    let principal = match app.engine.shared_store() {
         // Here or on any other node, once.
         Some(shared) => take_shared(shared, ticket, purpose).await?,
         None => here,

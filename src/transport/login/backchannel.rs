@@ -60,7 +60,7 @@ pub async fn backchannel(
         tracing::error!(%error, "a logout of the provider cannot be kept");
         Refusal::from(Code::LimitReached)
     })?;
-    membership::share(&app, &revocation).await?;
+    membership::share_revocation(&app, &revocation).await?;
     tracing::info!(provider = provider.name, "the provider logged somebody out");
     Ok(String::new().into_response())
 }

@@ -61,7 +61,7 @@ async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
         tracing::error!(%error, "a session cannot be revoked; its cookie is cleared, its connections go on");
         Refusal::new(Code::LimitReached, "the session is forgotten here, but its connections go on")
     })?;
-    membership::share(app, &revocation).await?;
+    membership::share_revocation(app, &revocation).await?;
     tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");
     Ok(())
 }

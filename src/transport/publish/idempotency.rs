@@ -111,7 +111,7 @@ impl SharedIdempotency {
         publishing: impl Future<Output = Result<Bytes, Refusal>>,
     ) -> Result<Bytes, Refusal> {
         let deadline = Instant::now() + IN_PROGRESS_TIMEOUT;
-        while !shared.put_new(&self.name, &self.request, IN_PROGRESS_TTL).await? {
+        while !shared.set_if_absent(&self.name, &self.request, IN_PROGRESS_TTL).await? {
             let Some(known) = shared.get(&self.name).await? else { continue };
             match known.split_at_checked(self.request.len()) {
                 Some((request, _)) if request != self.request => return Err(Code::IdempotencyMismatch.into()),
@@ -131,7 +131,7 @@ impl SharedIdempotency {
             }
             Err(refusal) => {
                 // A retry tries anew.
-                let _ = shared.take(&self.name).await;
+                let _ = shared.get_and_delete(&self.name).await;
                 Err(refusal)
             }
         }

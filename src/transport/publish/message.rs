@@ -12,7 +12,7 @@ use super::idempotency::{self, SharedIdempotency};
 use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
-use crate::broker::engine::{Appended, Stored, settled};
+use crate::broker::engine::{Appended, Stored, stored};
 use crate::engine::deliver;
 use crate::protocol::publication::check_json;
 use crate::protocol::{ChannelName, Code, Payload, Position, Refusal};
@@ -49,7 +49,7 @@ pub async fn post(
     };
     let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
     let owner = signed.publisher.fingerprint().ok_or(Code::KeyUnknown)?;
-    let slot = app.idempotency.slot(owner, key, &request, Now::read().steady)?;
+    let slot = app.idempotency.slot(owner, key, &request, Now::read().monotonic)?;
     let elsewhere = SharedIdempotency::new(&owner, key, &slot);
     let media_type = media_type.to_owned();
     // A task of its own: a publisher that hangs up meanwhile is told the truth when it asks again.
@@ -60,7 +60,7 @@ pub async fn post(
             Some(answer) => Ok(answer.clone()),
             None => {
                 let publishing = publish(&app, &signed, &channel, &media_type);
-                let first = match app.engine.shared() {
+                let first = match app.engine.shared_store() {
                     Some(shared) => elsewhere.once(shared, app.limits.idempotency, publishing).await?,
                     None => publishing.await?,
                 };
@@ -158,24 +158,24 @@ pub fn append(
     payload: Payload<'_>,
 ) -> Result<Placed, Refusal> {
     let now = Now::read();
-    publisher.check_rate(now.steady)?;
+    publisher.check_rate(now.monotonic)?;
     Ok(match app.engine.append(channel, publisher.name(), payload, now)? {
         Appended::Done(accepted) => {
-            Placed::Now(Stored { position: accepted.position, congestion: deliver::run(accepted.walks) })
+            Placed::Now(Stored { position: accepted.position, backpressure: deliver::run(accepted.deliveries) })
         }
-        Appended::Later(answer) => Placed::Later(answer),
+        Appended::Pending(answer) => Placed::Later(answer),
     })
 }
 
 impl Placed {
     /// Waits for the place, and until subscribers are not too far behind.
     pub async fn position(self) -> Result<Position, Refusal> {
-        let Stored { position, congestion } = match self {
+        let Stored { position, backpressure: congestion } = match self {
             Self::Now(settled) => settled,
-            Self::Later(answer) => settled(answer).await?,
+            Self::Later(answer) => stored(answer).await?,
         };
         if let Some(congestion) = congestion {
-            congestion.relieved().await;
+            congestion.wait().await;
         }
         Ok(position)
     }

@@ -45,7 +45,7 @@ pub async fn upgrade(
     handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
-        connection.admit(None);
+        connection.set_authenticated(None);
         let welcome = Reply::Welcome {
             connection: &format!("c-{:x}", connection.id),
             ping_secs: shared.limits.ping.as_secs(),
@@ -131,12 +131,12 @@ impl PublishStream {
             "publish" => {
                 match self.publish(command)? {
                     (channel, Appended::Done(accepted)) => {
-                        self.walks.add(accepted.walks);
+                        self.walks.add(accepted.deliveries);
                         let mut json = String::with_capacity(128);
                         published(&mut json, command.id(), channel.as_str(), &accepted.position);
                         self.answer(json);
                     }
-                    (channel, Appended::Later(answer)) => {
+                    (channel, Appended::Pending(answer)) => {
                         let id = command.id().map(str::to_owned);
                         self.awaited.push_back(PendingAnswer::Publication { id, channel, answer });
                     }
@@ -179,7 +179,7 @@ impl PublishStream {
     fn watch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = self.channel_of(command)?;
         let id = command.id().map(str::to_owned);
-        let elsewhere = presence::elsewhere(&self.app, channel.clone());
+        let elsewhere = presence::remote_counts(&self.app, channel.clone());
         self.awaited.push_back(PendingAnswer::Watch { id, channel, elsewhere });
         Ok(())
     }
@@ -212,8 +212,8 @@ impl PublishStream {
             frames.extend_from_slice(&text_frame(watching.to_json().as_bytes()));
             connection.send(&frames.freeze());
         };
-        let now = Now::read().steady;
-        self.observations.push(self.app.hub.observe(channel, self.connection.clone(), elsewhere, now, announce));
+        let now = Now::read().monotonic;
+        self.observations.push(self.app.hub.watch_presence(channel, self.connection.clone(), elsewhere, now, announce));
         Ok(())
     }
 
@@ -249,7 +249,7 @@ impl PublishStream {
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
         let now = Now::read();
         self.publisher.check_not_after(now.unix())?;
-        self.publisher.check_rate(now.steady)?;
+        self.publisher.check_rate(now.monotonic)?;
         let appended = match command.encoding.as_ref().map(|encoding| encoding.0.as_ref()) {
             None => self.app.engine.append(&channel, self.publisher.name(), Payload::Json(data), now)?,
             Some("base64") => {
@@ -274,7 +274,7 @@ impl PublishStream {
     }
 
     /// Writes the answers that are known by now. Ready when not too many are missing.
-    fn poll_awaited(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(first) = self.awaited.front_mut() {
             let json = match first {
                 PendingAnswer::Known(json) => std::mem::take(json),
@@ -309,10 +309,10 @@ impl PublishStream {
                 PendingAnswer::Publication { id, channel, answer } => {
                     let Poll::Ready(settled) = Pin::new(answer).poll(cx) else { break };
                     match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
-                        Ok(Stored { position, congestion }) => {
+                        Ok(Stored { position, backpressure: congestion }) => {
                             let mut json = String::with_capacity(128);
                             published(&mut json, id.as_deref(), channel.as_str(), &position);
-                            self.relief = congestion.map(|congestion| Box::pin(congestion.relieved()) as _);
+                            self.relief = congestion.map(|congestion| Box::pin(congestion.wait()) as _);
                             json
                         }
                         Err(refusal) => Reply::error(id.as_deref(), &refusal).to_json(),
@@ -364,11 +364,11 @@ impl Handler for PublishStream {
     fn on_read_end(&mut self) {
         self.send_answers();
         let congestion = deliver::run(std::mem::take(&mut self.walks));
-        self.relief = congestion.map(|congestion| Box::pin(Backpressure::relieved(congestion)) as _);
+        self.relief = congestion.map(|congestion| Box::pin(Backpressure::wait(congestion)) as _);
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        std::task::ready!(self.poll_awaited(cx));
+        std::task::ready!(self.poll_pending(cx));
         if let Some(relief) = &mut self.relief {
             std::task::ready!(relief.as_mut().poll(cx));
             self.relief = None;

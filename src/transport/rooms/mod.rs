@@ -76,17 +76,17 @@ pub struct Peer {
 pub enum Membership {
     /// It has not joined, or has left.
     Outside,
-    Entering(BoxFuture<'static, JoinOutcome>),
+    Joining(BoxFuture<'static, JoinOutcome>),
     Seated(Seat),
     /// In a room of another node.
-    Elsewhere(RoomForwarder),
+    Forwarded(RoomForwarder),
 }
 
 /// What came of entering.
 pub enum JoinOutcome {
     Seated(Seat),
     /// The room is on this other node.
-    Elsewhere(String, RoomTarget),
+    OtherNode(String, RoomTarget),
     Refused(CloseReason),
 }
 
@@ -113,14 +113,14 @@ impl Peer {
         caller: Caller,
         enter: impl FnOnce(Arc<AppState>, JoinRequest) -> F,
     ) -> Self {
-        connection.admit(None);
+        connection.set_authenticated(None);
         let mut peer = Self::unknown(app, connection, caller);
-        peer.stand = Membership::Entering(Box::pin(enter(peer.app.clone(), peer.joiner())));
+        peer.stand = Membership::Joining(Box::pin(enter(peer.app.clone(), peer.joiner())));
         peer
     }
 
     /// Stays for as long as this principal may be here.
-    pub fn vouched(mut self, principal: Option<Arc<Principal>>) -> Self {
+    pub fn with_principal(mut self, principal: Option<Arc<Principal>>) -> Self {
         self.principal = principal;
         // It may have been revoked since it was admitted.
         self.checked = 0;
@@ -146,11 +146,11 @@ impl Peer {
     pub fn enter(&mut self, entered: JoinOutcome) -> Result<(), CloseReason> {
         self.stand = match (entered, &self.app.elsewhere) {
             (JoinOutcome::Seated(seat), _) => Membership::Seated(seat),
-            (JoinOutcome::Elsewhere(node, wanted), Some(elsewhere)) if !self.caller.is_guest => Membership::Elsewhere(
+            (JoinOutcome::OtherNode(node, wanted), Some(elsewhere)) if !self.caller.is_guest => Membership::Forwarded(
                 RoomForwarder::begin(elsewhere, node, wanted, &self.caller, self.connection.clone()),
             ),
             // Nobody is sent on a second time: the room moved just now.
-            (JoinOutcome::Elsewhere(..), _) => return Err(CloseReason::EngineUnavailable),
+            (JoinOutcome::OtherNode(..), _) => return Err(CloseReason::EngineUnavailable),
             (JoinOutcome::Refused(reason), _) => {
                 if reason == CloseReason::ConnectionLimit {
                     self.app.statsd.count(RoomEvent::MaxConnections);
@@ -177,7 +177,7 @@ impl Peer {
 
     /// Where what it says has to go, if its room is on another node.
     pub fn elsewhere(&self) -> Option<&RoomForwarder> {
-        if let Membership::Elsewhere(strand) = &self.stand { Some(strand) } else { None }
+        if let Membership::Forwarded(strand) = &self.stand { Some(strand) } else { None }
     }
 
     /// Hands a message to the others; `frame` is given the number of the message.
@@ -216,16 +216,16 @@ impl Peer {
 
     /// Enters. A sender waits for peers who read slowly.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Membership::Entering(entering) = &mut self.stand {
+        if let Membership::Joining(entering) = &mut self.stand {
             let entered = ready!(entering.as_mut().poll(cx));
             if let Err(reason) = self.enter(entered) {
                 self.connection.close(reason);
             }
         }
         match &self.stand {
-            Membership::Seated(seat) => seat.poll_relief(cx),
-            Membership::Elsewhere(strand) => strand.poll_ready(cx),
-            Membership::Outside | Membership::Entering(_) => Poll::Ready(()),
+            Membership::Seated(seat) => seat.poll_drained(cx),
+            Membership::Forwarded(strand) => strand.poll_ready(cx),
+            Membership::Outside | Membership::Joining(_) => Poll::Ready(()),
         }
     }
 }
@@ -257,7 +257,7 @@ pub async fn authorize(
 }
 
 /// How a connection is closed that is refused a room.
-pub fn close_for(refusal: &Refusal) -> CloseReason {
+pub fn close_reason_for(refusal: &Refusal) -> CloseReason {
     match refusal.code {
         Code::Malformed => CloseReason::Malformed,
         Code::EngineUnavailable => CloseReason::EngineUnavailable,

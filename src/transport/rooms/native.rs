@@ -10,7 +10,7 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
-use super::{Caller, JoinOutcome, Peer, authorize, close_for, not_allowed, open};
+use super::{Caller, JoinOutcome, Peer, authorize, close_reason_for, not_allowed, open};
 use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Principal};
 use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget};
@@ -80,7 +80,7 @@ async fn join(
             connection.close(CloseReason::UnsupportedProtocol);
         }
         let mut native = peer(shared, connection.clone(), caller, room);
-        native.peer = native.peer.vouched(principal);
+        native.peer = native.peer.with_principal(principal);
         native.may_open = may_open;
         native
     }))
@@ -169,28 +169,28 @@ impl Native {
             let is_here = is_here || (key.is_none() && app.rooms.has_code(code));
             let (code, address) = (code.to_owned(), caller.address);
             return Some(Box::pin(async move {
-                let whereabouts = &elsewhere.whereabouts;
-                whereabouts.may_try_code(address).await?;
+                let whereabouts = &elsewhere.directory;
+                whereabouts.check_code_attempts(address).await?;
                 match key {
                     _ if is_here => Ok(None),
-                    Some(key) => whereabouts.find(&key).await,
-                    None => whereabouts.find_code(&code).await,
+                    Some(key) => whereabouts.lookup_owner(&key).await,
+                    None => whereabouts.lookup_code(&code).await,
                 }
             }));
         }
         let key = key.filter(|_| !is_here)?;
-        Some(Box::pin(async move { elsewhere.whereabouts.find(&key).await }))
+        Some(Box::pin(async move { elsewhere.directory.lookup_owner(&key).await }))
     }
 
     fn enter(&mut self, claim: Credential<'_>) -> Result<(), CloseReason> {
-        let entered = self.peer.app.rooms.enter(self.room, claim, self.peer.joiner(), Instant::now());
+        let entered = self.peer.app.rooms.join_native(self.room, claim, self.peer.joiner(), Instant::now());
         if let (Credential::Code(_), Err(_), Some(elsewhere)) = (claim, &entered, self.peer.app.elsewhere.clone()) {
             let address = self.peer.caller.address;
             // Whether it is counted or not, this one is refused.
-            tokio::spawn(async move { elsewhere.whereabouts.count_wrong_code(address).await });
+            tokio::spawn(async move { elsewhere.directory.count_wrong_code(address).await });
         }
         let seat = entered?;
-        self.peer.connection.admit(None);
+        self.peer.connection.set_authenticated(None);
         if matches!(claim, Credential::Resume { .. }) {
             tracing::info!(connection = self.peer.connection.id, peer = seat.name(), "seat resumed");
         }
@@ -223,7 +223,7 @@ impl Native {
     fn on_opened(&mut self, opened: Result<Opened, Refusal>, id: Option<&str>) -> Result<(), CloseReason> {
         let opened = opened.map_err(|refusal| {
             self.reply(&RoomReply::error(id, &refusal));
-            close_for(&refusal)
+            close_reason_for(&refusal)
         })?;
         self.reply(&RoomReply::Opened {
             room: &opened.room.to_string(),
@@ -257,8 +257,8 @@ impl Native {
             }
             StepResult::Found(Err(_)) => return Err(CloseReason::EngineUnavailable),
             StepResult::Found(Ok(Some(node))) => {
-                self.peer.connection.admit(None);
-                self.peer.enter(JoinOutcome::Elsewhere(node, RoomTarget::Native(self.room)))?;
+                self.peer.connection.set_authenticated(None);
+                self.peer.enter(JoinOutcome::OtherNode(node, RoomTarget::Native(self.room)))?;
             }
             StepResult::Found(Ok(None)) => {
                 let first = texts.pop_front().unwrap_or_default();
@@ -328,7 +328,7 @@ impl Handler for Native {
             return Ok(());
         }
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(ClientFrame::Text(text.to_owned()));
+            strand.forward(ClientFrame::Text(text.to_owned()));
             return Ok(());
         }
         let command = match RoomCommand::parse(text) {
@@ -350,7 +350,7 @@ impl Handler for Native {
     fn on_close(&mut self, payload: &[u8]) {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
         if let Some(strand) = self.peer.elsewhere() {
-            strand.say(ClientFrame::Close(Base64Bytes(payload.to_owned())));
+            strand.forward(ClientFrame::Close(Base64Bytes(payload.to_owned())));
         } else if (payload.is_empty() || payload.starts_with(&NORMAL))
             && let Some(seat) = self.peer.take_seat()
         {

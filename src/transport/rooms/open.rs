@@ -88,7 +88,7 @@ pub async fn open(app: &AppState, options: OpenOptions, address: Option<IpAddr>)
         };
         let Some(elsewhere) = &app.elsewhere else { return Ok(opened) };
         let key = Key::Native(opened.room);
-        let whereabouts = &elsewhere.whereabouts;
+        let whereabouts = &elsewhere.directory;
         let claimed = async {
             whereabouts.claim(&key).await?;
             match &opened.code {

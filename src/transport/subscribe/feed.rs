@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::query::Query;
 use crate::broker::channel::session::subscribed;
 use crate::broker::connection::registry::{Fallback, Registered};
-use crate::broker::engine::{Joined, Start, attached};
+use crate::broker::engine::{Joined, Start, subscriber_slot};
 use crate::broker::{BufferedSocket, Connection, ConnectionLimits, Now, Phase, Session};
 use crate::ops;
 use crate::protocol::publication::Head;
@@ -98,7 +98,7 @@ impl EventFeed {
     }
 
     async fn listen(&mut self, channel: &ChannelName, start: Start, is_from_cursor: bool) -> Result<(), Refusal> {
-        let _place = attached(&*self.app.engine, channel).await?;
+        let _place = subscriber_slot(&*self.app.engine, channel).await?;
         let since = if let Start::Since(since) = &start { Some(since.clone()) } else { None };
         let Self { session, cursor, ready, recovered, .. } = self;
         let mut is_future = false;
@@ -144,7 +144,7 @@ impl EventFeed {
             }
             // Before the outbox: what was sent before the end is told before it.
             let phase = self.connection.phase();
-            match (self.connection.take(), phase) {
+            match (self.connection.pop_frames(), phase) {
                 (Some(frames), _) => self.ready.extend(written_texts(frames)),
                 (None, Phase::Open) => {
                     self.ready = VecDeque::new();
@@ -180,7 +180,7 @@ impl EventFeed {
     fn read(&mut self, text: Bytes) -> Option<Event> {
         if text.is_empty() {
             // The peer has no way to answer. That it takes this is the sign of its life.
-            self.connection.hear();
+            self.connection.mark_alive();
             return Some(Event::Heartbeat);
         }
         let cursor = &mut self.cursor;

@@ -7,7 +7,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::broker::channel::session::rfc3339;
 use crate::broker::connection::rate::RateLimit;
-use crate::broker::engine::attached;
+use crate::broker::engine::subscriber_slot;
 use crate::broker::{Connection, Now, Principal, Session};
 use crate::protocol::frame::command::{Command, Unreadable};
 use crate::protocol::frame::server_frame::Reply;
@@ -134,18 +134,18 @@ impl Handler for Subscriber {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        self.frames.try_take(Now::read().steady).map_err(|_| CloseReason::RateLimited)
+        self.frames.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        self.connection.cork();
+        self.connection.begin_batch();
         self.commands.on_text(text)?;
         self.settle()
     }
 
     fn on_read_end(&mut self) {
         // All answers to what came at once go out at once.
-        self.connection.uncork();
+        self.connection.end_batch();
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -249,7 +249,7 @@ async fn refresh(app: &AppState, session: &mut Session, command: &Command<'_>) -
 
 async fn subscribe(app: &AppState, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
     let channel = session.may_subscribe(command)?;
-    let _place = attached(&*app.engine, &channel).await?;
+    let _place = subscriber_slot(&*app.engine, &channel).await?;
     session.subscribe(command, Now::read())
 }
 

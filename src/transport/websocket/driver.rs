@@ -86,7 +86,7 @@ impl<H: Handler> Driver<H> {
     }
 
     fn on_bytes(&mut self, bytes: &mut [u8]) {
-        self.connection.hear();
+        self.connection.mark_alive();
         if self.peer_closed {
             return;
         }

@@ -17,7 +17,7 @@ pub enum CommandSequencer<C> {
     Idle(C),
     Busy(Box<Busy<C>>),
     /// A message ended the connection.
-    Over,
+    Closed,
 }
 
 pub struct Busy<C> {
@@ -35,7 +35,7 @@ impl<C: HandleCommand> CommandSequencer<C> {
     }
 
     pub fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        match std::mem::replace(self, Self::Over) {
+        match std::mem::replace(self, Self::Closed) {
             Self::Idle(commands) => {
                 let text = text.to_owned();
                 *self = Self::Busy(Box::new(Busy { work: begin(commands, text), behind: VecDeque::new() }));
@@ -50,7 +50,7 @@ impl<C: HandleCommand> CommandSequencer<C> {
                 *self = Self::Busy(busy);
                 Ok(())
             }
-            Self::Over => Ok(()),
+            Self::Closed => Ok(()),
         }
     }
 
@@ -63,7 +63,7 @@ impl<C: HandleCommand> CommandSequencer<C> {
                     None => *self = Self::Idle(commands),
                 },
                 Err(reason) => {
-                    *self = Self::Over;
+                    *self = Self::Closed;
                     return Poll::Ready(Err(reason));
                 }
             }

@@ -5,11 +5,14 @@ use super::*;
 #[test]
 fn t_p1_absent_full_and_wrong_look_the_same_without_the_secret() {
     let (rooms, now) = (Rooms::new(limits()), Now::read());
-    let at = now.steady;
+    let at = now.monotonic;
     let opened = rooms.open(OpenOptions::default(), None, now).unwrap();
-    let enter = |room: RoomId, claim: Credential<'_>| rooms.enter(Some(room), claim, Client::new().joiner(), at).err();
+    let enter =
+        |room: RoomId, claim: Credential<'_>| rooms.join_native(Some(room), claim, Client::new().joiner(), at).err();
     let absent = RoomId::from([9; 16]);
-    for claim in [Credential::Secret("wrong"), Credential::Code("123456"), Credential::Resume { secret: "wrong", seen: None }] {
+    for claim in
+        [Credential::Secret("wrong"), Credential::Code("123456"), Credential::Resume { secret: "wrong", seen: None }]
+    {
         assert_eq!(enter(absent, claim), Some(CloseReason::UnknownRoom));
         assert_eq!(enter(opened.room, claim), Some(CloseReason::UnknownRoom));
     }
@@ -17,7 +20,7 @@ fn t_p1_absent_full_and_wrong_look_the_same_without_the_secret() {
     let mut both = [Client::new(), Client::new()];
     for client in &mut both {
         let claim = Credential::Secret(&opened.join_secret);
-        client.take(rooms.enter(Some(opened.room), claim, client.joiner(), at)).unwrap();
+        client.take(rooms.join_native(Some(opened.room), claim, client.joiner(), at)).unwrap();
     }
     assert_eq!(enter(opened.room, Credential::Secret("wrong")), Some(CloseReason::UnknownRoom));
     assert_eq!(enter(opened.room, Credential::Secret(&opened.join_secret)), Some(CloseReason::ConnectionLimit));
@@ -39,19 +42,19 @@ fn t_p2_ids_and_secrets_are_random_and_rooms_are_capped() {
         assert!(open(n).is_err());
     }
     assert!(open(9).is_err());
-    rooms.sweep(now.steady + secs(300));
+    rooms.sweep(now.monotonic + secs(300));
     assert_eq!(rooms.count(), 0);
-    assert_eq!(rooms.shared().ledger.addresses(), 0);
+    assert_eq!(rooms.context().quota.addresses(), 0);
     assert!(open(9).is_ok());
 }
 
 #[test]
 fn t_p4_a_code_is_good_for_one_pair_a_short_time_and_few_tries() {
     let (rooms, now) = (Rooms::new(limits()), Now::read());
-    let at = now.steady;
+    let at = now.monotonic;
     let options = OpenOptions { code: Some(CodeFormat::Words), ..OpenOptions::default() };
     let open = || rooms.open(options, None, now).unwrap();
-    let by_code = |code: &str, at: Instant| rooms.enter(None, Credential::Code(code), Client::new().joiner(), at);
+    let by_code = |code: &str, at: Instant| rooms.join_native(None, Credential::Code(code), Client::new().joiner(), at);
 
     let first = open();
     let code = first.code.clone().unwrap();
@@ -65,13 +68,14 @@ fn t_p4_a_code_is_good_for_one_pair_a_short_time_and_few_tries() {
     let third = open();
     let code = third.code.clone().unwrap();
     for _ in 0..3 {
-        let wrong = rooms.enter(Some(third.room), Credential::Code("a-b-c"), Client::new().joiner(), at);
+        let wrong = rooms.join_native(Some(third.room), Credential::Code("a-b-c"), Client::new().joiner(), at);
         assert_eq!(wrong.err(), Some(CloseReason::UnknownRoom));
     }
     assert_eq!(by_code(&code, at).err(), Some(CloseReason::UnknownRoom), "it was guessed at too often");
 
     let fourth = open();
-    let enter = || rooms.enter(Some(fourth.room), Credential::Secret(&fourth.join_secret), Client::new().joiner(), at);
+    let enter =
+        || rooms.join_native(Some(fourth.room), Credential::Secret(&fourth.join_secret), Client::new().joiner(), at);
     let _both = (enter().expect("a seat"), enter().expect("a seat"));
     assert_eq!(
         by_code(&fourth.code.clone().unwrap(), at).err(),
@@ -81,16 +85,16 @@ fn t_p4_a_code_is_good_for_one_pair_a_short_time_and_few_tries() {
     let _fifth = open();
     drop(seat);
     rooms.sweep(at + secs(120));
-    assert_eq!(rooms.shared().codes.lock().count(), 0);
+    assert_eq!(rooms.context().codes.lock().count(), 0);
 }
 
 #[test]
 fn t_p6_a_seat_is_given_back_to_its_secret_alone_with_what_was_said_meanwhile() {
     let (rooms, now) = (Rooms::new(limits()), Now::read());
-    let at = now.steady;
+    let at = now.monotonic;
     let opened = rooms.open(OpenOptions::default(), None, now).unwrap();
     let enter = |client: &mut Client, claim: Credential<'_>| {
-        let joined = rooms.enter(Some(opened.room), claim, client.joiner(), at);
+        let joined = rooms.join_native(Some(opened.room), claim, client.joiner(), at);
         client.take(joined)
     };
     let (mut a, mut b) = (Client::new(), Client::new());
@@ -108,7 +112,10 @@ fn t_p6_a_seat_is_given_back_to_its_secret_alone_with_what_was_said_meanwhile() 
     b.seat = None;
     assert_eq!(a.heard_json()[0], serde_json::json!({"type": "peer_left", "peer": "p2", "reason": "away"}));
     assert_eq!((a.say("2", at), a.say("3", at)), (Relayed::Sent, Relayed::Sent));
-    assert_eq!(enter(&mut Client::new(), Credential::Resume { secret: "p2", seen: None }), Err(CloseReason::UnknownRoom));
+    assert_eq!(
+        enter(&mut Client::new(), Credential::Resume { secret: "p2", seen: None }),
+        Err(CloseReason::UnknownRoom)
+    );
     let mut again = Client::at([198, 51, 100, 7]);
     enter(&mut again, Credential::Resume { secret: &resume, seen: Some(0) }).unwrap();
     let heard = again.heard();
@@ -137,6 +144,9 @@ fn t_p6_a_seat_is_given_back_to_its_secret_alone_with_what_was_said_meanwhile() 
     rooms.sweep(at);
     rooms.sweep(at + secs(30));
     assert_eq!(a.heard_json(), [serde_json::json!({"type": "peer_left", "peer": "p2", "reason": "timeout"})]);
-    assert_eq!(enter(&mut Client::new(), Credential::Resume { secret: &resume, seen: None }), Err(CloseReason::UnknownRoom));
+    assert_eq!(
+        enter(&mut Client::new(), Credential::Resume { secret: &resume, seen: None }),
+        Err(CloseReason::UnknownRoom)
+    );
     enter(&mut Client::new(), Credential::Secret(&opened.join_secret)).unwrap();
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::upgrade::OnUpgrade;
 
 use crate::broker::connection::rate::RateLimit;
-use crate::broker::engine::{Joined, Start, attached};
+use crate::broker::engine::{Joined, Start, subscriber_slot};
 use crate::broker::{Connection, ConnectionLimits, JoinRequest, Membership, Now};
 use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
@@ -29,7 +29,7 @@ const BURST: u32 = 10;
 /// The limits of such a connection: it is never pinged, as in the older system.
 pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
     let unasked = Some((1000, "ping timeout"));
-    ConnectionLimits { ping: SILENCE, pong: Duration::ZERO, unasked, ..limits.into() }
+    ConnectionLimits { ping: SILENCE, pong: Duration::ZERO, close_silent_without_ping: unasked, ..limits.into() }
 }
 
 pub fn upgrade(
@@ -41,7 +41,7 @@ pub fn upgrade(
     origin::check(call)?;
     let (shared, listener) = (app.clone(), call.peer().listener.clone());
     Ok(handshake.accept_with(app, call, &app.flock_connection_limits, None, move |connection| {
-        connection.admit(None);
+        connection.set_authenticated(None);
         Flock::new(shared, connection.clone(), listener)
     }))
 }
@@ -118,7 +118,7 @@ impl Commander {
         if self.memberships.len() >= self.app.limits.max_subscriptions {
             return Err(Code::LimitReached.into());
         }
-        let _place = attached(&*self.app.engine, &channel).await?;
+        let _place = subscriber_slot(&*self.app.engine, &channel).await?;
         // The rules may have changed meanwhile.
         self.check_audience(&channel)?;
         self.next_tag += 1;
@@ -142,7 +142,7 @@ impl Commander {
     /// What the listener vouches for stands for a valid token, not for what a token would have to hold.
     fn check_audience(&self, channel: &ChannelName) -> Result<(), Refusal> {
         let rules = self.app.policy.rules().load();
-        let is_vouched_for = self.listener.flock_vouches && !rules.of(channel).asks_who();
+        let is_vouched_for = self.listener.flock_vouches && !rules.of(channel).is_restricted();
         if is_vouched_for || rules.may_subscribe(channel, None) { Ok(()) } else { Err(Code::Forbidden.into()) }
     }
 
@@ -172,7 +172,7 @@ impl HandleCommand for Commander {
                 self.connection.send(&pong_frame(&[]));
             }
             Err(error) => {
-                self.connection.close_saying(CloseReason::Malformed, 1007, &error);
+                self.connection.close_with(CloseReason::Malformed, 1007, &error);
                 return Err(CloseReason::Malformed);
             }
         }
@@ -186,7 +186,7 @@ impl Handler for Flock {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        self.frames.try_take(Now::read().steady).map_err(|_| CloseReason::RateLimited)
+        self.frames.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
@@ -200,7 +200,7 @@ impl Handler for Flock {
     }
 
     fn on_close(&mut self, _payload: &[u8]) {
-        self.connection.close_saying(CloseReason::Normal, 1000, "closed by server");
+        self.connection.close_with(CloseReason::Normal, 1000, "closed by server");
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
