@@ -1,6 +1,7 @@
 //! One connection as the broker sees it: a socket that takes bytes, an outbox for what it does not take,
 //! and the watch over its silence and its end.
 
+pub mod handler;
 pub mod liveness;
 mod outbox;
 pub mod rate;

@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::socket::RawSocket;
+use crate::broker::connection::handler::Handler;
 use crate::broker::{Connection, Phase};
-use crate::protocol::CloseReason;
-use crate::protocol::websocket::{Assembler, Bounds, Message, pong_frame};
+use crate::protocol::websocket::{Assembler, Message, pong_frame};
 
 /// A peer whose socket is this far behind is not read from: its own commands fill its outbox.
 const READ_PAUSE_BYTES: usize = 64 * 1024;
@@ -31,39 +31,6 @@ const DEFLATED_BYTES: usize = 2048;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
-}
-
-/// What a kind of connection does with its messages. An error ends the connection.
-pub trait Handler: Send + Unpin + 'static {
-    fn bounds(&self) -> Bounds;
-
-    /// A frame arrived, of whatever kind: the place to count them.
-    fn on_frame(&mut self) -> Result<(), CloseReason>;
-
-    fn on_text(&mut self, text: &str) -> Result<(), CloseReason>;
-
-    fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
-        Err(CloseReason::UnsupportedData)
-    }
-
-    /// The peer says Close, with this payload (RFC 6455 section 5.5.1).
-    fn on_close(&mut self, _payload: &[u8]) {}
-
-    /// The connection is on its way out: nothing that is sent reaches the peer any more. May be called again.
-    fn on_end(&mut self) {}
-
-    /// All messages of one read were handed over.
-    fn on_read_end(&mut self) {}
-
-    /// Whether more may be read.
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
-    }
-
-    /// The task was woken: rules may have changed.
-    fn on_wake(&mut self) -> Result<(), CloseReason> {
-        Ok(())
-    }
 }
 
 pub struct Driver<H: Handler> {

@@ -5,5 +5,6 @@ pub mod sequencer;
 pub mod socket;
 pub mod upgrade;
 
-pub use driver::{Driver, Handler};
+pub use crate::broker::connection::handler::Handler;
+pub use driver::Driver;
 pub use socket::RawSocket;
