@@ -11,7 +11,6 @@ mod node;
 mod raw;
 mod ws;
 
-mod crowd;
 mod deflate;
 mod framing;
 mod front;
@@ -20,6 +19,7 @@ mod handshake;
 mod http2;
 mod limits;
 mod logs;
+mod many_connections;
 mod proxies;
 mod slow;
 mod tls;

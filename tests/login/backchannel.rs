@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::browser::Browser;
 use crate::common::{Answer, eventually, unix_now};
-use crate::played::{Provider, merge};
-use crate::world::LoginWorld;
+use crate::fake_provider::{Provider, merge};
+use crate::test_env::LoginWorld;
 
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 

@@ -6,8 +6,8 @@ use serde_json::json;
 use crate::browser::Browser;
 use crate::common::gateway::Folder;
 use crate::common::{TestIssuer, unix_now};
-use crate::played::Provider;
-use crate::world::LoginWorld;
+use crate::fake_provider::Provider;
+use crate::test_env::LoginWorld;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t_b1_a_cookie_counts_from_our_own_pages_alone() {

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::browser::{Browser, parameter};
 use crate::common::gateway::Folder;
-use crate::played::Provider;
-use crate::world::LoginWorld;
+use crate::fake_provider::Provider;
+use crate::test_env::LoginWorld;
 
 const RULES: &str = r#"
 [[channels]]

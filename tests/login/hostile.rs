@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::browser::Browser;
 use crate::common::Answer;
-use crate::played::Provider;
-use crate::world::LoginWorld;
+use crate::fake_provider::Provider;
+use crate::test_env::LoginWorld;
 
 async fn world() -> (Provider, LoginWorld, Browser) {
     let provider = Provider::start().await;

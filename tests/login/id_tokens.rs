@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::browser::{Begun, Browser};
 use crate::common::unix_now;
-use crate::played::Provider;
-use crate::world::LoginWorld;
+use crate::fake_provider::Provider;
+use crate::test_env::LoginWorld;
 
 async fn each(tokens: impl AsyncFn(&Provider, &Begun) -> Vec<(String, String)>) {
     let provider = Provider::start().await;
@@ -65,7 +65,7 @@ async fn t_j2_t_j3_the_token_chooses_neither_algorithm_nor_key() {
         let claims = provider.claims(begun, json!({}));
         let header = |change: Value| {
             let mut header = json!({"alg": "EdDSA", "typ": "JWT", "kid": "k1"});
-            crate::played::merge(&mut header, change);
+            crate::fake_provider::merge(&mut header, change);
             header
         };
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::browser::Browser;
 use crate::common::{Answer, PATIENCE, free_port, within};
-use crate::world::LoginWorld;
+use crate::test_env::LoginWorld;
 
 struct Real {
     issuer: String,
