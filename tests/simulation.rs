@@ -17,7 +17,7 @@ use lastmile::broker::engine::{Accepted, Appended, Created, Joined, Start};
 use lastmile::broker::*;
 use lastmile::engine::Memory;
 use lastmile::engine::MemoryLimits;
-use lastmile::protocol::{ChannelName, CloseReason, Code, Form, Pattern, Payload, Position, Refusal};
+use lastmile::protocol::{ChannelName, CloseReason, ErrorCode, Form, Pattern, Payload, Position, Refusal};
 
 /// Takes `room` bytes, then is full until a test makes room.
 #[derive(Default)]
@@ -386,7 +386,7 @@ fn what_nobody_uses_is_forgotten() {
     assert!(now(engine.describe(&channel())).is_none());
     let mut channels = (0..11).map(|n| ChannelName::parse(&format!("c{n}")).unwrap());
     let refused = channels.find_map(|name| engine.append(&name, "p", Payload::Json("1"), Now::read()).err());
-    assert_eq!(refused.map(|refusal| refusal.code), Some(Code::LimitReached));
+    assert_eq!(refused.map(|refusal| refusal.code), Some(ErrorCode::LimitReached));
 }
 
 /// What one publication holds, and no other.

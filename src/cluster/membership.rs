@@ -10,7 +10,7 @@ use crate::auth::Revocation;
 use crate::auth::revocation::{RevocationError, WrittenRevocation};
 use crate::broker::Now;
 use crate::ops::Phase;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::control;
 use crate::transport::state::AppState;
 
@@ -26,7 +26,7 @@ pub async fn share_revocation(app: &AppState, revocation: &Revocation) -> Result
     let Some(shared) = app.engine.shared_store() else { return Ok(()) };
     let written = serde_json::to_vec(&WrittenRevocation::from(revocation.clone()));
     let lives = Duration::from_secs(app.policy.revocations().lifetime()).clamp(MIN_REVOCATION_TTL, MAX_REVOCATION_TTL);
-    shared.append_log(&written.map_err(|_| Refusal::from(Code::Internal))?, lives).await
+    shared.append_log(&written.map_err(|_| Refusal::from(ErrorCode::Internal))?, lives).await
 }
 
 /// Takes over what other nodes were told, from the oldest that is remembered on, and says that this node is there.

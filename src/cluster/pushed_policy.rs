@@ -10,7 +10,7 @@ use jsonwebtoken::jwk::JwkSet;
 
 use crate::auth::token::{Issuers, ReplaceError};
 use crate::broker::{Now, SharedStore};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::state::AppState;
 
 /// How long a push is remembered, by nodes that begin after all others have ended.
@@ -61,7 +61,7 @@ pub async fn push(app: &AppState, push: PushedPolicy<'_>) -> Result<(), Refusal>
     };
     shared.put(&name, &value, PUSH_TTL).await?;
     let mut tag = [0; 16];
-    getrandom::fill(&mut tag).map_err(|_| Refusal::from(Code::Internal))?;
+    getrandom::fill(&mut tag).map_err(|_| Refusal::from(ErrorCode::Internal))?;
     // Behind the push, so that whoever sees it finds the push.
     shared.put(TAG_KEY, &tag, PUSH_TTL).await?;
     sync(app).await
@@ -127,7 +127,7 @@ fn apply(app: &AppState, issuers: &Issuers, name: &str, value: &[u8]) {
 
 fn apply_rules(app: &AppState, body: Option<&[u8]>) -> Result<(), Refusal> {
     let rules = body.map(app.control.readers.rules).transpose();
-    app.control.put(rules.map_err(|error| Refusal::new(Code::Malformed, error))?, &app.policy);
+    app.control.put(rules.map_err(|error| Refusal::new(ErrorCode::Malformed, error))?, &app.policy);
     Ok(())
 }
 
@@ -148,7 +148,7 @@ fn apply_keys(app: &AppState, issuers: &Issuers, issuer: &str, value: &[u8]) -> 
 
 fn unusable(error: ReplaceError) -> Refusal {
     match error {
-        ReplaceError::IssuerUnknown => Refusal::new(Code::NotFound, "no such issuer is configured"),
-        error => Refusal::new(Code::Malformed, error.to_string()),
+        ReplaceError::IssuerUnknown => Refusal::new(ErrorCode::NotFound, "no such issuer is configured"),
+        error => Refusal::new(ErrorCode::Malformed, error.to_string()),
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::broker::replies::{QueuedTask, RemoteTask, ReplyOutcome};
 use crate::broker::{NodeBus, Replies};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::state::AppState;
 
 /// Errands, and words of others, that are done at once.
@@ -69,8 +69,10 @@ async fn run_task(bus: Arc<dyn NodeBus>, replies: Replies, (errand, _held): Queu
         RemoteTask::Settle { node, settlement, done } => {
             let settled = match request(&*bus, &node, &Request::Complete(settlement)).await {
                 Ok(Response::Done) => Ok(()),
-                Ok(Response::Unknown(detail)) => Err(Refusal::new(Code::ReplyUnknown, detail)),
-                Err(Refusal { code: Code::NotFound, .. }) | Ok(Response::Absent) => Err(Code::ReplyUnknown.into()),
+                Ok(Response::Unknown(detail)) => Err(Refusal::new(ErrorCode::ReplyUnknown, detail)),
+                Err(Refusal { code: ErrorCode::NotFound, .. }) | Ok(Response::Absent) => {
+                    Err(ErrorCode::ReplyUnknown.into())
+                }
                 Err(refusal) => Err(refusal),
             };
             // The publisher may have gone meanwhile.
@@ -89,18 +91,18 @@ async fn forward(bus: &dyn NodeBus, publisher: &Arc<str>, json: &Arc<str>) -> Re
         match request(bus, node, &asked).await {
             Ok(Response::Done) => return Ok(()),
             Ok(Response::Absent | Response::Unknown(_)) => {}
-            Err(Refusal { code: Code::NotFound, .. }) => drop(bus.unregister_publisher(publisher, node).await),
+            Err(Refusal { code: ErrorCode::NotFound, .. }) => drop(bus.unregister_publisher(publisher, node).await),
             // It may have been shown. If it was not, that is noticed when nobody says `received`.
             Err(_) => return Ok(()),
         }
     }
-    Err(Code::PublisherAbsent.into())
+    Err(ErrorCode::PublisherAbsent.into())
 }
 
 async fn request(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
-    let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(Code::Internal))?;
+    let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(ErrorCode::Internal))?;
     let answer = bus.request(node, Topic::Replies, &asked).await?;
-    serde_json::from_slice(&answer).map_err(|_| Code::EngineUnavailable.into())
+    serde_json::from_slice(&answer).map_err(|_| ErrorCode::EngineUnavailable.into())
 }
 
 async fn respond(bus: Arc<dyn NodeBus>, replies: Replies, word: NodeMessage) {

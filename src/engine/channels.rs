@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{ChannelState, Joined, Start};
 use crate::broker::{ChannelLimits, ChannelRule, ChannelRules, Counters, Hub, JoinRequest, Membership, Now};
-use crate::protocol::{ChannelName, CloseReason, Code, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Refusal};
 
 /// Locks over the map of channels.
 const CHANNEL_SHARDS: usize = 64;
@@ -98,7 +98,7 @@ impl Channels {
             return Ok(log.clone());
         }
         if self.count.load(Ordering::Relaxed) >= self.limits.max_channels {
-            return Err(Refusal::new(Code::LimitReached, "there are as many channels as there may be"));
+            return Err(Refusal::new(ErrorCode::LimitReached, "there are as many channels as there may be"));
         }
         let log = Arc::new(Mutex::new(self.empty_log(new_epoch()?, now)));
         shard.insert(channel.clone(), log.clone());
@@ -217,12 +217,13 @@ pub fn check_narrower(limits: Option<ChannelLimits>, rule: &ChannelRule) -> Resu
     if limits.narrowed_by(&rule.limits) == limits {
         return Ok(limits);
     }
-    Err(Refusal::new(Code::ChannelForbidden, "a channel may only narrow the limits that its configuration gives"))
+    Err(Refusal::new(ErrorCode::ChannelForbidden, "a channel may only narrow the limits that its configuration gives"))
 }
 
 /// 40 random bits in 8 letters and digits: different for every channel and every start.
 pub fn new_epoch() -> Result<Arc<str>, Refusal> {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let bits = getrandom::u64().map_err(|_| Refusal::new(Code::EngineUnavailable, "no randomness is available"))?;
+    let bits =
+        getrandom::u64().map_err(|_| Refusal::new(ErrorCode::EngineUnavailable, "no randomness is available"))?;
     Ok((0..8).map(|at| char::from(ALPHABET[(bits >> (5 * at)) as usize % 32])).collect::<String>().into())
 }

@@ -11,7 +11,7 @@ use super::budget::Budget;
 use super::publisher_index::PublisherIndex;
 use crate::broker::engine::{Joined, Now, Start};
 use crate::broker::{ChannelLimits, ChannelRule};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Publication, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Publication, Refusal};
 
 pub struct Log {
     pub epoch: Arc<str>,
@@ -138,7 +138,7 @@ impl Log {
         match self.state {
             LogState::Ended(reason) => return Err(ended(reason).into()),
             LogState::Closing => {
-                return Err(Refusal::new(Code::EngineUnavailable, "the channel is being closed").into());
+                return Err(Refusal::new(ErrorCode::EngineUnavailable, "the channel is being closed").into());
             }
             LogState::Live | LogState::Removed => {}
         }
@@ -278,14 +278,14 @@ fn exceeds(value: u64, limit: u64) -> bool {
 }
 
 pub fn too_large(limit: u64) -> Refusal {
-    Refusal::new(Code::MessageTooLarge, format!("the channel takes messages of at most {limit} bytes"))
+    Refusal::new(ErrorCode::MessageTooLarge, format!("the channel takes messages of at most {limit} bytes"))
 }
 
 pub fn ended(reason: CloseReason) -> Refusal {
     let detail = format!("the channel has ended ({}); a publisher may create it anew with PUT", reason.name());
     let code = match reason {
-        CloseReason::MessageLimit | CloseReason::DataLimit => Code::LimitReached,
-        _ => Code::ChannelEnded,
+        CloseReason::MessageLimit | CloseReason::DataLimit => ErrorCode::LimitReached,
+        _ => ErrorCode::ChannelEnded,
     };
     Refusal::new(code, detail)
 }

@@ -10,7 +10,7 @@ use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Refusal};
 
 pub struct Memory(Channels);
 
@@ -37,7 +37,7 @@ impl Memory {
             log.last_used = now.monotonic;
             match &log.declared {
                 Some(declared) if *declared == limits => Ok(Created::Again),
-                Some(_) => Err(Code::ChannelExists.into()),
+                Some(_) => Err(ErrorCode::ChannelExists.into()),
                 None => {
                     log.declared = Some(limits);
                     Ok(Created::New)

@@ -13,7 +13,7 @@ use bytes::{Buf, BufMut};
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::{ChannelName, Code, Position, Refusal};
+use super::{ChannelName, ErrorCode, Position, Refusal};
 
 /// Channels of one cursor, and so of one request.
 pub const MAX_CHANNELS: usize = 100;
@@ -158,7 +158,7 @@ fn digest(parts: &[&[u8]]) -> u64 {
 impl From<InvalidCursor> for Refusal {
     fn from(invalid: InvalidCursor) -> Self {
         Self::new(
-            Code::CursorInvalid,
+            ErrorCode::CursorInvalid,
             match invalid {
                 InvalidCursor::Malformed => "the cursor is none of this gateway's",
                 InvalidCursor::OtherOwner => "the cursor was given to somebody else; begin without one",

@@ -11,5 +11,5 @@ pub mod websocket;
 pub use channel::{ChannelName, InvalidName, Pattern};
 pub use cursor::{Cursor, InvalidCursor, Owner};
 pub use frame::close::CloseReason;
-pub use frame::error_code::{Code, Refusal};
+pub use frame::error_code::{ErrorCode, Refusal};
 pub use publication::{Form, Payload, Position, Publication};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::frame::command::Text;
-use super::{ChannelName, Code, Refusal, compat, websocket};
+use super::{ChannelName, ErrorCode, Refusal, compat, websocket};
 
 /// Deepest nesting of JSON that is carried.
 pub const MAX_JSON_DEPTH: usize = 32;
@@ -40,7 +40,7 @@ impl Payload<'_> {
 
 /// Checks that `bytes` are one JSON value, not nested too deeply.
 pub fn check_json(bytes: &[u8]) -> Result<&str, Refusal> {
-    let malformed = |detail: String| Refusal::new(Code::Malformed, detail);
+    let malformed = |detail: String| Refusal::new(ErrorCode::Malformed, detail);
     let text = std::str::from_utf8(bytes).map_err(|_| malformed("the JSON is not UTF-8".into()))?;
     check_depth(text, MAX_JSON_DEPTH)?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| malformed(format!("not JSON: {error}")))?;
@@ -60,7 +60,7 @@ pub fn check_depth(text: &str, max_depth: usize) -> Result<(), Refusal> {
                 depth += 1;
                 if depth > max_depth {
                     return Err(Refusal::new(
-                        Code::Malformed,
+                        ErrorCode::Malformed,
                         format!("the JSON is nested deeper than {max_depth} levels"),
                     ));
                 }

@@ -25,7 +25,7 @@ use super::state::AppState;
 use super::subscribe::websocket;
 use super::{control, demo, login, ops, publish, rooms, subscribe};
 use crate::ops::Phase;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
     let channel = || on(&app, Role::Publish).and(warp::path!("v1" / "channels" / String));
@@ -132,7 +132,7 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
 
     let problems = warp::path!("problems" / String)
         .and(method(Method::GET))
-        .then(|slug: String, _| async move { reply(problem::describe(&slug).ok_or(Code::NotFound.into())) });
+        .then(|slug: String, _| async move { reply(problem::describe(&slug).ok_or(ErrorCode::NotFound.into())) });
 
     let demo = on(&app, Role::Subscribe)
         .and(warp::path!("demo" / ..))
@@ -346,11 +346,11 @@ impl warp::reject::Reject for Draining {}
 
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
     let code = if rejection.find::<Draining>().is_some() {
-        Code::Draining
+        ErrorCode::Draining
     } else if rejection.find::<WrongMethod>().is_some() {
-        Code::MethodNotAllowed
+        ErrorCode::MethodNotAllowed
     } else {
-        Code::NotFound
+        ErrorCode::NotFound
     };
     Ok(problem::response(&code.into()))
 }

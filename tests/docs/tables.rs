@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use lastmile::ops::metrics::METRICS;
-use lastmile::protocol::{CloseReason, Code};
+use lastmile::protocol::{CloseReason, ErrorCode};
 
 use crate::markdown::{blocks, read};
 
@@ -47,8 +47,10 @@ fn close_codes_match_the_code() {
 #[test]
 fn problems_match_the_code() {
     let rows = table(&read("docs/protocol/README.md"), "| problem | status | meaning |");
-    let expected: Vec<_> =
-        Code::ALL.iter().map(|code| format!("| `{}` | {} | {} |", code.slug(), code.status(), code.title())).collect();
+    let expected: Vec<_> = ErrorCode::ALL
+        .iter()
+        .map(|code| format!("| `{}` | {} | {} |", code.slug(), code.status(), code.title()))
+        .collect();
     assert_eq!(rows, expected);
 }
 

@@ -7,7 +7,7 @@ use lastmile::broker::engine::Start;
 use lastmile::broker::engine::node_bus::Topic;
 use lastmile::broker::replies::{NewReply, RemoteTask, ReplyLimits};
 use lastmile::broker::{Connection, Engine, NodeBus, Now, Replies};
-use lastmile::protocol::Code;
+use lastmile::protocol::ErrorCode;
 use serde_json::{Value, json};
 
 use crate::common::{Ws, eventually};
@@ -133,12 +133,12 @@ async fn a_word_is_answered_and_what_is_not_is_told() {
     words_go_both_ways(&nodes).await;
     let [one, two] = nodes.each_ref().map(|node| node.engine.node_bus().unwrap());
     let nobody = one.request("abcdefgh", Topic::Replies, b"").await.unwrap_err();
-    assert_eq!(nobody.code, Code::NotFound);
+    assert_eq!(nobody.code, ErrorCode::NotFound);
     // It came, and nobody says anything.
     let mut words = two.subscribe(Topic::Replies);
     let began = Instant::now();
     let unanswered = one.request(two.node(), Topic::Replies, b"hello").await.unwrap_err();
-    assert_eq!(unanswered.code, Code::EngineUnavailable);
+    assert_eq!(unanswered.code, ErrorCode::EngineUnavailable);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     // An answer that is late is nobody's.
     two.answer(words.recv().await.unwrap(), b"late").await.unwrap();
@@ -149,7 +149,7 @@ async fn a_word_is_answered_and_what_is_not_is_told() {
     drop(server);
     eventually("the end of the way", async || one.nodes_with_publisher("p").await.err()).await;
     let began = Instant::now();
-    assert_eq!(one.request(two.node(), Topic::Replies, b"").await.unwrap_err().code, Code::EngineUnavailable);
+    assert_eq!(one.request(two.node(), Topic::Replies, b"").await.unwrap_err().code, ErrorCode::EngineUnavailable);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
@@ -220,7 +220,7 @@ async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
     let recipient = replies.attach("q".into(), crate::support::connection());
     let answer = "x".repeat(MEGABYTE);
     let Err(refused) = recipient.answer("r-1-bbbbbbbb", &answer) else { panic!("taken") };
-    assert_eq!(refused.code, Code::EngineUnavailable);
+    assert_eq!(refused.code, ErrorCode::EngineUnavailable);
     // What could not go at first goes once there is room; what was done without success is tried again.
     let mut carried = 0;
     while carried < 100 {

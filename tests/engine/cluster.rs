@@ -7,7 +7,7 @@ use lastmile::broker::engine::Start;
 use lastmile::broker::engine::node_bus::Topic;
 use lastmile::broker::{Engine, Now};
 use lastmile::engine::{Redis, RedisKind};
-use lastmile::protocol::{Code, Payload, Refusal};
+use lastmile::protocol::{ErrorCode, Payload, Refusal};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -156,7 +156,7 @@ async fn channels_are_spread_over_a_cluster_and_one_dead_master_stops_only_its_o
         for published in to_dying {
             let (accepted, refused) = published.await.unwrap();
             assert_eq!(accepted, 0);
-            assert!(refused.iter().all(|(_, refusal)| refusal.code == Code::EngineUnavailable));
+            assert!(refused.iter().all(|(_, refusal)| refusal.code == ErrorCode::EngineUnavailable));
             // It may take two seconds.
             let slowest = refused.iter().map(|(took, _)| *took).max().unwrap();
             assert!(slowest < Duration::from_secs(4), "told after {slowest:?}");
@@ -224,7 +224,7 @@ async fn a_connection_through_which_nothing_comes_is_given_up_and_made_anew() {
     cluster.0.iter().for_each(|master| master.signal("-STOP"));
     // Without a connection nobody has to wait for a refusal.
     let append = || node.engine.append(&name("c"), "p", Payload::Text("x"), Now::read());
-    assert_eq!(eventually("a refusal at once", async || append().err()).await.code, Code::EngineUnavailable);
+    assert_eq!(eventually("a refusal at once", async || append().err()).await.code, ErrorCode::EngineUnavailable);
     cluster.0.iter().for_each(|master| master.signal("-CONT"));
     eventually("all to go on", async || publish(&*node.engine, "c", "x").await.ok()).await;
     all_have_everything(&node, [("c".to_owned(), subscriber)].iter()).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lastmile::broker::engine::{Created, Start};
 use lastmile::broker::{ChannelLimits, ChannelRule, Now};
 use lastmile::engine::{DiskError, MemoryLimits};
-use lastmile::protocol::{Code, Position};
+use lastmile::protocol::{ErrorCode, Position};
 
 use crate::common::gateway::Folder;
 use crate::support::{Kind, LIMITS, NO_LIMITS, World, name, open_at, rule};
@@ -36,9 +36,9 @@ async fn epochs_offsets_backlogs_and_limits_survive_a_restart() {
         assert!(world.describe("gone").await.is_none());
     }
     assert_eq!(world.publish("c", "9").await, Position { offset: 9, ..last });
-    assert_eq!(world.try_publish("c", "10").await.unwrap_err().code, Code::LimitReached);
+    assert_eq!(world.try_publish("c", "10").await.unwrap_err().code, ErrorCode::LimitReached);
     world.restart();
-    assert_eq!(world.try_publish("c", "10").await.unwrap_err().code, Code::LimitReached);
+    assert_eq!(world.try_publish("c", "10").await.unwrap_err().code, ErrorCode::LimitReached);
     assert_eq!(world.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
     assert_eq!(world.publish("c", "1").await.offset, 1);
 }
@@ -82,7 +82,7 @@ async fn ages_and_lifespans_go_on_over_a_restart() {
     world.engine().sweep(at(51));
     assert_eq!(world.backlog("c", Start::Since(Position { offset: 0, ..position })), (vec![], false));
     world.engine().sweep(at(101));
-    assert_eq!(world.try_publish("c", "2").await.unwrap_err().code, Code::ChannelEnded);
+    assert_eq!(world.try_publish("c", "2").await.unwrap_err().code, ErrorCode::ChannelEnded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

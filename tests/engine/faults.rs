@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lastmile::broker::engine::Start;
 use lastmile::broker::{Engine, Now};
-use lastmile::protocol::{Code, Payload, Position};
+use lastmile::protocol::{ErrorCode, Payload, Position};
 use tokio::task::JoinHandle;
 
 use crate::common::eventually;
@@ -58,7 +58,7 @@ impl Load {
                                 tokio::time::sleep(Duration::from_millis(2)).await;
                             }
                             Err(refusal) => {
-                                assert_eq!(refusal.code, Code::EngineUnavailable);
+                                assert_eq!(refusal.code, ErrorCode::EngineUnavailable);
                                 assert!(began.elapsed() < TOLD, "told after {:?}", began.elapsed());
                                 tokio::time::sleep(Duration::from_millis(20)).await;
                             }
@@ -162,10 +162,10 @@ async fn while_redis_hangs_everybody_is_told_in_time_and_subscribers_stay() {
     // Refused at once from now on, without a question, and a subscriber after a little patience.
     let ask = || load.nodes[0].engine.append(&name("c"), "p", Payload::Text("x"), Now::read());
     let refused = eventually("a refusal at once", async || ask().err()).await;
-    assert_eq!(refused.code, Code::EngineUnavailable);
+    assert_eq!(refused.code, ErrorCode::EngineUnavailable);
     let began = Instant::now();
     let refused = Subscriber::join(&*load.nodes[0].engine, "c", Start::Live).err().unwrap();
-    assert_eq!(refused.code, Code::EngineUnavailable);
+    assert_eq!(refused.code, ErrorCode::EngineUnavailable);
     assert!(began.elapsed() < TOLD, "told after {:?}", began.elapsed());
     server.signal("-CONT");
     let back = Instant::now();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lastmile::broker::engine::{Created, Start};
 use lastmile::broker::{ChannelLimits, ChannelRule, Engine, Now};
 use lastmile::engine::{MemoryLimits, Redis};
-use lastmile::protocol::{Code, Position};
+use lastmile::protocol::{ErrorCode, Position};
 use tokio::task::JoinHandle;
 
 use crate::common::{PATIENCE, eventually};
@@ -45,7 +45,7 @@ impl Node {
             match Subscriber::join(&*self.engine, channel, start.clone()) {
                 Ok(subscriber) => return subscriber,
                 Err(refusal) => {
-                    let is_temporary = refusal.code == Code::EngineUnavailable && Instant::now() < deadline;
+                    let is_temporary = refusal.code == ErrorCode::EngineUnavailable && Instant::now() < deadline;
                     assert!(is_temporary, "{channel}: {refusal:?}");
                 }
             }
@@ -174,13 +174,13 @@ async fn creation_limits_and_closing_count_for_all_nodes() {
     assert_eq!(nodes[0].engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::New));
     assert_eq!(nodes[1].engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::Again));
     let refused = nodes[1].engine.create(&c, None, Now::read()).await.unwrap_err();
-    assert_eq!(refused.code, Code::ChannelExists);
+    assert_eq!(refused.code, ErrorCode::ChannelExists);
     assert_eq!(nodes[1].engine.describe(&c).await.unwrap().unwrap().limits, limits);
     let subscribers = [nodes[0].join("c", Start::Live), nodes[1].join("c", Start::Live)];
     for n in 1..=3 {
         assert_eq!(nodes[n % 2].publish("c", "x").await.offset, n as u64);
     }
-    assert_eq!(publish(&*nodes[0].engine, "c", "x").await.unwrap_err().code, Code::LimitReached);
+    assert_eq!(publish(&*nodes[0].engine, "c", "x").await.unwrap_err().code, ErrorCode::LimitReached);
     for subscriber in &subscribers {
         eventually("the end", async || {
             subscriber.frames().last().filter(|frame| frame["reason"] == "message_limit").map(|_| ())
@@ -188,7 +188,7 @@ async fn creation_limits_and_closing_count_for_all_nodes() {
         .await;
         assert_eq!(subscriber.offsets(), [1, 2, 3]);
     }
-    assert_eq!(publish(&*nodes[1].engine, "c", "x").await.unwrap_err().code, Code::LimitReached);
+    assert_eq!(publish(&*nodes[1].engine, "c", "x").await.unwrap_err().code, ErrorCode::LimitReached);
     // It begins anew on one node, and is listened to and closed on the other.
     assert_eq!(nodes[0].engine.create(&c, None, Now::read()).await, Ok(Created::New));
     let subscriber = nodes[1].join("c", Start::Live);
@@ -214,7 +214,7 @@ async fn a_lifespan_ends_a_channel_on_all_nodes_though_nobody_publishes() {
         })
         .await;
     }
-    assert_eq!(publish(&*nodes[0].engine, "c", "x").await.unwrap_err().code, Code::ChannelEnded);
+    assert_eq!(publish(&*nodes[0].engine, "c", "x").await.unwrap_err().code, ErrorCode::ChannelEnded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lastmile::broker::Now;
 use lastmile::broker::engine::Start;
-use lastmile::protocol::{Code, Payload, Position};
+use lastmile::protocol::{ErrorCode, Payload, Position};
 
 use crate::common::eventually;
 use crate::suite::each_engine;
@@ -99,7 +99,7 @@ async fn publications_that_are_begun_all_at_once_keep_their_order(kind: Kind) {
                 Ok(position) => offsets.push(position.offset),
                 // A busy machine does not get through them before an engine elsewhere counts as away.
                 Err(refusal) => {
-                    assert!(kind == Kind::Redis && refusal.code == Code::EngineUnavailable, "{refusal:?}");
+                    assert!(kind == Kind::Redis && refusal.code == ErrorCode::EngineUnavailable, "{refusal:?}");
                     refused += 1;
                 }
             }

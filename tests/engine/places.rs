@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lastmile::broker::engine::Start;
 use lastmile::broker::{ChannelLimits, ChannelRule, Engine};
-use lastmile::protocol::{Code, Refusal};
+use lastmile::protocol::{ErrorCode, Refusal};
 
 use crate::common::eventually;
 use crate::nodes::Node;
@@ -44,7 +44,7 @@ async fn attached(node: &Node, channel: &str) -> Result<Subscriber, Refusal> {
             Subscriber::attached(&*node.engine, channel, Start::Live)
         };
         match joining.await {
-            Err(refusal) if refusal.code == Code::EngineUnavailable => {}
+            Err(refusal) if refusal.code == ErrorCode::EngineUnavailable => {}
             done => return done,
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lastmile::broker::engine::{Created, Start};
 use lastmile::broker::{ChannelLimits, ChannelRule, Now};
-use lastmile::protocol::{Code, Position};
+use lastmile::protocol::{ErrorCode, Position};
 
 use crate::common::eventually;
 use crate::support::{Kind, NO_LIMITS, Subscriber, World, name, rule};
@@ -94,7 +94,7 @@ async fn a_channel_is_created_described_closed_and_begun_anew(kind: Kind) {
     assert_eq!(engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::New));
     assert_eq!(engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::Again));
     let refused = engine.create(&c, Some(NO_LIMITS), Now::read()).await.unwrap_err();
-    assert_eq!(refused.code, Code::ChannelExists);
+    assert_eq!(refused.code, ErrorCode::ChannelExists);
     let first = world.publish("c", "one").await;
     let subscriber = world.join("c", Start::Live);
     let state = world.describe("c").await.unwrap();
@@ -118,12 +118,12 @@ async fn limits_end_a_channel_behind_what_it_accepted_and_it_stays_ended(kind: K
     let limits = ChannelLimits { max_messages: 2, max_message_bytes: 10, ..NO_LIMITS };
     let world = World::new(kind, ChannelRule { limits, ..rule() });
     let subscriber = world.join("c", Start::Live);
-    assert_eq!(world.try_publish("c", "longer than ten").await.unwrap_err().code, Code::MessageTooLarge);
+    assert_eq!(world.try_publish("c", "longer than ten").await.unwrap_err().code, ErrorCode::MessageTooLarge);
     // All three are on their way at once.
     let (one, two, three) =
         tokio::join!(world.try_publish("c", "1"), world.try_publish("c", "2"), world.try_publish("c", "3"));
     assert_eq!((one.unwrap().offset, two.unwrap().offset), (1, 2));
-    assert_eq!(three.unwrap_err().code, Code::LimitReached);
+    assert_eq!(three.unwrap_err().code, ErrorCode::LimitReached);
     eventually("the end", async || (!subscriber.membership.is_active()).then_some(())).await;
     eventually("the last frame", async || {
         let frames = subscriber.frames();
@@ -131,7 +131,7 @@ async fn limits_end_a_channel_behind_what_it_accepted_and_it_stays_ended(kind: K
         (kinds == ["message", "message", "unsubscribed"]).then_some(())
     })
     .await;
-    assert_eq!(world.try_publish("c", "4").await.unwrap_err().code, Code::LimitReached);
+    assert_eq!(world.try_publish("c", "4").await.unwrap_err().code, ErrorCode::LimitReached);
     assert!(Subscriber::join(world.engine(), "c", Start::Live).is_err());
     assert_eq!(world.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
     assert_eq!(world.publish("c", "5").await.offset, 1);
@@ -146,7 +146,7 @@ async fn a_lifespan_ends_a_channel_on_time(kind: Kind) {
     assert!(subscriber.membership.is_active());
     world.engine().sweep(later(31));
     eventually("the end", async || (!subscriber.membership.is_active()).then_some(())).await;
-    assert_eq!(world.try_publish("c", "2").await.unwrap_err().code, Code::ChannelEnded);
+    assert_eq!(world.try_publish("c", "2").await.unwrap_err().code, ErrorCode::ChannelEnded);
     assert_eq!(world.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
     assert_eq!(world.publish("c", "3").await.offset, 1);
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::protocol::Code;
+use crate::protocol::ErrorCode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginError {
@@ -25,14 +25,14 @@ pub enum LoginError {
 
 impl LoginError {
     /// What people are told.
-    pub fn code(self) -> Code {
+    pub fn code(self) -> ErrorCode {
         match self {
-            Self::NotPending(_) => Code::LoginExpired,
-            Self::Refused(_) => Code::LoginRefused,
-            Self::Untrusted(_) | Self::Claim(_) | Self::CodeRefused(_) => Code::LoginFailed,
-            Self::Unavailable(_) => Code::LoginUnavailable,
-            Self::TooLarge(_) => Code::SessionTooLarge,
-            Self::NoRandomness => Code::Internal,
+            Self::NotPending(_) => ErrorCode::LoginExpired,
+            Self::Refused(_) => ErrorCode::LoginRefused,
+            Self::Untrusted(_) | Self::Claim(_) | Self::CodeRefused(_) => ErrorCode::LoginFailed,
+            Self::Unavailable(_) => ErrorCode::LoginUnavailable,
+            Self::TooLarge(_) => ErrorCode::SessionTooLarge,
+            Self::NoRandomness => ErrorCode::Internal,
         }
     }
 }

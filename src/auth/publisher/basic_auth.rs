@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{PasswordHash, Publisher, Whitelist};
 use crate::broker::RateLimit;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// Verifications at once: each takes a core and its memory.
 const MAX_CONCURRENT_HASHES: usize = 2;
@@ -82,7 +82,7 @@ impl PasswordVerifier {
         let hash = match user.and_then(|user| user.password()) {
             Some(hash) => hash.clone(),
             // For an unknown user the work is the same, and for nothing.
-            None => whitelist.costliest_hash().cloned().ok_or(Code::Unauthenticated)?,
+            None => whitelist.costliest_hash().cloned().ok_or(ErrorCode::Unauthenticated)?,
         };
         let digest = user.and_then(|_| self.0.digest(username, &hash, &password));
         let passed = || user.filter(|_| digest.is_some_and(|digest| self.0.has_passed(&digest))).cloned();
@@ -91,9 +91,9 @@ impl PasswordVerifier {
         }
         let address = address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
         self.0.check_failures(address)?;
-        let busy = || Refusal::from(Code::RateLimited).retry_after(Duration::from_secs(1));
+        let busy = || Refusal::from(ErrorCode::RateLimited).retry_after(Duration::from_secs(1));
         let place = self.0.places.clone().try_acquire_owned().map_err(|_| busy())?;
-        let turn = self.0.turns.clone().acquire_owned().await.map_err(|_| Refusal::from(Code::Internal))?;
+        let turn = self.0.turns.clone().acquire_owned().await.map_err(|_| Refusal::from(ErrorCode::Internal))?;
         drop(place);
         // While this one waited, another request may have shown that the password is good, or that this address guesses.
         if let Some(publisher) = passed() {
@@ -113,7 +113,7 @@ impl PasswordVerifier {
             is_good
         });
         let is_good = verifying.await.unwrap_or(false);
-        user.filter(|_| is_good).cloned().ok_or(Code::Unauthenticated.into())
+        user.filter(|_| is_good).cloned().ok_or(ErrorCode::Unauthenticated.into())
     }
 }
 
@@ -153,7 +153,7 @@ impl Inner {
         let failures = self.failures.lock();
         let Some(known) = failures.get(&self.accountable(&failures, address)) else { return Ok(()) };
         let wait = known.limit.clone().try_take(Instant::now());
-        wait.map_err(|wait| Refusal::from(Code::RateLimited).retry_after(wait))
+        wait.map_err(|wait| Refusal::from(ErrorCode::RateLimited).retry_after(wait))
     }
 
     fn count_failure(&self, address: IpAddr) {

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName};
 use sfv::{Dictionary, ListEntry, Parser};
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
@@ -35,7 +35,7 @@ impl ContentDigest {
             Ok(())
         } else {
             Err(Refusal::new(
-                Code::DigestMismatch,
+                ErrorCode::DigestMismatch,
                 "The body does not fit its Content-Digest. Hash the bytes exactly as they are sent.",
             ))
         }
@@ -54,7 +54,7 @@ fn take(dictionary: &Dictionary, algorithm: &str) -> Result<Option<Vec<u8>>, Ref
 
 fn useless() -> Refusal {
     Refusal::new(
-        Code::DigestMismatch,
+        ErrorCode::DigestMismatch,
         "Content-Digest must be `sha-256=:BASE64:` (RFC 9530); sha-512 is taken as well.",
     )
 }
@@ -72,7 +72,7 @@ mod tests {
         "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:";
     const OTHER_SHA256: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
 
-    fn check(lines: &[&str], body: &[u8]) -> Result<(), Code> {
+    fn check(lines: &[&str], body: &[u8]) -> Result<(), ErrorCode> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(CONTENT_DIGEST, HeaderValue::from_str(line).unwrap());
@@ -93,16 +93,16 @@ mod tests {
 
     #[test]
     fn s2_every_known_digest_must_fit() {
-        assert_eq!(check(&[SHA256], b"{\"hello\": \"World\"}"), Err(Code::DigestMismatch));
-        assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], BODY), Err(Code::DigestMismatch));
-        assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], b""), Err(Code::DigestMismatch));
+        assert_eq!(check(&[SHA256], b"{\"hello\": \"World\"}"), Err(ErrorCode::DigestMismatch));
+        assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], BODY), Err(ErrorCode::DigestMismatch));
+        assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], b""), Err(ErrorCode::DigestMismatch));
     }
 
     #[test]
     fn s2_a_digest_that_proves_nothing_is_refused() {
         for line in ["", "md5=:1B2M2Y8AsgTpgAmY7PhCfg==:", "sha-256", "sha-256=X48E", "sha-256=:!:", "sha-256=::", "("]
         {
-            assert_eq!(check(&[line], b""), Err(Code::DigestMismatch), "{line}");
+            assert_eq!(check(&[line], b""), Err(ErrorCode::DigestMismatch), "{line}");
         }
         assert_eq!(ContentDigest::of(&HeaderMap::new()), Ok(None));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::signature::MAX_SKEW_SECS;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// Nonces are forgotten in groups of those created in the same 16 seconds.
 const GENERATION_SECS: u64 = 16;
@@ -40,13 +40,13 @@ impl ReplayWindow {
     pub fn insert(&mut self, created: u64, nonce: &str, now: u64) -> Result<(), Refusal> {
         self.forget_expired(now);
         if created < self.floor {
-            return Err(Refusal::new(Code::SignatureStale, "The signature is older than the gateway remembers."));
+            return Err(Refusal::new(ErrorCode::SignatureStale, "The signature is older than the gateway remembers."));
         }
         let hash = hash_of(nonce);
         // In every generation: a nonce must not come back under another `created` either.
         if self.generations.values().any(|generation| generation.contains(&hash)) {
             return Err(Refusal::new(
-                Code::SignatureReplayed,
+                ErrorCode::SignatureReplayed,
                 "The nonce was used before. Sign every request with a fresh nonce of at least 16 random bytes.",
             ));
         }
@@ -77,7 +77,8 @@ impl ReplayWindow {
         let room_at = self.generations.keys().next().map_or(now, |oldest| end_of(*oldest) + MAX_SKEW_SECS);
         let detail = "Too many requests of this key in a short time: no more nonces can be remembered. \
                       Send several messages under one signature, or publish over one WebSocket.";
-        Refusal::new(Code::RateLimited, detail).retry_after(Duration::from_secs(room_at.saturating_sub(now).max(1)))
+        Refusal::new(ErrorCode::RateLimited, detail)
+            .retry_after(Duration::from_secs(room_at.saturating_sub(now).max(1)))
     }
 }
 
@@ -100,7 +101,7 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    fn code(result: Result<(), Refusal>) -> Option<Code> {
+    fn code(result: Result<(), Refusal>) -> Option<ErrorCode> {
         result.err().map(|refusal| refusal.code)
     }
 
@@ -111,7 +112,11 @@ mod tests {
             let mut window = ReplayWindow::new(10);
             assert_eq!(window.insert(created, "a", NOW), Ok(()));
             for now in NOW..=created + MAX_SKEW_SECS {
-                assert_eq!(code(window.insert(created, "a", now)), Some(Code::SignatureReplayed), "{offset} {now}");
+                assert_eq!(
+                    code(window.insert(created, "a", now)),
+                    Some(ErrorCode::SignatureReplayed),
+                    "{offset} {now}"
+                );
             }
         }
     }
@@ -120,7 +125,7 @@ mod tests {
     fn a_nonce_with_another_creation_time_is_still_the_same_nonce() {
         let mut window = ReplayWindow::new(10);
         window.insert(NOW - 50, "a", NOW).unwrap();
-        assert_eq!(code(window.insert(NOW + 50, "a", NOW)), Some(Code::SignatureReplayed));
+        assert_eq!(code(window.insert(NOW + 50, "a", NOW)), Some(ErrorCode::SignatureReplayed));
     }
 
     #[test]
@@ -128,7 +133,7 @@ mod tests {
         let mut window = ReplayWindow::new(10);
         window.insert(NOW, "a", NOW).unwrap();
         window.insert(NOW + 3600, "b", NOW + 3600).unwrap();
-        assert_eq!(code(window.insert(NOW, "a", NOW)), Some(Code::SignatureStale));
+        assert_eq!(code(window.insert(NOW, "a", NOW)), Some(ErrorCode::SignatureStale));
         assert_eq!(window.len(), 1, "the first one is forgotten");
     }
 
@@ -138,11 +143,11 @@ mod tests {
         window.insert(NOW, "a", NOW).unwrap();
         window.insert(NOW, "b", NOW).unwrap();
         let refusal = window.insert(NOW, "c", NOW).unwrap_err();
-        assert_eq!(refusal.code, Code::RateLimited);
-        assert_eq!(code(window.insert(NOW, "a", NOW)), Some(Code::SignatureReplayed), "a replay stays one");
+        assert_eq!(refusal.code, ErrorCode::RateLimited);
+        assert_eq!(code(window.insert(NOW, "a", NOW)), Some(ErrorCode::SignatureReplayed), "a replay stays one");
 
         let later = NOW + refusal.retry_after.unwrap().as_secs();
-        assert_eq!(code(window.insert(later - 1, "c", later - 1)), Some(Code::RateLimited));
+        assert_eq!(code(window.insert(later - 1, "c", later - 1)), Some(ErrorCode::RateLimited));
         assert_eq!(window.insert(later, "c", later), Ok(()));
     }
 

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, Key, ListEntry, Parser, StringRef, string_ref};
 
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// How far `created` may be from the gateway's clock, before and after.
 pub const MAX_SKEW_SECS: u64 = 60;
@@ -46,7 +46,7 @@ impl RequestSignature {
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         if !headers.contains_key(SIGNATURE_INPUT) || !headers.contains_key(SIGNATURE) {
             return Err(Refusal::new(
-                Code::SignatureMissing,
+                ErrorCode::SignatureMissing,
                 "Sign the request with a whitelisted ed25519 key (RFC 9421): send Signature-Input and Signature.",
             ));
         }
@@ -131,11 +131,11 @@ impl Parameters {
         let expired = self.expires.is_some_and(|expires| u64::try_from(expires).map_or(true, |at| at <= now));
         match created {
             Some(_) if expired => {
-                Err(Refusal::new(Code::SignatureStale, "`expires` has passed. Sign the request anew."))
+                Err(Refusal::new(ErrorCode::SignatureStale, "`expires` has passed. Sign the request anew."))
             }
             Some(created) => Ok(created),
             None => Err(Refusal::new(
-                Code::SignatureStale,
+                ErrorCode::SignatureStale,
                 "`created` must be within 60 seconds of the gateway's clock. Check the clock and sign the request anew.",
             )),
         }
@@ -166,5 +166,5 @@ fn only_member(headers: &HeaderMap, name: HeaderName) -> Result<(Key, ListEntry)
 }
 
 pub(super) fn invalid(detail: &'static str) -> Refusal {
-    Refusal::new(Code::SignatureInvalid, detail)
+    Refusal::new(ErrorCode::SignatureInvalid, detail)
 }

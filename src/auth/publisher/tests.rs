@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::auth::keys::{parse_private_key, to_pkcs8_pem};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 const NOW: u64 = 1_800_000_000;
 const NONCE: &str = "AAECAwQFBgcICQoLDA0ODw";
@@ -131,7 +131,7 @@ fn check(whitelist: &Whitelist, request: &Request, now: u64) -> Result<(), Refus
     verified.accept(&request.body, now).map(drop)
 }
 
-fn code(request: &Request) -> Option<Code> {
+fn code(request: &Request) -> Option<ErrorCode> {
     check(&whitelist(), request, NOW).err().map(|refusal| refusal.code)
 }
 
@@ -157,18 +157,18 @@ fn an_empty_body_may_be_signed_with_and_without_its_digest() {
 
 #[test]
 fn without_signature_or_signature_input_it_is_missing() {
-    assert_eq!(code(signed().remove("signature")), Some(Code::SignatureMissing));
-    assert_eq!(code(signed().remove("signature-input")), Some(Code::SignatureMissing));
+    assert_eq!(code(signed().remove("signature")), Some(ErrorCode::SignatureMissing));
+    assert_eq!(code(signed().remove("signature-input")), Some(ErrorCode::SignatureMissing));
     let unsigned = Request { headers: HeaderMap::new(), ..signed() };
-    assert_eq!(code(&unsigned), Some(Code::SignatureMissing));
+    assert_eq!(code(&unsigned), Some(ErrorCode::SignatureMissing));
 }
 
 #[test]
 fn a_key_that_is_not_listed_is_unknown() {
-    assert_eq!(code(&signed_by(SigningKey::from_bytes(&[8; 32]), NOW, NONCE)), Some(Code::KeyUnknown));
+    assert_eq!(code(&signed_by(SigningKey::from_bytes(&[8; 32]), NOW, NONCE)), Some(ErrorCode::KeyUnknown));
     let mut request = signed();
     let input = request.get("signature-input").replace(&keyid(), "market-data");
-    assert_eq!(code(request.set("signature-input", &input)), Some(Code::KeyUnknown));
+    assert_eq!(code(request.set("signature-input", &input)), Some(ErrorCode::KeyUnknown));
 }
 
 #[test]
@@ -185,19 +185,19 @@ fn a_key_past_its_last_day_is_expired() {
     let whitelist = Whitelist::new(vec![config], 10).unwrap();
     let before = signed_by(key(), NOW - 1, NONCE);
     assert_eq!(check(&whitelist, &before, NOW - 1), Ok(()));
-    assert_eq!(check(&whitelist, &signed(), NOW).unwrap_err().code, Code::KeyExpired);
+    assert_eq!(check(&whitelist, &signed(), NOW).unwrap_err().code, ErrorCode::KeyExpired);
 }
 
 #[test]
 fn t_s3_a_signature_is_fresh_for_sixty_seconds_both_ways() {
     for (offset, fresh) in [(-61, false), (-60, true), (0, true), (60, true), (61, false), (-100_000, false)] {
         let request = signed_by(key(), NOW.saturating_add_signed(offset), NONCE);
-        assert_eq!(code(&request), (!fresh).then_some(Code::SignatureStale), "{offset}");
+        assert_eq!(code(&request), (!fresh).then_some(ErrorCode::SignatureStale), "{offset}");
     }
     let mut negative = signed();
     let input = negative.get("signature-input").replace(&NOW.to_string(), "-5");
     sign_again(&mut negative, &input);
-    assert_eq!(code(&negative), Some(Code::SignatureStale));
+    assert_eq!(code(&negative), Some(ErrorCode::SignatureStale));
 }
 
 #[test]
@@ -206,47 +206,47 @@ fn t_s3_expires_is_honoured() {
         let mut request = signed();
         let input = request.get("signature-input").replace(";nonce", &format!(";expires={expires};nonce"));
         sign_again(&mut request, &input);
-        assert_eq!(code(&request), (!fresh).then_some(Code::SignatureStale), "{expires}");
+        assert_eq!(code(&request), (!fresh).then_some(ErrorCode::SignatureStale), "{expires}");
     }
 }
 
 #[test]
 fn t_s2_a_body_without_a_digest_is_refused() {
-    assert_eq!(code(signed().remove("content-digest")), Some(Code::DigestMissing));
+    assert_eq!(code(signed().remove("content-digest")), Some(ErrorCode::DigestMissing));
     // Signed as a request without a body, sent with one.
     let smuggled = Request { body: BODY.to_vec(), ..signed_get() };
-    assert_eq!(code(&smuggled), Some(Code::DigestMissing));
+    assert_eq!(code(&smuggled), Some(ErrorCode::DigestMissing));
     let mut with_header = smuggled.clone();
     with_header.set("content-digest", &signed().get("content-digest"));
-    assert_eq!(code(&with_header), Some(Code::SignatureInvalid));
+    assert_eq!(code(&with_header), Some(ErrorCode::SignatureInvalid));
     // A head that promises no body, and a body all the same.
     let verified = whitelist().verify(&smuggled.head(), false, NOW).unwrap();
-    assert_eq!(verified.accept(BODY, NOW).unwrap_err().code, Code::DigestMissing);
+    assert_eq!(verified.accept(BODY, NOW).unwrap_err().code, ErrorCode::DigestMissing);
 }
 
 #[test]
 fn t_s2_another_body_does_not_fit_the_digest() {
     for body in [&b"{\"usd\":3001.6}"[..], b"{\"usd\":3001.5} ", b"{"] {
         let altered = Request { body: body.to_vec(), ..signed() };
-        assert_eq!(code(&altered), Some(Code::DigestMismatch));
+        assert_eq!(code(&altered), Some(ErrorCode::DigestMismatch));
     }
     let cut_off = whitelist().verify(&signed().head(), false, NOW).unwrap();
-    assert_eq!(cut_off.accept(b"", NOW).unwrap_err().code, Code::DigestMismatch);
+    assert_eq!(cut_off.accept(b"", NOW).unwrap_err().code, ErrorCode::DigestMismatch);
 }
 
 #[test]
 fn t_s4_a_nonce_is_good_once_and_is_used_up_by_good_requests_only() {
     let whitelist = whitelist();
     let altered = Request { body: b"x".to_vec(), ..signed() };
-    assert_eq!(check(&whitelist, &altered, NOW).unwrap_err().code, Code::DigestMismatch);
+    assert_eq!(check(&whitelist, &altered, NOW).unwrap_err().code, ErrorCode::DigestMismatch);
     let mut forged = signed();
     forged.path.push('x');
-    assert_eq!(check(&whitelist, &forged, NOW).unwrap_err().code, Code::SignatureInvalid);
+    assert_eq!(check(&whitelist, &forged, NOW).unwrap_err().code, ErrorCode::SignatureInvalid);
 
     assert_eq!(check(&whitelist, &signed(), NOW), Ok(()));
-    assert_eq!(check(&whitelist, &signed(), NOW).unwrap_err().code, Code::SignatureReplayed);
-    assert_eq!(check(&whitelist, &signed(), NOW + 60).unwrap_err().code, Code::SignatureReplayed);
-    assert_eq!(check(&whitelist, &signed(), NOW + 61).unwrap_err().code, Code::SignatureStale);
+    assert_eq!(check(&whitelist, &signed(), NOW).unwrap_err().code, ErrorCode::SignatureReplayed);
+    assert_eq!(check(&whitelist, &signed(), NOW + 60).unwrap_err().code, ErrorCode::SignatureReplayed);
+    assert_eq!(check(&whitelist, &signed(), NOW + 61).unwrap_err().code, ErrorCode::SignatureStale);
     assert_eq!(check(&whitelist, &signed_by(key(), NOW, "BBECAwQFBgcICQoLDA0ODw"), NOW), Ok(()));
 }
 
@@ -274,7 +274,7 @@ fn t_r_a_request_altered_on_the_way_is_refused() {
     for (what, alter) in alterations {
         let mut request = signed();
         alter(&mut request);
-        assert_eq!(code(&request), Some(Code::SignatureInvalid), "{what}");
+        assert_eq!(code(&request), Some(ErrorCode::SignatureInvalid), "{what}");
     }
 }
 
@@ -302,7 +302,7 @@ fn t_r_parameters_altered_on_the_way_are_refused() {
         assert!(input.contains(from), "{input}");
         assert_eq!(
             code(request.set("signature-input", &input.replace(from, to))),
-            Some(Code::SignatureInvalid),
+            Some(ErrorCode::SignatureInvalid),
             "{to}"
         );
     }

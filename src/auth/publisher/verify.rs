@@ -15,7 +15,7 @@ use super::signature::{PUBLIC_KEY, RequestSignature, invalid};
 use super::signature_base::{BaseError, RequestHead, signature_base};
 use super::whitelist::{Publisher, Whitelist};
 use crate::auth::keys::{Fingerprint, parse_fingerprint, public_key_from_bytes};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// A request head with a good signature. Its body and its nonce are not checked yet: see [`Verified::accept`].
 #[derive(Debug)]
@@ -56,12 +56,15 @@ impl Whitelist {
     fn find(&self, keyid: &str) -> Result<&Arc<Publisher>, Refusal> {
         let fingerprint = parse_fingerprint(keyid).map_err(|_| {
             Refusal::new(
-                Code::KeyUnknown,
+                ErrorCode::KeyUnknown,
                 "`keyid` must be the OpenSSH fingerprint of the key, `SHA256:…` as `ssh-keygen -lf` prints it.",
             )
         })?;
         self.get(&fingerprint).ok_or_else(|| {
-            Refusal::new(Code::KeyUnknown, "The key is not on the whitelist. Give its fingerprint to the operator.")
+            Refusal::new(
+                ErrorCode::KeyUnknown,
+                "The key is not on the whitelist. Give its fingerprint to the operator.",
+            )
         })
     }
 }
@@ -71,7 +74,7 @@ impl Publisher {
         match &self.key {
             Some(PublisherKey::Known(key)) => Ok(*key),
             Some(PublisherKey::Hash(fingerprint)) => carried_key(headers, fingerprint),
-            None => Err(Code::KeyUnknown.into()),
+            None => Err(ErrorCode::KeyUnknown.into()),
         }
     }
 }
@@ -137,11 +140,11 @@ fn carried_key(headers: &HeaderMap, fingerprint: &Fingerprint) -> Result<Verifyi
 
 fn digest_missing() -> Refusal {
     Refusal::new(
-        Code::DigestMissing,
+        ErrorCode::DigestMissing,
         "A request with a body needs `Content-Digest: sha-256=:BASE64:` (RFC 9530), and must sign it.",
     )
 }
 
 fn explain(error: BaseError) -> Refusal {
-    Refusal::new(Code::SignatureInvalid, error.to_string())
+    Refusal::new(ErrorCode::SignatureInvalid, error.to_string())
 }

@@ -11,7 +11,7 @@ use super::replay::ReplayWindow;
 use super::{BasicConfig, PasswordHash, PublisherConfig, PublisherKey};
 use crate::auth::keys::Fingerprint;
 use crate::broker::RateLimit;
-use crate::protocol::{ChannelName, Code, Pattern, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Pattern, Refusal};
 
 /// The publishers by the fingerprint of their key, and by the user name of those with a password. A reload makes a new one with [`Whitelist::rebuild`].
 #[derive(Debug)]
@@ -142,10 +142,9 @@ impl Publisher {
 
     /// Counts one publication against the rate limit; refuses with `rate-limited` and when to try again.
     pub fn check_rate(&self, now: Instant) -> Result<(), Refusal> {
-        self.rate
-            .lock()
-            .try_take(now)
-            .map_err(|wait| Refusal::new(Code::RateLimited, "This key publishes faster than it may.").retry_after(wait))
+        self.rate.lock().try_take(now).map_err(|wait| {
+            Refusal::new(ErrorCode::RateLimited, "This key publishes faster than it may.").retry_after(wait)
+        })
     }
 
     /// Refuses with `key-expired`. Ask again now and then on a connection that lives long.
@@ -153,7 +152,7 @@ impl Publisher {
         let is_ahead = |end: jiff::Timestamp| u64::try_from(end.as_second()).is_ok_and(|end| now_unix_secs < end);
         match self.not_after {
             Some(end) if !is_ahead(end) => Err(Refusal::new(
-                Code::KeyExpired,
+                ErrorCode::KeyExpired,
                 "The `not_after` of this key on the whitelist has passed. Give the operator a new key, or ask for more time.",
             )),
             _ => Ok(()),
@@ -236,12 +235,12 @@ mod tests {
         let new = old.rebuild(vec![config("b", hash, Some(1)), config("c", self::key(), None)]).unwrap();
         let reloaded = new.get(&key.fingerprint()).unwrap();
         assert_eq!(&**reloaded.name(), "b");
-        assert_eq!(reloaded.use_nonce(NOW, "nonce", NOW).unwrap_err().code, Code::SignatureReplayed);
-        assert_eq!(reloaded.check_rate(now).unwrap_err().code, Code::RateLimited);
+        assert_eq!(reloaded.use_nonce(NOW, "nonce", NOW).unwrap_err().code, ErrorCode::SignatureReplayed);
+        assert_eq!(reloaded.check_rate(now).unwrap_err().code, ErrorCode::RateLimited);
 
         // A request that began before the reload counts on the new whitelist as well.
         publisher.use_nonce(NOW, "in flight", NOW).unwrap();
-        assert_eq!(reloaded.use_nonce(NOW, "in flight", NOW).unwrap_err().code, Code::SignatureReplayed);
+        assert_eq!(reloaded.use_nonce(NOW, "in flight", NOW).unwrap_err().code, ErrorCode::SignatureReplayed);
     }
 
     #[test]
@@ -264,7 +263,7 @@ mod tests {
         let (publisher, now) = (whitelist.get(&key.fingerprint()).unwrap(), Instant::now());
         assert!(publisher.check_rate(now).is_ok() && publisher.check_rate(now).is_ok());
         let refusal = publisher.check_rate(now).unwrap_err();
-        assert_eq!((refusal.code, refusal.retry_after), (Code::RateLimited, Some(Duration::from_millis(500))));
+        assert_eq!((refusal.code, refusal.retry_after), (ErrorCode::RateLimited, Some(Duration::from_millis(500))));
         assert!(publisher.check_rate(now + Duration::from_millis(500)).is_ok());
     }
 
@@ -279,7 +278,7 @@ mod tests {
             let whitelist = Whitelist::new(vec![config], 10).unwrap();
             let checked = whitelist.get(&key.fingerprint()).unwrap().check_not_after(NOW);
             assert_eq!(checked.is_ok(), expected, "{not_after:?}");
-            assert!(checked.is_ok() || checked.unwrap_err().code == Code::KeyExpired);
+            assert!(checked.is_ok() || checked.unwrap_err().code == ErrorCode::KeyExpired);
         }
     }
 }

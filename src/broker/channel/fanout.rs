@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::broker::SlowConsumer;
 use crate::broker::connection::{Connection, Sent};
 use crate::broker::counters::Counters;
-use crate::protocol::frame::server_frame::Reply;
+use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::publication::Form;
 use crate::protocol::{ChannelName, CloseReason, Publication};
 
@@ -67,7 +67,7 @@ impl Subscriber {
                 return false;
             }
             if self.form.is_native() {
-                let json = Reply::ended(channel.as_str(), reason).to_json();
+                let json = ServerFrame::ended(channel.as_str(), reason).to_json();
                 outgoing.send(&crate::protocol::websocket::text_frame(json.as_bytes()), None);
             }
         }

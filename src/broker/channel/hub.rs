@@ -13,9 +13,9 @@ use crate::broker::Principal;
 use crate::broker::SlowConsumer;
 use crate::broker::connection::Connection;
 use crate::broker::counters::Counters;
-use crate::protocol::frame::server_frame::{Person, Reply};
+use crate::protocol::frame::server_frame::{Person, ServerFrame};
 use crate::protocol::websocket::text_frame;
-use crate::protocol::{ChannelName, CloseReason, Code, Form, Publication, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Publication, Refusal};
 
 /// Locks over the map of channels, so that channels rarely wait for each other.
 const LOCK_STRIPES: usize = 64;
@@ -91,7 +91,7 @@ impl Hub {
         let listeners = shard.entry(channel.clone()).or_default().clone();
         let mut state = listeners.state.lock();
         if max_members != 0 && state.members >= max_members {
-            return Err(Refusal::new(Code::ConnectionLimit, "the channel has as many subscribers as it may have"));
+            return Err(Refusal::new(ErrorCode::ConnectionLimit, "the channel has as many subscribers as it may have"));
         }
         state.members += 1;
         let JoinRequest { connection, principal, form, tag } = newcomer;
@@ -135,7 +135,7 @@ impl Hub {
     }
 
     /// Tells every member that the channel is cut off from other nodes, or whole again.
-    pub fn send_state(&self, channel: &ChannelName, state: &Reply<'_>) {
+    pub fn send_state(&self, channel: &ChannelName, state: &ServerFrame<'_>) {
         let Some(listeners) = self.subscribers_of(channel) else { return };
         let (slices, frame) = (listeners.state.lock().shards.clone(), text_frame(state.to_json().as_bytes()));
         slices.iter().for_each(|slice| slice.send_to_all(&frame));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::broker::Connection;
-use crate::protocol::frame::server_frame::{Event, Person, Reply};
+use crate::protocol::frame::server_frame::{Event, Person, ServerFrame};
 use crate::protocol::{ChannelName, CloseReason};
 
 /// An observer whose socket is this far behind is told less, and how much less.
@@ -291,7 +291,7 @@ impl LocalWatcher {
             None => (Event::Counted, None, None),
         };
         let name = who.map(|(connection, _)| format!("c-{connection:x}"));
-        let event = Reply::Event {
+        let event = ServerFrame::Event {
             channel: channel.as_str(),
             event,
             connection: name.as_deref(),

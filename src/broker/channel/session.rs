@@ -8,9 +8,9 @@ use crate::broker::engine::{Engine, Joined, Now, Start};
 use crate::broker::replies::{NewReply, Replies};
 use crate::broker::{ChannelRules, Connection, JoinRequest, Membership, Principal};
 use crate::protocol::frame::command::Command;
-use crate::protocol::frame::server_frame::Reply;
+use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::publication::Position;
-use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Refusal};
 
 /// What every session shares.
 #[derive(Clone)]
@@ -55,14 +55,14 @@ impl Session {
         match command.kind.0.as_ref() {
             "unsubscribe" => self.unsubscribe(command),
             "ping" => {
-                self.reply(&Reply::Pong { id: command.id() });
+                self.reply(&ServerFrame::Pong { id: command.id() });
                 Ok(())
             }
             "hello" => {
-                Err(Refusal::new(Code::Malformed, "`hello` comes first and once; use `refresh` for a new token"))
+                Err(Refusal::new(ErrorCode::Malformed, "`hello` comes first and once; use `refresh` for a new token"))
             }
             "reply" => self.send_reply(command),
-            other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
+            other => Err(Refusal::new(ErrorCode::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
 
@@ -73,10 +73,10 @@ impl Session {
             .as_ref()
             .is_none_or(|before| (&before.issuer, &before.subject) == (&principal.issuer, &principal.subject));
         if !same {
-            return Err(Refusal::new(Code::Forbidden, "the token is another person's; open a new connection"));
+            return Err(Refusal::new(ErrorCode::Forbidden, "the token is another person's; open a new connection"));
         }
         self.connection.set_authenticated(Some(principal.expires));
-        self.reply(&Reply::Refreshed { id, expires: rfc3339(principal.expires) });
+        self.reply(&ServerFrame::Refreshed { id, expires: rfc3339(principal.expires) });
         self.principal = Some(principal);
         self.recheck();
         Ok(())
@@ -94,12 +94,12 @@ impl Session {
         for membership in lost {
             let channel = membership.channel().clone();
             drop(membership);
-            self.reply(&Reply::ended(channel.as_str(), CloseReason::Forbidden));
+            self.reply(&ServerFrame::ended(channel.as_str(), CloseReason::Forbidden));
         }
     }
 
     pub fn refuse(&self, id: Option<&str>, refusal: &Refusal) {
-        self.reply(&Reply::error(id, refusal));
+        self.reply(&ServerFrame::error(id, refusal));
     }
 
     /// The channel of a `subscribe`, if this session may listen to it.
@@ -116,8 +116,8 @@ impl Session {
             return Ok(());
         }
         Err(match principal {
-            None => Refusal::new(Code::Unauthenticated, "this channel needs a token"),
-            Some(_) => Refusal::new(Code::Forbidden, "the token does not open this channel"),
+            None => Refusal::new(ErrorCode::Unauthenticated, "this channel needs a token"),
+            Some(_) => Refusal::new(ErrorCode::Forbidden, "the token does not open this channel"),
         })
     }
 
@@ -159,7 +159,7 @@ impl Session {
             self.memberships.retain(Membership::is_active);
         }
         let at = match self.find(channel) {
-            Ok(at) if self.memberships[at].is_active() => return Err(Code::AlreadySubscribed.into()),
+            Ok(at) if self.memberships[at].is_active() => return Err(ErrorCode::AlreadySubscribed.into()),
             Ok(at) => {
                 self.memberships.remove(at);
                 at
@@ -167,7 +167,7 @@ impl Session {
             Err(at) => at,
         };
         if self.memberships.len() >= self.context.max_subscriptions {
-            return Err(Refusal::new(Code::LimitReached, "the connection listens to as many channels as it may"));
+            return Err(Refusal::new(ErrorCode::LimitReached, "the connection listens to as many channels as it may"));
         }
         self.next_tag += 1;
         let newcomer = JoinRequest {
@@ -187,29 +187,34 @@ impl Session {
 
     fn unsubscribe(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = channel_of(command)?;
-        let at = self.find(&channel).map_err(|_| Refusal::from(Code::NotSubscribed))?;
+        let at = self.find(&channel).map_err(|_| Refusal::from(ErrorCode::NotSubscribed))?;
         let membership = self.memberships.remove(at);
         if !membership.is_active() {
-            return Err(Code::NotSubscribed.into());
+            return Err(ErrorCode::NotSubscribed.into());
         }
         drop(membership);
-        self.reply(&Reply::Unsubscribed { id: command.id(), channel: channel.as_str(), reason: None, code: None });
+        self.reply(&ServerFrame::Unsubscribed {
+            id: command.id(),
+            channel: channel.as_str(),
+            reason: None,
+            code: None,
+        });
         Ok(())
     }
 
     /// Hands a reply on to whoever published the message.
     fn send_reply(&self, command: &Command<'_>) -> Result<(), Refusal> {
-        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
         let channel = channel_of(command)?;
         let to = command.to.as_ref().ok_or(malformed("`to` is missing"))?;
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
-        let at = self.find(&channel).map_err(|_| Refusal::from(Code::NotSubscribed))?;
-        let membership = Some(&self.memberships[at]).filter(|one| one.is_active()).ok_or(Code::NotSubscribed)?;
+        let at = self.find(&channel).map_err(|_| Refusal::from(ErrorCode::NotSubscribed))?;
+        let membership = Some(&self.memberships[at]).filter(|one| one.is_active()).ok_or(ErrorCode::NotSubscribed)?;
         if !self.context.rules.load().of(&channel).replies {
-            return Err(Refusal::new(Code::Forbidden, "the channel takes no replies"));
+            return Err(Refusal::new(ErrorCode::Forbidden, "the channel takes no replies"));
         }
-        let to = Position::of_message(&to.0).ok_or(Code::MessageUnknown)?;
-        let publisher = self.context.engine.publisher_of(&channel, &to).ok_or(Code::MessageUnknown)?;
+        let to = Position::of_message(&to.0).ok_or(ErrorCode::MessageUnknown)?;
+        let publisher = self.context.engine.publisher_of(&channel, &to).ok_or(ErrorCode::MessageUnknown)?;
         let reply = NewReply {
             from: &self.connection,
             membership,
@@ -227,22 +232,22 @@ impl Session {
         self.memberships.binary_search_by(|membership| membership.channel().cmp(channel))
     }
 
-    fn reply(&self, reply: &Reply<'_>) {
+    fn reply(&self, reply: &ServerFrame<'_>) {
         self.connection.send_text(&reply.to_json());
     }
 }
 
 /// What a subscriber is told first.
-pub fn subscribed<'a>(id: Option<&'a str>, channel: &'a str, joined: &'a Joined<'_>) -> Reply<'a> {
+pub fn subscribed<'a>(id: Option<&'a str>, channel: &'a str, joined: &'a Joined<'_>) -> ServerFrame<'a> {
     let Position { epoch, offset } = &joined.position;
-    Reply::Subscribed { id, channel, epoch, offset: *offset, recovered: joined.recovered }
+    ServerFrame::Subscribed { id, channel, epoch, offset: *offset, recovered: joined.recovered }
 }
 
 fn channel_of(command: &Command<'_>) -> Result<ChannelName, Refusal> {
     let Some(channel) = &command.channel else {
-        return Err(Refusal::new(Code::Malformed, "`channel` is missing"));
+        return Err(Refusal::new(ErrorCode::Malformed, "`channel` is missing"));
     };
-    ChannelName::parse(&channel.0).map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))
+    ChannelName::parse(&channel.0).map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, error.to_string()))
 }
 
 /// Seconds since 1970 as people and protocols write them.

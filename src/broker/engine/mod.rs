@@ -14,7 +14,7 @@ use self::shared_store::SharedStore;
 use super::ChannelLimits;
 use super::channel::fanout::{Backpressure, Deliveries};
 use super::channel::hub::{JoinRequest, Membership};
-use crate::protocol::{ChannelName, Code, Payload, Position, Publication, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Publication, Refusal};
 
 /// The time of a call, on both clocks.
 #[derive(Clone, Copy, Debug)]
@@ -174,7 +174,7 @@ pub trait Engine: Send + Sync + 'static {
 
 /// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.
 pub async fn stored(answer: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
-    answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
+    answer.await.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into()))
 }
 
 /// Waits until [`Engine::subscribe`] can be called. The place is to be kept until that returned.

@@ -32,9 +32,9 @@ pub trait NodeBus: Send + Sync + 'static {
     /// The name of this node, different for every start: small letters and digits.
     fn node(&self) -> &str;
 
-    /// Asks a node. An error says nothing about whether the word arrived, except [`Code::NotFound`]: no such node.
+    /// Asks a node. An error says nothing about whether the word arrived, except [`ErrorCode::NotFound`]: no such node.
     ///
-    /// [`Code::NotFound`]: crate::protocol::Code::NotFound
+    /// [`ErrorCode::NotFound`]: crate::protocol::ErrorCode::NotFound
     fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>>;
 
     /// Tells a node something. Words arrive in their order if each is awaited before the next one.

@@ -18,9 +18,9 @@ use self::outbound::RemoteQueue;
 pub use self::outbound::{QueuedTask, RemoteTask, ReplyOutcome};
 use super::channel::fanout::Subscriber;
 use super::{Connection, Membership, Now, Phase, Principal};
-use crate::protocol::frame::server_frame::Reply;
+use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::publication::{Position, push_json_string};
-use crate::protocol::{ChannelName, Code, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
 /// A publisher's connection that does not say `received` within this is passed over for another one.
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -131,7 +131,7 @@ impl Replies {
     /// `error` when nobody took it in time.
     pub fn send(&self, publisher: &Arc<str>, reply: NewReply<'_>, now: Now) -> Result<(), Refusal> {
         let NewReply { from, membership, principal, id, channel, to, data, wants_answer } = reply;
-        let number = getrandom::u64().map_err(|_| Refusal::from(Code::Internal))?;
+        let number = getrandom::u64().map_err(|_| Refusal::from(ErrorCode::Internal))?;
         let name: Arc<str> = match self.0.remote.get() {
             None => format!("r-{number:016x}"),
             Some(RemoteQueue { node, .. }) => format!("r-{number:016x}-{node}"),
@@ -147,7 +147,7 @@ impl Replies {
             || mailbox.bytes + json.len() > max_bytes
         {
             self.0.counters.refused.increment(1);
-            return Err(Refusal::new(Code::RateLimited, "too many replies wait for this publisher"));
+            return Err(Refusal::new(ErrorCode::RateLimited, "too many replies wait for this publisher"));
         }
         mailbox.bytes += json.len();
         mailbox.replies.push_back(Pending {
@@ -238,15 +238,15 @@ impl Replies {
     pub fn settle(&self, settlement: &ReplyOutcome) -> Result<(), Refusal> {
         let ReplyOutcome { publisher, name, answer } = settlement;
         let mut mailboxes = self.0.mailboxes.lock();
-        let mailbox = mailboxes.get_mut(publisher).ok_or(Code::ReplyUnknown)?;
-        let at = mailbox.find(name).ok_or(Code::ReplyUnknown)?;
+        let mailbox = mailboxes.get_mut(publisher).ok_or(ErrorCode::ReplyUnknown)?;
+        let at = mailbox.find(name).ok_or(ErrorCode::ReplyUnknown)?;
         mailbox.replies[at].confirm(&self.0.counters);
         if answer.is_none() && mailbox.replies[at].wants_answer {
             return Ok(());
         }
         let (Some(reply), Some(data)) = (mailbox.take(at), answer) else { return Ok(()) };
         if reply.from.phase() != Phase::Open || !reply.member.is_active() {
-            return Err(Refusal::new(Code::ReplyUnknown, "the subscriber is gone"));
+            return Err(Refusal::new(ErrorCode::ReplyUnknown, "the subscriber is gone"));
         }
         self.0.counters.answered.increment(1);
         reply.from.send_text(&json_of_answer(reply.id.as_deref(), &reply.channel, publisher, data));
@@ -323,7 +323,7 @@ impl Mailbox {
 }
 
 impl Pending {
-    fn tell(&self, reply: &Reply<'_>) {
+    fn tell(&self, reply: &ServerFrame<'_>) {
         self.from.send_text(&reply.to_json());
     }
 
@@ -331,18 +331,18 @@ impl Pending {
         if self.stage != Stage::Received {
             self.stage = Stage::Received;
             counters.received.increment(1);
-            self.tell(&Reply::Replied { id: self.id.as_deref() });
+            self.tell(&ServerFrame::Replied { id: self.id.as_deref() });
         }
     }
 
     fn expire(&self, counters: &Counters) {
         let code = match self.stage {
-            Stage::Received if self.wants_answer => Code::AnswerTimeout,
+            Stage::Received if self.wants_answer => ErrorCode::AnswerTimeout,
             Stage::Received => return,
-            _ => Code::PublisherAbsent,
+            _ => ErrorCode::PublisherAbsent,
         };
         counters.expired.increment(1);
-        self.tell(&Reply::error(self.id.as_deref(), &code.into()));
+        self.tell(&ServerFrame::error(self.id.as_deref(), &code.into()));
     }
 }
 
@@ -366,7 +366,7 @@ impl ReplyInbox {
         };
         let (done, settling) = oneshot::channel();
         if !errands.add(RemoteTask::Settle { node, settlement, done }) {
-            return Err(Refusal::new(Code::EngineUnavailable, "too much waits for other nodes; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too much waits for other nodes; try again later"));
         }
         Ok(Some(settling))
     }

@@ -12,7 +12,7 @@ use super::secret::{Digest, new_secret};
 use super::table::{JoinRequest, Room, RoomContext, RoomTable, TableState};
 use super::{CodeFormat, code};
 use crate::protocol::CloseReason;
-use crate::protocol::frame::room_frames::{PeerLeft, Present, RoomId, RoomReply, Sender};
+use crate::protocol::frame::room_frames::{PeerLeft, Present, RoomId, RoomServerFrame, Sender};
 use crate::protocol::websocket::text_frame;
 
 /// A room that has no lifespan is forgotten when nobody was in it for so long.
@@ -250,7 +250,7 @@ impl TableState {
     fn announce_native(&self, id: RoomId, at: usize, resume: &str, recovered: Option<bool>, sender: &Sender) {
         let Peers { name, others } = self.peers_around(at);
         let room = &self.rooms[self.peers[at].room];
-        let joined = RoomReply::Joined {
+        let joined = RoomServerFrame::Joined {
             room: id.to_string(),
             peer: name,
             resume,
@@ -259,7 +259,7 @@ impl TableState {
             expires: room.native.as_ref().and_then(|native| native.expires.as_deref()),
         };
         self.send(at, &text_frame(joined.to_json().as_bytes()));
-        self.tell_others(at, &RoomReply::PeerJoined { peer: name, resumed: recovered.is_some(), sender });
+        self.tell_others(at, &RoomServerFrame::PeerJoined { peer: name, resumed: recovered.is_some(), sender });
     }
 
     fn peers_around(&self, at: usize) -> Peers<'_> {
@@ -274,10 +274,10 @@ impl TableState {
 
     fn tell_left(&self, at: usize, reason: PeerLeft) {
         let name = self.peers_around(at).name;
-        self.tell_others(at, &RoomReply::PeerLeft { peer: name, reason });
+        self.tell_others(at, &RoomServerFrame::PeerLeft { peer: name, reason });
     }
 
-    fn tell_others(&self, at: usize, reply: &RoomReply<'_>) {
+    fn tell_others(&self, at: usize, reply: &RoomServerFrame<'_>) {
         let frame = text_frame(reply.to_json().as_bytes());
         let others = self.rooms[self.peers[at].room].members.iter().filter(|other| **other != at);
         others.for_each(|other| self.send(*other, &frame));

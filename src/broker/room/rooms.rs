@@ -18,7 +18,7 @@ use super::secret::{Digest, new_id, new_secret};
 use super::table::{JoinRequest, Key, Room, RoomContext, RoomTable};
 use crate::broker::Now;
 use crate::protocol::frame::room_frames::RoomId;
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
 /// Locks over the names, so that rooms rarely wait for each other.
 const TABLE_SHARDS: usize = 64;
@@ -106,11 +106,11 @@ impl Rooms {
         let RoomContext { limits, quota: ledger, .. } = &self.0.context;
         let seats = options.max_seats.unwrap_or(2);
         if !(2..=limits.max_seats).contains(&seats) {
-            return Err(Refusal::new(Code::Malformed, format!("`max_seats` is 2 to {}", limits.max_seats)));
+            return Err(Refusal::new(ErrorCode::Malformed, format!("`max_seats` is 2 to {}", limits.max_seats)));
         }
         let place = ledger
             .open(address)
-            .ok_or_else(|| Refusal::new(Code::LimitReached, "there are as many rooms as there may be"))?;
+            .ok_or_else(|| Refusal::new(ErrorCode::LimitReached, "there are as many rooms as there may be"))?;
         let (id, join_secret) = (new_id()?, new_secret()?);
         let code = options.code.map(|form| self.new_code(form, id, now.monotonic)).transpose()?;
         let expires = expiry(now, limits.lifespan);
@@ -132,7 +132,7 @@ impl Rooms {
                 return Ok(RoomCode { digest, text, expires, tries_left: limits.code_attempts });
             }
         }
-        Err(Refusal::new(Code::LimitReached, "there are too many codes at the moment"))
+        Err(Refusal::new(ErrorCode::LimitReached, "there are too many codes at the moment"))
     }
 
     /// Admits a client to a room of our own form; a code alone names its room.

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::protocol::frame::room_frames::RoomId;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// What is kept of a secret. Equal to nothing that anybody can send while it is [`Digest::NONE`].
 #[derive(Clone, Copy)]
@@ -38,6 +38,6 @@ pub fn new_id() -> Result<RoomId, Refusal> {
 
 pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|_| Refusal::from(Code::Internal))?;
+    getrandom::fill(&mut bytes).map_err(|_| Refusal::from(ErrorCode::Internal))?;
     Ok(bytes)
 }

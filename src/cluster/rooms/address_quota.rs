@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::{DIRECTORY_LEASE, DIRECTORY_REFRESH_INTERVAL, MAX_CONCURRENT_REQUESTS};
 use crate::broker::SharedStore;
 use crate::broker::room::{RoomLimits, Rooms};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// Addresses that are remembered beside those that may have a room: what is known of them is not told yet.
 const MAX_UNREPORTED_ADDRESSES: usize = 1024;
@@ -58,17 +58,17 @@ impl AddressQuota {
         let Some(address) = address.filter(|_| self.max_per_address != 0) else { return Ok(None) };
         let mut told = self.of(address)?.lock_owned().await;
         let has_place = rooms.opened_by(address) < self.max_per_address
-            && self.report(&mut told, shared.ok_or(Code::EngineUnavailable)?, rooms, address, 1).await?;
+            && self.report(&mut told, shared.ok_or(ErrorCode::EngineUnavailable)?, rooms, address, 1).await?;
         if has_place {
             return Ok(Some(told));
         }
-        Err(Refusal::new(Code::LimitReached, "there are as many rooms as there may be"))
+        Err(Refusal::new(ErrorCode::LimitReached, "there are as many rooms as there may be"))
     }
 
     fn of(&self, address: IpAddr) -> Result<Arc<Mutex<Reported>>, Refusal> {
         let mut addresses = self.addresses.lock();
         if addresses.len() >= self.max_addresses && !addresses.contains_key(&address) {
-            return Err(Refusal::new(Code::EngineUnavailable, "too much waits to be told; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too much waits to be told; try again later"));
         }
         Ok(addresses.entry(address).or_default().clone())
     }
@@ -132,7 +132,7 @@ mod tests {
         let (openers, rooms) = (AddressQuota::new(&limits), Rooms::new(limits));
         for n in 0..5000u32 {
             let refused = openers.reserve(None, &rooms, Some(IpAddr::from(n.to_be_bytes()))).await;
-            assert_eq!(refused.err().map(|refusal| refusal.code), Some(Code::EngineUnavailable));
+            assert_eq!(refused.err().map(|refusal| refusal.code), Some(ErrorCode::EngineUnavailable));
         }
         assert_eq!(openers.addresses.lock().len(), 10 + MAX_UNREPORTED_ADDRESSES);
     }

@@ -16,7 +16,7 @@ use super::{DIRECTORY_LEASE, MAX_CONCURRENT_REQUESTS};
 use crate::broker::room::code::{MAX_WRONG_CODES, MAX_WRONG_CODES_PER_ADDRESS, WRONG_CODE_WINDOW, canonical};
 use crate::broker::room::{Key, Rooms};
 use crate::broker::{Engine, SharedStore};
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
 /// Locks over the names.
 const LOCK_STRIPES: usize = 64;
@@ -49,7 +49,7 @@ impl RoomDirectory {
     pub async fn check_code_attempts(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         let (all, by_address) = self.count_codes(address, 0).await?;
         let is_too_many = all >= u64::from(MAX_WRONG_CODES) || by_address >= u64::from(MAX_WRONG_CODES_PER_ADDRESS);
-        if is_too_many { Err(Code::RateLimited.into()) } else { Ok(()) }
+        if is_too_many { Err(ErrorCode::RateLimited.into()) } else { Ok(()) }
     }
 
     pub async fn count_wrong_code(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
@@ -123,7 +123,7 @@ impl RoomDirectory {
     }
 
     fn shared(&self) -> Result<&dyn SharedStore, Refusal> {
-        self.engine.shared_store().ok_or(Code::EngineUnavailable.into())
+        self.engine.shared_store().ok_or(ErrorCode::EngineUnavailable.into())
     }
 }
 

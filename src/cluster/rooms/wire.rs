@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::broker::NodeBus;
 use crate::broker::engine::node_bus::Topic;
 use crate::protocol::frame::room_frames::{RoomId, Sender};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// What cannot be delivered for so long is given up, with the strand that it belongs to.
 pub const PEER_LOST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,9 +135,9 @@ pub enum Response {
 pub struct PeerLost;
 
 pub async fn request(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
-    let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(Code::Internal))?;
+    let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(ErrorCode::Internal))?;
     let answer = bus.request(node, Topic::Rooms, &asked).await?;
-    serde_json::from_slice(&answer).map_err(|_| Code::EngineUnavailable.into())
+    serde_json::from_slice(&answer).map_err(|_| ErrorCode::EngineUnavailable.into())
 }
 
 /// Asks until the other side has taken it and takes more.

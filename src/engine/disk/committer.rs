@@ -23,7 +23,7 @@ use crate::engine::backlog::Entry;
 use crate::engine::channels::SharedLog;
 use crate::engine::deliver;
 use crate::engine::log::{Log, LogState, Usage};
-use crate::protocol::{ChannelName, CloseReason, Code};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode};
 
 /// Between two attempts to write again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -180,16 +180,16 @@ impl Committer {
                 locked.rollback(revealed);
                 drop(locked);
                 suspects.insert(channel, log);
-                let _ = answer.send(Err(Code::EngineUnavailable.into()));
+                let _ = answer.send(Err(ErrorCode::EngineUnavailable.into()));
             }
             Op::Save { channel, log, answer } => {
                 suspects.insert(channel, log);
-                let _ = answer.send(Err(Code::EngineUnavailable.into()));
+                let _ = answer.send(Err(ErrorCode::EngineUnavailable.into()));
             }
             Op::Remove { channel, log, before, answer } => {
                 log.lock().state = before;
                 suspects.insert(channel, log);
-                let _ = answer.send(Err(Code::EngineUnavailable.into()));
+                let _ = answer.send(Err(ErrorCode::EngineUnavailable.into()));
             }
             Op::End { channel, log, reason } => {
                 // Nobody waits for it, and nothing of the channel comes before it any more.
@@ -200,7 +200,7 @@ impl Committer {
                 drop(locked);
                 suspects.insert(channel, log);
             }
-            Op::Barrier { answer } => drop(answer.send(Err(Code::EngineUnavailable.into()))),
+            Op::Barrier { answer } => drop(answer.send(Err(ErrorCode::EngineUnavailable.into()))),
         }
     }
 

@@ -26,7 +26,7 @@ use super::channels::{Channels, MemoryLimits, SharedLog, check_narrower, new_epo
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Position, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Refusal};
 
 pub use self::error::DiskError;
 pub use self::file::Fsync;
@@ -118,7 +118,7 @@ impl DiskState {
             let before = log.given();
             let given = log.append(channel, rule, publisher, payload, true, now);
             let Some(publication) = given.map_err(|refused| self.refuse(channel, shared, refused))? else {
-                return Err(Code::Internal.into());
+                return Err(ErrorCode::Internal.into());
             };
             let (answer, settled) = oneshot::channel();
             let (channel, log_of, is_kept) = (channel.clone(), shared.clone(), rule.backlog_messages > 0);
@@ -161,7 +161,7 @@ impl DiskState {
             log.last_used = now.monotonic;
             let created = match &log.declared {
                 Some(declared) if declared == limits => Created::Again,
-                Some(_) => return Err(Code::ChannelExists.into()),
+                Some(_) => return Err(ErrorCode::ChannelExists.into()),
                 None => Created::New,
             };
             let (answer, saved) = oneshot::channel();
@@ -227,7 +227,7 @@ enum Attempt {
 }
 
 async fn written(answer: CommitReceipt) -> Result<(), Refusal> {
-    answer.await.unwrap_or_else(|_| Err(Code::EngineUnavailable.into()))
+    answer.await.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into()))
 }
 
 /// What a transaction failed with that panicked.

@@ -10,7 +10,7 @@ use crate::broker::Now;
 use crate::broker::engine::Stored;
 use crate::engine::channels::SharedLog;
 use crate::engine::log::{LogState, Usage};
-use crate::protocol::{ChannelName, CloseReason, Code, Publication, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Publication, Refusal};
 
 /// Bytes of publications that may wait; publishers are refused beyond it.
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
@@ -159,10 +159,10 @@ impl Queue {
 impl QueueState {
     fn check(&self) -> Result<(), Refusal> {
         if self.is_down || self.is_closed {
-            return Err(Refusal::new(Code::EngineUnavailable, "nothing can be written now; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "nothing can be written now; try again later"));
         }
         if self.bytes > MAX_QUEUED_BYTES {
-            return Err(Refusal::new(Code::EngineUnavailable, "too much waits to be written; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too much waits to be written; try again later"));
         }
         Ok(())
     }

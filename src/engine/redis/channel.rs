@@ -6,7 +6,7 @@ use super::{Core, away, millis};
 use crate::broker::ChannelLimits;
 use crate::broker::engine::{ChannelState, Created};
 use crate::engine::channels::{check_narrower, new_epoch};
-use crate::protocol::{ChannelName, Code, Position, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Position, Refusal};
 
 impl Core {
     pub async fn create(&self, channel: &ChannelName, limits: Option<ChannelLimits>) -> Result<Created, Refusal> {
@@ -24,7 +24,7 @@ impl Core {
         match session.invoke::<String>(&script).await?.as_str() {
             "new" => Ok(Created::New),
             "again" => Ok(Created::Again),
-            "exists" => Err(Code::ChannelExists.into()),
+            "exists" => Err(ErrorCode::ChannelExists.into()),
             _ => Err(away()),
         }
     }

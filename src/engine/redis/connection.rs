@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::keys::SCRIPTS;
 use super::server::{RedisKind, Server, ServerConnection, field};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// Waits between attempts to connect.
 const FIRST_RECONNECT_WAIT: Duration = Duration::from_millis(50);
@@ -274,7 +274,7 @@ fn is_of_the_command(error: &RedisError) -> bool {
 }
 
 pub fn away() -> Refusal {
-    Refusal::new(Code::EngineUnavailable, "the engine is away; try again later")
+    Refusal::new(ErrorCode::EngineUnavailable, "the engine is away; try again later")
 }
 
 /// `aof`: everything that was acknowledged comes back after a restart, because Redis writes it before it answers.

@@ -25,7 +25,7 @@ use crate::engine::backlog::Entry;
 use crate::engine::channels::{SharedLog, new_epoch};
 use crate::engine::deliver;
 use crate::engine::log::{Log, LogState};
-use crate::protocol::frame::server_frame::Reply;
+use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::{ChannelName, CloseReason, Position, Refusal};
 
 /// Publications that are read at once.
@@ -151,7 +151,7 @@ impl Mirror {
         let is_degraded = is_node_cut_off || behind >= MAX_BEHIND_SWEEPS || (was_degraded && !is_ready);
         if self.is_degraded.swap(is_degraded, Ordering::Relaxed) != is_degraded {
             let channel = self.channel.as_str();
-            let state = if is_degraded { Reply::Degraded { channel } } else { Reply::Restored { channel } };
+            let state = if is_degraded { ServerFrame::Degraded { channel } } else { ServerFrame::Restored { channel } };
             core.channels.hub.send_state(&self.channel, &state);
         }
     }

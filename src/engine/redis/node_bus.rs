@@ -18,7 +18,7 @@ use super::{Core, millis};
 use crate::broker::NodeBus;
 use crate::broker::channel::presence::PRESENCE_LEASE;
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
-use crate::protocol::{ChannelName, Code, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
 /// Longest time until an answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -124,7 +124,7 @@ impl<'a> Envelope<'a> {
 }
 
 impl Core {
-    /// Sends a word. [`Code::NotFound`] says that no node has that name.
+    /// Sends a word. [`ErrorCode::NotFound`] says that no node has that name.
     fn send(&self, node: &str, topic: u8, number: u64, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
         let word = Envelope { topic, number, from: &self.node, bytes }.write();
         let held = hold(&self.words.outgoing, word.len());
@@ -133,7 +133,7 @@ impl Core {
             let (_held, session) = (held.ok_or_else(away)?, session?);
             let heard: u64 = session.query(cmd(session.publish()).arg(name).arg(word)).await?;
             // A Cluster's answer counts only those who listen where it was asked.
-            if heard == 0 && !session.is_cluster() { Err(Code::NotFound.into()) } else { Ok(()) }
+            if heard == 0 && !session.is_cluster() { Err(ErrorCode::NotFound.into()) } else { Ok(()) }
         })
     }
 }

@@ -15,7 +15,7 @@ use super::wire::reason_of;
 use crate::broker::Counters;
 use crate::broker::engine::Stored;
 use crate::engine::log::{ended, too_large};
-use crate::protocol::{Code, Position, Refusal};
+use crate::protocol::{ErrorCode, Position, Refusal};
 
 /// Publications that Redis has not answered yet. In a Cluster the library lets no more than 50 onto a connection, and those
 /// that wait for room there may change places.
@@ -69,7 +69,7 @@ impl Queue {
     ) -> Result<oneshot::Receiver<Result<Stored, Refusal>>, Refusal> {
         let held = HeldBytes(self.bytes.clone(), bytes + OP_OVERHEAD_BYTES);
         if self.bytes.fetch_add(held.1, Ordering::Relaxed) > MAX_QUEUED_BYTES {
-            return Err(Refusal::new(Code::EngineUnavailable, "too much waits for the engine; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too much waits for the engine; try again later"));
         }
         let (answer, settled) = oneshot::channel();
         self.sender.send(Op { session, append, answer, _held: held }).map_err(|_| away())?;

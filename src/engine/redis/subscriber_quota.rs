@@ -10,7 +10,7 @@ use super::Core;
 use super::connection::Connection;
 use super::keys::SCRIPTS;
 use super::mirror::Mirror;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// The places of a node that is gone are free after this.
 const QUOTA_LEASE: Duration = Duration::from_secs(30);
@@ -64,7 +64,7 @@ pub async fn reserve(
         ask(core, session, mirror, &mut held, taken + (free / 8).clamp(1, MAX_BLOCK), taken, limit).await?;
     }
     if taken >= held.count {
-        return Err(Refusal::new(Code::ConnectionLimit, "the channel has as many subscribers as it may have"));
+        return Err(Refusal::new(ErrorCode::ConnectionLimit, "the channel has as many subscribers as it may have"));
     }
     mirror.seats.promised.fetch_add(1, Ordering::AcqRel);
     Ok(Reservation(mirror.clone()))

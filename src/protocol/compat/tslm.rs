@@ -27,24 +27,24 @@ pub enum Content {
 
 /// Server to client, beside [`message_frame`].
 #[derive(Debug, Serialize)]
-pub enum Reply {
+pub enum ServerFrame {
     Success(String),
     Error(String),
 }
 
 impl Command {
     /// The error is what the client is told.
-    pub fn parse(text: &str) -> Result<Self, Reply> {
-        serde_json::from_str(text).map_err(|error| Reply::Error(format!("Invalid message format: {error}")))
+    pub fn parse(text: &str) -> Result<Self, ServerFrame> {
+        serde_json::from_str(text).map_err(|error| ServerFrame::Error(format!("Invalid message format: {error}")))
     }
 
     /// The answer to a command that was carried out.
-    pub fn success(&self) -> Reply {
-        Reply::Success(format!("Command executed: {self:?}"))
+    pub fn success(&self) -> ServerFrame {
+        ServerFrame::Success(format!("Command executed: {self:?}"))
     }
 }
 
-impl Reply {
+impl ServerFrame {
     pub fn frame(&self) -> Bytes {
         let json = serde_json::to_vec(self).expect("strings are JSON");
         websocket::text_frame(&json)
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn mistakes_are_answered_in_the_words_of_the_older_system() {
         let check = |text: &str, expected: &str| match Command::parse(text) {
-            Err(Reply::Error(error)) => assert_eq!(error, format!("Invalid message format: {expected}")),
+            Err(ServerFrame::Error(error)) => assert_eq!(error, format!("Invalid message format: {expected}")),
             other => panic!("{text}: {other:?}"),
         };
         check("x", "expected value at line 1 column 1");

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::protocol::publication::{MAX_JSON_DEPTH, check_depth};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// A JSON string, borrowed where nothing is escaped.
 #[derive(Debug, Deserialize)]
@@ -72,7 +72,7 @@ pub enum Unreadable {
 
 impl<'a> Command<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Unreadable> {
-        let malformed = |detail: String| Unreadable::Refused(Refusal::new(Code::Malformed, detail));
+        let malformed = |detail: String| Unreadable::Refused(Refusal::new(ErrorCode::Malformed, detail));
         // A publication's data may have its full depth inside the command.
         check_depth(text, MAX_JSON_DEPTH + 1).map_err(Unreadable::Refused)?;
         let command: Self = serde_json::from_str(text).map_err(|error| match error.classify() {

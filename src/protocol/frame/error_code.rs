@@ -7,10 +7,10 @@ use std::time::Duration;
 
 /// What was refused, in the words that clients branch on.
 ///
-/// On HTTP the problem type ends in [`Code::slug`] (`…/problems/key-unknown`), on a WebSocket
-/// `code` is [`Code::name`] (`key_unknown`).
+/// On HTTP the problem type ends in [`ErrorCode::slug`] (`…/problems/key-unknown`), on a WebSocket
+/// `code` is [`ErrorCode::name`] (`key_unknown`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Code {
+pub enum ErrorCode {
     // Publishers: the signature.
     SignatureMissing,
     SignatureInvalid,
@@ -61,9 +61,9 @@ pub enum Code {
     Internal,
 }
 
-impl Code {
+impl ErrorCode {
     /// Every code, for tables in documents and tests.
-    pub const ALL: &[Code] = &[
+    pub const ALL: &[ErrorCode] = &[
         Self::SignatureMissing,
         Self::SignatureInvalid,
         Self::SignatureStale,
@@ -199,7 +199,7 @@ impl Code {
 /// A request or command that is refused; the connection stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    pub code: Code,
+    pub code: ErrorCode,
     /// What to do about it. Never a secret, never a cause that helps an attacker.
     pub detail: Cow<'static, str>,
     /// When to try again, where that is known.
@@ -207,7 +207,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(code: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { code, detail: detail.into(), retry_after: None }
     }
 
@@ -217,8 +217,8 @@ impl Refusal {
     }
 }
 
-impl From<Code> for Refusal {
-    fn from(code: Code) -> Self {
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Self {
         Self::new(code, code.title())
     }
 }

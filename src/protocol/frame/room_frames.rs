@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::command::{Text, Unreadable, present};
 use crate::protocol::publication::{MAX_JSON_DEPTH, check_depth, push_json_string};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// Names a room. Not a secret where a join secret stands beside it, and hard to guess where none does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,7 +103,7 @@ const MAX_ID_BYTES: usize = 128;
 
 impl<'a> RoomCommand<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Unreadable> {
-        let malformed = |detail: String| Unreadable::Refused(Refusal::new(Code::Malformed, detail));
+        let malformed = |detail: String| Unreadable::Refused(Refusal::new(ErrorCode::Malformed, detail));
         check_depth(text, MAX_JSON_DEPTH + 1).map_err(Unreadable::Refused)?;
         let command: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
             // The words of the error could repeat a secret.
@@ -124,7 +124,7 @@ impl<'a> RoomCommand<'a> {
 /// One JSON text frame to a client, beside [`message`].
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum RoomReply<'a> {
+pub enum RoomServerFrame<'a> {
     /// The room that the client asked for.
     Opened {
         room: &'a str,
@@ -200,7 +200,7 @@ pub enum PeerLeft {
     Timeout,
 }
 
-impl<'a> RoomReply<'a> {
+impl<'a> RoomServerFrame<'a> {
     pub fn error(id: Option<&'a str>, refusal: &'a Refusal) -> Self {
         Self::Error { id, code: refusal.code.name(), message: &refusal.detail, temporary: refusal.code.is_temporary() }
     }
@@ -241,9 +241,9 @@ mod tests {
             message(3, "p1", Some("a\""), r#"{"type": "joined"}"#, &sender.to_json()),
             r#"{"type":"message","seq":3,"from":"p1","id":"a\"","data":{"type": "joined"},"sender":{"ua":"x"}}"#
         );
-        let left = RoomReply::PeerLeft { peer: "p2", reason: PeerLeft::Away };
+        let left = RoomServerFrame::PeerLeft { peer: "p2", reason: PeerLeft::Away };
         assert_eq!(left.to_json(), r#"{"type":"peer_left","peer":"p2","reason":"away"}"#);
-        let back = RoomReply::PeerJoined { peer: "p2", resumed: true, sender: &sender };
+        let back = RoomServerFrame::PeerJoined { peer: "p2", resumed: true, sender: &sender };
         assert_eq!(back.to_json(), r#"{"type":"peer_joined","peer":"p2","resumed":true,"sender":{"ua":"x"}}"#);
     }
 

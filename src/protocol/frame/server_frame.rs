@@ -10,7 +10,7 @@ use crate::protocol::{CloseReason, Cursor, Position, Refusal};
 /// One JSON text frame to a client.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Reply<'a> {
+pub enum ServerFrame<'a> {
     /// The first frame of a session.
     Welcome {
         connection: &'a str,
@@ -131,7 +131,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-impl<'a> Reply<'a> {
+impl<'a> ServerFrame<'a> {
     pub fn error(id: Option<&'a str>, refusal: &'a Refusal) -> Self {
         Self::Error { id, code: refusal.code.name(), message: &refusal.detail, temporary: refusal.code.is_temporary() }
     }
@@ -167,18 +167,18 @@ pub fn published(json: &mut String, id: Option<&str>, channel: &str, position: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Code;
+    use crate::protocol::ErrorCode;
 
     #[test]
     fn replies_are_written_as_the_protocol_says() {
-        let check = |reply: Reply<'_>, expected: &str| assert_eq!(reply.to_json(), expected);
-        check(Reply::Pong { id: Some("7") }, r#"{"type":"pong","id":"7"}"#);
+        let check = |reply: ServerFrame<'_>, expected: &str| assert_eq!(reply.to_json(), expected);
+        check(ServerFrame::Pong { id: Some("7") }, r#"{"type":"pong","id":"7"}"#);
         check(
-            Reply::ended("prices.btc", CloseReason::ChannelClosed),
+            ServerFrame::ended("prices.btc", CloseReason::ChannelClosed),
             r#"{"type":"unsubscribed","channel":"prices.btc","reason":"channel_closed","code":4504}"#,
         );
         check(
-            Reply::error(Some("1"), &Code::Forbidden.into()),
+            ServerFrame::error(Some("1"), &ErrorCode::Forbidden.into()),
             r#"{"type":"error","id":"1","code":"forbidden","message":"This is not allowed.","temporary":false}"#,
         );
         let mut json = String::new();

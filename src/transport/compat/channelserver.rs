@@ -20,7 +20,7 @@ use crate::protocol::compat::channelserver;
 use crate::protocol::compat::channelserver::Wanted;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::websocket::{Bounds, text_frame};
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::rooms::{
     Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, not_allowed, older_handshake,
@@ -34,12 +34,12 @@ pub async fn upgrade(
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(Code::NotFound)?;
+    let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(ErrorCode::NotFound)?;
     let wanted = match segment {
         "" => None,
         id => Some(decoded(id).and_then(|id| channelserver::parse_id(&id)).ok_or_else(|| {
             app.statsd.count(RoomEvent::RequestError);
-            Refusal::from(Code::NotFound)
+            Refusal::from(ErrorCode::NotFound)
         })?),
     };
     if call.method() != "GET" {

@@ -15,7 +15,7 @@ use crate::broker::room::{JoinRequest, Key, Relayed};
 use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget, reserve};
 use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_a_word, not_received};
 use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::Role;
 use crate::transport::http::request::RequestContext;
 use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, older_handshake};
@@ -28,7 +28,7 @@ pub async fn upgrade(
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(Code::NotFound)?;
+    let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(ErrorCode::NotFound)?;
     let handshake = older_handshake(&call, upgrade)?;
     // Whoever comes first opens a room.
     let principal = authorize(&app, &call, body, 0).await?.principal;

@@ -10,9 +10,9 @@ use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Appended, Start, stored, subscriber_slot};
 use crate::broker::{Connection, JoinRequest, Membership, Now};
 use crate::engine::deliver;
-use crate::protocol::compat::tslm::{Command, Content, Reply};
+use crate::protocol::compat::tslm::{Command, Content, ServerFrame};
 use crate::protocol::websocket::Bounds;
-use crate::protocol::{ChannelName, CloseReason, Code, Form, Payload, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Payload, Refusal};
 use crate::transport::config::ListenerConfig;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
@@ -51,7 +51,7 @@ fn present_token(accepted: &[String], call: &RequestContext, offered: &[String])
     bearer
         .or_else(|| offered.iter().find(|token| is_accepted(token)).cloned())
         .map(Some)
-        .ok_or_else(|| Refusal::new(Code::Unauthenticated, "this listener needs one of its tokens"))
+        .ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "this listener needs one of its tokens"))
 }
 
 /// The connection's task side.
@@ -107,7 +107,7 @@ impl Tslm {
 }
 
 impl Commander {
-    async fn on_command(&mut self, command: &Command) -> Result<(), Reply> {
+    async fn on_command(&mut self, command: &Command) -> Result<(), ServerFrame> {
         let allowed = &self.listener.tslm;
         match command {
             Command::CreateChannel(_) if !allowed.create_channel => Err(denied("CreateChannel")),
@@ -119,15 +119,15 @@ impl Commander {
         }
     }
 
-    async fn create(&mut self, channel: &str) -> Result<(), Reply> {
+    async fn create(&mut self, channel: &str) -> Result<(), ServerFrame> {
         let name = named(channel)?;
         if self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?.is_some() {
-            return Err(Reply::Error(format!("Channel '{channel}' is already registered")));
+            return Err(ServerFrame::Error(format!("Channel '{channel}' is already registered")));
         }
         self.app.engine.create(&name, None, Now::read()).await.map(|_| ()).map_err(|refusal| error(&refusal))
     }
 
-    async fn subscribe(&mut self, channel: &str) -> Result<(), Reply> {
+    async fn subscribe(&mut self, channel: &str) -> Result<(), ServerFrame> {
         let name = self.existing(channel).await?;
         // The listener's permission stands for a valid token, not for what a token would have to hold.
         if self.app.policy.rules().load().of(&name).is_restricted() {
@@ -147,7 +147,7 @@ impl Commander {
             Err(at) => at,
         };
         if self.memberships.len() >= self.app.limits.max_subscriptions {
-            return Err(Reply::Error("Too many subscriptions".into()));
+            return Err(ServerFrame::Error("Too many subscriptions".into()));
         }
         let _place = subscriber_slot(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
         self.next_tag += 1;
@@ -162,7 +162,7 @@ impl Commander {
         Ok(())
     }
 
-    async fn notify(&mut self, channel: &str, content: &Content) -> Result<(), Reply> {
+    async fn notify(&mut self, channel: &str, content: &Content) -> Result<(), ServerFrame> {
         let name = self.existing(channel).await?;
         let publisher = format!("tslm:{}", self.listener.name);
         let json;
@@ -189,8 +189,8 @@ impl Commander {
     }
 
     /// The dialect knows only channels that were created.
-    async fn existing(&self, channel: &str) -> Result<ChannelName, Reply> {
-        let not_found = || Reply::Error(format!("Channel not found: {channel}"));
+    async fn existing(&self, channel: &str) -> Result<ChannelName, ServerFrame> {
+        let not_found = || ServerFrame::Error(format!("Channel not found: {channel}"));
         let name = ChannelName::from_dialect(channel).map_err(|_| not_found())?;
         let state = self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?;
         state.map(|_| name).ok_or_else(not_found)
@@ -204,7 +204,7 @@ impl Commander {
 impl HandleCommand for Commander {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         let reply = if self.is_over_rate() {
-            Reply::Error("Rate limit exceeded".into())
+            ServerFrame::Error("Rate limit exceeded".into())
         } else {
             match Command::parse(text) {
                 Ok(command) => match self.on_command(&command).await {
@@ -241,7 +241,7 @@ impl Handler for Tslm {
     fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
         let is_over_rate = self.commands.idle().is_some_and(Commander::is_over_rate);
         let reply = if is_over_rate { "Rate limit exceeded" } else { "Binary messages not supported" };
-        self.connection.send(&Reply::Error(reply.into()).frame());
+        self.connection.send(&ServerFrame::Error(reply.into()).frame());
         Ok(())
     }
 
@@ -253,14 +253,14 @@ impl Handler for Tslm {
     }
 }
 
-fn named(channel: &str) -> Result<ChannelName, Reply> {
-    ChannelName::from_dialect(channel).map_err(|error| Reply::Error(error.to_string()))
+fn named(channel: &str) -> Result<ChannelName, ServerFrame> {
+    ChannelName::from_dialect(channel).map_err(|error| ServerFrame::Error(error.to_string()))
 }
 
-fn denied(what: &str) -> Reply {
-    Reply::Error(format!("Permission denied: {what}"))
+fn denied(what: &str) -> ServerFrame {
+    ServerFrame::Error(format!("Permission denied: {what}"))
 }
 
-fn error(refusal: &Refusal) -> Reply {
-    Reply::Error(refusal.detail.to_string())
+fn error(refusal: &Refusal) -> ServerFrame {
+    ServerFrame::Error(refusal.detail.to_string())
 }

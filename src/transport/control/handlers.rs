@@ -14,7 +14,7 @@ use crate::auth::revocation::{RevocationError, WrittenRevocation};
 use crate::broker::Now;
 use crate::cluster::membership;
 use crate::cluster::pushed_policy::{PushedPolicy, push};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::publish::{Signed, authenticate};
 use crate::transport::state::AppState;
@@ -33,10 +33,10 @@ pub async fn channels(
         "GET" => return Ok(json(StatusCode::OK, &app.control.describe())),
         "DELETE" => push(&app, PushedPolicy::Rules(None)).await?,
         "PUT" => {
-            (app.control.readers.rules)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
+            (app.control.readers.rules)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
             push(&app, PushedPolicy::Rules(Some(&body))).await?;
         }
-        _ => return Err(Code::MethodNotAllowed.into()),
+        _ => return Err(ErrorCode::MethodNotAllowed.into()),
     }
     changed(&app, &publisher, "channels", &app.control.counters.channels);
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -51,12 +51,12 @@ pub async fn jwks(
 ) -> Result<warp::reply::Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
     if call.method() != "PUT" {
-        return Err(Code::MethodNotAllowed.into());
+        return Err(ErrorCode::MethodNotAllowed.into());
     }
     let issuer = percent_encoding::percent_decode_str(&segment)
         .decode_utf8()
-        .map_err(|_| Refusal::new(Code::Malformed, "the issuer is not UTF-8"))?;
-    let keys = (app.control.readers.keys)(&body).map_err(|error| Refusal::new(Code::Malformed, error))?;
+        .map_err(|_| Refusal::new(ErrorCode::Malformed, "the issuer is not UTF-8"))?;
+    let keys = (app.control.readers.keys)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
     push(&app, PushedPolicy::Keys { issuer: &issuer, keys, body: &body }).await?;
     changed(&app, &publisher, "jwks", &app.control.counters.jwks);
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -77,21 +77,21 @@ pub async fn revocations(
             return Ok(json(StatusCode::OK, &serde_json::json!({ "revocations": all })));
         }
         "POST" => {}
-        _ => return Err(Code::MethodNotAllowed.into()),
+        _ => return Err(ErrorCode::MethodNotAllowed.into()),
     }
     // The library would take a list for the members in their order.
     let written: WrittenRevocation = match body.trim_ascii_start() {
         body if body.starts_with(b"{") => serde_json::from_slice(body)
-            .map_err(|error| Refusal::new(Code::Malformed, format!("not a revocation: {error}")))?,
-        _ => return Err(Refusal::new(Code::Malformed, "a revocation is an object")),
+            .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("not a revocation: {error}")))?,
+        _ => return Err(Refusal::new(ErrorCode::Malformed, "a revocation is an object")),
     };
-    let revocation = written.read(Some(now)).map_err(|why| Refusal::new(Code::Malformed, why))?;
+    let revocation = written.read(Some(now)).map_err(|why| Refusal::new(ErrorCode::Malformed, why))?;
     if !app.policy.issuers().knows(&revocation.issuer) {
-        return Err(Refusal::new(Code::NotFound, "no such issuer is configured"));
+        return Err(Refusal::new(ErrorCode::NotFound, "no such issuer is configured"));
     }
     app.revoke(revocation.clone()).map_err(|error| match error {
-        RevocationError::Full(_) => Refusal::new(Code::LimitReached, error.to_string()),
-        RevocationError::Ahead => Refusal::new(Code::Malformed, error.to_string()),
+        RevocationError::Full(_) => Refusal::new(ErrorCode::LimitReached, error.to_string()),
+        RevocationError::Ahead => Refusal::new(ErrorCode::Malformed, error.to_string()),
     })?;
     // In force here already; if this fails, the request can be sent again.
     membership::share_revocation(&app, &revocation).await?;
@@ -107,7 +107,7 @@ async fn authorize(
 ) -> Result<(Arc<Publisher>, Bytes), Refusal> {
     let Signed { publisher, body } = authenticate(app, call, body, MAX_BODY_BYTES).await?;
     if !publisher.may_control() {
-        return Err(Refusal::new(Code::Forbidden, "this key publishes only; `control = true` lets it control"));
+        return Err(Refusal::new(ErrorCode::Forbidden, "this key publishes only; `control = true` lets it control"));
     }
     Ok((publisher, body))
 }

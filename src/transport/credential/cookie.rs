@@ -7,7 +7,7 @@ use warp::reply::Response;
 
 use crate::auth::login::{Active, LoginSession};
 use crate::broker::{Now, Principal};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::login::cookies;
 use crate::transport::login::cookies::session_name;
@@ -21,7 +21,7 @@ pub fn principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Pri
     if cookies::named(call, session_name(&login)).next().is_none() || !counts(&login, call)? {
         return Ok(None);
     }
-    let refused = Refusal::new(Code::Unauthenticated, "the session is over; log in again");
+    let refused = Refusal::new(ErrorCode::Unauthenticated, "the session is over; log in again");
     open(app, &login, call).map(|(_, principal)| Some(Arc::new(principal))).ok_or(refused)
 }
 
@@ -46,10 +46,10 @@ pub fn open(app: &AppState, login: &Active, call: &RequestContext) -> Option<(Lo
 /// what comes over it can be read by the page.
 fn counts(login: &Active, call: &RequestContext) -> Result<bool, Refusal> {
     if call.headers().contains_key(header::ORIGIN) {
-        return if is_from_our_page(login, call) { Ok(true) } else { Err(Code::OriginForbidden.into()) };
+        return if is_from_our_page(login, call) { Ok(true) } else { Err(ErrorCode::OriginForbidden.into()) };
     }
     if call.headers().contains_key(header::UPGRADE) {
-        return Err(Refusal::new(Code::OriginForbidden, "a cookie counts only with an Origin"));
+        return Err(Refusal::new(ErrorCode::OriginForbidden, "a cookie counts only with an Origin"));
     }
     let is_reading = matches!(call.method(), "GET" | "HEAD");
     let site = call.header(SEC_FETCH_SITE);

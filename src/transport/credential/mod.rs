@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::http::request::RequestContext;
 use super::state::AppState;
 use crate::broker::{Now, Principal};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over. Of several,
 /// what the client says itself counts before the cookie that its browser sends along. Comes after the Origin check.
@@ -27,7 +27,7 @@ pub async fn verify(app: &AppState, token: &str) -> Result<Arc<Principal>, Refus
     let refused = |cause: &dyn std::fmt::Display| {
         tracing::info!(%cause, "token refused");
         // The peer is told a code, never a cause.
-        Refusal::new(Code::Unauthenticated, "the token is not valid here")
+        Refusal::new(ErrorCode::Unauthenticated, "the token is not valid here")
     };
     let admitted = app.policy.issuers().admit(token, Now::read().unix()).await;
     let principal = admitted.map_err(|error| refused(&error))?;

@@ -19,7 +19,7 @@ use warp::Reply;
 
 use crate::broker::channel::session::rfc3339;
 use crate::broker::{Now, Principal, SharedStore};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
@@ -84,9 +84,9 @@ impl Tickets {
     }
 
     pub fn issue(&self, principal: Arc<Principal>, purpose: Purpose, now: Instant) -> Result<String, Refusal> {
-        let full = |detail: &'static str| Refusal::new(Code::LimitReached, detail).retry_after(LIFETIME);
+        let full = |detail: &'static str| Refusal::new(ErrorCode::LimitReached, detail).retry_after(LIFETIME);
         let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|_| Refusal::from(Code::Internal))?;
+        getrandom::fill(&mut bytes).map_err(|_| Refusal::from(ErrorCode::Internal))?;
         let text = URL_SAFE_NO_PAD.encode(bytes);
         let mut live = self.live.lock();
         if live.tickets.len() >= self.capacity {
@@ -156,10 +156,10 @@ pub async fn post(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     origin::check(&call)?;
-    let principal = credential::principal(&app, &call).await?.ok_or(Code::Unauthenticated)?;
+    let principal = credential::principal(&app, &call).await?.ok_or(ErrorCode::Unauthenticated)?;
     let body = read_body(&app, body, MAX_BODY_BYTES).await?;
     let malformed =
-        || Refusal::new(Code::Malformed, "not an object with a `purpose` of subscribe, events, poll, rooms");
+        || Refusal::new(ErrorCode::Malformed, "not an object with a `purpose` of subscribe, events, poll, rooms");
     let asked: Asked = match body.trim_ascii() {
         [] => Asked::default(),
         body if body.starts_with(b"{") => serde_json::from_slice(body).map_err(|_| malformed())?,
@@ -169,7 +169,7 @@ pub async fn post(
     let ticket = app.tickets.issue(principal.clone(), asked.purpose, now.monotonic)?;
     if let Some(shared) = app.engine.shared_store() {
         let value = serde_json::to_vec(&SharedTicket { principal: (*principal).clone(), purpose: asked.purpose });
-        let value = value.map_err(|_| Refusal::from(Code::Internal))?;
+        let value = value.map_err(|_| Refusal::from(ErrorCode::Internal))?;
         shared.put(&shared_name(&ticket), &value, LIFETIME).await?;
     }
     let expires = rfc3339(now.unix() + LIFETIME.as_secs());
@@ -204,7 +204,7 @@ pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<A
     let pairs = call.query().unwrap_or_default().split('&');
     let mut tickets = pairs.filter_map(|pair| pair.strip_prefix("ticket="));
     let Some(ticket) = tickets.next() else { return Ok(None) };
-    let refused = || Refusal::new(Code::Unauthenticated, "the ticket is not valid here");
+    let refused = || Refusal::new(ErrorCode::Unauthenticated, "the ticket is not valid here");
     if tickets.next().is_some() {
         return Err(refused());
     }
@@ -259,9 +259,9 @@ mod tests {
         for _ in 0..MAX_PER_PRINCIPAL {
             issue("alice", now).unwrap();
         }
-        assert_eq!(issue("alice", now), Err(Code::LimitReached));
+        assert_eq!(issue("alice", now), Err(ErrorCode::LimitReached));
         issue("bob", now).unwrap();
-        assert_eq!(issue("carol", now), Err(Code::LimitReached));
+        assert_eq!(issue("carol", now), Err(ErrorCode::LimitReached));
         issue("carol", now + LIFETIME).unwrap();
         tickets.sweep(now + 2 * LIFETIME);
         assert!(tickets.live.lock().tickets.is_empty() && tickets.live.lock().held.is_empty());

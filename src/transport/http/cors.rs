@@ -6,7 +6,7 @@ use warp::Reply;
 
 use super::request::RequestContext;
 use super::{origin, problem};
-use crate::protocol::Code;
+use crate::protocol::ErrorCode;
 
 /// The endpoints that a page asks by `fetch` or `EventSource`.
 const PATHS: [&str; 5] = ["/v1/events", "/v1/poll", "/v1/tickets", "/v1/rooms", "/v1/auth/session"];
@@ -44,7 +44,7 @@ impl Cors {
             return None;
         }
         if self.allowed.is_none() {
-            return Some(problem::response(&Code::OriginForbidden.into()));
+            return Some(problem::response(&ErrorCode::OriginForbidden.into()));
         }
         let mut response = Response::new("").into_response();
         *response.status_mut() = StatusCode::NO_CONTENT;

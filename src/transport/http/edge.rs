@@ -13,7 +13,7 @@ use super::cors::Cors;
 use super::problem;
 use super::request::{Peer, RequestContext};
 use crate::auth::client_addr::{ClientAddr, client_address};
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential;
 use crate::transport::state::AppState;
 
@@ -52,7 +52,7 @@ pub async fn handle(
     if let Some(cors) = &cors {
         cors.add_headers(response.headers_mut());
     }
-    let code = response.extensions().get::<Code>().copied();
+    let code = response.extensions().get::<ErrorCode>().copied();
     if let Some(code) = code {
         app.refusals.count(code);
     }
@@ -69,7 +69,7 @@ pub async fn handle(
 
 /// Whether a request may have been refused before its body was read. Its connection cannot be used again then, and
 /// a client that is not told so finds out with its next request.
-fn may_leave_body(code: Code) -> bool {
+fn may_leave_body(code: ErrorCode) -> bool {
     matches!(code.status(), 400 | 401 | 404 | 405 | 413 | 503)
 }
 
@@ -80,7 +80,7 @@ fn prepare(app: &AppState, peer: Peer, request: Request<Incoming>) -> Result<Req
     if let (Some(client), Some(address)) = (client, peer.address) {
         // Behind a trusted proxy every request may be another client's; its first one speaks for the connection.
         if client != ClientAddr::from(address) {
-            peer.permit.assign(client).map_err(|_| Refusal::from(Code::ConnectionLimit))?;
+            peer.permit.assign(client).map_err(|_| Refusal::from(ErrorCode::ConnectionLimit))?;
         }
     }
     if head.uri.path() == WAITING {
@@ -112,7 +112,7 @@ fn detach(head: &mut http::request::Parts) {
 }
 
 fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
-    let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+    let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
     // `CONNECT host:80` has no path, and the filters take one for granted.
     if head.uri.path_and_query().is_none() || !head.uri.path().starts_with('/') {
         return Err(malformed("the request has no path"));
@@ -141,7 +141,7 @@ fn check_host(call: &RequestContext) -> Result<(), Refusal> {
     if hosts.is_empty() || hosts.iter().any(|host| host.eq_ignore_ascii_case(call.authority())) {
         return Ok(());
     }
-    Err(Refusal::new(Code::HostUnknown, "this gateway does not answer to that host name"))
+    Err(Refusal::new(ErrorCode::HostUnknown, "this gateway does not answer to that host name"))
 }
 
 const SECURITY_HEADERS: [(HeaderName, &str); 5] = [

@@ -3,7 +3,7 @@
 use http::header;
 
 use super::request::RequestContext;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// Browsers say in `Origin` which page is calling (RFC 6454); programs that are no browsers say nothing.
 pub fn check(call: &RequestContext) -> Result<(), Refusal> {
@@ -13,7 +13,7 @@ pub fn check(call: &RequestContext) -> Result<(), Refusal> {
     };
     let is_allowed = origins.next().is_none()
         && origin.to_str().is_ok_and(|origin| is_listed(call, origin) || is_own(origin, call.authority()));
-    if is_allowed { Ok(()) } else { Err(Code::OriginForbidden.into()) }
+    if is_allowed { Ok(()) } else { Err(ErrorCode::OriginForbidden.into()) }
 }
 
 /// Whether the listener names this origin.

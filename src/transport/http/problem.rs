@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use metrics::{Counter, counter};
 use warp::Reply;
 
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// The problem types are relative references: they resolve to a page of the gateway itself.
 const TYPE_BASE: &str = "/problems/";
@@ -26,13 +26,13 @@ pub fn response(refusal: &Refusal) -> warp::reply::Response {
     }
     match code {
         // RFC 9110 section 15.5.2: a 401 says how to do better.
-        Code::Unauthenticated => {
+        ErrorCode::Unauthenticated => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         _ if status == StatusCode::UNAUTHORIZED => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
         }
-        Code::UpgradeRequired => {
+        ErrorCode::UpgradeRequired => {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         _ => {}
@@ -54,17 +54,17 @@ pub fn body(refusal: &Refusal) -> serde_json::Value {
 }
 
 /// `lastmile_refusals_total{type}`, registered with the recorder that is current where this is made.
-pub struct Refusals(HashMap<Code, Counter>);
+pub struct Refusals(HashMap<ErrorCode, Counter>);
 
 impl Default for Refusals {
     fn default() -> Self {
-        let counter = |code: Code| (code, counter!("lastmile_refusals_total", "type" => code.slug()));
-        Self(Code::ALL.iter().copied().map(counter).collect())
+        let counter = |code: ErrorCode| (code, counter!("lastmile_refusals_total", "type" => code.slug()));
+        Self(ErrorCode::ALL.iter().copied().map(counter).collect())
     }
 }
 
 impl Refusals {
-    pub fn count(&self, code: Code) {
+    pub fn count(&self, code: ErrorCode) {
         if let Some(counter) = self.0.get(&code) {
             counter.increment(1);
         }
@@ -73,6 +73,6 @@ impl Refusals {
 
 /// The page of a problem type.
 pub fn describe(slug: &str) -> Option<String> {
-    let code = Code::ALL.iter().copied().find(|code| code.slug() == slug)?;
+    let code = ErrorCode::ALL.iter().copied().find(|code| code.slug() == slug)?;
     Some(format!("{} (HTTP {}): {}\n", code.slug(), code.status(), code.title()))
 }

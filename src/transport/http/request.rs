@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 
 use crate::auth::client_addr::ClientAddr;
-use crate::protocol::{ChannelName, Code, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::accept::connection_limits::Permit;
 use crate::transport::config::{ListenerConfig, Role};
 
@@ -99,7 +99,7 @@ impl RequestContext {
 
 /// The channel that a path segment names, percent-decoded.
 pub fn channel_in(segment: &str) -> Result<ChannelName, Refusal> {
-    let invalid = |detail: String| Refusal::new(Code::ChannelInvalid, detail);
+    let invalid = |detail: String| Refusal::new(ErrorCode::ChannelInvalid, detail);
     let name = percent_encoding::percent_decode_str(segment)
         .decode_utf8()
         .map_err(|_| invalid("the channel name is not UTF-8".into()))?;

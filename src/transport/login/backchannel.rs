@@ -15,7 +15,7 @@ use crate::auth::login::LogoutToken;
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::cluster::membership;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::publish::read_body;
 use crate::transport::state::AppState;
@@ -31,10 +31,10 @@ pub async fn backchannel(
     let login = active(&app)?;
     let is_form = call.header(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).map(str::trim);
     if !is_form.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
-        return Err(Refusal::new(Code::UnsupportedMediaType, "must be application/x-www-form-urlencoded"));
+        return Err(Refusal::new(ErrorCode::UnsupportedMediaType, "must be application/x-www-form-urlencoded"));
     }
     let body = read_body(&app, body, MAX_BODY).await?;
-    let malformed = || Refusal::new(Code::Malformed, "one logout_token that is valid here is needed");
+    let malformed = || Refusal::new(ErrorCode::Malformed, "one logout_token that is valid here is needed");
     let parameters = Parameters::parse(&body).map_err(|_| malformed())?;
     let token = parameters.get("logout_token").ok_or_else(malformed)?;
 
@@ -58,7 +58,7 @@ pub async fn backchannel(
     let revocation = Revocation { issuer: provider.issuer.as_str().into(), what, before: issued };
     app.revoke(revocation.clone()).map_err(|error| {
         tracing::error!(%error, "a logout of the provider cannot be kept");
-        Refusal::from(Code::LimitReached)
+        Refusal::from(ErrorCode::LimitReached)
     })?;
     membership::share_revocation(&app, &revocation).await?;
     tracing::info!(provider = provider.name, "the provider logged somebody out");

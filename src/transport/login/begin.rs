@@ -9,7 +9,7 @@ use super::query::Parameters;
 use super::{active, cookies, page};
 use crate::auth::login::{Active, Endpoints, LoginError, ReturnTo};
 use crate::broker::Now;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
@@ -20,13 +20,13 @@ const MAX_PENDING: usize = 5;
 pub async fn begin(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let Ok(parameters) = Parameters::parse(call.query().unwrap_or_default().as_bytes()) else {
-        return Ok(page::failed(Code::Malformed, None));
+        return Ok(page::failed(ErrorCode::Malformed, None));
     };
     let return_to = match parameters.get("return_to") {
         None => ReturnTo::default(),
         Some(path) => match ReturnTo::parse(path) {
             Some(return_to) => return_to,
-            None => return Ok(page::failed(Code::Malformed, None)),
+            None => return Ok(page::failed(ErrorCode::Malformed, None)),
         },
     };
     let begun = send_away(&app, &login, &call, parameters.get("provider"), &return_to).await;
@@ -46,7 +46,7 @@ async fn send_away(
     let provider = match (provider, login.providers()) {
         (Some(name), _) => match login.provider_named(name) {
             Some(provider) => provider,
-            None => return Ok(page::failed(Code::Malformed, None)),
+            None => return Ok(page::failed(ErrorCode::Malformed, None)),
         },
         (None, [only]) => only,
         (None, several) => return Ok(page::choice(several, return_to)),

@@ -9,14 +9,14 @@ use super::query::Parameters;
 use super::{active, cookies, page};
 use crate::auth::login::{Active, Endpoints, IdToken, LoginError, LoginSession, Pending, ProviderConfig};
 use crate::broker::Now;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
 pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let Ok(parameters) = Parameters::parse(call.query().unwrap_or_default().as_bytes()) else {
-        return Ok(page::failed(Code::Malformed, None));
+        return Ok(page::failed(ErrorCode::Malformed, None));
     };
     let state = parameters.get("state").unwrap_or_default();
     let name = cookies::pending_name(&login, state);

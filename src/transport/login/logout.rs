@@ -12,7 +12,7 @@ use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::cluster::membership;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential::cookie;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
@@ -24,7 +24,7 @@ pub async fn logout(app: Arc<AppState>, call: RequestContext) -> Result<Response
     let has_cookie = cookies::named(&call, name).next().is_some();
     // Nobody else's page may log a person out.
     match has_cookie {
-        true if !cookie::is_from_our_page(&login, &call) => return Err(Code::OriginForbidden.into()),
+        true if !cookie::is_from_our_page(&login, &call) => return Err(ErrorCode::OriginForbidden.into()),
         true => {}
         false => origin::check(&call)?,
     }
@@ -59,7 +59,7 @@ async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
     };
     app.revoke(revocation.clone()).map_err(|error| {
         tracing::error!(%error, "a session cannot be revoked; its cookie is cleared, its connections go on");
-        Refusal::new(Code::LimitReached, "the session is forgotten here, but its connections go on")
+        Refusal::new(ErrorCode::LimitReached, "the session is forgotten here, but its connections go on")
     })?;
     membership::share_revocation(app, &revocation).await?;
     tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");

@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 use super::state::AppState;
 use crate::auth::login::Active;
-use crate::protocol::Code;
+use crate::protocol::ErrorCode;
 
 /// The login, if people can log in here; elsewhere its URLs do not exist.
-fn active(app: &AppState) -> Result<Arc<Active>, Code> {
-    app.login.active().ok_or(Code::NotFound)
+fn active(app: &AppState) -> Result<Arc<Active>, ErrorCode> {
+    app.login.active().ok_or(ErrorCode::NotFound)
 }

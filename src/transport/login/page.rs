@@ -5,23 +5,27 @@ use warp::Reply;
 use warp::reply::Response;
 
 use crate::auth::login::{ProviderConfig, ReturnTo};
-use crate::protocol::Code;
+use crate::protocol::ErrorCode;
 
 /// A page that says what happened and what to do, never why.
-pub fn failed(code: Code, return_to: Option<&ReturnTo>) -> Response {
+pub fn failed(code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
     let advice = match code {
-        Code::LoginExpired => "It took too long, was finished before, or began in another browser. Please start again.",
-        Code::LoginRefused => "The identity provider did not let you in. If that is wrong, ask those who run it.",
-        Code::LoginUnavailable => "The identity provider cannot be reached. Please try again in a minute.",
-        Code::SessionTooLarge => "Your account has more groups or claims than fit. Ask those who run this gateway.",
-        Code::Malformed => "This link is damaged. Please start where you came from.",
+        ErrorCode::LoginExpired => {
+            "It took too long, was finished before, or began in another browser. Please start again."
+        }
+        ErrorCode::LoginRefused => "The identity provider did not let you in. If that is wrong, ask those who run it.",
+        ErrorCode::LoginUnavailable => "The identity provider cannot be reached. Please try again in a minute.",
+        ErrorCode::SessionTooLarge => {
+            "Your account has more groups or claims than fit. Ask those who run this gateway."
+        }
+        ErrorCode::Malformed => "This link is damaged. Please start where you came from.",
         _ => "Please try again. If it happens again, tell those who run this gateway the code below.",
     };
     let again = match code {
-        Code::Malformed | Code::NotFound => String::new(),
+        ErrorCode::Malformed | ErrorCode::NotFound => String::new(),
         _ => format!("<p><a href=\"{}\">Log in</a></p>", escape(&login_link(None, return_to))),
     };
-    let body = format!("<p>{}</p><p>{advice}</p>{again}<p>Code: <code>{}</code></p>", code.title(), code.slug());
+    let body = format!("<p>{}</p><p>{advice}</p>{again}<p>ErrorCode: <code>{}</code></p>", code.title(), code.slug());
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = html(status, "Not logged in", &body);
     if code.is_temporary() {
@@ -49,7 +53,7 @@ pub fn redirect(to: &str) -> Response {
     let mut response = html(StatusCode::SEE_OTHER, "Go on", "");
     match HeaderValue::try_from(to) {
         Ok(location) => response.headers_mut().insert(header::LOCATION, location),
-        Err(_) => return failed(Code::Internal, None),
+        Err(_) => return failed(ErrorCode::Internal, None),
     };
     response
 }

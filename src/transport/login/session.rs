@@ -8,7 +8,7 @@ use warp::reply::Response;
 
 use super::active;
 use crate::broker::channel::session::rfc3339;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
@@ -17,7 +17,7 @@ use crate::transport::state::AppState;
 pub async fn session(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     origin::check(&call)?;
     let principal = credential::principal(&app, &call).await?;
-    let principal = principal.ok_or(Refusal::new(Code::Unauthenticated, "nobody is logged in"))?;
+    let principal = principal.ok_or(Refusal::new(ErrorCode::Unauthenticated, "nobody is logged in"))?;
     let provider = active(&app).ok().and_then(|login| login.provider_of(&principal.issuer).map(|it| it.name.clone()));
     let session = json!({
         "principal": &*principal.subject,

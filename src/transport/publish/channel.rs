@@ -13,7 +13,7 @@ use warp::Reply;
 use super::authenticate_for;
 use crate::broker::engine::Created;
 use crate::broker::{ChannelLimits, Now};
-use crate::protocol::{ChannelName, Code, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
@@ -55,10 +55,10 @@ pub async fn put(
         [] => Declared::default(),
         // The library would take a list for the members in their order.
         body if !body.trim_ascii_start().starts_with(b"{") => {
-            return Err(Refusal::new(Code::Malformed, "a description of limits is an object"));
+            return Err(Refusal::new(ErrorCode::Malformed, "a description of limits is an object"));
         }
         body => serde_json::from_slice(body)
-            .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of limits: {error}")))?,
+            .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("not a description of limits: {error}")))?,
     };
     let limits = declared.over(&app.policy.rules().load().of(&channel).limits);
     let status = match app.engine.create(&channel, Some(limits), Now::read()).await? {
@@ -88,12 +88,12 @@ pub async fn delete(
     if app.engine.close(&channel).await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
-        Err(Code::ChannelUnknown.into())
+        Err(ErrorCode::ChannelUnknown.into())
     }
 }
 
 async fn describe(app: &AppState, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {
-    let state = app.engine.describe(channel).await?.ok_or(Code::ChannelUnknown)?;
+    let state = app.engine.describe(channel).await?.ok_or(ErrorCode::ChannelUnknown)?;
     let ChannelLimits { max_connections, max_messages, max_data_bytes, max_message_bytes, lifespan } = state.limits;
     let body = json!({
         "channel": channel.as_str(),

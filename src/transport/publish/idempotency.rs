@@ -13,7 +13,7 @@ use tokio::sync::MutexGuard;
 
 use crate::auth::keys::Fingerprint;
 use crate::broker::SharedStore;
-use crate::protocol::{Code, Refusal};
+use crate::protocol::{ErrorCode, Refusal};
 
 /// draft-ietf-httpapi-idempotency-key-header section 2.
 pub const HEADER: http::HeaderName = http::HeaderName::from_static("idempotency-key");
@@ -64,7 +64,7 @@ impl Idempotency {
         now: Instant,
     ) -> Result<Arc<Slot>, Refusal> {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Err(Refusal::new(Code::Malformed, "an Idempotency-Key has 1 to 255 bytes"));
+            return Err(Refusal::new(ErrorCode::Malformed, "an Idempotency-Key has 1 to 255 bytes"));
         }
         let (key, request) = (hash(&[key.as_bytes()]), hash(request));
         let mut stores = self.stores.lock();
@@ -72,7 +72,7 @@ impl Idempotency {
         store.forget(now, self.age, self.max_keys);
         match store.slots.get(&key) {
             Some(slot) if slot.request == request => Ok(slot.clone()),
-            Some(_) => Err(Code::IdempotencyMismatch.into()),
+            Some(_) => Err(ErrorCode::IdempotencyMismatch.into()),
             None => {
                 store.forget(now, self.age, self.max_keys - 1);
                 let slot = Arc::new(Slot { request, answer: Default::default() });
@@ -114,10 +114,10 @@ impl SharedIdempotency {
         while !shared.set_if_absent(&self.name, &self.request, IN_PROGRESS_TTL).await? {
             let Some(known) = shared.get(&self.name).await? else { continue };
             match known.split_at_checked(self.request.len()) {
-                Some((request, _)) if request != self.request => return Err(Code::IdempotencyMismatch.into()),
+                Some((request, _)) if request != self.request => return Err(ErrorCode::IdempotencyMismatch.into()),
                 Some((_, answer)) if !answer.is_empty() => return Ok(known.slice(self.request.len()..)),
                 _ if Instant::now() > deadline => {
-                    let refusal = Refusal::new(Code::EngineUnavailable, "the first request is still under way");
+                    let refusal = Refusal::new(ErrorCode::EngineUnavailable, "the first request is still under way");
                     return Err(refusal.retry_after(IN_PROGRESS_TIMEOUT));
                 }
                 _ => tokio::time::sleep(IN_PROGRESS_POLL_INTERVAL).await,
@@ -176,7 +176,7 @@ mod tests {
         };
         assert_eq!(publish("a", b"1", 0).await, Ok(false));
         assert_eq!(publish("a", b"1", 1).await, Ok(true));
-        assert_eq!(publish("a", b"2", 1).await, Err(Code::IdempotencyMismatch));
+        assert_eq!(publish("a", b"2", 1).await, Err(ErrorCode::IdempotencyMismatch));
         assert_eq!(publish("a", b"2", 10).await, Ok(false), "the key was too old");
         assert_eq!(publish("b", b"", 11).await, Ok(false));
         assert_eq!(publish("c", b"", 12).await, Ok(false));
@@ -189,8 +189,8 @@ mod tests {
     async fn a_key_has_1_to_255_bytes() {
         let idempotency = Idempotency::new(2, Duration::from_secs(10));
         let slot = |key: &str| idempotency.slot(Fingerprint([7; 32]), key, &[], Instant::now());
-        assert_eq!(slot("").err().map(|refusal| refusal.code), Some(Code::Malformed));
-        assert_eq!(slot(&"k".repeat(256)).err().map(|refusal| refusal.code), Some(Code::Malformed));
+        assert_eq!(slot("").err().map(|refusal| refusal.code), Some(ErrorCode::Malformed));
+        assert_eq!(slot(&"k".repeat(256)).err().map(|refusal| refusal.code), Some(ErrorCode::Malformed));
         assert!(slot(&"k".repeat(255)).is_ok());
     }
 }

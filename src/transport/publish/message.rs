@@ -15,7 +15,7 @@ use crate::broker::Now;
 use crate::broker::engine::{Appended, Stored, stored};
 use crate::engine::deliver;
 use crate::protocol::publication::check_json;
-use crate::protocol::{ChannelName, Code, Payload, Position, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Refusal};
 use crate::transport::http::problem;
 use crate::transport::http::request::{RequestContext, channel_in};
 use crate::transport::state::AppState;
@@ -48,7 +48,7 @@ pub async fn post(
         return Ok(json(publish(&app, &signed, &channel, media_type).await?));
     };
     let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
-    let owner = signed.publisher.fingerprint().ok_or(Code::KeyUnknown)?;
+    let owner = signed.publisher.fingerprint().ok_or(ErrorCode::KeyUnknown)?;
     let slot = app.idempotency.slot(owner, key, &request, Now::read().monotonic)?;
     let elsewhere = SharedIdempotency::new(&owner, key, &slot);
     let media_type = media_type.to_owned();
@@ -68,7 +68,7 @@ pub async fn post(
             }
         }
     });
-    publishing.await.unwrap_or_else(|_| Err(Code::Internal.into())).map(json)
+    publishing.await.unwrap_or_else(|_| Err(ErrorCode::Internal.into())).map(json)
 }
 
 fn json(body: Bytes) -> warp::reply::Response {
@@ -92,10 +92,10 @@ async fn publish_one(
     body: &[u8],
 ) -> Result<Bytes, Refusal> {
     let payload = match media_type {
-        "" => return Err(Refusal::new(Code::UnsupportedMediaType, "a Content-Type is needed")),
+        "" => return Err(Refusal::new(ErrorCode::UnsupportedMediaType, "a Content-Type is needed")),
         "application/json" => Payload::Json(check_json(body)?),
         text if text.starts_with("text/") => Payload::Text(
-            std::str::from_utf8(body).map_err(|_| Refusal::new(Code::Malformed, "the text is not UTF-8"))?,
+            std::str::from_utf8(body).map_err(|_| Refusal::new(ErrorCode::Malformed, "the text is not UTF-8"))?,
         ),
         _ => Payload::Binary(body),
     };
@@ -116,7 +116,7 @@ async fn publish_lines(
     for line in lines {
         if payloads.len() == app.limits.max_batch_messages {
             let detail = format!("a batch may have at most {} messages", app.limits.max_batch_messages);
-            return Err(Refusal::new(Code::MessageTooLarge, detail));
+            return Err(Refusal::new(ErrorCode::MessageTooLarge, detail));
         }
         let json = check_json(line).map_err(|refusal| {
             Refusal::new(refusal.code, format!("message {}: {}", payloads.len() + 1, refusal.detail))
@@ -124,7 +124,7 @@ async fn publish_lines(
         payloads.push(json);
     }
     if payloads.is_empty() {
-        return Err(Refusal::new(Code::Malformed, "the batch is empty"));
+        return Err(Refusal::new(ErrorCode::Malformed, "the batch is empty"));
     }
     // All are on their way before the first is waited for.
     let mut placed = Vec::with_capacity(payloads.len());

@@ -16,7 +16,7 @@ use super::http::request::{RequestContext, channel_in};
 use super::state::AppState;
 use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
 use crate::broker::Now;
-use crate::protocol::{ChannelName, Code, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
 /// A body that takes longer comes after its signature is stale anyway.
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(2 * MAX_SKEW_SECS);
@@ -55,7 +55,7 @@ pub async fn authenticate(
     if let (Some(shared), Some(name)) = (app.engine.shared_store(), name)
         && !shared.set_if_absent(&name, b"", NONCE_TTL).await?
     {
-        return Err(Code::SignatureReplayed.into());
+        return Err(ErrorCode::SignatureReplayed.into());
     }
     Ok(Signed { publisher, body })
 }
@@ -78,9 +78,12 @@ async fn read(
     let mut body = std::pin::pin!(body);
     let mut whole = BytesMut::new();
     while let Some(chunk) = timeout(max_silence, body.next()).await.map_err(|_| too_slow())? {
-        let mut chunk = chunk.map_err(|_| Refusal::new(Code::Malformed, "the body ends too early"))?;
+        let mut chunk = chunk.map_err(|_| Refusal::new(ErrorCode::Malformed, "the body ends too early"))?;
         if whole.len() + chunk.remaining() > max_bytes {
-            return Err(Refusal::new(Code::MessageTooLarge, format!("the body may have at most {max_bytes} bytes")));
+            return Err(Refusal::new(
+                ErrorCode::MessageTooLarge,
+                format!("the body may have at most {max_bytes} bytes"),
+            ));
         }
         whole.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
     }
@@ -88,7 +91,7 @@ async fn read(
 }
 
 fn too_slow() -> Refusal {
-    Refusal::new(Code::Malformed, "the body does not come to its end")
+    Refusal::new(ErrorCode::Malformed, "the body does not come to its end")
 }
 
 /// Authenticates a request that is about the channel of a path segment, which the publisher must be allowed to use.
@@ -107,5 +110,5 @@ pub async fn authenticate_for(
 
 /// Whether a publisher may use a channel at all.
 pub fn check_channel(publisher: &Publisher, channel: &ChannelName) -> Result<(), Refusal> {
-    if publisher.may_use(channel) { Ok(()) } else { Err(Code::ChannelForbidden.into()) }
+    if publisher.may_use(channel) { Ok(()) } else { Err(ErrorCode::ChannelForbidden.into()) }
 }

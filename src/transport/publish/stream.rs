@@ -23,9 +23,9 @@ use crate::broker::{Connection, Now};
 use crate::cluster::presence;
 use crate::engine::deliver;
 use crate::protocol::frame::command::{Command, Unreadable};
-use crate::protocol::frame::server_frame::{Reply, published};
+use crate::protocol::frame::server_frame::{ServerFrame, published};
 use crate::protocol::websocket::{Bounds, text_frame};
-use crate::protocol::{ChannelName, CloseReason, Code, Payload, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Refusal};
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -46,7 +46,7 @@ pub async fn upgrade(
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
         connection.set_authenticated(None);
-        let welcome = Reply::Welcome {
+        let welcome = ServerFrame::Welcome {
             connection: &format!("c-{:x}", connection.id),
             ping_secs: shared.limits.ping.as_secs(),
             principal: Some(publisher.name()),
@@ -151,9 +151,9 @@ impl PublishStream {
                 Ok(())
             }
             "answer" => {
-                let data = command.data.ok_or(Refusal::new(Code::Malformed, "`data` is missing"))?.get();
+                let data = command.data.ok_or(Refusal::new(ErrorCode::Malformed, "`data` is missing"))?.get();
                 match self.recipient()?.answer(named_reply(command)?, data)? {
-                    None => self.answer(Reply::Answered { id: command.id() }.to_json()),
+                    None => self.answer(ServerFrame::Answered { id: command.id() }.to_json()),
                     Some(settling) => {
                         let id = command.id().map(str::to_owned);
                         self.awaited.push_back(PendingAnswer::Settled { id, is_answer: true, settling });
@@ -164,15 +164,15 @@ impl PublishStream {
             "watch" => self.watch(command),
             "unwatch" => self.unwatch(command),
             "ping" => {
-                self.answer(Reply::Pong { id: command.id() }.to_json());
+                self.answer(ServerFrame::Pong { id: command.id() }.to_json());
                 Ok(())
             }
-            other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
+            other => Err(Refusal::new(ErrorCode::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
 
     fn recipient(&self) -> Result<&ReplyInbox, Refusal> {
-        self.recipient.as_ref().ok_or(Code::ReplyUnknown.into())
+        self.recipient.as_ref().ok_or(ErrorCode::ReplyUnknown.into())
     }
 
     /// Tells this publisher who listens to one of its channels.
@@ -200,15 +200,15 @@ impl PublishStream {
         // The rules may have changed meanwhile.
         check_channel(&self.publisher, &channel)?;
         if self.observations.iter().any(|observation| observation.channel == channel) {
-            return Err(Code::AlreadySubscribed.into());
+            return Err(ErrorCode::AlreadySubscribed.into());
         }
         if self.observations.len() >= self.app.limits.max_subscriptions {
-            return Err(Refusal::new(Code::LimitReached, "the connection watches as many channels as it may"));
+            return Err(Refusal::new(ErrorCode::LimitReached, "the connection watches as many channels as it may"));
         }
         let (mut frames, connection, name) = (self.answers.split(), self.connection.clone(), channel.clone());
         // The answer comes before the first event.
         let announce = move |connections| {
-            let watching = Reply::Watching { id, channel: name.as_str(), connections };
+            let watching = ServerFrame::Watching { id, channel: name.as_str(), connections };
             frames.extend_from_slice(&text_frame(watching.to_json().as_bytes()));
             connection.send(&frames.freeze());
         };
@@ -219,32 +219,32 @@ impl PublishStream {
 
     fn stop_observing(&mut self, id: Option<&str>, channel: &ChannelName) -> Result<(), Refusal> {
         let at = self.observations.iter().position(|observation| observation.channel == *channel);
-        self.observations.swap_remove(at.ok_or(Code::NotSubscribed)?);
-        let unwatched = Reply::Unwatched { id, channel: channel.as_str() };
+        self.observations.swap_remove(at.ok_or(ErrorCode::NotSubscribed)?);
+        let unwatched = ServerFrame::Unwatched { id, channel: channel.as_str() };
         self.answers.extend_from_slice(&text_frame(unwatched.to_json().as_bytes()));
         Ok(())
     }
 
     fn refuse(&mut self, id: Option<&str>, refusal: &Refusal) {
-        self.answers.extend_from_slice(&text_frame(Reply::error(id, refusal).to_json().as_bytes()));
+        self.answers.extend_from_slice(&text_frame(ServerFrame::error(id, refusal).to_json().as_bytes()));
     }
 
     /// The channel that a command names, if this publisher may use it.
     fn channel_of(&mut self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
-        let name = command.channel.as_ref().ok_or(Refusal::new(Code::Malformed, "`channel` is missing"))?;
+        let name = command.channel.as_ref().ok_or(Refusal::new(ErrorCode::Malformed, "`channel` is missing"))?;
         if let Some(channel) = &self.channel
             && channel.as_str() == name.0
         {
             return Ok(channel.clone());
         }
         let channel =
-            ChannelName::parse(&name.0).map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))?;
+            ChannelName::parse(&name.0).map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, error.to_string()))?;
         check_channel(&self.publisher, &channel)?;
         Ok(self.channel.insert(channel).clone())
     }
 
     fn publish(&mut self, command: &Command<'_>) -> Result<(ChannelName, Appended), Refusal> {
-        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
         let channel = self.channel_of(command)?;
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
         let now = Now::read();
@@ -297,25 +297,25 @@ impl PublishStream {
                 }
                 PendingAnswer::Settled { id, is_answer, settling } => {
                     let Poll::Ready(settled) = Pin::new(settling).poll(cx) else { break };
-                    match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
-                        Ok(()) if *is_answer => Reply::Answered { id: id.as_deref() }.to_json(),
+                    match settled.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into())) {
+                        Ok(()) if *is_answer => ServerFrame::Answered { id: id.as_deref() }.to_json(),
                         Ok(()) => {
                             self.awaited.pop_front();
                             continue;
                         }
-                        Err(refusal) => Reply::error(id.as_deref(), &refusal).to_json(),
+                        Err(refusal) => ServerFrame::error(id.as_deref(), &refusal).to_json(),
                     }
                 }
                 PendingAnswer::Publication { id, channel, answer } => {
                     let Poll::Ready(settled) = Pin::new(answer).poll(cx) else { break };
-                    match settled.unwrap_or_else(|_| Err(Code::EngineUnavailable.into())) {
+                    match settled.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into())) {
                         Ok(Stored { position, backpressure: congestion }) => {
                             let mut json = String::with_capacity(128);
                             published(&mut json, id.as_deref(), channel.as_str(), &position);
                             self.relief = congestion.map(|congestion| Box::pin(congestion.wait()) as _);
                             json
                         }
-                        Err(refusal) => Reply::error(id.as_deref(), &refusal).to_json(),
+                        Err(refusal) => ServerFrame::error(id.as_deref(), &refusal).to_json(),
                     }
                 }
             };
@@ -334,7 +334,7 @@ impl PublishStream {
 }
 
 fn named_reply<'a>(command: &'a Command<'_>) -> Result<&'a str, Refusal> {
-    let name = command.reply.as_ref().ok_or(Refusal::new(Code::Malformed, "`reply` is missing"))?;
+    let name = command.reply.as_ref().ok_or(Refusal::new(ErrorCode::Malformed, "`reply` is missing"))?;
     Ok(name.0.as_ref())
 }
 
@@ -352,10 +352,10 @@ impl Handler for PublishStream {
         match Command::parse(text) {
             Ok(command) => {
                 if let Err(refusal) = self.on_command(&command) {
-                    self.answer(Reply::error(command.id(), &refusal).to_json());
+                    self.answer(ServerFrame::error(command.id(), &refusal).to_json());
                 }
             }
-            Err(Unreadable::Refused(refusal)) => self.answer(Reply::error(None, &refusal).to_json()),
+            Err(Unreadable::Refused(refusal)) => self.answer(ServerFrame::error(None, &refusal).to_json()),
             Err(Unreadable::NotJson) => return Err(CloseReason::Malformed),
         }
         Ok(())

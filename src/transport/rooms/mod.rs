@@ -27,7 +27,7 @@ use crate::cluster::rooms::{RoomForwarder, RoomTarget};
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::frame::room_frames::Sender;
 use crate::protocol::websocket::Bounds;
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
 /// Characters of a `User-Agent` that peers learn: every message carries it.
 const MAX_UA_CHARS: usize = 512;
@@ -246,7 +246,7 @@ pub async fn authorize(
 ) -> Result<Authorized, Refusal> {
     let principal = match app.rooms_config.open {
         OpenTo::Anyone => None,
-        OpenTo::Login => Some(credential::principal(app, call).await?.ok_or(Code::Unauthenticated)?),
+        OpenTo::Login => Some(credential::principal(app, call).await?.ok_or(ErrorCode::Unauthenticated)?),
         OpenTo::Publisher => {
             let body = publish::authenticate(app, call, body, max_bytes).await?.body;
             return Ok(Authorized { principal: None, body });
@@ -259,19 +259,19 @@ pub async fn authorize(
 /// How a connection is closed that is refused a room.
 pub fn close_reason_for(refusal: &Refusal) -> CloseReason {
     match refusal.code {
-        Code::Malformed => CloseReason::Malformed,
-        Code::EngineUnavailable => CloseReason::EngineUnavailable,
+        ErrorCode::Malformed => CloseReason::Malformed,
+        ErrorCode::EngineUnavailable => CloseReason::EngineUnavailable,
         _ => CloseReason::RateLimited,
     }
 }
 
 /// The older systems answer 400 to what is no upgrade.
 pub fn older_handshake(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
-    Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(Code::Malformed, refusal.detail))
+    Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(ErrorCode::Malformed, refusal.detail))
 }
 
 pub fn not_allowed(allow: &'static str) -> warp::reply::Response {
-    let mut response = problem::response(&Code::MethodNotAllowed.into());
+    let mut response = problem::response(&ErrorCode::MethodNotAllowed.into());
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }

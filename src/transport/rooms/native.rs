@@ -15,9 +15,9 @@ use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Rela
 use crate::broker::{Connection, Principal};
 use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget};
 use crate::protocol::frame::command::Unreadable;
-use crate::protocol::frame::room_frames::{RoomCommand, RoomId, RoomReply, message};
+use crate::protocol::frame::room_frames::{RoomCommand, RoomId, RoomServerFrame, message};
 use crate::protocol::websocket::{Bounds, text_frame};
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::OpenTo;
 use crate::transport::credential;
 use crate::transport::http::origin;
@@ -36,9 +36,9 @@ pub async fn handle(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     // A room that does not exist and a text that cannot be a room's id are the same to whoever guesses.
-    let room = match call.path().strip_prefix("/v1/rooms").ok_or(Code::NotFound)? {
+    let room = match call.path().strip_prefix("/v1/rooms").ok_or(ErrorCode::NotFound)? {
         "" => None,
-        rest => Some(rest.strip_prefix('/').and_then(RoomId::parse).ok_or(Code::NotFound)?),
+        rest => Some(rest.strip_prefix('/').and_then(RoomId::parse).ok_or(ErrorCode::NotFound)?),
     };
     match (call.method(), room) {
         ("GET", room) => join(&app, &call, upgrade, room, body).await,
@@ -222,10 +222,10 @@ impl Native {
 
     fn on_opened(&mut self, opened: Result<Opened, Refusal>, id: Option<&str>) -> Result<(), CloseReason> {
         let opened = opened.map_err(|refusal| {
-            self.reply(&RoomReply::error(id, &refusal));
+            self.reply(&RoomServerFrame::error(id, &refusal));
             close_reason_for(&refusal)
         })?;
-        self.reply(&RoomReply::Opened {
+        self.reply(&RoomServerFrame::Opened {
             room: &opened.room.to_string(),
             link: &open::link(&opened),
             join_secret: &opened.join_secret,
@@ -252,7 +252,7 @@ impl Native {
                 let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
                 self.on_opened(opened, command.id())?;
             }
-            StepResult::Found(Err(refusal)) if refusal.code == Code::RateLimited => {
+            StepResult::Found(Err(refusal)) if refusal.code == ErrorCode::RateLimited => {
                 return Err(CloseReason::RateLimited);
             }
             StepResult::Found(Err(_)) => return Err(CloseReason::EngineUnavailable),
@@ -270,14 +270,14 @@ impl Native {
     }
 
     fn on_command(&mut self, command: &RoomCommand<'_>) -> Result<(), Refusal> {
-        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
         match command.kind.0.as_ref() {
             "message" => {
                 let data = command.data.ok_or_else(|| malformed("`data` is missing"))?.get();
                 self.message(command.id(), data)
             }
             "ping" => {
-                self.reply(&RoomReply::Pong { id: command.id() });
+                self.reply(&RoomServerFrame::Pong { id: command.id() });
                 Ok(())
             }
             "leave" => {
@@ -294,7 +294,7 @@ impl Native {
                 Ok(())
             }
             "open" | "join" | "resume" => Err(malformed("the connection has its seat")),
-            other => Err(Refusal::new(Code::Malformed, format!("unknown type `{}`", other.escape_debug()))),
+            other => Err(Refusal::new(ErrorCode::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
 
@@ -302,13 +302,13 @@ impl Native {
         let Some(seat) = self.peer.seat() else { return Ok(()) };
         let frame = |seq| text_frame(message(seq, seat.name(), id, data, &self.sender).as_bytes());
         match self.peer.relay(data.len(), frame) {
-            Some(Relayed::NoPeer) => Err(Code::PeerAbsent.into()),
+            Some(Relayed::NoPeer) => Err(ErrorCode::PeerAbsent.into()),
             // If the room has ended, this connection was closed with it.
             Some(Relayed::Sent | Relayed::Ended) | None => Ok(()),
         }
     }
 
-    fn reply(&self, reply: &RoomReply<'_>) {
+    fn reply(&self, reply: &RoomServerFrame<'_>) {
         self.peer.connection.send_text(&reply.to_json());
     }
 }
@@ -335,13 +335,13 @@ impl Handler for Native {
             Ok(command) if self.peer.seat().is_none() => return self.on_first(&command, text),
             Ok(command) => command,
             Err(Unreadable::Refused(refusal)) if self.peer.seat().is_some() => {
-                self.reply(&RoomReply::error(None, &refusal));
+                self.reply(&RoomServerFrame::error(None, &refusal));
                 return Ok(());
             }
             Err(_) => return Err(CloseReason::Malformed),
         };
         if let Err(refusal) = self.on_command(&command) {
-            self.reply(&RoomReply::error(command.id(), &refusal));
+            self.reply(&RoomServerFrame::error(command.id(), &refusal));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::authorize;
 use crate::broker::Now;
 use crate::broker::room::{CodeFormat, Key, OpenOptions, Opened};
 use crate::cluster::rooms::reserve;
-use crate::protocol::{CloseReason, Code, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -51,7 +51,7 @@ pub async fn post(
     let asked = match &body[..] {
         [] => OpenRequest::default(),
         body => read(body)
-            .map_err(|error| Refusal::new(Code::Malformed, format!("not a description of a room: {error}")))?,
+            .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("not a description of a room: {error}")))?,
     };
     let code = match asked.code {
         None | Some(CodeRequest::Any(false)) => None,
@@ -103,7 +103,7 @@ pub async fn open(app: &AppState, options: OpenOptions, address: Option<IpAddr>)
         app.rooms.end(&key, CloseReason::EngineUnavailable);
         claimed?;
     }
-    Err(Refusal::new(Code::LimitReached, "there are too many codes at the moment"))
+    Err(Refusal::new(ErrorCode::LimitReached, "there are too many codes at the moment"))
 }
 
 fn read(body: &[u8]) -> serde_json::Result<OpenRequest> {

@@ -12,7 +12,7 @@ use warp::reply::Response;
 use super::feed::{Event, EventFeed, EventKind};
 use super::query::Query;
 use crate::broker::connection::registry::Fallback;
-use crate::protocol::frame::server_frame::Reply as Told;
+use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::{CloseReason, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -90,7 +90,7 @@ impl Answer {
             json.push_str(&format!(r#","unsubscribed":[{unsubscribed}]"#));
         }
         if let Some(reason) = close {
-            json.push_str(&format!(r#","close":{}"#, Told::close(*reason).to_json()));
+            json.push_str(&format!(r#","close":{}"#, ServerFrame::close(*reason).to_json()));
         }
         json.push('}');
         json

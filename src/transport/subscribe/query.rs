@@ -6,7 +6,7 @@ use http::HeaderName;
 use percent_encoding::percent_decode_str;
 
 use crate::broker::engine::Start;
-use crate::protocol::{ChannelName, Code, Cursor, Position, Refusal, cursor};
+use crate::protocol::{ChannelName, Cursor, ErrorCode, Position, Refusal, cursor};
 use crate::transport::http::request::RequestContext;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
@@ -54,10 +54,10 @@ impl Query {
     fn take(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
         match name {
             "channel" => {
-                let channel =
-                    ChannelName::parse(value).map_err(|error| Refusal::new(Code::ChannelInvalid, error.to_string()))?;
+                let channel = ChannelName::parse(value)
+                    .map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, error.to_string()))?;
                 if self.channels.len() == cursor::MAX_CHANNELS {
-                    return Err(Refusal::new(Code::LimitReached, "a request is for at most 100 channels"));
+                    return Err(Refusal::new(ErrorCode::LimitReached, "a request is for at most 100 channels"));
                 }
                 self.channels.push((channel, None));
             }
@@ -95,5 +95,5 @@ fn decode(value: &str) -> Result<String, Refusal> {
 }
 
 fn malformed(detail: &'static str) -> Refusal {
-    Refusal::new(Code::Malformed, detail)
+    Refusal::new(ErrorCode::Malformed, detail)
 }

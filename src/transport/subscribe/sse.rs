@@ -13,7 +13,7 @@ use warp::reply::Response;
 use super::feed::{Event, EventFeed, EventKind};
 use super::query::Query;
 use crate::broker::connection::registry::Fallback;
-use crate::protocol::frame::server_frame::Reply as Told;
+use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::{Cursor, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -75,7 +75,7 @@ impl Stream for Events {
             }
         };
         if has_moved && *format == Format::Lines {
-            push_line(&mut chunk, &Told::Cursor { cursor: feed.cursor() }.to_json());
+            push_line(&mut chunk, &ServerFrame::Cursor { cursor: feed.cursor() }.to_json());
         }
         match is_over {
             _ if !chunk.is_empty() => Poll::Ready(Some(Ok(chunk.into()))),
@@ -137,10 +137,10 @@ impl Format {
             }
             (Self::EventStream, Event::Close(reason)) => {
                 chunk.push_str("event: close\n");
-                push_event(chunk, &Told::close(*reason).to_json());
+                push_event(chunk, &ServerFrame::close(*reason).to_json());
             }
             (Self::Lines, Event::Text(_, text)) => push_line(chunk, &String::from_utf8_lossy(text)),
-            (Self::Lines, Event::Close(reason)) => push_line(chunk, &Told::close(*reason).to_json()),
+            (Self::Lines, Event::Close(reason)) => push_line(chunk, &ServerFrame::close(*reason).to_json()),
         }
     }
 }

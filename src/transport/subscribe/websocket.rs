@@ -10,9 +10,9 @@ use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::subscriber_slot;
 use crate::broker::{Connection, Now, Principal, Session};
 use crate::protocol::frame::command::{Command, Unreadable};
-use crate::protocol::frame::server_frame::Reply;
+use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::websocket::Bounds;
-use crate::protocol::{CloseReason, Code, Form, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Form, Refusal};
 use crate::transport::credential;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
@@ -183,7 +183,7 @@ impl HandleCommand for CommandHandler {
             }
             Ok(command) => self.on_command(&command).await,
             Err(Unreadable::Refused(refusal)) if self.session.is_some() => {
-                self.connection.send_text(&Reply::error(None, &refusal).to_json());
+                self.connection.send_text(&ServerFrame::error(None, &refusal).to_json());
             }
             Err(_) => return Err(CloseReason::Malformed),
         }
@@ -197,7 +197,7 @@ impl CommandHandler {
     }
 
     fn welcome(&mut self, principal: Option<Arc<Principal>>) {
-        let welcome = Reply::Welcome {
+        let welcome = ServerFrame::Welcome {
             connection: &format!("c-{:x}", self.connection.id),
             ping_secs: self.app.limits.ping.as_secs(),
             principal: principal.as_ref().map(|principal| &*principal.subject),
@@ -242,7 +242,7 @@ impl CommandHandler {
 }
 
 async fn refresh(app: &AppState, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
-    let token = command.token().ok_or(Refusal::new(Code::Malformed, "`token` is missing"))?;
+    let token = command.token().ok_or(Refusal::new(ErrorCode::Malformed, "`token` is missing"))?;
     let principal = credential::verify(app, token).await?;
     session.refresh(command.id(), principal)
 }

@@ -18,7 +18,7 @@ use super::{Driver, Handler, RawSocket};
 use crate::broker::{Connection, ConnectionLimits};
 use crate::ops::Phase;
 use crate::protocol::websocket::{Assembler, Malformed, accept_deflate};
-use crate::protocol::{CloseReason, Code, Form, Refusal};
+use crate::protocol::{CloseReason, ErrorCode, Form, Refusal};
 use crate::transport::accept::write_deadline::WriteDeadline;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -35,7 +35,7 @@ pub struct Handshake {
 
 impl Handshake {
     pub fn read(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Self, Refusal> {
-        let malformed = |detail: &'static str| Refusal::new(Code::Malformed, detail);
+        let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
         let has_token = |name, wanted: &str| {
             let values = call.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
             values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
@@ -43,10 +43,10 @@ impl Handshake {
         let (true, true, Some(upgrade)) =
             (has_token(header::UPGRADE, "websocket"), has_token(header::CONNECTION, "upgrade"), upgrade)
         else {
-            return Err(Code::UpgradeRequired.into());
+            return Err(ErrorCode::UpgradeRequired.into());
         };
         if call.header(header::SEC_WEBSOCKET_VERSION) != Some("13") {
-            return Err(Refusal::new(Code::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
+            return Err(Refusal::new(ErrorCode::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
         }
         if call.has_body() {
             return Err(malformed("an upgrade has no body"));
@@ -71,7 +71,7 @@ impl Handshake {
             let lines = call.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
             // RFC 6455 section 9.1: such a header ends the handshake.
             self.extension = accept_deflate(lines)
-                .map_err(|Malformed| Refusal::new(Code::Malformed, "Sec-WebSocket-Extensions is malformed"))?;
+                .map_err(|Malformed| Refusal::new(ErrorCode::Malformed, "Sec-WebSocket-Extensions is malformed"))?;
         }
         Ok(if self.extension.is_some() { Form::Deflated } else { Form::Native })
     }

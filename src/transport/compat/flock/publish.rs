@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
 use crate::protocol::publication::check_json;
-use crate::protocol::{ChannelName, Code, Payload, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Payload, Refusal};
 use crate::transport::http::problem;
 use crate::transport::http::request::RequestContext;
 use crate::transport::publish::{check_channel, message, read_body};
@@ -42,19 +42,19 @@ async fn publish(
     call: &RequestContext,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<(), Refusal> {
-    let topic = call.path().strip_prefix("/api/v1/event/").ok_or(Code::NotFound)?;
+    let topic = call.path().strip_prefix("/api/v1/event/").ok_or(ErrorCode::NotFound)?;
     if call.method() != "POST" {
-        return Err(Code::MethodNotAllowed.into());
+        return Err(ErrorCode::MethodNotAllowed.into());
     }
     if call.header(header::CONTENT_TYPE) != Some("application/json") {
-        return Err(Code::NotFound.into());
+        return Err(ErrorCode::NotFound.into());
     }
     let publisher = authenticate(app, call).await?;
     let topic = percent_encoding::percent_decode_str(topic)
         .decode_utf8()
-        .map_err(|_| Refusal::new(Code::ChannelInvalid, "the topic is not UTF-8"))?;
-    let channel =
-        ChannelName::from_topic(&topic).map_err(|_| Refusal::new(Code::ChannelInvalid, "the topic is too long"))?;
+        .map_err(|_| Refusal::new(ErrorCode::ChannelInvalid, "the topic is not UTF-8"))?;
+    let channel = ChannelName::from_topic(&topic)
+        .map_err(|_| Refusal::new(ErrorCode::ChannelInvalid, "the topic is too long"))?;
     check_channel(&publisher, &channel)?;
     let max_bytes = match app.policy.rules().load().of(&channel).limits.max_message_bytes {
         0 => MAX_BODY_BYTES,
@@ -67,7 +67,7 @@ async fn publish(
 }
 
 async fn authenticate(app: &AppState, call: &RequestContext) -> Result<Arc<Publisher>, Refusal> {
-    let (username, password) = credentials(call).ok_or(Code::Unauthenticated)?;
+    let (username, password) = credentials(call).ok_or(ErrorCode::Unauthenticated)?;
     let address = call.client().map(|client| client.limit_key());
     let publisher = app.basic.admit(&app.policy.whitelist(), address, &username, password).await?;
     publisher.check_not_after(Now::read().unix())?;

@@ -11,7 +11,7 @@ use crate::broker::engine::{Joined, Start, subscriber_slot};
 use crate::broker::{Connection, ConnectionLimits, JoinRequest, Membership, Now};
 use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
-use crate::protocol::{ChannelName, CloseReason, Code, Form, Refusal};
+use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Refusal};
 use crate::transport::config::{Limits, ListenerConfig};
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
@@ -102,7 +102,7 @@ impl Flock {
 impl Commander {
     /// The answer goes out when the subscription is in force, before its first event.
     async fn subscribe(&mut self, request_id: &str, topic: &str) -> Result<(), Refusal> {
-        let channel = ChannelName::from_topic(topic).map_err(|_| Refusal::from(Code::ChannelInvalid))?;
+        let channel = ChannelName::from_topic(topic).map_err(|_| Refusal::from(ErrorCode::ChannelInvalid))?;
         self.check_audience(&channel)?;
         if let Ok(at) = self.find(&channel) {
             if self.memberships[at].is_active() {
@@ -116,7 +116,7 @@ impl Commander {
             self.memberships.retain(Membership::is_active);
         }
         if self.memberships.len() >= self.app.limits.max_subscriptions {
-            return Err(Code::LimitReached.into());
+            return Err(ErrorCode::LimitReached.into());
         }
         let _place = subscriber_slot(&*self.app.engine, &channel).await?;
         // The rules may have changed meanwhile.
@@ -143,7 +143,7 @@ impl Commander {
     fn check_audience(&self, channel: &ChannelName) -> Result<(), Refusal> {
         let rules = self.app.policy.rules().load();
         let is_vouched_for = self.listener.flock_vouches && !rules.of(channel).is_restricted();
-        if is_vouched_for || rules.may_subscribe(channel, None) { Ok(()) } else { Err(Code::Forbidden.into()) }
+        if is_vouched_for || rules.may_subscribe(channel, None) { Ok(()) } else { Err(ErrorCode::Forbidden.into()) }
     }
 
     fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
