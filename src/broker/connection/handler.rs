@@ -1,15 +1,16 @@
-//! The interface between a connection's task and the protocol that its client speaks.
+//! The protocol of one kind of connection: its reaction to each message of the client.
 
 use std::task::{Context, Poll};
 
 use crate::protocol::CloseReason;
 use crate::protocol::websocket::Bounds;
 
-/// Message handling of one kind of connection; an error closes the connection.
+/// Handles the messages of one connection. An error closes the connection.
 pub trait Handler: Send + Unpin + 'static {
+    /// Limits of the next inbound message.
     fn bounds(&self) -> Bounds;
 
-    /// Called once per data frame, before its message is complete: the hook for rate limits.
+    /// A message or control frame arrived: rate limits count here.
     fn on_frame(&mut self) -> Result<(), CloseReason>;
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason>;
@@ -18,21 +19,21 @@ pub trait Handler: Send + Unpin + 'static {
         Err(CloseReason::UnsupportedData)
     }
 
-    /// The peer sent a Close frame with this payload (RFC 6455 section 5.5.1).
+    /// The peer sent a Close with this payload (RFC 6455 section 5.5.1).
     fn on_close(&mut self, _payload: &[u8]) {}
 
-    /// The connection is closing: frames sent from now on do not reach the peer. May be called again.
+    /// The connection is closing: the peer receives no further frames. May be called more than once.
     fn on_end(&mut self) {}
 
-    /// All messages of one socket read were handed over.
+    /// All messages of one read were handled.
     fn on_read_end(&mut self) {}
 
-    /// Ready while more messages may be read.
+    /// Pending while no further input may be read.
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
-    /// The task was woken, possibly by a policy change.
+    /// The task was woken: the policy may have changed.
     fn on_wake(&mut self) -> Result<(), CloseReason> {
         Ok(())
     }

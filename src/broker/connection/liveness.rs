@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ConnectionLimits, Phase};
+use super::limits::ConnectionLimits;
+use super::phase::Phase;
 use crate::protocol::CloseReason;
 
 #[derive(Debug)]

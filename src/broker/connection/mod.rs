@@ -2,10 +2,13 @@
 //! and the watch over its silence and its end.
 
 pub mod handler;
+mod limits;
 pub mod liveness;
 mod outbox;
+mod phase;
 pub mod rate;
 pub mod registry;
+mod socket;
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -16,62 +19,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
+pub use self::limits::ConnectionLimits;
 use self::liveness::{Action, Liveness};
 use self::outbox::{Outbox, Pushed};
+pub use self::phase::Phase;
+pub use self::socket::{BufferedSocket, Socket};
 use crate::protocol::{CloseReason, websocket};
 
 /// What a cork holds back: a welcome, an answer and some messages.
 const BATCH_BYTES: usize = 16 * 1024;
 const BATCH_FRAMES: usize = 64;
-
-/// What the broker needs of a socket. Nothing here waits: a full socket answers [`ErrorKind::WouldBlock`].
-pub trait Socket: Send + Sync + 'static {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
-
-    /// Several buffers in one system call.
-    fn try_write_vectored(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize>;
-
-    /// Pushes on what the socket has taken but not sent (TLS records).
-    fn try_flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// Whether [`Socket::try_flush`] has something to do.
-    fn has_unsent(&self) -> bool {
-        false
-    }
-}
-
-/// A socket that takes nothing: what is sent waits until the connection's task comes for it ([`Connection::take`]).
-pub struct BufferedSocket;
-
-impl Socket for BufferedSocket {
-    fn try_write(&self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
-    }
-
-    fn try_write_vectored(&self, _buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        Err(ErrorKind::WouldBlock.into())
-    }
-}
-
-/// Limits of one connection's outgoing side.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionLimits {
-    /// What may wait for the socket.
-    pub outbox_bytes: usize,
-    pub outbox_frames: usize,
-    /// How long the socket may take nothing while something waits.
-    pub stall: Duration,
-    /// How long the peer may take to read what waits and to answer a Close.
-    pub close: Duration,
-    /// Between pings of a silent peer.
-    pub ping: Duration,
-    /// From a ping to a sign of life.
-    pub pong: Duration,
-    /// A silent peer is not pinged before it is ended, and its Close has this code and text: an older dialect's way.
-    pub close_silent_without_ping: Option<(u16, &'static str)>,
-}
 
 /// A connection, shared by its own task, the fan-out and the sweep. One allocation, one lock.
 pub struct Connection<S: ?Sized = dyn Socket> {
@@ -95,16 +52,6 @@ struct State {
     task: Option<Waker>,
     /// Those who wait until less waits here.
     drain_waiters: Vec<Waker>,
-}
-
-/// How far a connection is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Open,
-    /// A Close frame is the last thing in the outbox.
-    Closing(CloseReason),
-    /// Nothing is written any more.
-    Closed(CloseReason),
 }
 
 /// What became of a frame.

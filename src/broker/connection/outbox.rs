@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::Socket;
+use super::socket::Socket;
 
 /// Buffers of one vectored write: more do not make a system call cheaper.
 const MAX_WRITE_BUFFERS: usize = 64;
