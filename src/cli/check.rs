@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{ConfigArgs, Failure, input, output, runtime};
+use super::config_args::ConfigArgs;
+use super::failure::Failure;
+use super::runtime::runtime;
+use super::{input, output};
 use crate::auth::Revocations;
 use crate::auth::fetch::Fetcher;
 use crate::auth::token::Issuers;

@@ -11,7 +11,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Failure, output, runtime};
+use super::failure::Failure;
+use super::output;
+use super::runtime::runtime;
 
 /// Limit of the whole request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,7 +10,8 @@ use lastmile_client::{Error, Key, TokenSource};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use super::{Failure, output};
+use super::failure::Failure;
+use super::output;
 
 /// The variable with a subscriber's token.
 pub const TOKEN_VARIABLE: &str = "LASTMILE_TOKEN";

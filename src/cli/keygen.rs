@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Failure, output};
+use super::failure::Failure;
+use super::output;
 use crate::auth::keys::{self, Fingerprint, to_openssh_public, to_pkcs8_pem};
 use crate::auth::seal::SealKey;
 

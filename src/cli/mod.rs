@@ -1,7 +1,9 @@
 //! The command line: parse, run, exit code.
 
 mod check;
+mod config_args;
 mod demo;
+mod failure;
 mod healthcheck;
 mod input;
 mod keygen;
@@ -11,23 +13,17 @@ mod pair;
 mod password;
 mod publish;
 mod remote;
+mod runtime;
 mod serve;
 mod signals;
 mod subscribe;
 mod token;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::config::{self, Loaded, Sources};
-
-/// A bad setting or argument (`EX_USAGE` of sysexits.h).
-const EXIT_USAGE: u8 = 64;
-
-/// Variables of the commands, which are no settings of the gateway.
-const COMMAND_VARIABLES: [&str; 1] = [input::TOKEN_VARIABLE];
+use failure::{EXIT_USAGE, Failure};
 
 /// A publisher-authenticated gateway: live data leaves a private network, nothing connects inward.
 #[derive(Parser)]
@@ -43,79 +39,32 @@ enum Command {
     Serve(serve::Serve),
     /// Try it: a gateway, a publisher, a subscriber and a page, all on this machine.
     Demo(demo::Demo),
-    /// Make a key for a publisher or for tokens.
+    /// Generate a key for a publisher, for tokens or for cookies.
     Keygen(keygen::Keygen),
     /// Hash the password of a publisher that cannot sign.
     Password(password::Password),
     /// Publish to a channel.
     Publish(publish::Publish),
-    /// Listen to channels.
+    /// Subscribe to channels.
     Subscribe(subscribe::Subscribe),
     /// Connect two terminals through a room.
     Pair(pair::Pair),
-    /// Make a token for a subscriber.
+    /// Mint a token for a subscriber.
     Token(token::Token),
-    /// Check a configuration and print what it means.
+    /// Check a configuration and explain it.
     Check(check::Check),
-    /// List the gateways that share a Redis.
+    /// List the nodes that share a Redis.
     Nodes(nodes::Nodes),
-    /// Ask a gateway whether it is ready.
+    /// Check whether a gateway is ready.
     Healthcheck(healthcheck::Healthcheck),
 }
 
-/// Where the configuration comes from.
-#[derive(Args)]
-struct ConfigArgs {
-    /// The configuration file [default: config/lastmile.toml if there is one]
-    #[arg(long, value_name = "FILE", env = "LASTMILE_CONFIG")]
-    config: Option<PathBuf>,
-    /// Change one setting, over the file and the environment; may be repeated
-    #[arg(long = "set", value_name = "PATH=VALUE")]
-    set: Vec<String>,
-}
-
-impl ConfigArgs {
-    fn load(&self) -> Result<Loaded, Failure> {
-        let sources = Sources {
-            file: self.config.clone(),
-            // A variable that is not text cannot be a setting.
-            env: std::env::vars_os()
-                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-                .filter(|(name, _)| !COMMAND_VARIABLES.contains(&name.as_str()))
-                .collect(),
-            set: self.set.clone(),
-        };
-        config::load(&sources).map_err(|error| Failure::usage(error.to_string()))
-    }
-}
-
-/// Why a command ends early: what to print, and the exit code.
-struct Failure {
-    message: String,
-    code: u8,
-}
-
-impl Failure {
-    fn usage(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: EXIT_USAGE }
-    }
-
-    fn failed(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 1 }
-    }
-
-    /// Nobody reads any more what the command prints, as in `lastmile subscribe … | head`.
-    fn unread() -> Self {
-        Self { message: String::new(), code: 0 }
-    }
-}
-
-/// Runs the command that the arguments ask for.
+/// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Printing to a closed pipe is nobody's problem.
+            // A closed pipe is no error.
             let _ = error.print();
             return if error.use_stderr() { EXIT_USAGE.into() } else { ExitCode::SUCCESS };
         }
@@ -142,10 +91,4 @@ pub fn run() -> ExitCode {
             code.into()
         }
     }
-}
-
-/// A runtime with a thread for every core.
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    built.map_err(|error| Failure::failed(format!("cannot start: {error}")))
 }

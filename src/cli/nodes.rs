@@ -3,7 +3,10 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{ConfigArgs, Failure, output, runtime};
+use super::config_args::ConfigArgs;
+use super::failure::Failure;
+use super::output;
+use super::runtime::runtime;
 use crate::config::EngineConfig;
 use crate::engine::redis::nodes;
 

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// Prints a text as it is.
 pub fn text(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure::unread(),
+        ErrorKind::BrokenPipe => Failure::closed_pipe(),
         _ => Failure::failed(format!("cannot write to standard output: {error}")),
     })
 }

@@ -7,9 +7,11 @@ use clap::Args;
 use lastmile_client::{CodeFormat, Gateway, Room, RoomEvent, RoomOptions};
 use tokio::sync::mpsc;
 
+use super::failure::Failure;
 use super::input::TokenArgs;
+use super::runtime::runtime;
 use super::signals::Signals;
-use super::{Failure, input, output, remote, runtime};
+use super::{input, output, remote};
 
 /// Waits between attempts to resume a lost seat.
 const FIRST_RETRY_WAIT: Duration = Duration::from_millis(500);

@@ -5,7 +5,8 @@ use std::io::{self, BufRead, IsTerminal};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{Failure, output};
+use super::failure::Failure;
+use super::output;
 use crate::auth::publisher::PasswordHash;
 
 /// Longest password, in bytes: a request head has to hold it.

@@ -9,8 +9,10 @@ use lastmile_client::{Connection, Error, Gateway};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::failure::Failure;
+use super::runtime::runtime;
 use super::signals::Signals;
-use super::{Failure, input, output, remote, runtime};
+use super::{input, output, remote};
 use crate::protocol::publication::push_json_string;
 
 /// Most unanswered messages. Large enough for long round trips, small enough that the responses fit into the gateway's

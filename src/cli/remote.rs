@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lastmile_client::{Error, Gateway};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// Parses `--url`.
 pub fn parse_url(text: &str) -> Result<Gateway, String> {

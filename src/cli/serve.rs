@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use tokio::signal::unix::Signal;
 
+use super::config_args::ConfigArgs;
+use super::failure::Failure;
+use super::runtime::runtime;
 use super::signals::Signals;
-use super::{ConfigArgs, Failure, runtime};
 use crate::config::Loaded;
 use crate::gateway::{DrainReport, Gateway, Reloader};
 use crate::ops::log;

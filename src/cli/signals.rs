@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// The exit code of a process that Ctrl-C ended (128 + SIGINT).
 const EXIT_INTERRUPTED: i32 = 130;

@@ -8,9 +8,11 @@ use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
 use lastmile_client::{Client, Error, Event, Gateway, State, SubscribeOptions, TokenSource};
 
+use super::failure::Failure;
 use super::input::TokenArgs;
+use super::runtime::runtime;
 use super::signals::Signals;
-use super::{Failure, output, remote, runtime};
+use super::{output, remote};
 
 /// Publications of one channel that wait for standard output.
 const BUFFER: usize = 10_000;

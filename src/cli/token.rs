@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::{Failure, input, output};
+use super::failure::Failure;
+use super::{input, output};
 use crate::auth::keys;
 use crate::auth::token::{MintingKey, TokenRequest};
 use crate::broker::Now;

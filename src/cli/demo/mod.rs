@@ -1,6 +1,6 @@
 //! `lastmile demo`: a gateway, a signed publisher and a subscriber on loopback, with keys that are thrown away.
 
-pub mod scratch_dir;
+mod scratch_dir;
 mod ticker;
 
 use std::fmt::Write;
@@ -11,20 +11,16 @@ use clap::Args;
 use lastmile_client::TokenSource;
 use tokio::sync::Notify;
 
+use super::failure::Failure;
+use super::runtime::runtime;
 use super::signals::Signals;
 use super::subscribe::follow;
-use super::{Failure, input, output, remote, runtime};
+use super::{input, output, remote};
 use crate::config::{Loaded, Sources, load};
 use crate::gateway::Gateway;
 use crate::ops::log;
 use crate::transport::config::{Address, Role};
-use scratch_dir::DemoFiles;
-
-/// Where the demonstration publishes; the page listens there too.
-const TICKER_CHANNEL: &str = "demo.ticker";
-
-/// A channel that needs the demonstration's token.
-const MEMBERS_CHANNEL: &str = "members.news";
+use scratch_dir::{DemoFiles, MEMBERS_CHANNEL, TICKER_CHANNEL};
 
 #[derive(Args)]
 #[command(after_help = "Examples:

@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey;
 use lastmile_client::signature::fresh_nonce;
 
-use super::{MEMBERS_CHANNEL, TICKER_CHANNEL};
 use crate::auth::keys::{generate, to_openssh_public, to_pkcs8_pem};
 use crate::auth::token::{MintingKey, TokenRequest};
 use crate::broker::Now;
-use crate::cli::Failure;
+use crate::cli::failure::Failure;
 use crate::cli::keygen::write_new;
+
+/// Channel of the demo's publisher; the page subscribes to it.
+pub const TICKER_CHANNEL: &str = "demo.ticker";
+
+/// A channel that needs the demo's token.
+pub const MEMBERS_CHANNEL: &str = "members.news";
 
 const ISSUER: &str = "lastmile-demo";
 const AUDIENCE: &str = "lastmile";

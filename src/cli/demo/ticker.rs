@@ -5,8 +5,9 @@ use std::time::Duration;
 use lastmile_client::{Error, Gateway, Key, Publisher, StreamOptions};
 use serde_json::value::RawValue;
 
-use super::TICKER_CHANNEL;
-use crate::cli::{Failure, remote};
+use super::scratch_dir::TICKER_CHANNEL;
+use crate::cli::failure::Failure;
+use crate::cli::remote;
 
 const TICK: Duration = Duration::from_secs(1);
 
