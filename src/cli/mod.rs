@@ -12,6 +12,7 @@ mod output;
 mod pair;
 mod password;
 mod publish;
+mod ready_file;
 mod remote;
 mod runtime;
 mod serve;

@@ -1,4 +1,4 @@
-//! `lastmile serve`: runs the gateway until it is told to stop.
+//! `lastmile serve`: runs the gateway until a signal.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use tokio::signal::unix::Signal;
 
 use super::config_args::ConfigArgs;
 use super::failure::Failure;
+use super::ready_file::{ReadyFile, listener_urls};
 use super::runtime::runtime;
 use super::signals::Signals;
 use crate::config::Loaded;
@@ -23,12 +24,18 @@ const WATCH: Duration = Duration::from_secs(1);
   lastmile serve
   lastmile serve --config /etc/lastmile.toml
   LASTMILE_LISTENERS__PUBLIC__ADDRESS=127.0.0.1:9000 lastmile serve
+  lastmile serve --set listeners.public.address=127.0.0.1:0 --ready-file run/gateway.json
 
-SIGTERM and Ctrl-C drain: nothing new is accepted and every connection is told to come back elsewhere.
-SIGHUP and a change of the files reload the whitelist, keys, channel rules and certificates.")]
+SIGTERM and Ctrl-C drain: the gateway accepts no new connections and asks clients to reconnect to another node.
+A second signal ends the process at once.
+SIGHUP, or a change of one of the files, reloads the whitelist, keys, channel rules and certificates.")]
 pub struct Serve {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Write the URL of each listener to this file once the gateway is ready, as a JSON object by listener name;
+    /// removed when the process ends
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
 }
 
 impl Serve {
@@ -36,13 +43,14 @@ impl Serve {
         let loaded = self.config.load()?;
         log::start(&loaded.config.log);
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        runtime()?.block_on(serve(self.config, loaded))
+        let ready_file = self.ready_file.map(ReadyFile::create).transpose()?;
+        runtime()?.block_on(serve(self.config, loaded, ready_file))
     }
 }
 
-async fn serve(args: ConfigArgs, loaded: Loaded) -> Result<(), Failure> {
+async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFile>) -> Result<(), Failure> {
     let Loaded { config, watched, warnings: _ } = loaded;
-    // Before anybody can see that the gateway is there, and then signals it or edits its files.
+    // Before the listeners are visible: a signal or a changed file that follows them must not be missed.
     let (signals, hangup) = (Signals::new()?, Signals::hangup()?);
     let files = Files::new(watched);
     let gateway = Gateway::bind(config, false).map_err(|error| match error.is_misconfigured() {
@@ -53,15 +61,23 @@ async fn serve(args: ConfigArgs, loaded: Loaded) -> Result<(), Failure> {
         let roles: Vec<_> = listener.roles.iter().map(|role| role.name()).collect();
         tracing::info!(listener = listener.name, %address, roles = roles.join(","), tls = listener.tls.is_some(), "listening");
     }
+    let urls = listener_urls(&gateway);
+    let mut published = Ok(());
+    // Polled for the first time when the gateway is ready.
     let shutdown = async {
-        signals.first().await;
-        tracing::info!("draining; a second signal ends at once");
+        if let Some(file) = &mut ready_file {
+            published = file.publish(&urls);
+        }
+        if published.is_ok() {
+            signals.first().await;
+            tracing::info!("draining; a second signal ends at once");
+        }
     };
     let reload = tokio::spawn(reload(args, gateway.reloader(), hangup, files));
     let DrainReport { closed, left } = gateway.run(shutdown).await;
     reload.abort();
     tracing::info!(closed, left, "stopped");
-    Ok(())
+    published
 }
 
 /// Reloads on SIGHUP and when a file changes.

@@ -1,8 +1,12 @@
 //! `serve` and `healthcheck`: starting, reloading, stopping.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Gateway, LISTENERS, Ran, Scratch, get, until};
+use serde_json::json;
+
+use crate::support::{Gateway, LISTENERS, Ran, Running, Scratch, get, until};
 
 #[test]
 fn a_bad_setting_is_exit_64_with_everything_one_needs_to_mend_it_and_no_port_is_bound() {
@@ -26,6 +30,60 @@ fn a_bad_setting_is_exit_64_with_everything_one_needs_to_mend_it_and_no_port_is_
 
     scratch.write("taken.toml", &format!("[listeners.public]\naddress = \"{address}\"\nroles = [\"subscribe\"]\n"));
     scratch.run(["serve", "--config", "taken.toml"]).failed(1, "listeners.public: cannot listen on");
+}
+
+#[test]
+fn ready_file_names_listeners_and_is_removed() {
+    let scratch = Scratch::new();
+    scratch.write("gateway.toml", LISTENERS);
+    let file = scratch.path("ready.json");
+    // A file of an earlier process does not stand for this one.
+    scratch.write("ready.json", "{}");
+    let args = ["serve", "--config", "gateway.toml", "--ready-file", "ready.json"];
+    let mut gateway = Gateway::of(Running::start(scratch.lastmile(args)));
+    let read =
+        || serde_json::from_slice::<serde_json::Value>(&fs::read(&file).ok()?).ok().filter(|urls| *urls != json!({}));
+    let urls = until(read);
+    assert_eq!(urls, json!({ "public": gateway.public, "publish": gateway.publish, "ops": gateway.ops }));
+    assert_eq!(get(&gateway.ops, "/readyz").1, "ready\n");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    gateway.running.signal("TERM");
+    assert_eq!(gateway.running.wait(), Some(0));
+    let left: Vec<_> = fs::read_dir(scratch.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["gateway.toml"]);
+}
+
+#[test]
+fn ready_file_names_tls_and_unix_listeners() {
+    let scratch = Scratch::new();
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    scratch.write("tls.pem", &certificate.cert.pem());
+    let key = scratch.write("tls.key", &certificate.signing_key.serialize_pem());
+    fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
+    let socket = scratch.path("ops.sock").display().to_string();
+    let config = format!(
+        "[listeners.public]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\n\
+         tls = {{ certificate = \"tls.pem\", key = \"tls.key\" }}\n[listeners.ops]\naddress = \"unix:{socket}\"\nroles = [\"ops\"]\n"
+    );
+    scratch.write("gateway.toml", &config);
+    let args = ["serve", "--config", "gateway.toml", "--ready-file", "ready.json"];
+    let _running = Running::start(scratch.lastmile(args));
+    let urls = until(|| fs::read_to_string(scratch.path("ready.json")).ok());
+    let urls: serde_json::Value = serde_json::from_str(&urls).unwrap();
+    assert!(urls["public"].as_str().unwrap().starts_with("https://127.0.0.1:"), "{urls}");
+    assert_eq!(urls["ops"], format!("unix:{socket}"));
+}
+
+#[test]
+fn unusable_ready_file_is_exit_64_before_bind() {
+    let scratch = Scratch::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // The port is taken: an attempt to bind it would fail with another message.
+    scratch.write("gateway.toml", &format!("[listeners.public]\naddress = \"{address}\"\nroles = [\"subscribe\"]\n"));
+    let run = |file| scratch.run(["serve", "--config", "gateway.toml", "--ready-file", file]);
+    run("missing/ready.json").failed(64, "--ready-file missing/ready.json: ");
+    run(".").failed(64, "--ready-file .: ");
 }
 
 #[test]
