@@ -23,14 +23,14 @@ use crate::cluster::replies;
 use crate::cluster::rooms;
 use crate::cluster::rooms::ClusterRooms;
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
-use crate::engine::{Disk, DiskError, Memory, MemoryLimits, Redis, RedisError};
+use crate::engine::{Disk, DiskError, Memory, Redis, RedisError};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::accept::connection_limits::ConnectionLimiter;
 use crate::transport::accept::listener::{ListenError, Listener, load_tls};
 use crate::transport::accept::tls::{Certificate, TlsError};
 use crate::transport::compat::flock::subscribe as flock;
-use crate::transport::config::{Address, ListenerConfig};
+use crate::transport::config::{Address, ListenerConfig, TransportLimits};
 use crate::transport::control::{Control, Readers};
 use crate::transport::credential::tickets::Tickets;
 use crate::transport::publish::idempotency::Idempotency;
@@ -99,31 +99,29 @@ impl Gateway {
         let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
             config;
         let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
-        let whitelist = Whitelist::new(publishers, limits.replay_nonces)?;
+        let whitelist = Whitelist::new(publishers, limits.max_replay_nonces)?;
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
         issuers.start(fetcher.as_ref());
-        let policy = Policy::new(whitelist, issuers, channels.rules.clone(), Revocations::new(limits.revocations));
+        let policy = Policy::new(whitelist, issuers, channels.rules.clone(), Revocations::new(limits.max_revocations));
         policy.revocations().replace_listed(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone());
-        let memory = MemoryLimits {
-            max_channels: limits.max_channels,
-            idle: limits.channel_idle,
-            max_backlog_bytes: limits.max_backlog_bytes,
-        };
         let rules = policy.rules().clone();
         let engine: Arc<dyn Engine> = match engine {
-            EngineConfig::Memory => Arc::new(Memory::new(memory, rules, hub.clone(), counters)),
-            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, memory, rules, hub.clone(), counters)?),
-            EngineConfig::Redis(redis) => Arc::new(Redis::start(redis, memory, rules, hub.clone(), counters)?),
+            EngineConfig::Memory => Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters)),
+            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, limits.memory, rules, hub.clone(), counters)?),
+            EngineConfig::Redis(redis) => Arc::new(Redis::start(redis, limits.memory, rules, hub.clone(), counters)?),
         };
-        let admission = ConnectionLimiter::new(limits.max_connections, limits.max_connections_per_address);
+        let TransportLimits { max_connections, max_connections_per_address, .. } = limits.transport;
+        let admission = ConnectionLimiter::new(max_connections, max_connections_per_address);
         let app = Arc::new(AppState {
-            connection_limits: Arc::new((&limits).into()),
-            room_connection_limits: Arc::new(rooms.connection_limits(&limits)),
-            flock_connection_limits: Arc::new(flock::connection_limits(&limits)),
+            limits: limits.transport,
+            max_subscriptions: limits.max_subscriptions,
+            connection_limits: Arc::new(limits.connection),
+            room_connection_limits: Arc::new(rooms.connection_limits(&limits.connection)),
+            flock_connection_limits: Arc::new(flock::connection_limits(&limits.connection)),
             basic: PasswordVerifier::default(),
             rooms: Rooms::new(rooms.limits.clone()),
             elsewhere: ClusterRooms::new(&engine, &rooms.limits),
@@ -134,19 +132,18 @@ impl Gateway {
             engine,
             hub,
             replies: Replies::new(limits.replies),
-            idempotency: Idempotency::new(limits.idempotency_keys, limits.idempotency),
+            idempotency: Idempotency::new(limits.idempotency),
             registry: Registry::new(),
             lifecycle: Lifecycle::default(),
             refusals: Default::default(),
             control: Control::new(Readers { rules: config::read_rules, keys: config::read_keys }, channels),
-            tickets: Tickets::new(limits.tickets),
+            tickets: Tickets::new(limits.max_tickets),
             places: geoip.map(GeoDb::open).transpose()?,
             statsd: Statsd::new(statsd),
             metrics,
             demo,
-            limits,
         });
-        let listeners = Listener::bind_all(listeners, &app.limits)?;
+        let listeners = Listener::bind_all(listeners, &app.connection_limits)?;
         let reloads = Reloads {
             recorder,
             applied: counter!("lastmile_reloads_total"),
@@ -304,9 +301,9 @@ impl StartError {
 
 /// Checks what only the composition can tell: certificates, key sets, keys that are listed twice, databases of places.
 pub fn check(config: &Config) -> Result<(), StartError> {
-    Whitelist::new(config.policy.publishers.clone(), config.limits.replay_nonces)?;
+    Whitelist::new(config.policy.publishers.clone(), config.limits.max_replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
-    let revocations = Revocations::new(config.limits.revocations);
+    let revocations = Revocations::new(config.limits.max_revocations);
     revocations.keep_for(u64::MAX);
     revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix())?;
     config.fetch.clone().map(Fetcher::new).transpose()?;

@@ -96,7 +96,7 @@ fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<()
 
 /// By the file; a running gateway may know of more.
 fn is_revoked(config: &Config, issuers: &Issuers, principal: &Principal) -> bool {
-    let revocations = Revocations::new(config.limits.revocations);
+    let revocations = Revocations::new(config.limits.max_revocations);
     revocations.keep_for(issuers.longest_lifetime());
     // `gateway::check` has said what is wrong with the list.
     let listed = revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix());

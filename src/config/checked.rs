@@ -5,10 +5,12 @@ use std::time::Duration;
 use crate::auth::fetch::FetchConfig;
 use crate::auth::login::LoginConfig;
 use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig, Revocation};
-use crate::engine::{DiskConfig, RedisConfig};
+use crate::broker::{ConnectionLimits, ReplyLimits};
+use crate::engine::{DiskConfig, MemoryLimits, RedisConfig};
 use crate::ops::config::{LogConfig, StatsdConfig};
-use crate::transport::config::{Limits, ListenerConfig, RoomsConfig};
+use crate::transport::config::{ListenerConfig, RoomsConfig, TransportLimits};
 use crate::transport::control::WrittenRules;
+use crate::transport::publish::idempotency::IdempotencyLimits;
 
 /// Everything that a gateway is told.
 #[derive(Clone, Debug)]
@@ -27,6 +29,24 @@ pub struct Config {
     pub drain: DrainConfig,
     pub log: LogConfig,
     pub policy: PolicyConfig,
+}
+
+/// The table `limits`, one part for each module that enforces it.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub transport: TransportLimits,
+    pub connection: ConnectionLimits,
+    pub memory: MemoryLimits,
+    pub idempotency: IdempotencyLimits,
+    pub replies: ReplyLimits,
+    /// Channels of one connection.
+    pub max_subscriptions: usize,
+    /// Nonces remembered for one publisher.
+    pub max_replay_nonces: usize,
+    /// Revocations remembered at once.
+    pub max_revocations: usize,
+    /// Unused tickets.
+    pub max_tickets: usize,
 }
 
 /// What orders publications and keeps the backlog.

@@ -25,7 +25,7 @@ pub mod validate_schema;
 
 use std::path::PathBuf;
 
-pub use checked::{Config, DrainConfig, Egress, EngineConfig, PolicyConfig};
+pub use checked::{Config, DrainConfig, Egress, EngineConfig, Limits, PolicyConfig};
 pub use explain::explain;
 pub use pushed_policy::{read_keys, read_rules};
 pub use report::ConfigError;

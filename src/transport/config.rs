@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::broker::ReplyLimits;
+use crate::broker::ConnectionLimits;
 use crate::broker::room::RoomLimits;
 
 /// What a listener serves; a request for another role gets 404.
@@ -121,19 +121,19 @@ impl fmt::Debug for TslmConfig {
     }
 }
 
-/// Limits of the sockets. Counts and bytes of 0 mean no limit only where the comment says so.
+/// Limits that the transport itself enforces. A count of 0 means no limit only where the comment says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct TransportLimits {
     /// Connections over all listeners.
     pub max_connections: u64,
     /// Connections of one client address (IPv6: of one /64); 0 for no limit.
     pub max_connections_per_address: u64,
-    /// For the PROXY header, TLS and the HTTP request head, each; and how long a body that is being sent or an answer
-    /// that is being read may stand still.
+    /// Time for the PROXY header, for TLS and for the HTTP request head, each; and the longest pause while a request
+    /// body is received or a response is read.
     pub handshake: Duration,
     /// Size of an HTTP request head.
     pub max_header_bytes: usize,
-    /// From the upgrade to the first message of a client that brought no credential.
+    /// From the upgrade to the first message of a client without a credential.
     pub hello: Duration,
     /// One message of a subscriber to the gateway.
     pub max_command_bytes: usize,
@@ -141,40 +141,11 @@ pub struct Limits {
     pub max_commands_per_second: u32,
     /// Fragments of one WebSocket message.
     pub max_fragments: u32,
-    /// Channels of one connection.
-    pub max_subscriptions: usize,
     /// Body of a batch, and one message of a publishing WebSocket.
     pub max_batch_bytes: usize,
     /// Messages of a batch.
     pub max_batch_messages: usize,
-    /// What may wait for one connection's socket.
-    pub outbox_bytes: usize,
-    pub outbox_frames: usize,
-    /// How long a socket may take nothing while something waits.
-    pub outbox_stall: Duration,
-    /// How long a peer may take to read what waits and answer a Close.
-    pub close: Duration,
-    /// Between the gateway's pings.
-    pub ping: Duration,
-    /// From a ping to a sign of life.
-    pub pong: Duration,
-    /// Channels that exist at once.
-    pub max_channels: usize,
-    /// A channel without subscribers and publications is forgotten after this.
-    pub channel_idle: Duration,
-    /// Memory of all backlogs together.
-    pub max_backlog_bytes: usize,
-    /// Nonces remembered for one publisher.
-    pub replay_nonces: usize,
-    /// Idempotency keys remembered for one publisher, and for how long.
-    pub idempotency_keys: usize,
-    pub idempotency: Duration,
-    pub replies: ReplyLimits,
-    /// Revocations remembered at once.
-    pub revocations: usize,
-    /// Tickets that were not used yet.
-    pub tickets: usize,
-    /// Proxies whose word on the client's address counts.
+    /// Proxies whose statement of the client's address is believed.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -193,6 +164,21 @@ pub struct RoomsConfig {
     pub relay_strict: bool,
     /// Peers learn each other's city, region and country.
     pub geoip: bool,
+}
+
+impl RoomsConfig {
+    /// The limits of a peer's connection: those of every connection, with the heartbeat of rooms.
+    pub fn connection_limits(&self, limits: &ConnectionLimits) -> ConnectionLimits {
+        let (ping, pong) = if self.client_timeout.is_zero() {
+            (self.heartbeat, Duration::MAX)
+        } else {
+            let second = Duration::from_secs(1);
+            let ping = self.heartbeat.min(self.client_timeout.saturating_sub(second)).max(second);
+            // The sweep that finds the peer silent runs up to a second after its last frame.
+            (ping, self.client_timeout.saturating_sub(ping + second))
+        };
+        ConnectionLimits { ping, pong, ..*limits }
+    }
 }
 
 /// Who may open a room.

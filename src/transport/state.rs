@@ -1,11 +1,10 @@
 //! What every request handler shares.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::config::{Limits, RoomsConfig};
+use super::config::{RoomsConfig, TransportLimits};
 use super::control::Control;
 use super::credential::tickets::Tickets;
 use super::http::problem::Refusals;
@@ -22,8 +21,10 @@ use crate::cluster::rooms::ClusterRooms;
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct AppState {
-    pub limits: Limits,
-    /// The part of the limits that every connection carries.
+    pub limits: TransportLimits,
+    /// Channels that one connection may subscribe to.
+    pub max_subscriptions: usize,
+    /// The limits of every connection that has no others.
     pub connection_limits: Arc<ConnectionLimits>,
     /// The same for subscribers of the flock dialect.
     pub flock_connection_limits: Arc<ConnectionLimits>,
@@ -70,36 +71,7 @@ impl AppState {
             engine: self.engine.clone(),
             rules: self.policy.rules().clone(),
             replies: self.replies.clone(),
-            max_subscriptions: self.limits.max_subscriptions,
+            max_subscriptions: self.max_subscriptions,
         }
-    }
-}
-
-impl From<&Limits> for ConnectionLimits {
-    fn from(limits: &Limits) -> Self {
-        Self {
-            outbox_bytes: limits.outbox_bytes,
-            outbox_frames: limits.outbox_frames,
-            stall: limits.outbox_stall,
-            close: limits.close,
-            ping: limits.ping,
-            pong: limits.pong,
-            close_silent_without_ping: None,
-        }
-    }
-}
-
-impl RoomsConfig {
-    /// The limits of a peer's connection: those of all connections, with the heartbeat of rooms.
-    pub fn connection_limits(&self, limits: &Limits) -> ConnectionLimits {
-        let (ping, pong) = if self.client_timeout.is_zero() {
-            (self.heartbeat, Duration::MAX)
-        } else {
-            let second = Duration::from_secs(1);
-            let ping = self.heartbeat.min(self.client_timeout.saturating_sub(second)).max(second);
-            // The sweep that finds the peer silent is up to a second after the last sign of life.
-            (ping, self.client_timeout.saturating_sub(ping + second))
-        };
-        ConnectionLimits { ping, pong, ..limits.into() }
     }
 }

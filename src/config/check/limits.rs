@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::broker::ReplyLimits;
-use crate::config::DrainConfig;
+use crate::broker::{ConnectionLimits, ReplyLimits};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings;
-use crate::transport::config::Limits;
+use crate::config::{DrainConfig, Limits};
+use crate::engine::MemoryLimits;
+use crate::transport::config::TransportLimits;
+use crate::transport::publish::idempotency::IdempotencyLimits;
 
 /// Bounds keep sums of limits far from the ends of the integers, and times within what a clock can hold.
 const MAX_COUNT: u64 = u32::MAX as u64;
@@ -53,38 +55,47 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
     } = limits;
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
-        max_connections: numbers.count("max_connections", max_connections, 1),
-        max_connections_per_address: numbers.count("max_connections_per_address", max_connections_per_address, 0),
-        handshake: numbers.secs("handshake_secs", handshake_secs, 1),
-        max_header_bytes: numbers.size("max_header_bytes", max_header_bytes, MIN_HEADER_BYTES),
-        hello: numbers.secs("hello_secs", hello_secs, 1),
-        max_command_bytes: numbers.size("max_command_bytes", max_command_bytes, 1),
-        max_commands_per_second: numbers.small("max_commands_per_second", max_commands_per_second, 1),
-        max_fragments: numbers.small("max_fragments", max_fragments, 1),
-        max_subscriptions: numbers.places("max_subscriptions", max_subscriptions),
-        max_batch_bytes: numbers.size("max_batch_bytes", max_batch_bytes, 1),
-        max_batch_messages: numbers.places("max_batch_messages", max_batch_messages),
-        outbox_bytes: numbers.size("outbox_bytes", outbox_bytes, 1),
-        outbox_frames: numbers.places("outbox_frames", outbox_frames),
-        outbox_stall: numbers.secs("outbox_stall_secs", outbox_stall_secs, 1),
-        close: numbers.secs("close_secs", close_secs, 1),
-        ping: numbers.secs("ping_secs", ping_secs, 1),
-        pong: numbers.secs("pong_secs", pong_secs, 1),
-        max_channels: numbers.places("max_channels", max_channels),
-        channel_idle: numbers.secs("channel_idle_secs", channel_idle_secs, 1),
-        max_backlog_bytes: numbers.size("max_backlog_bytes", max_backlog_bytes, 1),
-        replay_nonces: numbers.places("replay_nonces", replay_nonces),
-        idempotency_keys: numbers.places("idempotency_keys", idempotency_keys),
-        idempotency: numbers.secs("idempotency_secs", idempotency_secs, 1),
+        transport: TransportLimits {
+            max_connections: numbers.count("max_connections", max_connections, 1),
+            max_connections_per_address: numbers.count("max_connections_per_address", max_connections_per_address, 0),
+            handshake: numbers.secs("handshake_secs", handshake_secs, 1),
+            max_header_bytes: numbers.size("max_header_bytes", max_header_bytes, MIN_HEADER_BYTES),
+            hello: numbers.secs("hello_secs", hello_secs, 1),
+            max_command_bytes: numbers.size("max_command_bytes", max_command_bytes, 1),
+            max_commands_per_second: numbers.small("max_commands_per_second", max_commands_per_second, 1),
+            max_fragments: numbers.small("max_fragments", max_fragments, 1),
+            max_batch_bytes: numbers.size("max_batch_bytes", max_batch_bytes, 1),
+            max_batch_messages: numbers.places("max_batch_messages", max_batch_messages),
+            trusted_proxies,
+        },
+        connection: ConnectionLimits {
+            outbox_bytes: numbers.size("outbox_bytes", outbox_bytes, 1),
+            outbox_frames: numbers.places("outbox_frames", outbox_frames),
+            stall: numbers.secs("outbox_stall_secs", outbox_stall_secs, 1),
+            close: numbers.secs("close_secs", close_secs, 1),
+            ping: numbers.secs("ping_secs", ping_secs, 1),
+            pong: numbers.secs("pong_secs", pong_secs, 1),
+            close_silent_without_ping: None,
+        },
+        memory: MemoryLimits {
+            max_channels: numbers.places("max_channels", max_channels),
+            idle: numbers.secs("channel_idle_secs", channel_idle_secs, 1),
+            max_backlog_bytes: numbers.size("max_backlog_bytes", max_backlog_bytes, 1),
+        },
+        idempotency: IdempotencyLimits {
+            max_keys: numbers.places("idempotency_keys", idempotency_keys),
+            keep: numbers.secs("idempotency_secs", idempotency_secs, 1),
+        },
         replies: ReplyLimits {
             max_replies: numbers.places("max_replies", max_replies),
             max_replies_per_connection: numbers.places("max_replies_per_connection", max_replies_per_connection),
             max_bytes: numbers.size("max_reply_bytes", max_reply_bytes, 1),
             keep: numbers.secs("reply_secs", reply_secs, 1),
         },
-        revocations: numbers.places("revocations", revocations),
-        tickets: numbers.places("tickets", tickets),
-        trusted_proxies,
+        max_subscriptions: numbers.places("max_subscriptions", max_subscriptions),
+        max_replay_nonces: numbers.places("replay_nonces", replay_nonces),
+        max_revocations: numbers.places("revocations", revocations),
+        max_tickets: numbers.places("tickets", tickets),
     }
 }
 

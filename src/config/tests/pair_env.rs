@@ -91,7 +91,7 @@ fn statsd_and_logs_keep_their_old_names() {
 fn trusted_proxies_come_with_the_private_ranges_and_a_warning() {
     let proxies = |env: &[(&str, &str)]| {
         let loaded = load_all("", env, &[]).unwrap();
-        let ranges: Vec<_> = loaded.config.limits.trusted_proxies.iter().map(ToString::to_string).collect();
+        let ranges: Vec<_> = loaded.config.limits.transport.trusted_proxies.iter().map(ToString::to_string).collect();
         (ranges.join(" "), loaded.warnings.join("\n"))
     };
     let (ranges, warnings) = proxies(&[("PAIR_TRUSTED_PROXY_LIST", "203.0.113.9, 2001:db8::1,198.51.100.0/24")]);

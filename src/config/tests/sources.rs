@@ -3,7 +3,7 @@
 use super::*;
 
 fn max_connections(file: &str, env: &[(&str, &str)], set: &[&str]) -> u64 {
-    load_all(file, env, set).unwrap().config.limits.max_connections
+    load_all(file, env, set).unwrap().config.limits.transport.max_connections
 }
 
 #[test]
@@ -27,9 +27,9 @@ fn a_variable_names_the_file_unless_a_flag_does() {
     let env = vec![("LASTMILE_CONFIG".to_owned(), one.display().to_string())];
     let by_variable = load(&Sources { file: None, env: env.clone(), set: Vec::new() }).unwrap();
     let by_flag = load(&Sources { file: Some(two.clone()), env, set: Vec::new() }).unwrap();
-    assert_eq!(by_variable.config.limits.max_connections, 1);
+    assert_eq!(by_variable.config.limits.transport.max_connections, 1);
     assert_eq!(by_variable.watched, [one]);
-    assert_eq!(by_flag.config.limits.max_connections, 2);
+    assert_eq!(by_flag.config.limits.transport.max_connections, 2);
     assert_eq!(by_flag.watched, [two]);
 }
 
@@ -79,7 +79,7 @@ fn variables_give_a_setting_its_own_type() {
     let public = &config.listeners[1];
     assert_eq!(public.origins, ["https://a.example", "https://b.example"]);
     assert!(public.proxy_protocol);
-    assert_eq!(config.limits.trusted_proxies.len(), 2);
+    assert_eq!(config.limits.transport.trusted_proxies.len(), 2);
     assert_eq!(config.drain.window.as_secs(), 2);
     let default = &config.policy.channels.rules.default.subscribers;
     assert!(matches!(default, crate::broker::Audience::Matching(wanted) if wanted[0].scope.as_deref() == Some("0012")));

@@ -22,7 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::write_deadline::WriteDeadline;
-use crate::transport::config::Limits;
+use crate::broker::ConnectionLimits;
+use crate::transport::config::TransportLimits;
 
 /// Requests of one connection at a time.
 const MAX_STREAMS: u32 = 128;
@@ -42,8 +43,13 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 const MAX_RESET_STREAMS: usize = 32;
 
 /// Serves a connection until its end, its peer's or, from `closing` on, that of the requests which are under way.
-pub async fn serve<S, A, F, B>(stream: S, limits: &Limits, closing: impl Future<Output = ()>, answer: A)
-where
+pub async fn serve<S, A, F, B>(
+    stream: S,
+    limits: &TransportLimits,
+    keepalive: &ConnectionLimits,
+    closing: impl Future<Output = ()>,
+    answer: A,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     A: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
@@ -67,8 +73,8 @@ where
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_RESET_STREAMS)
-        .keep_alive_interval(limits.ping)
-        .keep_alive_timeout(limits.pong)
+        .keep_alive_interval(keepalive.ping)
+        .keep_alive_timeout(keepalive.pong)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
     // How a connection breaks is its client's matter.

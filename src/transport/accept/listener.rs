@@ -25,8 +25,9 @@ use super::proxy_protocol;
 use super::tls::{Certificate, HTTP2, TlsError};
 use super::write_deadline::WriteDeadline;
 use crate::auth::client_addr::ClientAddr;
+use crate::broker::ConnectionLimits;
 use crate::ops::Phase;
-use crate::transport::config::{Address, Limits, ListenerConfig, Role};
+use crate::transport::config::{Address, ListenerConfig, Role};
 use crate::transport::http::edge;
 use crate::transport::http::request::Peer;
 use crate::transport::state::AppState;
@@ -67,9 +68,9 @@ pub enum ListenError {
 
 impl Listener {
     /// Loads every certificate before the first socket is bound.
-    pub fn bind_all(configs: Vec<ListenerConfig>, limits: &Limits) -> Result<Vec<Self>, ListenError> {
+    pub fn bind_all(configs: Vec<ListenerConfig>, limits: &ConnectionLimits) -> Result<Vec<Self>, ListenError> {
         // Whoever takes nothing for long is ended for that, with a reason, before the kernel does it.
-        let silence = (limits.ping + limits.pong).max(2 * limits.outbox_stall + limits.close);
+        let silence = (limits.ping + limits.pong).max(2 * limits.stall + limits.close);
         let tls = configs.iter().map(load_tls).collect::<Result<Vec<_>, _>>()?;
         configs.into_iter().zip(tls).map(|(config, tls)| Self::bind(config, tls, silence)).collect()
     }
@@ -240,7 +241,7 @@ impl Incoming {
         let closing = app.lifecycle.reached(closes_at(&config));
         let peer = Peer { listener: config, address, permit: Arc::new(permit) };
         let answer = |request| edge::handle(app.clone(), peer.clone(), routes.clone(), request);
-        http2::serve(stream, &app.limits, closing, answer).await;
+        http2::serve(stream, &app.limits, &app.connection_limits, closing, answer).await;
     }
 }
 

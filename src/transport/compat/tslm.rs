@@ -133,7 +133,7 @@ impl Commander {
         if self.app.policy.rules().load().of(&name).is_restricted() {
             return Err(denied("Subscribe"));
         }
-        if self.memberships.len() >= self.app.limits.max_subscriptions {
+        if self.memberships.len() >= self.app.max_subscriptions {
             // Those that the gateway ended count no more.
             self.memberships.retain(Membership::is_active);
         }
@@ -146,7 +146,7 @@ impl Commander {
             }
             Err(at) => at,
         };
-        if self.memberships.len() >= self.app.limits.max_subscriptions {
+        if self.memberships.len() >= self.app.max_subscriptions {
             return Err(ServerFrame::Error("Too many subscriptions".into()));
         }
         let _place = subscriber_slot(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;

@@ -28,10 +28,17 @@ const IN_PROGRESS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
+/// Bounds of the answers that are kept for one publisher.
+#[derive(Clone, Copy, Debug)]
+pub struct IdempotencyLimits {
+    pub max_keys: usize,
+    /// How long an answer is kept.
+    pub keep: Duration,
+}
+
 /// What publishers were answered, each bounded in number and age.
 pub struct Idempotency {
-    max_keys: usize,
-    age: Duration,
+    limits: IdempotencyLimits,
     stores: Mutex<HashMap<Fingerprint, Store>>,
 }
 
@@ -51,8 +58,13 @@ pub struct Slot {
 }
 
 impl Idempotency {
-    pub fn new(max_keys: usize, age: Duration) -> Self {
-        Self { max_keys, age, stores: Mutex::default() }
+    pub fn new(limits: IdempotencyLimits) -> Self {
+        Self { limits, stores: Mutex::default() }
+    }
+
+    /// How long an answer is kept.
+    pub fn keep(&self) -> Duration {
+        self.limits.keep
     }
 
     /// `request` is everything that must be the same when a key is used again.
@@ -67,14 +79,15 @@ impl Idempotency {
             return Err(Refusal::new(ErrorCode::Malformed, "an Idempotency-Key has 1 to 255 bytes"));
         }
         let (key, request) = (hash(&[key.as_bytes()]), hash(request));
+        let IdempotencyLimits { max_keys, keep } = self.limits;
         let mut stores = self.stores.lock();
         let store = stores.entry(publisher).or_default();
-        store.forget(now, self.age, self.max_keys);
+        store.forget(now, keep, max_keys);
         match store.slots.get(&key) {
             Some(slot) if slot.request == request => Ok(slot.clone()),
             Some(_) => Err(ErrorCode::IdempotencyMismatch.into()),
             None => {
-                store.forget(now, self.age, self.max_keys - 1);
+                store.forget(now, keep, max_keys - 1);
                 let slot = Arc::new(Slot { request, answer: Default::default() });
                 store.order.push_back((now, key));
                 store.slots.insert(key, slot.clone());
@@ -166,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn keys_are_bounded_in_number_and_age_and_bound_to_their_request() {
-        let idempotency = Idempotency::new(2, Duration::from_secs(10));
+        let idempotency = Idempotency::new(IdempotencyLimits { max_keys: 2, keep: Duration::from_secs(10) });
         let start = Instant::now();
         let publish = async |key: &str, body: &[u8], seconds: u64| {
             let now = start + Duration::from_secs(seconds);
@@ -187,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_has_1_to_255_bytes() {
-        let idempotency = Idempotency::new(2, Duration::from_secs(10));
+        let idempotency = Idempotency::new(IdempotencyLimits { max_keys: 2, keep: Duration::from_secs(10) });
         let slot = |key: &str| idempotency.slot(Fingerprint([7; 32]), key, &[], Instant::now());
         assert_eq!(slot("").err().map(|refusal| refusal.code), Some(ErrorCode::Malformed));
         assert_eq!(slot(&"k".repeat(256)).err().map(|refusal| refusal.code), Some(ErrorCode::Malformed));

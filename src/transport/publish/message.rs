@@ -61,7 +61,7 @@ pub async fn post(
             None => {
                 let publishing = publish(&app, &signed, &channel, &media_type);
                 let first = match app.engine.shared_store() {
-                    Some(shared) => elsewhere.once(shared, app.limits.idempotency, publishing).await?,
+                    Some(shared) => elsewhere.once(shared, app.idempotency.keep(), publishing).await?,
                     None => publishing.await?,
                 };
                 Ok(answer.insert(first).clone())

@@ -48,7 +48,7 @@ pub async fn upgrade(
         connection.set_authenticated(None);
         let welcome = ServerFrame::Welcome {
             connection: &format!("c-{:x}", connection.id),
-            ping_secs: shared.limits.ping.as_secs(),
+            ping_secs: shared.connection_limits.ping.as_secs(),
             principal: Some(publisher.name()),
             expires: publisher.not_after().map(|end| end.to_string()),
         };
@@ -202,7 +202,7 @@ impl PublishStream {
         if self.observations.iter().any(|observation| observation.channel == channel) {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
-        if self.observations.len() >= self.app.limits.max_subscriptions {
+        if self.observations.len() >= self.app.max_subscriptions {
             return Err(Refusal::new(ErrorCode::LimitReached, "the connection watches as many channels as it may"));
         }
         let (mut frames, connection, name) = (self.answers.split(), self.connection.clone(), channel.clone());

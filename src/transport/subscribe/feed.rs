@@ -204,6 +204,6 @@ impl EventFeed {
 /// The limits of every connection, with a heartbeat in place of pings that want an answer.
 fn limits(app: &AppState, fallback: Fallback) -> ConnectionLimits {
     const HEARTBEAT: Duration = Duration::from_secs(15);
-    let ping = if fallback == Fallback::Poll { Duration::MAX } else { HEARTBEAT.min(app.limits.ping) };
+    let ping = if fallback == Fallback::Poll { Duration::MAX } else { HEARTBEAT.min(app.connection_limits.ping) };
     ConnectionLimits { ping, pong: Duration::MAX, ..*app.connection_limits }
 }

@@ -199,7 +199,7 @@ impl CommandHandler {
     fn welcome(&mut self, principal: Option<Arc<Principal>>) {
         let welcome = ServerFrame::Welcome {
             connection: &format!("c-{:x}", self.connection.id),
-            ping_secs: self.app.limits.ping.as_secs(),
+            ping_secs: self.app.connection_limits.ping.as_secs(),
             principal: principal.as_ref().map(|principal| &*principal.subject),
             expires: principal.as_ref().map(|principal| rfc3339(principal.expires)),
         };

@@ -12,7 +12,7 @@ use crate::broker::{Connection, ConnectionLimits, JoinRequest, Membership, Now};
 use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Refusal};
-use crate::transport::config::{Limits, ListenerConfig};
+use crate::transport::config::ListenerConfig;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -27,9 +27,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 const BURST: u32 = 10;
 
 /// The limits of such a connection: it is never pinged, as in the older system.
-pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
+pub fn connection_limits(limits: &ConnectionLimits) -> ConnectionLimits {
     let unasked = Some((1000, "ping timeout"));
-    ConnectionLimits { ping: SILENCE, pong: Duration::ZERO, close_silent_without_ping: unasked, ..limits.into() }
+    ConnectionLimits { ping: SILENCE, pong: Duration::ZERO, close_silent_without_ping: unasked, ..*limits }
 }
 
 pub fn upgrade(
@@ -111,11 +111,11 @@ impl Commander {
             }
             self.memberships.remove(at);
         }
-        if self.memberships.len() >= self.app.limits.max_subscriptions {
+        if self.memberships.len() >= self.app.max_subscriptions {
             // Those that the gateway ended count no more.
             self.memberships.retain(Membership::is_active);
         }
-        if self.memberships.len() >= self.app.limits.max_subscriptions {
+        if self.memberships.len() >= self.app.max_subscriptions {
             return Err(ErrorCode::LimitReached.into());
         }
         let _place = subscriber_slot(&*self.app.engine, &channel).await?;
