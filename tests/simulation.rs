@@ -211,7 +211,7 @@ proptest! {
     /// Whatever joins, leaves, publishes and stalls in between: each subscriber gets each publication from its
     /// first to its last once and in order, unless it was closed as a slow consumer, and then a part from the front.
     #[test]
-    fn every_subscriber_sees_every_publication_once_and_in_order(steps in proptest::collection::vec(step(), 1..200)) {
+    fn every_subscriber_gets_each_once(steps in proptest::collection::vec(step(), 1..200)) {
         let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 3);
         let mut subscribers: Vec<Subscriber> = Vec::new();
         let mut walks: VecDeque<Delivery> = VecDeque::new();
@@ -272,7 +272,7 @@ proptest! {
 }
 
 #[test]
-fn what_waits_together_goes_out_in_one_write() {
+fn queued_frames_share_a_write() {
     let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
     let connection = connection(1, usize::MAX);
     let (_membership, ..) = join(&engine, &connection, Start::Live);
@@ -286,7 +286,7 @@ fn what_waits_together_goes_out_in_one_write() {
 }
 
 #[test]
-fn a_subscriber_that_never_reads_is_closed_and_holds_no_more_than_its_limit() {
+fn unread_subscriber_is_closed_at_limit() {
     let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
     let (sleeper, reader) = (connection(1, 50), connection(2, usize::MAX));
     let (_one, ..) = join(&engine, &sleeper, Start::Live);
@@ -306,7 +306,7 @@ fn a_subscriber_that_never_reads_is_closed_and_holds_no_more_than_its_limit() {
 }
 
 #[test]
-fn latest_keeps_only_the_newest_for_who_lags() {
+fn latest_keeps_newest_for_laggards() {
     let engine = engine(SlowConsumer::Latest, NO_LIMITS, 0);
     let laggard = connection(1, 50);
     let (_membership, ..) = join(&engine, &laggard, Start::Live);
@@ -320,7 +320,7 @@ fn latest_keeps_only_the_newest_for_who_lags() {
 }
 
 #[test]
-fn nothing_of_a_channel_follows_its_end() {
+fn nothing_follows_channel_end() {
     let engine = engine(SlowConsumer::Disconnect, ChannelLimits { max_messages: 2, ..NO_LIMITS }, 0);
     let connection = connection(1, usize::MAX);
     let (membership, ..) = join(&engine, &connection, Start::Live);
@@ -336,7 +336,7 @@ fn nothing_of_a_channel_follows_its_end() {
 }
 
 #[test]
-fn recovered_is_true_only_when_nothing_is_missing() {
+fn recovered_only_if_complete() {
     let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 3);
     let first = join(&engine, &connection(0, usize::MAX), Start::Live);
     (0..5).for_each(|_| publish(&engine).into_iter().for_each(finish));
@@ -360,7 +360,7 @@ fn recovered_is_true_only_when_nothing_is_missing() {
 }
 
 #[test]
-fn a_lifespan_ends_a_channel_on_time_and_a_publisher_begins_it_anew() {
+fn lifespan_ends_channel_then_restarts() {
     let engine = engine(SlowConsumer::Disconnect, ChannelLimits { lifespan: Duration::from_secs(10), ..NO_LIMITS }, 0);
     let connection = connection(1, usize::MAX);
     let start = Now::read();
@@ -376,7 +376,7 @@ fn a_lifespan_ends_a_channel_on_time_and_a_publisher_begins_it_anew() {
 }
 
 #[test]
-fn what_nobody_uses_is_forgotten() {
+fn unused_channels_are_removed() {
     let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
     publish(&engine).into_iter().for_each(finish);
     let later = |seconds| Now { monotonic: Instant::now() + Duration::from_secs(seconds), ..Now::read() };
@@ -417,7 +417,7 @@ proptest! {
     /// Two channels, each with subscribers that take compressed frames and some that do not: however their sockets
     /// stop and go on, each gets whole frames of its own channel and not a byte of the other.
     #[test]
-    fn t_ws5_shared_frames_reach_those_they_are_for_byte_for_byte(steps in proptest::collection::vec(mixed(), 1..200)) {
+    fn frames_reach_only_their_subscribers(steps in proptest::collection::vec(mixed(), 1..200)) {
         let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
         let channels = [0, 1].map(|n| ChannelName::parse(&format!("c{n}")).unwrap());
         let subscribers: Vec<_> = (0..8)

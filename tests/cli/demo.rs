@@ -16,7 +16,7 @@ fn arguments(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn it_prints_what_to_try_serves_the_page_and_cleans_up_after_ctrl_c() {
+fn demo_serves_page_and_cleans_up() {
     let scratch = Scratch::new();
     let mut demo = Running::start(scratch.lastmile(["demo", "--port", "0"]));
     let page = demo.stdout.wait_for("/demo");
@@ -60,7 +60,7 @@ fn it_prints_what_to_try_serves_the_page_and_cleans_up_after_ctrl_c() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_plainly_and_nothing_is_left() {
+fn demo_reports_taken_port() {
     let scratch = Scratch::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().min(65533).to_string();

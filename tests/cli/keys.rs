@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::support::{Gateway, Ran, Scratch};
 
 #[test]
-fn keygen_writes_a_key_that_only_its_owner_can_read_and_never_overwrites() {
+fn keygen_is_private_and_never_overwrites() {
     let scratch = Scratch::new();
     let ran = scratch.run(["keygen", "-o", "a.key"]).ok();
     let key = scratch.path("a.key");
@@ -25,7 +25,7 @@ fn keygen_writes_a_key_that_only_its_owner_can_read_and_never_overwrites() {
 }
 
 #[test]
-fn password_reads_one_line_and_prints_a_hash_that_the_configuration_takes() {
+fn password_hash_fits_configuration() {
     let scratch = Scratch::new();
     scratch.write("secret", "correct horse\n");
     let hash = |file: &str| {
@@ -49,7 +49,7 @@ fn password_reads_one_line_and_prints_a_hash_that_the_configuration_takes() {
 }
 
 #[test]
-fn keygen_has_a_file_of_its_own_choice() {
+fn keygen_writes_to_chosen_file() {
     let scratch = Scratch::new();
     scratch.run(["keygen"]).ok();
     assert_eq!(fs::metadata(scratch.path("keys/publisher.key")).unwrap().permissions().mode() & 0o777, 0o600);
@@ -57,7 +57,7 @@ fn keygen_has_a_file_of_its_own_choice() {
 }
 
 #[test]
-fn what_keygen_prints_is_a_whitelist_and_names_the_fingerprint_of_ssh_keygen() {
+fn keygen_prints_whitelist_and_fingerprint() {
     let scratch = Scratch::new();
     let ran = scratch.run(["keygen", "-o", "a.key", "--name", "market.data-1"]).ok();
     scratch.write("lastmile.toml", &ran.stdout);
@@ -71,7 +71,7 @@ fn what_keygen_prints_is_a_whitelist_and_names_the_fingerprint_of_ssh_keygen() {
 }
 
 #[test]
-fn keys_of_ssh_keygen_and_openssl_publish_as_well_as_our_own() {
+fn ssh_and_openssl_keys_publish() {
     let scratch = Scratch::new();
     let ssh = scratch.path("ssh.key");
     let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&ssh).status().unwrap();
@@ -96,7 +96,7 @@ fn keys_of_ssh_keygen_and_openssl_publish_as_well_as_our_own() {
 }
 
 #[test]
-fn a_file_that_is_no_usable_key_is_named_with_what_would_be_right() {
+fn unusable_key_file_is_explained() {
     let scratch = Scratch::new();
     let vectors = crate::support::root().join("tests/vectors/keys");
     scratch.write("text.key", "hello");

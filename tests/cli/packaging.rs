@@ -13,7 +13,7 @@ fn read(name: &str) -> String {
 }
 
 #[test]
-fn the_container_configuration_is_good() {
+fn container_configuration_is_valid() {
     let scratch = Scratch::new();
     // As in the container, the keys lie beside the configuration; here there is one of our own.
     let text = read("docker/lastmile.toml");
@@ -22,7 +22,7 @@ fn the_container_configuration_is_good() {
 }
 
 #[test]
-fn the_image_is_built_from_files_that_exist_and_runs_commands_that_exist() {
+fn image_files_and_commands_exist() {
     let dockerfile = read("docker/Dockerfile");
     for line in dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")) {
         if line.starts_with("--from") {
@@ -43,7 +43,7 @@ fn the_image_is_built_from_files_that_exist_and_runs_commands_that_exist() {
 }
 
 #[test]
-fn the_configuration_of_a_cluster_s_nodes_is_good_and_they_are_the_ones_that_nginx_knows() {
+fn cluster_nodes_match_nginx() {
     let scratch = Scratch::new();
     let password = scratch.write("redis-password", "secret\n");
     let text = read("docker/cluster/lastmile.toml");
@@ -65,7 +65,7 @@ fn the_configuration_of_a_cluster_s_nodes_is_good_and_they_are_the_ones_that_ngi
 }
 
 #[test]
-fn nginx_can_read_its_configuration() {
+fn nginx_accepts_configuration() {
     let version = Command::new("nginx").arg("-v").output().expect("nginx, which `make test` installs");
     assert!(version.status.success());
     let scratch = Scratch::new();
@@ -86,7 +86,7 @@ fn rights(text: &str, marker: &str, end: char) -> Vec<String> {
 }
 
 #[test]
-fn redis_starts_with_its_configuration_and_one_user_with_the_documented_rights() {
+fn redis_configuration_and_user_rights() {
     let script = read("docker/cluster/redis.sh");
     let documented = rights(&read("docs/engines.md"), "ACL SETUSER gateway on", '`');
     assert!(documented.len() > 10);
@@ -125,7 +125,7 @@ fn redis_starts_with_its_configuration_and_one_user_with_the_documented_rights()
 }
 
 #[test]
-fn compose_mounts_what_exists() {
+fn compose_mounts_existing_files() {
     let compose = read("docker/compose.yaml") + &read("docker/compose.cluster.yaml");
     let mounts = compose.lines().filter_map(|line| line.trim().strip_prefix("- ./"));
     let mut count = 0;
@@ -139,7 +139,7 @@ fn compose_mounts_what_exists() {
 }
 
 #[test]
-fn the_unit_starts_and_reloads_as_the_program_does() {
+fn systemd_unit_starts_and_reloads() {
     let unit = read("docker/lastmile.service");
     let value = |key: &str| {
         let prefix = format!("{key}=");
@@ -163,7 +163,7 @@ fn the_unit_starts_and_reloads_as_the_program_does() {
 }
 
 #[test]
-fn the_makefile_calls_what_exists() {
+fn makefile_targets_exist() {
     for file in ["tests/run", ".ci/run", "tests/browser/demo.mjs"] {
         assert!(root().join(file).exists(), "{file}");
     }

@@ -3,7 +3,7 @@
 use crate::support::{Gateway, Running, Scratch};
 
 #[test]
-fn two_terminals_meet_by_a_code_that_is_read_out() {
+fn terminals_pair_by_code() {
     let scratch = Scratch::new();
     let gateway = Gateway::start(&scratch, "");
     let url = gateway.public.clone();
@@ -25,7 +25,7 @@ fn two_terminals_meet_by_a_code_that_is_read_out() {
 }
 
 #[test]
-fn a_room_needs_its_secret_and_a_gateway() {
+fn room_needs_secret_and_gateway() {
     let scratch = Scratch::new();
     scratch.run(["pair", "jvg_n0FXB0kE3rGUIOS5Yw"]).failed(64, "--secret-file");
     scratch.run(["pair", "--url", "http://127.0.0.1:1"]).failed(1, "nothing listens there");

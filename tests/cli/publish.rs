@@ -15,7 +15,7 @@ fn start() -> (Scratch, Gateway) {
 }
 
 #[test]
-fn what_is_published_is_acknowledged_and_arrives_as_it_was_written() {
+fn published_data_arrives_unchanged() {
     let (scratch, gateway) = start();
     let publish = |args: &[&str]| {
         let common = ["publish", "open.a", "--url", &gateway.publish, "--key", "p.key"];
@@ -38,7 +38,7 @@ fn what_is_published_is_acknowledged_and_arrives_as_it_was_written() {
 }
 
 #[test]
-fn a_thousand_lines_arrive_in_their_order() {
+fn thousand_lines_keep_order() {
     let (scratch, gateway) = start();
     let args = ["publish", "open.lines", "-", "--url", &gateway.publish, "--key", "p.key"];
     let mut publisher = Running::start(scratch.lastmile(args));
@@ -62,7 +62,7 @@ fn a_thousand_lines_arrive_in_their_order() {
 }
 
 #[test]
-fn a_refusal_is_named_and_is_the_exit_code() {
+fn refusal_sets_exit_code() {
     let (scratch, gateway) = start();
     scratch.key("stranger");
     let publish = |channel: &str, data: &str, key: &str| {
@@ -79,7 +79,7 @@ fn a_refusal_is_named_and_is_the_exit_code() {
 }
 
 #[test]
-fn one_refused_line_does_not_stop_the_others() {
+fn refused_line_does_not_stop_others() {
     let (scratch, gateway) = start();
     let args = ["publish", "open.a", "--url", &gateway.publish, "--key", "p.key"];
     let mut publisher = Running::start(scratch.lastmile(args));
@@ -92,7 +92,7 @@ fn one_refused_line_does_not_stop_the_others() {
 }
 
 #[test]
-fn a_publisher_is_told_that_its_key_was_taken_off_the_whitelist() {
+fn removed_key_is_reported() {
     let (scratch, gateway) = start();
     let args = ["publish", "open.a", "-", "--url", &gateway.publish, "--key", "p.key"];
     let mut publisher = Running::start(scratch.lastmile(args));

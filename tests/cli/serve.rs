@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::{Gateway, LISTENERS, Ran, Running, Scratch, get, until};
 
 #[test]
-fn a_bad_setting_is_exit_64_with_everything_one_needs_to_mend_it_and_no_port_is_bound() {
+fn bad_setting_exits_64_before_binding() {
     let scratch = Scratch::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -87,7 +87,7 @@ fn unusable_ready_file_is_exit_64_before_bind() {
 }
 
 #[test]
-fn sigterm_and_ctrl_c_end_it_with_exit_0() {
+fn sigterm_and_ctrl_c_exit_0() {
     for signal in ["TERM", "INT"] {
         let scratch = Scratch::new();
         let mut gateway = Gateway::start(&scratch, "");
@@ -99,7 +99,7 @@ fn sigterm_and_ctrl_c_end_it_with_exit_0() {
 }
 
 #[test]
-fn the_health_check_says_whether_the_gateway_is_ready() {
+fn healthcheck_reports_readiness() {
     let scratch = Scratch::new();
     let mut gateway = Gateway::start(&scratch, "");
     let url = format!("{}/readyz", gateway.ops);
@@ -116,7 +116,7 @@ fn publish(scratch: &Scratch, gateway: &Gateway, key: &str) -> Ran {
 }
 
 #[test]
-fn sighup_and_a_changed_file_put_a_new_whitelist_in_force() {
+fn sighup_reloads_the_whitelist() {
     let scratch = Scratch::new();
     let (_, one) = scratch.key("one");
     let (_, two) = scratch.key("two");
@@ -139,7 +139,7 @@ fn sighup_and_a_changed_file_put_a_new_whitelist_in_force() {
 }
 
 #[test]
-fn a_changed_key_file_is_seen_as_well() {
+fn changed_key_file_is_reloaded() {
     let scratch = Scratch::new();
     let (_, one) = scratch.key("one");
     let (_, two) = scratch.key("two");
@@ -153,7 +153,7 @@ fn a_changed_key_file_is_seen_as_well() {
 }
 
 #[test]
-fn a_bad_file_is_reported_and_what_was_in_force_stays() {
+fn bad_file_keeps_previous_configuration() {
     let scratch = Scratch::new();
     let (_, key) = scratch.key("one");
     let rest = format!("[publishers.p]\n{key}\nchannels = [\"*\"]\n");
@@ -188,7 +188,7 @@ fn channel_rules_are_reloaded() {
 }
 
 #[test]
-fn help_has_examples_for_every_command() {
+fn help_has_examples_for_each_command() {
     let scratch = Scratch::new();
     let help = scratch.run(["--help"]).ok().stdout;
     let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();

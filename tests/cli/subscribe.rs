@@ -22,7 +22,7 @@ fn publish_until_received(scratch: &Scratch, gateway: &Gateway, subscriber: &Run
 }
 
 #[test]
-fn ctrl_c_and_sigterm_end_it_without_an_error() {
+fn ctrl_c_and_sigterm_exit_cleanly() {
     let scratch = Scratch::new();
     let gateway = Gateway::start(&scratch, &rest(&scratch));
     for signal in ["INT", "TERM"] {
@@ -35,7 +35,7 @@ fn ctrl_c_and_sigterm_end_it_without_an_error() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn closed_reader_is_no_error() {
     let scratch = Scratch::new();
     let gateway = Gateway::start(&scratch, &rest(&scratch));
     let publish = |data: &str| {
@@ -54,7 +54,7 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn after_a_restart_of_the_gateway_it_listens_again_and_says_what_may_be_missing() {
+fn reconnects_and_reports_gap_after_restart() {
     let scratch = Scratch::new();
     scratch.write("gateway.toml", &format!("{LISTENERS}{}", rest(&scratch)));
     let set = format!("listeners.public.address=127.0.0.1:{}", free_port());
@@ -77,7 +77,7 @@ fn after_a_restart_of_the_gateway_it_listens_again_and_says_what_may_be_missing(
 }
 
 #[test]
-fn what_no_new_attempt_can_mend_ends_it_with_the_reason() {
+fn permanent_refusal_ends_with_reason() {
     let scratch = Scratch::new();
     let gateway = Gateway::start(&scratch, &rest(&scratch));
     let subscribe = |args: &[&str]| scratch.run(["subscribe"].iter().chain(args));
@@ -90,7 +90,7 @@ fn what_no_new_attempt_can_mend_ends_it_with_the_reason() {
 }
 
 #[test]
-fn a_subscription_that_the_rules_no_longer_allow_ends_it() {
+fn denied_subscription_ends_command() {
     let scratch = Scratch::new();
     let rest = rest(&scratch);
     let gateway = Gateway::start(&scratch, &rest);
@@ -104,7 +104,7 @@ fn a_subscription_that_the_rules_no_longer_allow_ends_it() {
 }
 
 #[test]
-fn a_channel_that_is_named_twice_is_one_subscription() {
+fn repeated_channel_is_one_subscription() {
     let scratch = Scratch::new();
     let gateway = Gateway::start(&scratch, &rest(&scratch));
     let publish = || scratch.run(["publish", "open", "1", "--url", &gateway.publish, "--key", "p.key"]).ok();

@@ -31,7 +31,7 @@ fn check(scratch: &Scratch, token: &str, more: &[&str]) -> Ran {
 }
 
 #[test]
-fn check_says_what_a_token_opens() {
+fn check_lists_allowed_channels() {
     let scratch = Scratch::new();
     let rest = issuer(&scratch);
     scratch.write("gateway.toml", &format!("{LISTENERS}{rest}"));
@@ -49,7 +49,7 @@ fn check_says_what_a_token_opens() {
 }
 
 #[test]
-fn check_says_why_a_token_is_refused() {
+fn check_explains_refused_token() {
     let scratch = Scratch::new();
     let rest = issuer(&scratch);
     scratch.write("gateway.toml", &format!("{LISTENERS}{rest}"));
@@ -65,7 +65,7 @@ fn check_says_why_a_token_is_refused() {
 }
 
 #[test]
-fn check_reads_a_token_from_a_file_or_from_standard_input() {
+fn check_reads_file_and_stdin() {
     let scratch = Scratch::new();
     let rest = issuer(&scratch);
     scratch.write("gateway.toml", &format!("{LISTENERS}{rest}"));
@@ -83,7 +83,7 @@ fn check_reads_a_token_from_a_file_or_from_standard_input() {
 }
 
 #[test]
-fn check_knows_templates_denials_and_revocations() {
+fn check_covers_templates_and_revocations() {
     let scratch = Scratch::new();
     let rest = issuer(&scratch);
     let rules = "[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{tenant}\"\n\
@@ -106,7 +106,7 @@ fn check_knows_templates_denials_and_revocations() {
 }
 
 #[test]
-fn subscribe_takes_a_token_from_the_flag_a_file_or_the_environment() {
+fn token_from_flag_file_or_environment() {
     let scratch = Scratch::new();
     let (_, key) = scratch.key("p");
     let rest = format!("[publishers.p]\n{key}\nchannels = [\"members\"]\n{}", issuer(&scratch));
@@ -126,7 +126,7 @@ fn subscribe_takes_a_token_from_the_flag_a_file_or_the_environment() {
 }
 
 #[test]
-fn the_variable_of_subscribe_is_no_setting_of_the_gateway() {
+fn token_variable_is_no_setting() {
     let scratch = Scratch::new();
     let mut command = scratch.lastmile(["check"]);
     Ran::from(command.env("LASTMILE_TOKEN", "x").output().unwrap()).ok();
@@ -135,7 +135,7 @@ fn the_variable_of_subscribe_is_no_setting_of_the_gateway() {
 }
 
 #[test]
-fn tokens_of_other_keys_and_wrong_requests() {
+fn foreign_keys_and_bad_requests_fail() {
     let scratch = Scratch::new();
     let genpkey = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"];
     let mut openssl = std::process::Command::new("openssl");

@@ -9,6 +9,8 @@ mod client;
 mod common;
 #[path = "../rooms/limits.rs"]
 mod limits;
+#[path = "../rooms/many_joiners.rs"]
+mod many_joiners;
 #[path = "../rooms/native.rs"]
 mod native;
 mod nodes;
@@ -19,8 +21,6 @@ mod relay;
 mod server;
 #[path = "../rooms/statsd.rs"]
 mod statsd;
-#[path = "../rooms/strangers.rs"]
-mod strangers;
 
 use server::RedisServer;
 

@@ -46,7 +46,7 @@ async fn outcomes(peers: Vec<Peer>) -> Vec<Got> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p5_two_nodes_race_for_the_last_seat_of_a_room_and_one_wins() {
+async fn two_nodes_race_for_last_seat() {
     let world = Arc::new(start_nodes(2, PAIR).await);
     races(|_| {
         let world = world.clone();
@@ -70,7 +70,7 @@ async fn t_p5_two_nodes_race_for_the_last_seat_of_a_room_and_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p5_ten_who_join_an_id_on_three_nodes_at_once_are_true_pairs() {
+async fn ten_on_three_nodes_form_pairs() {
     let world = Arc::new(start_nodes(3, PAIR).await);
     races(|n| {
         let world = world.clone();
@@ -103,7 +103,7 @@ async fn t_p5_ten_who_join_an_id_on_three_nodes_at_once_are_true_pairs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p5_no_address_is_bound_to_a_room_that_it_could_not_join() {
+async fn refused_address_is_not_bound() {
     let world = Arc::new(start_nodes(3, &format!("{PAIR}max_connections = 2\n")).await);
     let (link, mut first) = channel(&world).await;
     let late: Vec<_> = futures_util::future::join_all((0..10).map(|_| Peer::open(&world, &link))).await;
@@ -120,7 +120,7 @@ async fn t_p5_no_address_is_bound_to_a_room_that_it_could_not_join() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_of_either_node_ends_what_leads_there() {
+async fn drain_closes_forwarded_peers() {
     for drains_first in [true, false] {
         for form in FORMS {
             let mut world = start_nodes(2, PAIR).await;
@@ -161,7 +161,7 @@ async fn end(peer: &mut Peer) -> Got {
 
 /// What both say while Redis is killed and comes back arrives once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_said_is_lost_or_doubled_while_redis_restarts() {
+async fn redis_restart_loses_no_message() {
     let server = RedisServer::start(true);
     let engine = engine(&server);
     let server = Arc::new(Mutex::new(server));
@@ -233,7 +233,7 @@ impl Drop for Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_a_node_is_killed_its_seats_are_free_and_its_rooms_end_within_half_a_minute() {
+async fn killed_node_frees_seats_and_ends_rooms() {
     let server = RedisServer::start(true);
     let engine = engine(&server);
     let [owner, other, third] = [(); 3].map(|()| Process::start("", &engine));
@@ -264,7 +264,7 @@ async fn when_a_node_is_killed_its_seats_are_free_and_its_rooms_end_within_half_
 
 /// Far more than queues and outboxes hold goes to a peer who begins to read late: its sender waits, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_who_reads_late_gets_everything_from_another_node() {
+async fn late_reader_gets_everything() {
     let world = start_nodes(2, PAIR).await;
     for is_afar_late in [true, false] {
         // The room is on the node of the first.
@@ -332,7 +332,7 @@ async fn ten(world: &World, round: usize) -> Vec<Peer> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p2_an_address_has_as_many_rooms_on_two_nodes_as_on_one() {
+async fn address_quota_spans_nodes() {
     let world = start_nodes(2, &format!("{PAIR}{THREE}")).await;
     let mut peers = ten(&world, 0).await;
     assert_eq!(peers.len(), 3);
@@ -349,7 +349,7 @@ async fn t_p2_an_address_has_as_many_rooms_on_two_nodes_as_on_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_has_all_its_rooms_joins_others_on_any_node() {
+async fn full_quota_still_allows_joining() {
     let world = start_nodes(2, &format!("{PAIR}{THREE}")).await;
     let (link, _first) = channel(&world).await;
     let room = open_room(&world, json!({})).await;
@@ -373,7 +373,7 @@ async fn whoever_has_all_its_rooms_joins_others_on_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_a_node_is_killed_the_rooms_on_it_are_not_counted_any_more() {
+async fn killed_node_releases_room_quota() {
     let server = RedisServer::start(true);
     let engine = engine(&server);
     let [killed, other] = [(); 2].map(|()| Process::start(THREE, &engine));
@@ -398,7 +398,7 @@ async fn when_a_node_is_killed_the_rooms_on_it_are_not_counted_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rooms_of_an_address_are_counted_anew_after_redis_lost_its_memory() {
+async fn quota_is_rebuilt_after_redis_loss() {
     let server = RedisServer::start(false);
     let engine = engine(&server);
     let server = Arc::new(Mutex::new(server));
@@ -428,7 +428,7 @@ async fn rooms_of_an_address_are_counted_anew_after_redis_lost_its_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_whose_room_is_elsewhere_counts_as_a_connection_of_its_own_node_alone() {
+async fn forwarded_peer_counts_once() {
     let server = RedisServer::start(true);
     let redis = RedisConfig {
         urls: vec![server.url()],

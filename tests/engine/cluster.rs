@@ -11,11 +11,11 @@ use lastmile::protocol::{ErrorCode, Payload, Refusal};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::carried::words_go_both_ways;
 use crate::common::eventually;
 use crate::nodes::{Node, expect};
-use crate::places::places_are_counted_together;
+use crate::replies::words_go_both_ways;
 use crate::server::RedisServer;
+use crate::subscriber_quota::places_are_counted_together;
 use crate::support::{LIMITS, Subscriber, name, publish, redis_config, rule, start_redis};
 
 const SLOTS: usize = 16384;
@@ -128,7 +128,7 @@ async fn keep_publishing(engine: Arc<Redis>, channel: String, end: Instant) -> (
 const DEAD: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn channels_are_spread_over_a_cluster_and_one_dead_master_stops_only_its_own() {
+async fn dead_master_stops_its_channels_only() {
     let mut cluster = Cluster::start();
     let (is_sharded, nodes) = (cluster.is_sharded(), [cluster.node(), cluster.node()]);
     let channels: Vec<_> = (0..18).map(|n| format!("c{n}")).collect();
@@ -216,7 +216,7 @@ async fn all_have_everything(node: &Node, subscribers: impl Iterator<Item = &(St
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_through_which_nothing_comes_is_given_up_and_made_anew() {
+async fn silent_connection_is_replaced() {
     let cluster = Cluster::start();
     let node = cluster.node();
     let subscriber = node.join("c", Start::Live);
@@ -231,13 +231,13 @@ async fn a_connection_through_which_nothing_comes_is_given_up_and_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn words_go_from_node_to_node_over_a_cluster() {
+async fn node_messages_cross_cluster() {
     let cluster = Cluster::start();
     words_go_both_ways(&[cluster.node(), cluster.node()]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn places_under_names_are_counted_over_a_cluster() {
+async fn subscriber_quota_spans_cluster() {
     let cluster = Cluster::start();
     places_are_counted_together(&[cluster.node(), cluster.node()]).await;
 }

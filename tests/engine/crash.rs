@@ -134,7 +134,7 @@ pub async fn listen(mut ws: Ws) -> Vec<(u64, Value)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r5_nothing_acknowledged_is_lost_by_kill_9_and_a_subscriber_sees_each_once_in_order() {
+async fn gateway_kill_9_loses_nothing_acknowledged() {
     let (folder, key) = (Folder::new(), TestPublisher::new());
     let (mut acknowledged, mut seen) = (BTreeMap::new(), Vec::<(u64, Value)>::new());
     let mut epoch = None::<String>;

@@ -12,7 +12,7 @@ use crate::common::gateway::Folder;
 use crate::support::{Kind, LIMITS, NO_LIMITS, World, name, open_at, rule};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn epochs_offsets_backlogs_and_limits_survive_a_restart() {
+async fn state_survives_restart() {
     let mut world = World::new(Kind::Disk, ChannelRule { backlog_messages: 5, replies: true, ..rule() });
     let limits = ChannelLimits { max_messages: 9, ..NO_LIMITS };
     assert_eq!(world.engine().create(&name("c"), Some(limits.clone()), Now::read()).await, Ok(Created::New));
@@ -44,7 +44,7 @@ async fn epochs_offsets_backlogs_and_limits_survive_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_file_does_not_grow_with_what_passes_and_holds_no_more_than_is_kept() {
+async fn file_size_is_bounded_by_backlog() {
     let limits = MemoryLimits { max_backlog_bytes: 2 << 20, ..LIMITS };
     let mut world = World::with(Kind::Disk, ChannelRule { backlog_messages: 100, ..rule() }, limits);
     let size = |world: &World| std::fs::metadata(world.path()).unwrap().len();
@@ -72,7 +72,7 @@ async fn the_file_does_not_grow_with_what_passes_and_holds_no_more_than_is_kept(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ages_and_lifespans_go_on_over_a_restart() {
+async fn lifespan_continues_after_restart() {
     let limits = ChannelLimits { lifespan: Duration::from_secs(100), ..NO_LIMITS };
     let mut world = World::new(Kind::Disk, ChannelRule { limits, backlog_age: Duration::from_secs(50), ..rule() });
     let position = world.publish("c", "1").await;
@@ -86,7 +86,7 @@ async fn ages_and_lifespans_go_on_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_cannot_be_used_is_a_start_error_that_says_what_to_do() {
+async fn unusable_file_is_explained_at_start() {
     let world = World::new(Kind::Disk, rule());
     for n in 0..200 {
         world.publish("c", &format!("{n}")).await;
@@ -123,7 +123,7 @@ async fn a_file_that_cannot_be_used_is_a_start_error_that_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_interrupted_first_start_left_is_no_obstacle() {
+async fn interrupted_first_start_is_harmless() {
     let mut world = World::new(Kind::Disk, rule());
     drop(world.engine.take());
     std::fs::remove_file(world.path()).unwrap();
@@ -134,7 +134,7 @@ async fn what_an_interrupted_first_start_left_is_no_obstacle() {
 }
 
 #[test]
-fn a_check_of_the_configuration_makes_no_file() {
+fn configuration_check_creates_no_file() {
     let folder = Folder::new();
     let path = folder.path().join("store");
     let toml = format!("[engine]\nkind = \"disk\"\npath = {path:?}\n");

@@ -111,7 +111,7 @@ async fn some_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r5_nothing_acknowledged_is_lost_when_redis_is_killed_and_restarted_with_its_append_only_file() {
+async fn redis_kill_with_aof_loses_nothing() {
     let mut server = RedisServer::start(true);
     let load = Load::on(&server);
     for _ in 0..4 {
@@ -135,7 +135,7 @@ async fn r5_nothing_acknowledged_is_lost_when_redis_is_killed_and_restarted_with
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_cut_lose_nothing() {
+async fn dropped_connections_lose_nothing() {
     let server = RedisServer::start(false);
     let load = Load::on(&server);
     for round in 0..8 {
@@ -148,7 +148,7 @@ async fn connections_that_are_cut_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_redis_hangs_everybody_is_told_in_time_and_subscribers_stay() {
+async fn hanging_redis_is_reported_in_time() {
     let server = RedisServer::start(false);
     let load = Load::on(&server);
     some_time().await;
@@ -175,7 +175,7 @@ async fn while_redis_hangs_everybody_is_told_in_time_and_subscribers_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_forgot_everything_is_a_new_epoch_and_subscribers_are_told() {
+async fn empty_redis_starts_new_epoch() {
     let mut server = RedisServer::start(false);
     let nodes = [(); 2].map(|()| Node::on(&server, &rule()));
     for _ in 0..5 {
@@ -188,7 +188,7 @@ async fn a_redis_that_forgot_everything_is_a_new_epoch_and_subscribers_are_told(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_lost_the_newest_is_a_new_epoch_and_subscribers_are_told() {
+async fn lost_tail_starts_new_epoch() {
     let server = RedisServer::start(true);
     let nodes = [(); 2].map(|()| Node::on(&server, &rule()));
     for _ in 0..5 {

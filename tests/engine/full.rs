@@ -15,7 +15,7 @@ fn set_limit(pid: u32, limit: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r9_a_full_disk_refuses_publications_keeps_subscribers_and_recovers_without_a_restart() {
+async fn full_disk_refuses_then_recovers() {
     let (folder, key) = (Folder::new(), TestPublisher::new());
     // A write beyond the limit is an error then, and not the end of the process.
     let node = Node::start(&folder, &key, "", &["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"]);

@@ -124,7 +124,7 @@ fn with(mut request: Request<Bytes>, name: &'static str, value: &str) -> Request
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_published_on_one_gateway_is_received_on_the_other_and_goes_on_there() {
+async fn publication_crosses_gateways() {
     let server = RedisServer::start(false);
     let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
     let mut subscribers = [pair.subscriber(0).await, pair.subscriber(1).await];
@@ -153,7 +153,7 @@ async fn what_is_published_on_one_gateway_is_received_on_the_other_and_goes_on_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signature_an_idempotency_key_and_a_ticket_are_good_once_on_all_nodes() {
+async fn nonce_key_and_ticket_count_once_on_all_nodes() {
     let server = RedisServer::start(false);
     let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
     let request = pair.request(b"1");
@@ -182,7 +182,7 @@ async fn a_signature_an_idempotency_key_and_a_ticket_are_good_once_on_all_nodes(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_told_to_one_gateway_ends_connections_on_the_other_and_is_known_to_those_that_come_later() {
+async fn revocation_reaches_all_nodes() {
     let server = RedisServer::start(false);
     let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
     let mut ws = pair.subscriber(1).await;
@@ -204,7 +204,7 @@ async fn a_revocation_told_to_one_gateway_ends_connections_on_the_other_and_is_k
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_are_listed_with_their_state_and_load() {
+async fn nodes_are_listed_with_state_and_load() {
     let server = RedisServer::start(false);
     let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
     let _ws = pair.subscriber(1).await;
@@ -245,7 +245,7 @@ async fn subscribe_at_last(ws: &mut Ws, more: Value) -> Value {
 /// A node that is killed under load takes nothing with it: what it acknowledged is everywhere, and its subscribers go on
 /// elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r8_a_node_that_is_killed_takes_nothing_with_it() {
+async fn killed_node_affects_no_other() {
     let server = RedisServer::start(false);
     let engine = format!("kind = \"redis\"\nurl = \"{}\"", server.url());
     let (folders, key) = ([(); 3].map(|()| Folder::new()), TestPublisher::new());
@@ -325,7 +325,7 @@ async fn ticket(pair: &Pair) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readiness_follows_redis_and_nothing_is_accepted_unseen_meanwhile() {
+async fn readiness_follows_redis() {
     let mut server = RedisServer::start(true);
     let pair = Pair::start(&format!("url = \"{}\"", server.url())).await;
     let mut ws = pair.subscriber(0).await;
@@ -351,7 +351,7 @@ async fn readiness_follows_redis_and_nothing_is_accepted_unseen_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_and_a_user_with_no_more_rights_than_the_documents_say_are_enough() {
+async fn documented_redis_rights_suffice() {
     let server = RedisServer::start(false);
     let documents = include_str!("../../docs/engines.md");
     let (_, rights) = documents.split_once("ACL SETUSER gateway on >…").unwrap();

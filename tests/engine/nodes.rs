@@ -75,7 +75,7 @@ pub async fn expect(subscriber: &Subscriber, offsets: std::ops::RangeInclusive<u
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn publications_on_any_node_reach_the_subscribers_of_all_once_and_in_order() {
+async fn publications_cross_nodes_in_order() {
     let server = RedisServer::start(false);
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule()), Node::on(&server, &rule())];
     let channels = ["a", "b {x}", "c/ä"];
@@ -124,7 +124,7 @@ async fn publications_on_any_node_reach_the_subscribers_of_all_once_and_in_order
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_comes_to_another_node_with_a_position_misses_nothing_and_gets_nothing_twice() {
+async fn position_resumes_on_another_node() {
     let server = RedisServer::start(false);
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
     let done = Arc::new(AtomicBool::new(false));
@@ -166,7 +166,7 @@ async fn whoever_comes_to_another_node_with_a_position_misses_nothing_and_gets_n
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn creation_limits_and_closing_count_for_all_nodes() {
+async fn creation_and_closing_span_nodes() {
     let server = RedisServer::start(false);
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
     let c = name("c");
@@ -203,7 +203,7 @@ async fn creation_limits_and_closing_count_for_all_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lifespan_ends_a_channel_on_all_nodes_though_nobody_publishes() {
+async fn lifespan_ends_channel_on_all_nodes() {
     let server = RedisServer::start(false);
     let limits = ChannelLimits { lifespan: Duration::from_secs(5), ..NO_LIMITS };
     let nodes = [(); 2].map(|()| Node::on(&server, &ChannelRule { limits: limits.clone(), ..rule() }));
@@ -218,7 +218,7 @@ async fn a_lifespan_ends_a_channel_on_all_nodes_though_nobody_publishes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_stays_in_redis_or_on_a_node_of_what_nobody_uses() {
+async fn unused_channels_leave_nothing() {
     let server = RedisServer::start(false);
     let limits = MemoryLimits { idle: Duration::from_secs(2), ..LIMITS };
     let nodes = [(); 2].map(|()| Node::new(redis_node(&server.url(), &rule(), limits)));

@@ -10,15 +10,12 @@ use crate::common::eventually;
 use crate::suite::each_engine;
 use crate::support::{Kind, Subscriber, World, name, place, publish, rule};
 
-each_engine!(
-    nothing_is_missing_or_double_between_backlog_and_live_under_full_load,
-    publications_that_are_begun_all_at_once_keep_their_order,
-);
+each_engine!(backlog_and_live_join_without_gap, concurrent_publications_keep_order,);
 
 const PUBLISHERS: usize = 4;
 const EACH: u64 = 150;
 
-async fn nothing_is_missing_or_double_between_backlog_and_live_under_full_load(kind: Kind) {
+async fn backlog_and_live_join_without_gap(kind: Kind) {
     let mut world = World::new(kind, rule());
     let engine = world.engine.take().unwrap();
     let done = AtomicBool::new(false);
@@ -85,7 +82,7 @@ async fn nothing_is_missing_or_double_between_backlog_and_live_under_full_load(k
     }
 }
 
-async fn publications_that_are_begun_all_at_once_keep_their_order(kind: Kind) {
+async fn concurrent_publications_keep_order(kind: Kind) {
     let world = World::new(kind, rule());
     let mut whole = 0;
     for round in 0..5 {

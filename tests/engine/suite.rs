@@ -37,20 +37,17 @@ macro_rules! each_local_engine {
 pub(crate) use each_local_engine;
 
 each_engine!(
-    offsets_rise_by_one_and_recovered_is_true_only_when_nothing_is_missing,
-    a_channel_is_created_described_closed_and_begun_anew,
-    limits_end_a_channel_behind_what_it_accepted_and_it_stays_ended,
-    a_backlog_is_bounded_by_count_and_bytes_and_age,
-    the_last_place_of_a_channel_is_given_once,
+    offsets_rise_and_gaps_are_reported,
+    channel_lifecycle,
+    limits_end_channel_for_good,
+    backlog_is_bounded,
+    last_slot_is_given_once,
 );
 
 mod times {
-    use super::{a_lifespan_ends_a_channel_on_time, what_nobody_uses_is_forgotten_and_what_somebody_uses_is_not};
+    use super::{lifespan_ends_channel_on_time, only_unused_channels_are_removed};
 
-    crate::suite::each_local_engine!(
-        a_lifespan_ends_a_channel_on_time,
-        what_nobody_uses_is_forgotten_and_what_somebody_uses_is_not,
-    );
+    crate::suite::each_local_engine!(lifespan_ends_channel_on_time, only_unused_channels_are_removed,);
 }
 
 fn since(position: &Position, offset: u64) -> Start {
@@ -62,7 +59,7 @@ fn later(secs: u64) -> Now {
     Now { monotonic: Instant::now() + Duration::from_secs(secs), ..Now::read() }
 }
 
-async fn offsets_rise_by_one_and_recovered_is_true_only_when_nothing_is_missing(kind: Kind) {
+async fn offsets_rise_and_gaps_are_reported(kind: Kind) {
     let world = World::new(kind, ChannelRule { backlog_messages: 3, ..rule() });
     let mut last = world.publish("c", "1").await;
     for n in 2..=5 {
@@ -86,7 +83,7 @@ async fn offsets_rise_by_one_and_recovered_is_true_only_when_nothing_is_missing(
     }
 }
 
-async fn a_channel_is_created_described_closed_and_begun_anew(kind: Kind) {
+async fn channel_lifecycle(kind: Kind) {
     let world = World::new(kind, rule());
     let (engine, c) = (world.engine(), name("c"));
     assert!(world.describe("c").await.is_none());
@@ -114,7 +111,7 @@ async fn a_channel_is_created_described_closed_and_begun_anew(kind: Kind) {
     assert_eq!(world.backlog("c", since(&first, 1)), (vec![1], false));
 }
 
-async fn limits_end_a_channel_behind_what_it_accepted_and_it_stays_ended(kind: Kind) {
+async fn limits_end_channel_for_good(kind: Kind) {
     let limits = ChannelLimits { max_messages: 2, max_message_bytes: 10, ..NO_LIMITS };
     let world = World::new(kind, ChannelRule { limits, ..rule() });
     let subscriber = world.join("c", Start::Live);
@@ -137,7 +134,7 @@ async fn limits_end_a_channel_behind_what_it_accepted_and_it_stays_ended(kind: K
     assert_eq!(world.publish("c", "5").await.offset, 1);
 }
 
-async fn a_lifespan_ends_a_channel_on_time(kind: Kind) {
+async fn lifespan_ends_channel_on_time(kind: Kind) {
     let limits = ChannelLimits { lifespan: Duration::from_secs(30), ..NO_LIMITS };
     let world = World::new(kind, ChannelRule { limits, ..rule() });
     let subscriber = world.join("c", Start::Live);
@@ -151,7 +148,7 @@ async fn a_lifespan_ends_a_channel_on_time(kind: Kind) {
     assert_eq!(world.publish("c", "3").await.offset, 1);
 }
 
-async fn what_nobody_uses_is_forgotten_and_what_somebody_uses_is_not(kind: Kind) {
+async fn only_unused_channels_are_removed(kind: Kind) {
     let world = World::new(kind, rule());
     world.publish("idle", "1").await;
     world.publish("used", "1").await;
@@ -166,7 +163,7 @@ async fn what_nobody_uses_is_forgotten_and_what_somebody_uses_is_not(kind: Kind)
     assert_eq!(begun_anew.offset, 1);
 }
 
-async fn a_backlog_is_bounded_by_count_and_bytes_and_age(kind: Kind) {
+async fn backlog_is_bounded(kind: Kind) {
     let world = World::new(kind, ChannelRule { backlog_bytes: 5000, ..rule() });
     for _ in 0..20 {
         world.publish("c", &"x".repeat(1000)).await;
@@ -182,7 +179,7 @@ async fn a_backlog_is_bounded_by_count_and_bytes_and_age(kind: Kind) {
     assert_eq!(world.backlog("c", since(&position, 1)), (vec![], true));
 }
 
-async fn the_last_place_of_a_channel_is_given_once(kind: Kind) {
+async fn last_slot_is_given_once(kind: Kind) {
     let limits = ChannelLimits { max_connections: 3, ..NO_LIMITS };
     let world = World::new(kind, ChannelRule { limits, ..rule() });
     let runtime = tokio::runtime::Handle::current();

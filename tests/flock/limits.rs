@@ -7,7 +7,7 @@ use crate::client::{HASH, basic, connect, publish, request, response, send, star
 use crate::common::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_may_have_what_the_channel_allows_and_else_what_the_older_system_allowed() {
+async fn body_limit_follows_channel_or_default() {
     let world = start(
         r#"
         [[channels]]
@@ -28,7 +28,7 @@ async fn a_body_may_have_what_the_channel_allows_and_else_what_the_older_system_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_rate_of_a_publisher_and_the_limits_of_a_channel_hold() {
+async fn publisher_rate_and_channel_limits_hold() {
     let world = start(&format!(
         "[publishers.slow]\nbasic = {{ username = \"slow\", password_argon2 = \"{HASH}\" }}\nchannels = [\"*\"]\n\
          rate_limit_per_second = 1\n[[channels]]\nmatch = \"once\"\nmax_messages = 1\n"
@@ -49,7 +49,7 @@ async fn the_rate_of_a_publisher_and_the_limits_of_a_channel_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_that_a_limit_forbids_is_not_acknowledged() {
+async fn limited_subscription_is_not_acknowledged() {
     let world = start(
         r#"
         [channel_defaults]
@@ -74,7 +74,7 @@ async fn a_subscription_that_a_limit_forbids_is_not_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_over_the_limit_ends_the_connection_instead_of_leaving_it_deaf() {
+async fn oversized_message_closes_connection() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     let ping = r#"{"type":"Ping"}"#;
@@ -85,7 +85,7 @@ async fn a_message_over_the_limit_ends_the_connection_instead_of_leaving_it_deaf
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_floods_is_ended() {
+async fn flooding_client_is_closed() {
     let world = start("[limits]\nmax_commands_per_second = 1\n").await;
     let mut ws = connect(&world).await;
     for _ in 0..100 {
@@ -96,7 +96,7 @@ async fn a_client_that_floods_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_says_so() {
+async fn drain_is_announced() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     assert!(subscribe(&mut ws, "t").await);

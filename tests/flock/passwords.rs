@@ -12,7 +12,7 @@ async fn status(world: &World, username: &str, password: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_guesses_is_slowed_down_and_who_passed_before_is_not() {
+async fn guessing_is_slowed_for_guesser_only() {
     let world = start_open().await;
     publish(&world, "t", "1").await;
     let (mut refused, began) = (0, Instant::now());
@@ -32,7 +32,7 @@ async fn who_guesses_is_slowed_down_and_who_passed_before_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_at_once_pass_with_few_verifications() {
+async fn hundred_logins_share_verifications() {
     let world = std::sync::Arc::new(start_open().await);
     let all: Vec<_> = (0..100)
         .map(|_| {
@@ -46,7 +46,7 @@ async fn a_hundred_at_once_pass_with_few_verifications() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_takes_a_password_back_at_once() {
+async fn reload_revokes_password_at_once() {
     let listener = "[listeners.control]\naddress = \"127.0.0.1:0\"\nroles = [\"flock-publish\"]\n";
     let publisher = |hash: &str| {
         format!(
@@ -66,7 +66,7 @@ async fn a_reload_takes_a_password_back_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_entry_may_have_a_key_and_a_password_with_one_rate_and_the_same_channels() {
+async fn key_and_password_share_entry() {
     let world = start_open().await;
     let both = world.publisher.toml("both", &["t"]);
     let basic = format!("rate_limit_per_second = 1\nbasic = {{ username = \"both\", password_argon2 = \"{HASH}\" }}\n");

@@ -7,7 +7,7 @@ use crate::client::{basic, connect, expect_silence, publish, request, send, star
 use crate::common::{World, http, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_exact_request_of_the_published_clients_is_taken() {
+async fn published_clients_request_is_accepted() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     assert!(subscribe(&mut ws, "a/b c").await);
@@ -26,12 +26,12 @@ async fn the_exact_request_of_the_published_clients_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publication_without_subscribers_is_taken() {
+async fn publication_without_subscribers_is_accepted() {
     publish(&start_open().await, "nobody", "{}").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_credentials_get_the_answer_of_the_older_system() {
+async fn wrong_credentials_match_flock() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     assert!(subscribe(&mut ws, "t").await);
@@ -65,7 +65,7 @@ async fn wrong_credentials_get_the_answer_of_the_older_system() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn paths_types_and_methods_are_those_of_the_older_system() {
+async fn paths_types_and_methods_match_flock() {
     let world = start_open().await;
     let status = async |method: &str, path: &str, content_type: Option<&str>| {
         let mut request = request(&world, path, "1");
@@ -97,7 +97,7 @@ async fn paths_types_and_methods_are_those_of_the_older_system() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_no_json_is_refused_where_it_was_swallowed() {
+async fn invalid_json_body_is_refused() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     assert!(subscribe(&mut ws, "t").await);
@@ -110,7 +110,7 @@ async fn a_body_that_is_no_json_is_refused_where_it_was_swallowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_publishers_with_a_password_may_publish_and_only_to_their_channels() {
+async fn password_limits_publishers_and_channels() {
     let publisher = format!(
         "[publishers.prices]\nbasic = {{ username = \"p\", password_argon2 = \"{}\" }}\nchannels = [\"prices.*\"]",
         crate::client::HASH
@@ -133,7 +133,7 @@ async fn only_publishers_with_a_password_may_publish_and_only_to_their_channels(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_listener_may_serve_both_roles() {
+async fn one_listener_serves_both_roles() {
     let listener = "[listeners.both]\naddress = \"127.0.0.1:0\"\nroles = [\"flock\", \"flock-publish\"]\n";
     let world = start(listener).await;
     let address = world.gateway.address("both");

@@ -39,7 +39,7 @@ fails(client, "../subscription", "1", "Something went wrong")
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_published_python_client_publishes_and_understands_its_failures() {
+async fn python_client_publishes_and_reads_errors() {
     let python = python();
     let world = start_open().await;
     let mut ws = connect(&world).await;

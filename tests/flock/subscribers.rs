@@ -10,7 +10,7 @@ use crate::client::{check, connect, expect_silence, publish, response, start, st
 use crate::common::{World, Ws, http, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_transcript_of_the_older_system() {
+async fn flock_transcript_is_reproduced() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     let subscribed = r#"{"request_id":"r1","subscribed":true,"topic":"t1","type":"response"}"#;
@@ -46,7 +46,7 @@ async fn the_transcript_of_the_older_system() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_ends_the_connection_with_the_parser_s_words() {
+async fn unreadable_message_closes_with_parser_text() {
     let world = start_open().await;
     let unknown = "unknown variant `Foo`, expected one of `Subscribe`, `Unsubscribe`, `Ping` at line 1 column 13";
     for (sent, reason) in [
@@ -63,7 +63,7 @@ async fn what_cannot_be_read_ends_the_connection_with_the_parser_s_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_reason_is_cut_to_a_legal_frame_between_characters() {
+async fn long_reason_is_cut_at_characters() {
     let world = start_open().await;
     for filler in ["x".repeat(300), "é".repeat(300), format!("x{}", "é".repeat(300)), "🦆".repeat(300)] {
         let mut ws = connect(&world).await;
@@ -79,7 +79,7 @@ async fn a_long_reason_is_cut_to_a_legal_frame_between_characters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_says_nothing_for_half_a_minute_is_ended_and_never_pinged() {
+async fn silent_client_is_closed_without_ping() {
     let world = start_open().await;
     let stream = tokio::net::TcpStream::connect(world.gateway.authority("flight")).await.unwrap();
     let (mut silent, began) = (stream, Instant::now());
@@ -116,7 +116,7 @@ async fn a_client_that_says_nothing_for_half_a_minute_is_ended_and_never_pinged(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_upgrade_gets_a_plain_answer() {
+async fn non_upgrade_gets_plain_answer() {
     let world = start_open().await;
     let address = world.gateway.address("flight");
     assert_eq!(http::get(address, "/ws").await.status, 426);
@@ -132,7 +132,7 @@ async fn what_is_no_upgrade_gets_a_plain_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_of_another_origin_must_be_on_the_listener_s_list() {
+async fn foreign_origin_needs_listing() {
     let listener =
         "[listeners.pages]\naddress = \"127.0.0.1:0\"\nroles = [\"flock\"]\norigins = [\"https://app.example\"]";
     let world = start(listener).await;
@@ -145,7 +145,7 @@ async fn a_page_of_another_origin_must_be_on_the_listener_s_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_brings_no_credential_hears_what_is_for_anyone_or_what_the_listener_vouches_for() {
+async fn anonymous_gets_open_channels_only() {
     let world = start(
         r#"
         [listeners.inside]
@@ -181,7 +181,7 @@ async fn who_brings_no_credential_hears_what_is_for_anyone_or_what_the_listener_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_channel_that_a_reload_closes_to_the_dialect_ends_the_connection() {
+async fn rule_change_closes_flock_subscription() {
     let world = World::start(&listener_with("anyone")).await;
     let mut ws = connect(&world).await;
     assert!(subscribe(&mut ws, "t").await);
@@ -196,7 +196,7 @@ fn listener_with(subscribers: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn channels_are_shared_with_our_own_protocol_both_ways() {
+async fn channels_are_shared_with_native_protocol() {
     let world = start_open().await;
     let (mut ws, mut alice) = (connect(&world).await, world.subscriber().await);
     alice.subscribe("t").await;
@@ -214,7 +214,7 @@ async fn channels_are_shared_with_our_own_protocol_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_publications_arrive_once_and_in_order() {
+async fn thousand_publications_arrive_in_order() {
     let world = start_open().await;
     let mut all = [connect(&world).await, connect(&world).await];
     for ws in &mut all {

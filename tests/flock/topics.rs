@@ -30,7 +30,7 @@ const HOSTILE: [&str; 22] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_topic_is_delivered_to_its_own_subscribers_alone() {
+async fn topics_reach_their_subscribers_only() {
     let world = start_open().await;
     let mut all = connect(&world).await;
     let mut each = Vec::new();
@@ -52,7 +52,7 @@ async fn each_topic_is_delivered_to_its_own_subscribers_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_is_decoded_once_and_its_query_is_no_part_of_the_topic() {
+async fn path_is_decoded_once_without_query() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     for (path, topic) in
@@ -69,7 +69,7 @@ async fn a_path_is_decoded_once_and_its_query_is_no_part_of_the_topic() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_that_climbs_takes_nobody_s_subscription() {
+async fn traversing_topic_takes_no_subscription() {
     let world = start_open().await;
     let (mut victim, mut attacker) = (connect(&world).await, connect(&world).await);
     assert!(subscribe(&mut victim, "t").await);
@@ -84,7 +84,7 @@ async fn a_topic_that_climbs_takes_nobody_s_subscription() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_length_of_a_topic_has_a_bound() {
+async fn topic_length_is_bounded() {
     let world = start_open().await;
     let mut ws = connect(&world).await;
     let longest = "é".repeat(512);
@@ -97,7 +97,7 @@ async fn the_length_of_a_topic_has_a_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_odd_spelling_opens_no_way_around_the_rules() {
+async fn odd_spelling_bypasses_no_rule() {
     let world = start(
         r#"
         [[channels]]

@@ -17,7 +17,7 @@ async fn with_claims(world: &World, subject: &str, claims: Value) -> Ws {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j10_a_template_opens_what_is_ones_own_and_nothing_else() {
+async fn template_opens_own_channel_only() {
     let world =
         World::start("[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{claim.tenant}.*\"\n").await;
     let mut alice = with_claims(&world, "alice", json!({"tenant": "acme"})).await;
@@ -36,7 +36,7 @@ async fn t_j10_a_template_opens_what_is_ones_own_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j10_a_subject_that_looks_like_a_pattern_opens_its_own_name_alone() {
+async fn pattern_like_subject_opens_one_name() {
     let world = World::start("[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{tenant}\"\n").await;
     for (subject, own) in [
         ("*", "user.%2A"),
@@ -59,7 +59,7 @@ async fn t_j10_a_subject_that_looks_like_a_pattern_opens_its_own_name_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deny_beats_allow_and_one_of_the_alternatives_is_enough() {
+async fn deny_wins_and_one_alternative_suffices() {
     let rules = "[[channels]]\nmatch = \"c\"\n\
                  subscribers = [{ group = \"staff\" }, { claim = { level = 3 } }]\n\
                  deny = [{ group = \"leavers\" }, { claim = { locked = true } }]\n";
@@ -79,7 +79,7 @@ async fn deny_beats_allow_and_one_of_the_alternatives_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_issuer_opens_no_more_than_it_may() {
+async fn issuer_is_limited_to_its_channels() {
     let partner = TestIssuer::new("https://partner.example.com");
     let folder_file = "partner.json";
     let world =
@@ -107,7 +107,7 @@ async fn an_issuer_opens_no_more_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j12_a_connection_ends_at_the_expiry_of_its_token_and_others_notice_nothing() {
+async fn token_expiry_ends_one_connection() {
     let world = World::start("").await;
     let short = world.issuer.token_with("alice", 2, |_| {});
     let (mut alice, mut refreshed, mut bob) =
@@ -124,7 +124,7 @@ async fn t_j12_a_connection_ends_at_the_expiry_of_its_token_and_others_notice_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refresh_that_brings_less_ends_what_it_no_longer_opens() {
+async fn narrower_refresh_ends_subscriptions() {
     let world = World::start("[[channels]]\nmatch = \"staff\"\nsubscribers = { group = \"staff\" }\n").await;
     let mut alice = with_claims(&world, "alice", json!({"groups": ["staff"]})).await;
     alice.subscribe("staff").await;
@@ -139,7 +139,7 @@ async fn a_refresh_that_brings_less_ends_what_it_no_longer_opens() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_w10_what_is_replayed_is_authorised_by_the_rights_held_now() {
+async fn replay_needs_current_rights() {
     let rule = |who: &str| format!("[[channels]]\nmatch = \"c\"\nbacklog_messages = 10\nsubscribers = {who}\n");
     let world = World::start(&rule("\"authenticated\"")).await;
     let mut alice = world.subscriber().await;
@@ -164,7 +164,7 @@ async fn t_w10_what_is_replayed_is_authorised_by_the_rights_held_now() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_of_a_template_hold_whoever_asks() {
+async fn template_limits_hold_for_all() {
     let world =
         World::start("[[channels]]\nmatch = \"user.{sub}\"\nmax_message_bytes = 3\nbacklog_messages = 1\n").await;
     assert_eq!(world.post("user.bob", "application/json", b"12345").await.problem(), "message-too-large");

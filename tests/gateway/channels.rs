@@ -12,7 +12,7 @@ async fn put(world: &World, channel: &str, limits: Value) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_channel_is_created_once_and_only_ever_narrower() {
+async fn channel_is_created_once_and_narrowed() {
     let world = World::start(RULES).await;
     let limits = json!({"max_messages": 5, "lifespan_secs": 600});
     let created = put(&world, "c.1", limits.clone()).await;
@@ -40,7 +40,7 @@ async fn a_channel_is_created_once_and_only_ever_narrower() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_state_of_a_channel_counts_messages_bytes_and_subscribers() {
+async fn channel_state_counts_messages_and_bytes() {
     let world = World::start(RULES).await;
     assert_eq!(world.call("GET", "/v1/channels/c.1", None).await.refusal(), (404, "channel-unknown".into()));
     let mut alice = world.subscriber().await;
@@ -53,7 +53,7 @@ async fn the_state_of_a_channel_counts_messages_bytes_and_subscribers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_a_channel_tells_its_subscribers() {
+async fn closing_channel_notifies_subscribers() {
     let world = World::start(RULES).await;
     let (mut alice, mut bob) = (world.subscriber().await, world.subscriber().await);
     alice.subscribe("c.1").await;
@@ -83,7 +83,7 @@ async fn closing_a_channel_tells_its_subscribers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_that_was_ended_takes_nobodys_place() {
+async fn ended_subscription_frees_its_slot() {
     let world =
         World::start("[[channels]]\nmatch = \"c.*\"\nmax_connections = 1\n[limits]\nmax_subscriptions = 2\n").await;
     let mut alice = world.subscriber().await;
@@ -101,7 +101,7 @@ async fn a_subscription_that_was_ended_takes_nobodys_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_uses_its_own_channels_only() {
+async fn publisher_uses_own_channels_only() {
     let world = World::start("").await;
     let other = crate::common::TestPublisher::new();
     let publishers = world.publisher.toml("market-data", &["*"]) + &other.toml("other", &["alerts.*", "status"]);

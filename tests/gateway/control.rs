@@ -13,7 +13,7 @@ fn jwks_path() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_a_key_with_control_controls_and_it_publishes_nothing() {
+async fn only_control_keys_control() {
     let (world, ops) = controlled("").await;
     let everything = [
         ("GET", CHANNELS.to_owned(), None),
@@ -43,7 +43,7 @@ async fn only_a_key_with_control_controls_and_it_publishes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pushed_rules_act_at_once_stay_over_a_reload_and_can_be_taken_back() {
+async fn pushed_rules_apply_and_revert() {
     let (world, ops) = controlled("[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n").await;
     let mut anonymous = world.anonymous().await;
     let mut alice = world.subscriber().await;
@@ -77,7 +77,7 @@ async fn pushed_rules_act_at_once_stay_over_a_reload_and_can_be_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_push_with_a_mistake_changes_nothing_and_is_told_every_one() {
+async fn invalid_push_changes_nothing() {
     let (world, ops) = controlled("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -96,7 +96,7 @@ async fn a_push_with_a_mistake_changes_nothing_and_is_told_every_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pushed_keys_replace_those_of_an_issuer() {
+async fn pushed_keys_replace_issuer_keys() {
     let (world, ops) = controlled("").await;
     let next = TestIssuer::new(ISSUER);
     let keys: Value = serde_json::from_str(&next.jwks()).unwrap();

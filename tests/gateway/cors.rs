@@ -18,7 +18,7 @@ async fn ask(world: &World, method: &str, path: &str, headers: &[(&str, &str)]) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_b1_a_listed_origin_may_read_answers_and_refusals() {
+async fn listed_origin_reads_answers() {
     let world = world().await;
     for path in ["/v1/poll?channel=c", "/v1/poll?channel=c&cursor=x", "/v1/events"] {
         let answer = ask(&world, "GET", path, &[("origin", APP)]).await;
@@ -34,7 +34,7 @@ async fn t_b1_a_listed_origin_may_read_answers_and_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_b1_any_other_origin_gets_nothing_to_read() {
+async fn other_origin_reads_nothing() {
     let world = world().await;
     for origin in
         ["https://evil.example", "http://app.example.com", "https://app.example.com.evil.example", "null", "*"]
@@ -50,7 +50,7 @@ async fn t_b1_any_other_origin_gets_nothing_to_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_preflight_says_what_a_page_may_send() {
+async fn preflight_lists_allowed_headers() {
     let world = world().await;
     let headers = [
         ("origin", APP),
@@ -68,7 +68,7 @@ async fn a_preflight_says_what_a_page_may_send() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_listener_s_own_pages_need_no_permission() {
+async fn own_pages_need_no_permission() {
     let world = world().await;
     let own = format!("http://{}", world.gateway.authority("app"));
     let answer = ask(&world, "GET", "/v1/poll?channel=c", &[("origin", &own)]).await;

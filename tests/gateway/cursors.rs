@@ -21,7 +21,7 @@ async fn check_refused(world: &World, query: &str, cursor: &str, headers: &[(&st
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn malformed_foreign_and_future_cursors_are_refused() {
+async fn bad_cursors_are_refused() {
     let world = World::start(OPEN).await;
     world.publish("a", "1").await;
     world.publish("b", "1").await;
@@ -60,7 +60,7 @@ async fn malformed_foreign_and_future_cursors_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_outlives_a_change_of_the_channels() {
+async fn cursor_outlives_channel_change() {
     let world = World::start(OPEN).await;
     let both = world.poll("channel=a&channel=b").await["cursor"].as_str().unwrap().to_owned();
     for channel in ["a", "b", "c"] {
@@ -77,7 +77,7 @@ async fn a_cursor_outlives_a_change_of_the_channels() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_header_of_a_reconnect_is_newer_than_the_address() {
+async fn reconnect_header_beats_address() {
     let world = World::start(OPEN).await;
     let old = world.poll("channel=a").await["cursor"].as_str().unwrap().to_owned();
     world.publish("a", "1").await;
@@ -168,7 +168,7 @@ async fn leg(world: &World, channel: &str, transport: u8, count: usize, place: &
 }
 
 #[test]
-fn r17_random_switches_of_transport_see_each_message_once_and_in_order() {
+fn transport_switches_keep_order() {
     const MESSAGES: i64 = 300;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let world = runtime.block_on(World::start(OPEN));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::common::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_open_sockets_are_each_told_to_reconnect() {
+async fn open_sockets_are_sent_draining() {
     let world = World::start("[drain]\nwindow_secs = 3\ndeadline_secs = 40\n").await;
     let mut sockets = Vec::new();
     for n in 0..200 {
@@ -40,7 +40,7 @@ async fn two_hundred_open_sockets_are_each_told_to_reconnect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_does_not_answer_does_not_hold_the_drain() {
+async fn silent_client_does_not_block_drain() {
     let world = World::start("[drain]\nwindow_secs = 0\ndeadline_secs = 1\n").await;
     // It never reads, and so never answers the Close.
     let _silent = world.subscriber().await;
@@ -52,7 +52,7 @@ async fn a_client_that_does_not_answer_does_not_hold_the_drain() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_without_connections_stops_at_once() {
+async fn idle_gateway_stops_at_once() {
     let world = World::start("[drain]\nwindow_secs = 60\ndeadline_secs = 90\n").await;
     world.publish("c", "1").await;
     let began = Instant::now();

@@ -9,7 +9,7 @@ use crate::common::{EventReader, World, within};
 const OPEN: &str = "[[channels]]\nmatch = \"secret*\"\n[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 100\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_tells_the_same_as_a_websocket() {
+async fn stream_equals_websocket() {
     let world = World::start(OPEN).await;
     let mut ws = world.anonymous().await;
     let by_ws = ws.subscribe("c").await;
@@ -85,7 +85,7 @@ async fn last_event_id_resumes_both_formats() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_larger_than_the_outbox_arrives_whole() {
+async fn large_backlog_arrives_complete() {
     let rules = "[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 100\n[limits]\noutbox_bytes = 65536\n";
     let world = World::start(rules).await;
     let filler = "x".repeat(20_000);
@@ -116,7 +116,7 @@ async fn a_backlog_larger_than_the_outbox_arrives_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j12_a_stream_ends_with_its_token() {
+async fn stream_ends_with_its_token() {
     let world = World::start("").await;
     let bearer = format!("Bearer {}", world.issuer.token_with("alice", 5, |_| {}));
     let headers = [("authorization", bearer.as_str())];
@@ -136,7 +136,7 @@ async fn t_j12_a_stream_ends_with_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w10_a_right_that_is_taken_away_ends_what_it_opened() {
+async fn revoked_right_ends_stream() {
     let world = World::start(OPEN).await;
     world.publish("a", "0").await;
     let mut events = world.events("channel=a&channel=b").await;
@@ -163,7 +163,7 @@ async fn w10_a_right_that_is_taken_away_ends_what_it_opened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_channel_that_is_not_open_refuses_the_whole_request() {
+async fn one_closed_channel_refuses_request() {
     let world = World::start(OPEN).await;
     let check = async |query: &str, status: u16, problem: &str| {
         let refused = world.try_events(query, &[]).await.err().unwrap_or_else(|| panic!("{query} was given"));
@@ -200,7 +200,7 @@ async fn one_channel_that_is_not_open_refuses_the_whole_request() {
 
 /// Every check stands in one place: the verdict is the same for an upgrade, a stream and a poll.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_h7_upgrade_stream_and_poll_get_the_same_verdict() {
+async fn all_transports_give_same_verdict() {
     let world = World::start("").await;
     let good = format!("Bearer {}", world.issuer.token("alice"));
     let expired =
@@ -225,7 +225,7 @@ async fn t_h7_upgrade_stream_and_poll_get_the_same_verdict() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_channel_and_a_drain_are_told() {
+async fn close_and_drain_are_reported() {
     let world = World::start(OPEN).await;
     let (mut one, mut two) = (world.events("channel=c").await, world.events("channel=c&channel=d").await);
     let mut lines = world.lines("channel=d").await;
@@ -252,7 +252,7 @@ async fn a_closed_channel_and_a_drain_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_rel_slow_a_stream_that_is_not_read_is_closed_and_nobody_else() {
+async fn unread_stream_closes_alone() {
     let more = "[limits]\noutbox_bytes = 262144\noutbox_stall_secs = 600\nclose_secs = 600\nhandshake_secs = 600\n";
     let world = World::start(&format!("{OPEN}{more}")).await;
     let (mut slow, mut good) = (world.events("channel=c").await, world.events("channel=c").await);
@@ -285,7 +285,7 @@ async fn t_rel_slow_a_stream_that_is_not_read_is_closed_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_rel_slow_a_stream_that_stands_still_is_reaped() {
+async fn stalled_stream_is_closed() {
     let more = "[limits]\noutbox_stall_secs = 1\nclose_secs = 1\nhandshake_secs = 1\n";
     let world = World::start(&format!("{OPEN}{more}")).await;
     let _slow = world.events("channel=c").await;
@@ -300,7 +300,7 @@ async fn t_rel_slow_a_stream_that_stands_still_is_reaped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_is_filled_with_heartbeats() {
+async fn heartbeats_fill_silence() {
     let world = World::start(&format!("{OPEN}[limits]\nping_secs = 1\npong_secs = 1\n")).await;
     let (mut events, mut lines) = (world.events("channel=c").await, world.lines("channel=c").await);
     events.comments(3).await;
@@ -313,7 +313,7 @@ async fn silence_is_filled_with_heartbeats() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_and_odd_requests_are_answered_sanely() {
+async fn old_and_odd_requests_are_answered() {
     let world = World::start(OPEN).await;
     let address = world.gateway.authority("public");
     let raw = async |request: String| {
@@ -370,7 +370,7 @@ fn any_json() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn t_b2_any_data_is_one_event_for_a_reference_reader() {
+fn any_data_is_one_event() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (world, events) = runtime.block_on(async {
         let world = World::start(OPEN).await;
@@ -396,7 +396,7 @@ fn t_b2_any_data_is_one_event_for_a_reference_reader() {
 }
 
 #[test]
-fn the_reference_reader_reads_what_the_standard_shows() {
+fn event_reader_follows_standard() {
     let mut reader = EventReader::default();
     for byte in
         b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\r\nid\r\n\r\ndata:  third event\r\rdata\n\n"
@@ -409,7 +409,7 @@ fn the_reference_reader_reads_what_the_standard_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_stream_leaves_its_channels_at_once() {
+async fn dropped_stream_unsubscribes_at_once() {
     let world = World::start(OPEN).await;
     let events = world.events("channel=a&channel=b").await;
     let cursor = world.poll("channel=a").await["cursor"].as_str().unwrap().to_owned();

@@ -31,7 +31,7 @@ async fn read_all(mut ws: Ws, channels: Vec<String>) -> Vec<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everybody_sees_each_message_once_and_in_order_while_others_come_and_go() {
+async fn order_holds_while_subscribers_change() {
     let world = Arc::new(World::start("").await);
     let mut readers = Vec::new();
     for n in 0..SUBSCRIBERS {

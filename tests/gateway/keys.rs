@@ -79,7 +79,7 @@ fn forged(issuer: &str, header: Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_found_by_discovery_over_tls_with_a_configured_authority() {
+async fn discovery_over_tls_with_authority() {
     let provider = TestProvider::start_tls().await;
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
@@ -100,7 +100,7 @@ async fn keys_are_found_by_discovery_over_tls_with_a_configured_authority() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j7_a_rotated_key_is_taken_at_once_and_the_old_one_goes_with_all_it_vouched_for() {
+async fn rotated_key_ends_old_tokens() {
     let provider = TestProvider::start().await;
     let (old, new) = (provider.issuer(), provider.issuer());
     provider.publish(&[&old]);
@@ -116,7 +116,7 @@ async fn t_j7_a_rotated_key_is_taken_at_once_and_the_old_one_goes_with_all_it_vo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j7_a_storm_of_new_keys_makes_few_fetches_and_refuses_nobody() {
+async fn key_storm_makes_few_fetches() {
     let provider = TestProvider::start().await;
     let (old, new) = (provider.issuer(), provider.issuer());
     provider.publish(&[&old]);
@@ -139,7 +139,7 @@ async fn t_j7_a_storm_of_new_keys_makes_few_fetches_and_refuses_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j7_ten_thousand_random_key_ids_make_one_fetch() {
+async fn random_key_ids_make_one_fetch() {
     let provider = TestProvider::start().await;
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
@@ -165,7 +165,7 @@ async fn t_j7_ten_thousand_random_key_ids_make_one_fetch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_j_a_gateway_starts_without_its_provider_and_finds_it_later() {
+async fn late_provider_is_found() {
     let provider = TestProvider::start().await;
     provider.behave(Behaviour::Down);
     let issuer = provider.issuer();
@@ -192,7 +192,7 @@ async fn o_j_a_gateway_starts_without_its_provider_and_finds_it_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_j_a_provider_that_never_answers_delays_nobody_whose_key_is_known() {
+async fn hanging_provider_delays_no_known_key() {
     let provider = TestProvider::start().await;
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
@@ -212,7 +212,7 @@ async fn o_j_a_provider_that_never_answers_delays_nobody_whose_key_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o4_a_bad_answer_never_replaces_good_keys() {
+async fn bad_answer_keeps_good_keys() {
     let ok = |body: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes();
     let big = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(300 * 1024));
     let private = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","d":"AA"}]}"#;
@@ -245,7 +245,7 @@ async fn t_o4_a_bad_answer_never_replaces_good_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_a_discovery_document_of_another_issuer_is_not_believed() {
+async fn foreign_discovery_is_refused() {
     let provider = TestProvider::start().await;
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
@@ -267,7 +267,7 @@ async fn t_o2_a_discovery_document_of_another_issuer_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j6_two_providers_with_the_same_key_id_never_mix() {
+async fn equal_key_ids_stay_separate() {
     let providers = [TestProvider::start().await, TestProvider::start().await];
     let signers = [providers[0].issuer(), providers[1].issuer()];
     let kid = |issuer: &TestIssuer| issuer.jwks().parse::<Value>().unwrap()["keys"][0]["kid"].clone();
@@ -288,7 +288,7 @@ async fn t_j6_two_providers_with_the_same_key_id_never_mix() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j5_nothing_that_a_token_says_is_ever_fetched() {
+async fn token_content_is_never_fetched() {
     let tripwire = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", tripwire.local_addr().unwrap());
     let touched = Arc::new(AtomicUsize::new(0));
@@ -320,7 +320,7 @@ async fn t_j5_nothing_that_a_token_says_is_ever_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_issuer_that_is_gone_is_not_fetched_any_more() {
+async fn removed_issuer_is_not_fetched() {
     let provider = TestProvider::start().await;
     provider.behave(Behaviour::Down);
     let world = world(&provider, provider.issuer(), "discovery = true").await;

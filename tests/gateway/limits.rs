@@ -45,7 +45,7 @@ async fn expect_end(world: &World, channel: &str, subscribers: (Ws, Ws), code: u
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_a_channel_ends_after_its_messages() {
+async fn message_limit_ends_channel() {
     let world = World::start(RULES).await;
     let (mut alone, mut both) = subscribers(&world, "messages").await;
     for n in 1..=2 {
@@ -63,7 +63,7 @@ async fn t_lim_a_channel_ends_after_its_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_a_channel_ends_after_its_bytes() {
+async fn byte_limit_ends_channel() {
     let world = World::start(RULES).await;
     let (mut alone, mut both) = subscribers(&world, "data").await;
     for _ in 0..2 {
@@ -79,7 +79,7 @@ async fn t_lim_a_channel_ends_after_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_a_channel_ends_after_its_lifespan() {
+async fn lifespan_ends_channel() {
     let world = World::start(RULES).await;
     let began = std::time::Instant::now();
     let subscribers = subscribers(&world, "life").await;
@@ -88,7 +88,7 @@ async fn t_lim_a_channel_ends_after_its_lifespan() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_a_publisher_of_a_channel_past_its_lifespan_is_told_so() {
+async fn publisher_is_sent_lifespan_expired() {
     let world = World::start(RULES).await;
     world.publish("life", "1").await;
     let answer = crate::common::eventually("the end of the channel", async || {
@@ -101,7 +101,7 @@ async fn t_lim_a_publisher_of_a_channel_past_its_lifespan_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_a_narrowed_channel_ends_by_its_own_limit() {
+async fn narrowed_limit_ends_channel() {
     let world = World::start("").await;
     let body = Some(("application/json", br#"{"max_messages":1,"max_message_bytes":4}"#.as_slice()));
     assert_eq!(world.call("PUT", "/v1/channels/c", body).await.status, 201);
@@ -111,7 +111,7 @@ async fn t_lim_a_narrowed_channel_ends_by_its_own_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_there_are_as_many_channels_as_there_may_be() {
+async fn channel_count_is_limited() {
     let world = World::start("[limits]\nmax_channels = 2\n").await;
     world.publish("a", "1").await;
     world.publish("b", "1").await;

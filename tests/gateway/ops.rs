@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::common::{World, Ws, get, http};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_running_gateway_is_live_and_ready() {
+async fn running_gateway_is_live_and_ready() {
     let world = World::start("").await;
     let ops = world.gateway.address("ops");
     let live = get(ops, "/healthz").await;
@@ -18,7 +18,7 @@ async fn a_running_gateway_is_live_and_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_draining_gateway_is_live_and_not_ready_and_takes_nobody() {
+async fn draining_gateway_is_live_not_ready() {
     let mixed = "[listeners.mixed]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\", \"subscribe\"]\n";
     let world =
         World::start(&format!("{mixed}[limits]\nclose_secs = 60\n[drain]\nwindow_secs = 1\ndeadline_secs = 10\n"))
@@ -45,7 +45,7 @@ async fn a_draining_gateway_is_live_and_not_ready_and_takes_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_metrics_move() {
+async fn metrics_follow_traffic() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("a").await;
@@ -83,7 +83,7 @@ async fn the_metrics_move() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c9_a_listener_without_the_role_knows_nothing_of_it() {
+async fn listener_without_role_is_404() {
     let world = World::start("").await;
     let not_found = (404, "not-found".to_owned());
     for path in ["/healthz", "/readyz", "/metrics", "/v1/publish", "/v1/channels/c", "/nowhere", "/"] {
@@ -103,7 +103,7 @@ async fn c9_a_listener_without_the_role_knows_nothing_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c9_a_method_that_a_path_does_not_know_is_refused() {
+async fn unknown_method_is_refused() {
     let world = World::start("").await;
     for (listener, method, path) in [
         ("ops", "POST", "/healthz"),
@@ -121,7 +121,7 @@ async fn c9_a_method_that_a_path_does_not_know_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c2_every_answer_carries_the_security_headers() {
+async fn answers_carry_security_headers() {
     let world = World::start("").await;
     for (listener, path) in [("ops", "/healthz"), ("public", "/nowhere"), ("publish", "/v1/channels/c")] {
         let answer = get(world.gateway.address(listener), path).await;
@@ -135,7 +135,7 @@ async fn c2_every_answer_carries_the_security_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_type_of_a_problem_is_a_page_of_the_gateway() {
+async fn problem_type_is_a_page() {
     let world = World::start("").await;
     let answer = get(world.gateway.address("publish"), "/v1/channels/c").await;
     let problem = answer.json();
@@ -147,7 +147,7 @@ async fn the_type_of_a_problem_is_a_page_of_the_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_unix_socket_is_a_listener_like_any_other() {
+async fn unix_socket_is_a_listener() {
     let folder = crate::common::gateway::Folder::new();
     let path = folder.path().join("gateway.sock");
     let listener =
@@ -170,7 +170,7 @@ async fn a_unix_socket_is_a_listener_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_connections_over_a_listeners_limit_are_turned_away_and_room_is_given_back() {
+async fn listener_connection_limit_frees_slots() {
     let listener = "[listeners.narrow]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\nmax_connections = 2\n";
     let world = World::start(listener).await;
     let (address, authority) = (world.gateway.address("narrow"), world.gateway.authority("narrow"));
@@ -187,7 +187,7 @@ async fn t_lim_connections_over_a_listeners_limit_are_turned_away_and_room_is_gi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_one_address_has_as_many_connections_as_it_may() {
+async fn address_connection_limit_holds() {
     let world = World::start("[limits]\nmax_connections_per_address = 2\n").await;
     let first = world.connect().await;
     let _second = world.connect().await;
@@ -198,7 +198,7 @@ async fn t_lim_one_address_has_as_many_connections_as_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_there_are_as_many_connections_in_all_as_there_may_be() {
+async fn total_connection_limit_holds() {
     let world = World::start("[limits]\nmax_connections = 3\n").await;
     let mut open = Vec::new();
     for _ in 0..3 {

@@ -13,7 +13,7 @@ fn next(answer: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_poll_gives_a_cursor_and_the_next_one_waits() {
+async fn first_poll_gives_cursor() {
     let world = World::start(OPEN).await;
     world.publish("c", "0").await;
     let first = world.poll("channel=c").await;
@@ -46,7 +46,7 @@ async fn the_first_poll_gives_a_cursor_and_the_next_one_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_lost_is_told() {
+async fn lost_messages_are_reported() {
     let world = World::start("[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 3\n").await;
     let first = world.poll("channel=c").await;
     for n in 1..=5 {
@@ -66,7 +66,7 @@ async fn what_is_lost_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_poll_that_waits_is_told_how_it_ended() {
+async fn waiting_poll_reports_its_end() {
     let world = World::start(OPEN).await;
     let first = world.poll("channel=c").await;
     let waiting = async || {
@@ -91,7 +91,7 @@ async fn a_poll_that_waits_is_told_how_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_ends_polls_that_wait() {
+async fn drain_ends_waiting_polls() {
     let world = World::start(OPEN).await;
     let query = next(&world.poll("channel=c").await);
     world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
@@ -105,7 +105,7 @@ async fn a_drain_ends_polls_that_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_come_together_come_in_one_answer() {
+async fn grouped_messages_share_an_answer() {
     let world = World::start(OPEN).await;
     let mut publisher = world.publisher_ws().await;
     let (mut answer, mut seen, mut polls) = (world.poll("channel=c").await, 0, 0);

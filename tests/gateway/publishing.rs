@@ -12,7 +12,7 @@ fn data_of(message: &str) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn json_reaches_a_subscriber_byte_for_byte() {
+async fn json_arrives_byte_for_byte() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("prices.btc").await;
@@ -33,7 +33,7 @@ async fn json_reaches_a_subscriber_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn text_is_a_string_and_anything_else_is_base64() {
+async fn text_is_string_other_is_base64() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -57,7 +57,7 @@ async fn text_is_a_string_and_anything_else_is_base64() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn offsets_rise_by_one_for_each_channel_and_ids_are_unique() {
+async fn offsets_rise_and_ids_are_unique() {
     let world = World::start("").await;
     let mut ids = std::collections::HashSet::new();
     for offset in 1..=5 {
@@ -70,7 +70,7 @@ async fn offsets_rise_by_one_for_each_channel_and_ids_are_unique() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_of_lines_is_many_messages_under_one_signature() {
+async fn batch_is_many_messages_one_signature() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -87,7 +87,7 @@ async fn a_batch_of_lines_is_many_messages_under_one_signature() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_h6_a_bad_batch_publishes_nothing_and_a_batch_is_bounded() {
+async fn bad_batch_publishes_nothing() {
     let world = World::start("[limits]\nmax_batch_messages = 3\nmax_batch_bytes = 2048\n").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -102,7 +102,7 @@ async fn t_h6_a_bad_batch_publishes_nothing_and_a_batch_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idempotency_key_publishes_once() {
+async fn idempotency_key_publishes_once() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -126,7 +126,7 @@ async fn an_idempotency_key_publishes_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_idempotency_key_many_times_at_once_publishes_once() {
+async fn concurrent_idempotency_key_publishes_once() {
     let world = std::sync::Arc::new(World::start("").await);
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -148,7 +148,7 @@ async fn the_same_idempotency_key_many_times_at_once_publishes_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_of_channels_are_percent_decoded_and_checked() {
+async fn channel_names_are_decoded_and_checked() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("a/b é 🚀").await;
@@ -164,7 +164,7 @@ async fn names_of_channels_are_percent_decoded_and_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_h5_a_body_over_the_channels_limit_is_refused_at_the_byte() {
+async fn body_limit_holds_to_the_byte() {
     let world = World::start("[[channels]]\nmatch = \"small\"\nmax_message_bytes = 10\n").await;
     world.publish("small", "12345678.0").await;
     let answer = world.post("small", "application/json", b"12345678.00").await;

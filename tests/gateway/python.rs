@@ -36,7 +36,7 @@ async fn run(script: &str, arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_python_signed_is_taken() {
+async fn python_signature_is_accepted() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("prices.btc").await;
@@ -61,7 +61,7 @@ async fn a_request_that_python_signed_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_whole_publisher_in_python_publishes_and_is_refused_where_it_must_be() {
+async fn python_publisher_works_and_is_refused() {
     let world = World::start("[[channels]]\nmatch = \"prices.*\"\nmax_message_bytes = 100\n").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("prices.btc").await;
@@ -79,12 +79,12 @@ async fn a_whole_publisher_in_python_publishes_and_is_refused_where_it_must_be()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_shared_vectors_hold_for_python_too() {
+async fn python_verifies_shared_vectors() {
     assert!(run("signer.py", &["--check-vectors"]).await.contains("agree"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w8_compressed_publications_are_read_by_another_library() {
+async fn python_reads_compressed_publications() {
     let more = "[listeners.squeezed]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\ncompression = true\n\
                 [[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 100\n";
     let world = World::start(more).await;

@@ -28,7 +28,7 @@ async fn check(world: &World, more: Value, recovered: bool, offsets: std::ops::R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn recovered_is_true_only_if_nothing_is_missing() {
+async fn recovered_only_if_complete() {
     let (world, epoch) = world_with(8).await;
     // 4 to 8 are retained.
     let since = |offset: u64| json!({"since": {"epoch": epoch, "offset": offset}});
@@ -48,7 +48,7 @@ async fn recovered_is_true_only_if_nothing_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_comes_back_goes_on_where_it_was() {
+async fn client_resumes_at_its_position() {
     let world = World::start(RULES).await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -68,7 +68,7 @@ async fn a_client_that_comes_back_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_grows_old() {
+async fn backlog_expires_by_age() {
     let world = World::start("[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\nbacklog_secs = 1\n").await;
     let epoch = world.publish("c", "1").await["epoch"].clone();
     crate::common::eventually("the backlog to grow old", async || {
@@ -85,7 +85,7 @@ async fn a_backlog_grows_old() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_malformed_position_is_refused() {
+async fn malformed_position_is_refused() {
     let (world, epoch) = world_with(1).await;
     let mut alice = world.subscriber().await;
     for more in [

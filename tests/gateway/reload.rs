@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::common::{TestPublisher, World, Ws};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_key_is_cut_off_and_a_new_one_is_usable() {
+async fn removed_key_is_cut_new_key_works() {
     let world = World::start("").await;
     let (mut removed, new) = (world.publisher_ws().await, TestPublisher::new());
     let keeps = TestPublisher::new();
@@ -25,7 +25,7 @@ async fn a_removed_key_is_cut_off_and_a_new_one_is_usable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_on_an_open_connection_keeps_to_its_new_channels() {
+async fn open_publisher_follows_new_channels() {
     let world = World::start("").await;
     let mut ws = world.publisher_ws().await;
     ws.send(json!({"type": "publish", "channel": "a", "data": 1})).await;
@@ -42,7 +42,7 @@ async fn a_publisher_on_an_open_connection_keeps_to_its_new_channels() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_narrowed_rule_ends_the_subscriptions_that_it_no_longer_allows() {
+async fn narrowed_rule_ends_subscriptions() {
     let publisher_toml = |world: &World| world.publisher.toml("market-data", &["*"]);
     let world = World::start("[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\n").await;
     let mut anonymous = world.anonymous().await;
@@ -67,7 +67,7 @@ async fn a_narrowed_rule_ends_the_subscriptions_that_it_no_longer_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j6_tokens_of_a_removed_issuer_are_refused() {
+async fn removed_issuer_tokens_are_refused() {
     let world = World::start("").await;
     let token = world.issuer.token("alice");
     let mut before = world.connect().await;
@@ -91,7 +91,7 @@ async fn t_j6_tokens_of_a_removed_issuer_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_configuration_changes_nothing() {
+async fn bad_configuration_changes_nothing() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -103,7 +103,7 @@ async fn a_bad_configuration_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s4_a_reload_does_not_make_an_old_request_new() {
+async fn reload_keeps_replay_window() {
     let world = World::start("").await;
     let request = world.request("POST", "/v1/channels/c/messages", Some(("application/json", b"1")));
     assert_eq!(world.send(request.clone()).await.status, 200);
@@ -112,7 +112,7 @@ async fn s4_a_reload_does_not_make_an_old_request_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_disturbs_nobody() {
+async fn reload_keeps_connections() {
     let world = World::start("").await;
     let mut subscribers: Vec<Ws> = Vec::new();
     for _ in 0..20 {

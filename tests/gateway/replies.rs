@@ -21,7 +21,7 @@ fn reply(id: &str, to: &str, data: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_reaches_the_publisher_with_its_sender_and_is_confirmed_end_to_end() {
+async fn reply_is_confirmed_end_to_end() {
     let world = World::start(SUPPORT).await;
     let mut publisher = world.publisher_ws().await;
     let (mut alice, message) = asked(&world, &mut publisher).await;
@@ -44,7 +44,7 @@ async fn a_reply_reaches_the_publisher_with_its_sender_and_is_confirmed_end_to_e
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_answers_one_subscriber_alone() {
+async fn answer_reaches_one_subscriber() {
     let world = World::start(SUPPORT).await;
     let mut publisher = world.publisher_ws().await;
     let (mut alice, message) = asked(&world, &mut publisher).await;
@@ -65,7 +65,7 @@ async fn a_publisher_answers_one_subscriber_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_wait_for_a_publisher_that_is_briefly_away() {
+async fn replies_wait_for_publisher() {
     let world = World::start(SUPPORT).await;
     let mut publisher = world.publisher_ws().await;
     let (mut alice, message) = asked(&world, &mut publisher).await;
@@ -86,7 +86,7 @@ async fn replies_wait_for_a_publisher_that_is_briefly_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_that_nobody_takes_is_told_in_time() {
+async fn unanswered_reply_times_out() {
     let world = World::start(&format!("{SUPPORT}[limits]\nreply_secs = 4\n")).await;
     let mut publisher = world.publisher_ws().await;
     let (mut alice, message) = asked(&world, &mut publisher).await;
@@ -105,7 +105,7 @@ async fn a_reply_that_nobody_takes_is_told_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_reply_is_refused() {
+async fn malformed_reply_is_refused() {
     let world = World::start(&format!("{SUPPORT}[[channels]]\nmatch = \"c\"\n")).await;
     let mut publisher = world.publisher_ws().await;
     let (mut alice, message) = asked(&world, &mut publisher).await;
@@ -131,7 +131,7 @@ async fn what_is_no_reply_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_subscriber_cannot_fill_a_publisher_s_mailbox() {
+async fn reply_queue_share_is_limited() {
     let limits = "[limits]\nmax_replies = 3\nmax_replies_per_connection = 2\n";
     let world = World::start(&format!("{SUPPORT}{limits}")).await;
     let mut publisher = world.publisher_ws().await;
@@ -155,7 +155,7 @@ async fn one_subscriber_cannot_fill_a_publisher_s_mailbox() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w10_an_answer_does_not_reach_who_lost_the_channel() {
+async fn answer_needs_current_right() {
     let world = World::start(SUPPORT).await;
     let mut publisher = world.publisher_ws().await;
     let (mut alice, message) = asked(&world, &mut publisher).await;
@@ -170,7 +170,7 @@ async fn w10_an_answer_does_not_reach_who_lost_the_channel() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_is_told_who_listens_if_it_asks() {
+async fn publisher_receives_presence_on_request() {
     let world = World::start("[[channels]]\nmatch = \"c\"\nsubscribers = \"anyone\"\n").await;
     let mut first = world.anonymous().await;
     first.subscribe("c").await;
@@ -199,7 +199,7 @@ async fn a_publisher_is_told_who_listens_if_it_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_watches_only_its_own_channels() {
+async fn publisher_watches_own_channels_only() {
     let world = World::start("").await;
     let other = crate::common::TestPublisher::new();
     world.reload(&other.toml("other", &["mine"]), "");

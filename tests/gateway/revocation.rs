@@ -51,7 +51,7 @@ async fn connected(world: &World, token: &str) -> Ws {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_ends_a_subject_a_session_a_token_or_an_issuer() {
+async fn revocation_ends_matching_connections() {
     let (world, ops) = controlled("").await;
     let session = |subject: &str, id: &str| {
         world.issuer.token_with(subject, 3600, |request| drop(request.claims.insert("sid".into(), id.into())))
@@ -84,7 +84,7 @@ async fn a_revocation_ends_a_subject_a_session_a_token_or_an_issuer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn later_logins_count_again() {
+async fn later_logins_are_valid() {
     let (world, ops) = controlled("").await;
     let mut alice = connected(&world, &world.issuer.token("alice")).await;
     let moment = unix_now();
@@ -95,7 +95,7 @@ async fn later_logins_count_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_thousand_connections_exactly_those_of_the_revoked_user_end() {
+async fn revocation_spares_other_users() {
     let (world, ops) = controlled("[limits]\nping_secs = 300\n").await;
     let tokens: Vec<String> = (0..100).map(|user| world.issuer.token(&format!("user{user}"))).collect();
     let mut connections: Vec<Ws> = Vec::new();
@@ -128,7 +128,7 @@ async fn of_two_thousand_connections_exactly_those_of_the_revoked_user_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_of_revocations_acts_when_it_is_read_again() {
+async fn revocation_file_applies_on_reload() {
     let more = "\nrevocations_file = \"revoked.json\"\n";
     let world = World::start("").await;
     let (mut alice, mut bob) =
@@ -156,7 +156,7 @@ async fn a_file_of_revocations_acts_when_it_is_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_that_does_not_fit_is_refused_and_none_is_lost() {
+async fn full_revocation_list_refuses_push() {
     let (world, ops) = controlled("[limits]\nrevocations = 2\n").await;
     for subject in ["alice", "bob"] {
         revoke(&world, &ops, json!({"subject": subject, "before": unix_now() + 30})).await;

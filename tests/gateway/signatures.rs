@@ -15,7 +15,7 @@ fn set(request: &mut Request<Bytes>, name: &'static str, change: impl FnOnce(&st
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_without_a_signature_is_told_how_to_sign() {
+async fn unsigned_request_is_shown_how_to_sign() {
     let world = World::start("").await;
     for name in ["signature", "signature-input"] {
         let mut request = world.request("POST", PATH, JSON);
@@ -32,7 +32,7 @@ async fn a_request_without_a_signature_is_told_how_to_sign() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s1_one_changed_byte_of_anything_that_is_signed_is_refused() {
+async fn changed_signed_byte_is_refused() {
     let world = World::start("").await;
     let check = async |what: &str, expected: &str, change: &dyn Fn(&mut Request<Bytes>)| {
         let mut request = world.request("POST", PATH, JSON);
@@ -91,7 +91,7 @@ async fn s1_one_changed_byte_of_anything_that_is_signed_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s5_a_signature_has_one_form_only() {
+async fn signature_has_one_form() {
     let world = World::start("").await;
     let check = async |what: &str, change: &dyn Fn(&mut Request<Bytes>)| {
         let mut request = world.request("POST", PATH, JSON);
@@ -134,7 +134,7 @@ async fn s5_a_signature_has_one_form_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s2_a_body_needs_its_digest() {
+async fn body_needs_digest() {
     let world = World::start("").await;
     let mut request = world.request("POST", PATH, JSON);
     request.headers_mut().remove("content-digest");
@@ -148,7 +148,7 @@ async fn s2_a_body_needs_its_digest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_is_not_on_the_whitelist_is_unknown() {
+async fn unlisted_key_is_unknown() {
     let world = World::start("").await;
     let stranger = TestPublisher::new();
     let request = stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON);
@@ -162,7 +162,7 @@ async fn a_key_that_is_not_on_the_whitelist_is_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s3_a_signature_is_good_for_a_minute_around_now() {
+async fn signature_is_valid_for_a_minute() {
     let world = World::start("").await;
     let authority = world.gateway.authority("publish");
     let send = async |now: u64| world.send(world.publisher.request_at(&authority, "POST", PATH, JSON, now)).await;
@@ -174,7 +174,7 @@ async fn s3_a_signature_is_good_for_a_minute_around_now() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s4_a_request_is_taken_once_however_often_and_however_many_at_once_it_is_sent() {
+async fn request_is_accepted_once() {
     let world = std::sync::Arc::new(World::start("").await);
     let request = world.request("POST", PATH, JSON);
     let sends = (0..16).map(|_| {
@@ -194,7 +194,7 @@ async fn s4_a_request_is_taken_once_however_often_and_however_many_at_once_it_is
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s4_a_request_that_was_refused_for_its_body_spends_no_nonce() {
+async fn refused_body_spends_no_nonce() {
     let world = World::start("").await;
     let good = world.request("POST", PATH, JSON);
     let mut bad = good.clone();
@@ -204,7 +204,7 @@ async fn s4_a_request_that_was_refused_for_its_body_spends_no_nonce() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_before_the_body_was_read_says_that_the_connection_ends() {
+async fn early_refusal_closes_connection() {
     let world = World::start("").await;
     let stranger = TestPublisher::new();
     let refused = world.send(stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON)).await;
@@ -214,7 +214,7 @@ async fn a_refusal_before_the_body_was_read_says_that_the_connection_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_known_by_its_hash_alone_is_carried_by_the_request() {
+async fn hashed_key_comes_with_request() {
     let world = World::start("").await;
     let hashed = TestPublisher::new();
     let entry = format!("\n[publishers.hashed]\nsha256 = \"{}\"\nchannels = [\"*\"]\n", hashed.fingerprint());
@@ -235,7 +235,7 @@ async fn a_key_known_by_its_hash_alone_is_carried_by_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_is_refused_after_its_last_moment_also_on_a_connection_that_is_open() {
+async fn expired_key_is_refused_on_open_connection() {
     let world = World::start("").await;
     let ends = jiff::Timestamp::from_second(unix_now() as i64 + 8).unwrap();
     let limited = TestPublisher::new();
@@ -255,7 +255,7 @@ async fn a_key_is_refused_after_its_last_moment_also_on_a_connection_that_is_ope
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_over_its_rate_is_told_when_to_come_back() {
+async fn rate_limited_publisher_gets_retry_after() {
     let world = World::start("").await;
     let fast = TestPublisher::new();
     world.reload(&format!("{}rate_limit_per_second = 2\n", fast.toml("fast", &["*"])), "");

@@ -27,7 +27,7 @@ async fn flood(world: &World) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_rel_slow_latest_keeps_the_newest_and_closes_nobody() {
+async fn latest_keeps_newest_and_closes_none() {
     let world = World::start(&rules("latest")).await;
     let mut slow = world.subscriber().await;
     slow.subscribe("c").await;
@@ -45,7 +45,7 @@ async fn t_rel_slow_latest_keeps_the_newest_and_closes_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_rel_slow_a_full_outbox_closes_the_slow_and_nobody_else() {
+async fn full_outbox_closes_slow_only() {
     let world = World::start(&rules("disconnect")).await;
     let mut slow = world.subscriber().await;
     slow.subscribe("c").await;

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::common::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_pipelined_frames_are_answered_and_delivered_in_order() {
+async fn pipelined_frames_keep_order() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -28,7 +28,7 @@ async fn a_thousand_pipelined_frames_are_answered_and_delivered_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_frame_is_refused_for_itself() {
+async fn each_frame_is_refused_alone() {
     let world = World::start("[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n").await;
     let other = crate::common::TestPublisher::new();
     world.reload(&other.toml("other", &["c", "small"]), "[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n");
@@ -72,7 +72,7 @@ async fn base64_is_carried_as_binary() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_handshake_is_signed_and_used_once() {
+async fn handshake_is_signed_and_used_once() {
     let world = World::start("").await;
     let address = world.gateway.address("publish");
     let request = world.request("GET", "/v1/publish", None);
@@ -98,7 +98,7 @@ async fn the_handshake_is_signed_and_used_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_answers_pings_of_its_own_protocol() {
+async fn publisher_pings_are_answered() {
     let world = World::start("").await;
     let mut ws = world.publisher_ws().await;
     ws.expect_silence().await;

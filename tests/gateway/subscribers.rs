@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::common::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_listens_to_many_channels() {
+async fn connection_subscribes_many_channels() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     for n in 0..100 {
@@ -22,7 +22,7 @@ async fn one_connection_listens_to_many_channels() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_comes_after_unsubscribe() {
+async fn nothing_arrives_after_unsubscribe() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("a").await;
@@ -43,7 +43,7 @@ async fn nothing_comes_after_unsubscribe() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mistakes_are_answered_and_close_nothing() {
+async fn mistakes_are_answered_without_close() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("c").await;
@@ -78,7 +78,7 @@ async fn mistakes_are_answered_and_close_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_json_closes_and_so_does_binary() {
+async fn binary_or_non_json_closes() {
     let world = World::start("").await;
     for text in ["hello", "{", "", "{\"type\":\"ping\"} x"] {
         let mut alice = world.subscriber().await;
@@ -94,7 +94,7 @@ async fn what_is_not_json_closes_and_so_does_binary() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ping_frame_is_answered_and_a_close_is_echoed() {
+async fn ping_is_answered_and_close_echoed() {
     let world = World::start("").await;
     let mut alice = world.subscriber().await;
     alice.send_message(Message::Ping(b"abc"[..].to_vec().into())).await;
@@ -105,7 +105,7 @@ async fn a_ping_frame_is_answered_and_a_close_is_echoed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_subprotocol_is_chosen_among_those_offered() {
+async fn subprotocol_is_chosen_from_offer() {
     let world = World::start("").await;
     let connect =
         async |offered: &str| world.connect_with(&[("sec-websocket-protocol", offered)]).await.expect("an upgrade");
@@ -123,7 +123,7 @@ async fn the_subprotocol_is_chosen_among_those_offered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_a_channel_takes_as_many_subscribers_as_it_may_and_a_place_is_given_back() {
+async fn channel_subscriber_limit_frees_slots() {
     let world = World::start("[[channels]]\nmatch = \"c\"\nmax_connections = 2\n").await;
     let (mut alice, mut bob, mut carol) =
         (world.subscriber().await, world.subscriber().await, world.subscriber().await);
@@ -141,7 +141,7 @@ async fn t_lim_a_channel_takes_as_many_subscribers_as_it_may_and_a_place_is_give
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_lim_a_connection_listens_to_as_many_channels_as_it_may() {
+async fn connection_subscription_limit_holds() {
     let world = World::start("[limits]\nmax_subscriptions = 2\n").await;
     let mut alice = world.subscriber().await;
     alice.subscribe("a").await;
@@ -153,7 +153,7 @@ async fn t_lim_a_connection_listens_to_as_many_channels_as_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_sends_too_much_too_fast_is_closed() {
+async fn flooding_client_is_closed() {
     let world = World::start("[limits]\nmax_commands_per_second = 1\n").await;
     let mut alice = world.subscriber().await;
     for _ in 0..30 {
@@ -172,7 +172,7 @@ async fn a_client_that_sends_too_much_too_fast_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_b1_a_page_of_another_origin_gets_no_socket() {
+async fn foreign_origin_gets_no_socket() {
     let world = World::start("").await;
     let authority = world.gateway.authority("public");
     for origin in ["https://evil.example.com", "null", &format!("http://{authority}.evil.com"), "http://127.0.0.1:1"] {

@@ -35,7 +35,7 @@ async fn refused(world: &World, query: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ticket_opens_one_connection_as_its_principal() {
+async fn ticket_opens_one_connection() {
     let world = World::start("").await;
     let ticket = ticket(&world, "").await;
     let mut ws = open(&world, &format!("ticket={ticket}"), &[]).await.expect("an upgrade");
@@ -45,7 +45,7 @@ async fn a_ticket_opens_one_connection_as_its_principal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ticket_is_good_for_its_purpose_only_and_is_no_credential_for_another() {
+async fn ticket_serves_one_purpose() {
     let world = World::start("").await;
     for purpose in ["events", "poll", "rooms"] {
         let ticket = ticket(&world, &json!({"purpose": purpose}).to_string()).await;
@@ -62,7 +62,7 @@ async fn a_ticket_is_good_for_its_purpose_only_and_is_no_credential_for_another(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tickets_are_given_for_a_valid_credential_to_allowed_pages_alone() {
+async fn tickets_need_credential_and_origin() {
     let world = World::start("").await;
     assert_eq!(ask(&world, &[], "").await.refusal(), (401, "unauthenticated".into()));
     assert_eq!(ask(&world, &[("authorization", "Bearer a.b.c")], "").await.refusal(), (401, "unauthenticated".into()));
@@ -78,7 +78,7 @@ async fn tickets_are_given_for_a_valid_credential_to_allowed_pages_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ticket_dies_with_what_it_was_given_for_and_there_are_only_so_many() {
+async fn ticket_ends_with_its_source() {
     let (world, ops) = controlled("[limits]\ntickets = 2\n").await;
     let (one, _) = (ticket(&world, "").await, ticket(&world, "").await);
     let bearer = format!("Bearer {}", world.issuer.token("bob"));

@@ -23,7 +23,7 @@ subscribers = { scope = "read", group = "staff", claim = { tenant = "acme" } }
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_in_hello_or_in_the_header_opens_a_session() {
+async fn token_in_hello_or_header() {
     let world = World::start("").await;
     let token = world.issuer.token("alice");
     let mut by_hello = world.connect().await;
@@ -44,7 +44,7 @@ async fn a_token_in_hello_or_in_the_header_opens_a_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j6_two_issuers_vouch_at_once_and_only_for_their_own() {
+async fn issuers_vouch_for_own_channels() {
     let world = World::start("").await;
     let (second, forger) =
         (TestIssuer::new("https://other.example.com"), TestIssuer::new(crate::common::gateway::ISSUER));
@@ -64,7 +64,7 @@ async fn t_j6_two_issuers_vouch_at_once_and_only_for_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_token_is_refused_with_401_or_4501() {
+async fn bad_token_is_401_or_4501() {
     let world = World::start("").await;
     let good = world.issuer.token("alice");
     let for_others = world.issuer.token_with("alice", 60, |token| token.audiences = vec!["another".into()]);
@@ -80,7 +80,7 @@ async fn a_bad_token_is_refused_with_401_or_4501() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_token_only_what_is_for_anyone_can_be_heard() {
+async fn anonymous_gets_open_channels_only() {
     let world = World::start(RULES).await;
     let mut ws = world.connect().await;
     let welcome = ws.hello(None).await;
@@ -101,7 +101,7 @@ async fn without_a_token_only_what_is_for_anyone_can_be_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rules_ask_for_scopes_groups_and_claims() {
+async fn rules_check_scopes_groups_claims() {
     let world = World::start(RULES).await;
     let check = async |allowed: &[&str], scope: &str, group: &str, tenant: serde_json::Value| {
         let token = world.issuer.token_with("alice", 60, |token| {
@@ -129,7 +129,7 @@ async fn rules_ask_for_scopes_groups_and_claims() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j12_a_connection_ends_with_its_token() {
+async fn connection_ends_with_its_token() {
     let world = World::start("").await;
     let mut ws = world.connect().await;
     let welcome = ws.hello(Some(&world.issuer.token_with("alice", 5, |_| {}))).await;
@@ -142,7 +142,7 @@ async fn t_j12_a_connection_ends_with_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j12_refresh_extends_a_session_of_the_same_person() {
+async fn refresh_extends_session_of_same_person() {
     let world = World::start(RULES).await;
     let read = |token: &mut lastmile::auth::token::TokenRequest| token.scopes = vec!["read".into()];
     let mut ws = world.connect().await;
@@ -174,7 +174,7 @@ async fn t_j12_refresh_extends_a_session_of_the_same_person() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_without_a_token_takes_one_later() {
+async fn anonymous_session_accepts_token_later() {
     let world = World::start(RULES).await;
     let mut ws = world.anonymous().await;
     ws.subscribe_refused("plain", "unauthenticated").await;
@@ -184,7 +184,7 @@ async fn a_session_without_a_token_takes_one_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_ws4_a_client_that_says_nothing_is_closed() {
+async fn silent_client_is_closed() {
     let world = World::start("[limits]\nhello_secs = 1\n").await;
     let mut ws = world.connect().await;
     ws.expect_close(4501, "unauthenticated").await;

@@ -50,7 +50,7 @@ async fn check(ws: &mut Ws, sent: &str, expected: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_transcript_of_the_older_system() {
+async fn tslm_transcript_is_reproduced() {
     let world = World::start(LISTENERS).await;
     let (mut sub, mut publisher, mut all) =
         (connect(&world, "sub").await, connect(&world, "pub").await, connect(&world, "all").await);
@@ -84,7 +84,7 @@ async fn the_transcript_of_the_older_system() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mistakes_are_answered_in_the_words_of_the_older_system() {
+async fn mistakes_are_answered_as_before() {
     let world = World::start(LISTENERS).await;
     let (mut sub, mut publisher, mut all) =
         (connect(&world, "sub").await, connect(&world, "pub").await, connect(&world, "all").await);
@@ -114,7 +114,7 @@ async fn mistakes_are_answered_in_the_words_of_the_older_system() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_own_message_comes_before_the_answer_also_among_many_subscribers() {
+async fn own_message_precedes_answer() {
     let world = World::start(LISTENERS).await;
     let mut all = connect(&world, "all").await;
     check(&mut all, r#"{"CreateChannel":"ch"}"#, r#"{"Success":"Command executed: CreateChannel(\"ch\")"}"#).await;
@@ -168,7 +168,7 @@ async fn auth_tokens_are_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_rate_limit_drops_messages_and_keeps_the_connection() {
+async fn rate_limit_drops_messages_only() {
     let world = World::start(LISTENERS).await;
     let mut ws = connect(&world, "rate").await;
     for n in 0..6 {
@@ -190,7 +190,7 @@ async fn the_rate_limit_drops_messages_and_keeps_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_over_the_listeners_limit_ends_the_connection() {
+async fn oversized_message_closes_connection() {
     let world = World::start(LISTENERS).await;
     let mut ws = connect(&world, "small").await;
     let name = "x".repeat(100 - r#"{"CreateChannel":""}"#.len());
@@ -202,7 +202,7 @@ async fn a_message_over_the_listeners_limit_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn channels_are_shared_with_our_own_protocol_both_ways() {
+async fn channels_are_shared_with_native_protocol() {
     let world = World::start(LISTENERS).await;
     let (mut all, mut alice) = (connect(&world, "all").await, world.subscriber().await);
     alice.subscribe("ch").await;
@@ -223,7 +223,7 @@ async fn channels_are_shared_with_our_own_protocol_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_channel_that_asks_for_more_than_a_token_stays_closed_to_the_dialect() {
+async fn restricted_channel_is_closed_to_tslm() {
     let world = World::start(LISTENERS).await;
     world.publish("secret", "1").await;
     let mut all = connect(&world, "all").await;
@@ -231,7 +231,7 @@ async fn a_channel_that_asks_for_more_than_a_token_stays_closed_to_the_dialect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_that_asks_who_somebody_is_ends_the_connection() {
+async fn restricting_reload_closes_connection() {
     let world = World::start(LISTENERS).await;
     let mut publisher = connect(&world, "pub").await;
     publisher.send_text(r#"{"CreateChannel":"news"}"#).await;

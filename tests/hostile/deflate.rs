@@ -49,7 +49,7 @@ async fn greeted(node: &Node) -> RawWs {
 }
 
 #[tokio::test]
-async fn w8_compression_is_off_unless_the_operator_and_the_client_want_it() {
+async fn compression_is_off_by_default() {
     let plain = Node::start(Setup::default()).await;
     assert_eq!(RawWs::open(plain.public(), PATH, OFFER).await.unwrap().extension, None);
     let node = Node::start(COMPRESSING).await;
@@ -65,7 +65,7 @@ async fn w8_compression_is_off_unless_the_operator_and_the_client_want_it() {
 }
 
 #[tokio::test]
-async fn w8_publications_are_compressed_where_it_pays_and_never_those_of_secrets() {
+async fn secret_channels_are_not_compressed() {
     let more = "[[channels]]\nmatch = \"open.secret\"\nsubscribers = \"anyone\"\ncompress = false\nbacklog_messages = 9\n\
                 [[channels]]\nmatch = \"open.kept\"\nsubscribers = \"anyone\"\nbacklog_messages = 9\n";
     let node = Node::start(Setup { more, ..COMPRESSING }).await;
@@ -101,7 +101,7 @@ async fn w8_publications_are_compressed_where_it_pays_and_never_those_of_secrets
 }
 
 #[tokio::test]
-async fn messages_come_in_compressed_whole_in_fragments_and_from_publishers() {
+async fn compressed_messages_are_read() {
     let more = "[listeners.squeezed]\naddress = \"127.0.0.1:0\"\nroles = [\"publish\"]\ncompression = true\n";
     let node = Node::start(Setup { more, ..COMPRESSING }).await;
     let mut ws = greeted(&node).await;
@@ -135,7 +135,7 @@ async fn messages_come_in_compressed_whole_in_fragments_and_from_publishers() {
 }
 
 #[tokio::test]
-async fn w4_what_rfc_7692_forbids_is_a_protocol_error() {
+async fn invalid_deflate_is_protocol_error() {
     let node = Node::start(COMPRESSING).await;
     let mut neighbour = Neighbour::of(&node).await;
     let hello = deflate(br#"{"type":"hello"}"#);
@@ -167,7 +167,7 @@ async fn w4_what_rfc_7692_forbids_is_a_protocol_error() {
 const LIMIT: usize = 100 * 1024;
 
 #[tokio::test]
-async fn t_ws2_what_counts_is_what_comes_out_whatever_the_ratio() {
+async fn inflated_size_counts_at_any_ratio() {
     let node = Node::start(Setup { limits: "max_command_bytes = 102400", ..COMPRESSING }).await;
     for ratio in [1, 2, 10, 30, 100, 300, 1000] {
         let noise: String = std::iter::repeat_with(|| lastmile_client::signature::fresh_nonce().unwrap())
@@ -193,7 +193,7 @@ async fn t_ws2_what_counts_is_what_comes_out_whatever_the_ratio() {
 }
 
 #[tokio::test]
-async fn t_ws2_two_hundred_bombs_at_once_take_no_memory_and_harm_nobody() {
+async fn two_hundred_bombs_cost_no_memory() {
     let _turn = heavy().await;
     let node = Node::start(Setup { limits: "max_command_bytes = 102400", ..COMPRESSING }).await;
     let mut neighbour = Neighbour::of(&node).await;
@@ -215,7 +215,7 @@ async fn t_ws2_two_hundred_bombs_at_once_take_no_memory_and_harm_nobody() {
 }
 
 #[tokio::test]
-async fn t_ws2_many_small_bombs_in_one_read_are_dealt_with_one_after_the_other() {
+async fn many_small_bombs_run_in_sequence() {
     let _turn = heavy().await;
     let node = Node::start(COMPRESSING).await;
     let mut neighbour = Neighbour::of(&node).await;

@@ -31,7 +31,7 @@ async fn in_every_state(node: &Node) -> Vec<(&'static str, RawWs)> {
 }
 
 #[tokio::test]
-async fn t_ws1_a_huge_announced_length_ends_the_connection_and_nothing_else() {
+async fn huge_length_closes_one_connection() {
     let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
     for length in [1 << 32, u64::MAX >> 1, 1 << 63, u64::MAX] {
@@ -47,7 +47,7 @@ async fn t_ws1_a_huge_announced_length_ends_the_connection_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn t_ws3_two_hundred_thousand_empty_fragments_are_too_many() {
+async fn empty_fragments_are_bounded_by_count() {
     let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
     let flood = [frame(0x01, b""), frame(CONTINUATION, b"").repeat(200_000)].concat();
@@ -69,7 +69,7 @@ async fn t_ws3_two_hundred_thousand_empty_fragments_are_too_many() {
 }
 
 #[tokio::test]
-async fn t_ws3_fragments_of_one_byte_are_bounded_in_their_sum() {
+async fn tiny_fragments_are_bounded_by_sum() {
     let limits = "max_command_bytes = 500\nmax_fragments = 100000";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
     let ping = format!("{:<500}", r#"{"type":"ping","id":"1"}"#);
@@ -89,7 +89,7 @@ async fn t_ws3_fragments_of_one_byte_are_bounded_in_their_sum() {
 }
 
 #[tokio::test]
-async fn t_ws3_a_message_that_never_ends_does_not_hold_off_the_deadline_of_hello() {
+async fn endless_message_meets_hello_deadline() {
     let node = Node::start(Setup { limits: "hello_secs = 1", ..Setup::default() }).await;
     let mut ws = node.connect().await;
     ws.send(&frame(0x01, b"{")).await;
@@ -106,7 +106,7 @@ async fn t_ws3_a_message_that_never_ends_does_not_hold_off_the_deadline_of_hello
 }
 
 #[tokio::test]
-async fn t_ws4_strangers_have_a_budget_of_seconds_frames_and_bytes() {
+async fn unauthenticated_budget_is_limited() {
     let limits = "hello_secs = 4\nmax_command_bytes = 1000\nmax_commands_per_second = 5";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
     let after = async |bytes: &[u8]| {
@@ -126,7 +126,7 @@ async fn t_ws4_strangers_have_a_budget_of_seconds_frames_and_bytes() {
 }
 
 #[tokio::test]
-async fn t_ws8_an_announced_length_holds_no_memory() {
+async fn announced_length_holds_no_memory() {
     let _turn = heavy().await;
     // So that 60 MiB are allowed at all.
     let node = Node::start(Setup { limits: "max_batch_bytes = 67108864\nhello_secs = 300", ..Setup::default() }).await;
@@ -146,7 +146,7 @@ async fn t_ws8_an_announced_length_holds_no_memory() {
 }
 
 #[tokio::test]
-async fn t_ws9_pings_that_are_never_answered_for_do_not_pile_up() {
+async fn unread_pongs_do_not_pile_up() {
     let _turn = heavy().await;
     let limits = "outbox_stall_secs = 2\nping_secs = 300\nhello_secs = 300";
     let node = Node::start(Setup { more: TSLM, limits, ..Setup::default() }).await;
@@ -167,7 +167,7 @@ async fn t_ws9_pings_that_are_never_answered_for_do_not_pile_up() {
 }
 
 #[tokio::test]
-async fn t_ws9_a_subscriber_that_floods_pings_is_told_its_rate() {
+async fn ping_flood_is_rate_limited() {
     let node = Node::start(Setup::default()).await;
     let mut ws = node.subscriber("open.flood").await;
     ws.send(&frame(PING, b"").repeat(2000)).await;
@@ -175,7 +175,7 @@ async fn t_ws9_a_subscriber_that_floods_pings_is_told_its_rate() {
 }
 
 #[tokio::test]
-async fn t_ws11_an_unmasked_frame_ends_the_connection() {
+async fn unmasked_frame_closes() {
     let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
     for (state, mut ws) in in_every_state(&node).await {
         ws.send(b"\x81\x02{}").await;
@@ -184,7 +184,7 @@ async fn t_ws11_an_unmasked_frame_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn w4_bytes_that_are_no_frames_or_no_text_have_their_own_codes() {
+async fn invalid_frames_and_text_have_codes() {
     let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
     let cases: [(&[u8], u16); 12] = [
         (&frame(TEXT, &[0xff, 0xfe]), 1007),
@@ -209,7 +209,7 @@ async fn w4_bytes_that_are_no_frames_or_no_text_have_their_own_codes() {
 }
 
 #[tokio::test]
-async fn w5_a_message_at_the_bound_passes_and_one_byte_more_does_not() {
+async fn message_limit_holds_to_the_byte() {
     let node = Node::start(Setup { limits: "max_command_bytes = 300", ..Setup::default() }).await;
     let mut ws = node.connect().await;
     ws.hello().await;
@@ -220,7 +220,7 @@ async fn w5_a_message_at_the_bound_passes_and_one_byte_more_does_not() {
 }
 
 #[tokio::test]
-async fn i1_nested_json_costs_an_error_and_not_the_stack() {
+async fn deep_json_is_refused() {
     let node = Node::start(Setup::default()).await;
     let mut ws = node.connect().await;
     ws.hello().await;
@@ -239,7 +239,7 @@ async fn i1_nested_json_costs_an_error_and_not_the_stack() {
 }
 
 #[tokio::test]
-async fn control_frames_between_fragments_are_answered_at_once() {
+async fn control_frames_between_fragments() {
     let node = Node::start(Setup::default()).await;
     let mut ws = node.connect().await;
     ws.hello().await;
@@ -254,7 +254,7 @@ async fn control_frames_between_fragments_are_answered_at_once() {
 }
 
 #[tokio::test]
-async fn a_close_is_answered_with_its_own_code_and_the_socket_ends() {
+async fn close_is_echoed_and_socket_ends() {
     let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
     let normal = [&1000u16.to_be_bytes()[..], b"bye"].concat();
     for payload in [&normal[..], b"", &1001u16.to_be_bytes(), &4999u16.to_be_bytes()] {
@@ -273,7 +273,7 @@ async fn a_close_is_answered_with_its_own_code_and_the_socket_ends() {
 }
 
 #[tokio::test]
-async fn a_close_of_the_gateway_that_nobody_answers_ends_the_socket_all_the_same() {
+async fn unanswered_close_ends_socket() {
     let node = Node::start(Setup { limits: "hello_secs = 1\nclose_secs = 1", ..Setup::default() }).await;
     let mut ws = node.connect().await;
     assert_eq!(ws.frame().await.unwrap_err(), End::Close(4501, "unauthenticated".into()));
@@ -290,7 +290,7 @@ async fn a_close_of_the_gateway_that_nobody_answers_ends_the_socket_all_the_same
 }
 
 #[tokio::test]
-async fn frames_in_the_packet_of_the_upgrade_are_not_lost() {
+async fn frames_with_upgrade_are_kept() {
     let node = Node::start(Setup::default()).await;
     let early = [
         upgrade("/v1/subscribe", "gateway", ""),

@@ -151,7 +151,7 @@ async fn check(state: State, ws: &mut RawWs, steps: &[Vec<u8>]) {
 }
 
 #[tokio::test]
-async fn t_ws12_nonsense_in_any_state_costs_one_connection_at_most() {
+async fn garbage_costs_one_connection() {
     let limits = "max_commands_per_second = 3\nmax_command_bytes = 40000";
     let node = Node::start(Setup { more: TSLM, limits, ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
@@ -173,7 +173,7 @@ async fn t_ws12_nonsense_in_any_state_costs_one_connection_at_most() {
 }
 
 #[tokio::test]
-async fn t_ws12_a_refused_command_does_not_end_the_session() {
+async fn refused_command_keeps_session() {
     let node = Node::start(Setup { limits: "max_command_bytes = 1000000", ..Setup::default() }).await;
     let mut ws = node.subscriber("open.mine").await;
     let mut runner = TestRunner::deterministic();

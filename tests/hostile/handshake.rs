@@ -11,7 +11,7 @@ use crate::ws::{RawWs, upgrade};
 const PATH: &str = "/v1/subscribe";
 
 #[tokio::test]
-async fn t_ws6_heads_that_are_huge_or_slow_are_refused_or_read_but_never_hang() {
+async fn huge_or_slow_heads_never_hang() {
     let node = Node::start(Setup::default()).await;
     let mut neighbour = Neighbour::of(&node).await;
     let host = node.public().to_string();
@@ -51,7 +51,7 @@ const GOOD: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn w3_only_a_whole_and_single_upgrade_is_one() {
+async fn upgrade_must_be_complete() {
     let node = Node::start(Setup::default()).await;
     assert_eq!(lines(&node, &GOOD).await.status, 101);
     for (missing, status) in [(1, 426), (2, 426), (3, 426), (4, 400)] {
@@ -97,12 +97,12 @@ async fn w3_only_a_whole_and_single_upgrade_is_one() {
 }
 
 #[tokio::test]
-async fn t_ws7_whatever_the_websocket_headers_hold_the_answer_is_one_of_four() {
+async fn websocket_headers_give_known_answers() {
     odd_headers("", &[]).await;
 }
 
 #[tokio::test]
-async fn t_ws7_nor_does_a_listener_that_compresses_answer_anything_else() {
+async fn compressing_listener_answers_alike() {
     const PLAIN: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
     odd_headers("compression = true", &[PLAIN, &format!("{PLAIN}; server_max_window_bits=15")]).await;
 }
@@ -136,14 +136,14 @@ async fn odd_headers(public: &str, extensions: &[&str]) {
 }
 
 #[tokio::test]
-async fn an_unknown_subprotocol_is_told_so() {
+async fn unknown_subprotocol_is_refused() {
     let node = Node::start(Setup::default()).await;
     let mut ws = RawWs::open(node.public(), PATH, "sec-websocket-protocol: graphql-ws\r\n").await.unwrap();
     assert_eq!(ws.end().await.code(), 4510);
 }
 
 #[tokio::test]
-async fn t_b1_only_the_own_origin_and_those_on_the_list_get_in() {
+async fn only_listed_origins_connect() {
     let public = r#"origins = ["https://app.example.com", "http://localhost:3000"]"#;
     let node = Node::start(Setup { public, ..Setup::default() }).await;
     let (host, port) = (node.public().to_string(), node.public().port());
@@ -194,7 +194,7 @@ async fn t_b1_only_the_own_origin_and_those_on_the_list_get_in() {
 }
 
 #[tokio::test]
-async fn t_h7_a_host_that_is_not_ours_is_refused_alike_for_requests_and_upgrades() {
+async fn unknown_host_is_refused_alike() {
     let public = r#"hosts = ["gateway.example.com"]"#;
     let node = Node::start(Setup { public, ..Setup::default() }).await;
     for host in ["evil.example", "gateway.example.com.evil.example", "", "gateway.example.com:1", "127.0.0.1"] {

@@ -71,7 +71,7 @@ async fn problem(sender: &Sender, request: Request<BoxBody<Bytes, Infallible>>) 
 }
 
 #[tokio::test]
-async fn everything_is_answered_over_http2_on_one_connection() {
+async fn http2_serves_all_on_one_connection() {
     let certified = Certified::new();
     let node = certified.node(Setup { more: ALL, ..Setup::default() }).await;
     let address = node.address("all");
@@ -113,7 +113,7 @@ async fn node_reader(certified: &Certified, node: &Node) -> crate::ws::RawWs<Tls
 }
 
 #[tokio::test]
-async fn what_is_wrong_over_http2_is_refused_and_the_connection_goes_on() {
+async fn http2_errors_keep_connection() {
     let certified = Certified::new();
     let limits = "handshake_secs = 5";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
@@ -169,7 +169,7 @@ impl<S: futures_util::Stream + Unpin> futures_util::Stream for SyncStream<S> {
 }
 
 #[tokio::test]
-async fn the_operator_says_whether_http2_is_spoken_and_http1_stays() {
+async fn http2_is_a_setting_http1_stays() {
     let certified = Certified::new();
     let more = ALL.replace("[\"publish", "[\"ops\", \"publish") + "http2 = false\n";
     let node = certified.node(Setup { more: &more, ..Setup::default() }).await;
@@ -288,7 +288,7 @@ fn streams(count: u32) -> impl Iterator<Item = u32> {
 }
 
 #[tokio::test]
-async fn t_h3_ten_thousand_streams_that_are_taken_back_end_the_connection() {
+async fn client_reset_flood_ends_connection() {
     let get = fields("/healthz");
     let flood = streams(10_000)
         .flat_map(|id| {
@@ -300,7 +300,7 @@ async fn t_h3_ten_thousand_streams_that_are_taken_back_end_the_connection() {
 }
 
 #[tokio::test]
-async fn t_h3_ten_thousand_streams_that_the_gateway_must_reset_end_the_connection() {
+async fn server_reset_flood_ends_connection() {
     let get = fields("/metrics");
     let flood = streams(10_000)
         .flat_map(|id| {
@@ -313,7 +313,7 @@ async fn t_h3_ten_thousand_streams_that_the_gateway_must_reset_end_the_connectio
 }
 
 #[tokio::test]
-async fn t_h3_headers_that_never_end_end_the_connection() {
+async fn endless_headers_end_connection() {
     let field = [&[0x00, 3][..], b"x-a", &[100], &[b'a'; 100]].concat();
     let mut flood = frame(HEADERS, END_STREAM, 1, &fields("/healthz"));
     (0..100_000).for_each(|_| flood.extend(frame(CONTINUATION, 0, 1, &field)));
@@ -324,7 +324,7 @@ async fn t_h3_headers_that_never_end_end_the_connection() {
 }
 
 #[tokio::test]
-async fn t_h3_a_head_that_is_too_large_is_refused() {
+async fn oversized_head_is_refused() {
     let certified = Certified::new();
     let node = certified.node(Setup { more: ALL, ..Setup::default() }).await;
     let (sender, _connection) = client(&certified, node.address("all")).await;
@@ -338,7 +338,7 @@ async fn t_h3_a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn t_h3_answers_that_are_never_read_are_given_up_with_their_connection() {
+async fn unread_answers_end_connection() {
     let _turn = heavy().await;
     let certified = Certified::new();
     let limits = "handshake_secs = 3";
@@ -378,7 +378,7 @@ fn get_healthz(node: &Node) -> Request<BoxBody<Bytes, Infallible>> {
 }
 
 #[tokio::test]
-async fn t_h3_a_connection_that_nobody_uses_ends() {
+async fn idle_connection_ends() {
     let certified = Certified::new();
     let limits = "handshake_secs = 4";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
@@ -402,7 +402,7 @@ async fn t_h3_a_connection_that_nobody_uses_ends() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goaway() {
+async fn drain_sends_goaway() {
     let certified = Certified::new();
     let more = "[drain]\nwindow_secs = 2\ndeadline_secs = 10";
     let mut node = certified.node(Setup { more, ..Setup::default() }).await;
@@ -426,7 +426,7 @@ async fn a_drain_says_goaway() {
 }
 
 #[tokio::test]
-async fn t_h3_neighbours_of_a_flood_are_served_over_http1_too() {
+async fn flood_spares_http1_clients() {
     let certified = Certified::new();
     let node = certified.node(Setup { more: ALL, ..Setup::default() }).await;
     let mut subscriber = certified.subscriber(&node, "open.a").await;

@@ -18,7 +18,7 @@ async fn reopen(node: &Node) -> RawWs {
 }
 
 #[tokio::test]
-async fn t_lim_connections_of_one_listener() {
+async fn connections_of_a_listener() {
     let node = Node::start(Setup { public: "max_connections = 3", ..Setup::default() }).await;
     let mut held = Vec::new();
     for _ in 0..3 {
@@ -42,7 +42,7 @@ async fn t_lim_connections_of_one_listener() {
 }
 
 #[tokio::test]
-async fn t_lim_connections_in_all() {
+async fn connections_in_total() {
     // One of them is for the requests of the test itself.
     let node = Node::start(Setup { limits: "max_connections = 4", ..Setup::default() }).await;
     let mut held = Vec::new();
@@ -57,7 +57,7 @@ async fn t_lim_connections_in_all() {
 }
 
 #[tokio::test]
-async fn t_lim_connections_of_one_address_count_before_they_speak() {
+async fn silent_connections_count_by_address() {
     let node = Node::start(Setup { limits: "max_connections_per_address = 2", ..Setup::default() }).await;
     let from = async |source: &str| {
         let mut stream = crate::raw::connect_from(source, node.public()).await;
@@ -75,7 +75,7 @@ async fn t_lim_connections_of_one_address_count_before_they_speak() {
 }
 
 #[tokio::test]
-async fn t_lim_channels_of_one_connection() {
+async fn channels_of_a_connection() {
     let node = Node::start(Setup { limits: "max_subscriptions = 3", ..Setup::default() }).await;
     let mut ws = node.connect().await;
     ws.hello().await;
@@ -93,7 +93,7 @@ async fn t_lim_channels_of_one_connection() {
 }
 
 #[tokio::test]
-async fn t_lim_subscribers_of_one_channel() {
+async fn subscribers_of_a_channel() {
     let more = "[[channels]]\nmatch = \"small\"\nsubscribers = \"anyone\"\nmax_connections = 2";
     let node = Node::start(Setup { more, ..Setup::default() }).await;
     let mut held = [node.subscriber("small").await, node.subscriber("small").await];
@@ -109,7 +109,7 @@ async fn t_lim_subscribers_of_one_channel() {
 }
 
 #[tokio::test]
-async fn t_lim_frames_of_one_connection() {
+async fn frames_of_a_connection() {
     let node = Node::start(Setup { limits: "max_commands_per_second = 2", ..Setup::default() }).await;
     let mut ws = node.connect().await;
     // The burst is ten times the rate, and hello is one of them.
@@ -124,7 +124,7 @@ async fn t_lim_frames_of_one_connection() {
 }
 
 #[tokio::test]
-async fn t_lim_channels_that_exist_at_once() {
+async fn channels_in_total() {
     let node = Node::start(Setup { limits: "max_channels = 3", ..Setup::default() }).await;
     for channel in ["open.1", "open.2", "open.3"] {
         node.publish(channel, "1").await;

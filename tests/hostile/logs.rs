@@ -47,7 +47,7 @@ impl Seen {
 }
 
 #[tokio::test]
-async fn l_b_t_s4_no_token_key_or_message_leaves_the_gateway_beside_its_way() {
+async fn secrets_never_leave_the_gateway() {
     let node = Node::start(Setup { log: "trace", more: TSLM, ..Setup::default() }).await;
     let good = node.issuer.token(&format!("{CANARY}-subject"));
     let mut forged = good.clone();
@@ -129,7 +129,7 @@ async fn l_b_t_s4_no_token_key_or_message_leaves_the_gateway_beside_its_way() {
 }
 
 #[tokio::test]
-async fn t_l1_whatever_a_client_writes_the_log_stays_one_object_a_line() {
+async fn client_text_keeps_log_lines_whole() {
     let more = "[listeners.balanced]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\nproxy_protocol = true\n";
     let top = "trusted_proxies = [\"127.0.0.1\"]";
     let node = Node::start(Setup { log: "trace", more, top, ..Setup::default() }).await;
@@ -186,7 +186,7 @@ async fn t_l1_whatever_a_client_writes_the_log_stays_one_object_a_line() {
 }
 
 #[tokio::test]
-async fn t_s4_a_mistake_in_the_configuration_is_told_without_its_secrets() {
+async fn configuration_errors_hide_secrets() {
     for wrong in [
         format!("auth_tokens = [\"{CANARY}\", \"\"]"),
         format!("auth_tokens = \"{CANARY}\""),

@@ -13,9 +13,9 @@ mod ws;
 
 mod deflate;
 mod framing;
-mod front;
 mod fuzz;
 mod handshake;
+mod http;
 mod http2;
 mod limits;
 mod logs;

@@ -27,7 +27,7 @@ async fn crowd<T>(count: usize, make: impl AsyncFn(usize) -> T) -> Vec<T> {
 }
 
 #[tokio::test]
-async fn t_h4_ten_thousand_connections_that_say_nothing_cost_little_and_are_gone_in_time() {
+async fn silent_connections_are_cheap_and_end() {
     let _turn = heavy().await;
     let node = Node::start(Setup { limits: "handshake_secs = 8", ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
@@ -47,7 +47,7 @@ async fn t_h4_ten_thousand_connections_that_say_nothing_cost_little_and_are_gone
 }
 
 #[tokio::test]
-async fn t_h4_two_thousand_half_open_tls_handshakes_are_bounded_in_memory_and_time() {
+async fn half_open_tls_is_bounded() {
     let _turn = heavy().await;
     let certified = Certified::new();
     let node = certified.node(Setup { limits: "handshake_secs = 5", ..Setup::default() }).await;
@@ -69,7 +69,7 @@ async fn t_h4_two_thousand_half_open_tls_handshakes_are_bounded_in_memory_and_ti
 }
 
 #[tokio::test]
-async fn five_thousand_subscribers_get_every_publication_once_and_in_order() {
+async fn five_thousand_subscribers_in_order() {
     let _turn = heavy().await;
     let node = Node::start(Setup { limits: "ping_secs = 300", ..Setup::default() }).await;
     const PUBLICATIONS: u64 = 200;
@@ -102,7 +102,7 @@ async fn five_thousand_subscribers_get_every_publication_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn memory_returns_after_subscribers_come_and_go() {
+async fn memory_returns_after_churn() {
     let _turn = heavy().await;
     let node = Node::start(Setup::default()).await;
     let mut after_first = 0;
@@ -128,7 +128,7 @@ async fn memory_returns_after_subscribers_come_and_go() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goodbye_to_everybody_and_ends_in_time() {
+async fn drain_closes_all_in_time() {
     let _turn = heavy().await;
     let more = "[drain]\nwindow_secs = 1\ndeadline_secs = 10";
     let mut node = Node::start(Setup { more, limits: "hello_secs = 300\nclose_secs = 2", ..Setup::default() }).await;
@@ -161,7 +161,7 @@ async fn a_drain_says_goodbye_to_everybody_and_ends_in_time() {
 }
 
 #[tokio::test]
-async fn a_drain_refuses_new_work_on_connections_that_are_open() {
+async fn drain_refuses_new_work() {
     let more = "[drain]\nwindow_secs = 2\ndeadline_secs = 8";
     let mut node = Node::start(Setup { more, limits: "close_secs = 2", ..Setup::default() }).await;
     let mut held = node.subscriber("open.drain").await;
@@ -181,7 +181,7 @@ async fn a_drain_refuses_new_work_on_connections_that_are_open() {
 const ROOMS: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n";
 
 #[tokio::test]
-async fn rooms_that_are_opened_and_left_leave_nothing_behind() {
+async fn left_rooms_leave_nothing() {
     let _turn = heavy().await;
     let node = Node::start(Setup { more: ROOMS, ..Setup::default() }).await;
     let address = node.address("pair");

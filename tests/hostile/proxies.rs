@@ -19,7 +19,7 @@ async fn upgraded(mut stream: TcpStream, headers: &str) -> (u16, TcpStream) {
 }
 
 #[tokio::test]
-async fn t_x1_a_trusted_proxy_speaks_for_its_clients() {
+async fn trusted_proxy_names_clients() {
     let limits = "max_connections_per_address = 1";
     let top = "trusted_proxies = [\"127.0.0.1/32\"]";
     let node = Node::start(Setup { top, limits, ..Setup::default() }).await;
@@ -56,7 +56,7 @@ async fn t_x1_a_trusted_proxy_speaks_for_its_clients() {
 }
 
 #[tokio::test]
-async fn t_x1_a_stranger_cannot_choose_its_address() {
+async fn stranger_cannot_choose_address() {
     let limits = "max_connections_per_address = 1";
     let top = "trusted_proxies = [\"127.0.0.1/32\"]";
     let node = Node::start(Setup { top, limits, ..Setup::default() }).await;
@@ -68,7 +68,7 @@ async fn t_x1_a_stranger_cannot_choose_its_address() {
 }
 
 #[tokio::test]
-async fn t_x1_a_header_that_no_proxy_writes_names_nobody() {
+async fn invalid_header_names_no_client() {
     let limits = "max_connections_per_address = 1";
     let top = "trusted_proxies = [\"127.0.0.1/32\"]";
     let node = Node::start(Setup { top, limits, ..Setup::default() }).await;
@@ -103,7 +103,7 @@ fn from_v4(last: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn t_x1_a_proxy_header_names_the_client() {
+async fn proxy_header_names_client() {
     let limits = "max_connections_per_address = 1";
     let top = "trusted_proxies = [\"127.0.0.1/32\"]";
     let node = Node::start(Setup { top, limits, more: PROXY_LISTENER, ..Setup::default() }).await;
@@ -127,7 +127,7 @@ async fn t_x1_a_proxy_header_names_the_client() {
 }
 
 #[tokio::test]
-async fn t_x1_a_connection_without_a_good_proxy_header_is_closed_without_a_word() {
+async fn missing_proxy_header_closes() {
     let node = Node::start(Setup { more: PROXY_LISTENER, limits: "handshake_secs = 3", ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
     let request = upgrade("/v1/subscribe", "gateway", "");

@@ -52,7 +52,7 @@ async fn publish(publisher: &mut RawWs, channel: &str, from: u64, count: u64, re
 }
 
 #[tokio::test]
-async fn t_rel_slow_a_subscriber_that_never_reads_costs_its_outbox_and_no_more() {
+async fn unread_subscriber_costs_its_outbox() {
     let _turn = heavy().await;
     let limits = "outbox_bytes = 4194304\nclose_secs = 600\nping_secs = 300\noutbox_stall_secs = 300";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
@@ -87,7 +87,7 @@ async fn t_rel_slow_a_subscriber_that_never_reads_costs_its_outbox_and_no_more()
 }
 
 #[tokio::test]
-async fn t_rel_slow_who_wants_only_the_latest_is_never_closed_and_gets_the_latest() {
+async fn latest_subscriber_is_never_closed() {
     let _turn = heavy().await;
     let more = "[[channels]]\nmatch = \"latest\"\nsubscribers = \"anyone\"\nslow_consumer = \"latest\"";
     let limits = "ping_secs = 300\noutbox_stall_secs = 300";
@@ -115,7 +115,7 @@ async fn t_rel_slow_who_wants_only_the_latest_is_never_closed_and_gets_the_lates
 }
 
 #[tokio::test]
-async fn t_rel_slow_a_socket_that_takes_nothing_for_too_long_is_closed() {
+async fn blocked_socket_is_closed() {
     let _turn = heavy().await;
     let limits = "outbox_bytes = 67108864\noutbox_stall_secs = 1\nclose_secs = 600";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;

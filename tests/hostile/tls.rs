@@ -86,7 +86,7 @@ impl Certified {
 }
 
 #[tokio::test]
-async fn r11_a_new_certificate_is_for_new_handshakes_and_drops_nobody() {
+async fn new_certificate_applies_to_new_handshakes() {
     let (old, new) = (Certified::new(), Certified::new());
     let node = old.node(Setup::default()).await;
     let mut held = old.subscriber(&node, "open.a").await;
@@ -104,7 +104,7 @@ async fn r11_a_new_certificate_is_for_new_handshakes_and_drops_nobody() {
 }
 
 #[tokio::test]
-async fn r11_a_key_of_another_certificate_is_not_taken_over() {
+async fn mismatched_key_is_not_loaded() {
     let (old, other) = (Certified::new(), Certified::new());
     let node = old.node(Setup::default()).await;
     node.folder.write("gateway.key", &other.key);
@@ -126,7 +126,7 @@ async fn r11_a_key_of_another_certificate_is_not_taken_over() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_cannot_be_used_is_refused_before_a_port_is_bound() {
+async fn unusable_certificate_fails_before_binding() {
     let (one, other) = (Certified::new(), Certified::new());
     // Somebody has this port: a gateway that tried to bind would say so.
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -159,7 +159,7 @@ async fn a_certificate_that_cannot_be_used_is_refused_before_a_port_is_bound() {
 }
 
 #[tokio::test]
-async fn t_h9_what_is_no_handshake_ends_within_its_deadline() {
+async fn non_handshake_ends_by_deadline() {
     let certified = Certified::new();
     let node = certified.node(Setup { limits: "handshake_secs = 3", ..Setup::default() }).await;
     let hello = certified.client_hello();
@@ -198,7 +198,7 @@ async fn t_h9_what_is_no_handshake_ends_within_its_deadline() {
 }
 
 #[tokio::test]
-async fn answers_over_tls_tell_browsers_to_stay_with_it() {
+async fn tls_answers_send_hsts() {
     let certified = Certified::new();
     let node = certified.node(Setup::default()).await;
     let mut stream = certified.connect(&node).await.unwrap();
@@ -209,7 +209,7 @@ async fn answers_over_tls_tell_browsers_to_stay_with_it() {
 }
 
 #[tokio::test]
-async fn frames_in_the_tls_record_of_the_upgrade_are_not_lost() {
+async fn frames_in_upgrade_record_are_kept() {
     let certified = Certified::new();
     let node = certified.node(Setup::default()).await;
     let subscribe = ws_command(serde_json::json!({"type": "subscribe", "id": "1", "channel": "open.early"}));
@@ -224,7 +224,7 @@ async fn frames_in_the_tls_record_of_the_upgrade_are_not_lost() {
 }
 
 #[tokio::test]
-async fn a_subscriber_over_tls_that_lags_behind_catches_up_without_a_gap() {
+async fn lagging_tls_subscriber_catches_up() {
     let certified = Certified::new();
     let limits = "outbox_bytes = 100000000\noutbox_stall_secs = 300\nclose_secs = 60";
     let more = "[channel_defaults]\nmax_message_bytes = 400000";

@@ -40,7 +40,7 @@ async fn tell(world: &LoginWorld, token: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_f_the_sessions_that_the_provider_names_end_within_a_second_and_no_others() {
+async fn named_sessions_end_within_a_second() {
     let (provider, world) = world().await;
     let mut people = Vec::new();
     for (person, session) in [("alice", "s1"), ("alice", "s2"), ("bob", "s3")] {
@@ -73,7 +73,7 @@ async fn o_f_the_sessions_that_the_provider_names_end_within_a_second_and_no_oth
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_f_a_logout_token_that_is_none_ends_nothing() {
+async fn invalid_logout_token_ends_nothing() {
     let (provider, world) = world().await;
     let stranger = Provider::start().await;
     let mut browser = Browser::new(&world.url);
@@ -140,7 +140,7 @@ async fn o_f_a_logout_token_that_is_none_ends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_f_a_logout_token_counts_once() {
+async fn logout_token_counts_once() {
     let (provider, world) = world().await;
     let token = token(&provider, json!({}));
     assert_eq!(tell(&world, &token).await.status, 200);
@@ -151,7 +151,7 @@ async fn o_f_a_logout_token_counts_once() {
 
 /// 2,000 live connections of twenty people; one of them is logged out. Prints how long it took.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn among_two_thousand_connections_exactly_those_of_one_person_end() {
+async fn logout_spares_other_persons() {
     let provider = Provider::start().await;
     // Nobody reads before all are there, so nobody answers pings.
     let world = LoginWorld::start(&provider.toml("company"), "[limits]\nping_secs = 300\n").await;

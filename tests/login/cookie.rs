@@ -10,7 +10,7 @@ use crate::fake_provider::Provider;
 use crate::test_env::LoginWorld;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_b1_a_cookie_counts_from_our_own_pages_alone() {
+async fn cookie_counts_from_own_pages() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);
@@ -51,7 +51,7 @@ async fn t_b1_a_cookie_counts_from_our_own_pages_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_b1_reading_needs_a_page_of_the_same_origin() {
+async fn reading_needs_same_origin() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);
@@ -65,7 +65,7 @@ async fn t_b1_reading_needs_a_page_of_the_same_origin() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_bearer_token_wins_over_the_cookie_and_a_bad_one_is_not_passed_over() {
+async fn bearer_token_beats_cookie() {
     let provider = Provider::start().await;
     let own = TestIssuer::new("https://own.example");
     let folder = Folder::new();
@@ -93,7 +93,7 @@ async fn the_bearer_token_wins_over_the_cookie_and_a_bad_one_is_not_passed_over(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_b4_a_cookie_without_our_seal_is_refused_and_cleared() {
+async fn unsealed_cookie_is_cleared() {
     let provider = Provider::start().await;
     let keys = Folder::new();
     let key = SealKey::generate().unwrap();
@@ -144,7 +144,7 @@ async fn t_b4_a_cookie_without_our_seal_is_refused_and_cleared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j12_session_and_connection_end_together() {
+async fn session_and_connection_end_together() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "session_secs = 6\n").await;
     let mut browser = Browser::new(&world.url);
@@ -162,7 +162,7 @@ async fn t_j12_session_and_connection_end_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_every_login_begins_a_new_session() {
+async fn each_login_starts_a_session() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);
@@ -179,7 +179,7 @@ async fn t_o2_every_login_begins_a_new_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c6_nobody_else_s_page_logs_a_person_out() {
+async fn foreign_page_cannot_log_out() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);
@@ -199,7 +199,7 @@ async fn c6_nobody_else_s_page_logs_a_person_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_is_too_large_for_a_cookie_is_refused_in_words() {
+async fn oversized_session_is_refused() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);
@@ -215,7 +215,7 @@ async fn a_session_that_is_too_large_for_a_cookie_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rule_that_asks_for_another_claim_ends_sessions_that_cannot_answer() {
+async fn changed_rule_ends_cookie_sessions() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);

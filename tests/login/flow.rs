@@ -23,7 +23,7 @@ subscribers = { scope = "write" }
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_logs_in_and_hears_what_the_rules_allow() {
+async fn login_opens_allowed_channels() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), RULES).await;
     let mut browser = Browser::new(&world.url);
@@ -64,7 +64,7 @@ async fn a_person_logs_in_and_hears_what_the_rules_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_that_says_hello_without_a_token_is_who_the_cookie_says() {
+async fn hello_without_token_uses_cookie() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);
@@ -78,7 +78,7 @@ async fn a_page_that_says_hello_without_a_token_is_who_the_cookie_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_tabs_log_in_side_by_side_and_in_any_order() {
+async fn parallel_tabs_log_in() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let mut browser = Browser::new(&world.url);
@@ -94,7 +94,7 @@ async fn t_o2_tabs_log_in_side_by_side_and_in_any_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_several_providers_a_page_asks_which() {
+async fn several_providers_are_offered() {
     let (one, other) = (Provider::start().await, Provider::start().await);
     let world = LoginWorld::start(&format!("{}{}", one.toml("company"), other.toml("partner")), "").await;
     let mut browser = Browser::new(&world.url);
@@ -113,7 +113,7 @@ async fn with_several_providers_a_page_asks_which() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_public_client_proves_itself_by_pkce_alone() {
+async fn public_client_uses_pkce_only() {
     let provider = Provider::start().await;
     let toml = provider.toml("company").replace("client_secret_file = \"client.secret\", ", "");
     let world = LoginWorld::start(&toml, "").await;
@@ -125,7 +125,7 @@ async fn a_public_client_proves_itself_by_pkce_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_goes_into_the_form_where_the_provider_wants_it_there() {
+async fn secret_in_form_on_request() {
     let provider = Provider::start().await;
     provider.state().metadata = json!({"token_endpoint_auth_methods_supported": ["client_secret_post"]});
     let world = LoginWorld::start(&provider.toml("company"), "").await;
@@ -136,7 +136,7 @@ async fn a_secret_goes_into_the_form_where_the_provider_wants_it_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_b4_logout_ends_the_session_its_connections_and_its_cookie() {
+async fn logout_ends_session_and_connections() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let (mut browser, mut other) = (Browser::new(&world.url), Browser::new(&world.url));
@@ -178,7 +178,7 @@ async fn t_b4_logout_ends_the_session_its_connections_and_its_cookie() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_j_while_the_provider_is_away_sessions_live_on_and_new_logins_get_a_plain_503() {
+async fn provider_outage_keeps_sessions() {
     let provider = Provider::start().await;
     let world = LoginWorld::start(&provider.toml("company"), "").await;
     let (mut browser, mut late) = (Browser::new(&world.url), Browser::new(&world.url));
@@ -199,7 +199,7 @@ async fn o_j_while_the_provider_is_away_sessions_live_on_and_new_logins_get_a_pl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_outlives_a_restart_only_with_a_key_of_its_own() {
+async fn session_survives_restart_with_key() {
     let provider = Provider::start().await;
     let keys = Folder::new();
     let file = |name: &str| {

@@ -26,7 +26,7 @@ fn refused(answer: &Answer, status: u16, code: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_a_callback_without_its_state_or_with_another_s_is_refused() {
+async fn wrong_state_is_refused() {
     let (provider, _world, mut browser) = world().await;
     let (begun, other) = (browser.begin("").await, browser.begin("").await);
     provider.will_answer(&provider.sign(&provider.claims(&begun, json!({}))));
@@ -46,7 +46,7 @@ async fn t_o2_a_callback_without_its_state_or_with_another_s_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_a_login_that_began_in_another_browser_is_refused() {
+async fn other_browsers_login_is_refused() {
     let (provider, world, mut attacker) = world().await;
     let begun = attacker.begin("").await;
     provider.will_answer(&provider.sign(&provider.claims(&begun, json!({}))));
@@ -62,7 +62,7 @@ async fn t_o2_a_login_that_began_in_another_browser_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_a_callback_counts_once() {
+async fn callback_counts_once() {
     let (provider, _world, mut browser) = world().await;
     let begun = browser.begin("").await;
     let before = browser.clone();
@@ -81,7 +81,7 @@ async fn t_o2_a_callback_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_the_id_token_of_another_login_is_refused_by_its_nonce() {
+async fn nonce_binds_id_token() {
     let (provider, _world, mut browser) = world().await;
     let (first, second) = (browser.begin("").await, browser.begin("").await);
     for nonce in [json!(second.nonce), json!(""), json!(7), json!([first.nonce]), json!(null)] {
@@ -93,7 +93,7 @@ async fn t_o2_the_id_token_of_another_login_is_refused_by_its_nonce() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_the_verifier_belongs_to_the_challenge_and_is_new_each_time() {
+async fn verifier_is_fresh_each_time() {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use sha2::{Digest, Sha256};
@@ -113,7 +113,7 @@ async fn t_o2_the_verifier_belongs_to_the_challenge_and_is_new_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_an_answer_of_another_issuer_is_refused_before_the_code_goes_out() {
+async fn other_issuers_answer_is_refused() {
     let (honest, evil) = (Provider::start().await, Provider::start().await);
     let world = LoginWorld::start(&format!("{}{}", honest.toml("honest"), evil.toml("evil")), "").await;
     let mut browser = Browser::new(&world.url);
@@ -140,7 +140,7 @@ async fn t_o2_an_answer_of_another_issuer_is_refused_before_the_code_goes_out() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o2_a_provider_that_announces_no_iss_may_leave_it_out_but_not_lie() {
+async fn iss_may_be_absent_not_wrong() {
     let provider = Provider::start().await;
     provider.state().metadata = json!({"authorization_response_iss_parameter_supported": null});
     let world = LoginWorld::start(&provider.toml("company"), "").await;
@@ -154,7 +154,7 @@ async fn t_o2_a_provider_that_announces_no_iss_may_leave_it_out_but_not_lie() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o3_a_login_leads_nowhere_but_to_our_own_paths() {
+async fn login_returns_to_own_paths() {
     let (_provider, _world, mut browser) = world().await;
     for bad in [
         "//evil.example",
@@ -184,7 +184,7 @@ async fn t_o3_a_login_leads_nowhere_but_to_our_own_paths() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_g_the_redirect_uri_comes_from_the_configuration_and_never_from_the_request() {
+async fn redirect_uri_is_configured() {
     let (_provider, world, mut browser) = world().await;
     let headers =
         [("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example"), ("x-forwarded-proto", "https")];
@@ -199,7 +199,7 @@ async fn o_g_the_redirect_uri_comes_from_the_configuration_and_never_from_the_re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_of_the_provider_becomes_a_plain_page_without_its_words() {
+async fn provider_error_is_a_plain_page() {
     let (provider, _world, mut browser) = world().await;
     for error in ["access_denied", "server_error", "<script>alert(1)</script>", "x\r\ny"] {
         let begun = browser.begin("?return_to=/%22%3E%3Cscript%3E").await;
@@ -220,7 +220,7 @@ async fn an_error_of_the_provider_becomes_a_plain_page_without_its_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_o4_a_code_that_the_provider_refuses_or_redirects_logs_nobody_in() {
+async fn refused_code_starts_no_session() {
     let (provider, _world, mut browser) = world().await;
     let begun = browser.begin("").await;
     provider.state().status = 400;

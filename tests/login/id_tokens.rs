@@ -28,7 +28,7 @@ async fn each(tokens: impl AsyncFn(&Provider, &Begun) -> Vec<(String, String)>) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j1_t_j11_each_claim_of_the_wrong_value_or_type_is_refused() {
+async fn wrong_claims_are_refused() {
     each(async |provider, begun| {
         let now = unix_now();
         let mut changes = vec![
@@ -60,7 +60,7 @@ async fn t_j1_t_j11_each_claim_of_the_wrong_value_or_type_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j2_t_j3_the_token_chooses_neither_algorithm_nor_key() {
+async fn token_chooses_no_algorithm_or_key() {
     each(async |provider, begun| {
         let claims = provider.claims(begun, json!({}));
         let header = |change: Value| {
@@ -102,7 +102,7 @@ async fn t_j2_t_j3_the_token_chooses_neither_algorithm_nor_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j9_oversized_and_deeply_nested_tokens_are_refused() {
+async fn huge_and_nested_tokens_are_refused() {
     each(async |provider, begun| {
         let deep = |levels: usize| {
             let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));

@@ -96,7 +96,7 @@ async fn start() -> (Real, LoginWorld) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_logs_in_at_a_real_provider_and_out_again() {
+async fn login_and_logout_at_real_provider() {
     let (_real, world) = start().await;
     let mut browser = Browser::new(&world.url);
     let answer = browser.log_in_as("alice", "?return_to=/app").await;
@@ -122,7 +122,7 @@ async fn a_person_logs_in_at_a_real_provider_and_out_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_f_a_logout_at_the_real_provider_ends_the_connections_here() {
+async fn provider_logout_ends_connections() {
     let (real, world) = start().await;
     let (mut alice, mut bob) = (Browser::new(&world.url), Browser::new(&world.url));
     alice.log_in_as("alice", "").await;
@@ -142,7 +142,7 @@ async fn o_f_a_logout_at_the_real_provider_ends_the_connections_here() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_j12_an_access_token_of_the_real_provider_is_refreshed_before_it_ends() {
+async fn access_token_refresh_keeps_session() {
     let (real, world) = start().await;
     real.control(json!({"access_secs": 10})).await;
     let mut ws = world.world.connect().await;
@@ -158,7 +158,7 @@ async fn t_j12_an_access_token_of_the_real_provider_is_refreshed_before_it_ends(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_provider_s_keys_change_under_load_and_nobody_is_refused() {
+async fn key_rotation_under_load() {
     let (real, world) = start().await;
     let mut browser = Browser::new(&world.url);
     assert_eq!(browser.log_in_as("alice", "").await.status, 303);
@@ -179,7 +179,7 @@ async fn the_provider_s_keys_change_under_load_and_nobody_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn o_j_a_real_provider_that_is_slow_or_away_harms_nobody_who_is_in() {
+async fn slow_provider_keeps_sessions() {
     let (real, world) = start().await;
     let mut browser = Browser::new(&world.url);
     browser.log_in_as("alice", "").await;

@@ -11,7 +11,7 @@ use crate::client::{Got, Peer, channel, world};
 use crate::common::{get, http};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_transcript_of_the_older_system() {
+async fn channelserver_transcript_is_reproduced() {
     let world = world("").await;
     let mut a = Peer::open(&world, "/v1/ws/").await;
     let first = a.text().await;
@@ -55,7 +55,7 @@ async fn the_transcript_of_the_older_system() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_malformed_id_is_404_and_an_unknown_one_is_closed_after_the_upgrade() {
+async fn bad_id_is_404_unknown_id_closes() {
     let world = world("").await;
     let long = "A".repeat(4000);
     for unknown in ["jvg-n0FXB0kE3rGUIOS5Yw", "0123456789abcdef0123456789abcdef", long.as_str()] {
@@ -83,7 +83,7 @@ async fn a_malformed_id_is_404_and_an_unknown_one_is_closed_after_the_upgrade() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_rest_of_its_http_is_there_too() {
+async fn other_http_routes_exist() {
     let world = world("").await;
     let address = world.gateway.address("pair");
     let heartbeat = get(address, "/__heartbeat__").await;
@@ -102,7 +102,7 @@ async fn the_rest_of_its_http_is_there_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_other_sites_may_come_as_they_could_before() {
+async fn foreign_pages_may_connect() {
     let world = world("").await;
     let headers = [("origin", "https://accounts.example.com")];
     assert!(Peer::try_open(&world, "pair", "/v1/ws/", &headers).await.is_ok());
@@ -111,7 +111,7 @@ async fn pages_of_other_sites_may_come_as_they_could_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_minimal_session_of_nine_messages_fits_the_default_limits() {
+async fn nine_messages_fit_default_limits() {
     let world = world("").await;
     let (link, mut a) = channel(&world).await;
     let mut b = Peer::open(&world, &link).await;

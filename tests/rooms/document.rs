@@ -13,7 +13,7 @@ fn examples(heading: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn every_json_example_is_json() {
+fn json_examples_parse() {
     let mut count = 0;
     for block in DOCUMENT.split("```json\n").skip(1) {
         for line in block.split("```").next().unwrap_or("").lines() {
@@ -25,7 +25,7 @@ fn every_json_example_is_json() {
 }
 
 #[test]
-fn the_commands_of_the_document_are_read() {
+fn document_commands_parse() {
     let commands = examples("### Client to gateway");
     assert!(commands.len() > 5);
     for line in commands {

@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::client::{FORMS, Got, Peer, channel, heard, pair, post_room, spoken, world};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p_a_message_n_plus_1_ends_the_room_for_all() {
+async fn message_limit_ends_room() {
     let world = world("max_exchanges = 3").await;
     for form in FORMS {
         let (mut a, mut b) = pair(&world, form).await;
@@ -27,7 +27,7 @@ async fn p_a_message_n_plus_1_ends_the_room_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p_a_the_byte_above_the_limit_ends_the_room() {
+async fn byte_limit_ends_room() {
     let world = world("max_data_bytes = 100\nmax_exchanges = 0").await;
     for form in FORMS {
         let (mut a, mut b) = pair(&world, form).await;
@@ -52,7 +52,7 @@ async fn p_a_the_byte_above_the_limit_ends_the_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p_a_a_room_ends_at_its_second_whatever_its_traffic() {
+async fn lifespan_ends_busy_room() {
     let world = world("conn_lifespan_secs = 4\nmax_exchanges = 0").await;
     for form in FORMS {
         let began = Instant::now();
@@ -72,7 +72,7 @@ async fn p_a_a_room_ends_at_its_second_whatever_its_traffic() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p_a_coming_back_resets_nothing() {
+async fn reconnecting_resets_no_limit() {
     let world = world("max_exchanges = 4\nconn_lifespan_secs = 600").await;
     let (link, mut a) = channel(&world).await;
     for _ in 0..2 {
@@ -109,7 +109,7 @@ async fn p_a_coming_back_resets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_four_kibibytes_pass_and_one_byte_more_is_1009() {
+async fn frame_limit_is_64_kib() {
     let world = world("").await;
     for form in ["channelserver", "relay"] {
         let (mut a, mut b) = pair(&world, form).await;
@@ -128,7 +128,7 @@ async fn sixty_four_kibibytes_pass_and_one_byte_more_is_1009() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_never_reads_slows_its_sender_down_and_is_closed() {
+async fn unread_peer_slows_sender_then_closes() {
     let world = crate::start(
         r#"
         [limits]
@@ -166,7 +166,7 @@ async fn a_peer_that_never_reads_slows_its_sender_down_and_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p2_open_rooms_are_capped_in_all_and_by_address() {
+async fn open_rooms_are_limited() {
     let world = world("max_rooms_per_address = 2").await;
     let mut open = Vec::new();
     for _ in 0..2 {

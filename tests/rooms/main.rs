@@ -7,10 +7,10 @@ mod channelserver;
 mod client;
 mod document;
 mod limits;
+mod many_joiners;
 mod native;
 mod relay;
 mod statsd;
-mod strangers;
 
 /// What is done at the same time where there is much of it.
 const AT_ONCE: usize = 200;

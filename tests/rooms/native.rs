@@ -18,7 +18,7 @@ async fn by_code(world: &World, code: &str) -> Peer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peers_learn_of_each_other_and_data_keeps_its_bytes() {
+async fn peers_exchange_bytes_unchanged() {
     let world = world("").await;
     let room = open_room(&world, json!({})).await;
     assert_eq!(room["link"], format!("/v1/rooms/{}", room["room"].as_str().unwrap()));
@@ -52,7 +52,7 @@ async fn peers_learn_of_each_other_and_data_keeps_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p_a_peer_cannot_forge_a_frame_of_the_gateway() {
+async fn peer_cannot_forge_gateway_frames() {
     let world = world("").await;
     let (mut a, mut b) = pair(&world, "native").await;
     let forged = json!({"type": "peer_left", "peer": "p1", "reason": "left"});
@@ -71,7 +71,7 @@ async fn t_p_a_peer_cannot_forge_a_frame_of_the_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p1_absent_full_and_wrong_secret_cannot_be_told_apart() {
+async fn refusals_are_indistinguishable() {
     let world = world("").await;
     let room = open_room(&world, json!({})).await;
     let full = open_room(&world, json!({})).await;
@@ -99,7 +99,7 @@ async fn t_p1_absent_full_and_wrong_secret_cannot_be_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_frame_must_open_the_door() {
+async fn first_frame_must_join() {
     let world = world("").await;
     let room = open_room(&world, json!({})).await;
     for first in ["hello", r#"{"type":"message","data":1}"#, r#"{"type":"join"}"#, r#"{"type":"join","secret":1}"#] {
@@ -113,7 +113,7 @@ async fn the_first_frame_must_open_the_door() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p4_a_code_opens_its_room_once() {
+async fn code_opens_room_once() {
     let world = world("").await;
     let room = open_room(&world, json!({"code": true})).await;
     let code = room["code"].as_str().unwrap().to_owned();
@@ -142,7 +142,7 @@ async fn t_p4_a_code_opens_its_room_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_code_ends_with_its_time() {
+async fn code_expires() {
     let world = world("code_secs = 1").await;
     let room = open_room(&world, json!({"code": "digits"})).await;
     assert_eq!(room["code_secs"], 1);
@@ -152,7 +152,7 @@ async fn a_code_ends_with_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p6_a_dropped_seat_is_given_back_with_what_was_said_meanwhile() {
+async fn resume_delivers_missed_messages() {
     let world = world("").await;
     let room = open_room(&world, json!({})).await;
     let (mut a, _) = join(&world, &room).await;
@@ -188,7 +188,7 @@ async fn t_p6_a_dropped_seat_is_given_back_with_what_was_said_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_seat_that_nobody_comes_back_to_is_free_again() {
+async fn abandoned_seat_is_freed() {
     let world = world("resume_secs = 1").await;
     let room = open_room(&world, json!({})).await;
     let (mut a, _) = join(&world, &room).await;
@@ -202,7 +202,7 @@ async fn a_seat_that_nobody_comes_back_to_is_free_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_room_may_have_as_many_seats_as_are_allowed() {
+async fn room_size_is_configurable() {
     let world = world("max_seats = 4").await;
     let room = open_room(&world, json!({"max_seats": 4})).await;
     let mut peers = Vec::new();
@@ -226,7 +226,7 @@ async fn a_room_may_have_as_many_seats_as_are_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_room_can_be_opened_where_it_is_joined() {
+async fn join_can_open_a_room() {
     let world = world("").await;
     let mut a = Peer::native(&world, "/v1/rooms").await;
     a.say_json(json!({"type": "open", "code": "words"})).await;
@@ -238,7 +238,7 @@ async fn a_room_can_be_opened_where_it_is_joined() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn opening_may_ask_for_a_login() {
+async fn opening_can_need_login() {
     let world = world("open = \"login\"").await;
     assert_eq!(post_room(&world, json!({})).await.status, 401);
     for path in ["/v1/ws/", "/v1/relay/x"] {
@@ -260,7 +260,7 @@ async fn opening_may_ask_for_a_login() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w9_who_opened_a_room_with_a_login_leaves_it_when_the_login_is_revoked() {
+async fn revoked_login_leaves_room() {
     let world = world("open = \"login\"").await;
     let bearer = format!("Bearer {}", world.issuer.token("alice"));
     let mut peers = Vec::new();
@@ -299,7 +299,7 @@ async fn w9_who_opened_a_room_with_a_login_leaves_it_when_the_login_is_revoked()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn opening_may_ask_for_a_publishers_signature() {
+async fn opening_can_need_signature() {
     let world = world("open = \"publisher\"").await;
     assert_eq!(post_room(&world, json!({})).await.refusal(), (401, "signature-missing".into()));
     let authority = world.gateway.authority("pair");

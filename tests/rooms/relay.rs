@@ -9,7 +9,7 @@ use crate::client::{Got, Peer, world};
 use crate::common::get;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_transcript_of_the_older_system() {
+async fn relay_transcript_is_reproduced() {
     let world = world("max_exchanges = 0").await;
     for (listener, path) in [("pair", "/v1/relay/room"), ("relay", "/room%20a?q=1"), ("scoped", "/deep/scope/r%2Fm")] {
         let open = async || Peer::try_open(&world, listener, path, &[]).await.expect("an upgrade");
@@ -50,7 +50,7 @@ async fn the_transcript_of_the_older_system() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p_words_of_a_peer_are_text_and_change_nothing() {
+async fn peer_text_is_inert() {
     let world = world("max_exchanges = 0").await;
     let mut a = Peer::open(&world, "/v1/relay/x").await;
     a.hears(&["/status:waiting"]).await;
@@ -82,7 +82,7 @@ async fn t_p_words_of_a_peer_are_text_and_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_strict_relay_hands_on_nothing_that_looks_like_a_word() {
+async fn strict_relay_drops_control_text() {
     let world = world("relay_strict = true").await;
     let mut a = Peer::open(&world, "/v1/relay/x").await;
     a.hears(&["/status:waiting"]).await;
@@ -95,7 +95,7 @@ async fn a_strict_relay_hands_on_nothing_that_looks_like_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_id_is_404() {
+async fn malformed_id_is_404() {
     let world = world("").await;
     let refused = async |listener: &str, path: &str| {
         Peer::try_open(&world, listener, path, &[]).await.err().map(|answer| answer.status.as_u16())
@@ -113,7 +113,7 @@ async fn what_is_no_id_is_404() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_waiter_that_answers_no_ping_is_not_paired() {
+async fn silent_waiter_is_not_paired() {
     let world = world("client_timeout_secs = 2\nheartbeat_interval_secs = 1").await;
     // It never reads, so it never answers.
     let _dead = Peer::open(&world, "/v1/relay/x").await;

@@ -41,7 +41,7 @@ fn hears(scratch: &Scratch, url: &str, token: &str) -> bool {
 }
 
 #[test]
-fn a_changed_key_set_is_seen_without_a_signal() {
+fn changed_key_set_needs_no_signal() {
     let scratch = Scratch::new();
     let gateway = Gateway::start(&scratch, &rest(&scratch));
     scratch.run(["publish", "c", "1", "--url", &gateway.publish, "--key", "p.key"]).ok();
@@ -62,7 +62,7 @@ fn a_changed_key_set_is_seen_without_a_signal() {
 
 /// From start to stop, with a publisher, a subscriber and a token that asks for an unknown key.
 #[test]
-fn t_j5_a_sealed_gateway_never_connects() {
+fn egress_none_never_connects() {
     let scratch = Scratch::new();
     let rest = rest(&scratch);
     scratch.key("stranger");

@@ -35,7 +35,7 @@ fn reply(id: &str, to: &str, wants_answer: bool) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_reaches_a_publisher_on_another_node_and_its_answer_comes_back() {
+async fn reply_crosses_nodes_and_back() {
     let server = RedisServer::start(false);
     let (_pair, mut publisher, mut alice, message) = asked(&server, "").await;
     alice.send(reply("5", &message, false)).await;
@@ -60,7 +60,7 @@ async fn a_reply_reaches_a_publisher_on_another_node_and_its_answer_comes_back()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_waits_for_a_publisher_that_comes_back_on_any_node() {
+async fn reply_waits_for_reconnecting_publisher() {
     let server = RedisServer::start(false);
     let (pair, mut publisher, mut alice, message) = asked(&server, "").await;
     publisher.close(1000, "").await;
@@ -79,7 +79,7 @@ async fn a_reply_waits_for_a_publisher_that_comes_back_on_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_that_no_node_takes_is_told_in_time() {
+async fn untaken_reply_is_reported_in_time() {
     let server = RedisServer::start(false);
     let (_pair, publisher, mut alice, message) = asked(&server, "[limits]\nreply_secs = 2\n").await;
     drop(publisher);
@@ -88,7 +88,7 @@ async fn a_reply_that_no_node_takes_is_told_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_publisher_settles_its_replies_over_nodes_too() {
+async fn only_owner_settles_across_nodes() {
     let server = RedisServer::start(false);
     let (_pair, mut publisher, mut alice, message) = asked(&server, "").await;
     alice.send(reply("5", &message, false)).await;
@@ -104,7 +104,7 @@ async fn only_the_publisher_settles_its_replies_over_nodes_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_go_on_over_nodes_after_redis_lost_its_memory() {
+async fn replies_survive_redis_memory_loss() {
     let mut server = RedisServer::start(false);
     let (pair, mut publisher, mut alice, _) = asked(&server, "").await;
     server.kill();
@@ -127,7 +127,7 @@ async fn replies_go_on_over_nodes_after_redis_lost_its_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_word_is_answered_and_what_is_not_is_told() {
+async fn node_request_is_answered_or_reported() {
     let server = RedisServer::start(false);
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
     words_go_both_ways(&nodes).await;
@@ -183,7 +183,7 @@ pub async fn words_go_both_ways(nodes: &[Node; 2]) {
 
 /// Nobody does the errands of a node whose way to the others is slow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_has_one_errand_at_a_time_and_what_waits_has_a_bound() {
+async fn one_task_per_reply_with_bounded_queue() {
     const MEGABYTE: usize = 1 << 20;
     let hour = Duration::from_secs(3600);
     let limits =

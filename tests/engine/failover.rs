@@ -11,7 +11,7 @@ use crate::server::RedisServer;
 use crate::support::{LIMITS, Subscriber, parts, publish, redis_config, rule, start_redis};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_behind_tls_is_reached_with_its_authority_and_not_without() {
+async fn redis_tls_needs_its_authority() {
     let (folder, port) = (Folder::new(), free_port().to_string());
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = folder.write("cert.pem", &made.cert.pem());
@@ -33,7 +33,7 @@ async fn a_redis_behind_tls_is_reached_with_its_authority_and_not_without() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sentinels_name_another_master_and_everybody_goes_on_there() {
+async fn sentinel_failover_is_followed() {
     let mut master = RedisServer::start(false);
     let replica = RedisServer::with(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
     let sentinel = RedisServer::sentinel(&master);

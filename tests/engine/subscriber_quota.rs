@@ -16,7 +16,7 @@ const RACES: usize = 10_000;
 const TRACKS: usize = 16;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_race_for_the_last_place_and_exactly_one_gets_it() {
+async fn two_nodes_race_for_last_slot() {
     let server = RedisServer::start(false);
     let limits = ChannelLimits { max_connections: 2, ..NO_LIMITS };
     let nodes = [(); 2].map(|()| Node::on(&server, &ChannelRule { limits: limits.clone(), ..rule() }));
@@ -51,7 +51,7 @@ async fn attached(node: &Node, channel: &str) -> Result<Subscriber, Refusal> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_place_that_is_left_can_be_taken_on_another_node() {
+async fn freed_slot_is_usable_on_another_node() {
     let server = RedisServer::start(false);
     let limits = ChannelLimits { max_connections: 40, ..NO_LIMITS };
     let nodes = [(); 2].map(|()| Node::on(&server, &ChannelRule { limits: limits.clone(), ..rule() }));
@@ -68,7 +68,7 @@ async fn a_place_that_is_left_can_be_taken_on_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn places_under_a_name_are_never_one_too_many_and_those_of_a_node_that_is_gone_are_free() {
+async fn subscriber_quota_frees_slots_of_dead_node() {
     let server = RedisServer::start(false);
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
     places_are_counted_together(&nodes).await;

@@ -47,7 +47,7 @@ async fn is_welcome(gateway: &TestGateway, issuer: &TestIssuer) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rules_pushed_to_one_node_hold_on_all_and_can_be_taken_back_on_any() {
+async fn pushed_rules_apply_and_revert_on_all_nodes() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
     let mut alice = pair.subscriber(1).await;
@@ -76,7 +76,7 @@ async fn rules_pushed_to_one_node_hold_on_all_and_can_be_taken_back_on_any() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pushes_to_two_nodes_at_once_end_the_same_on_both() {
+async fn concurrent_pushes_converge() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
     for round in 0..30 {
@@ -104,7 +104,7 @@ async fn pushes_to_two_nodes_at_once_end_the_same_on_both() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pushed_keys_count_on_all_nodes_until_their_file_changes() {
+async fn pushed_keys_apply_on_all_nodes() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
     let next = TestIssuer::new(ISSUER);
@@ -132,7 +132,7 @@ async fn pushed_keys_count_on_all_nodes_until_their_file_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_lost_its_memory_is_told_again_what_was_pushed() {
+async fn pushed_policy_is_restored_after_redis_loss() {
     let mut server = RedisServer::start(false);
     let pair = pair(&server).await;
     assert_eq!(control(&pair, &pair.gateways[0], "PUT", CHANNELS, rules("c")).await.status, 204);

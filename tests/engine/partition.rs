@@ -52,7 +52,7 @@ async fn pass(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r8_subscribers_of_a_node_that_is_cut_off_are_told_and_told_again_when_they_have_everything() {
+async fn partition_reports_degraded_then_recovered() {
     let server = RedisServer::start(true);
     let way = Way::to(server.port).await;
     let engines = [format!("url = \"redis://{}\"", way.address), format!("url = \"{}\"", server.url())];
@@ -116,7 +116,7 @@ async fn r8_subscribers_of_a_node_that_is_cut_off_are_told_and_told_again_when_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_redis_is_full_is_not_ready_and_its_subscribers_go_on() {
+async fn full_redis_makes_node_not_ready() {
     let server = RedisServer::start(false);
     let unlimited = "[[channels]]\nmatch = \"c\"\nmax_connections = 0\nbacklog_messages = 100\n";
     let pair = Pair::start(&format!("url = \"{}\"\n{unlimited}", server.url())).await;

@@ -30,7 +30,7 @@ async fn event(publisher: &mut Ws) -> (Value, Option<u64>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_ends_in_order_takes_its_subscribers_out_of_the_count_at_once() {
+async fn drained_node_leaves_count_at_once() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
     let folder = Folder::new();
@@ -63,7 +63,7 @@ async fn counted(pair: &Pair, all: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_says_how_many_listen_on_all_of_them() {
+async fn subscriber_count_spans_nodes() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
     let mut subscribers = [pair.subscriber(0).await, pair.subscriber(1).await, pair.subscriber(1).await];
@@ -77,7 +77,7 @@ async fn every_node_says_how_many_listen_on_all_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscribers_of_a_node_that_is_gone_count_until_its_lease_is_over() {
+async fn dead_node_counts_until_lease_ends() {
     let server = RedisServer::start(false);
     let node = Node::on(&server, &rule());
     node.publish("c", "x").await;
@@ -89,7 +89,7 @@ async fn subscribers_of_a_node_that_is_gone_count_until_its_lease_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_hears_who_comes_and_goes_on_all_nodes_with_the_count_of_all() {
+async fn presence_events_span_nodes() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
     let mut publisher = pair.publisher_ws(0).await;
@@ -143,7 +143,7 @@ async fn a_publisher_hears_who_comes_and_goes_on_all_nodes_with_the_count_of_all
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_of_another_node_come_in_their_order() {
+async fn remote_presence_keeps_order() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
     let mut publisher = pair.publisher_ws(0).await;
@@ -169,7 +169,7 @@ async fn events_of_another_node_come_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happened_while_redis_was_away_is_told_as_a_number() {
+async fn missed_presence_arrives_as_count() {
     let mut server = RedisServer::start(true);
     let pair = pair(&server).await;
     let mut publisher = pair.publisher_ws(0).await;
@@ -193,7 +193,7 @@ async fn what_happened_while_redis_was_away_is_told_as_a_number() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_is_not_heard_of_any_more_is_not_counted() {
+async fn silent_node_is_not_counted() {
     let (_, hub, _) = crate::support::parts(&rule());
     let observers = hub.observers().clone();
     let mut notices = observers.enable_cluster("here");

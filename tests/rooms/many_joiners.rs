@@ -35,7 +35,7 @@ async fn open_all(world: &Arc<World>, path: &str, protocol: bool) -> Vec<Peer> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p5_two_hundred_joiners_of_a_relay_are_a_hundred_true_pairs() {
+async fn relay_joiners_form_pairs() {
     let world = Arc::new(world("").await);
     let mut peers = open_all(&world, "/v1/relay/one", false).await;
     world.await_metric("lastmile_rooms", (JOINERS / 2) as f64).await;
@@ -64,7 +64,7 @@ async fn t_p5_two_hundred_joiners_of_a_relay_are_a_hundred_true_pairs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p5_two_hundred_joiners_of_a_channel_are_no_more_than_it_takes() {
+async fn channel_admits_its_limit() {
     let world = Arc::new(world("max_connections = 2").await);
     let (link, mut first) = channel(&world).await;
     let mut peers = open_all(&world, &link, false).await;
@@ -82,7 +82,7 @@ async fn t_p5_two_hundred_joiners_of_a_channel_are_no_more_than_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn t_p5_two_hundred_joiners_of_a_room_of_two_are_two() {
+async fn room_of_two_admits_two() {
     // All are there before the first one says what it wants.
     let world = Arc::new(world("[limits]\nhello_secs = 300\n").await);
     let room = open_room(&world, json!({})).await;
@@ -104,7 +104,7 @@ async fn t_p5_two_hundred_joiners_of_a_room_of_two_are_two() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rooms_that_are_opened_and_left_are_gone() {
+async fn left_rooms_are_removed() {
     let world = Arc::new(world("").await);
     for _ in 0..3 {
         let mut peers = open_all(&world, "/v1/ws/", false).await;
@@ -120,7 +120,7 @@ async fn rooms_that_are_opened_and_left_are_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_tells_every_peer() {
+async fn drain_reaches_every_peer() {
     let world = world("").await;
     let (_, mut peer) = channel(&world).await;
     let drain = world.gateway.shut_down();

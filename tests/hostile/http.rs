@@ -21,7 +21,7 @@ fn responses(bytes: &[u8]) -> usize {
 }
 
 #[tokio::test]
-async fn t_h1_what_follows_a_refused_upgrade_is_not_answered() {
+async fn request_after_refused_upgrade_is_ignored() {
     let node = Node::start(PATIENT).await;
     let second = b"GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n";
     let foo = format!("GET {PATH} HTTP/1.1\r\nhost: gateway\r\nconnection: Upgrade\r\nupgrade: foo\r\n\r\n");
@@ -61,7 +61,7 @@ const FRAMINGS: [(&str, &str); 13] = [
 ];
 
 #[tokio::test]
-async fn t_h2_a_request_with_doubtful_framing_is_the_last_of_its_connection() {
+async fn ambiguous_framing_closes() {
     let node = Node::start(PATIENT).await;
     let mut neighbour = Neighbour::of(&node).await;
     let second = "GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n";
@@ -86,7 +86,7 @@ async fn t_h2_a_request_with_doubtful_framing_is_the_last_of_its_connection() {
 }
 
 #[tokio::test]
-async fn t_h2_what_ends_chunks_and_lines_is_not_guessed() {
+async fn chunks_and_lines_are_strict() {
     let node = Node::start(PATIENT).await;
     let chunked = |body: &str| {
         format!("POST {PATH} HTTP/1.1\r\nhost: gateway\r\ntransfer-encoding: chunked\r\n\r\n{body}").into_bytes()
@@ -115,7 +115,7 @@ async fn t_h2_what_ends_chunks_and_lines_is_not_guessed() {
 }
 
 #[tokio::test]
-async fn t_h4_clients_that_are_slow_with_a_request_are_cut_off_and_others_are_served() {
+async fn slow_requests_are_cut_off() {
     let node = Node::start(Setup { limits: "handshake_secs = 3", ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
     let publish = node.address("publish");
@@ -157,7 +157,7 @@ async fn t_h4_clients_that_are_slow_with_a_request_are_cut_off_and_others_are_se
 }
 
 #[tokio::test]
-async fn t_h4_a_client_that_does_not_read_its_answers_is_cut_off() {
+async fn unread_answer_is_cut_off() {
     let limits = "handshake_secs = 1\nclose_secs = 1\noutbox_stall_secs = 1";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
     let mut neighbour = Neighbour::of(&node).await;
@@ -175,7 +175,7 @@ async fn t_h4_a_client_that_does_not_read_its_answers_is_cut_off() {
 }
 
 #[tokio::test]
-async fn t_h5_a_body_that_is_too_large_is_refused_on_every_route() {
+async fn oversized_body_is_refused() {
     let limits = "max_batch_bytes = 100000";
     let more = "[channel_defaults]\nmax_message_bytes = 1000";
     let node = Node::start(Setup { limits, more, ..Setup::default() }).await;
@@ -226,7 +226,7 @@ async fn t_h5_a_body_that_is_too_large_is_refused_on_every_route() {
 }
 
 #[tokio::test]
-async fn t_h6_a_batch_of_nothing_but_delimiters_is_refused_in_bounded_memory() {
+async fn delimiter_batch_is_bounded() {
     let node = Node::start(Setup::default()).await;
     let mut neighbour = Neighbour::of(&node).await;
     node.publish("open.a", "1").await;
@@ -260,7 +260,7 @@ async fn t_h6_a_batch_of_nothing_but_delimiters_is_refused_in_bounded_memory() {
 }
 
 #[tokio::test]
-async fn t_h9_requests_of_odd_forms_cost_one_connection_at_most() {
+async fn odd_requests_cost_one_connection() {
     let node = Node::start(Setup::default()).await;
     let mut neighbour = Neighbour::of(&node).await;
     for target in [
@@ -299,7 +299,7 @@ async fn t_h9_requests_of_odd_forms_cost_one_connection_at_most() {
 }
 
 #[tokio::test]
-async fn c9_methods_that_mean_nothing_here_are_not_allowed() {
+async fn unknown_methods_are_refused() {
     let node = Node::start(Setup::default()).await;
     for method in ["TRACE", "TRACK", "PATCH", "OPTIONS", "PROPFIND", "get", "X"] {
         for (listener, path) in [
@@ -320,7 +320,7 @@ async fn c9_methods_that_mean_nothing_here_are_not_allowed() {
 }
 
 #[tokio::test]
-async fn c9_a_listener_serves_its_own_roles_only() {
+async fn listener_serves_own_roles_only() {
     let node = Node::start(Setup::default()).await;
     for (listener, path) in [
         ("public", "/metrics"),
@@ -360,7 +360,7 @@ fn assert_guarded(reply: &Reply, what: &str) {
 }
 
 #[tokio::test]
-async fn c2_c3_every_answer_has_the_headers_that_guard_browsers() {
+async fn answers_have_browser_headers() {
     let node = Node::start(Setup::default()).await;
     for (listener, path) in [
         ("public", PATH),
