@@ -3,5 +3,6 @@
 mod examples;
 mod links;
 mod markdown;
+mod security;
 mod style;
 mod tables;
