@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A directory that goes away with the test.
 pub struct Scratch(PathBuf);
@@ -168,10 +168,10 @@ impl Lines {
 
     /// The next line, `None` at the end.
     pub fn next(&self) -> Option<String> {
-        match self.0.recv_timeout(PATIENCE) {
+        match self.0.recv_timeout(TEST_TIMEOUT) {
             Ok(line) => Some(line),
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("nothing was printed for {PATIENCE:?}"),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("nothing was printed for {TEST_TIMEOUT:?}"),
         }
     }
 
@@ -242,7 +242,7 @@ impl Gateway {
 pub fn get(url: &str, path: &str) -> (String, String) {
     let authority = url.strip_prefix("http://").unwrap();
     let mut tcp = TcpStream::connect(authority).unwrap();
-    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    tcp.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     write!(tcp, "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     tcp.read_to_string(&mut answer).unwrap();
@@ -258,7 +258,7 @@ pub fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE, "it never came true");
+        assert!(began.elapsed() < TEST_TIMEOUT, "it never came true");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -25,16 +25,16 @@ mod statsd;
 use server::RedisServer;
 
 /// What is done at the same time where there is much of it: no more than Redis answers in two seconds on a busy machine.
-const AT_ONCE: usize = 40;
+const MAX_CONCURRENT_JOINS: usize = 40;
 
-async fn start(more: &str) -> common::World {
+async fn start(more: &str) -> common::TestEnv {
     start_nodes(2, more).await
 }
 
-async fn start_nodes(nodes: usize, more: &str) -> common::World {
+async fn start_nodes(nodes: usize, more: &str) -> common::TestEnv {
     let server = RedisServer::start(false);
     let engine = engine(&server);
-    common::World::start_nodes(nodes, &format!("{more}\n{engine}"), server).await
+    common::TestEnv::start_nodes(nodes, &format!("{more}\n{engine}"), server).await
 }
 
 /// The table of a configuration that names this Redis.

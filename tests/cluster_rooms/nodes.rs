@@ -12,22 +12,22 @@ use lastmile::engine::redis::{RedisConfig, RedisKind, nodes};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::client::{FORMS, Got, Peer, channel, heard, join, open_room, pair, spoken};
+use crate::client::{FORMS, Peer, Received, channel, decode, encode, join, open_room, pair};
 use crate::common::gateway::Folder;
-use crate::common::{TestPublisher, World, eventually, get};
+use crate::common::{TestEnv, TestPublisher, eventually, get};
 use crate::server::RedisServer;
 use crate::{engine, start_nodes};
 
 const PAIR: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n[rooms]\nmax_exchanges = 0\n";
 
 /// Races that are run at once.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT_RACES: usize = 8;
 
 /// Runs as many races as `ROOM_RACES` says, or a few.
-async fn races<F: Future<Output = ()> + Send + 'static>(race: impl Fn(usize) -> F) {
+async fn run_races<F: Future<Output = ()> + Send + 'static>(race: impl Fn(usize) -> F) {
     let count = std::env::var("ROOM_RACES").map_or(200, |count| count.parse().expect("a number"));
-    for first in (0..count).step_by(AT_ONCE) {
-        let running: Vec<_> = (first..count.min(first + AT_ONCE)).map(|n| tokio::spawn(race(n))).collect();
+    for first in (0..count).step_by(MAX_CONCURRENT_RACES) {
+        let running: Vec<_> = (first..count.min(first + MAX_CONCURRENT_RACES)).map(|n| tokio::spawn(race(n))).collect();
         for race in running {
             race.await.unwrap();
         }
@@ -35,7 +35,7 @@ async fn races<F: Future<Output = ()> + Send + 'static>(race: impl Fn(usize) -> 
 }
 
 /// Who raced for the seat, by what they were told.
-async fn outcomes(peers: Vec<Peer>) -> Vec<Got> {
+async fn outcomes(peers: Vec<Peer>) -> Vec<Received> {
     let mut told = Vec::new();
     for mut peer in peers {
         let first = peer.next().await;
@@ -47,36 +47,36 @@ async fn outcomes(peers: Vec<Peer>) -> Vec<Got> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_race_for_last_seat() {
-    let world = Arc::new(start_nodes(2, PAIR).await);
-    races(|_| {
-        let world = world.clone();
+    let env = Arc::new(start_nodes(2, PAIR).await);
+    run_races(|_| {
+        let env = env.clone();
         async move {
-            let room = open_room(&world, json!({})).await;
-            let (_first, _) = join(&world, &room).await;
+            let room = open_room(&env, json!({})).await;
+            let (_first, _) = join(&env, &room).await;
             let late = async || {
-                let mut peer = Peer::native(&world, room["link"].as_str().unwrap()).await;
+                let mut peer = Peer::native(&env, room["link"].as_str().unwrap()).await;
                 peer.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
                 peer
             };
             let (one, other) = tokio::join!(late(), late());
             let outcomes = outcomes(vec![one, other]).await;
-            let seated = outcomes.iter().filter(|told| matches!(told, Got::Text(text) if text.contains("joined")));
+            let seated = outcomes.iter().filter(|told| matches!(told, Received::Text(text) if text.contains("joined")));
             assert_eq!(seated.count(), 1, "{outcomes:?}");
-            assert!(outcomes.contains(&Got::Close(4508, "connection_limit".into())), "{outcomes:?}");
+            assert!(outcomes.contains(&Received::Close(4508, "connection_limit".into())), "{outcomes:?}");
         }
     })
     .await;
-    world.await_metric("lastmile_carried_peers", 0.0).await;
+    env.await_metric("lastmile_carried_peers", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_on_three_nodes_form_pairs() {
-    let world = Arc::new(start_nodes(3, PAIR).await);
-    races(|n| {
-        let world = world.clone();
+    let env = Arc::new(start_nodes(3, PAIR).await);
+    run_races(|n| {
+        let env = env.clone();
         async move {
             let path = format!("/v1/relay/race-{n}");
-            let open = || async { Peer::open(&world, &path).await };
+            let open = || async { Peer::open(&env, &path).await };
             let mut peers = futures_util::future::join_all((0..10).map(|_| open())).await;
             for peer in &mut peers {
                 match peer.text().await.as_str() {
@@ -99,41 +99,41 @@ async fn ten_on_three_nodes_form_pairs() {
         }
     })
     .await;
-    world.await_metric("lastmile_rooms", 0.0).await;
+    env.await_metric("lastmile_rooms", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_address_is_not_bound() {
-    let world = Arc::new(start_nodes(3, &format!("{PAIR}max_connections = 2\n")).await);
-    let (link, mut first) = channel(&world).await;
-    let late: Vec<_> = futures_util::future::join_all((0..10).map(|_| Peer::open(&world, &link))).await;
+    let env = Arc::new(start_nodes(3, &format!("{PAIR}max_connections = 2\n")).await);
+    let (link, mut first) = channel(&env).await;
+    let late: Vec<_> = futures_util::future::join_all((0..10).map(|_| Peer::open(&env, &link))).await;
     let mut winners = Vec::new();
     for mut peer in late {
         match peer.next().await {
-            Got::Text(_) => winners.push(peer),
-            end => assert_eq!(end, Got::Close(4508, "connection_limit".into())),
+            Received::Text(_) => winners.push(peer),
+            end => assert_eq!(end, Received::Close(4508, "connection_limit".into())),
         }
     }
     assert_eq!(winners.len(), 1);
     winners[0].say("hello").await;
-    assert_eq!(heard("channelserver", &first.text().await), "hello");
+    assert_eq!(decode("channelserver", &first.text().await), "hello");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_closes_forwarded_peers() {
     for drains_first in [true, false] {
         for form in FORMS {
-            let mut world = start_nodes(2, PAIR).await;
+            let mut env = start_nodes(2, PAIR).await;
             // The room is on the node of the first, except that a native room is on the node that was asked for it.
-            let (mut a, mut b) = pair(&world, form).await;
-            let other = world.others.remove(0);
-            let drained = if drains_first { std::mem::replace(&mut world.gateway, other) } else { other };
+            let (mut a, mut b) = pair(&env, form).await;
+            let other = env.others.remove(0);
+            let drained = if drains_first { std::mem::replace(&mut env.gateway, other) } else { other };
             let began = Instant::now();
             let mut drain = drained.shut_down();
             // Whoever was on that node is told so; so is everybody if the room was there. Who is left hears on.
             let (mut one, mut other) = (pin!(end(&mut a)), pin!(end(&mut b)));
             let (mut ends, mut report) = ([None, None], None);
-            let is_told = |end: &Option<Got>| *end == Some(Got::Close(4000, "draining".into()));
+            let is_told = |end: &Option<Received>| *end == Some(Received::Close(4000, "draining".into()));
             while report.is_none() || !ends.iter().any(is_told) {
                 tokio::select! {
                     drained = &mut drain, if report.is_none() => report = Some(drained.unwrap()),
@@ -150,10 +150,10 @@ async fn drain_closes_forwarded_peers() {
 }
 
 /// How the connection ends.
-async fn end(peer: &mut Peer) -> Got {
+async fn end(peer: &mut Peer) -> Received {
     loop {
         match peer.next().await {
-            Got::Text(_) | Got::Binary(_) => {}
+            Received::Text(_) | Received::Binary(_) => {}
             end => return end,
         }
     }
@@ -165,9 +165,9 @@ async fn redis_restart_loses_no_message() {
     let server = RedisServer::start(true);
     let engine = engine(&server);
     let server = Arc::new(Mutex::new(server));
-    let world = World::start_nodes(2, &format!("{PAIR}{engine}"), server.clone()).await;
+    let env = TestEnv::start_nodes(2, &format!("{PAIR}{engine}"), server.clone()).await;
     for form in FORMS {
-        let (mut a, mut b) = pair(&world, form).await;
+        let (mut a, mut b) = pair(&env, form).await;
         for n in 0..300 {
             if n == 100 {
                 server.lock().kill();
@@ -175,14 +175,14 @@ async fn redis_restart_loses_no_message() {
             if n == 200 {
                 server.lock().restart();
             }
-            a.say(&spoken(form, &format!("a{n}"))).await;
-            b.say(&spoken(form, &format!("b{n}"))).await;
+            a.say(&encode(form, &format!("a{n}"))).await;
+            b.say(&encode(form, &format!("b{n}"))).await;
         }
         for n in 0..300 {
-            assert_eq!(heard(form, &b.text().await), format!("a{n}"), "{form}");
-            assert_eq!(heard(form, &a.text().await), format!("b{n}"), "{form}");
+            assert_eq!(decode(form, &b.text().await), format!("a{n}"), "{form}");
+            assert_eq!(decode(form, &a.text().await), format!("b{n}"), "{form}");
         }
-        for node in world.nodes() {
+        for node in env.nodes() {
             eventually("readiness", async || (get(node.address("ops"), "/readyz").await.status == 200).then_some(()))
                 .await;
         }
@@ -265,10 +265,10 @@ async fn killed_node_frees_seats_and_ends_rooms() {
 /// Far more than queues and outboxes hold goes to a peer who begins to read late: its sender waits, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_reader_gets_everything() {
-    let world = start_nodes(2, PAIR).await;
+    let env = start_nodes(2, PAIR).await;
     for is_afar_late in [true, false] {
         // The room is on the node of the first.
-        let (here, afar) = pair(&world, "relay").await;
+        let (here, afar) = pair(&env, "relay").await;
         let (mut sender, mut late) = if is_afar_late { (here, afar) } else { (afar, here) };
         let said = Arc::new(AtomicUsize::new(0));
         let counted = said.clone();
@@ -297,23 +297,23 @@ async fn late_reader_gets_everything() {
 const THREE: &str = "max_rooms_per_address = 3\n";
 
 /// Opens a room of the form, unless that is refused.
-async fn opened(world: &World, form: &str, id: &str) -> Option<Peer> {
+async fn opened(env: &TestEnv, form: &str, id: &str) -> Option<Peer> {
     let mut peer = match form {
-        "channelserver" => Peer::open(world, "/v1/ws/").await,
-        "relay" => Peer::open(world, &format!("/v1/relay/{id}")).await,
+        "channelserver" => Peer::open(env, "/v1/ws/").await,
+        "relay" => Peer::open(env, &format!("/v1/relay/{id}")).await,
         _ => {
-            let mut peer = Peer::native(world, "/v1/rooms").await;
+            let mut peer = Peer::native(env, "/v1/rooms").await;
             peer.say_json(json!({"type": "open"})).await;
             peer
         }
     };
     match peer.next().await {
-        Got::Close(4004, _) => None,
-        Got::Text(refused) if refused.contains(r#""type":"error""#) => {
+        Received::Close(4004, _) => None,
+        Received::Text(refused) if refused.contains(r#""type":"error""#) => {
             peer.closes(4004, "rate_limited").await;
             None
         }
-        Got::Text(_) => Some(peer),
+        Received::Text(_) => Some(peer),
         other => panic!("{other:?}"),
     }
 }
@@ -326,21 +326,21 @@ async fn end_room(mut peer: Peer) {
 }
 
 /// Ten from one address at once, on both nodes.
-async fn ten(world: &World, round: usize) -> Vec<Peer> {
-    let open = |n: usize| async move { opened(world, FORMS[n % 3], &format!("{round}-{n}")).await };
+async fn ten(env: &TestEnv, round: usize) -> Vec<Peer> {
+    let open = |n: usize| async move { opened(env, FORMS[n % 3], &format!("{round}-{n}")).await };
     futures_util::future::join_all((0..10).map(open)).await.into_iter().flatten().collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn address_quota_spans_nodes() {
-    let world = start_nodes(2, &format!("{PAIR}{THREE}")).await;
-    let mut peers = ten(&world, 0).await;
+    let env = start_nodes(2, &format!("{PAIR}{THREE}")).await;
+    let mut peers = ten(&env, 0).await;
     assert_eq!(peers.len(), 3);
     for round in 1..50 {
         // What ended is free within a moment, wherever it was.
         eventually("three rooms", async || {
             futures_util::future::join_all(peers.drain(..).map(end_room)).await;
-            peers = ten(&world, round).await;
+            peers = ten(&env, round).await;
             assert!(peers.len() <= 3, "{} rooms", peers.len());
             (peers.len() == 3).then_some(())
         })
@@ -350,21 +350,21 @@ async fn address_quota_spans_nodes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_quota_still_allows_joining() {
-    let world = start_nodes(2, &format!("{PAIR}{THREE}")).await;
-    let (link, _first) = channel(&world).await;
-    let room = open_room(&world, json!({})).await;
-    let mut waiter = Peer::open(&world, "/v1/relay/x").await;
+    let env = start_nodes(2, &format!("{PAIR}{THREE}")).await;
+    let (link, _first) = channel(&env).await;
+    let room = open_room(&env, json!({})).await;
+    let mut waiter = Peer::open(&env, "/v1/relay/x").await;
     waiter.hears(&["/status:waiting"]).await;
-    for _ in world.nodes() {
-        assert!(opened(&world, "relay", "y").await.is_none());
+    for _ in env.nodes() {
+        assert!(opened(&env, "relay", "y").await.is_none());
     }
     // From both nodes each time.
     for _ in 0..2 {
-        assert!(matches!(Peer::open(&world, &link).await.next().await, Got::Text(_)));
-        world.next_address("pair");
-        join(&world, &room).await.0.close(1000, "").await;
-        world.next_address("pair");
-        let mut peer = Peer::open(&world, "/v1/relay/x").await;
+        assert!(matches!(Peer::open(&env, &link).await.next().await, Received::Text(_)));
+        env.next_address("pair");
+        join(&env, &room).await.0.close(1000, "").await;
+        env.next_address("pair");
+        let mut peer = Peer::open(&env, "/v1/relay/x").await;
         peer.hears(&["/status:connected"]).await;
         waiter.hears(&["/remote:open", "/status:connected"]).await;
         drop(peer);
@@ -389,7 +389,7 @@ async fn killed_node_releases_room_quota() {
         peers.push(
             eventually("a free place", async || {
                 let mut peer = other.open(&format!("/v1/relay/{id}")).await;
-                (peer.next().await == Got::Text("/status:waiting".to_owned())).then_some(peer)
+                (peer.next().await == Received::Text("/status:waiting".to_owned())).then_some(peer)
             })
             .await,
         );
@@ -402,8 +402,8 @@ async fn quota_is_rebuilt_after_redis_loss() {
     let server = RedisServer::start(false);
     let engine = engine(&server);
     let server = Arc::new(Mutex::new(server));
-    let world = World::start_nodes(2, &format!("{PAIR}{THREE}{engine}"), server.clone()).await;
-    let [here, other] = [&world.gateway, &world.others[0]].map(|node| node.address("pair"));
+    let env = TestEnv::start_nodes(2, &format!("{PAIR}{THREE}{engine}"), server.clone()).await;
+    let [here, other] = [&env.gateway, &env.others[0]].map(|node| node.address("pair"));
     let mut peers = Vec::new();
     for _ in 0..3 {
         let mut peer = Peer::open_at(here, "/v1/ws/", &[]).await.unwrap();
@@ -413,15 +413,15 @@ async fn quota_is_rebuilt_after_redis_loss() {
     server.lock().kill();
     for form in ["relay", "channelserver"] {
         let path = if form == "relay" { "/v1/relay/x" } else { "/v1/ws/" };
-        Peer::open(&world, path).await.closes(4005, "engine_unavailable").await;
+        Peer::open(&env, path).await.closes(4005, "engine_unavailable").await;
     }
     server.lock().restart();
-    for node in world.nodes() {
+    for node in env.nodes() {
         eventually("readiness", async || (get(node.address("ops"), "/readyz").await.status == 200).then_some(())).await;
     }
     // Whoever comes to another node before this one has told may be let in.
     eventually("a refusal", async || {
-        let refused = Got::Close(4004, "rate_limited".to_owned());
+        let refused = Received::Close(4004, "rate_limited".to_owned());
         (Peer::open_at(other, "/v1/ws/", &[]).await.unwrap().next().await == refused).then_some(())
     })
     .await;
@@ -438,18 +438,18 @@ async fn forwarded_peer_counts_once() {
         password: None,
     };
     let engine = engine(&server);
-    let world = World::start_nodes(2, &format!("{PAIR}{engine}"), server).await;
+    let env = TestEnv::start_nodes(2, &format!("{PAIR}{engine}"), server).await;
     // Each of five rooms is on the node of its first peer, and its second one is on the other node.
     let mut peers = Vec::new();
     for n in 0..5 {
-        for (node, told) in [(&world.gateway, "/status:waiting"), (&world.others[0], "/status:connected")] {
+        for (node, told) in [(&env.gateway, "/status:waiting"), (&env.others[0], "/status:connected")] {
             let path = format!("/v1/relay/{n}");
             let mut peer = Peer::open_at(node.address("pair"), &path, &[]).await.unwrap();
             peer.hears(&[told]).await;
             peers.push(peer);
         }
     }
-    world.await_metric("lastmile_carried_peers", 5.0).await;
+    env.await_metric("lastmile_carried_peers", 5.0).await;
     eventually("all connections, once each", async || {
         let nodes = nodes(&redis).await.unwrap();
         let connections = nodes.iter().map(|(_, about)| serde_json::from_slice::<Value>(about).unwrap());

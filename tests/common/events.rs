@@ -11,9 +11,9 @@ use hyper_util::rt::TokioIo;
 use lastmile::transport::config::Address;
 use serde_json::Value;
 
-use super::gateway::World;
+use super::gateway::TestEnv;
 use super::http::{Answer, connect, send};
-use super::within;
+use super::with_timeout;
 
 /// One event as a browser hands it to a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,10 +101,10 @@ impl Stream {
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
         tokio::spawn(connection);
         let request = request(address, "GET", path, headers).map(Full::new);
-        let response = within("an answer", sender.send_request(request)).await.expect("an answer");
+        let response = with_timeout("an answer", sender.send_request(request)).await.expect("an answer");
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK {
-            let body = within("a body", body.collect()).await.unwrap().to_bytes();
+            let body = with_timeout("a body", body.collect()).await.unwrap().to_bytes();
             return Err(Answer { status: head.status, headers: head.headers, body });
         }
         Ok(Self {
@@ -120,7 +120,7 @@ impl Stream {
 
     /// More of the body; `false` at its end.
     async fn more(&mut self) -> Option<Bytes> {
-        let frame = within("more of the stream", self.body.frame()).await?;
+        let frame = with_timeout("more of the stream", self.body.frame()).await?;
         frame.ok()?.into_data().ok()
     }
 
@@ -184,7 +184,7 @@ pub fn request(address: &Address, method: &str, path: &str, headers: &[(&str, &s
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(Bytes::new()).unwrap()
 }
 
-impl World {
+impl TestEnv {
     pub async fn try_events(&self, query: &str, headers: &[(&str, &str)]) -> Result<Stream, Answer> {
         Stream::open(self.gateway.address("public"), &format!("/v1/events?{query}"), headers).await
     }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::http::{self, Answer};
 use super::keys::{TestIssuer, TestPublisher};
-use super::within;
+use super::with_timeout;
 use super::ws::Ws;
 
 /// A folder that goes away with the test.
@@ -95,7 +95,7 @@ impl TestGateway {
     }
 
     pub async fn stop(self) -> DrainReport {
-        within("the end of the drain", self.shut_down()).await.unwrap()
+        with_timeout("the end of the drain", self.shut_down()).await.unwrap()
     }
 }
 
@@ -107,7 +107,7 @@ fn load(toml: &str, folder: &Folder) -> Result<config::Config, String> {
 
 /// What most tests need: a gateway with the listeners `public`, `publish` and `ops`, one publisher (`market-data`)
 /// and one issuer.
-pub struct World {
+pub struct TestEnv {
     pub gateway: TestGateway,
     /// Other nodes of the same engine.
     pub others: Vec<TestGateway>,
@@ -121,7 +121,7 @@ pub struct World {
 
 pub const ISSUER: &str = "https://sso.example.com";
 
-impl World {
+impl TestEnv {
     /// `more` is appended to the configuration: channels, limits, listeners.
     pub async fn start(more: &str) -> Self {
         let (publisher, issuer, folder) = (TestPublisher::new(), TestIssuer::new(ISSUER), Folder::new());
@@ -137,19 +137,19 @@ impl World {
 
     /// So many nodes of one engine, which `more` names; `kept` is dropped after them.
     pub async fn start_nodes(nodes: usize, more: &str, kept: impl Any + Send + Sync) -> Self {
-        let mut world = Self::start(more).await;
-        let toml = Self::toml(&world.publisher.toml("market-data", &["*"]), more);
+        let mut env = Self::start(more).await;
+        let toml = Self::toml(&env.publisher.toml("market-data", &["*"]), more);
         for _ in 1..nodes {
-            world.others.push(TestGateway::start(&toml, &world.folder).await);
+            env.others.push(TestGateway::start(&toml, &env.folder).await);
         }
-        world._kept = Some(Box::new(kept));
-        for node in world.nodes() {
+        env._kept = Some(Box::new(kept));
+        for node in env.nodes() {
             super::eventually("readiness", async || {
                 (http::get(node.address("ops"), "/readyz").await.status == 200).then_some(())
             })
             .await;
         }
-        world
+        env
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &TestGateway> {

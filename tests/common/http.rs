@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::within;
+use super::with_timeout;
 
 /// A stream to a gateway, of whatever kind.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -59,11 +59,11 @@ impl Answer {
 pub async fn connect(address: &Address) -> Box<dyn Io> {
     match address {
         Address::Tcp(address) => {
-            let tcp = within("a connection", TcpStream::connect(address)).await.unwrap();
+            let tcp = with_timeout("a connection", TcpStream::connect(address)).await.unwrap();
             tcp.set_nodelay(true).unwrap();
             Box::new(tcp)
         }
-        Address::Unix(path) => Box::new(within("a connection", UnixStream::connect(path)).await.unwrap()),
+        Address::Unix(path) => Box::new(with_timeout("a connection", UnixStream::connect(path)).await.unwrap()),
     }
 }
 
@@ -82,13 +82,13 @@ pub async fn get(address: &Address, path: &str) -> Answer {
 pub async fn exchange(io: Box<dyn Io>, request: Request<Bytes>) -> (Answer, Option<Upgraded>) {
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
     tokio::spawn(connection.with_upgrades());
-    let mut response = within("an answer", sender.send_request(request.map(Full::new))).await.expect("an answer");
+    let mut response = with_timeout("an answer", sender.send_request(request.map(Full::new))).await.expect("an answer");
     let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| hyper::upgrade::on(&mut response));
     let (head, body) = response.into_parts();
     if let Some(upgrade) = upgrade {
-        let upgraded = within("the upgrade", upgrade).await.unwrap();
+        let upgraded = with_timeout("the upgrade", upgrade).await.unwrap();
         return (Answer { status: head.status, headers: head.headers, body: Bytes::new() }, Some(upgraded));
     }
-    let body = within("a body", body.collect()).await.unwrap().to_bytes();
+    let body = with_timeout("a body", body.collect()).await.unwrap().to_bytes();
     (Answer { status: head.status, headers: head.headers, body }, None)
 }

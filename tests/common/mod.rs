@@ -14,7 +14,7 @@ pub mod ws;
 use std::time::Duration;
 
 pub use self::events::{Event, EventReader, Stream};
-pub use self::gateway::{TestGateway, World};
+pub use self::gateway::{TestEnv, TestGateway};
 pub use self::http::{Answer, get};
 pub use self::keys::{TestIssuer, TestPublisher, unix_now};
 pub use self::ports::free_port;
@@ -22,16 +22,16 @@ pub use self::provider::{Behaviour, TestProvider};
 pub use self::ws::{End, Ws};
 
 /// The deadline of everything that is waited for: far more than it takes, also on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits for `future`, and fails with `what` if it takes too long.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+pub async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
 /// Asks again and again until `probe` has an answer.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    within(what, async {
+    with_timeout(what, async {
         loop {
             if let Some(found) = probe().await {
                 return found;

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::http::{Answer, connect, exchange};
-use super::within;
+use super::with_timeout;
 
 pub struct Ws {
     stream: WebSocketStream<TokioIo<Upgraded>>,
@@ -57,21 +57,21 @@ impl Ws {
     }
 
     pub async fn send_message(&mut self, message: Message) {
-        within("room to send", self.stream.send(message)).await.expect("an open connection");
+        with_timeout("room to send", self.stream.send(message)).await.expect("an open connection");
     }
 
     /// Puts a message where the next flush takes it.
     pub async fn feed(&mut self, text: String) {
-        within("room to send", self.stream.feed(Message::text(text))).await.expect("an open connection");
+        with_timeout("room to send", self.stream.feed(Message::text(text))).await.expect("an open connection");
     }
 
     pub async fn flush(&mut self) {
-        within("room to send", self.stream.flush()).await.expect("an open connection");
+        with_timeout("room to send", self.stream.flush()).await.expect("an open connection");
     }
 
     /// Sends to a connection that may be gone.
     pub async fn try_send(&mut self, command: &Value) -> Result<(), ()> {
-        within("room to send", self.stream.send(Message::text(command.to_string()))).await.map_err(drop)
+        with_timeout("room to send", self.stream.send(Message::text(command.to_string()))).await.map_err(drop)
     }
 
     pub async fn send_text(&mut self, text: &str) {
@@ -85,12 +85,12 @@ impl Ws {
     /// The next text, or how the connection ended. Pings and pongs of the protocol below are passed over.
     pub async fn next(&mut self) -> Result<String, End> {
         loop {
-            match within("a frame", self.stream.next()).await {
+            match with_timeout("a frame", self.stream.next()).await {
                 Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
                 Some(Ok(Message::Binary(bytes))) => panic!("the gateway sends no binary: {bytes:?}"),
                 Some(Ok(Message::Close(frame))) => {
                     // The answer goes out, and the gateway closes the stream.
-                    while let Some(Ok(_)) = within("the end of the stream", self.stream.next()).await {}
+                    while let Some(Ok(_)) = with_timeout("the end of the stream", self.stream.next()).await {}
                     return Err(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())));
                 }
                 Some(Ok(_)) => {}
@@ -102,7 +102,7 @@ impl Ws {
     /// The payload of the next pong of the protocol below.
     pub async fn pong(&mut self) -> Vec<u8> {
         loop {
-            match within("a pong", self.stream.next()).await {
+            match with_timeout("a pong", self.stream.next()).await {
                 Some(Ok(Message::Pong(payload))) => return payload.to_vec(),
                 Some(Ok(Message::Ping(_))) => {}
                 other => panic!("expected a pong, got {other:?}"),

@@ -9,7 +9,7 @@ use lastmile::engine::MemoryLimits;
 use lastmile::protocol::Payload;
 
 use crate::suite::each_local_engine;
-use crate::support::{Kind, LIMITS, World, name, place, rule};
+use crate::support::{Kind, LIMITS, TestEnv, name, place, rule};
 
 each_local_engine!(largest_backlog_is_trimmed_first);
 
@@ -32,7 +32,7 @@ fn backlog_memory_stays_under_limit() {
 async fn backlog_memory_of_this_process() {
     const CHANNELS: usize = 10_000;
     const LIMIT: usize = 32 << 20;
-    let world = World::with(Kind::Memory, rule(), MemoryLimits { max_backlog_bytes: LIMIT, ..LIMITS });
+    let env = TestEnv::with(Kind::Memory, rule(), MemoryLimits { max_backlog_bytes: LIMIT, ..LIMITS });
     let names: Vec<_> = (0..CHANNELS).map(|n| name(&format!("c{n}"))).collect();
     let data = "x".repeat(1000);
     let before = resident_bytes();
@@ -40,12 +40,12 @@ async fn backlog_memory_of_this_process() {
     let mut at = 1usize;
     for _ in 0..LIMIT * 5 / 1000 {
         at = at.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        place(world.engine().append(&names[(at >> 33) % CHANNELS], "p", Payload::Text(&data), Now::read()).unwrap())
+        place(env.engine().append(&names[(at >> 33) % CHANNELS], "p", Payload::Text(&data), Now::read()).unwrap())
             .await
             .unwrap();
     }
     let grown = resident_bytes().saturating_sub(before);
-    let kept: usize = (0..CHANNELS).map(|n| world.backlog(&format!("c{n}"), Start::Backlog(1000)).0.len()).sum();
+    let kept: usize = (0..CHANNELS).map(|n| env.backlog(&format!("c{n}"), Start::Backlog(1000)).0.len()).sum();
     assert!(kept * 1000 < LIMIT && kept * 1000 > LIMIT / 2, "{kept} publications are kept");
     // Channels themselves, and what other tests of this process do meanwhile.
     assert!(grown < 2 * LIMIT + CHANNELS * 2000, "{grown} bytes more are resident");
@@ -53,23 +53,23 @@ async fn backlog_memory_of_this_process() {
 
 async fn largest_backlog_is_trimmed_first(kind: Kind) {
     let limits = MemoryLimits { max_backlog_bytes: 200_000, ..LIMITS };
-    let world = World::with(kind, ChannelRule { backlog_age: Duration::from_secs(600), ..rule() }, limits);
+    let env = TestEnv::with(kind, ChannelRule { backlog_age: Duration::from_secs(600), ..rule() }, limits);
     for n in 0..10 {
-        world.publish(&format!("small{n}"), "1").await;
+        env.publish(&format!("small{n}"), "1").await;
     }
     for _ in 0..300 {
-        world.publish("large", &"x".repeat(1000)).await;
+        env.publish("large", &"x".repeat(1000)).await;
     }
     for n in 0..10 {
-        assert_eq!(world.backlog(&format!("small{n}"), Start::Backlog(1)), (vec![1], true));
+        assert_eq!(env.backlog(&format!("small{n}"), Start::Backlog(1)), (vec![1], true));
     }
-    let (offsets, recovered) = world.backlog("large", Start::Backlog(1000));
+    let (offsets, recovered) = env.backlog("large", Start::Backlog(1000));
     assert!(!recovered && (10..200).contains(&offsets.len()) && offsets.last() == Some(&300), "{}", offsets.len());
     // Others come: the one that keeps much gives again, though nothing is published there.
     for n in 0..200 {
-        world.publish(&format!("other{n}"), &"x".repeat(1000)).await;
+        env.publish(&format!("other{n}"), &"x".repeat(1000)).await;
     }
-    let left = world.backlog("large", Start::Backlog(1000)).0.len();
+    let left = env.backlog("large", Start::Backlog(1000)).0.len();
     assert!(left < offsets.len() / 2, "{left}");
-    assert_eq!(world.backlog("small3", Start::Backlog(1)), (vec![1], true));
+    assert_eq!(env.backlog("small3", Start::Backlog(1)), (vec![1], true));
 }

@@ -11,7 +11,7 @@ use lastmile::transport::config::Address;
 use serde_json::{Value, json};
 
 use crate::common::gateway::Folder;
-use crate::common::{TestPublisher, Ws, eventually, get, within};
+use crate::common::{TestPublisher, Ws, eventually, get, with_timeout};
 
 const KILLS: usize = 20;
 
@@ -166,13 +166,13 @@ async fn gateway_kill_9_loses_nothing_acknowledged() {
         tokio::time::sleep(Duration::from_millis(random)).await;
         node.kill();
         for one in publishing {
-            for (offset, of, data) in within("the publisher", one).await.unwrap() {
+            for (offset, of, data) in with_timeout("the publisher", one).await.unwrap() {
                 assert_eq!(epoch.get_or_insert(of.clone()), &of, "{round}");
                 let before = acknowledged.insert(offset, data.clone());
                 assert_eq!(before, None, "{round}: offset {offset} was given twice");
             }
         }
-        seen.extend(within("the subscriber", listening).await.unwrap());
+        seen.extend(with_timeout("the subscriber", listening).await.unwrap());
     }
     // What was acknowledged last may not have reached the subscriber before the kill.
     let node = Node::start(&folder, &key, "", &[]);

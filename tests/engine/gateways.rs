@@ -10,9 +10,9 @@ use http::{Method, Request};
 use lastmile::transport::config::Address;
 use serde_json::{Value, json};
 
-use crate::common::gateway::{Folder, ISSUER, TestGateway, World};
+use crate::common::gateway::{Folder, ISSUER, TestEnv, TestGateway};
 use crate::common::http::{Answer, send};
-use crate::common::{TestIssuer, TestPublisher, Ws, eventually, get, within};
+use crate::common::{TestIssuer, TestPublisher, Ws, eventually, get, with_timeout};
 use crate::crash::{Node as Process, listen, publish};
 use crate::server::RedisServer;
 
@@ -37,7 +37,7 @@ impl Pair {
             (TestPublisher::new(), TestIssuer::new(ISSUER), [Folder::new(), Folder::new()]);
         let toml = |engine| {
             let more = format!("[channel_defaults]\nbacklog_messages = 100\n[engine]\nkind = \"redis\"\n{engine}\n");
-            World::toml(&(publisher.toml("market-data", &["*"]) + "\ncontrol = true"), &more)
+            TestEnv::toml(&(publisher.toml("market-data", &["*"]) + "\ncontrol = true"), &more)
         };
         let [toml, other] = engines.map(toml);
         for folder in &folders {
@@ -285,12 +285,12 @@ async fn killed_node_affects_no_other() {
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         nodes.iter_mut().for_each(Process::kill);
         for one in publishing {
-            for (offset, _, data) in within("a publisher", one).await.unwrap() {
+            for (offset, _, data) in with_timeout("a publisher", one).await.unwrap() {
                 assert!(acknowledged.insert(offset, data).is_none(), "offset {offset} was given twice");
             }
         }
         for (who, one) in listening.into_iter().enumerate() {
-            seen[who].extend(within("a subscriber", one).await.unwrap());
+            seen[who].extend(with_timeout("a subscriber", one).await.unwrap());
         }
         nodes = folders.each_ref().map(|folder| Process::with(folder, &key, &engine, &[]));
         for node in &nodes {

@@ -10,7 +10,7 @@ use lastmile::engine::{MemoryLimits, Redis};
 use lastmile::protocol::{ErrorCode, Position};
 use tokio::task::JoinHandle;
 
-use crate::common::{PATIENCE, eventually};
+use crate::common::{TEST_TIMEOUT, eventually};
 use crate::server::RedisServer;
 use crate::support::{LIMITS, NO_LIMITS, Subscriber, name, publish, redis_node, rule};
 
@@ -40,7 +40,7 @@ impl Node {
     /// Tries again as clients do while the engine is away: it waits two seconds for Redis, which may be little on a
     /// busy machine.
     pub fn join(&self, channel: &str, start: Start) -> Subscriber {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             match Subscriber::join(&*self.engine, channel, start.clone()) {
                 Ok(subscriber) => return subscriber,

@@ -8,7 +8,7 @@ use lastmile::protocol::{ErrorCode, Payload, Position};
 
 use crate::common::eventually;
 use crate::suite::each_engine;
-use crate::support::{Kind, Subscriber, World, name, place, publish, rule};
+use crate::support::{Kind, Subscriber, TestEnv, name, place, publish, rule};
 
 each_engine!(backlog_and_live_join_without_gap, concurrent_publications_keep_order,);
 
@@ -16,8 +16,8 @@ const PUBLISHERS: usize = 4;
 const EACH: u64 = 150;
 
 async fn backlog_and_live_join_without_gap(kind: Kind) {
-    let mut world = World::new(kind, rule());
-    let engine = world.engine.take().unwrap();
+    let mut env = TestEnv::new(kind, rule());
+    let engine = env.engine.take().unwrap();
     let done = AtomicBool::new(false);
     let runtime = tokio::runtime::Handle::current();
     let subscribers = std::thread::scope(|scope| {
@@ -83,11 +83,11 @@ async fn backlog_and_live_join_without_gap(kind: Kind) {
 }
 
 async fn concurrent_publications_keep_order(kind: Kind) {
-    let world = World::new(kind, rule());
+    let env = TestEnv::new(kind, rule());
     let mut whole = 0;
     for round in 0..5 {
         // Many times what a connection to an engine elsewhere takes at once.
-        let begin = |n: u64| world.engine().append(&name("c"), "p", Payload::Text(&n.to_string()), Now::read());
+        let begin = |n: u64| env.engine().append(&name("c"), "p", Payload::Text(&n.to_string()), Now::read());
         let begun: Vec<_> = (1..=2000).map(begin).collect();
         let (mut offsets, mut refused) = (Vec::new(), 0);
         for appended in begun {
@@ -103,7 +103,7 @@ async fn concurrent_publications_keep_order(kind: Kind) {
         }
         assert!(offsets.is_sorted_by(|one, next| one < next), "{offsets:?}");
         if refused > 0 {
-            eventually("the engine", async || world.try_publish("c", "x").await.ok()).await;
+            eventually("the engine", async || env.try_publish("c", "x").await.ok()).await;
             continue;
         }
         if whole == round {

@@ -190,9 +190,9 @@ async fn one_task_per_reply_with_bounded_queue() {
         ReplyLimits { max_replies: 1000, max_replies_per_connection: 1000, max_bytes: 1000 * MEGABYTE, keep: hour };
     let replies = Replies::new(limits);
     let mut errands = replies.enable_cluster("abcdefgh");
-    let world = crate::support::World::new(crate::support::Kind::Memory, rule());
-    let to = world.publish("c", "Shall I?").await;
-    let subscriber = world.join("c", Start::Live);
+    let env = crate::support::TestEnv::new(crate::support::Kind::Memory, rule());
+    let to = env.publish("c", "Shall I?").await;
+    let subscriber = env.join("c", Start::Live);
     let from: Arc<Connection> = subscriber.connection.clone();
     let (channel, now) = (crate::support::name("c"), Now::read());
     let send = |bytes: usize| {

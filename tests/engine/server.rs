@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::common::gateway::Folder;
-use crate::common::{PATIENCE, free_port};
+use crate::common::{TEST_TIMEOUT, free_port};
 
 /// A server of Redis on a port of the loopback interface.
 pub struct RedisServer {
@@ -63,7 +63,7 @@ impl RedisServer {
         let mut command = Command::new(program());
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null());
         self.process = Some(command.spawn().expect("a server of Redis"));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while self.command("PING").is_none_or(|answer| !answer.starts_with("+PONG")) {
             assert!(Instant::now() < deadline, "the server of Redis does not answer");
             std::thread::sleep(std::time::Duration::from_millis(10));
@@ -87,7 +87,7 @@ impl RedisServer {
     /// One command with its words apart by spaces, and its answer.
     pub fn command(&self, words: &str) -> Option<String> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        socket.set_read_timeout(Some(TEST_TIMEOUT)).ok()?;
         socket.write_all(format!("{words}\r\n").as_bytes()).ok()?;
         let mut answer = Vec::new();
         while length(&answer).is_none_or(|length| length > answer.len()) {

@@ -7,7 +7,7 @@ use lastmile::broker::{ChannelLimits, ChannelRule, Now};
 use lastmile::protocol::{ErrorCode, Position};
 
 use crate::common::eventually;
-use crate::support::{Kind, NO_LIMITS, Subscriber, World, name, rule};
+use crate::support::{Kind, NO_LIMITS, Subscriber, TestEnv, name, rule};
 
 /// A test for every engine.
 macro_rules! each_engine {
@@ -60,10 +60,10 @@ fn later(secs: u64) -> Now {
 }
 
 async fn offsets_rise_and_gaps_are_reported(kind: Kind) {
-    let world = World::new(kind, ChannelRule { backlog_messages: 3, ..rule() });
-    let mut last = world.publish("c", "1").await;
+    let env = TestEnv::new(kind, ChannelRule { backlog_messages: 3, ..rule() });
+    let mut last = env.publish("c", "1").await;
     for n in 2..=5 {
-        let position = world.publish("c", &n.to_string()).await;
+        let position = env.publish("c", &n.to_string()).await;
         assert_eq!((position.offset, &position.epoch), (n, &last.epoch));
         last = position;
     }
@@ -79,22 +79,22 @@ async fn offsets_rise_and_gaps_are_reported(kind: Kind) {
         (Start::Backlog(2), vec![4, 5], true),
         (Start::Backlog(9), vec![3, 4, 5], false),
     ] {
-        assert_eq!(world.backlog("c", start.clone()), (offsets, recovered), "{start:?}");
+        assert_eq!(env.backlog("c", start.clone()), (offsets, recovered), "{start:?}");
     }
 }
 
 async fn channel_lifecycle(kind: Kind) {
-    let world = World::new(kind, rule());
-    let (engine, c) = (world.engine(), name("c"));
-    assert!(world.describe("c").await.is_none());
+    let env = TestEnv::new(kind, rule());
+    let (engine, c) = (env.engine(), name("c"));
+    assert!(env.describe("c").await.is_none());
     let limits = ChannelLimits { max_messages: 7, ..NO_LIMITS };
     assert_eq!(engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::New));
     assert_eq!(engine.create(&c, Some(limits.clone()), Now::read()).await, Ok(Created::Again));
     let refused = engine.create(&c, Some(NO_LIMITS), Now::read()).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::ChannelExists);
-    let first = world.publish("c", "one").await;
-    let subscriber = world.join("c", Start::Live);
-    let state = world.describe("c").await.unwrap();
+    let first = env.publish("c", "one").await;
+    let subscriber = env.join("c", Start::Live);
+    let state = env.describe("c").await.unwrap();
     assert_eq!((&state.position, state.data_bytes, state.subscribers), (&first, 3, 1));
     assert_eq!(state.limits, limits);
 
@@ -105,20 +105,20 @@ async fn channel_lifecycle(kind: Kind) {
         subscriber.frames().last().filter(|frame| frame["reason"] == "channel_closed").map(|_| ())
     })
     .await;
-    assert!(world.describe("c").await.is_none());
-    let second = world.publish("c", "two").await;
+    assert!(env.describe("c").await.is_none());
+    let second = env.publish("c", "two").await;
     assert!(second.offset == 1 && second.epoch != first.epoch);
-    assert_eq!(world.backlog("c", since(&first, 1)), (vec![1], false));
+    assert_eq!(env.backlog("c", since(&first, 1)), (vec![1], false));
 }
 
 async fn limits_end_channel_for_good(kind: Kind) {
     let limits = ChannelLimits { max_messages: 2, max_message_bytes: 10, ..NO_LIMITS };
-    let world = World::new(kind, ChannelRule { limits, ..rule() });
-    let subscriber = world.join("c", Start::Live);
-    assert_eq!(world.try_publish("c", "longer than ten").await.unwrap_err().code, ErrorCode::MessageTooLarge);
+    let env = TestEnv::new(kind, ChannelRule { limits, ..rule() });
+    let subscriber = env.join("c", Start::Live);
+    assert_eq!(env.try_publish("c", "longer than ten").await.unwrap_err().code, ErrorCode::MessageTooLarge);
     // All three are on their way at once.
     let (one, two, three) =
-        tokio::join!(world.try_publish("c", "1"), world.try_publish("c", "2"), world.try_publish("c", "3"));
+        tokio::join!(env.try_publish("c", "1"), env.try_publish("c", "2"), env.try_publish("c", "3"));
     assert_eq!((one.unwrap().offset, two.unwrap().offset), (1, 2));
     assert_eq!(three.unwrap_err().code, ErrorCode::LimitReached);
     eventually("the end", async || (!subscriber.membership.is_active()).then_some(())).await;
@@ -128,65 +128,65 @@ async fn limits_end_channel_for_good(kind: Kind) {
         (kinds == ["message", "message", "unsubscribed"]).then_some(())
     })
     .await;
-    assert_eq!(world.try_publish("c", "4").await.unwrap_err().code, ErrorCode::LimitReached);
-    assert!(Subscriber::join(world.engine(), "c", Start::Live).is_err());
-    assert_eq!(world.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
-    assert_eq!(world.publish("c", "5").await.offset, 1);
+    assert_eq!(env.try_publish("c", "4").await.unwrap_err().code, ErrorCode::LimitReached);
+    assert!(Subscriber::join(env.engine(), "c", Start::Live).is_err());
+    assert_eq!(env.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
+    assert_eq!(env.publish("c", "5").await.offset, 1);
 }
 
 async fn lifespan_ends_channel_on_time(kind: Kind) {
     let limits = ChannelLimits { lifespan: Duration::from_secs(30), ..NO_LIMITS };
-    let world = World::new(kind, ChannelRule { limits, ..rule() });
-    let subscriber = world.join("c", Start::Live);
-    world.publish("c", "1").await;
-    world.engine().sweep(later(20));
+    let env = TestEnv::new(kind, ChannelRule { limits, ..rule() });
+    let subscriber = env.join("c", Start::Live);
+    env.publish("c", "1").await;
+    env.engine().sweep(later(20));
     assert!(subscriber.membership.is_active());
-    world.engine().sweep(later(31));
+    env.engine().sweep(later(31));
     eventually("the end", async || (!subscriber.membership.is_active()).then_some(())).await;
-    assert_eq!(world.try_publish("c", "2").await.unwrap_err().code, ErrorCode::ChannelEnded);
-    assert_eq!(world.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
-    assert_eq!(world.publish("c", "3").await.offset, 1);
+    assert_eq!(env.try_publish("c", "2").await.unwrap_err().code, ErrorCode::ChannelEnded);
+    assert_eq!(env.engine().create(&name("c"), None, Now::read()).await, Ok(Created::New));
+    assert_eq!(env.publish("c", "3").await.offset, 1);
 }
 
 async fn only_unused_channels_are_removed(kind: Kind) {
-    let world = World::new(kind, rule());
-    world.publish("idle", "1").await;
-    world.publish("used", "1").await;
-    let _subscriber = world.join("used", Start::Live);
-    world.engine().sweep(later(50));
-    assert!(world.describe("idle").await.is_some());
-    world.engine().sweep(later(61));
-    eventually("the idle channel to go", async || world.describe("idle").await.is_none().then_some(())).await;
-    assert!(world.describe("used").await.is_some());
+    let env = TestEnv::new(kind, rule());
+    env.publish("idle", "1").await;
+    env.publish("used", "1").await;
+    let _subscriber = env.join("used", Start::Live);
+    env.engine().sweep(later(50));
+    assert!(env.describe("idle").await.is_some());
+    env.engine().sweep(later(61));
+    eventually("the idle channel to go", async || env.describe("idle").await.is_none().then_some(())).await;
+    assert!(env.describe("used").await.is_some());
     // Until it is gone from the store as well, publishers are asked to try again.
-    let begun_anew = eventually("a new channel", async || world.try_publish("idle", "1").await.ok()).await;
+    let begun_anew = eventually("a new channel", async || env.try_publish("idle", "1").await.ok()).await;
     assert_eq!(begun_anew.offset, 1);
 }
 
 async fn backlog_is_bounded(kind: Kind) {
-    let world = World::new(kind, ChannelRule { backlog_bytes: 5000, ..rule() });
+    let env = TestEnv::new(kind, ChannelRule { backlog_bytes: 5000, ..rule() });
     for _ in 0..20 {
-        world.publish("c", &"x".repeat(1000)).await;
+        env.publish("c", &"x".repeat(1000)).await;
     }
-    let (offsets, recovered) = world.backlog("c", Start::Backlog(20));
+    let (offsets, recovered) = env.backlog("c", Start::Backlog(20));
     assert!(!recovered && (2..5).contains(&offsets.len()) && offsets.last() == Some(&20), "{offsets:?}");
 
-    let world = World::new(kind, ChannelRule { backlog_age: Duration::from_secs(30), ..rule() });
-    let position = world.publish("c", "1").await;
-    assert_eq!(world.backlog("c", since(&position, 0)), (vec![1], true));
-    world.engine().sweep(later(31));
-    assert_eq!(world.backlog("c", since(&position, 0)), (vec![], false));
-    assert_eq!(world.backlog("c", since(&position, 1)), (vec![], true));
+    let env = TestEnv::new(kind, ChannelRule { backlog_age: Duration::from_secs(30), ..rule() });
+    let position = env.publish("c", "1").await;
+    assert_eq!(env.backlog("c", since(&position, 0)), (vec![1], true));
+    env.engine().sweep(later(31));
+    assert_eq!(env.backlog("c", since(&position, 0)), (vec![], false));
+    assert_eq!(env.backlog("c", since(&position, 1)), (vec![], true));
 }
 
 async fn last_slot_is_given_once(kind: Kind) {
     let limits = ChannelLimits { max_connections: 3, ..NO_LIMITS };
-    let world = World::new(kind, ChannelRule { limits, ..rule() });
+    let env = TestEnv::new(kind, ChannelRule { limits, ..rule() });
     let runtime = tokio::runtime::Handle::current();
     let joined = std::thread::scope(|scope| {
         let join = || {
             let _entered = runtime.enter();
-            Subscriber::join(world.engine(), "c", Start::Live)
+            Subscriber::join(env.engine(), "c", Start::Live)
         };
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(join)).collect();
         threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect::<Vec<_>>()

@@ -27,7 +27,7 @@ pub enum Kind {
 }
 
 /// An engine with one rule for all channels.
-pub struct World {
+pub struct TestEnv {
     pub engine: Option<Arc<dyn Engine>>,
     pub rule: ChannelRule,
     pub limits: MemoryLimits,
@@ -63,23 +63,23 @@ pub fn rule() -> ChannelRule {
 pub const LIMITS: MemoryLimits =
     MemoryLimits { max_channels: 20_000, idle: Duration::from_secs(60), max_backlog_bytes: 64 << 20 };
 
-impl World {
+impl TestEnv {
     pub fn new(kind: Kind, rule: ChannelRule) -> Self {
         Self::with(kind, rule, LIMITS)
     }
 
     pub fn with(kind: Kind, rule: ChannelRule, limits: MemoryLimits) -> Self {
-        let mut world = Self { engine: None, rule, limits, folder: Arc::new(Folder::new()), server: None };
-        let (rules, hub, counters) = parts(&world.rule);
-        world.engine = Some(match kind {
+        let mut env = Self { engine: None, rule, limits, folder: Arc::new(Folder::new()), server: None };
+        let (rules, hub, counters) = parts(&env.rule);
+        env.engine = Some(match kind {
             Kind::Memory => Arc::new(Memory::new(limits, rules, hub, counters)),
-            Kind::Disk => Arc::new(world.open().unwrap()),
+            Kind::Disk => Arc::new(env.open().unwrap()),
             Kind::Redis => {
-                let server = world.server.insert(RedisServer::start(false)).url();
-                Arc::new(redis_node(&server, &world.rule, limits))
+                let server = env.server.insert(RedisServer::start(false)).url();
+                Arc::new(redis_node(&server, &env.rule, limits))
             }
         });
-        world
+        env
     }
 
     pub fn path(&self) -> PathBuf {
@@ -143,7 +143,7 @@ pub fn redis_config(urls: &[&str], kind: RedisKind) -> RedisConfig {
 pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits) -> Redis {
     let (rules, hub, counters) = parts(rule);
     let engine = Redis::start(config, limits, rules, hub, counters).unwrap();
-    let deadline = Instant::now() + crate::common::PATIENCE;
+    let deadline = Instant::now() + crate::common::TEST_TIMEOUT;
     while engine.unavailable_reason().is_some() {
         assert!(Instant::now() < deadline, "the node does not come up");
         std::thread::sleep(Duration::from_millis(5));
@@ -151,10 +151,10 @@ pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits
     engine
 }
 
-pub fn open_at(path: &Path, world: &World) -> Result<Disk, DiskError> {
+pub fn open_at(path: &Path, env: &TestEnv) -> Result<Disk, DiskError> {
     let config = DiskConfig { path: path.to_owned(), fsync: Fsync::Always, max_bytes: 1 << 30 };
-    let (rules, hub, counters) = parts(&world.rule);
-    Disk::open(&config, world.limits, rules, hub, counters)
+    let (rules, hub, counters) = parts(&env.rule);
+    Disk::open(&config, env.limits, rules, hub, counters)
 }
 
 pub fn name(channel: &str) -> ChannelName {

@@ -5,13 +5,13 @@ use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::common::{Answer, World, Ws, http};
+use crate::common::{Answer, TestEnv, Ws, http};
 
 /// Of `password`, as cheap as can be, because tests are many.
 pub const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$8Tf44YakA6Z5zNBgblq13Nr+Q8FkCFWsjG4z6b1j7rM";
 
 /// `more` is appended to the configuration.
-pub async fn start(more: &str) -> World {
+pub async fn start(more: &str) -> TestEnv {
     let file = format!(
         r#"
         [listeners.flight]
@@ -26,18 +26,18 @@ pub async fn start(more: &str) -> World {
         {more}
         "#
     );
-    World::start(&file).await
+    TestEnv::start(&file).await
 }
 
 /// The same with channels that are open to everybody.
-pub async fn start_open() -> World {
+pub async fn start_open() -> TestEnv {
     start("[channel_defaults]\nsubscribers = \"anyone\"\n").await
 }
 
 /// A client on the listener `flight`.
-pub async fn connect(world: &World) -> Ws {
-    let request = Ws::request(&world.gateway.authority("flight"), "/ws", &[]);
-    Ws::open(world.gateway.address("flight"), request).await.expect("an upgrade")
+pub async fn connect(env: &TestEnv) -> Ws {
+    let request = Ws::request(&env.gateway.authority("flight"), "/ws", &[]);
+    Ws::open(env.gateway.address("flight"), request).await.expect("an upgrade")
 }
 
 pub fn response(request_id: &str, subscribed: bool, topic: &str) -> String {
@@ -70,22 +70,22 @@ pub fn basic(username: &str, password: &str) -> String {
 }
 
 /// A request as the published clients make it.
-pub fn request(world: &World, path: &str, body: impl Into<Bytes>) -> Request<Bytes> {
+pub fn request(env: &TestEnv, path: &str, body: impl Into<Bytes>) -> Request<Bytes> {
     Request::post(path)
         .header("authorization", basic("admin", "password"))
         .header("content-type", "application/json")
         .header("accept", "*/*")
-        .header("host", world.gateway.authority("control"))
+        .header("host", env.gateway.authority("control"))
         .body(body.into())
         .unwrap()
 }
 
-pub async fn send(world: &World, request: Request<Bytes>) -> Answer {
-    http::send(world.gateway.address("control"), request).await
+pub async fn send(env: &TestEnv, request: Request<Bytes>) -> Answer {
+    http::send(env.gateway.address("control"), request).await
 }
 
 /// Publishes to an encoded topic, which must be taken.
-pub async fn publish(world: &World, topic: &str, body: &str) {
-    let answer = send(world, request(world, &format!("/api/v1/event/{topic}"), body.to_owned())).await;
+pub async fn publish(env: &TestEnv, topic: &str, body: &str) {
+    let answer = send(env, request(env, &format!("/api/v1/event/{topic}"), body.to_owned())).await;
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (204, &b""[..]), "{answer:?}");
 }

@@ -4,11 +4,11 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{HASH, basic, connect, publish, request, response, send, start, start_open, subscribe};
-use crate::common::World;
+use crate::common::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn body_limit_follows_channel_or_default() {
-    let world = start(
+    let env = start(
         r#"
         [[channels]]
         match = "small"
@@ -20,8 +20,8 @@ async fn body_limit_follows_channel_or_default() {
     .await;
     let of = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
     for (topic, most) in [("small", 100), ("other", 262_144)] {
-        publish(&world, topic, &of(most)).await;
-        let answer = send(&world, request(&world, &format!("/api/v1/event/{topic}"), of(most + 1))).await;
+        publish(&env, topic, &of(most)).await;
+        let answer = send(&env, request(&env, &format!("/api/v1/event/{topic}"), of(most + 1))).await;
         assert_eq!((answer.status.as_u16(), answer.text()), (413, "A payload reached size limit."));
         assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
     }
@@ -29,15 +29,15 @@ async fn body_limit_follows_channel_or_default() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publisher_rate_and_channel_limits_hold() {
-    let world = start(&format!(
+    let env = start(&format!(
         "[publishers.slow]\nbasic = {{ username = \"slow\", password_argon2 = \"{HASH}\" }}\nchannels = [\"*\"]\n\
          rate_limit_per_second = 1\n[[channels]]\nmatch = \"once\"\nmax_messages = 1\n"
     ))
     .await;
     let post = async |username: &str, topic: &str| {
-        let mut request = request(&world, &format!("/api/v1/event/{topic}"), "1");
+        let mut request = request(&env, &format!("/api/v1/event/{topic}"), "1");
         request.headers_mut().insert("authorization", basic(username, "password").parse().unwrap());
-        send(&world, request).await
+        send(&env, request).await
     };
     // At once, so that no second passes in between.
     let (one, other) = tokio::join!(post("slow", "a"), post("slow", "a"));
@@ -50,7 +50,7 @@ async fn publisher_rate_and_channel_limits_hold() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limited_subscription_is_not_acknowledged() {
-    let world = start(
+    let env = start(
         r#"
         [channel_defaults]
         subscribers = "anyone"
@@ -60,7 +60,7 @@ async fn limited_subscription_is_not_acknowledged() {
         "#,
     )
     .await;
-    let (mut one, mut other) = (connect(&world).await, connect(&world).await);
+    let (mut one, mut other) = (connect(&env).await, connect(&env).await);
     assert!(subscribe(&mut one, "t").await);
     assert!(!subscribe(&mut other, "t").await);
     assert!(subscribe(&mut one, "u").await);
@@ -75,8 +75,8 @@ async fn limited_subscription_is_not_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversized_message_closes_connection() {
-    let world = start_open().await;
-    let mut ws = connect(&world).await;
+    let env = start_open().await;
+    let mut ws = connect(&env).await;
     let ping = r#"{"type":"Ping"}"#;
     ws.send_text(&format!("{ping}{}", " ".repeat(65_536 - ping.len()))).await;
     assert_eq!(ws.pong().await, b"");
@@ -86,8 +86,8 @@ async fn oversized_message_closes_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flooding_client_is_closed() {
-    let world = start("[limits]\nmax_commands_per_second = 1\n").await;
-    let mut ws = connect(&world).await;
+    let env = start("[limits]\nmax_commands_per_second = 1\n").await;
+    let mut ws = connect(&env).await;
     for _ in 0..100 {
         ws.feed(r#"{"type":"Ping"}"#.into()).await;
     }
@@ -97,10 +97,10 @@ async fn flooding_client_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_is_announced() {
-    let world = start_open().await;
-    let mut ws = connect(&world).await;
+    let env = start_open().await;
+    let mut ws = connect(&env).await;
     assert!(subscribe(&mut ws, "t").await);
-    let World { gateway, .. } = world;
+    let TestEnv { gateway, .. } = env;
     let drained = gateway.shut_down();
     ws.expect_close(4000, "draining").await;
     drop(ws);

@@ -3,22 +3,22 @@
 use std::time::Instant;
 
 use crate::client::{HASH, basic, publish, request, send, start_open};
-use crate::common::{World, eventually};
+use crate::common::{TestEnv, eventually};
 
-async fn status(world: &World, username: &str, password: &str) -> u16 {
-    let mut request = request(world, "/api/v1/event/t", "1");
+async fn status(env: &TestEnv, username: &str, password: &str) -> u16 {
+    let mut request = request(env, "/api/v1/event/t", "1");
     request.headers_mut().insert("authorization", basic(username, password).parse().unwrap());
-    send(world, request).await.status.as_u16()
+    send(env, request).await.status.as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guessing_is_slowed_for_guesser_only() {
-    let world = start_open().await;
-    publish(&world, "t", "1").await;
+    let env = start_open().await;
+    publish(&env, "t", "1").await;
     let (mut refused, began) = (0, Instant::now());
     for n in 0..60 {
         let (username, password) = if n % 2 == 0 { ("admin", n.to_string()) } else { ("nobody", "password".into()) };
-        match status(&world, username, &password).await {
+        match status(&env, username, &password).await {
             401 => {}
             429 => refused += 1,
             other => panic!("{other}"),
@@ -27,17 +27,17 @@ async fn guessing_is_slowed_for_guesser_only() {
     // Twenty at once, one a second, and those that were verified at the same time.
     let passed = 60 - refused;
     assert!(refused > 0 && passed <= 22 + began.elapsed().as_secs(), "{passed} after {:?}", began.elapsed());
-    assert_eq!(status(&world, "admin", "password").await, 204);
-    eventually("forgiveness", async || (status(&world, "admin", "wrong").await == 401).then_some(())).await;
+    assert_eq!(status(&env, "admin", "password").await, 204);
+    eventually("forgiveness", async || (status(&env, "admin", "wrong").await == 401).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundred_logins_share_verifications() {
-    let world = std::sync::Arc::new(start_open().await);
+    let env = std::sync::Arc::new(start_open().await);
     let all: Vec<_> = (0..100)
         .map(|_| {
-            let world = world.clone();
-            tokio::spawn(async move { status(&world, "admin", "password").await })
+            let env = env.clone();
+            tokio::spawn(async move { status(&env, "admin", "password").await })
         })
         .collect();
     for one in all {
@@ -53,28 +53,28 @@ async fn reload_revokes_password_at_once() {
             "[publishers.older]\nbasic = {{ username = \"admin\", password_argon2 = \"{hash}\" }}\nchannels = [\"*\"]\n{listener}"
         )
     };
-    let world = World::start(&publisher(HASH)).await;
-    assert_eq!(status(&world, "admin", "password").await, 204);
-    let signed = world.publisher.toml("market-data", &["*"]);
+    let env = TestEnv::start(&publisher(HASH)).await;
+    assert_eq!(status(&env, "admin", "password").await, 204);
+    let signed = env.publisher.toml("market-data", &["*"]);
     let other = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-    world.reload(&signed, &publisher(other));
-    assert_eq!(status(&world, "admin", "password").await, 401);
-    world.reload(&signed, &publisher(HASH));
-    assert_eq!(status(&world, "admin", "password").await, 204);
-    world.reload(&signed, listener);
-    assert_eq!(status(&world, "admin", "password").await, 401);
+    env.reload(&signed, &publisher(other));
+    assert_eq!(status(&env, "admin", "password").await, 401);
+    env.reload(&signed, &publisher(HASH));
+    assert_eq!(status(&env, "admin", "password").await, 204);
+    env.reload(&signed, listener);
+    assert_eq!(status(&env, "admin", "password").await, 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn key_and_password_share_entry() {
-    let world = start_open().await;
-    let both = world.publisher.toml("both", &["t"]);
+    let env = start_open().await;
+    let both = env.publisher.toml("both", &["t"]);
     let basic = format!("rate_limit_per_second = 1\nbasic = {{ username = \"both\", password_argon2 = \"{HASH}\" }}\n");
     let listeners = "[listeners.flight]\naddress = \"127.0.0.1:0\"\nroles = [\"flock\"]\n\
                      [listeners.control]\naddress = \"127.0.0.1:0\"\nroles = [\"flock-publish\"]\n";
-    world.reload(&format!("{both}\n{basic}"), listeners);
+    env.reload(&format!("{both}\n{basic}"), listeners);
     // At once, so that no second passes in between: one of them has the only place.
-    let (basic, signed) = tokio::join!(status(&world, "both", "password"), world.post("t", "application/json", b"1"));
+    let (basic, signed) = tokio::join!(status(&env, "both", "password"), env.post("t", "application/json", b"1"));
     assert!(matches!((basic, signed.status.as_u16()), (204, 429) | (429, 200)), "{basic} {signed:?}");
-    assert_eq!(world.post("u", "application/json", b"1").await.refusal(), (403, "channel-forbidden".into()));
+    assert_eq!(env.post("u", "application/json", b"1").await.refusal(), (403, "channel-forbidden".into()));
 }

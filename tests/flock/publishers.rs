@@ -4,14 +4,14 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{basic, connect, expect_silence, publish, request, send, start, start_open, subscribe};
-use crate::common::{World, http, within};
+use crate::common::{TestEnv, http, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn published_clients_request_is_accepted() {
-    let world = start_open().await;
-    let mut ws = connect(&world).await;
+    let env = start_open().await;
+    let mut ws = connect(&env).await;
     assert!(subscribe(&mut ws, "a/b c").await);
-    let authority = world.gateway.authority("control");
+    let authority = env.gateway.authority("control");
     let head = format!(
         "POST /api/v1/event/a/b%20c?d HTTP/1.1\r\nauthorization: Basic YWRtaW46cGFzc3dvcmQ=\r\n\
          content-type: application/json\r\naccept: */*\r\nhost: {authority}\r\ncontent-length: 7\r\n\r\n{{\"x\":1}}"
@@ -19,7 +19,7 @@ async fn published_clients_request_is_accepted() {
     let mut stream = tokio::net::TcpStream::connect(authority).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 1024];
-    let read = within("an answer", stream.read(&mut answer)).await.unwrap();
+    let read = with_timeout("an answer", stream.read(&mut answer)).await.unwrap();
     let answer = std::str::from_utf8(&answer[..read]).unwrap();
     assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
     assert_eq!(ws.text().await, r#"{"payload":{"x":1},"topic":"a/b c","type":"event"}"#);
@@ -32,8 +32,8 @@ async fn publication_without_subscribers_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_credentials_match_flock() {
-    let world = start_open().await;
-    let mut ws = connect(&world).await;
+    let env = start_open().await;
+    let mut ws = connect(&env).await;
     assert!(subscribe(&mut ws, "t").await);
     let wrong = [
         None,
@@ -50,31 +50,31 @@ async fn wrong_credentials_match_flock() {
         Some("Basic YWRtaW4=".into()),
     ];
     for credential in wrong {
-        let mut request = request(&world, "/api/v1/event/t", "1");
+        let mut request = request(&env, "/api/v1/event/t", "1");
         request.headers_mut().remove("authorization");
         if let Some(credential) = &credential {
             request.headers_mut().insert("authorization", credential.parse().unwrap());
         }
-        let answer = send(&world, request).await;
+        let answer = send(&env, request).await;
         assert_eq!((answer.status.as_u16(), answer.text()), (401, "Unauthorized"), "{credential:?}");
         assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
         assert_eq!(answer.header("www-authenticate"), "");
     }
     expect_silence(&mut ws).await;
-    publish(&world, "t", "1").await;
+    publish(&env, "t", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paths_types_and_methods_match_flock() {
-    let world = start_open().await;
+    let env = start_open().await;
     let status = async |method: &str, path: &str, content_type: Option<&str>| {
-        let mut request = request(&world, path, "1");
+        let mut request = request(&env, path, "1");
         *request.method_mut() = method.parse().unwrap();
         request.headers_mut().remove("content-type");
         if let Some(content_type) = content_type {
             request.headers_mut().insert("content-type", content_type.parse().unwrap());
         }
-        let answer = send(&world, request).await;
+        let answer = send(&env, request).await;
         assert!(answer.body.is_empty() || answer.status != 404 || !path.starts_with("/api/v1/event/"), "{answer:?}");
         (answer.status.as_u16(), answer.header("allow").to_owned())
     };
@@ -98,11 +98,11 @@ async fn paths_types_and_methods_match_flock() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_json_body_is_refused() {
-    let world = start_open().await;
-    let mut ws = connect(&world).await;
+    let env = start_open().await;
+    let mut ws = connect(&env).await;
     assert!(subscribe(&mut ws, "t").await);
     for body in [&b""[..], b"x", b"{} {}", b"\"\xff\"", "[".repeat(100).as_bytes()] {
-        let answer = send(&world, request(&world, "/api/v1/event/t", Bytes::copy_from_slice(body))).await;
+        let answer = send(&env, request(&env, "/api/v1/event/t", Bytes::copy_from_slice(body))).await;
         assert_eq!(answer.status, 400, "{answer:?}");
         assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
     }
@@ -115,11 +115,11 @@ async fn password_limits_publishers_and_channels() {
         "[publishers.prices]\nbasic = {{ username = \"p\", password_argon2 = \"{}\" }}\nchannels = [\"prices.*\"]",
         crate::client::HASH
     );
-    let world = start(&publisher).await;
+    let env = start(&publisher).await;
     let status = async |topic: &str| {
-        let mut request = request(&world, &format!("/api/v1/event/{topic}"), "1");
+        let mut request = request(&env, &format!("/api/v1/event/{topic}"), "1");
         request.headers_mut().insert("authorization", basic("p", "password").parse().unwrap());
-        send(&world, request).await.status.as_u16()
+        send(&env, request).await.status.as_u16()
     };
     assert_eq!(status("prices.btc").await, 204);
     assert_eq!(status("alerts").await, 403);
@@ -127,16 +127,16 @@ async fn password_limits_publishers_and_channels() {
     assert_eq!(status("").await, 403);
 
     let listener = "[listeners.control]\naddress = \"127.0.0.1:0\"\nroles = [\"flock-publish\"]\n";
-    let world = World::start(listener).await;
-    let answer = send(&world, request(&world, "/api/v1/event/t", "1")).await;
+    let env = TestEnv::start(listener).await;
+    let answer = send(&env, request(&env, "/api/v1/event/t", "1")).await;
     assert_eq!((answer.status.as_u16(), answer.text()), (401, "Unauthorized"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_listener_serves_both_roles() {
     let listener = "[listeners.both]\naddress = \"127.0.0.1:0\"\nroles = [\"flock\", \"flock-publish\"]\n";
-    let world = start(listener).await;
-    let address = world.gateway.address("both");
+    let env = start(listener).await;
+    let address = env.gateway.address("both");
     assert_eq!(http::get(address, "/ws").await.status, 426);
-    assert_eq!(http::send(address, request(&world, "/api/v1/event/t", "1")).await.status, 204);
+    assert_eq!(http::send(address, request(&env, "/api/v1/event/t", "1")).await.status, 204);
 }

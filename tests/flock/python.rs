@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::client::{connect, start_open, subscribe};
-use crate::common::within;
+use crate::common::with_timeout;
 
 /// The Python that has the package, which `tests/run` builds from its source.
 fn python() -> PathBuf {
@@ -41,14 +41,15 @@ fails(client, "../subscription", "1", "Something went wrong")
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_client_publishes_and_reads_errors() {
     let python = python();
-    let world = start_open().await;
-    let mut ws = connect(&world).await;
+    let env = start_open().await;
+    let mut ws = connect(&env).await;
     for topic in ["t1", "a/b c", "é🦆", "a", "c"] {
         assert!(subscribe(&mut ws, topic).await);
     }
     let mut command = Command::new(python);
-    command.args(["-c", SCRIPT, &format!("http://{}", world.gateway.authority("control"))]);
-    let output = within("the client", tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
+    command.args(["-c", SCRIPT, &format!("http://{}", env.gateway.authority("control"))]);
+    let output =
+        with_timeout("the client", tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // What follows `?` and `#` the client itself loses.
     for (payload, topic) in

@@ -7,26 +7,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{check, connect, expect_silence, publish, response, start, start_open, subscribe};
-use crate::common::{World, Ws, http, within};
+use crate::common::{TestEnv, Ws, http, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flock_transcript_is_reproduced() {
-    let world = start_open().await;
-    let mut ws = connect(&world).await;
+    let env = start_open().await;
+    let mut ws = connect(&env).await;
     let subscribed = r#"{"request_id":"r1","subscribed":true,"topic":"t1","type":"response"}"#;
     let not_subscribed = r#"{"request_id":"r1","subscribed":false,"topic":"t1","type":"response"}"#;
     check(&mut ws, r#"{"type":"Unsubscribe","request_id":"r1","topic":"t1"}"#, not_subscribed).await;
     check(&mut ws, r#"{"type":"Subscribe","request_id":"r1","topic":"t1"}"#, subscribed).await;
     check(&mut ws, r#"{"type":"Subscribe","request_id":"r1","topic":"t1","more":[]}"#, subscribed).await;
-    publish(&world, "t1", r#"{"message":"hello","b":1,"a":2}"#).await;
+    publish(&env, "t1", r#"{"message":"hello","b":1,"a":2}"#).await;
     // Byte for byte: keys stay in the publisher's order and numbers as they were written.
     assert_eq!(ws.text().await, r#"{"payload":{"message":"hello","b":1,"a":2},"topic":"t1","type":"event"}"#);
     for payload in ["1.50", "null", "\"text é\"", "[1, 2]", "12345678901234567890123"] {
-        publish(&world, "t1", payload).await;
+        publish(&env, "t1", payload).await;
         assert_eq!(ws.text().await, format!(r#"{{"payload":{payload},"topic":"t1","type":"event"}}"#));
     }
     check(&mut ws, r#"{"type":"Unsubscribe","request_id":"r1","topic":"t1"}"#, not_subscribed).await;
-    publish(&world, "t1", "1").await;
+    publish(&env, "t1", "1").await;
     expect_silence(&mut ws).await;
 
     // The browser's client.
@@ -47,7 +47,7 @@ async fn flock_transcript_is_reproduced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreadable_message_closes_with_parser_text() {
-    let world = start_open().await;
+    let env = start_open().await;
     let unknown = "unknown variant `Foo`, expected one of `Subscribe`, `Unsubscribe`, `Ping` at line 1 column 13";
     for (sent, reason) in [
         ("x", "expected value at line 1 column 1"),
@@ -56,7 +56,7 @@ async fn unreadable_message_closes_with_parser_text() {
         (r#"{"type":"Foo"}"#, unknown),
         (r#"{"type":"subscribe"}"#, &unknown.replace("Foo", "subscribe").replace("13", "19")),
     ] {
-        let mut ws = connect(&world).await;
+        let mut ws = connect(&env).await;
         ws.send_text(sent).await;
         ws.expect_close(1007, reason).await;
     }
@@ -64,9 +64,9 @@ async fn unreadable_message_closes_with_parser_text() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_reason_is_cut_at_characters() {
-    let world = start_open().await;
+    let env = start_open().await;
     for filler in ["x".repeat(300), "é".repeat(300), format!("x{}", "é".repeat(300)), "🦆".repeat(300)] {
-        let mut ws = connect(&world).await;
+        let mut ws = connect(&env).await;
         ws.send(json!({"type": filler})).await;
         match ws.next().await {
             Err(Some((1007, reason))) => {
@@ -80,13 +80,13 @@ async fn long_reason_is_cut_at_characters() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_client_is_closed_without_ping() {
-    let world = start_open().await;
-    let stream = tokio::net::TcpStream::connect(world.gateway.authority("flight")).await.unwrap();
+    let env = start_open().await;
+    let stream = tokio::net::TcpStream::connect(env.gateway.authority("flight")).await.unwrap();
     let (mut silent, began) = (stream, Instant::now());
     let head = "GET /ws HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                 sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
     silent.write_all(head.as_bytes()).await.unwrap();
-    let mut speaking = connect(&world).await;
+    let mut speaking = connect(&env).await;
     assert!(subscribe(&mut speaking, "t").await);
     let mut came = Vec::new();
     let ended = async {
@@ -111,14 +111,14 @@ async fn silent_client_is_closed_without_ping() {
     assert!((30..90).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     let body = came.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
     assert_eq!(&came[body..], b"\x88\x0e\x03\xe8ping timeout");
-    publish(&world, "t", "1").await;
+    publish(&env, "t", "1").await;
     assert_eq!(speaking.text().await, r#"{"payload":1,"topic":"t","type":"event"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn non_upgrade_gets_plain_answer() {
-    let world = start_open().await;
-    let address = world.gateway.address("flight");
+    let env = start_open().await;
+    let address = env.gateway.address("flight");
     assert_eq!(http::get(address, "/ws").await.status, 426);
     assert_eq!(http::get(address, "/").await.status, 404);
     assert_eq!(http::get(address, "/wss").await.status, 404);
@@ -128,17 +128,17 @@ async fn non_upgrade_gets_plain_answer() {
     // The publishers' paths are elsewhere, and the other way round.
     let post = ::http::Request::post("/api/v1/event/t").header("host", "a").body(bytes::Bytes::new()).unwrap();
     assert_eq!(http::send(address, post).await.status, 404);
-    assert_eq!(http::get(world.gateway.address("control"), "/ws").await.status, 404);
+    assert_eq!(http::get(env.gateway.address("control"), "/ws").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_origin_needs_listing() {
     let listener =
         "[listeners.pages]\naddress = \"127.0.0.1:0\"\nroles = [\"flock\"]\norigins = [\"https://app.example\"]";
-    let world = start(listener).await;
+    let env = start(listener).await;
     let open = async |origin: &str| {
-        let request = Ws::request(&world.gateway.authority("pages"), "/ws", &[("origin", origin)]);
-        Ws::open(world.gateway.address("pages"), request).await.map(|_| ()).map_err(|answer| answer.status.as_u16())
+        let request = Ws::request(&env.gateway.authority("pages"), "/ws", &[("origin", origin)]);
+        Ws::open(env.gateway.address("pages"), request).await.map(|_| ()).map_err(|answer| answer.status.as_u16())
     };
     assert_eq!(open("https://app.example").await, Ok(()));
     assert_eq!(open("https://evil.example").await, Err(403));
@@ -146,7 +146,7 @@ async fn foreign_origin_needs_listing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anonymous_gets_open_channels_only() {
-    let world = start(
+    let env = start(
         r#"
         [listeners.inside]
         address = "127.0.0.1:0"
@@ -161,17 +161,17 @@ async fn anonymous_gets_open_channels_only() {
         "#,
     )
     .await;
-    let mut outside = connect(&world).await;
+    let mut outside = connect(&env).await;
     assert!(subscribe(&mut outside, "open.a").await);
     assert!(!subscribe(&mut outside, "other").await);
     assert!(!subscribe(&mut outside, "secret.a").await);
-    let request = Ws::request(&world.gateway.authority("inside"), "/ws", &[]);
-    let mut inside = Ws::open(world.gateway.address("inside"), request).await.expect("an upgrade");
+    let request = Ws::request(&env.gateway.authority("inside"), "/ws", &[]);
+    let mut inside = Ws::open(env.gateway.address("inside"), request).await.expect("an upgrade");
     assert!(subscribe(&mut inside, "open.a").await);
     assert!(subscribe(&mut inside, "other").await);
     assert!(!subscribe(&mut inside, "secret.a").await);
     for topic in ["secret.a", "other", "open.a"] {
-        publish(&world, topic, "1").await;
+        publish(&env, topic, "1").await;
     }
     assert_eq!(inside.text().await, r#"{"payload":1,"topic":"other","type":"event"}"#);
     for ws in [&mut outside, &mut inside] {
@@ -182,12 +182,12 @@ async fn anonymous_gets_open_channels_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_change_closes_flock_subscription() {
-    let world = World::start(&listener_with("anyone")).await;
-    let mut ws = connect(&world).await;
+    let env = TestEnv::start(&listener_with("anyone")).await;
+    let mut ws = connect(&env).await;
     assert!(subscribe(&mut ws, "t").await);
-    world.reload(&world.publisher.toml("market-data", &["*"]), &listener_with("authenticated"));
+    env.reload(&env.publisher.toml("market-data", &["*"]), &listener_with("authenticated"));
     ws.expect_close(4502, "forbidden").await;
-    assert!(!subscribe(&mut connect(&world).await, "t").await);
+    assert!(!subscribe(&mut connect(&env).await, "t").await);
 }
 
 fn listener_with(subscribers: &str) -> String {
@@ -197,17 +197,17 @@ fn listener_with(subscribers: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channels_are_shared_with_native_protocol() {
-    let world = start_open().await;
-    let (mut ws, mut alice) = (connect(&world).await, world.subscriber().await);
+    let env = start_open().await;
+    let (mut ws, mut alice) = (connect(&env).await, env.subscriber().await);
     alice.subscribe("t").await;
     assert!(subscribe(&mut ws, "t").await);
-    world.publish("t", r#"{"b": 1.50}"#).await;
+    env.publish("t", r#"{"b": 1.50}"#).await;
     assert_eq!(ws.text().await, r#"{"payload":{"b": 1.50},"topic":"t","type":"event"}"#);
     alice.expect("message").await;
-    world.post("t", "text/plain", b"hi").await;
+    env.post("t", "text/plain", b"hi").await;
     assert_eq!(ws.text().await, r#"{"payload":"hi","topic":"t","type":"event"}"#);
     alice.expect("message").await;
-    publish(&world, "t", r#"{ "x": 1 }"#).await;
+    publish(&env, "t", r#"{ "x": 1 }"#).await;
     let message = alice.text().await;
     assert!(message.contains(r#""publisher":"older","data":{ "x": 1 }}"#), "{message}");
     assert_eq!(ws.text().await, r#"{"payload":{ "x": 1 },"topic":"t","type":"event"}"#);
@@ -215,20 +215,21 @@ async fn channels_are_shared_with_native_protocol() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousand_publications_arrive_in_order() {
-    let world = start_open().await;
-    let mut all = [connect(&world).await, connect(&world).await];
+    let env = start_open().await;
+    let mut all = [connect(&env).await, connect(&env).await];
     for ws in &mut all {
         assert!(subscribe(ws, "t").await);
     }
     // One connection, as a client that keeps it alive.
-    let stream = http::connect(world.gateway.address("control")).await;
+    let stream = http::connect(env.gateway.address("control")).await;
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
     for n in 0..1000 {
-        let request = crate::client::request(&world, "/api/v1/event/t", n.to_string());
-        within("room for a request", sender.ready()).await.unwrap();
-        let answer = within("an answer", sender.send_request(request.map(http_body_util::Full::new))).await.unwrap();
+        let request = crate::client::request(&env, "/api/v1/event/t", n.to_string());
+        with_timeout("room for a request", sender.ready()).await.unwrap();
+        let answer =
+            with_timeout("an answer", sender.send_request(request.map(http_body_util::Full::new))).await.unwrap();
         assert_eq!(answer.status(), 204);
     }
     for ws in &mut all {

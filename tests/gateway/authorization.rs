@@ -3,24 +3,24 @@
 use serde_json::{Value, json};
 
 use crate::common::gateway::ISSUER;
-use crate::common::{TestIssuer, World, Ws};
+use crate::common::{TestEnv, TestIssuer, Ws};
 
-async fn with_token(world: &World, token: &str) -> Ws {
-    let mut ws = world.connect().await;
+async fn with_token(env: &TestEnv, token: &str) -> Ws {
+    let mut ws = env.connect().await;
     ws.hello(Some(token)).await;
     ws
 }
 
-async fn with_claims(world: &World, subject: &str, claims: Value) -> Ws {
+async fn with_claims(env: &TestEnv, subject: &str, claims: Value) -> Ws {
     let Value::Object(claims) = claims else { panic!("{claims}") };
-    with_token(world, &world.issuer.token_with(subject, 3600, |request| request.claims = claims)).await
+    with_token(env, &env.issuer.token_with(subject, 3600, |request| request.claims = claims)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn template_opens_own_channel_only() {
-    let world =
-        World::start("[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{claim.tenant}.*\"\n").await;
-    let mut alice = with_claims(&world, "alice", json!({"tenant": "acme"})).await;
+    let env =
+        TestEnv::start("[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{claim.tenant}.*\"\n").await;
+    let mut alice = with_claims(&env, "alice", json!({"tenant": "acme"})).await;
     alice.subscribe("user.alice").await;
     alice.subscribe("t.acme.orders").await;
     for other in ["user.bob", "user.alice.x", "user.*", "user.{sub}", "t.other.acme.x"] {
@@ -28,30 +28,30 @@ async fn template_opens_own_channel_only() {
     }
     // No rule speaks of this one.
     alice.subscribe("t.acme").await;
-    world.publish("user.alice", "1").await;
-    world.publish("user.bob", "2").await;
+    env.publish("user.alice", "1").await;
+    env.publish("user.bob", "2").await;
     assert_eq!(alice.expect("message").await["channel"], "user.alice");
     alice.expect_silence().await;
-    world.anonymous().await.subscribe_refused("user.alice", "unauthenticated").await;
+    env.anonymous().await.subscribe_refused("user.alice", "unauthenticated").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pattern_like_subject_opens_one_name() {
-    let world = World::start("[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{tenant}\"\n").await;
+    let env = TestEnv::start("[[channels]]\nmatch = \"user.{sub}\"\n[[channels]]\nmatch = \"t.{tenant}\"\n").await;
     for (subject, own) in [
         ("*", "user.%2A"),
         ("a.b", "user.a%2Eb"),
         ("alice.>", "user.alice%2E>"),
         ("alice@example.com", "user.alice@example%2Ecom"),
     ] {
-        let mut ws = with_claims(&world, subject, json!({})).await;
+        let mut ws = with_claims(&env, subject, json!({})).await;
         for other in ["user.alice", "user.a.b", "user.x", "user.alice.x", &format!("user.{subject}")] {
             ws.subscribe_refused(other, "forbidden").await;
         }
         ws.subscribe(own).await;
     }
     for tenant in [json!(null), json!(true), json!(["x"]), json!({"x": 1}), json!(1.5), json!("")] {
-        let mut ws = with_claims(&world, "alice", json!({"tenant": tenant})).await;
+        let mut ws = with_claims(&env, "alice", json!({"tenant": tenant})).await;
         for channel in ["t.x", "t.null", "t.true", "t.1.5", "t."] {
             ws.subscribe_refused(channel, "forbidden").await;
         }
@@ -63,9 +63,9 @@ async fn deny_wins_and_one_alternative_suffices() {
     let rules = "[[channels]]\nmatch = \"c\"\n\
                  subscribers = [{ group = \"staff\" }, { claim = { level = 3 } }]\n\
                  deny = [{ group = \"leavers\" }, { claim = { locked = true } }]\n";
-    let world = World::start(rules).await;
+    let env = TestEnv::start(rules).await;
     let open = async |claims: Value| {
-        let mut ws = with_claims(&world, "alice", claims.clone()).await;
+        let mut ws = with_claims(&env, "alice", claims.clone()).await;
         ws.send(json!({"type": "subscribe", "channel": "c"})).await;
         ws.json().await["type"] == "subscribed"
     };
@@ -82,25 +82,25 @@ async fn deny_wins_and_one_alternative_suffices() {
 async fn issuer_is_limited_to_its_channels() {
     let partner = TestIssuer::new("https://partner.example.com");
     let folder_file = "partner.json";
-    let world =
-        World::start("[[channels]]\nmatch = \"own\"\nsubscribers = { issuer = \"https://sso.example.com\" }\n").await;
-    world.folder.write(folder_file, &partner.jwks());
+    let env =
+        TestEnv::start("[[channels]]\nmatch = \"own\"\nsubscribers = { issuer = \"https://sso.example.com\" }\n").await;
+    env.folder.write(folder_file, &partner.jwks());
     let issuers = "[[issuers]]\nissuer = \"https://partner.example.com\"\naudience = \"lastmile\"\n\
                    jwks_file = \"partner.json\"\nchannels = [\"shared.*\", \"own\"]\n";
     let rules = format!("{issuers}[[channels]]\nmatch = \"own\"\nsubscribers = {{ issuer = \"{ISSUER}\" }}\n");
-    let publisher = world.publisher.toml("market-data", &["*"]);
-    world.reload(&publisher, &rules);
-    let mut theirs = with_token(&world, &partner.token("alice")).await;
+    let publisher = env.publisher.toml("market-data", &["*"]);
+    env.reload(&publisher, &rules);
+    let mut theirs = with_token(&env, &partner.token("alice")).await;
     theirs.subscribe("shared.a").await;
     theirs.subscribe_refused("prices", "forbidden").await;
     theirs.subscribe_refused("own", "forbidden").await;
-    let mut ours = world.subscriber().await;
+    let mut ours = env.subscriber().await;
     for channel in ["shared.a", "prices", "own"] {
         ours.subscribe(channel).await;
     }
 
     // What is taken from an issuer goes at once, for those who are connected too.
-    world.reload(&publisher, &rules.replace("\"shared.*\", ", ""));
+    env.reload(&publisher, &rules.replace("\"shared.*\", ", ""));
     assert_eq!(theirs.expect("unsubscribed").await["channel"], "shared.a");
     theirs.subscribe_refused("shared.a", "forbidden").await;
     ours.expect_silence().await;
@@ -108,32 +108,32 @@ async fn issuer_is_limited_to_its_channels() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn token_expiry_ends_one_connection() {
-    let world = World::start("").await;
-    let short = world.issuer.token_with("alice", 2, |_| {});
+    let env = TestEnv::start("").await;
+    let short = env.issuer.token_with("alice", 2, |_| {});
     let (mut alice, mut refreshed, mut bob) =
-        (with_token(&world, &short).await, with_token(&world, &short).await, world.subscriber().await);
+        (with_token(&env, &short).await, with_token(&env, &short).await, env.subscriber().await);
     for ws in [&mut alice, &mut refreshed, &mut bob] {
         ws.subscribe("c").await;
     }
-    refreshed.send(json!({"type": "refresh", "id": "r", "token": world.issuer.token("alice")})).await;
+    refreshed.send(json!({"type": "refresh", "id": "r", "token": env.issuer.token("alice")})).await;
     refreshed.expect("refreshed").await;
     alice.expect_close(4003, "token_expired").await;
-    world.publish("c", "1").await;
+    env.publish("c", "1").await;
     refreshed.expect("message").await;
     bob.expect("message").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn narrower_refresh_ends_subscriptions() {
-    let world = World::start("[[channels]]\nmatch = \"staff\"\nsubscribers = { group = \"staff\" }\n").await;
-    let mut alice = with_claims(&world, "alice", json!({"groups": ["staff"]})).await;
+    let env = TestEnv::start("[[channels]]\nmatch = \"staff\"\nsubscribers = { group = \"staff\" }\n").await;
+    let mut alice = with_claims(&env, "alice", json!({"groups": ["staff"]})).await;
     alice.subscribe("staff").await;
     alice.subscribe("all").await;
-    alice.send(json!({"type": "refresh", "id": "r", "token": world.issuer.token("alice")})).await;
+    alice.send(json!({"type": "refresh", "id": "r", "token": env.issuer.token("alice")})).await;
     alice.expect("refreshed").await;
     assert_eq!(alice.expect("unsubscribed").await["channel"], "staff");
-    world.publish("staff", "1").await;
-    world.publish("all", "2").await;
+    env.publish("staff", "1").await;
+    env.publish("all", "2").await;
     assert_eq!(alice.expect("message").await["channel"], "all");
     alice.expect_silence().await;
 }
@@ -141,35 +141,35 @@ async fn narrower_refresh_ends_subscriptions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replay_needs_current_rights() {
     let rule = |who: &str| format!("[[channels]]\nmatch = \"c\"\nbacklog_messages = 10\nsubscribers = {who}\n");
-    let world = World::start(&rule("\"authenticated\"")).await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start(&rule("\"authenticated\"")).await;
+    let mut alice = env.subscriber().await;
     let subscribed = alice.subscribe("c").await;
-    world.publish("c", "\"secret\"").await;
+    env.publish("c", "\"secret\"").await;
     alice.expect("message").await;
     alice.close(1000, "").await;
 
-    world.reload(&world.publisher.toml("market-data", &["*"]), &rule("{ group = \"staff\" }"));
+    env.reload(&env.publisher.toml("market-data", &["*"]), &rule("{ group = \"staff\" }"));
     let since = json!({"epoch": subscribed["epoch"], "offset": 0});
     for more in [json!({"since": since}), json!({"backlog": 10})] {
-        let mut alice = world.subscriber().await;
+        let mut alice = env.subscriber().await;
         let mut command = json!({"type": "subscribe", "id": "1", "channel": "c"});
         command.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         alice.send(command).await;
         alice.expect_error("forbidden").await;
         alice.expect_silence().await;
     }
-    let mut staff = with_claims(&world, "bob", json!({"groups": ["staff"]})).await;
+    let mut staff = with_claims(&env, "bob", json!({"groups": ["staff"]})).await;
     staff.subscribe_with("c", json!({"since": since})).await;
     assert_eq!(staff.expect("message").await["data"], "secret");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn template_limits_hold_for_all() {
-    let world =
-        World::start("[[channels]]\nmatch = \"user.{sub}\"\nmax_message_bytes = 3\nbacklog_messages = 1\n").await;
-    assert_eq!(world.post("user.bob", "application/json", b"12345").await.problem(), "message-too-large");
-    world.publish("user.alice", "1").await;
-    let mut alice = world.subscriber().await;
+    let env =
+        TestEnv::start("[[channels]]\nmatch = \"user.{sub}\"\nmax_message_bytes = 3\nbacklog_messages = 1\n").await;
+    assert_eq!(env.post("user.bob", "application/json", b"12345").await.problem(), "message-too-large");
+    env.publish("user.alice", "1").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe_with("user.alice", json!({"backlog": 5})).await;
     alice.expect("message").await;
 }

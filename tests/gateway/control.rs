@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::revocation::{control, controlled};
 use crate::common::gateway::ISSUER;
-use crate::common::{TestIssuer, World};
+use crate::common::{TestEnv, TestIssuer};
 
 const CHANNELS: &str = "/v1/control/channels";
 
@@ -14,7 +14,7 @@ fn jwks_path() -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_control_keys_control() {
-    let (world, ops) = controlled("").await;
+    let (env, ops) = controlled("").await;
     let everything = [
         ("GET", CHANNELS.to_owned(), None),
         ("PUT", CHANNELS.to_owned(), Some(json!({"channel_defaults": {"subscribers": "anyone"}}))),
@@ -23,63 +23,63 @@ async fn only_control_keys_control() {
         ("POST", "/v1/control/revocations".to_owned(), Some(json!({"issuer": ISSUER, "everyone": true}))),
         ("PUT", jwks_path(), Some(json!({"keys": []}))),
     ];
-    let mut alice = world.subscriber().await;
+    let mut alice = env.subscriber().await;
     for (method, path, body) in &everything {
-        let answer = control(&world, &world.publisher, method, path, body.clone()).await;
+        let answer = control(&env, &env.publisher, method, path, body.clone()).await;
         assert_eq!(answer.refusal(), (403, "forbidden".into()), "{method} {path}");
         let unsigned = http::Request::builder().method(*method).uri(path).header("host", "x");
         let unsigned = unsigned.body(bytes::Bytes::new()).unwrap();
-        assert_eq!(world.send(unsigned).await.refusal(), (401, "signature-missing".into()));
+        assert_eq!(env.send(unsigned).await.refusal(), (401, "signature-missing".into()));
         // Elsewhere there is nothing.
-        let request = ops.request(&world.gateway.authority("public"), method, path, None);
-        let answer = crate::common::http::send(world.gateway.address("public"), request).await;
+        let request = ops.request(&env.gateway.authority("public"), method, path, None);
+        let answer = crate::common::http::send(env.gateway.address("public"), request).await;
         assert_eq!(answer.refusal(), (404, "not-found".into()));
     }
     alice.expect_silence().await;
-    let answer = control(&world, &ops, "POST", "/v1/channels/c/messages", Some(json!(1))).await;
+    let answer = control(&env, &ops, "POST", "/v1/channels/c/messages", Some(json!(1))).await;
     assert_eq!(answer.refusal(), (403, "channel-forbidden".into()));
-    assert_eq!(control(&world, &ops, "POST", CHANNELS, Some(json!({}))).await.problem(), "method-not-allowed");
-    assert_eq!(world.metric("lastmile_control_changes_total").await, 0.0);
+    assert_eq!(control(&env, &ops, "POST", CHANNELS, Some(json!({}))).await.problem(), "method-not-allowed");
+    assert_eq!(env.metric("lastmile_control_changes_total").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushed_rules_apply_and_revert() {
-    let (world, ops) = controlled("[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n").await;
-    let mut anonymous = world.anonymous().await;
-    let mut alice = world.subscriber().await;
+    let (env, ops) = controlled("[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n").await;
+    let mut anonymous = env.anonymous().await;
+    let mut alice = env.subscriber().await;
     anonymous.subscribe("a").await;
     alice.subscribe("a").await;
     alice.subscribe("b").await;
-    let before = control(&world, &ops, "GET", CHANNELS, None).await.json();
+    let before = control(&env, &ops, "GET", CHANNELS, None).await.json();
     assert_eq!(before["source"], "files");
 
     let rules = json!({"channels": [{"match": "a"}, {"match": "user.{sub}"}]});
-    assert_eq!(control(&world, &ops, "PUT", CHANNELS, Some(rules)).await.status, 204);
+    assert_eq!(control(&env, &ops, "PUT", CHANNELS, Some(rules)).await.status, 204);
     assert_eq!(anonymous.expect("unsubscribed").await["channel"], "a");
     alice.subscribe("user.alice").await;
     alice.subscribe_refused("user.bob", "forbidden").await;
-    let pushed = control(&world, &ops, "GET", CHANNELS, None).await.json();
+    let pushed = control(&env, &ops, "GET", CHANNELS, None).await.json();
     assert_eq!(pushed["source"], "pushed");
     assert_eq!(pushed["rules"]["channels"][1]["match"], "user.{sub}");
 
     let entry = format!("\n[publishers.ops]\nkey = {:?}\ncontrol = true\n", ops.public_line());
-    let publishers = world.publisher.toml("market-data", &["*"]) + &entry;
-    world.reload(&publishers, "[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n");
+    let publishers = env.publisher.toml("market-data", &["*"]) + &entry;
+    env.reload(&publishers, "[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n");
     anonymous.subscribe_refused("a", "unauthenticated").await;
 
     // What `GET` gave can be put again, and taken back for what the files say.
-    assert_eq!(control(&world, &ops, "PUT", CHANNELS, Some(pushed["rules"].clone())).await.status, 204);
-    assert_eq!(control(&world, &ops, "DELETE", CHANNELS, None).await.status, 204);
+    assert_eq!(control(&env, &ops, "PUT", CHANNELS, Some(pushed["rules"].clone())).await.status, 204);
+    assert_eq!(control(&env, &ops, "DELETE", CHANNELS, None).await.status, 204);
     anonymous.subscribe("a").await;
     alice.subscribe_refused("a", "already_subscribed").await;
-    assert_eq!(control(&world, &ops, "GET", CHANNELS, None).await.json(), before);
-    assert_eq!(world.metric("lastmile_control_changes_total{what=\"channels\"}").await, 3.0);
+    assert_eq!(control(&env, &ops, "GET", CHANNELS, None).await.json(), before);
+    assert_eq!(env.metric("lastmile_control_changes_total{what=\"channels\"}").await, 3.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_push_changes_nothing() {
-    let (world, ops) = controlled("").await;
-    let mut alice = world.subscriber().await;
+    let (env, ops) = controlled("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
     for (body, parts) in [
         (json!({"channels": [{"match": "c", "subscribers": {"group": "staff"}}, {"macth": "b"}]}), vec!["channels[1]"]),
@@ -87,7 +87,7 @@ async fn invalid_push_changes_nothing() {
         (json!({"publishers": {}}), vec!["publishers"]),
         (json!([]), vec!["object"]),
     ] {
-        let answer = control(&world, &ops, "PUT", CHANNELS, Some(body)).await;
+        let answer = control(&env, &ops, "PUT", CHANNELS, Some(body)).await;
         assert_eq!(answer.refusal(), (400, "malformed".into()));
         let detail = answer.json()["detail"].to_string();
         assert!(parts.iter().all(|part| detail.contains(part)), "{detail}");
@@ -97,32 +97,32 @@ async fn invalid_push_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushed_keys_replace_issuer_keys() {
-    let (world, ops) = controlled("").await;
+    let (env, ops) = controlled("").await;
     let next = TestIssuer::new(ISSUER);
     let keys: Value = serde_json::from_str(&next.jwks()).unwrap();
-    let hello = async |world: &World, token: String| {
-        let mut ws = world.connect().await;
+    let hello = async |env: &TestEnv, token: String| {
+        let mut ws = env.connect().await;
         ws.send(json!({"type": "hello", "token": token})).await;
         ws.next().await.is_ok()
     };
-    let old = world.issuer.token("alice");
-    assert!(hello(&world, old.clone()).await);
-    assert!(!hello(&world, next.token("alice")).await);
-    let mut connected = world.subscriber().await;
+    let old = env.issuer.token("alice");
+    assert!(hello(&env, old.clone()).await);
+    assert!(!hello(&env, next.token("alice")).await);
+    let mut connected = env.subscriber().await;
 
     let mut private = keys.clone();
     private["keys"][0]["d"] = json!("AAAA");
     for bad in [json!({"keys": []}), json!({}), private, json!({"keys": [{"kty": "oct", "k": "AAAA"}]})] {
-        let answer = control(&world, &ops, "PUT", &jwks_path(), Some(bad)).await;
+        let answer = control(&env, &ops, "PUT", &jwks_path(), Some(bad)).await;
         assert_eq!(answer.refusal(), (400, "malformed".into()));
     }
-    let unknown = control(&world, &ops, "PUT", "/v1/control/jwks/https%3A%2F%2Felsewhere", Some(keys.clone())).await;
+    let unknown = control(&env, &ops, "PUT", "/v1/control/jwks/https%3A%2F%2Felsewhere", Some(keys.clone())).await;
     assert_eq!(unknown.refusal(), (404, "not-found".into()));
-    assert!(hello(&world, old.clone()).await);
+    assert!(hello(&env, old.clone()).await);
 
-    assert_eq!(control(&world, &ops, "PUT", &jwks_path(), Some(keys)).await.status, 204);
-    assert!(hello(&world, next.token("alice")).await);
-    assert!(!hello(&world, old).await, "also one that was verified before");
+    assert_eq!(control(&env, &ops, "PUT", &jwks_path(), Some(keys)).await.status, 204);
+    assert!(hello(&env, next.token("alice")).await);
+    assert!(!hello(&env, old).await, "also one that was verified before");
     // A key that is replaced takes nobody's session; that is what revocations are for.
     connected.expect_silence().await;
 }

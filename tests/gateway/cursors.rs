@@ -3,18 +3,18 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::common::{World, within};
+use crate::common::{TestEnv, with_timeout};
 
 const OPEN: &str = "[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 10000\n";
 
 /// The same refusal from streams, by header and by query, and from polls.
-async fn check_refused(world: &World, query: &str, cursor: &str, headers: &[(&str, &str)]) -> String {
+async fn check_refused(env: &TestEnv, query: &str, cursor: &str, headers: &[(&str, &str)]) -> String {
     let with_cursor = format!("{query}&cursor={cursor}");
-    let poll = world.try_poll(&with_cursor, headers).await;
+    let poll = env.try_poll(&with_cursor, headers).await;
     assert_eq!(poll.refusal(), (400, "cursor-invalid".into()), "{with_cursor}");
-    let stream = world.try_events(&with_cursor, headers).await.err().expect("a refusal");
+    let stream = env.try_events(&with_cursor, headers).await.err().expect("a refusal");
     let by_header = [headers, &[("last-event-id", cursor)]].concat();
-    let resumed = world.try_events(query, &by_header).await.err().expect("a refusal");
+    let resumed = env.try_events(query, &by_header).await.err().expect("a refusal");
     assert_eq!((stream.refusal(), &stream.json()), (resumed.refusal(), &poll.json()));
     assert!(!poll.text().contains(cursor) || cursor.len() < 3, "no echo: {poll:?}");
     poll.json()["detail"].as_str().unwrap().to_owned()
@@ -22,69 +22,69 @@ async fn check_refused(world: &World, query: &str, cursor: &str, headers: &[(&st
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_cursors_are_refused() {
-    let world = World::start(OPEN).await;
-    world.publish("a", "1").await;
-    world.publish("b", "1").await;
-    let cursor = world.poll("channel=a").await["cursor"].as_str().unwrap().to_owned();
+    let env = TestEnv::start(OPEN).await;
+    env.publish("a", "1").await;
+    env.publish("b", "1").await;
+    let cursor = env.poll("channel=a").await["cursor"].as_str().unwrap().to_owned();
     for bad in ["x", "AAAA", "%2e%2e", &cursor[1..], &cursor[..cursor.len() - 4], &format!("{cursor}AAAA")] {
-        let detail = check_refused(&world, "channel=a", bad, &[]).await;
+        let detail = check_refused(&env, "channel=a", bad, &[]).await;
         assert!(detail.contains("none of this gateway's"), "{bad}: {detail}");
     }
     let too_long = "A".repeat(9000);
     assert_eq!(
-        world.try_poll(&format!("channel=a&cursor={too_long}"), &[]).await.refusal(),
+        env.try_poll(&format!("channel=a&cursor={too_long}"), &[]).await.refusal(),
         (400, "cursor-invalid".into())
     );
-    assert!(check_refused(&world, "channel=b", &cursor, &[]).await.contains("other channels"));
+    assert!(check_refused(&env, "channel=b", &cursor, &[]).await.contains("other channels"));
 
     // Another person's, with a token or without.
-    let (alice, bob) = (world.issuer.token("alice"), world.issuer.token("bob"));
+    let (alice, bob) = (env.issuer.token("alice"), env.issuer.token("bob"));
     let (alice, bob) = (format!("Bearer {alice}"), format!("Bearer {bob}"));
     let (alice, bob) = ([("authorization", alice.as_str())], [("authorization", bob.as_str())]);
-    let of_alice = world.try_poll("channel=a", &alice).await.json()["cursor"].as_str().unwrap().to_owned();
+    let of_alice = env.try_poll("channel=a", &alice).await.json()["cursor"].as_str().unwrap().to_owned();
     for (cursor, headers) in [(&of_alice, &bob[..]), (&of_alice, &[]), (&cursor, &alice)] {
-        assert!(check_refused(&world, "channel=a", cursor, headers).await.contains("somebody else"));
+        assert!(check_refused(&env, "channel=a", cursor, headers).await.contains("somebody else"));
     }
-    assert_eq!(world.try_poll(&format!("channel=a&wait=0&cursor={of_alice}"), &alice).await.status, 200);
+    assert_eq!(env.try_poll(&format!("channel=a&wait=0&cursor={of_alice}"), &alice).await.status, 200);
 
     // From the future of the same epoch: written as the gateway would write it.
     use lastmile::protocol::{Cursor, Owner};
-    let epoch = world.publish("a", "2").await["epoch"].as_str().unwrap().to_owned();
+    let epoch = env.publish("a", "2").await["epoch"].as_str().unwrap().to_owned();
     let mut future = Cursor::new(Owner::ANONYMOUS);
     future.set("a", &epoch, 3);
-    assert!(check_refused(&world, "channel=a", &future.to_string(), &[]).await.contains("ahead"));
-    assert_eq!(world.metric("lastmile_subscriptions").await, 0.0);
+    assert!(check_refused(&env, "channel=a", &future.to_string(), &[]).await.contains("ahead"));
+    assert_eq!(env.metric("lastmile_subscriptions").await, 0.0);
     // Of another epoch nothing is known but that something is missing.
     future.set("a", "another", 3);
-    assert_eq!(world.poll(&format!("channel=a&cursor={future}")).await["recovered"], false);
+    assert_eq!(env.poll(&format!("channel=a&cursor={future}")).await["recovered"], false);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cursor_outlives_channel_change() {
-    let world = World::start(OPEN).await;
-    let both = world.poll("channel=a&channel=b").await["cursor"].as_str().unwrap().to_owned();
+    let env = TestEnv::start(OPEN).await;
+    let both = env.poll("channel=a&channel=b").await["cursor"].as_str().unwrap().to_owned();
     for channel in ["a", "b", "c"] {
-        world.publish(channel, "1").await;
+        env.publish(channel, "1").await;
     }
     // One fewer, one more: the new one begins live.
-    let answer = world.poll(&format!("channel=b&channel=c&cursor={both}")).await;
+    let answer = env.poll(&format!("channel=b&channel=c&cursor={both}")).await;
     assert_eq!(answer["recovered"], true);
     let channels: Vec<_> = answer["messages"].as_array().unwrap().iter().map(|one| one["channel"].clone()).collect();
     assert_eq!(channels, [json!("b")]);
-    world.publish("c", "2").await;
-    let answer = world.poll(&format!("channel=b&channel=c&cursor={}", answer["cursor"].as_str().unwrap())).await;
+    env.publish("c", "2").await;
+    let answer = env.poll(&format!("channel=b&channel=c&cursor={}", answer["cursor"].as_str().unwrap())).await;
     assert_eq!((&answer["messages"][0]["channel"], &answer["messages"][0]["data"]), (&json!("c"), &json!(2)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reconnect_header_beats_address() {
-    let world = World::start(OPEN).await;
-    let old = world.poll("channel=a").await["cursor"].as_str().unwrap().to_owned();
-    world.publish("a", "1").await;
-    let new = world.poll(&format!("channel=a&cursor={old}")).await["cursor"].as_str().unwrap().to_owned();
-    world.publish("a", "2").await;
+    let env = TestEnv::start(OPEN).await;
+    let old = env.poll("channel=a").await["cursor"].as_str().unwrap().to_owned();
+    env.publish("a", "1").await;
+    let new = env.poll(&format!("channel=a&cursor={old}")).await["cursor"].as_str().unwrap().to_owned();
+    env.publish("a", "2").await;
     for query in [format!("channel=a&cursor={old}"), "channel=a&backlog=9".into()] {
-        let mut events = world.try_events(&query, &[("last-event-id", &new)]).await.expect("a stream");
+        let mut events = env.try_events(&query, &[("last-event-id", &new)]).await.expect("a stream");
         events.expect("subscribed").await;
         assert_eq!(events.expect("message").await.json()["data"], 2);
     }
@@ -108,7 +108,7 @@ impl Place {
 }
 
 /// One leg: a transport, and how many messages are read from it before it is dropped.
-async fn leg(world: &World, channel: &str, transport: u8, count: usize, place: &Place, seen: &mut Vec<i64>) -> Place {
+async fn leg(env: &TestEnv, channel: &str, transport: u8, count: usize, place: &Place, seen: &mut Vec<i64>) -> Place {
     let mut read = |frame: &Value| {
         assert_eq!(frame["type"], "message", "{frame}");
         seen.push(frame["data"].as_i64().unwrap());
@@ -116,7 +116,7 @@ async fn leg(world: &World, channel: &str, transport: u8, count: usize, place: &
     let mut place = place.clone();
     match (transport, &place) {
         (0, Place::Since(last)) => {
-            let mut ws = world.anonymous().await;
+            let mut ws = env.anonymous().await;
             let since = json!({"epoch": last["epoch"], "offset": last["offset"]});
             assert_eq!(ws.subscribe_with(channel, json!({"since": since})).await["recovered"], true);
             for _ in 0..count {
@@ -126,7 +126,7 @@ async fn leg(world: &World, channel: &str, transport: u8, count: usize, place: &
             }
         }
         (1, _) => {
-            let mut events = world.events(&place.query(channel)).await;
+            let mut events = env.events(&place.query(channel)).await;
             assert_eq!(events.expect("subscribed").await.json()["recovered"], true);
             for _ in 0..count {
                 let event = events.expect("message").await;
@@ -135,7 +135,7 @@ async fn leg(world: &World, channel: &str, transport: u8, count: usize, place: &
             }
         }
         (2, _) => {
-            let mut lines = world.lines(&place.query(channel)).await;
+            let mut lines = env.lines(&place.query(channel)).await;
             let (mut pending, mut taken) = (Vec::new(), 0);
             while taken < count {
                 let line = lines.line().await.unwrap();
@@ -158,7 +158,7 @@ async fn leg(world: &World, channel: &str, transport: u8, count: usize, place: &
             }
         }
         _ => {
-            let answer = world.poll(&format!("{}&wait=1", place.query(channel))).await;
+            let answer = env.poll(&format!("{}&wait=1", place.query(channel))).await;
             assert_eq!(answer["recovered"], true);
             answer["messages"].as_array().unwrap().iter().for_each(read);
             place = Place::Cursor(answer["cursor"].as_str().unwrap().to_owned());
@@ -171,16 +171,16 @@ async fn leg(world: &World, channel: &str, transport: u8, count: usize, place: &
 fn transport_switches_keep_order() {
     const MESSAGES: i64 = 300;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let world = runtime.block_on(World::start(OPEN));
+    let env = runtime.block_on(TestEnv::start(OPEN));
     let run = std::cell::Cell::new(0);
     let legs = proptest::collection::vec((0u8..4, 0usize..20), 10..40);
     proptest!(ProptestConfig { cases: 12, max_shrink_iters: 0, failure_persistence: None, ..Default::default() }, |(legs in legs)| {
         run.set(run.get() + 1);
         let channel = format!("run-{}", run.get());
         runtime.block_on(async {
-            let first = world.poll(&format!("channel={channel}")).await;
+            let first = env.poll(&format!("channel={channel}")).await;
             let mut place = Place::Cursor(first["cursor"].as_str().unwrap().to_owned());
-            let mut publisher = world.publisher_ws().await;
+            let mut publisher = env.publisher_ws().await;
             let (mut seen, mut legs) = (Vec::new(), legs.iter().cycle());
             let publishing = async {
                 for n in 0..MESSAGES {
@@ -192,10 +192,10 @@ fn transport_switches_keep_order() {
                 while (seen.len() as i64) < MESSAGES {
                     let (transport, count) = *legs.next().unwrap();
                     let left = MESSAGES as usize - seen.len();
-                    place = leg(&world, &channel, transport, count.min(left), &place, &mut seen).await;
+                    place = leg(&env, &channel, transport, count.min(left), &place, &mut seen).await;
                 }
             };
-            within("all messages", async { tokio::join!(publishing, reading) }).await;
+            with_timeout("all messages", async { tokio::join!(publishing, reading) }).await;
             assert_eq!(seen, (0..MESSAGES).collect::<Vec<_>>());
         });
     });

@@ -2,22 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::World;
+use crate::common::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_sockets_are_sent_draining() {
-    let world = World::start("[drain]\nwindow_secs = 3\ndeadline_secs = 40\n").await;
+    let env = TestEnv::start("[drain]\nwindow_secs = 3\ndeadline_secs = 40\n").await;
     let mut sockets = Vec::new();
     for n in 0..200 {
-        let mut ws = world.subscriber().await;
+        let mut ws = env.subscriber().await;
         if n % 2 == 0 {
             ws.subscribe("c").await;
         }
         sockets.push(ws);
     }
-    let mut publisher = world.publisher_ws().await;
+    let mut publisher = env.publisher_ws().await;
     let began = Instant::now();
-    let drain = world.gateway.shut_down();
+    let drain = env.gateway.shut_down();
     let clients: Vec<_> = sockets
         .into_iter()
         .map(|mut ws| {
@@ -32,7 +32,7 @@ async fn open_sockets_are_sent_draining() {
     for client in clients {
         ends.push(client.await.unwrap());
     }
-    let report = crate::common::within("the drain", drain).await.unwrap();
+    let report = crate::common::with_timeout("the drain", drain).await.unwrap();
     assert_eq!((report.closed, report.left), (201, 0));
     // Spread over the window: neither all at once, nor late.
     ends.sort();
@@ -41,11 +41,11 @@ async fn open_sockets_are_sent_draining() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_client_does_not_block_drain() {
-    let world = World::start("[drain]\nwindow_secs = 0\ndeadline_secs = 1\n").await;
+    let env = TestEnv::start("[drain]\nwindow_secs = 0\ndeadline_secs = 1\n").await;
     // It never reads, and so never answers the Close.
-    let _silent = world.subscriber().await;
+    let _silent = env.subscriber().await;
     let began = Instant::now();
-    let report = world.gateway.stop().await;
+    let report = env.gateway.stop().await;
     assert_eq!((report.closed, report.left), (1, 1));
     // Far less than the silence for which it would be ended anyway.
     assert!(began.elapsed() < Duration::from_secs(20));
@@ -53,10 +53,10 @@ async fn silent_client_does_not_block_drain() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_gateway_stops_at_once() {
-    let world = World::start("[drain]\nwindow_secs = 60\ndeadline_secs = 90\n").await;
-    world.publish("c", "1").await;
+    let env = TestEnv::start("[drain]\nwindow_secs = 60\ndeadline_secs = 90\n").await;
+    env.publish("c", "1").await;
     let began = Instant::now();
-    let report = world.gateway.stop().await;
+    let report = env.gateway.stop().await;
     assert_eq!((report.closed, report.left), (0, 0));
     assert!(began.elapsed() < Duration::from_secs(30));
 }

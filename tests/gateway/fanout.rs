@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{World, Ws};
+use crate::common::{TestEnv, Ws};
 
 const CHANNELS: usize = 4;
 const PUBLISHERS: usize = 3;
@@ -32,10 +32,10 @@ async fn read_all(mut ws: Ws, channels: Vec<String>) -> Vec<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_holds_while_subscribers_change() {
-    let world = Arc::new(World::start("").await);
+    let env = Arc::new(TestEnv::start("").await);
     let mut readers = Vec::new();
     for n in 0..SUBSCRIBERS {
-        let mut ws = world.subscriber().await;
+        let mut ws = env.subscriber().await;
         // Everybody listens to two of the channels.
         let channels = vec![format!("c.{}", n % CHANNELS), format!("c.{}", (n + 1) % CHANNELS)];
         for channel in &channels {
@@ -45,10 +45,10 @@ async fn order_holds_while_subscribers_change() {
     }
     let done = Arc::new(AtomicBool::new(false));
     let visitors = (0..4).map(|n| {
-        let (world, done) = (world.clone(), done.clone());
+        let (env, done) = (env.clone(), done.clone());
         tokio::spawn(async move {
             while !done.load(Ordering::Relaxed) {
-                let mut ws = world.subscriber().await;
+                let mut ws = env.subscriber().await;
                 ws.send(serde_json::json!({"type": "subscribe", "channel": format!("c.{n}")})).await;
                 // Some leave with a word, some just go.
                 let _ = ws.next().await;
@@ -60,9 +60,9 @@ async fn order_holds_while_subscribers_change() {
     });
     let visitors: Vec<_> = visitors.collect();
     let publishers = (0..PUBLISHERS).map(|p| {
-        let world = world.clone();
+        let env = env.clone();
         tokio::spawn(async move {
-            let mut ws = world.publisher_ws().await;
+            let mut ws = env.publisher_ws().await;
             for n in 0..MESSAGES {
                 for channel in 0..CHANNELS {
                     let data = format!(r#"{{"type":"publish","channel":"c.{channel}","data":{{"p":{p},"n":{n}}}}}"#);
@@ -91,5 +91,5 @@ async fn order_holds_while_subscribers_change() {
         visitor.await.unwrap();
     }
     let published = (CHANNELS * PUBLISHERS * MESSAGES) as f64;
-    assert_eq!(world.metric("lastmile_publications_total").await, published);
+    assert_eq!(env.metric("lastmile_publications_total").await, published);
 }

@@ -12,13 +12,13 @@ use lastmile::auth::{IssuerConfig, Issuers, TokenError};
 use serde_json::{Value, json};
 
 use crate::common::gateway::{Folder, ISSUER};
-use crate::common::{Behaviour, TestGateway, TestIssuer, TestProvider, TestPublisher, World, eventually, unix_now};
+use crate::common::{Behaviour, TestEnv, TestGateway, TestIssuer, TestProvider, TestPublisher, eventually, unix_now};
 
 /// A gateway that has its keys from the provider; `keys` is the line that says how.
-async fn world(provider: &TestProvider, issuer: TestIssuer, keys: &str) -> World {
+async fn env(provider: &TestProvider, issuer: TestIssuer, keys: &str) -> TestEnv {
     let (publisher, folder) = (TestPublisher::new(), Folder::new());
     let gateway = TestGateway::start(&toml(provider, &publisher, &folder, keys), &folder).await;
-    World::of(gateway, folder, publisher, issuer)
+    TestEnv::of(gateway, folder, publisher, issuer)
 }
 
 fn toml(provider: &TestProvider, publisher: &TestPublisher, folder: &Folder, keys: &str) -> String {
@@ -26,15 +26,15 @@ fn toml(provider: &TestProvider, publisher: &TestPublisher, folder: &Folder, key
         folder.write("ca.pem", pem);
         "egress_ca = \"ca.pem\"\n"
     });
-    let toml = World::toml(&publisher.toml("market-data", &["*"]), "");
+    let toml = TestEnv::toml(&publisher.toml("market-data", &["*"]), "");
     let toml = toml.replace(ISSUER, &provider.url).replace("jwks_file = \"sso.json\"", keys);
     format!("{}{toml}", authority.unwrap_or_default())
 }
 
 /// Whether a token opens a session.
-async fn is_admitted(world: &World, token: &str) -> bool {
+async fn is_admitted(env: &TestEnv, token: &str) -> bool {
     let bearer = format!("Bearer {token}");
-    match world.connect_with(&[("authorization", &bearer)]).await {
+    match env.connect_with(&[("authorization", &bearer)]).await {
         Ok(mut ws) => ws.expect("welcome").await["principal"].is_string(),
         Err(answer) => {
             assert_eq!(answer.refusal(), (401, "unauthenticated".into()));
@@ -43,8 +43,8 @@ async fn is_admitted(world: &World, token: &str) -> bool {
     }
 }
 
-async fn await_admitted(world: &World, token: &str) {
-    eventually("a valid token", async || is_admitted(world, token).await.then_some(())).await;
+async fn await_admitted(env: &TestEnv, token: &str) {
+    eventually("a valid token", async || is_admitted(env, token).await.then_some(())).await;
 }
 
 fn config(provider: &TestProvider, keys: Remote) -> IssuerConfig {
@@ -83,18 +83,18 @@ async fn discovery_over_tls_with_authority() {
     let provider = TestProvider::start_tls().await;
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
-    let world = world(&provider, issuer, "discovery = true").await;
-    assert!(is_admitted(&world, &world.issuer.token("alice")).await);
-    assert!(!is_admitted(&world, &provider.issuer().token("alice")).await);
+    let env = env(&provider, issuer, "discovery = true").await;
+    assert!(is_admitted(&env, &env.issuer.token("alice")).await);
+    assert!(!is_admitted(&env, &provider.issuer().token("alice")).await);
     assert_eq!(provider.requests("/.well-known/openid-configuration"), 1);
-    world.await_metric("lastmile_issuer_keys_stale", 0.0).await;
+    env.await_metric("lastmile_issuer_keys_stale", 0.0).await;
 
     // Without the authority the certificate is not believed, and nobody gets in.
     let (folder, publisher) = (Folder::new(), TestPublisher::new());
     let toml = toml(&provider, &publisher, &folder, "discovery = true").replace("egress_ca = \"ca.pem\"", "");
     let gateway = TestGateway::start(&toml, &folder).await;
-    let stranger = World::of(gateway, folder, publisher, TestIssuer::new("unused"));
-    assert!(!is_admitted(&stranger, &world.issuer.token("bob")).await);
+    let stranger = TestEnv::of(gateway, folder, publisher, TestIssuer::new("unused"));
+    assert!(!is_admitted(&stranger, &env.issuer.token("bob")).await);
     assert!(stranger.metric("lastmile_key_fetches_total{result=\"tls\"}").await >= 1.0);
     assert!(stranger.metric("lastmile_issuer_keys_stale").await == 1.0);
 }
@@ -104,15 +104,15 @@ async fn rotated_key_ends_old_tokens() {
     let provider = TestProvider::start().await;
     let (old, new) = (provider.issuer(), provider.issuer());
     provider.publish(&[&old]);
-    let world = world(&provider, provider.issuer(), &format!("jwks_url = \"{}/jwks\"", provider.url)).await;
+    let env = env(&provider, provider.issuer(), &format!("jwks_url = \"{}/jwks\"", provider.url)).await;
     let remembered = old.token("alice");
-    assert!(is_admitted(&world, &remembered).await);
-    assert!(is_admitted(&world, &remembered).await);
+    assert!(is_admitted(&env, &remembered).await);
+    assert!(is_admitted(&env, &remembered).await);
     provider.publish(&[&new]);
-    assert!(is_admitted(&world, &new.token("alice")).await);
-    assert!(!is_admitted(&world, &remembered).await, "a token of a key that is gone");
+    assert!(is_admitted(&env, &new.token("alice")).await);
+    assert!(!is_admitted(&env, &remembered).await, "a token of a key that is gone");
     assert_eq!(provider.fetches(), 2);
-    assert_eq!(world.metric("lastmile_key_fetches_total{result=\"ok\"}").await, 2.0);
+    assert_eq!(env.metric("lastmile_key_fetches_total{result=\"ok\"}").await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,15 +120,15 @@ async fn key_storm_makes_few_fetches() {
     let provider = TestProvider::start().await;
     let (old, new) = (provider.issuer(), provider.issuer());
     provider.publish(&[&old]);
-    let world = Arc::new(world(&provider, new, "discovery = true").await);
-    assert!(is_admitted(&world, &old.token("alice")).await);
-    provider.publish(&[&old, &world.issuer]);
+    let env = Arc::new(env(&provider, new, "discovery = true").await);
+    assert!(is_admitted(&env, &old.token("alice")).await);
+    provider.publish(&[&old, &env.issuer]);
     let before = provider.all_requests();
     let clients: Vec<_> = (0..1000)
         .map(|n| {
-            let world = world.clone();
-            let token = world.issuer.token(&format!("user-{n}"));
-            tokio::spawn(async move { is_admitted(&world, &token).await })
+            let env = env.clone();
+            let token = env.issuer.token(&format!("user-{n}"));
+            tokio::spawn(async move { is_admitted(&env, &token).await })
         })
         .collect();
     for client in clients {
@@ -170,23 +170,23 @@ async fn late_provider_is_found() {
     provider.behave(Behaviour::Down);
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
-    let world = world(&provider, issuer, "discovery = true").await;
+    let env = env(&provider, issuer, "discovery = true").await;
     eventually("readiness", async || {
-        (crate::common::get(world.gateway.address("ops"), "/readyz").await.status == 200).then_some(())
+        (crate::common::get(env.gateway.address("ops"), "/readyz").await.status == 200).then_some(())
     })
     .await;
-    assert!(!is_admitted(&world, &world.issuer.token("alice")).await);
+    assert!(!is_admitted(&env, &env.issuer.token("alice")).await);
     provider.behave(Behaviour::Good);
-    await_admitted(&world, &world.issuer.token("alice")).await;
+    await_admitted(&env, &env.issuer.token("alice")).await;
 
     // Away again: who is known stays known, and a reload forgets nothing.
     provider.behave(Behaviour::Down);
-    assert!(is_admitted(&world, &world.issuer.token("bob")).await);
+    assert!(is_admitted(&env, &env.issuer.token("bob")).await);
     let before = provider.all_requests();
     for _ in 0..5 {
-        let toml = toml(&provider, &world.publisher, &world.folder, "discovery = true");
-        world.gateway.reload(&toml, &world.folder).unwrap();
-        assert!(is_admitted(&world, &world.issuer.token("carol")).await);
+        let toml = toml(&provider, &env.publisher, &env.folder, "discovery = true");
+        env.gateway.reload(&toml, &env.folder).unwrap();
+        assert!(is_admitted(&env, &env.issuer.token("carol")).await);
     }
     assert_eq!(provider.all_requests(), before, "a reload must not fetch");
 }
@@ -196,19 +196,19 @@ async fn hanging_provider_delays_no_known_key() {
     let provider = TestProvider::start().await;
     let issuer = provider.issuer();
     provider.publish(&[&issuer]);
-    let world = Arc::new(world(&provider, issuer, "discovery = true").await);
-    assert!(is_admitted(&world, &world.issuer.token("alice")).await);
+    let env = Arc::new(env(&provider, issuer, "discovery = true").await);
+    assert!(is_admitted(&env, &env.issuer.token("alice")).await);
     provider.behave(Behaviour::Silent);
-    let (stranger, waiting) = (provider.issuer().token("eve"), world.clone());
+    let (stranger, waiting) = (provider.issuer().token("eve"), env.clone());
     let before = provider.all_requests();
     let waiting = tokio::spawn(async move { is_admitted(&waiting, &stranger).await });
     eventually("the fetch", async || (provider.all_requests() > before).then_some(())).await;
     for n in 0..5 {
-        assert!(is_admitted(&world, &world.issuer.token(&format!("user-{n}"))).await);
+        assert!(is_admitted(&env, &env.issuer.token(&format!("user-{n}"))).await);
     }
     assert!(!waiting.is_finished(), "they waited for the fetch");
     // And the stranger is refused once the fetch is given up.
-    assert!(!crate::common::within("a refusal", waiting).await.unwrap());
+    assert!(!crate::common::with_timeout("a refusal", waiting).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -323,10 +323,10 @@ async fn token_content_is_never_fetched() {
 async fn removed_issuer_is_not_fetched() {
     let provider = TestProvider::start().await;
     provider.behave(Behaviour::Down);
-    let world = world(&provider, provider.issuer(), "discovery = true").await;
+    let env = env(&provider, provider.issuer(), "discovery = true").await;
     eventually("a second try", async || (provider.all_requests() >= 2).then_some(())).await;
-    world.folder.write("sso.json", &world.issuer.jwks());
-    world.reload(&world.publisher.toml("market-data", &["*"]), "");
+    env.folder.write("sso.json", &env.issuer.jwks());
+    env.reload(&env.publisher.toml("market-data", &["*"]), "");
     // A try that was under way may still arrive.
     let mut after = 0;
     while after != std::mem::replace(&mut after, provider.all_requests()) {

@@ -6,12 +6,12 @@ use lastmile::transport::config::Address;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::common::{World, Ws, get, http};
+use crate::common::{TestEnv, Ws, get, http};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_gateway_is_live_and_ready() {
-    let world = World::start("").await;
-    let ops = world.gateway.address("ops");
+    let env = TestEnv::start("").await;
+    let ops = env.gateway.address("ops");
     let live = get(ops, "/healthz").await;
     assert_eq!((live.status.as_u16(), live.text()), (200, "ok\n"));
     assert_eq!(get(ops, "/readyz").await.status, 200);
@@ -20,14 +20,14 @@ async fn running_gateway_is_live_and_ready() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_gateway_is_live_not_ready() {
     let mixed = "[listeners.mixed]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\", \"subscribe\"]\n";
-    let world =
-        World::start(&format!("{mixed}[limits]\nclose_secs = 60\n[drain]\nwindow_secs = 1\ndeadline_secs = 10\n"))
+    let env =
+        TestEnv::start(&format!("{mixed}[limits]\nclose_secs = 60\n[drain]\nwindow_secs = 1\ndeadline_secs = 10\n"))
             .await;
     // Two, so that the second one's close is half a window away.
-    let (mut first, _second) = (world.subscriber().await, world.subscriber().await);
-    let [ops, mixed, public] = ["ops", "mixed", "public"].map(|name| world.gateway.address(name).clone());
+    let (mut first, _second) = (env.subscriber().await, env.subscriber().await);
+    let [ops, mixed, public] = ["ops", "mixed", "public"].map(|name| env.gateway.address(name).clone());
     let authority = mixed.to_string();
-    let stopped = world.gateway.shut_down();
+    let stopped = env.gateway.shut_down();
     first.expect_close(4000, "draining").await;
 
     let ready = get(&ops, "/readyz").await;
@@ -40,20 +40,20 @@ async fn draining_gateway_is_live_not_ready() {
     let refused = Ws::open(&mixed, Ws::request(&authority, "/v1/subscribe", &[])).await.err().expect("a refusal");
     assert_eq!(refused.refusal(), (503, "draining".into()));
 
-    assert_eq!(crate::common::within("the drain", stopped).await.unwrap().left, 1, "it never read its Close");
+    assert_eq!(crate::common::with_timeout("the drain", stopped).await.unwrap().left, 1, "it never read its Close");
     assert!(tokio::net::TcpStream::connect(ops.to_string()).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_follow_traffic() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("a").await;
     alice.subscribe("b").await;
-    let mut bob = world.subscriber().await;
+    let mut bob = env.subscriber().await;
     bob.subscribe("a").await;
-    world.publish("a", "1").await;
-    world.publish("b", "1").await;
+    env.publish("a", "1").await;
+    env.publish("b", "1").await;
     alice.expect("message").await;
     alice.expect("message").await;
     bob.expect("message").await;
@@ -66,17 +66,17 @@ async fn metrics_follow_traffic() {
         ("lastmile_channels", 2.0),
         ("lastmile_subscriptions", 3.0),
     ] {
-        world.await_metric(name, value).await;
+        env.await_metric(name, value).await;
     }
-    assert_eq!(world.post("a", "application/json", b"{").await.status, 400);
-    world.await_metric("lastmile_refusals_total{type=\"malformed\"}", 1.0).await;
+    assert_eq!(env.post("a", "application/json", b"{").await.status, 400);
+    env.await_metric("lastmile_refusals_total{type=\"malformed\"}", 1.0).await;
     bob.close(1000, "").await;
     drop(alice);
-    world.await_metric("lastmile_connections", 0.0).await;
-    world.await_metric("lastmile_subscriptions", 0.0).await;
-    world.await_metric("lastmile_closes_total{reason=\"normal\"}", 2.0).await;
+    env.await_metric("lastmile_connections", 0.0).await;
+    env.await_metric("lastmile_subscriptions", 0.0).await;
+    env.await_metric("lastmile_closes_total{reason=\"normal\"}", 2.0).await;
 
-    let answer = get(world.gateway.address("ops"), "/metrics").await;
+    let answer = get(env.gateway.address("ops"), "/metrics").await;
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     assert!(answer.text().contains("# TYPE lastmile_publications_total counter"));
     assert!(!answer.text().contains("alice"));
@@ -84,27 +84,27 @@ async fn metrics_follow_traffic() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listener_without_role_is_404() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let not_found = (404, "not-found".to_owned());
     for path in ["/healthz", "/readyz", "/metrics", "/v1/publish", "/v1/channels/c", "/nowhere", "/"] {
-        assert_eq!(get(world.gateway.address("public"), path).await.refusal(), not_found, "{path}");
+        assert_eq!(get(env.gateway.address("public"), path).await.refusal(), not_found, "{path}");
     }
     for path in ["/healthz", "/metrics", "/v1/subscribe", "/v1", "/v1/channels", "/v1/channels/c/messages/x"] {
-        assert_eq!(get(world.gateway.address("publish"), path).await.refusal(), not_found, "{path}");
+        assert_eq!(get(env.gateway.address("publish"), path).await.refusal(), not_found, "{path}");
     }
     for path in ["/v1/subscribe", "/v1/publish", "/v1/channels/c"] {
-        assert_eq!(get(world.gateway.address("ops"), path).await.refusal(), not_found, "{path}");
+        assert_eq!(get(env.gateway.address("ops"), path).await.refusal(), not_found, "{path}");
     }
-    let request = Ws::request(&world.gateway.authority("publish"), "/v1/subscribe", &[]);
-    let refused = Ws::open(world.gateway.address("publish"), request).await.err().expect("a refusal");
+    let request = Ws::request(&env.gateway.authority("publish"), "/v1/subscribe", &[]);
+    let refused = Ws::open(env.gateway.address("publish"), request).await.err().expect("a refusal");
     assert_eq!(refused.refusal(), not_found);
-    let signed = world.publisher.request(&world.gateway.authority("public"), "GET", "/v1/channels/c", None);
-    assert_eq!(http::send(world.gateway.address("public"), signed).await.refusal(), not_found);
+    let signed = env.publisher.request(&env.gateway.authority("public"), "GET", "/v1/channels/c", None);
+    assert_eq!(http::send(env.gateway.address("public"), signed).await.refusal(), not_found);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_method_is_refused() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     for (listener, method, path) in [
         ("ops", "POST", "/healthz"),
         ("public", "POST", "/v1/subscribe"),
@@ -113,7 +113,7 @@ async fn unknown_method_is_refused() {
         ("publish", "TRACE", "/v1/channels/c"),
         ("publish", "POST", "/v1/publish"),
     ] {
-        let address = world.gateway.address(listener);
+        let address = env.gateway.address(listener);
         let request = Request::builder().method(method).uri(path).header("host", address.to_string());
         let answer = http::send(address, request.body(Bytes::new()).unwrap()).await;
         assert_eq!(answer.refusal(), (405, "method-not-allowed".into()), "{method} {path}");
@@ -122,9 +122,9 @@ async fn unknown_method_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_carry_security_headers() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     for (listener, path) in [("ops", "/healthz"), ("public", "/nowhere"), ("publish", "/v1/channels/c")] {
-        let answer = get(world.gateway.address(listener), path).await;
+        let answer = get(env.gateway.address(listener), path).await;
         assert!(answer.header("content-security-policy").starts_with("default-src 'none'"), "{path}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
         assert_eq!(answer.header("referrer-policy"), "no-referrer");
@@ -136,14 +136,14 @@ async fn answers_carry_security_headers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn problem_type_is_a_page() {
-    let world = World::start("").await;
-    let answer = get(world.gateway.address("publish"), "/v1/channels/c").await;
+    let env = TestEnv::start("").await;
+    let answer = get(env.gateway.address("publish"), "/v1/channels/c").await;
     let problem = answer.json();
     assert_eq!(problem["type"], "/problems/signature-missing");
-    let page = get(world.gateway.address("publish"), problem["type"].as_str().unwrap()).await;
+    let page = get(env.gateway.address("publish"), problem["type"].as_str().unwrap()).await;
     assert_eq!(page.status, 200);
     assert!(page.text().contains("401"), "{page:?}");
-    assert_eq!(get(world.gateway.address("public"), "/problems/nonsense").await.status, 404);
+    assert_eq!(get(env.gateway.address("public"), "/problems/nonsense").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,28 +152,28 @@ async fn unix_socket_is_a_listener() {
     let path = folder.path().join("gateway.sock");
     let listener =
         format!("[listeners.unix]\naddress = \"unix:{}\"\nroles = [\"subscribe\", \"publish\"]\n", path.display());
-    let world = World::start(&listener).await;
-    let address = world.gateway.address("unix").clone();
+    let env = TestEnv::start(&listener).await;
+    let address = env.gateway.address("unix").clone();
     let mut alice = Ws::open(&address, Ws::request("localhost", "/v1/subscribe", &[])).await.expect("an upgrade");
-    alice.hello(Some(&world.issuer.token("alice"))).await;
+    alice.hello(Some(&env.issuer.token("alice"))).await;
     alice.subscribe("c").await;
     let body = Some(("application/json", b"1".as_slice()));
-    let request = world.publisher.request("localhost", "POST", "/v1/channels/c/messages", body);
+    let request = env.publisher.request("localhost", "POST", "/v1/channels/c/messages", body);
     assert_eq!(http::send(&address, request).await.status, 200);
     assert_eq!(alice.expect("message").await["data"], 1);
     // What comes over TCP reaches it as well.
-    world.publish("c", "2").await;
+    env.publish("c", "2").await;
     assert_eq!(alice.expect("message").await["data"], json!(2));
     alice.close(1000, "").await;
-    world.gateway.stop().await;
+    env.gateway.stop().await;
     assert!(!path.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listener_connection_limit_frees_slots() {
     let listener = "[listeners.narrow]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\nmax_connections = 2\n";
-    let world = World::start(listener).await;
-    let (address, authority) = (world.gateway.address("narrow"), world.gateway.authority("narrow"));
+    let env = TestEnv::start(listener).await;
+    let (address, authority) = (env.gateway.address("narrow"), env.gateway.authority("narrow"));
     let open = async || Ws::open(address, Ws::request(&authority, "/v1/subscribe", &[])).await;
     let first = open().await.expect("an upgrade");
     let _second = open().await.expect("an upgrade");
@@ -182,37 +182,37 @@ async fn listener_connection_limit_frees_slots() {
     assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("\r\nretry-after: 5\r\n"), "{said}");
     drop(first);
     // The second one, and the question itself.
-    world.await_metric("lastmile_sockets", 2.0).await;
+    env.await_metric("lastmile_sockets", 2.0).await;
     open().await.expect("an upgrade");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn address_connection_limit_holds() {
-    let world = World::start("[limits]\nmax_connections_per_address = 2\n").await;
-    let first = world.connect().await;
-    let _second = world.connect().await;
-    assert!(said_unasked(world.gateway.address("public")).await.starts_with("HTTP/1.1 503 "));
-    assert!(said_unasked(world.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "), "over all listeners");
+    let env = TestEnv::start("[limits]\nmax_connections_per_address = 2\n").await;
+    let first = env.connect().await;
+    let _second = env.connect().await;
+    assert!(said_unasked(env.gateway.address("public")).await.starts_with("HTTP/1.1 503 "));
+    assert!(said_unasked(env.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "), "over all listeners");
     drop(first);
-    healthy_at_last(&world).await;
+    healthy_at_last(&env).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn total_connection_limit_holds() {
-    let world = World::start("[limits]\nmax_connections = 3\n").await;
+    let env = TestEnv::start("[limits]\nmax_connections = 3\n").await;
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(world.subscriber().await);
+        open.push(env.subscriber().await);
     }
-    assert!(said_unasked(world.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "));
+    assert!(said_unasked(env.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "));
     open.pop();
-    healthy_at_last(&world).await;
+    healthy_at_last(&env).await;
 }
 
 /// Waits until there is room for one connection more.
-async fn healthy_at_last(world: &World) {
+async fn healthy_at_last(env: &TestEnv) {
     crate::common::eventually("room", async || {
-        let (mut io, mut said) = (http::connect(world.gateway.address("ops")).await, String::new());
+        let (mut io, mut said) = (http::connect(env.gateway.address("ops")).await, String::new());
         let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         let asked = io.write_all(request).await.is_ok() && io.read_to_string(&mut said).await.is_ok();
         (asked && said.starts_with("HTTP/1.1 200 ")).then_some(())
@@ -223,6 +223,6 @@ async fn healthy_at_last(world: &World) {
 /// What a listener says to a connection that asks nothing.
 async fn said_unasked(address: &Address) -> String {
     let (mut io, mut said) = (http::connect(address).await, String::new());
-    crate::common::within("an answer", io.read_to_string(&mut said)).await.unwrap();
+    crate::common::with_timeout("an answer", io.read_to_string(&mut said)).await.unwrap();
     said
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{World, within};
+use crate::common::{TestEnv, with_timeout};
 
 const OPEN: &str = "[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 1000\n";
 
@@ -14,70 +14,70 @@ fn next(answer: &Value) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_poll_gives_cursor() {
-    let world = World::start(OPEN).await;
-    world.publish("c", "0").await;
-    let first = world.poll("channel=c").await;
+    let env = TestEnv::start(OPEN).await;
+    env.publish("c", "0").await;
+    let first = env.poll("channel=c").await;
     assert_eq!(first["messages"], json!([]));
     assert_eq!(first["subscribed"][0]["offset"], 1);
     // What comes between two polls is there at once.
-    world.publish("c", "1").await;
-    let second = world.poll(&next(&first)).await;
+    env.publish("c", "1").await;
+    let second = env.poll(&next(&first)).await;
     assert_eq!((&second["messages"][0]["data"], &second["recovered"]), (&json!(1), &json!(true)));
     assert_eq!(second["messages"][0]["type"], "message");
 
     let query = next(&second);
-    world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
-    let (answer, ()) = tokio::join!(world.poll(&query), async {
-        world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
-        world.publish("c", "2").await;
+    env.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
+    let (answer, ()) = tokio::join!(env.poll(&query), async {
+        env.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
+        env.publish("c", "2").await;
     });
     assert_eq!(answer["messages"].as_array().unwrap().len(), 1);
     assert_eq!(answer["messages"][0]["offset"], 3);
-    world.await_metric("lastmile_subscriptions", 0.0).await;
+    env.await_metric("lastmile_subscriptions", 0.0).await;
 
     // Silence ends with the wait, and the cursor stays good.
     let begun = Instant::now();
-    let silent = world.poll(&format!("{}&wait=1", next(&answer))).await;
+    let silent = env.poll(&format!("{}&wait=1", next(&answer))).await;
     assert!(begun.elapsed() >= Duration::from_millis(900));
     assert_eq!((&silent["messages"], &silent["recovered"]), (&json!([]), &json!(true)));
     assert_eq!(silent["cursor"], answer["cursor"]);
-    let now = world.poll(&format!("{}&wait=0", next(&silent))).await;
+    let now = env.poll(&format!("{}&wait=0", next(&silent))).await;
     assert_eq!(now["messages"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_messages_are_reported() {
-    let world = World::start("[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 3\n").await;
-    let first = world.poll("channel=c").await;
+    let env = TestEnv::start("[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 3\n").await;
+    let first = env.poll("channel=c").await;
     for n in 1..=5 {
-        world.publish("c", &n.to_string()).await;
+        env.publish("c", &n.to_string()).await;
     }
-    let answer = world.poll(&next(&first)).await;
+    let answer = env.poll(&next(&first)).await;
     assert_eq!(answer["recovered"], false);
     let seen: Vec<_> = answer["messages"].as_array().unwrap().iter().map(|one| one["data"].as_i64().unwrap()).collect();
     assert_eq!(seen, [3, 4, 5]);
     // A channel that begins anew has another epoch.
-    assert_eq!(world.call("DELETE", "/v1/channels/c", None).await.status, 204);
-    world.publish("c", "6").await;
-    let answer = world.poll(&next(&answer)).await;
+    assert_eq!(env.call("DELETE", "/v1/channels/c", None).await.status, 204);
+    env.publish("c", "6").await;
+    let answer = env.poll(&next(&answer)).await;
     assert_eq!((&answer["recovered"], &answer["messages"][0]["data"]), (&json!(false), &json!(6)));
-    let answer = world.poll(&format!("{}&wait=0", next(&answer))).await;
+    let answer = env.poll(&format!("{}&wait=0", next(&answer))).await;
     assert_eq!(answer["recovered"], true);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_poll_reports_its_end() {
-    let world = World::start(OPEN).await;
-    let first = world.poll("channel=c").await;
+    let env = TestEnv::start(OPEN).await;
+    let first = env.poll("channel=c").await;
     let waiting = async || {
         let query = next(&first);
-        world.poll(&query).await
+        env.poll(&query).await
     };
-    let polls = async |count| world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", count).await;
+    let polls = async |count| env.await_metric("lastmile_fallback_connections{transport=\"poll\"}", count).await;
     polls(0.0).await;
     let (answer, ()) = tokio::join!(waiting(), async {
         polls(1.0).await;
-        assert_eq!(world.call("DELETE", "/v1/channels/c", None).await.status, 204);
+        assert_eq!(env.call("DELETE", "/v1/channels/c", None).await.status, 204);
     });
     assert_eq!(answer["unsubscribed"][0]["reason"], "channel_closed");
     assert_eq!(answer["close"], json!({"type": "close", "code": 4504, "reason": "channel_closed"}));
@@ -85,30 +85,30 @@ async fn waiting_poll_reports_its_end() {
     polls(0.0).await;
     let (answer, ()) = tokio::join!(waiting(), async {
         polls(1.0).await;
-        world.reload(&world.publisher.toml("market-data", &["*"]), "");
+        env.reload(&env.publisher.toml("market-data", &["*"]), "");
     });
     assert_eq!(answer["close"]["code"], 4502);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_ends_waiting_polls() {
-    let world = World::start(OPEN).await;
-    let query = next(&world.poll("channel=c").await);
-    world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
-    let address = world.gateway.address("public").clone();
+    let env = TestEnv::start(OPEN).await;
+    let query = next(&env.poll("channel=c").await);
+    env.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
+    let address = env.gateway.address("public").clone();
     let request = crate::common::events::request(&address, "GET", &format!("/v1/poll?{query}"), &[]);
     let poll = tokio::spawn(async move { crate::common::http::send(&address, request).await });
-    world.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
-    let report = world.gateway.stop().await;
+    env.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
+    let report = env.gateway.stop().await;
     assert_eq!(report.left, 0);
-    assert_eq!(within("the answer", poll).await.unwrap().json()["close"]["reason"], "draining");
+    assert_eq!(with_timeout("the answer", poll).await.unwrap().json()["close"]["reason"], "draining");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grouped_messages_share_an_answer() {
-    let world = World::start(OPEN).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut answer, mut seen, mut polls) = (world.poll("channel=c").await, 0, 0);
+    let env = TestEnv::start(OPEN).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut answer, mut seen, mut polls) = (env.poll("channel=c").await, 0, 0);
     let publishing = tokio::spawn(async move {
         for n in 0..500 {
             publisher.feed(json!({"type": "publish", "channel": "c", "data": n}).to_string()).await;
@@ -119,7 +119,7 @@ async fn grouped_messages_share_an_answer() {
         }
     });
     while seen < 500 {
-        answer = world.poll(&next(&answer)).await;
+        answer = env.poll(&next(&answer)).await;
         assert_eq!(answer["recovered"], true);
         for message in answer["messages"].as_array().unwrap() {
             assert_eq!(message["data"], seen, "in order, each once");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use serde_json::{Map, Value};
 
-use crate::common::{World, within};
+use crate::common::{TestEnv, with_timeout};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,7 +29,7 @@ fn python() -> PathBuf {
 async fn run(script: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(python());
     command.arg(root().join("tests").join(script)).args(arguments).stdin(Stdio::null());
-    let output = within(script, tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
+    let output = with_timeout(script, tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script} failed (`make test` installs what it needs):\n{errors}");
     String::from_utf8(output.stdout).unwrap()
@@ -37,12 +37,12 @@ async fn run(script: &str, arguments: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_signature_is_accepted() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("prices.btc").await;
-    let key = world.folder.write("key.pem", &world.publisher.private_pem());
-    let body = world.folder.write("body.json", "{\"usd\": 1.50}");
-    let authority = world.gateway.authority("publish");
+    let key = env.folder.write("key.pem", &env.publisher.private_pem());
+    let body = env.folder.write("body.json", "{\"usd\": 1.50}");
+    let authority = env.gateway.authority("publish");
     let path = "/v1/channels/prices.btc/messages?from=python";
     let url = format!("http://{authority}{path}");
     let (key, body) = (key.to_str().unwrap(), body.to_str().unwrap());
@@ -54,19 +54,19 @@ async fn python_signature_is_accepted() {
         let value = HeaderValue::from_str(value.as_str().unwrap()).unwrap();
         request.headers_mut().insert(HeaderName::try_from(name).unwrap(), value);
     }
-    let answer = world.send(request.clone()).await;
+    let answer = env.send(request.clone()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(alice.text().await.ends_with("\"data\":{\"usd\": 1.50}}"));
-    assert_eq!(world.send(request).await.problem(), "signature-replayed");
+    assert_eq!(env.send(request).await.problem(), "signature-replayed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_publisher_works_and_is_refused() {
-    let world = World::start("[[channels]]\nmatch = \"prices.*\"\nmax_message_bytes = 100\n").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("[[channels]]\nmatch = \"prices.*\"\nmax_message_bytes = 100\n").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("prices.btc").await;
-    let key = world.folder.write("key.pem", &world.publisher.private_pem());
-    let url = format!("http://{}", world.gateway.authority("publish"));
+    let key = env.folder.write("key.pem", &env.publisher.private_pem());
+    let url = format!("http://{}", env.gateway.authority("publish"));
     let printed =
         run("publisher.py", &["--key", key.to_str().unwrap(), "--url", &url, "--channel", "prices.btc"]).await;
     let published: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -87,13 +87,13 @@ async fn python_verifies_shared_vectors() {
 async fn python_reads_compressed_publications() {
     let more = "[listeners.squeezed]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\ncompression = true\n\
                 [[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 100\n";
-    let world = World::start(more).await;
-    let url = format!("ws://{}/v1/subscribe", world.gateway.authority("squeezed"));
+    let env = TestEnv::start(more).await;
+    let url = format!("ws://{}/v1/subscribe", env.gateway.authority("squeezed"));
     let lines: Vec<String> = (0..30).map(|n| format!("{n} {}", "tick ".repeat(n * 100))).collect();
     let publishing = async {
-        world.await_metric("lastmile_subscriptions", 1.0).await;
+        env.await_metric("lastmile_subscriptions", 1.0).await;
         for line in &lines {
-            assert_eq!(world.post("c", "text/plain", line.as_bytes()).await.status, 200);
+            assert_eq!(env.post("c", "text/plain", line.as_bytes()).await.status, 200);
         }
     };
     let arguments = ["--url", &url, "--channel", "c", "--count", "30"];

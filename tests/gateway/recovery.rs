@@ -2,22 +2,22 @@
 
 use serde_json::{Value, json};
 
-use crate::common::World;
+use crate::common::TestEnv;
 
 const RULES: &str = "[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\n";
 
-async fn world_with(publications: u64) -> (World, Value) {
-    let world = World::start(RULES).await;
+async fn world_with(publications: u64) -> (TestEnv, Value) {
+    let env = TestEnv::start(RULES).await;
     let mut epoch = Value::Null;
     for n in 1..=publications {
-        epoch = world.publish("c", &n.to_string()).await["epoch"].clone();
+        epoch = env.publish("c", &n.to_string()).await["epoch"].clone();
     }
-    (world, epoch)
+    (env, epoch)
 }
 
 /// Subscribes with `more`; checks `recovered` and the offsets that follow.
-async fn check(world: &World, more: Value, recovered: bool, offsets: std::ops::Range<u64>) {
-    let mut alice = world.subscriber().await;
+async fn check(env: &TestEnv, more: Value, recovered: bool, offsets: std::ops::Range<u64>) {
+    let mut alice = env.subscriber().await;
     let subscribed = alice.subscribe_with("c", more.clone()).await;
     assert_eq!((&subscribed["recovered"], &subscribed["offset"]), (&json!(recovered), &json!(8)), "{more}");
     for offset in offsets {
@@ -29,39 +29,39 @@ async fn check(world: &World, more: Value, recovered: bool, offsets: std::ops::R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovered_only_if_complete() {
-    let (world, epoch) = world_with(8).await;
+    let (env, epoch) = world_with(8).await;
     // 4 to 8 are retained.
     let since = |offset: u64| json!({"since": {"epoch": epoch, "offset": offset}});
-    check(&world, since(8), true, 9..9).await;
-    check(&world, since(5), true, 6..9).await;
-    check(&world, since(3), true, 4..9).await;
-    check(&world, since(2), false, 4..9).await;
-    check(&world, since(0), false, 4..9).await;
-    check(&world, since(9), false, 4..9).await;
-    check(&world, json!({"since": {"epoch": "another", "offset": 7}}), false, 4..9).await;
-    check(&world, json!({"backlog": 2}), true, 7..9).await;
-    check(&world, json!({"backlog": 5}), true, 4..9).await;
-    check(&world, json!({"backlog": 6}), false, 4..9).await;
-    check(&world, json!({"backlog": u64::MAX}), false, 4..9).await;
-    check(&world, json!({"backlog": 0}), true, 9..9).await;
-    check(&world, json!({}), false, 9..9).await;
+    check(&env, since(8), true, 9..9).await;
+    check(&env, since(5), true, 6..9).await;
+    check(&env, since(3), true, 4..9).await;
+    check(&env, since(2), false, 4..9).await;
+    check(&env, since(0), false, 4..9).await;
+    check(&env, since(9), false, 4..9).await;
+    check(&env, json!({"since": {"epoch": "another", "offset": 7}}), false, 4..9).await;
+    check(&env, json!({"backlog": 2}), true, 7..9).await;
+    check(&env, json!({"backlog": 5}), true, 4..9).await;
+    check(&env, json!({"backlog": 6}), false, 4..9).await;
+    check(&env, json!({"backlog": u64::MAX}), false, 4..9).await;
+    check(&env, json!({"backlog": 0}), true, 9..9).await;
+    check(&env, json!({}), false, 9..9).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_resumes_at_its_position() {
-    let world = World::start(RULES).await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start(RULES).await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
-    world.publish("c", "1").await;
+    env.publish("c", "1").await;
     let last = alice.expect("message").await;
     drop(alice);
-    world.publish("c", "2").await;
-    world.publish("c", "3").await;
-    let mut alice = world.subscriber().await;
+    env.publish("c", "2").await;
+    env.publish("c", "3").await;
+    let mut alice = env.subscriber().await;
     let since = json!({"since": {"epoch": last["epoch"], "offset": last["offset"]}});
     let subscribed = alice.subscribe_with("c", since).await;
     assert_eq!(subscribed["recovered"], true);
-    world.publish("c", "4").await;
+    env.publish("c", "4").await;
     for data in 2..=4 {
         assert_eq!(alice.expect("message").await["data"], data);
     }
@@ -69,10 +69,10 @@ async fn client_resumes_at_its_position() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backlog_expires_by_age() {
-    let world = World::start("[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\nbacklog_secs = 1\n").await;
-    let epoch = world.publish("c", "1").await["epoch"].clone();
+    let env = TestEnv::start("[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\nbacklog_secs = 1\n").await;
+    let epoch = env.publish("c", "1").await["epoch"].clone();
     crate::common::eventually("the backlog to grow old", async || {
-        let mut alice = world.subscriber().await;
+        let mut alice = env.subscriber().await;
         let subscribed = alice.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
         let recovered = subscribed["recovered"].as_bool().unwrap();
         if recovered {
@@ -86,8 +86,8 @@ async fn backlog_expires_by_age() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_position_is_refused() {
-    let (world, epoch) = world_with(1).await;
-    let mut alice = world.subscriber().await;
+    let (env, epoch) = world_with(1).await;
+    let mut alice = env.subscriber().await;
     for more in [
         json!({"since": {"epoch": epoch}}),
         json!({"since": {"epoch": epoch, "offset": -1}}),

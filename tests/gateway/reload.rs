@@ -2,35 +2,35 @@
 
 use serde_json::json;
 
-use crate::common::{TestPublisher, World, Ws};
+use crate::common::{TestEnv, TestPublisher, Ws};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_key_is_cut_new_key_works() {
-    let world = World::start("").await;
-    let (mut removed, new) = (world.publisher_ws().await, TestPublisher::new());
+    let env = TestEnv::start("").await;
+    let (mut removed, new) = (env.publisher_ws().await, TestPublisher::new());
     let keeps = TestPublisher::new();
-    world.reload(&(world.publisher.toml("market-data", &["*"]) + &keeps.toml("keeps", &["*"])), "");
-    let mut kept = world.open_publisher(&keeps).await.expect("an upgrade");
+    env.reload(&(env.publisher.toml("market-data", &["*"]) + &keeps.toml("keeps", &["*"])), "");
+    let mut kept = env.open_publisher(&keeps).await.expect("an upgrade");
     kept.expect("welcome").await;
-    let refused = world.open_publisher(&new).await.err().expect("a refusal");
+    let refused = env.open_publisher(&new).await.err().expect("a refusal");
     assert_eq!(refused.refusal(), (401, "key-unknown".into()));
 
-    world.reload(&(new.toml("new", &["*"]) + &keeps.toml("keeps", &["*"])), "");
+    env.reload(&(new.toml("new", &["*"]) + &keeps.toml("keeps", &["*"])), "");
     removed.expect_close(4503, "revoked").await;
-    assert_eq!(world.post("c", "application/json", b"1").await.refusal(), (401, "key-unknown".into()));
+    assert_eq!(env.post("c", "application/json", b"1").await.refusal(), (401, "key-unknown".into()));
     kept.expect_silence().await;
-    let mut ws = world.open_publisher(&new).await.expect("an upgrade");
+    let mut ws = env.open_publisher(&new).await.expect("an upgrade");
     assert_eq!(ws.expect("welcome").await["principal"], "new");
-    assert_eq!(world.metric("lastmile_reloads_total").await, 2.0);
+    assert_eq!(env.metric("lastmile_reloads_total").await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_publisher_follows_new_channels() {
-    let world = World::start("").await;
-    let mut ws = world.publisher_ws().await;
+    let env = TestEnv::start("").await;
+    let mut ws = env.publisher_ws().await;
     ws.send(json!({"type": "publish", "channel": "a", "data": 1})).await;
     ws.expect("published").await;
-    world.reload(&world.publisher.toml("market-data", &["b"]), "");
+    env.reload(&env.publisher.toml("market-data", &["b"]), "");
     crate::common::eventually("the new rules", async || {
         ws.send(json!({"type": "publish", "channel": "a", "data": 1})).await;
         let answer = ws.json().await;
@@ -43,23 +43,23 @@ async fn open_publisher_follows_new_channels() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn narrowed_rule_ends_subscriptions() {
-    let publisher_toml = |world: &World| world.publisher.toml("market-data", &["*"]);
-    let world = World::start("[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\n").await;
-    let mut anonymous = world.anonymous().await;
-    let mut alice = world.subscriber().await;
+    let publisher_toml = |env: &TestEnv| env.publisher.toml("market-data", &["*"]);
+    let env = TestEnv::start("[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\n").await;
+    let mut anonymous = env.anonymous().await;
+    let mut alice = env.subscriber().await;
     for ws in [&mut anonymous, &mut alice] {
         ws.subscribe("a").await;
         ws.subscribe("b").await;
     }
-    world.reload(
-        &publisher_toml(&world),
+    env.reload(
+        &publisher_toml(&env),
         "[[channels]]\nmatch = \"a\"\n[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\n",
     );
     let ended = json!({"type": "unsubscribed", "channel": "a", "reason": "forbidden", "code": 4502});
     assert_eq!(anonymous.json().await, ended);
     anonymous.subscribe_refused("a", "unauthenticated").await;
-    world.publish("a", "1").await;
-    world.publish("b", "2").await;
+    env.publish("a", "1").await;
+    env.publish("b", "2").await;
     assert_eq!(anonymous.expect("message").await["channel"], "b");
     anonymous.expect_silence().await;
     assert_eq!(alice.expect("message").await["channel"], "a");
@@ -68,22 +68,22 @@ async fn narrowed_rule_ends_subscriptions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_issuer_tokens_are_refused() {
-    let world = World::start("").await;
-    let token = world.issuer.token("alice");
-    let mut before = world.connect().await;
+    let env = TestEnv::start("").await;
+    let token = env.issuer.token("alice");
+    let mut before = env.connect().await;
     before.hello(Some(&token)).await;
     before.subscribe("c").await;
     let other = crate::common::TestIssuer::new("https://other.example.com");
-    world.folder.write("other.json", &other.jwks());
-    let toml = World::toml(&world.publisher.toml("market-data", &["*"]), "")
+    env.folder.write("other.json", &other.jwks());
+    let toml = TestEnv::toml(&env.publisher.toml("market-data", &["*"]), "")
         .replace(crate::common::gateway::ISSUER, "https://other.example.com")
         .replace("sso.json", "other.json");
-    world.gateway.reload(&toml, &world.folder).unwrap();
+    env.gateway.reload(&toml, &env.folder).unwrap();
 
-    let mut after = world.connect().await;
+    let mut after = env.connect().await;
     after.send(json!({"type": "hello", "token": token})).await;
     after.expect_close(4501, "unauthenticated").await;
-    let mut others = world.connect().await;
+    let mut others = env.connect().await;
     others.hello(Some(&other.token("alice"))).await;
 
     // Whoever came with the old issuer's word has no right to stay.
@@ -92,37 +92,37 @@ async fn removed_issuer_tokens_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_configuration_changes_nothing() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
-    let bad = World::toml(&world.publisher.toml("market-data", &["*"]), "").replace("jwks_file", "jwks_fil");
-    let error = world.gateway.reload(&bad, &world.folder).unwrap_err();
+    let bad = TestEnv::toml(&env.publisher.toml("market-data", &["*"]), "").replace("jwks_file", "jwks_fil");
+    let error = env.gateway.reload(&bad, &env.folder).unwrap_err();
     assert!(error.contains("jwks_fil"), "{error}");
-    world.publish("c", "1").await;
+    env.publish("c", "1").await;
     alice.expect("message").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_keeps_replay_window() {
-    let world = World::start("").await;
-    let request = world.request("POST", "/v1/channels/c/messages", Some(("application/json", b"1")));
-    assert_eq!(world.send(request.clone()).await.status, 200);
-    world.reload(&world.publisher.toml("market-data", &["*"]), "");
-    assert_eq!(world.send(request).await.refusal(), (401, "signature-replayed".into()));
+    let env = TestEnv::start("").await;
+    let request = env.request("POST", "/v1/channels/c/messages", Some(("application/json", b"1")));
+    assert_eq!(env.send(request.clone()).await.status, 200);
+    env.reload(&env.publisher.toml("market-data", &["*"]), "");
+    assert_eq!(env.send(request).await.refusal(), (401, "signature-replayed".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reload_keeps_connections() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let mut subscribers: Vec<Ws> = Vec::new();
     for _ in 0..20 {
-        let mut ws = world.subscriber().await;
+        let mut ws = env.subscriber().await;
         ws.subscribe("c").await;
         subscribers.push(ws);
     }
     for n in 1..=20 {
-        world.reload(&world.publisher.toml("market-data", &["*"]), "");
-        world.publish("c", "1").await;
+        env.reload(&env.publisher.toml("market-data", &["*"]), "");
+        env.publish("c", "1").await;
         for ws in &mut subscribers {
             assert_eq!(ws.expect("message").await["offset"], n);
         }

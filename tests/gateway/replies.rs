@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{World, Ws};
+use crate::common::{TestEnv, Ws};
 
 const SUPPORT: &str = "[[channels]]\nmatch = \"support\"\nreplies = true\n";
 
 /// A subscriber who was sent one message of `support`, and that message's id.
-async fn asked(world: &World, publisher: &mut Ws) -> (Ws, String) {
-    let mut alice = world.subscriber().await;
+async fn asked(env: &TestEnv, publisher: &mut Ws) -> (Ws, String) {
+    let mut alice = env.subscriber().await;
     alice.subscribe("support").await;
     publisher.send(json!({"type": "publish", "id": "1", "channel": "support", "data": "Shall I?"})).await;
     publisher.expect("published").await;
@@ -22,9 +22,9 @@ fn reply(id: &str, to: &str, data: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reply_is_confirmed_end_to_end() {
-    let world = World::start(SUPPORT).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut alice, message) = asked(&world, &mut publisher).await;
+    let env = TestEnv::start(SUPPORT).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
     alice
         .send_text(&format!(
             r#"{{"type":"reply","id":"5","channel":"support","to":"{message}","data":{{"text":  "yes"}}}}"#
@@ -45,10 +45,10 @@ async fn reply_is_confirmed_end_to_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answer_reaches_one_subscriber() {
-    let world = World::start(SUPPORT).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut alice, message) = asked(&world, &mut publisher).await;
-    let mut bob = world.subscriber().await;
+    let env = TestEnv::start(SUPPORT).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
+    let mut bob = env.subscriber().await;
     bob.subscribe("support").await;
     let mut question = reply("5", &message, json!(1));
     question["answer"] = true.into();
@@ -66,19 +66,19 @@ async fn answer_reaches_one_subscriber() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_wait_for_publisher() {
-    let world = World::start(SUPPORT).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut alice, message) = asked(&world, &mut publisher).await;
+    let env = TestEnv::start(SUPPORT).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
     publisher.close(1000, "").await;
     let _ = publisher.next().await;
     drop(publisher);
     alice.send(reply("5", &message, json!("late"))).await;
     alice.expect_silence().await;
-    let mut back = world.publisher_ws().await;
+    let mut back = env.publisher_ws().await;
     let got = back.expect("reply").await;
     // It goes away again without a word; what it had goes to the next connection.
     drop(back);
-    let mut again = world.publisher_ws().await;
+    let mut again = env.publisher_ws().await;
     let same = again.expect("reply").await;
     assert_eq!(same, got);
     again.send(json!({"type": "received", "reply": same["reply"]})).await;
@@ -87,9 +87,9 @@ async fn replies_wait_for_publisher() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unanswered_reply_times_out() {
-    let world = World::start(&format!("{SUPPORT}[limits]\nreply_secs = 4\n")).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut alice, message) = asked(&world, &mut publisher).await;
+    let env = TestEnv::start(&format!("{SUPPORT}[limits]\nreply_secs = 4\n")).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
     alice.send(reply("5", &message, json!(1))).await;
     publisher.expect("reply").await;
     let error = alice.expect_error("publisher_absent").await;
@@ -101,14 +101,14 @@ async fn unanswered_reply_times_out() {
     publisher.send(json!({"type": "received", "reply": got["reply"]})).await;
     alice.expect("replied").await;
     assert_eq!(alice.expect_error("answer_timeout").await["id"], "6");
-    assert_eq!(world.metric("lastmile_replies_total{result=\"expired\"}").await, 2.0);
+    assert_eq!(env.metric("lastmile_replies_total{result=\"expired\"}").await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_reply_is_refused() {
-    let world = World::start(&format!("{SUPPORT}[[channels]]\nmatch = \"c\"\n")).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut alice, message) = asked(&world, &mut publisher).await;
+    let env = TestEnv::start(&format!("{SUPPORT}[[channels]]\nmatch = \"c\"\n")).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
     for (frame, code) in [
         (json!({"type": "reply", "channel": "support", "data": 1}), "malformed"),
         (json!({"type": "reply", "channel": "support", "to": message}), "malformed"),
@@ -123,7 +123,7 @@ async fn malformed_reply_is_refused() {
         alice.expect_error(code).await;
     }
     alice.subscribe("c").await;
-    let published = world.publish("c", "1").await;
+    let published = env.publish("c", "1").await;
     alice.expect("message").await;
     alice.send(json!({"type": "reply", "channel": "c", "to": published["id"], "data": 1})).await;
     alice.expect_error("forbidden").await;
@@ -133,10 +133,10 @@ async fn malformed_reply_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reply_queue_share_is_limited() {
     let limits = "[limits]\nmax_replies = 3\nmax_replies_per_connection = 2\n";
-    let world = World::start(&format!("{SUPPORT}{limits}")).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut alice, message) = asked(&world, &mut publisher).await;
-    let mut bob = world.subscriber().await;
+    let env = TestEnv::start(&format!("{SUPPORT}{limits}")).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
+    let mut bob = env.subscriber().await;
     bob.subscribe("support").await;
     for id in ["1", "2"] {
         alice.send(reply(id, &message, json!(id))).await;
@@ -156,9 +156,9 @@ async fn reply_queue_share_is_limited() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answer_needs_current_right() {
-    let world = World::start(SUPPORT).await;
-    let mut publisher = world.publisher_ws().await;
-    let (mut alice, message) = asked(&world, &mut publisher).await;
+    let env = TestEnv::start(SUPPORT).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
     alice.send(reply("5", &message, json!(1))).await;
     let got = publisher.expect("reply").await;
     alice.send(json!({"type": "unsubscribe", "id": "6", "channel": "support"})).await;
@@ -171,13 +171,13 @@ async fn answer_needs_current_right() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publisher_receives_presence_on_request() {
-    let world = World::start("[[channels]]\nmatch = \"c\"\nsubscribers = \"anyone\"\n").await;
-    let mut first = world.anonymous().await;
+    let env = TestEnv::start("[[channels]]\nmatch = \"c\"\nsubscribers = \"anyone\"\n").await;
+    let mut first = env.anonymous().await;
     first.subscribe("c").await;
-    let mut publisher = world.publisher_ws().await;
+    let mut publisher = env.publisher_ws().await;
     publisher.send(json!({"type": "watch", "id": "1", "channel": "c"})).await;
     assert_eq!(publisher.json().await, json!({"type": "watching", "id": "1", "channel": "c", "connections": 1}));
-    let mut alice = world.subscriber().await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
     let event = publisher.expect("event").await;
     assert_eq!((&event["event"], &event["connections"]), (&json!("subscribed"), &json!(2)));
@@ -192,7 +192,7 @@ async fn publisher_receives_presence_on_request() {
     publisher.expect_error("already_subscribed").await;
     publisher.send(json!({"type": "unwatch", "id": "3", "channel": "c"})).await;
     assert_eq!(publisher.json().await, json!({"type": "unwatched", "id": "3", "channel": "c"}));
-    world.subscriber().await.subscribe("c").await;
+    env.subscriber().await.subscribe("c").await;
     publisher.expect_silence().await;
     publisher.send(json!({"type": "unwatch", "id": "4", "channel": "c"})).await;
     publisher.expect_error("not_subscribed").await;
@@ -200,10 +200,10 @@ async fn publisher_receives_presence_on_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publisher_watches_own_channels_only() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let other = crate::common::TestPublisher::new();
-    world.reload(&other.toml("other", &["mine"]), "");
-    let mut ws = world.open_publisher(&other).await.expect("an upgrade");
+    env.reload(&other.toml("other", &["mine"]), "");
+    let mut ws = env.open_publisher(&other).await.expect("an upgrade");
     ws.expect("welcome").await;
     ws.send(json!({"type": "watch", "id": "1", "channel": "c"})).await;
     ws.expect_error("channel_forbidden").await;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 
-use crate::common::{TestPublisher, World, unix_now};
+use crate::common::{TestEnv, TestPublisher, unix_now};
 
 const PATH: &str = "/v1/channels/prices.btc/messages?a=1";
 const JSON: Option<(&str, &[u8])> = Some(("application/json", b"{\"usd\":1}"));
@@ -16,28 +16,28 @@ fn set(request: &mut Request<Bytes>, name: &'static str, change: impl FnOnce(&st
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unsigned_request_is_shown_how_to_sign() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     for name in ["signature", "signature-input"] {
-        let mut request = world.request("POST", PATH, JSON);
+        let mut request = env.request("POST", PATH, JSON);
         request.headers_mut().remove(name);
-        let answer = world.send(request).await;
+        let answer = env.send(request).await;
         assert_eq!(answer.refusal(), (401, "signature-missing".into()));
         assert_eq!(answer.header("www-authenticate"), "Signature");
     }
     for (method, path) in [("GET", "/v1/channels/c"), ("PUT", "/v1/channels/c"), ("DELETE", "/v1/channels/c")] {
-        let mut request = world.request(method, path, None);
+        let mut request = env.request(method, path, None);
         request.headers_mut().remove("signature");
-        assert_eq!(world.send(request).await.refusal(), (401, "signature-missing".into()), "{method}");
+        assert_eq!(env.send(request).await.refusal(), (401, "signature-missing".into()), "{method}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changed_signed_byte_is_refused() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let check = async |what: &str, expected: &str, change: &dyn Fn(&mut Request<Bytes>)| {
-        let mut request = world.request("POST", PATH, JSON);
+        let mut request = env.request("POST", PATH, JSON);
         change(&mut request);
-        assert_eq!(world.send(request).await.refusal(), (401, expected.into()), "{what}");
+        assert_eq!(env.send(request).await.refusal(), (401, expected.into()), "{what}");
     };
     check("path", "signature-invalid", &|request| {
         *request.uri_mut() = "/v1/channels/prices.btd/messages?a=1".parse().unwrap();
@@ -85,18 +85,18 @@ async fn changed_signed_byte_is_refused() {
     .await;
 
     // The method decides the route as well: a signed GET is no DELETE.
-    let mut request = world.request("GET", "/v1/channels/c", None);
+    let mut request = env.request("GET", "/v1/channels/c", None);
     *request.method_mut() = http::Method::DELETE;
-    assert_eq!(world.send(request).await.refusal(), (401, "signature-invalid".into()));
+    assert_eq!(env.send(request).await.refusal(), (401, "signature-invalid".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signature_has_one_form() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let check = async |what: &str, change: &dyn Fn(&mut Request<Bytes>)| {
-        let mut request = world.request("POST", PATH, JSON);
+        let mut request = env.request("POST", PATH, JSON);
         change(&mut request);
-        assert_eq!(world.send(request).await.refusal(), (401, "signature-invalid".into()), "{what}");
+        assert_eq!(env.send(request).await.refusal(), (401, "signature-invalid".into()), "{what}");
     };
     let edit = |from: &'static str, to: &'static str| {
         move |request: &mut Request<Bytes>| {
@@ -135,37 +135,37 @@ async fn signature_has_one_form() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn body_needs_digest() {
-    let world = World::start("").await;
-    let mut request = world.request("POST", PATH, JSON);
+    let env = TestEnv::start("").await;
+    let mut request = env.request("POST", PATH, JSON);
     request.headers_mut().remove("content-digest");
-    assert_eq!(world.send(request).await.refusal(), (401, "digest-missing".into()));
+    assert_eq!(env.send(request).await.refusal(), (401, "digest-missing".into()));
 
     // Signed as a request without a body, and then given one.
-    let mut request = world.request("POST", PATH, None);
+    let mut request = env.request("POST", PATH, None);
     *request.body_mut() = "1".into();
     request.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
-    assert_eq!(world.send(request).await.refusal(), (401, "digest-missing".into()));
+    assert_eq!(env.send(request).await.refusal(), (401, "digest-missing".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unlisted_key_is_unknown() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let stranger = TestPublisher::new();
-    let request = stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON);
-    let answer = world.send(request).await;
+    let request = stranger.request(&env.gateway.authority("publish"), "POST", PATH, JSON);
+    let answer = env.send(request).await;
     assert_eq!(answer.refusal(), (401, "key-unknown".into()));
 
     // Nor does naming another's key help.
-    let mut request = stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON);
-    set(&mut request, "signature-input", |old| old.replace(stranger.fingerprint(), world.publisher.fingerprint()));
-    assert_eq!(world.send(request).await.refusal(), (401, "signature-invalid".into()));
+    let mut request = stranger.request(&env.gateway.authority("publish"), "POST", PATH, JSON);
+    set(&mut request, "signature-input", |old| old.replace(stranger.fingerprint(), env.publisher.fingerprint()));
+    assert_eq!(env.send(request).await.refusal(), (401, "signature-invalid".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signature_is_valid_for_a_minute() {
-    let world = World::start("").await;
-    let authority = world.gateway.authority("publish");
-    let send = async |now: u64| world.send(world.publisher.request_at(&authority, "POST", PATH, JSON, now)).await;
+    let env = TestEnv::start("").await;
+    let authority = env.gateway.authority("publish");
+    let send = async |now: u64| env.send(env.publisher.request_at(&authority, "POST", PATH, JSON, now)).await;
     assert_eq!(send(unix_now() - 50).await.status, 200);
     assert_eq!(send(unix_now() + 50).await.status, 200);
     for stale in [unix_now() - 62, unix_now() + 70, 0] {
@@ -175,11 +175,11 @@ async fn signature_is_valid_for_a_minute() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_is_accepted_once() {
-    let world = std::sync::Arc::new(World::start("").await);
-    let request = world.request("POST", PATH, JSON);
+    let env = std::sync::Arc::new(TestEnv::start("").await);
+    let request = env.request("POST", PATH, JSON);
     let sends = (0..16).map(|_| {
-        let (world, request) = (world.clone(), request.clone());
-        tokio::spawn(async move { world.send(request).await })
+        let (env, request) = (env.clone(), request.clone());
+        tokio::spawn(async move { env.send(request).await })
     });
     let mut taken = 0;
     for send in sends.collect::<Vec<_>>() {
@@ -190,65 +190,65 @@ async fn request_is_accepted_once() {
         }
     }
     assert_eq!(taken, 1);
-    assert_eq!(world.metric("lastmile_publications_total").await, 1.0);
+    assert_eq!(env.metric("lastmile_publications_total").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_body_spends_no_nonce() {
-    let world = World::start("").await;
-    let good = world.request("POST", PATH, JSON);
+    let env = TestEnv::start("").await;
+    let good = env.request("POST", PATH, JSON);
     let mut bad = good.clone();
     *bad.body_mut() = "{\"usd\":2}".into();
-    assert_eq!(world.send(bad).await.problem(), "digest-mismatch");
-    assert_eq!(world.send(good).await.status, 200);
+    assert_eq!(env.send(bad).await.problem(), "digest-mismatch");
+    assert_eq!(env.send(good).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn early_refusal_closes_connection() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let stranger = TestPublisher::new();
-    let refused = world.send(stranger.request(&world.gateway.authority("publish"), "POST", PATH, JSON)).await;
+    let refused = env.send(stranger.request(&env.gateway.authority("publish"), "POST", PATH, JSON)).await;
     assert_eq!((refused.status.as_u16(), refused.header("connection")), (401, "close"));
-    let taken = world.call("POST", PATH, JSON).await;
+    let taken = env.call("POST", PATH, JSON).await;
     assert_eq!((taken.status.as_u16(), taken.header("connection")), (200, ""));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hashed_key_comes_with_request() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let hashed = TestPublisher::new();
     let entry = format!("\n[publishers.hashed]\nsha256 = \"{}\"\nchannels = [\"*\"]\n", hashed.fingerprint());
-    world.reload(&entry, "");
-    let authority = world.gateway.authority("publish");
+    env.reload(&entry, "");
+    let authority = env.gateway.authority("publish");
     let request = || hashed.request(&authority, "POST", PATH, JSON);
     assert!(request().headers().contains_key("lastmile-public-key"));
-    assert_eq!(world.send(request()).await.status, 200);
+    assert_eq!(env.send(request()).await.status, 200);
 
     let mut without = request();
     without.headers_mut().remove("lastmile-public-key");
-    assert_eq!(world.send(without).await.refusal(), (401, "signature-invalid".into()));
+    assert_eq!(env.send(without).await.refusal(), (401, "signature-invalid".into()));
 
     let mut other = request();
-    let key = world.request("POST", PATH, JSON).headers()["lastmile-public-key"].clone();
+    let key = env.request("POST", PATH, JSON).headers()["lastmile-public-key"].clone();
     other.headers_mut().insert("lastmile-public-key", key);
-    assert_eq!(world.send(other).await.refusal(), (401, "signature-invalid".into()));
+    assert_eq!(env.send(other).await.refusal(), (401, "signature-invalid".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expired_key_is_refused_on_open_connection() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let ends = jiff::Timestamp::from_second(unix_now() as i64 + 8).unwrap();
     let limited = TestPublisher::new();
-    world.reload(&format!("{}not_after = \"{ends}\"\n", limited.toml("limited", &["*"])), "");
-    let authority = world.gateway.authority("publish");
-    assert_eq!(world.send(limited.request(&authority, "POST", PATH, JSON)).await.status, 200);
-    let mut ws = world.open_publisher(&limited).await.expect("an upgrade");
+    env.reload(&format!("{}not_after = \"{ends}\"\n", limited.toml("limited", &["*"])), "");
+    let authority = env.gateway.authority("publish");
+    assert_eq!(env.send(limited.request(&authority, "POST", PATH, JSON)).await.status, 200);
+    let mut ws = env.open_publisher(&limited).await.expect("an upgrade");
     assert_eq!(ws.expect("welcome").await["expires"], ends.to_string());
 
     crate::common::eventually("the key's end", async || (unix_now() >= ends.as_second() as u64).then_some(())).await;
-    let answer = world.send(limited.request(&authority, "POST", PATH, JSON)).await;
+    let answer = env.send(limited.request(&authority, "POST", PATH, JSON)).await;
     assert_eq!(answer.refusal(), (401, "key-expired".into()));
-    let refused = world.open_publisher(&limited).await.err().expect("no upgrade");
+    let refused = env.open_publisher(&limited).await.err().expect("no upgrade");
     assert_eq!(refused.refusal(), (401, "key-expired".into()));
     ws.send(serde_json::json!({"type": "publish", "id": "1", "channel": "c", "data": 1})).await;
     ws.expect_error("key_expired").await;
@@ -256,12 +256,12 @@ async fn expired_key_is_refused_on_open_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rate_limited_publisher_gets_retry_after() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let fast = TestPublisher::new();
-    world.reload(&format!("{}rate_limit_per_second = 2\n", fast.toml("fast", &["*"])), "");
-    let authority = world.gateway.authority("publish");
+    env.reload(&format!("{}rate_limit_per_second = 2\n", fast.toml("fast", &["*"])), "");
+    let authority = env.gateway.authority("publish");
     let mut limited = 0;
-    let at_once = (0..6).map(|_| world.send(fast.request(&authority, "POST", PATH, JSON)));
+    let at_once = (0..6).map(|_| env.send(fast.request(&authority, "POST", PATH, JSON)));
     for answer in futures_util::future::join_all(at_once).await {
         if answer.status != 200 {
             assert_eq!(answer.refusal(), (429, "rate-limited".into()));
@@ -271,7 +271,7 @@ async fn rate_limited_publisher_gets_retry_after() {
     }
     assert!((1..=4).contains(&limited), "{limited} of 6 were refused");
 
-    let mut ws = world.open_publisher(&fast).await.expect("an upgrade");
+    let mut ws = env.open_publisher(&fast).await.expect("an upgrade");
     ws.expect("welcome").await;
     for id in 0..6 {
         ws.feed(format!(r#"{{"type":"publish","id":"{id}","channel":"c","data":1}}"#)).await;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::World;
+use crate::common::TestEnv;
 
 /// More than the kernel's buffers and the outbox take together.
 const PUBLICATIONS: usize = 400;
@@ -15,8 +15,8 @@ fn rules(slow_consumer: &str) -> String {
 }
 
 /// Publishes much to `c` while `reader` is the only one who reads. Gives the newest offset.
-async fn flood(world: &World) -> u64 {
-    let mut publisher = world.publisher_ws().await;
+async fn flood(env: &TestEnv) -> u64 {
+    let mut publisher = env.publisher_ws().await;
     let filler = "x".repeat(60_000);
     let mut newest = 0;
     for n in 0..PUBLICATIONS {
@@ -28,10 +28,10 @@ async fn flood(world: &World) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn latest_keeps_newest_and_closes_none() {
-    let world = World::start(&rules("latest")).await;
-    let mut slow = world.subscriber().await;
+    let env = TestEnv::start(&rules("latest")).await;
+    let mut slow = env.subscriber().await;
     slow.subscribe("c").await;
-    let newest = flood(&world).await;
+    let newest = flood(&env).await;
     let (mut last, mut received) = (0, 0);
     while last < newest {
         let offset = slow.expect("message").await["offset"].as_u64().unwrap();
@@ -40,16 +40,16 @@ async fn latest_keeps_newest_and_closes_none() {
     }
     assert!(received < PUBLICATIONS, "the socket took everything: this shows nothing");
     slow.expect_silence().await;
-    world.publish("c", "\"again\"").await;
+    env.publish("c", "\"again\"").await;
     assert_eq!(slow.expect("message").await["data"], "again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_outbox_closes_slow_only() {
-    let world = World::start(&rules("disconnect")).await;
-    let mut slow = world.subscriber().await;
+    let env = TestEnv::start(&rules("disconnect")).await;
+    let mut slow = env.subscriber().await;
     slow.subscribe("c").await;
-    let mut good = world.subscriber().await;
+    let mut good = env.subscriber().await;
     good.subscribe("c").await;
     let reader = tokio::spawn(async move {
         for offset in 1..=PUBLICATIONS {
@@ -57,7 +57,7 @@ async fn full_outbox_closes_slow_only() {
         }
         good
     });
-    flood(&world).await;
+    flood(&env).await;
     let mut good = reader.await.unwrap();
     good.expect_silence().await;
 
@@ -74,5 +74,5 @@ async fn full_outbox_closes_slow_only() {
     };
     assert_eq!(end, Some((4001, "slow_consumer".into())));
     assert!(expected < PUBLICATIONS);
-    assert_eq!(world.metric("lastmile_slow_consumers_total").await, 1.0);
+    assert_eq!(env.metric("lastmile_slow_consumers_total").await, 1.0);
 }

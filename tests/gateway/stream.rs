@@ -3,14 +3,14 @@
 use http::HeaderValue;
 use serde_json::json;
 
-use crate::common::World;
+use crate::common::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pipelined_frames_keep_order() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
-    let mut ws = world.publisher_ws().await;
+    let mut ws = env.publisher_ws().await;
     for n in 1..=1000 {
         ws.feed(format!(r#"{{"type":"publish","id":"{n}","channel":"c","data":{{"n": {n}}}}}"#)).await;
     }
@@ -29,10 +29,10 @@ async fn pipelined_frames_keep_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_frame_is_refused_alone() {
-    let world = World::start("[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n").await;
+    let env = TestEnv::start("[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n").await;
     let other = crate::common::TestPublisher::new();
-    world.reload(&other.toml("other", &["c", "small"]), "[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n");
-    let mut ws = world.open_publisher(&other).await.expect("an upgrade");
+    env.reload(&other.toml("other", &["c", "small"]), "[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n");
+    let mut ws = env.open_publisher(&other).await.expect("an upgrade");
     ws.expect("welcome").await;
     for (frame, code) in [
         (r#"{"type":"publish","id":"1","channel":"d","data":1}"#, "channel_forbidden"),
@@ -60,10 +60,10 @@ async fn each_frame_is_refused_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn base64_is_carried_as_binary() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
-    let mut ws = world.publisher_ws().await;
+    let mut ws = env.publisher_ws().await;
     ws.send(json!({"type": "publish", "channel": "c", "data": "AP8=", "encoding": "base64"})).await;
     let answer = ws.expect("published").await;
     assert!(answer.get("id").is_none());
@@ -73,43 +73,43 @@ async fn base64_is_carried_as_binary() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshake_is_signed_and_used_once() {
-    let world = World::start("").await;
-    let address = world.gateway.address("publish");
-    let request = world.request("GET", "/v1/publish", None);
+    let env = TestEnv::start("").await;
+    let address = env.gateway.address("publish");
+    let request = env.request("GET", "/v1/publish", None);
     let mut ws = crate::common::Ws::open(address, request.clone()).await.expect("an upgrade");
     let welcome = ws.expect("welcome").await;
     assert_eq!(welcome["principal"], "market-data");
     let replayed = crate::common::Ws::open(address, request).await.err().expect("no upgrade");
     assert_eq!(replayed.refusal(), (401, "signature-replayed".into()));
 
-    let unsigned = crate::common::Ws::request(&world.gateway.authority("publish"), "/v1/publish", &[]);
+    let unsigned = crate::common::Ws::request(&env.gateway.authority("publish"), "/v1/publish", &[]);
     let refused = crate::common::Ws::open(address, unsigned).await.err().expect("no upgrade");
     assert_eq!(refused.refusal(), (401, "signature-missing".into()));
 
-    let mut asked = world.request("GET", "/v1/publish", None);
+    let mut asked = env.request("GET", "/v1/publish", None);
     asked.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("lastmile.v1"));
     let ws = crate::common::Ws::open(address, asked).await.expect("an upgrade");
     assert_eq!(ws.answer.header("sec-websocket-protocol"), "lastmile.v1");
 
     // Signed, but no upgrade.
-    let plain = world.call("GET", "/v1/publish", None).await;
+    let plain = env.call("GET", "/v1/publish", None).await;
     assert_eq!(plain.refusal(), (426, "upgrade-required".into()));
     assert_eq!(plain.header("upgrade"), "websocket");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publisher_pings_are_answered() {
-    let world = World::start("").await;
-    let mut ws = world.publisher_ws().await;
+    let env = TestEnv::start("").await;
+    let mut ws = env.publisher_ws().await;
     ws.expect_silence().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn null_is_data_too() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
-    let mut ws = world.publisher_ws().await;
+    let mut ws = env.publisher_ws().await;
     ws.send_text(r#"{"type":"publish","id":"1","channel":"c","data":null}"#).await;
     ws.expect("published").await;
     assert!(alice.text().await.ends_with(r#""data":null}"#));

@@ -3,18 +3,18 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::common::World;
+use crate::common::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_subscribes_many_channels() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     for n in 0..100 {
         let subscribed = alice.subscribe(&format!("c.{n}")).await;
         assert_eq!((&subscribed["offset"], &subscribed["recovered"]), (&json!(0), &json!(false)));
     }
     for n in [0, 57, 99] {
-        world.publish(&format!("c.{n}"), &n.to_string()).await;
+        env.publish(&format!("c.{n}"), &n.to_string()).await;
         let message = alice.expect("message").await;
         assert_eq!((&message["channel"], &message["data"]), (&json!(format!("c.{n}")), &json!(n)));
     }
@@ -23,14 +23,14 @@ async fn connection_subscribes_many_channels() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_arrives_after_unsubscribe() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("a").await;
     alice.subscribe("b").await;
     alice.send(json!({"type": "unsubscribe", "id": "u", "channel": "a"})).await;
     assert_eq!(alice.json().await, json!({"type": "unsubscribed", "id": "u", "channel": "a"}));
-    world.publish("a", "1").await;
-    world.publish("b", "2").await;
+    env.publish("a", "1").await;
+    env.publish("b", "2").await;
     assert_eq!(alice.expect("message").await["channel"], "b");
     alice.send(json!({"type": "unsubscribe", "id": "u", "channel": "a"})).await;
     alice.expect_error("not_subscribed").await;
@@ -44,8 +44,8 @@ async fn nothing_arrives_after_unsubscribe() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_are_answered_without_close() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("c").await;
     let long = "x".repeat(256);
     for (command, code) in [
@@ -73,47 +73,47 @@ async fn mistakes_are_answered_without_close() {
     // What a newer client may say besides is no mistake.
     alice.send(json!({"type": "ping", "id": "p", "new": {"a": 1}})).await;
     assert_eq!(alice.json().await, json!({"type": "pong", "id": "p"}));
-    world.publish("c", "1").await;
+    env.publish("c", "1").await;
     alice.expect("message").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn binary_or_non_json_closes() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     for text in ["hello", "{", "", "{\"type\":\"ping\"} x"] {
-        let mut alice = world.subscriber().await;
+        let mut alice = env.subscriber().await;
         alice.send_text(text).await;
         alice.expect_close(4500, "malformed").await;
     }
-    let mut early = world.connect().await;
+    let mut early = env.connect().await;
     early.send_text("hello").await;
     early.expect_close(4500, "malformed").await;
-    let mut alice = world.subscriber().await;
+    let mut alice = env.subscriber().await;
     alice.send_message(Message::binary(&b"{}"[..])).await;
     alice.expect_close(1003, "unsupported_data").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ping_is_answered_and_close_echoed() {
-    let world = World::start("").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("").await;
+    let mut alice = env.subscriber().await;
     alice.send_message(Message::Ping(b"abc"[..].to_vec().into())).await;
     assert_eq!(alice.pong().await, b"abc");
     alice.close(4321, "bye").await;
     alice.expect_close(4321, "bye").await;
-    world.await_metric("lastmile_connections", 0.0).await;
+    env.await_metric("lastmile_connections", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subprotocol_is_chosen_from_offer() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let connect =
-        async |offered: &str| world.connect_with(&[("sec-websocket-protocol", offered)]).await.expect("an upgrade");
+        async |offered: &str| env.connect_with(&[("sec-websocket-protocol", offered)]).await.expect("an upgrade");
     let mut ws = connect("other, lastmile.v1").await;
     assert_eq!(ws.answer.header("sec-websocket-protocol"), "lastmile.v1");
     ws.hello(None).await;
 
-    let mut none = world.connect_with(&[]).await.expect("an upgrade");
+    let mut none = env.connect_with(&[]).await.expect("an upgrade");
     assert_eq!(none.answer.header("sec-websocket-protocol"), "");
     none.hello(None).await;
 
@@ -124,9 +124,8 @@ async fn subprotocol_is_chosen_from_offer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channel_subscriber_limit_frees_slots() {
-    let world = World::start("[[channels]]\nmatch = \"c\"\nmax_connections = 2\n").await;
-    let (mut alice, mut bob, mut carol) =
-        (world.subscriber().await, world.subscriber().await, world.subscriber().await);
+    let env = TestEnv::start("[[channels]]\nmatch = \"c\"\nmax_connections = 2\n").await;
+    let (mut alice, mut bob, mut carol) = (env.subscriber().await, env.subscriber().await, env.subscriber().await);
     alice.subscribe("c").await;
     bob.subscribe("c").await;
     carol.subscribe_refused("c", "connection_limit").await;
@@ -136,14 +135,14 @@ async fn channel_subscriber_limit_frees_slots() {
     alice.subscribe_refused("c", "connection_limit").await;
     // A connection that is gone gives its place back as well.
     drop(bob);
-    world.await_metric("lastmile_connections", 2.0).await;
+    env.await_metric("lastmile_connections", 2.0).await;
     alice.subscribe("c").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_subscription_limit_holds() {
-    let world = World::start("[limits]\nmax_subscriptions = 2\n").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("[limits]\nmax_subscriptions = 2\n").await;
+    let mut alice = env.subscriber().await;
     alice.subscribe("a").await;
     alice.subscribe("b").await;
     alice.subscribe_refused("c", "limit_reached").await;
@@ -154,8 +153,8 @@ async fn connection_subscription_limit_holds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flooding_client_is_closed() {
-    let world = World::start("[limits]\nmax_commands_per_second = 1\n").await;
-    let mut alice = world.subscriber().await;
+    let env = TestEnv::start("[limits]\nmax_commands_per_second = 1\n").await;
+    let mut alice = env.subscriber().await;
     for _ in 0..30 {
         alice.feed(r#"{"type":"ping"}"#.into()).await;
     }
@@ -173,12 +172,12 @@ async fn flooding_client_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_origin_gets_no_socket() {
-    let world = World::start("").await;
-    let authority = world.gateway.authority("public");
+    let env = TestEnv::start("").await;
+    let authority = env.gateway.authority("public");
     for origin in ["https://evil.example.com", "null", &format!("http://{authority}.evil.com"), "http://127.0.0.1:1"] {
-        let refused = world.connect_with(&[("origin", origin)]).await.err().expect("a refusal");
+        let refused = env.connect_with(&[("origin", origin)]).await.err().expect("a refusal");
         assert_eq!(refused.refusal(), (403, "origin-forbidden".into()), "{origin}");
     }
-    let mut own = world.connect_with(&[("origin", &format!("http://{authority}"))]).await.expect("an upgrade");
+    let mut own = env.connect_with(&[("origin", &format!("http://{authority}"))]).await.expect("an upgrade");
     own.hello(None).await;
 }

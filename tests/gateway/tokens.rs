@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{TestIssuer, World, unix_now};
+use crate::common::{TestEnv, TestIssuer, unix_now};
 
 const RULES: &str = r#"
 [[channels]]
@@ -24,9 +24,9 @@ subscribers = { scope = "read", group = "staff", claim = { tenant = "acme" } }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn token_in_hello_or_header() {
-    let world = World::start("").await;
-    let token = world.issuer.token("alice");
-    let mut by_hello = world.connect().await;
+    let env = TestEnv::start("").await;
+    let token = env.issuer.token("alice");
+    let mut by_hello = env.connect().await;
     let welcome = by_hello.hello(Some(&token)).await;
     assert_eq!((&welcome["principal"], &welcome["ping_secs"]), (&json!("alice"), &json!(25)));
     assert!(welcome["connection"].as_str().unwrap().starts_with("c-"));
@@ -35,7 +35,7 @@ async fn token_in_hello_or_header() {
     by_hello.subscribe("c").await;
 
     let bearer = format!("Bearer {token}");
-    let mut by_header = world.connect_with(&[("authorization", &bearer)]).await.expect("an upgrade");
+    let mut by_header = env.connect_with(&[("authorization", &bearer)]).await.expect("an upgrade");
     assert_eq!(by_header.expect("welcome").await["principal"], "alice");
     by_header.subscribe("c").await;
     // A second `hello` is a mistake, and no more.
@@ -45,35 +45,34 @@ async fn token_in_hello_or_header() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn issuers_vouch_for_own_channels() {
-    let world = World::start("").await;
+    let env = TestEnv::start("").await;
     let (second, forger) =
         (TestIssuer::new("https://other.example.com"), TestIssuer::new(crate::common::gateway::ISSUER));
-    world.folder.write("other.json", &second.jwks());
+    env.folder.write("other.json", &second.jwks());
     let issuer =
         "[[issuers]]\nissuer = \"https://other.example.com\"\naudience = \"lastmile\"\njwks_file = \"other.json\"\n";
-    world.reload(&world.publisher.toml("market-data", &["*"]), issuer);
-    for issuer in [&world.issuer, &second] {
-        let mut ws = world.connect().await;
+    env.reload(&env.publisher.toml("market-data", &["*"]), issuer);
+    for issuer in [&env.issuer, &second] {
+        let mut ws = env.connect().await;
         assert_eq!(ws.hello(Some(&issuer.token("alice"))).await["principal"], "alice");
         ws.subscribe("c").await;
     }
     // The name of one issuer with the key of another.
-    let mut ws = world.connect().await;
+    let mut ws = env.connect().await;
     ws.send(json!({"type": "hello", "token": forger.token("alice")})).await;
     ws.expect_close(4501, "unauthenticated").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_token_is_401_or_4501() {
-    let world = World::start("").await;
-    let good = world.issuer.token("alice");
-    let for_others = world.issuer.token_with("alice", 60, |token| token.audiences = vec!["another".into()]);
+    let env = TestEnv::start("").await;
+    let good = env.issuer.token("alice");
+    let for_others = env.issuer.token_with("alice", 60, |token| token.audiences = vec!["another".into()]);
     for token in [for_others.as_str(), &good[..good.len() - 1], "x", "a.b.c", "  x"] {
-        let answer =
-            world.connect_with(&[("authorization", &format!("Bearer {token}"))]).await.err().expect("a refusal");
+        let answer = env.connect_with(&[("authorization", &format!("Bearer {token}"))]).await.err().expect("a refusal");
         assert_eq!(answer.refusal(), (401, "unauthenticated".into()), "{token}");
         assert_eq!(answer.header("www-authenticate"), "Bearer");
-        let mut ws = world.connect().await;
+        let mut ws = env.connect().await;
         ws.send(json!({"type": "hello", "token": token})).await;
         ws.expect_close(4501, "unauthenticated").await;
     }
@@ -81,20 +80,20 @@ async fn bad_token_is_401_or_4501() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anonymous_gets_open_channels_only() {
-    let world = World::start(RULES).await;
-    let mut ws = world.connect().await;
+    let env = TestEnv::start(RULES).await;
+    let mut ws = env.connect().await;
     let welcome = ws.hello(None).await;
     assert!(welcome["principal"].is_null() && welcome.get("expires").is_none(), "{welcome}");
     ws.subscribe("open.1").await;
     for channel in ["closed", "scope.1", "group.1", "tenant.1", "open"] {
         ws.subscribe_refused(channel, "unauthenticated").await;
     }
-    world.publish("closed", "1").await;
-    world.publish("open.1", "2").await;
+    env.publish("closed", "1").await;
+    env.publish("open.1", "2").await;
     assert_eq!(ws.expect("message").await["data"], 2);
 
     // `hello` may be left out: the welcome comes before the answer.
-    let mut ws = world.connect().await;
+    let mut ws = env.connect().await;
     ws.send(json!({"type": "subscribe", "id": "1", "channel": "open.1"})).await;
     assert!(ws.expect("welcome").await["principal"].is_null());
     ws.expect("subscribed").await;
@@ -102,14 +101,14 @@ async fn anonymous_gets_open_channels_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_check_scopes_groups_claims() {
-    let world = World::start(RULES).await;
+    let env = TestEnv::start(RULES).await;
     let check = async |allowed: &[&str], scope: &str, group: &str, tenant: serde_json::Value| {
-        let token = world.issuer.token_with("alice", 60, |token| {
+        let token = env.issuer.token_with("alice", 60, |token| {
             token.scopes = vec![scope.into(), "other".into()];
             token.groups = vec!["other".into(), group.into()];
             token.claims.insert("tenant".into(), tenant.clone());
         });
-        let mut ws = world.connect().await;
+        let mut ws = env.connect().await;
         ws.hello(Some(&token)).await;
         for channel in ["scope.1", "group.1", "tenant.1", "all.1"] {
             if allowed.contains(&channel) {
@@ -130,9 +129,9 @@ async fn rules_check_scopes_groups_claims() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_ends_with_its_token() {
-    let world = World::start("").await;
-    let mut ws = world.connect().await;
-    let welcome = ws.hello(Some(&world.issuer.token_with("alice", 5, |_| {}))).await;
+    let env = TestEnv::start("").await;
+    let mut ws = env.connect().await;
+    let welcome = ws.hello(Some(&env.issuer.token_with("alice", 5, |_| {}))).await;
     let expires = welcome["expires"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     ws.subscribe("c").await;
     ws.expect_close(4003, "token_expired").await;
@@ -143,14 +142,14 @@ async fn connection_ends_with_its_token() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refresh_extends_session_of_same_person() {
-    let world = World::start(RULES).await;
+    let env = TestEnv::start(RULES).await;
     let read = |token: &mut lastmile::auth::token::TokenRequest| token.scopes = vec!["read".into()];
-    let mut ws = world.connect().await;
-    ws.hello(Some(&world.issuer.token_with("alice", 8, read))).await;
+    let mut ws = env.connect().await;
+    ws.hello(Some(&env.issuer.token_with("alice", 8, read))).await;
     ws.subscribe("scope.1").await;
     ws.subscribe("plain").await;
 
-    ws.send(json!({"type": "refresh", "id": "1", "token": world.issuer.token("bob")})).await;
+    ws.send(json!({"type": "refresh", "id": "1", "token": env.issuer.token("bob")})).await;
     assert_eq!(ws.expect_error("forbidden").await["id"], "1");
     ws.send(json!({"type": "refresh", "id": "2", "token": "x"})).await;
     ws.expect_error("unauthenticated").await;
@@ -159,7 +158,7 @@ async fn refresh_extends_session_of_same_person() {
 
     // The new token holds less than the old one.
     let ends = unix_now() + 8;
-    ws.send(json!({"type": "refresh", "id": "4", "token": world.issuer.token("alice")})).await;
+    ws.send(json!({"type": "refresh", "id": "4", "token": env.issuer.token("alice")})).await;
     let refreshed = ws.expect("refreshed").await;
     assert_eq!(refreshed["id"], "4");
     assert!(refreshed["expires"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second() as u64 > ends);
@@ -168,25 +167,25 @@ async fn refresh_extends_session_of_same_person() {
 
     // Past the end of the first token the session goes on.
     crate::common::eventually("the first token's end", async || (unix_now() > ends + 1).then_some(())).await;
-    world.publish("plain", "1").await;
+    env.publish("plain", "1").await;
     assert_eq!(ws.expect("message").await["channel"], "plain");
     ws.expect_silence().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anonymous_session_accepts_token_later() {
-    let world = World::start(RULES).await;
-    let mut ws = world.anonymous().await;
+    let env = TestEnv::start(RULES).await;
+    let mut ws = env.anonymous().await;
     ws.subscribe_refused("plain", "unauthenticated").await;
-    ws.send(json!({"type": "refresh", "id": "1", "token": world.issuer.token("alice")})).await;
+    ws.send(json!({"type": "refresh", "id": "1", "token": env.issuer.token("alice")})).await;
     ws.expect("refreshed").await;
     ws.subscribe("plain").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_client_is_closed() {
-    let world = World::start("[limits]\nhello_secs = 1\n").await;
-    let mut ws = world.connect().await;
+    let env = TestEnv::start("[limits]\nhello_secs = 1\n").await;
+    let mut ws = env.connect().await;
     ws.expect_close(4501, "unauthenticated").await;
-    world.await_metric("lastmile_connections", 0.0).await;
+    env.await_metric("lastmile_connections", 0.0).await;
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::common::{World, Ws};
+use crate::common::{TestEnv, Ws};
 
 const LISTENERS: &str = r#"
 [[channels]]
@@ -38,9 +38,9 @@ default_endpoint_permissions = ["CreateChannel", "NotifyChannel"]
 max_message_size = 100
 "#;
 
-async fn connect(world: &World, listener: &str) -> Ws {
-    let request = Ws::request(&world.gateway.authority(listener), "/any/path?x=1", &[]);
-    Ws::open(world.gateway.address(listener), request).await.expect("an upgrade")
+async fn connect(env: &TestEnv, listener: &str) -> Ws {
+    let request = Ws::request(&env.gateway.authority(listener), "/any/path?x=1", &[]);
+    Ws::open(env.gateway.address(listener), request).await.expect("an upgrade")
 }
 
 /// Sends a text; the next one must be this.
@@ -51,9 +51,9 @@ async fn check(ws: &mut Ws, sent: &str, expected: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tslm_transcript_is_reproduced() {
-    let world = World::start(LISTENERS).await;
+    let env = TestEnv::start(LISTENERS).await;
     let (mut sub, mut publisher, mut all) =
-        (connect(&world, "sub").await, connect(&world, "pub").await, connect(&world, "all").await);
+        (connect(&env, "sub").await, connect(&env, "pub").await, connect(&env, "all").await);
     check(&mut sub, r#"{"Subscribe":"ch"}"#, r#"{"Error":"Channel not found: ch"}"#).await;
     let created = r#"{"Success":"Command executed: CreateChannel(\"ch\")"}"#;
     check(&mut publisher, r#"{"CreateChannel":"ch"}"#, created).await;
@@ -85,9 +85,9 @@ async fn tslm_transcript_is_reproduced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_are_answered_as_before() {
-    let world = World::start(LISTENERS).await;
+    let env = TestEnv::start(LISTENERS).await;
     let (mut sub, mut publisher, mut all) =
-        (connect(&world, "sub").await, connect(&world, "pub").await, connect(&world, "all").await);
+        (connect(&env, "sub").await, connect(&env, "pub").await, connect(&env, "all").await);
     let text = r#"{"Text":"a"}"#;
     let notify = format!(r#"{{"NotifyChannel":["nope",{text}]}}"#);
     check(&mut all, &notify, r#"{"Error":"Channel not found: nope"}"#).await;
@@ -115,12 +115,12 @@ async fn mistakes_are_answered_as_before() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn own_message_precedes_answer() {
-    let world = World::start(LISTENERS).await;
-    let mut all = connect(&world, "all").await;
+    let env = TestEnv::start(LISTENERS).await;
+    let mut all = connect(&env, "all").await;
     check(&mut all, r#"{"CreateChannel":"ch"}"#, r#"{"Success":"Command executed: CreateChannel(\"ch\")"}"#).await;
     let mut others = Vec::new();
     for _ in 0..100 {
-        let mut other = connect(&world, "sub").await;
+        let mut other = connect(&env, "sub").await;
         check(&mut other, r#"{"Subscribe":"ch"}"#, r#"{"Success":"Command executed: Subscribe(\"ch\")"}"#).await;
         others.push(other);
     }
@@ -143,10 +143,10 @@ async fn own_message_precedes_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn auth_tokens_are_checked() {
-    let world = World::start(LISTENERS).await;
+    let env = TestEnv::start(LISTENERS).await;
     let open = async |headers: &[(&str, &str)]| {
-        let request = Ws::request(&world.gateway.authority("tokens"), "/", headers);
-        Ws::open(world.gateway.address("tokens"), request).await
+        let request = Ws::request(&env.gateway.authority("tokens"), "/", headers);
+        Ws::open(env.gateway.address("tokens"), request).await
     };
     for headers in [
         &[][..],
@@ -169,8 +169,8 @@ async fn auth_tokens_are_checked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rate_limit_drops_messages_only() {
-    let world = World::start(LISTENERS).await;
-    let mut ws = connect(&world, "rate").await;
+    let env = TestEnv::start(LISTENERS).await;
+    let mut ws = connect(&env, "rate").await;
     for n in 0..6 {
         ws.feed(format!(r#"{{"CreateChannel":"{n}"}}"#)).await;
     }
@@ -191,8 +191,8 @@ async fn rate_limit_drops_messages_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversized_message_closes_connection() {
-    let world = World::start(LISTENERS).await;
-    let mut ws = connect(&world, "small").await;
+    let env = TestEnv::start(LISTENERS).await;
+    let mut ws = connect(&env, "small").await;
     let name = "x".repeat(100 - r#"{"CreateChannel":""}"#.len());
     let fits = format!(r#"{{"CreateChannel":"{name}"}}"#);
     assert_eq!(fits.len(), 100);
@@ -203,15 +203,15 @@ async fn oversized_message_closes_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channels_are_shared_with_native_protocol() {
-    let world = World::start(LISTENERS).await;
-    let (mut all, mut alice) = (connect(&world, "all").await, world.subscriber().await);
+    let env = TestEnv::start(LISTENERS).await;
+    let (mut all, mut alice) = (connect(&env, "all").await, env.subscriber().await);
     alice.subscribe("ch").await;
     check(&mut all, r#"{"Subscribe":"ch"}"#, r#"{"Success":"Command executed: Subscribe(\"ch\")"}"#).await;
 
-    world.publish("ch", r#"{"b": 1.50}"#).await;
+    env.publish("ch", r#"{"b": 1.50}"#).await;
     assert_eq!(all.text().await, r#"{"ChannelMessage":["ch",{"Json":{"b": 1.50}}]}"#);
     assert_eq!(alice.expect("message").await["publisher"], "market-data");
-    world.post("ch", "text/plain", "é\"".as_bytes()).await;
+    env.post("ch", "text/plain", "é\"".as_bytes()).await;
     assert_eq!(all.text().await, r#"{"ChannelMessage":["ch",{"Text":"é\""}]}"#);
     alice.expect("message").await;
 
@@ -224,22 +224,22 @@ async fn channels_are_shared_with_native_protocol() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restricted_channel_is_closed_to_tslm() {
-    let world = World::start(LISTENERS).await;
-    world.publish("secret", "1").await;
-    let mut all = connect(&world, "all").await;
+    let env = TestEnv::start(LISTENERS).await;
+    env.publish("secret", "1").await;
+    let mut all = connect(&env, "all").await;
     check(&mut all, r#"{"Subscribe":"secret"}"#, r#"{"Error":"Permission denied: Subscribe"}"#).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restricting_reload_closes_connection() {
-    let world = World::start(LISTENERS).await;
-    let mut publisher = connect(&world, "pub").await;
+    let env = TestEnv::start(LISTENERS).await;
+    let mut publisher = connect(&env, "pub").await;
     publisher.send_text(r#"{"CreateChannel":"news"}"#).await;
     publisher.text().await;
-    let mut subscriber = connect(&world, "sub").await;
+    let mut subscriber = connect(&env, "sub").await;
     subscriber.send_text(r#"{"Subscribe":"news"}"#).await;
     subscriber.text().await;
     let stricter = LISTENERS.replace(r#"match = "secret""#, r#"match = "*""#);
-    world.reload(&world.publisher.toml("market-data", &["*"]), &stricter);
+    env.reload(&env.publisher.toml("market-data", &["*"]), &stricter);
     subscriber.expect_close(4502, "forbidden").await;
 }

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::heavy;
-use crate::node::{Neighbour, Node, Setup};
+use crate::node::{HealthySubscriber, Node, Setup};
 use crate::ws::{CLOSE, CONTINUATION, DEFLATED, End, FIN, PING, RawWs, TEXT, command, frame, text};
 
 const PATH: &str = "/v1/subscribe";
@@ -137,7 +137,7 @@ async fn compressed_messages_are_read() {
 #[tokio::test]
 async fn invalid_deflate_is_protocol_error() {
     let node = Node::start(COMPRESSING).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let hello = deflate(br#"{"type":"hello"}"#);
     let whole = [frame(DEFLATED, &hello)].concat();
     let mut without = node.connect().await;
@@ -161,7 +161,7 @@ async fn invalid_deflate_is_protocol_error() {
     let mut ws = connect(&node).await;
     ws.send(&frame(DEFLATED, &deflate(b"\"\xff\""))).await;
     assert_eq!(ws.end().await.code(), 1007);
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 const LIMIT: usize = 100 * 1024;
@@ -196,7 +196,7 @@ async fn inflated_size_counts_at_any_ratio() {
 async fn two_hundred_bombs_cost_no_memory() {
     let _turn = heavy().await;
     let node = Node::start(Setup { limits: "max_command_bytes = 102400", ..COMPRESSING }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let bomb = deflate(&vec![b' '; 100 << 20]);
     assert!((90_000..LIMIT).contains(&bomb.len()), "{} bytes that inflate to 100 MiB", bomb.len());
     let bomb = frame(DEFLATED, &bomb);
@@ -211,14 +211,14 @@ async fn two_hundred_bombs_cost_no_memory() {
     assert_eq!(ends, [1009; 200]);
     let growth = node.peak().saturating_sub(before);
     assert!(growth <= 200 * 2 * LIMIT as u64 / 1024, "{growth} KiB for 200 bombs");
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]
 async fn many_small_bombs_run_in_sequence() {
     let _turn = heavy().await;
     let node = Node::start(COMPRESSING).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let mut ws = greeted(&node).await;
     let ping = deflate(format!(r#"{{"type":"ping","id":"x"}}{}"#, " ".repeat(65_000)).as_bytes());
     let many = frame(DEFLATED, &ping).repeat(800);
@@ -232,5 +232,5 @@ async fn many_small_bombs_run_in_sequence() {
     assert!(growth < 16 * 1024, "{growth} KiB for 50 MiB of blanks");
     ws.send(&text(r#"{"type":"ping","id":"alive"}"#)).await;
     assert_eq!(ws.json().await["id"], "alive");
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::common::{PATIENCE, within};
+use crate::common::{TEST_TIMEOUT, with_timeout};
 use crate::heavy;
-use crate::node::{Neighbour, Node, Setup};
+use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::read_to_end;
 use crate::ws::{
     BINARY, CLOSE, CONTINUATION, End, FIN, PING, PONG, RawWs, TEXT, announce, command, frame, masked, text, upgrade,
@@ -33,7 +33,7 @@ async fn in_every_state(node: &Node) -> Vec<(&'static str, RawWs)> {
 #[tokio::test]
 async fn huge_length_closes_one_connection() {
     let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     for length in [1 << 32, u64::MAX >> 1, 1 << 63, u64::MAX] {
         for first in (0..16).flat_map(|opcode| [opcode, FIN | opcode]) {
             for (state, mut ws) in in_every_state(&node).await {
@@ -42,14 +42,14 @@ async fn huge_length_closes_one_connection() {
                 assert!([1002, 1009].contains(&end.code()), "{state}, {first:#x}, {length:#x}: {end:?}");
             }
         }
-        neighbour.is_served(&node).await;
+        healthy.check_served(&node).await;
     }
 }
 
 #[tokio::test]
 async fn empty_fragments_are_bounded_by_count() {
     let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let flood = [frame(0x01, b""), frame(CONTINUATION, b"").repeat(200_000)].concat();
     for (state, mut ws) in in_every_state(&node).await {
         ws.send(&flood).await;
@@ -57,7 +57,7 @@ async fn empty_fragments_are_bounded_by_count() {
         // What follows the Close is not read, so the socket may be reset before the Close is seen.
         assert!(end == End::Cut || end.code() == 1009, "{state}: {end:?}");
     }
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
     // The number of fragments is what ends it.
     let mut ws = node.connect().await;
     ws.hello().await;
@@ -99,7 +99,7 @@ async fn endless_message_meets_hello_deadline() {
         match tokio::time::timeout(Duration::from_millis(50), ws.frame()).await {
             Ok(Err(end)) => break end,
             Ok(Ok(other)) => panic!("{other:?}"),
-            Err(_) => assert!(begun.elapsed() < PATIENCE),
+            Err(_) => assert!(begun.elapsed() < TEST_TIMEOUT),
         }
     };
     assert_eq!(end, End::Close(4501, "unauthenticated".into()));
@@ -150,7 +150,7 @@ async fn unread_pongs_do_not_pile_up() {
     let _turn = heavy().await;
     let limits = "outbox_stall_secs = 2\nping_secs = 300\nhello_secs = 300";
     let node = Node::start(Setup { more: TSLM, limits, ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let before = node.rss();
     // More than the sockets' own buffers hold, there and back.
     let flood = frame(PING, &[b'p'; 125]).repeat(200_000);
@@ -163,7 +163,7 @@ async fn unread_pongs_do_not_pile_up() {
         let end = ws.end().await;
         assert!([0, 4001, 4004].contains(&end.code()), "{state}: {end:?}");
     }
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn close_is_echoed_and_socket_ends() {
             let mut echo = if payload.is_empty() { Vec::new() } else { code.to_be_bytes().to_vec() };
             echo.extend(reason.into_bytes());
             assert_eq!(echo, payload, "{state}");
-            let rest = read_to_end(&mut ws.stream, PATIENCE).await;
+            let rest = read_to_end(&mut ws.stream, TEST_TIMEOUT).await;
             assert_eq!(rest.as_deref(), Some(&b""[..]), "{state}");
         }
     }
@@ -279,7 +279,7 @@ async fn unanswered_close_ends_socket() {
     assert_eq!(ws.frame().await.unwrap_err(), End::Close(4501, "unauthenticated".into()));
     let begun = Instant::now();
     // Still talking, but not answering.
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < TEST_TIMEOUT {
         ws.send(&frame(PING, b"")).await;
         if let Some(rest) = read_to_end(&mut ws.stream, Duration::from_millis(100)).await {
             assert_eq!(rest, b"", "nothing comes after a Close");
@@ -302,7 +302,7 @@ async fn frames_with_upgrade_are_kept() {
         let mut ws = RawWs::over(crate::raw::connect(node.public()).await, &early.concat()).await.unwrap();
         assert_eq!(ws.json().await["type"], "welcome");
         assert_eq!(ws.json().await["type"], "subscribed");
-        assert_eq!(within("a pong", ws.frame()).await.unwrap().payload, b"early");
+        assert_eq!(with_timeout("a pong", ws.frame()).await.unwrap().payload, b"early");
         ws.is_alive().await;
     }
 }

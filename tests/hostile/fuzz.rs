@@ -5,7 +5,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
-use crate::node::{Neighbour, Node, Setup};
+use crate::node::{HealthySubscriber, Node, Setup};
 use crate::ws::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RawWs, TEXT, frame};
 
 /// Connections of each state.
@@ -154,7 +154,7 @@ async fn check(state: State, ws: &mut RawWs, steps: &[Vec<u8>]) {
 async fn garbage_costs_one_connection() {
     let limits = "max_commands_per_second = 3\nmax_command_bytes = 40000";
     let node = Node::start(Setup { more: TSLM, limits, ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let steps = proptest::collection::vec(step(), 1..30);
     let mut runner = TestRunner::deterministic();
     for _ in 0..ROUNDS {
@@ -167,7 +167,7 @@ async fn garbage_costs_one_connection() {
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut ws.stream).await;
             check(state, &mut ws, &steps).await;
         }
-        neighbour.is_served(&node).await;
+        healthy.check_served(&node).await;
     }
     node.await_metric("lastmile_connections", 1.0).await;
 }

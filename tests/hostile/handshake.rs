@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use crate::node::{Neighbour, Node, Setup};
+use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::{Reply, ask, connect, read_reply, send};
 use crate::ws::{RawWs, upgrade};
 
@@ -13,7 +13,7 @@ const PATH: &str = "/v1/subscribe";
 #[tokio::test]
 async fn huge_or_slow_heads_never_hang() {
     let node = Node::start(Setup::default()).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let host = node.public().to_string();
     let refused = async |more: String| {
         let reply = ask(node.public(), &upgrade(PATH, &host, &more)).await;
@@ -33,7 +33,7 @@ async fn huge_or_slow_heads_never_hang() {
         send(&mut slow, &[byte]).await;
     }
     assert_eq!(read_reply(&mut slow).await.unwrap().status, 101, "one byte at a time");
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 /// A request with exactly these lines after the first.
@@ -109,7 +109,7 @@ async fn compressing_listener_answers_alike() {
 
 async fn odd_headers(public: &str, extensions: &[&str]) {
     let node = Node::start(Setup { public, ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let odd = "(permessage-deflate(; [a-z_]{0,20}(=[0-9\"]{0,9})?){0,5}|__proto__|constructor|[ -~]{0,200}|,{0,99}|\
                lastmile\\.v1|(a, ){0,400}|[\\x80-\\xff\\t ]{0,40}|[a-zA-Z0-9+/]{22}==)";
     let odd = proptest::string::bytes_regex(odd).unwrap();
@@ -132,7 +132,7 @@ async fn odd_headers(public: &str, extensions: &[&str]) {
         );
         assert!([None, Some("lastmile.v1")].contains(&reply.header("sec-websocket-protocol")), "{reply:?}");
     }
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]

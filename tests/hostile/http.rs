@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::PATIENCE;
-use crate::node::{Neighbour, Node, Setup};
+use crate::common::TEST_TIMEOUT;
+use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::{Reply, ask, connect, read_reply, read_to_end, send};
 use crate::ws::upgrade;
 
@@ -31,14 +31,14 @@ async fn request_after_refused_upgrade_is_ignored() {
     for first in [foo.into_bytes(), bad_version, bad_origin, nowhere] {
         let mut stream = connect(node.public()).await;
         send(&mut stream, &[&first[..], second].concat()).await;
-        let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
+        let all = read_to_end(&mut stream, TEST_TIMEOUT).await.expect("the connection is closed");
         assert_eq!(responses(&all), 1, "{}", String::from_utf8_lossy(&all));
         assert!(all.starts_with(b"HTTP/1.1 4"));
     }
     // Behind a good upgrade there is no HTTP any more.
     let mut stream = connect(node.public()).await;
     send(&mut stream, &[&upgrade(PATH, "gateway", "")[..], second].concat()).await;
-    let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
+    let all = read_to_end(&mut stream, TEST_TIMEOUT).await.expect("the connection is closed");
     assert!(all.starts_with(b"HTTP/1.1 101 ") && responses(&all) == 1, "{}", String::from_utf8_lossy(&all));
 }
 
@@ -63,7 +63,7 @@ const FRAMINGS: [(&str, &str); 13] = [
 #[tokio::test]
 async fn ambiguous_framing_closes() {
     let node = Node::start(PATIENT).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let second = "GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n";
     for (what, lines) in FRAMINGS {
         let plain = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nhost: gateway\r\n{lines}\r\n");
@@ -74,7 +74,7 @@ async fn ambiguous_framing_closes() {
                 for listener in ["public", "publish", "ops"] {
                     let mut stream = connect(node.address(listener)).await;
                     send(&mut stream, format!("{head}{body}{second}").as_bytes()).await;
-                    let all = read_to_end(&mut stream, PATIENCE).await;
+                    let all = read_to_end(&mut stream, TEST_TIMEOUT).await;
                     let all = all.unwrap_or_else(|| panic!("{what}: the connection stays: {head}{body}"));
                     assert!(responses(&all) <= 1, "{what}: {}", String::from_utf8_lossy(&all));
                     assert!(!all.starts_with(b"HTTP/1.1 101"), "{what}: {}", String::from_utf8_lossy(&all));
@@ -82,7 +82,7 @@ async fn ambiguous_framing_closes() {
             }
         }
     }
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn chunks_and_lines_are_strict() {
     ] {
         let mut stream = connect(node.public()).await;
         send(&mut stream, &[chunked(body), second.into()].concat()).await;
-        let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
+        let all = read_to_end(&mut stream, TEST_TIMEOUT).await.expect("the connection is closed");
         assert!(responses(&all) <= 1, "{body:?}: {}", String::from_utf8_lossy(&all));
     }
     // HTTP/1.0 knows no chunks, and its connection ends with the answer.
@@ -109,7 +109,7 @@ async fn chunks_and_lines_are_strict() {
         let mut stream = connect(node.public()).await;
         let request = format!("GET /problems/malformed HTTP/1.0\r\nhost: gateway\r\n{lines}\r\n{second}");
         send(&mut stream, request.as_bytes()).await;
-        let all = read_to_end(&mut stream, PATIENCE).await.expect("the connection is closed");
+        let all = read_to_end(&mut stream, TEST_TIMEOUT).await.expect("the connection is closed");
         assert!(responses(&all) <= 1, "{}", String::from_utf8_lossy(&all));
     }
 }
@@ -117,7 +117,7 @@ async fn chunks_and_lines_are_strict() {
 #[tokio::test]
 async fn slow_requests_are_cut_off() {
     let node = Node::start(Setup { limits: "handshake_secs = 3", ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let publish = node.address("publish");
     let slow_body = |more: &str| {
         let whole = node.signed_bytes("POST", "/v1/channels/open.a/messages", Some(("application/json", b"[12345]")));
@@ -152,7 +152,7 @@ async fn slow_requests_are_cut_off() {
             () = trickle => false,
         };
         assert!(ended, "{what}: still open after {:?}", begun.elapsed());
-        neighbour.is_served(&node).await;
+        healthy.check_served(&node).await;
     }
 }
 
@@ -160,18 +160,18 @@ async fn slow_requests_are_cut_off() {
 async fn unread_answer_is_cut_off() {
     let limits = "handshake_secs = 1\nclose_secs = 1\noutbox_stall_secs = 1";
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let before = node.rss();
     let mut stream = connect(node.address("ops")).await;
     let flood = b"GET /metrics HTTP/1.1\r\nhost: gateway\r\n\r\n".repeat(10_000);
     // The write fails when the gateway has had enough.
-    let written = tokio::time::timeout(PATIENCE, async {
+    let written = tokio::time::timeout(TEST_TIMEOUT, async {
         use tokio::io::AsyncWriteExt;
         while stream.write_all(&flood).await.is_ok() {}
     });
     assert!(written.await.is_ok(), "the gateway waits for ever for a client that does not read");
     assert!(node.rss().saturating_sub(before) < 8 * 1024, "{} KiB before, {} after", before, node.rss());
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn oversized_body_is_refused() {
 #[tokio::test]
 async fn delimiter_batch_is_bounded() {
     let node = Node::start(Setup::default()).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     node.publish("open.a", "1").await;
     let size = 4 << 20;
     for (unit, status) in [
@@ -256,13 +256,13 @@ async fn delimiter_batch_is_bounded() {
         assert!(reply.body.len() < 1000, "{unit:?}: the answer has {} bytes", reply.body.len());
     }
     assert_eq!(node.publish("open.a", "2").await["offset"], 2, "nothing of all that was published");
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]
 async fn odd_requests_cost_one_connection() {
     let node = Node::start(Setup::default()).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     for target in [
         "CONNECT example.com:80",
         "CONNECT /v1/subscribe",
@@ -295,7 +295,7 @@ async fn odd_requests_cost_one_connection() {
             assert!(reply.as_ref().is_none_or(|reply| (400..500).contains(&reply.status)), "{target:?}: {reply:?}");
         }
     }
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]

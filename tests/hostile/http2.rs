@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::common::{PATIENCE, eventually, within};
+use crate::common::{TEST_TIMEOUT, eventually, with_timeout};
 use crate::heavy;
 use crate::node::{Node, Setup};
 use crate::raw::send;
@@ -52,14 +52,14 @@ fn get(address: SocketAddr, path: &str) -> Request<BoxBody<Bytes, Infallible>> {
 
 /// The answer with its body, after a look at its fields.
 async fn ask(sender: &Sender, request: Request<BoxBody<Bytes, Infallible>>) -> (u16, Response<()>, Bytes) {
-    let answered: Response<Incoming> = within("an answer", sender.clone().send_request(request)).await.unwrap();
+    let answered: Response<Incoming> = with_timeout("an answer", sender.clone().send_request(request)).await.unwrap();
     let (head, body) = answered.into_parts();
     assert_eq!(head.version, Version::HTTP_2);
     for field in ["connection", "upgrade", "transfer-encoding", "keep-alive"] {
         assert!(!head.headers.contains_key(field), "{field} has no place in HTTP/2: {head:?}");
     }
     assert_eq!(head.headers["strict-transport-security"], "max-age=31536000");
-    let body = within("a body", body.collect()).await.unwrap().to_bytes();
+    let body = with_timeout("a body", body.collect()).await.unwrap().to_bytes();
     (head.status.as_u16(), Response::from_parts(head, ()), body)
 }
 
@@ -226,7 +226,7 @@ impl RawH2 {
 
     /// The next frame: its kind, its stream and its payload.
     async fn frame(&mut self) -> Option<(u8, u32, Vec<u8>)> {
-        within("a frame", async {
+        with_timeout("a frame", async {
             let mut head = [0; 9];
             self.0.read_exact(&mut head).await.ok()?;
             let [a, b, c, kind, _flags, stream @ ..] = head;
@@ -272,7 +272,7 @@ async fn floods(what: &str, flood: Vec<u8>) {
     let ended = async {
         let mut all = Vec::new();
         // A reset is an end too.
-        let _ = within(what, reading.read_to_end(&mut all)).await;
+        let _ = with_timeout(what, reading.read_to_end(&mut all)).await;
     };
     tokio::join!(sending, ended);
     let growth = node.peak().saturating_sub(before);
@@ -331,7 +331,7 @@ async fn oversized_head_is_refused() {
     let mut request = get(node.address("all"), "/healthz");
     request.headers_mut().insert("x-large", http::HeaderValue::from_str(&"a".repeat(60_000)).unwrap());
     // The client may know the limit and not even send it.
-    let answer = within("an answer", sender.clone().send_request(request)).await;
+    let answer = with_timeout("an answer", sender.clone().send_request(request)).await;
     assert!(answer.as_ref().map_or(true, |answer| answer.status() == 431), "{answer:?}");
     let (sender, _connection) = client(&certified, node.address("all")).await;
     assert_eq!(ask(&sender, get(node.address("all"), "/healthz")).await.0, 200);
@@ -390,7 +390,7 @@ async fn idle_connection_ends() {
     let begun = Instant::now();
     assert!(unused.end().await.contains(&0), "it is told to go");
     half.end().await;
-    assert!(crate::raw::read_to_end(&mut speechless, PATIENCE).await.is_some());
+    assert!(crate::raw::read_to_end(&mut speechless, TEST_TIMEOUT).await.is_some());
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     // One that is used now and then stays.
     let (sender, connection) = client(&certified, address).await;
@@ -422,7 +422,7 @@ async fn drain_sends_goaway() {
     }
     assert!(!said.is_empty() && said.iter().all(|code| *code == 0), "{said:?}");
     assert_eq!(held.end().await.code(), 4000);
-    assert!(node.exit(PATIENCE).await.success());
+    assert!(node.exit(TEST_TIMEOUT).await.success());
 }
 
 #[tokio::test]

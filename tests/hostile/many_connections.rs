@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::net::TcpStream;
 
-use crate::common::{PATIENCE, within};
+use crate::common::{TEST_TIMEOUT, with_timeout};
 use crate::heavy;
-use crate::node::{Neighbour, Node, Setup};
+use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::{connect, read_to_end, send};
 use crate::tls::Certified;
 use crate::ws::{CLOSE, End, RawWs, command, frame, offset_of, upgrade};
 
 /// Connections that are being made at the same time.
-const AT_ONCE: usize = 200;
+const MAX_CONCURRENT_CONNECTS: usize = 200;
 
 /// `count` things, made some at a time.
-async fn crowd<T>(count: usize, make: impl AsyncFn(usize) -> T) -> Vec<T> {
+async fn open_many<T>(count: usize, make: impl AsyncFn(usize) -> T) -> Vec<T> {
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
-        let some = all.len()..count.min(all.len() + AT_ONCE);
+        let some = all.len()..count.min(all.len() + MAX_CONCURRENT_CONNECTS);
         all.extend(join_all(some.map(|at| make(at))).await);
     }
     all
@@ -30,11 +30,11 @@ async fn crowd<T>(count: usize, make: impl AsyncFn(usize) -> T) -> Vec<T> {
 async fn silent_connections_are_cheap_and_end() {
     let _turn = heavy().await;
     let node = Node::start(Setup { limits: "handshake_secs = 8", ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let before = node.rss();
     node.reset_peak();
-    let silent: Vec<TcpStream> = crowd(10_000, async |_| connect(node.public()).await).await;
-    neighbour.is_served(&node).await;
+    let silent: Vec<TcpStream> = open_many(10_000, async |_| connect(node.public()).await).await;
+    healthy.check_served(&node).await;
     // The bound is 8 KiB for each, in a build without optimisation.
     let grown = node.peak().saturating_sub(before);
     assert!(grown < 10_000 * 8, "{grown} KiB for 10,000 connections");
@@ -43,7 +43,7 @@ async fn silent_connections_are_cheap_and_end() {
         let rest = read_to_end(&mut stream, Duration::from_secs(1)).await;
         assert_eq!(rest.as_deref(), Some(&b""[..]));
     }
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn half_open_tls_is_bounded() {
     let before = node.rss();
     node.reset_peak();
     let hello = certified.client_hello();
-    let half_open = crowd(2000, async |_| {
+    let half_open = open_many(2000, async |_| {
         let mut stream = connect(node.public()).await;
         send(&mut stream, &hello[..hello.len() - 1]).await;
         stream
@@ -74,12 +74,12 @@ async fn five_thousand_subscribers_in_order() {
     let node = Node::start(Setup { limits: "ping_secs = 300", ..Setup::default() }).await;
     const PUBLICATIONS: u64 = 200;
     const WINDOW: u64 = 10;
-    let mut subscribers = crowd(5000, async |_| node.subscriber("open.crowd").await).await;
+    let mut subscribers = open_many(5000, async |_| node.subscriber("open.many").await).await;
     assert_eq!(node.metric("lastmile_subscriptions").await, 5000.0);
     let mut publisher = node.publisher_ws().await;
     let publishing = async {
         for first in (1..=PUBLICATIONS).step_by(WINDOW as usize) {
-            let publish = |n| serde_json::json!({"type": "publish", "channel": "open.crowd", "data": {"sequence": n}});
+            let publish = |n| serde_json::json!({"type": "publish", "channel": "open.many", "data": {"sequence": n}});
             publisher.send(&(first..first + WINDOW).flat_map(|n| command(publish(n))).collect::<Vec<_>>()).await;
             for offset in first..first + WINDOW {
                 assert_eq!(offset_of(&publisher.text().await.expect("an answer")), offset);
@@ -107,7 +107,7 @@ async fn memory_returns_after_churn() {
     let node = Node::start(Setup::default()).await;
     let mut after_first = 0;
     for round in 0..4 {
-        let subscribers = crowd(5000, async |_| node.subscriber("open.churn").await).await;
+        let subscribers = open_many(5000, async |_| node.subscriber("open.churn").await).await;
         let closing = subscribers.into_iter().enumerate().map(async |(at, mut ws)| {
             if at % 2 == 0 {
                 ws.send(&frame(CLOSE, &1000u16.to_be_bytes())).await;
@@ -132,15 +132,15 @@ async fn drain_closes_all_in_time() {
     let _turn = heavy().await;
     let more = "[drain]\nwindow_secs = 1\ndeadline_secs = 10";
     let mut node = Node::start(Setup { more, limits: "hello_secs = 300\nclose_secs = 2", ..Setup::default() }).await;
-    let subscribers = crowd(1000, async |at| match at % 20 {
+    let subscribers = open_many(1000, async |at| match at % 20 {
         0 => node.publisher_ws().await,
         1 => node.connect().await,
         _ => node.subscriber("open.drain").await,
     })
     .await;
     // These never answer, and these never spoke.
-    let sleepers = crowd(10, async |_| node.subscriber("open.drain").await).await;
-    let silent = crowd(10, async |_| connect(node.public()).await).await;
+    let sleepers = open_many(10, async |_| node.subscriber("open.drain").await).await;
+    let silent = open_many(10, async |_| connect(node.public()).await).await;
     let address = node.public();
     let begun = Instant::now();
     node.signal("TERM");
@@ -149,13 +149,13 @@ async fn drain_closes_all_in_time() {
     for end in ends {
         assert_eq!(end, End::Close(4000, "draining".into()));
     }
-    let status = node.exit(PATIENCE).await;
+    let status = node.exit(TEST_TIMEOUT).await;
     assert_eq!(status.code(), Some(0));
     // The deadline, and the rest is for a busy machine.
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     for mut ws in sleepers {
-        assert_eq!(within("the Close", ws.frame()).await.unwrap_err(), End::Close(4000, "draining".into()));
+        assert_eq!(with_timeout("the Close", ws.frame()).await.unwrap_err(), End::Close(4000, "draining".into()));
     }
     drop(silent);
 }
@@ -172,9 +172,9 @@ async fn drain_refuses_new_work() {
     node.signal("TERM");
     assert_eq!(held.end().await, End::Close(4000, "draining".into()));
     send(&mut half, &upgrade("/v1/subscribe", "gateway", "")[40..]).await;
-    let rest = read_to_end(&mut half, PATIENCE).await.expect("closed");
+    let rest = read_to_end(&mut half, TEST_TIMEOUT).await.expect("closed");
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&rest));
-    assert_eq!(node.exit(PATIENCE).await.code(), Some(0));
+    assert_eq!(node.exit(TEST_TIMEOUT).await.code(), Some(0));
     assert!(read_to_end(&mut idle, Duration::from_secs(1)).await.is_some());
 }
 
@@ -186,7 +186,7 @@ async fn left_rooms_leave_nothing() {
     let node = Node::start(Setup { more: ROOMS, ..Setup::default() }).await;
     let address = node.address("pair");
     let open_and_leave = async |count: usize| {
-        crowd(count, async |n| {
+        open_many(count, async |n| {
             let path = if n % 2 == 0 { "/v1/ws/".to_owned() } else { format!("/v1/relay/{n}") };
             let Ok(mut peer) = RawWs::open(address, &path, "").await else { panic!("{path} was refused") };
             assert!(peer.text().await.is_ok());

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::common::gateway::{Folder, ISSUER};
-use crate::common::{PATIENCE, TestIssuer, TestPublisher, eventually};
+use crate::common::{TEST_TIMEOUT, TestIssuer, TestPublisher, eventually};
 use crate::raw::{Reply, ask, request_bytes};
 use crate::ws::RawWs;
 
@@ -260,7 +260,7 @@ impl Node {
             if rss <= limit {
                 return rss;
             }
-            assert!(begun.elapsed() < PATIENCE, "{what}: {rss} KiB, the bound is {limit} KiB");
+            assert!(begun.elapsed() < TEST_TIMEOUT, "{what}: {rss} KiB, the bound is {limit} KiB");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -292,19 +292,19 @@ pub fn command(folder: &Folder) -> Command {
 }
 
 /// A subscriber who is served before, during and after whatever else happens.
-pub struct Neighbour {
+pub struct HealthySubscriber {
     ws: RawWs,
     next: u64,
 }
 
-impl Neighbour {
+impl HealthySubscriber {
     pub async fn of(node: &Node) -> Self {
-        Self { ws: node.subscriber("open.neighbour").await, next: 1 }
+        Self { ws: node.subscriber("open.healthy").await, next: 1 }
     }
 
     /// Gets the very next publication, and the gateway takes new connections too.
-    pub async fn is_served(&mut self, node: &Node) {
-        node.publish("open.neighbour", &format!("{}", self.next)).await;
+    pub async fn check_served(&mut self, node: &Node) {
+        node.publish("open.healthy", &format!("{}", self.next)).await;
         let message = self.ws.json().await;
         assert_eq!((&message["offset"], &message["data"]), (&self.next.into(), &self.next.into()), "{message}");
         self.next += 1;

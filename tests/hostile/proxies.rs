@@ -2,8 +2,8 @@
 
 use tokio::net::TcpStream;
 
-use crate::common::PATIENCE;
-use crate::node::{Neighbour, Node, Setup};
+use crate::common::TEST_TIMEOUT;
+use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::{ask, connect, connect_from, read_reply, read_to_end, send};
 use crate::ws::upgrade;
 
@@ -129,7 +129,7 @@ async fn proxy_header_names_client() {
 #[tokio::test]
 async fn missing_proxy_header_closes() {
     let node = Node::start(Setup { more: PROXY_LISTENER, limits: "handshake_secs = 3", ..Setup::default() }).await;
-    let mut neighbour = Neighbour::of(&node).await;
+    let mut healthy = HealthySubscriber::of(&node).await;
     let request = upgrade("/v1/subscribe", "gateway", "");
     let good = from_v4(1);
     let mut wrong_signature = good.clone();
@@ -151,14 +151,14 @@ async fn missing_proxy_header_closes() {
     for (what, bytes) in cases {
         let mut stream = connect(node.address("balanced")).await;
         send(&mut stream, &bytes).await;
-        let all = read_to_end(&mut stream, PATIENCE).await;
+        let all = read_to_end(&mut stream, TEST_TIMEOUT).await;
         assert_eq!(all.as_deref(), Some(&b""[..]), "{what}");
     }
     // A header where none belongs is no HTTP.
     let mut stream = connect(node.public()).await;
     send(&mut stream, &[&good[..], &request].concat()).await;
-    let all = read_to_end(&mut stream, PATIENCE).await.expect("closed");
+    let all = read_to_end(&mut stream, TEST_TIMEOUT).await.expect("closed");
     assert!(all.is_empty() || all.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&all));
-    neighbour.is_served(&node).await;
+    healthy.check_served(&node).await;
     node.await_metric("lastmile_sockets", 2.0).await;
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::common::within;
+use crate::common::with_timeout;
 
 #[derive(Debug)]
 pub struct Reply {
@@ -43,7 +43,7 @@ impl Reply {
 }
 
 pub async fn connect(address: SocketAddr) -> TcpStream {
-    let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+    let stream = with_timeout("a connection", TcpStream::connect(address)).await.unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
@@ -52,7 +52,7 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
 pub async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((source.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
-    within("a connection", socket.connect(address)).await.unwrap()
+    with_timeout("a connection", socket.connect(address)).await.unwrap()
 }
 
 /// Sends `bytes` on a connection of their own; `None` if no whole reply comes back.
@@ -64,12 +64,12 @@ pub async fn ask(address: SocketAddr, bytes: &[u8]) -> Option<Reply> {
 
 /// Sends as much as the peer takes: it may have had enough before the end.
 pub async fn send(stream: &mut (impl tokio::io::AsyncWrite + Unpin), bytes: &[u8]) {
-    let _ = within("room to send", stream.write_all(bytes)).await;
+    let _ = with_timeout("room to send", stream.write_all(bytes)).await;
 }
 
 /// One response with a `Content-Length`; `None` if the stream ends before.
 pub async fn read_reply(stream: &mut (impl AsyncRead + Unpin)) -> Option<Reply> {
-    within("a reply", async {
+    with_timeout("a reply", async {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.ok()?);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use futures_util::future::join_all;
 use tokio::net::TcpSocket;
 
-use crate::common::within;
+use crate::common::with_timeout;
 use crate::heavy;
 use crate::node::{Node, Setup};
 use crate::ws::{End, RawWs, offset_of, text, upgrade};
@@ -20,7 +20,7 @@ async fn sleeper(node: &Node, channel: &str) -> RawWs {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     let address: SocketAddr = node.public();
-    let stream = within("a connection", socket.connect(address)).await.unwrap();
+    let stream = with_timeout("a connection", socket.connect(address)).await.unwrap();
     let mut ws = RawWs::over(stream, &upgrade("/v1/subscribe", "gateway", "")).await.expect("an upgrade");
     ws.hello().await;
     ws.subscribe(channel).await;

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::common::gateway::Folder;
-use crate::common::{PATIENCE, within};
+use crate::common::{TEST_TIMEOUT, with_timeout};
 use crate::node::{Node, Setup, command};
 use crate::raw::{connect, read_reply, read_to_end, send};
 use crate::ws::{RawWs, command as ws_command, offset_of, text, upgrade};
@@ -56,7 +56,7 @@ impl Certified {
     pub async fn connect(&self, node: &Node) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from("localhost").unwrap();
         let tcp = connect(node.public()).await;
-        within("a handshake", TlsConnector::from(self.client.clone()).connect(name, tcp)).await
+        with_timeout("a handshake", TlsConnector::from(self.client.clone()).connect(name, tcp)).await
     }
 
     /// A connection to any listener with the protocol that it chooses of those offered.
@@ -65,7 +65,7 @@ impl Certified {
         client.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
         let name = ServerName::try_from("localhost").unwrap();
         let tcp = crate::raw::connect(address).await;
-        within("a handshake", TlsConnector::from(Arc::new(client)).connect(name, tcp)).await
+        with_timeout("a handshake", TlsConnector::from(Arc::new(client)).connect(name, tcp)).await
     }
 
     pub async fn subscriber(&self, node: &Node, channel: &str) -> RawWs<TlsStream<TcpStream>> {
@@ -184,15 +184,15 @@ async fn non_handshake_ends_by_deadline() {
         let mut stream = connect(node.public()).await;
         let begun = Instant::now();
         send(&mut stream, &bytes).await;
-        assert!(read_to_end(&mut stream, PATIENCE).await.is_some(), "{what}: still open");
+        assert!(read_to_end(&mut stream, TEST_TIMEOUT).await.is_some(), "{what}: still open");
         assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
     }
     // Behind a handshake there are deadlines too.
     let mut silent = certified.connect(&node).await.unwrap();
-    assert!(read_to_end(&mut silent, PATIENCE).await.is_some(), "still open");
+    assert!(read_to_end(&mut silent, TEST_TIMEOUT).await.is_some(), "still open");
     let mut slow = certified.connect(&node).await.unwrap();
     send(&mut slow, b"GET / HTTP/1.1\r\nhost: localh").await;
-    assert!(read_to_end(&mut slow, PATIENCE).await.is_some(), "still open");
+    assert!(read_to_end(&mut slow, TEST_TIMEOUT).await.is_some(), "still open");
     certified.subscriber(&node, "open.a").await.is_alive().await;
     node.await_metric("lastmile_sockets", 1.0).await;
 }

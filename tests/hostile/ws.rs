@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::within;
+use crate::common::with_timeout;
 use crate::raw::{Reply, connect, read_reply};
 
 pub const TEXT: u8 = 0x81;
@@ -132,7 +132,7 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> RawWs<S> {
             }
             // Few bytes while little comes: thousands of these are held at once.
             self.held.reserve(if self.held.len() < 4096 { 4096 } else { 65536 });
-            match within("a frame", self.stream.read_buf(&mut self.held)).await {
+            match with_timeout("a frame", self.stream.read_buf(&mut self.held)).await {
                 Ok(1..) => {}
                 _ => return Err(End::Cut),
             }
@@ -200,7 +200,7 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> RawWs<S> {
         };
         if let End::Close(code, _) = end {
             self.send(&frame(CLOSE, &code.to_be_bytes()[..if code == 0 { 0 } else { 2 }])).await;
-            let rest = crate::raw::read_to_end(&mut self.stream, crate::common::PATIENCE).await;
+            let rest = crate::raw::read_to_end(&mut self.stream, crate::common::TEST_TIMEOUT).await;
             assert!(rest.is_some(), "the gateway did not close the socket after {end:?}");
         }
         end

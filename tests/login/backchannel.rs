@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use crate::browser::Browser;
 use crate::common::{Answer, eventually, unix_now};
 use crate::fake_provider::{Provider, merge};
-use crate::test_env::LoginWorld;
+use crate::test_env::LoginEnv;
 
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-async fn world() -> (Provider, LoginWorld) {
+async fn env() -> (Provider, LoginEnv) {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    (provider, world)
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    (provider, env)
 }
 
 /// Claims of a good logout token, changed.
@@ -34,22 +34,22 @@ fn token(provider: &Provider, change: Value) -> String {
     provider.sign_with(&json!({"alg": "EdDSA", "typ": "logout+jwt", "kid": "k1"}), &claims(provider, change))
 }
 
-async fn tell(world: &LoginWorld, token: &str) -> Answer {
+async fn tell(env: &LoginEnv, token: &str) -> Answer {
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    Browser::new(&world.url).send("POST", "/v1/auth/backchannel-logout", &form, &format!("logout_token={token}")).await
+    Browser::new(&env.url).send("POST", "/v1/auth/backchannel-logout", &form, &format!("logout_token={token}")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn named_sessions_end_within_a_second() {
-    let (provider, world) = world().await;
+    let (provider, env) = env().await;
     let mut people = Vec::new();
     for (person, session) in [("alice", "s1"), ("alice", "s2"), ("bob", "s3")] {
-        let mut browser = Browser::new(&world.url);
+        let mut browser = Browser::new(&env.url);
         provider.log_in(&mut browser, json!({"sub": person, "sid": session})).await;
         let ws = browser.live().await;
         people.push((browser, ws));
     }
-    let answer = tell(&world, &token(&provider, json!({"sid": "s1", "sub": "alice"}))).await;
+    let answer = tell(&env, &token(&provider, json!({"sid": "s1", "sub": "alice"}))).await;
     let told = Instant::now();
     assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, "no-store"), "{answer:?}");
     let (mut first, mut ended) = people.remove(0);
@@ -62,7 +62,7 @@ async fn named_sessions_end_within_a_second() {
         ws.expect_silence().await;
     }
     // All of a person, by the subject alone.
-    assert_eq!(tell(&world, &token(&provider, json!({"sid": null, "sub": "alice"}))).await.status, 200);
+    assert_eq!(tell(&env, &token(&provider, json!({"sid": null, "sub": "alice"}))).await.status, 200);
     let all = unix_now();
     people[0].1.expect_close(4503, "revoked").await;
     people[1].1.expect_silence().await;
@@ -74,9 +74,9 @@ async fn named_sessions_end_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_logout_token_ends_nothing() {
-    let (provider, world) = world().await;
+    let (provider, env) = env().await;
     let stranger = Provider::start().await;
-    let mut browser = Browser::new(&world.url);
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     let mut ws = browser.live().await;
     let now = unix_now();
@@ -122,11 +122,11 @@ async fn invalid_logout_token_ends_nothing() {
     tokens.push(("rubbish".into(), "x".into()));
     tokens.push(("dots".into(), ".".repeat(10_000)));
     for (what, token) in tokens {
-        let answer = tell(&world, &token).await;
+        let answer = tell(&env, &token).await;
         assert_eq!(answer.refusal(), (400, "malformed".into()), "{what}");
     }
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let mut nobody = Browser::new(&world.url);
+    let mut nobody = Browser::new(&env.url);
     let path = "/v1/auth/backchannel-logout";
     let good = token(&provider, json!({}));
     let twice = format!("logout_token={good}&logout_token={good}");
@@ -141,12 +141,12 @@ async fn invalid_logout_token_ends_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logout_token_counts_once() {
-    let (provider, world) = world().await;
+    let (provider, env) = env().await;
     let token = token(&provider, json!({}));
-    assert_eq!(tell(&world, &token).await.status, 200);
-    assert_eq!(tell(&world, &token).await.refusal(), (400, "malformed".into()));
+    assert_eq!(tell(&env, &token).await.status, 200);
+    assert_eq!(tell(&env, &token).await.refusal(), (400, "malformed".into()));
     // Another token with that id, of another provider, would be another.
-    assert_eq!(tell(&world, &self::token(&provider, json!({"sub": "bob"}))).await.status, 200);
+    assert_eq!(tell(&env, &self::token(&provider, json!({"sub": "bob"}))).await.status, 200);
 }
 
 /// 2,000 live connections of twenty people; one of them is logged out. Prints how long it took.
@@ -154,10 +154,10 @@ async fn logout_token_counts_once() {
 async fn logout_spares_other_persons() {
     let provider = Provider::start().await;
     // Nobody reads before all are there, so nobody answers pings.
-    let world = LoginWorld::start(&provider.toml("company"), "[limits]\nping_secs = 300\n").await;
+    let env = LoginEnv::start(&provider.toml("company"), "[limits]\nping_secs = 300\n").await;
     let mut people = Vec::new();
     for person in 0..20 {
-        let mut browser = Browser::new(&world.url);
+        let mut browser = Browser::new(&env.url);
         let name = format!("person-{person}");
         provider.log_in(&mut browser, json!({"sub": name, "sid": name})).await;
         let mut connections = Vec::new();
@@ -168,16 +168,16 @@ async fn logout_spares_other_persons() {
         }
         people.push(connections);
     }
-    let answer = tell(&world, &token(&provider, json!({"sid": "person-7", "sub": "person-7"}))).await;
+    let answer = tell(&env, &token(&provider, json!({"sid": "person-7", "sub": "person-7"}))).await;
     let told = Instant::now();
     assert_eq!(answer.status.as_u16(), 200);
     for ws in &mut people.remove(7) {
         ws.expect_close(4503, "revoked").await;
     }
     println!("100 connections of 2,000 were closed {:?} after the provider was answered", told.elapsed());
-    let published = world.world.publish("news", "1").await;
+    let published = env.base.publish("news", "1").await;
     for ws in people.iter_mut().flatten() {
         assert_eq!(ws.expect("message").await["message_id"], published["id"]);
     }
-    world.world.await_metric("lastmile_connections", 1900.0).await;
+    env.base.await_metric("lastmile_connections", 1900.0).await;
 }

@@ -7,15 +7,15 @@ use crate::browser::Browser;
 use crate::common::gateway::Folder;
 use crate::common::{TestIssuer, unix_now};
 use crate::fake_provider::Provider;
-use crate::test_env::LoginWorld;
+use crate::test_env::LoginEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cookie_counts_from_own_pages() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
-    let authority = world.url.trim_start_matches("http://").to_owned();
+    let authority = env.url.trim_start_matches("http://").to_owned();
     let port = authority.rsplit(':').next().unwrap().to_owned();
 
     for origin in [
@@ -42,19 +42,19 @@ async fn cookie_counts_from_own_pages() {
     // W2: without an Origin, and with a cookie, nobody upgrades.
     let answer = browser.subscribe(None).await.err().expect("a refusal");
     assert_eq!(answer.refusal(), (403, "origin-forbidden".into()));
-    for origin in [world.url.clone(), "https://app.example.com".to_owned()] {
+    for origin in [env.url.clone(), "https://app.example.com".to_owned()] {
         let mut ws = browser.subscribe(Some(&origin)).await.expect("an upgrade");
         assert_eq!(ws.expect("welcome").await["principal"], "alice");
     }
     // Without a cookie it is as it was.
-    Browser::new(&world.url).subscribe(None).await.expect("an upgrade");
+    Browser::new(&env.url).subscribe(None).await.expect("an upgrade");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_needs_same_origin() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     for (site, status) in [("same-origin", 200), ("none", 200), ("same-site", 401), ("cross-site", 401), ("?", 401)] {
         let answer = browser.send("GET", "/v1/auth/session", &[("sec-fetch-site", site)], "").await;
@@ -74,8 +74,8 @@ async fn bearer_token_beats_cookie() {
         "{}[[issuers]]\nissuer = \"https://own.example\"\naudience = \"lastmile\"\njwks_file = {jwks:?}\n",
         provider.toml("company")
     );
-    let world = LoginWorld::start(&issuers, "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&issuers, "").await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     let with = |token: &str| [("authorization", format!("Bearer {token}"))];
     for (token, expected) in [(own.token("carol"), 200), ("rubbish".to_owned(), 401)] {
@@ -98,8 +98,8 @@ async fn unsealed_cookie_is_cleared() {
     let keys = Folder::new();
     let key = SealKey::generate().unwrap();
     let file = keys.write("session.key", &key.to_text());
-    let world = LoginWorld::start(&provider.toml("company"), &format!("seal_keys = [{file:?}]\n")).await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), &format!("seal_keys = [{file:?}]\n")).await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     let good = browser.session().unwrap().to_owned();
     let begun = browser.begin("").await;
@@ -124,20 +124,20 @@ async fn unsealed_cookie_is_cleared() {
     }
     for (what, value) in bad {
         for path in ["/v1/auth/session", "/v1/nothing", "/v1/auth/login?return_to=//evil", "/v1/auth/logged-out"] {
-            let mut thief = Browser::new(&world.url);
+            let mut thief = Browser::new(&env.url);
             thief.cookies.insert("lastmile".into(), value.clone());
             let answer = thief.get(path).await;
             assert!(answer.status != 200 || path.ends_with("logged-out"), "{what}: {answer:?}");
             assert_eq!(thief.session(), None, "{what} is cleared at {path}");
         }
-        let mut thief = Browser::new(&world.url);
+        let mut thief = Browser::new(&env.url);
         thief.cookies.insert("lastmile".into(), value);
-        let url = world.url.clone();
+        let url = env.url.clone();
         assert_eq!(thief.subscribe(Some(&url)).await.err().expect(what).refusal(), (401, "unauthenticated".into()));
         assert_eq!(thief.session(), None, "{what}");
     }
     // Two of the same name: one was planted.
-    let mut two = Browser::new(&world.url);
+    let mut two = Browser::new(&env.url);
     two.cookies.insert("lastmile".into(), format!("{good}; lastmile={good}"));
     assert_eq!(two.get("/v1/auth/session").await.status, 401);
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
@@ -146,8 +146,8 @@ async fn unsealed_cookie_is_cleared() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_and_connection_end_together() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "session_secs = 6\n").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "session_secs = 6\n").await;
+    let mut browser = Browser::new(&env.url);
     let answer = provider.log_in(&mut browser, json!({})).await;
     let set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
     let set: Vec<_> = set.filter(|value| value.starts_with("lastmile=")).collect();
@@ -164,15 +164,15 @@ async fn session_and_connection_end_together() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_login_starts_a_session() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     let (planted, mut first) = (browser.clone(), browser.live().await);
     provider.log_in(&mut browser, json!({})).await;
     assert_ne!(browser.session(), planted.session());
     // The two end apart from each other.
     let mut second = browser.live().await;
-    let origin = world.url.clone();
+    let origin = env.url.clone();
     assert_eq!(browser.send("POST", "/v1/auth/logout", &[("origin", &origin)], "").await.status, 200);
     second.expect_close(4503, "revoked").await;
     first.expect_silence().await;
@@ -181,8 +181,8 @@ async fn each_login_starts_a_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_page_cannot_log_out() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     let mut ws = browser.live().await;
     for headers in
@@ -201,8 +201,8 @@ async fn foreign_page_cannot_log_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversized_session_is_refused() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     let groups: Vec<_> = (0..150).map(|number| format!("a-group-with-a-long-name-{number}")).collect();
     let answer = provider.log_in(&mut browser, json!({"groups": groups})).await;
     assert_eq!(answer.status, 403, "{answer:?}");
@@ -217,11 +217,11 @@ async fn oversized_session_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changed_rule_ends_cookie_sessions() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     let deny = "[[channels]]\nmatch = \"*\"\ndeny = [{ claim = { tenant = \"acme\" } }]\n";
-    world.reload(&provider.toml("company"), deny).unwrap();
+    env.reload(&provider.toml("company"), deny).unwrap();
     assert_eq!(browser.get("/v1/auth/session").await.status, 401);
     assert_eq!(browser.session(), None);
     provider.log_in(&mut browser, json!({})).await;

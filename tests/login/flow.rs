@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::browser::{Browser, parameter};
 use crate::common::gateway::Folder;
 use crate::fake_provider::Provider;
-use crate::test_env::LoginWorld;
+use crate::test_env::LoginEnv;
 
 const RULES: &str = r#"
 [[channels]]
@@ -25,15 +25,15 @@ subscribers = { scope = "write" }
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn login_opens_allowed_channels() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), RULES).await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), RULES).await;
+    let mut browser = Browser::new(&env.url);
 
     let begun = browser.begin("?return_to=/app?x=1").await;
     assert_eq!(begun.location[..oauth2::url::Position::AfterPath], format!("{}/auth", provider.issuer));
     for (name, value) in [
         ("response_type", "code"),
         ("client_id", "gateway"),
-        ("redirect_uri", &format!("{}/v1/auth/callback", world.url)),
+        ("redirect_uri", &format!("{}/v1/auth/callback", env.url)),
         ("scope", "openid read"),
         ("code_challenge_method", "S256"),
     ] {
@@ -59,17 +59,17 @@ async fn login_opens_allowed_channels() {
         ws.subscribe(channel).await;
     }
     ws.subscribe_refused("write.1", "forbidden").await;
-    world.world.publish("staff.1", "7").await;
+    env.base.publish("staff.1", "7").await;
     assert_eq!(ws.expect("message").await["data"], 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hello_without_token_uses_cookie() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
-    let url = world.url.clone();
+    let url = env.url.clone();
     let mut ws = browser.subscribe(Some(&url)).await.expect("an upgrade");
     ws.send(json!({"type": "hello"})).await;
     assert_eq!(ws.expect("welcome").await["principal"], "alice");
@@ -80,8 +80,8 @@ async fn hello_without_token_uses_cookie() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parallel_tabs_log_in() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     let (first, second) = (browser.begin("?return_to=/1").await, browser.begin("?return_to=/2").await);
     assert_ne!((&first.state, &first.nonce, &first.cookie), (&second.state, &second.nonce, &second.cookie));
     assert_eq!(provider.finish(&mut browser, &second, json!({})).await.header("location"), "/2");
@@ -96,8 +96,8 @@ async fn parallel_tabs_log_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_providers_are_offered() {
     let (one, other) = (Provider::start().await, Provider::start().await);
-    let world = LoginWorld::start(&format!("{}{}", one.toml("company"), other.toml("partner")), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&format!("{}{}", one.toml("company"), other.toml("partner")), "").await;
+    let mut browser = Browser::new(&env.url);
     let page = browser.get("/v1/auth/login?return_to=/app").await;
     assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
     assert!(page.text().contains("/v1/auth/login?provider=partner&amp;return_to=%2Fapp"), "{}", page.text());
@@ -116,8 +116,8 @@ async fn several_providers_are_offered() {
 async fn public_client_uses_pkce_only() {
     let provider = Provider::start().await;
     let toml = provider.toml("company").replace("client_secret_file = \"client.secret\", ", "");
-    let world = LoginWorld::start(&toml, "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&toml, "").await;
+    let mut browser = Browser::new(&env.url);
     assert_eq!(provider.log_in(&mut browser, json!({})).await.status, 303);
     let (credentials, form) = provider.state().redeemed[0].clone();
     assert_eq!(credentials, "");
@@ -128,8 +128,8 @@ async fn public_client_uses_pkce_only() {
 async fn secret_in_form_on_request() {
     let provider = Provider::start().await;
     provider.state().metadata = json!({"token_endpoint_auth_methods_supported": ["client_secret_post"]});
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     assert_eq!(provider.log_in(&mut browser, json!({})).await.status, 303);
     let (credentials, form) = provider.state().redeemed[0].clone();
     assert!(credentials.is_empty() && form.contains("client_secret=s3cret"), "{form}");
@@ -138,19 +138,19 @@ async fn secret_in_form_on_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logout_ends_session_and_connections() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let (mut browser, mut other) = (Browser::new(&world.url), Browser::new(&world.url));
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let (mut browser, mut other) = (Browser::new(&env.url), Browser::new(&env.url));
     provider.log_in(&mut browser, json!({})).await;
     provider.log_in(&mut other, json!({})).await;
     let (mut ws, mut others) = (browser.live().await, other.live().await);
     let stolen = browser.clone();
 
-    let answer = browser.send("POST", "/v1/auth/logout", &[("origin", &world.url)], "").await;
+    let answer = browser.send("POST", "/v1/auth/logout", &[("origin", &env.url)], "").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let expected = format!(
         "{}/end?client_id=gateway&post_logout_redirect_uri={}",
         provider.issuer,
-        format!("{}/v1/auth/logged-out", world.url).replace(':', "%3A").replace('/', "%2F")
+        format!("{}/v1/auth/logged-out", env.url).replace(':', "%3A").replace('/', "%2F")
     );
     assert_eq!(answer.json(), json!({"logout_url": expected}));
     assert_eq!(browser.session(), None, "the cookie is cleared");
@@ -164,12 +164,12 @@ async fn logout_ends_session_and_connections() {
     assert_eq!(refused.refusal(), (401, "unauthenticated".into()));
     assert_eq!(thief.session(), None);
     let mut thief = stolen;
-    let url = world.url.clone();
+    let url = env.url.clone();
     assert_eq!(thief.subscribe(Some(&url)).await.err().expect("a refusal").status, 401);
     assert_eq!(thief.session(), None);
 
     // A form is led on to the provider; without a session there is nothing to do there.
-    let form = [("origin", world.url.as_str()), ("accept", "text/html,*/*")];
+    let form = [("origin", env.url.as_str()), ("accept", "text/html,*/*")];
     let answer = other.send("POST", "/v1/auth/logout", &form, "").await;
     assert_eq!((answer.status.as_u16(), answer.header("location")), (303, expected.as_str()));
     let answer = other.send("POST", "/v1/auth/logout", &form, "").await;
@@ -180,8 +180,8 @@ async fn logout_ends_session_and_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provider_outage_keeps_sessions() {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let (mut browser, mut late) = (Browser::new(&world.url), Browser::new(&world.url));
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let (mut browser, mut late) = (Browser::new(&env.url), Browser::new(&env.url));
     provider.log_in(&mut browser, json!({})).await;
     let mut ws = browser.live().await;
 
@@ -209,23 +209,23 @@ async fn session_survives_restart_with_key() {
     let (old, new) = (file("old.key"), file("new.key"));
     let port = crate::common::free_port();
     let with = |files: &[&std::path::PathBuf]| format!("seal_keys = {files:?}\n");
-    let world = LoginWorld::at(port, &provider.toml("company"), &with(&[&old])).await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::at(port, &provider.toml("company"), &with(&[&old])).await;
+    let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
 
     // Rotation: the new key seals, the old one still opens.
-    world.reload(&provider.toml("company"), &with(&[&new, &old])).unwrap();
+    env.reload(&provider.toml("company"), &with(&[&new, &old])).unwrap();
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
-    world.world.gateway.stop().await;
-    let world = LoginWorld::at(port, &provider.toml("company"), &with(&[&new, &old])).await;
+    env.base.gateway.stop().await;
+    let env = LoginEnv::at(port, &provider.toml("company"), &with(&[&new, &old])).await;
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
-    world.reload(&provider.toml("company"), &with(&[&new])).unwrap();
+    env.reload(&provider.toml("company"), &with(&[&new])).unwrap();
     assert_eq!(browser.get("/v1/auth/session").await.status, 401);
     assert_eq!(browser.session(), None, "what does not open is cleared");
 
     // Without a key a reload keeps the process's own.
-    world.reload(&provider.toml("company"), "").unwrap();
+    env.reload(&provider.toml("company"), "").unwrap();
     provider.log_in(&mut browser, json!({})).await;
-    world.reload(&provider.toml("company"), "session_secs = 600\n").unwrap();
+    env.reload(&provider.toml("company"), "session_secs = 600\n").unwrap();
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
 }

@@ -5,13 +5,13 @@ use serde_json::json;
 use crate::browser::Browser;
 use crate::common::Answer;
 use crate::fake_provider::Provider;
-use crate::test_env::LoginWorld;
+use crate::test_env::LoginEnv;
 
-async fn world() -> (Provider, LoginWorld, Browser) {
+async fn env() -> (Provider, LoginEnv, Browser) {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let browser = Browser::new(&world.url);
-    (provider, world, browser)
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let browser = Browser::new(&env.url);
+    (provider, env, browser)
 }
 
 #[track_caller]
@@ -27,7 +27,7 @@ fn refused(answer: &Answer, status: u16, code: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_state_is_refused() {
-    let (provider, _world, mut browser) = world().await;
+    let (provider, _env, mut browser) = env().await;
     let (begun, other) = (browser.begin("").await, browser.begin("").await);
     provider.will_answer(&provider.sign(&provider.claims(&begun, json!({}))));
     let iss = ("iss", provider.issuer.as_str());
@@ -47,11 +47,11 @@ async fn wrong_state_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_browsers_login_is_refused() {
-    let (provider, world, mut attacker) = world().await;
+    let (provider, env, mut attacker) = env().await;
     let begun = attacker.begin("").await;
     provider.will_answer(&provider.sign(&provider.claims(&begun, json!({}))));
     // The victim is made to open the attacker's callback: without the cookie, and with one of its own login.
-    let mut victim = Browser::new(&world.url);
+    let mut victim = Browser::new(&env.url);
     let parameters = [("code", "c"), ("state", begun.state.as_str()), ("iss", &provider.issuer)];
     refused(&victim.callback(&parameters).await, 400, "login-expired");
     let own = victim.begin("").await;
@@ -63,7 +63,7 @@ async fn other_browsers_login_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callback_counts_once() {
-    let (provider, _world, mut browser) = world().await;
+    let (provider, _env, mut browser) = env().await;
     let begun = browser.begin("").await;
     let before = browser.clone();
     assert_eq!(provider.finish(&mut browser, &begun, json!({})).await.status, 303);
@@ -82,7 +82,7 @@ async fn callback_counts_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonce_binds_id_token() {
-    let (provider, _world, mut browser) = world().await;
+    let (provider, _env, mut browser) = env().await;
     let (first, second) = (browser.begin("").await, browser.begin("").await);
     for nonce in [json!(second.nonce), json!(""), json!(7), json!([first.nonce]), json!(null)] {
         let mut fresh = browser.clone();
@@ -97,7 +97,7 @@ async fn verifier_is_fresh_each_time() {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use sha2::{Digest, Sha256};
-    let (provider, _world, mut browser) = world().await;
+    let (provider, _env, mut browser) = env().await;
     let mut seen = Vec::new();
     for _ in 0..2 {
         let begun = browser.begin("").await;
@@ -115,8 +115,8 @@ async fn verifier_is_fresh_each_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_issuers_answer_is_refused() {
     let (honest, evil) = (Provider::start().await, Provider::start().await);
-    let world = LoginWorld::start(&format!("{}{}", honest.toml("honest"), evil.toml("evil")), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&format!("{}{}", honest.toml("honest"), evil.toml("evil")), "").await;
+    let mut browser = Browser::new(&env.url);
     for iss in [Some(evil.issuer.as_str()), Some("https://sso.example.com"), Some(""), None] {
         let begun = browser.begin("?provider=honest").await;
         honest.will_answer(&honest.sign(&honest.claims(&begun, json!({}))));
@@ -143,8 +143,8 @@ async fn other_issuers_answer_is_refused() {
 async fn iss_may_be_absent_not_wrong() {
     let provider = Provider::start().await;
     provider.state().metadata = json!({"authorization_response_iss_parameter_supported": null});
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     let begun = browser.begin("").await;
     provider.will_answer(&provider.sign(&provider.claims(&begun, json!({}))));
     assert_eq!(browser.callback(&[("code", "c"), ("state", &begun.state)]).await.status, 303);
@@ -155,7 +155,7 @@ async fn iss_may_be_absent_not_wrong() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn login_returns_to_own_paths() {
-    let (_provider, _world, mut browser) = world().await;
+    let (_provider, _env, mut browser) = env().await;
     for bad in [
         "//evil.example",
         "/%5Cevil.example",
@@ -185,13 +185,13 @@ async fn login_returns_to_own_paths() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redirect_uri_is_configured() {
-    let (_provider, world, mut browser) = world().await;
+    let (_provider, env, mut browser) = env().await;
     let headers =
         [("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example"), ("x-forwarded-proto", "https")];
     let answer = browser.send("GET", "/v1/auth/login", &headers, "").await;
     let location = oauth2::url::Url::parse(answer.header("location")).unwrap();
-    assert_eq!(crate::browser::parameter(&location, "redirect_uri"), format!("{}/v1/auth/callback", world.url));
-    let authority = world.url.trim_start_matches("http://");
+    assert_eq!(crate::browser::parameter(&location, "redirect_uri"), format!("{}/v1/auth/callback", env.url));
+    let authority = env.url.trim_start_matches("http://");
     let request = http::Request::get("/v1/auth/login").header("host", "evil.example").body(Default::default()).unwrap();
     let address = lastmile::transport::config::Address::Tcp(authority.parse().unwrap());
     let answer = crate::common::http::send(&address, request).await;
@@ -200,7 +200,7 @@ async fn redirect_uri_is_configured() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provider_error_is_a_plain_page() {
-    let (provider, _world, mut browser) = world().await;
+    let (provider, _env, mut browser) = env().await;
     for error in ["access_denied", "server_error", "<script>alert(1)</script>", "x\r\ny"] {
         let begun = browser.begin("?return_to=/%22%3E%3Cscript%3E").await;
         let answer = browser
@@ -221,7 +221,7 @@ async fn provider_error_is_a_plain_page() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_code_starts_no_session() {
-    let (provider, _world, mut browser) = world().await;
+    let (provider, _env, mut browser) = env().await;
     let begun = browser.begin("").await;
     provider.state().status = 400;
     provider.state().token_answer = json!({"error": "invalid_grant", "error_description": "the code c0de"});

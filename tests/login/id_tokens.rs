@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use crate::browser::{Begun, Browser};
 use crate::common::unix_now;
 use crate::fake_provider::Provider;
-use crate::test_env::LoginWorld;
+use crate::test_env::LoginEnv;
 
 async fn each(tokens: impl AsyncFn(&Provider, &Begun) -> Vec<(String, String)>) {
     let provider = Provider::start().await;
-    let world = LoginWorld::start(&provider.toml("company"), "").await;
-    let mut browser = Browser::new(&world.url);
+    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let mut browser = Browser::new(&env.url);
     let count = tokens(&provider, &browser.begin("").await).await.len();
     for index in 0..count {
         let begun = browser.begin("").await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::common::{Answer, PATIENCE, free_port, within};
-use crate::test_env::LoginWorld;
+use crate::common::{Answer, TEST_TIMEOUT, free_port, with_timeout};
+use crate::test_env::LoginEnv;
 
 struct Real {
     issuer: String,
@@ -52,7 +52,7 @@ impl Real {
             let mut line = String::new();
             BufReader::new(output).read_line(&mut line).map(|_| line)
         });
-        let line = within("the provider", reading).await.unwrap().unwrap();
+        let line = with_timeout("the provider", reading).await.unwrap().unwrap();
         let said: Value = serde_json::from_str(&line).expect("a provider: `npm ci --prefix tests/oidc_provider`");
         Self { issuer: said["issuer"].as_str().unwrap().to_owned(), process }
     }
@@ -88,28 +88,28 @@ impl Real {
     }
 }
 
-async fn start() -> (Real, LoginWorld) {
+async fn start() -> (Real, LoginEnv) {
     let port = free_port();
     let real = Real::start(&format!("http://127.0.0.1:{port}")).await;
-    let world = LoginWorld::at(port, &real.toml(), "").await;
-    (real, world)
+    let env = LoginEnv::at(port, &real.toml(), "").await;
+    (real, env)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn login_and_logout_at_real_provider() {
-    let (_real, world) = start().await;
-    let mut browser = Browser::new(&world.url);
+    let (_real, env) = start().await;
+    let mut browser = Browser::new(&env.url);
     let answer = browser.log_in_as("alice", "?return_to=/app").await;
     assert_eq!((answer.status.as_u16(), answer.header("location")), (303, "/app"), "{answer:?}");
     let session = browser.get("/v1/auth/session").await.json();
     assert_eq!((&session["principal"], &session["groups"]), (&json!("alice"), &json!(["staff"])), "{session}");
     let mut ws = browser.live().await;
     ws.subscribe("news").await;
-    world.world.publish("news", "{\"n\":1}").await;
+    env.base.publish("news", "{\"n\":1}").await;
     assert_eq!(ws.expect("message").await["data"]["n"], 1);
 
     // Here and at the provider: its page asks, and leads back.
-    let answer = browser.send("POST", "/v1/auth/logout", &[("origin", &world.url.clone())], "").await;
+    let answer = browser.send("POST", "/v1/auth/logout", &[("origin", &env.url.clone())], "").await;
     ws.expect_close(4503, "revoked").await;
     let at_provider = answer.json()["logout_url"].as_str().unwrap().to_owned();
     let mut left = browser.send("GET", &at_provider, &[], "").await;
@@ -118,13 +118,13 @@ async fn login_and_logout_at_real_provider() {
     let body = format!("xsrf={}&logout=yes", xsrf.unwrap_or_else(|| panic!("{form}")));
     let confirm = at_provider.split("/session/end").next().unwrap().to_owned() + "/session/end/confirm";
     left = browser.send("POST", &confirm, &[("content-type", "application/x-www-form-urlencoded")], &body).await;
-    assert!(left.header("location").starts_with(&format!("{}/v1/auth/logged-out", world.url)), "{left:?}");
+    assert!(left.header("location").starts_with(&format!("{}/v1/auth/logged-out", env.url)), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provider_logout_ends_connections() {
-    let (real, world) = start().await;
-    let (mut alice, mut bob) = (Browser::new(&world.url), Browser::new(&world.url));
+    let (real, env) = start().await;
+    let (mut alice, mut bob) = (Browser::new(&env.url), Browser::new(&env.url));
     alice.log_in_as("alice", "").await;
     bob.log_in_as("bob", "").await;
     let (mut ws, mut others) = (alice.live().await, bob.live().await);
@@ -143,11 +143,11 @@ async fn provider_logout_ends_connections() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn access_token_refresh_keeps_session() {
-    let (real, world) = start().await;
+    let (real, env) = start().await;
     real.control(json!({"access_secs": 10})).await;
-    let mut ws = world.world.connect().await;
+    let mut ws = env.base.connect().await;
     ws.hello(Some(&real.access_token().await)).await;
-    let mut left = world.world.connect().await;
+    let mut left = env.base.connect().await;
     left.hello(Some(&real.access_token().await)).await;
     real.control(json!({"access_secs": 3600})).await;
     let token = real.access_token().await;
@@ -159,32 +159,32 @@ async fn access_token_refresh_keeps_session() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn key_rotation_under_load() {
-    let (real, world) = start().await;
-    let mut browser = Browser::new(&world.url);
+    let (real, env) = start().await;
+    let mut browser = Browser::new(&env.url);
     assert_eq!(browser.log_in_as("alice", "").await.status, 303);
     let before = real.requests("/jwks").await;
     real.control(json!({"rotate": true})).await;
     let token = real.access_token().await;
     let connect = async || {
-        let mut ws = world.world.connect().await;
+        let mut ws = env.base.connect().await;
         ws.hello(Some(&token)).await["principal"].clone()
     };
     let all = futures_util::future::join_all((0..200).map(|_| connect())).await;
     assert!(all.iter().all(|principal| principal == "robot"));
     let fetches = real.requests("/jwks").await - before;
     assert!(fetches <= 3, "{fetches} fetches");
-    let mut late = Browser::new(&world.url);
+    let mut late = Browser::new(&env.url);
     assert_eq!(late.log_in_as("bob", "").await.status, 303);
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_provider_keeps_sessions() {
-    let (real, world) = start().await;
-    let mut browser = Browser::new(&world.url);
+    let (real, env) = start().await;
+    let mut browser = Browser::new(&env.url);
     browser.log_in_as("alice", "").await;
     let mut ws = browser.live().await;
-    let mut late = Browser::new(&world.url);
+    let mut late = Browser::new(&env.url);
     let begun = late.begin("").await;
     let parameters = |state: &str| {
         [
@@ -206,7 +206,7 @@ async fn slow_provider_keeps_sessions() {
     // Slow: the wait is bounded, and others do not notice.
     real.control(json!({"down": false, "delay_ms": 600_000})).await;
     let begun = late.begin("").await;
-    let waiting = tokio::time::timeout(PATIENCE, come_back(&mut late, &begun.state));
+    let waiting = tokio::time::timeout(TEST_TIMEOUT, come_back(&mut late, &begun.state));
     let lively = async {
         for _ in 0..20 {
             ws.expect_silence().await;

@@ -1,15 +1,15 @@
 //! A gateway that people can log in at.
 
 use crate::common::gateway::{Folder, TestGateway};
-use crate::common::{TestIssuer, TestPublisher, World, free_port};
+use crate::common::{TestEnv, TestIssuer, TestPublisher, free_port};
 
-pub struct LoginWorld {
-    pub world: World,
+pub struct LoginEnv {
+    pub base: TestEnv,
     /// How browsers reach the gateway.
     pub url: String,
 }
 
-impl LoginWorld {
+impl LoginEnv {
     /// `issuers` are entries of the configuration; `login` more of `[login]`, or what follows it.
     pub async fn start(issuers: &str, login: &str) -> Self {
         // The redirect URI must be known before the gateway is bound.
@@ -23,14 +23,14 @@ impl LoginWorld {
         folder.write("client.secret", "s3cret\n");
         let toml = toml(port, &publisher.toml("market-data", &["*"]), issuers, login);
         let gateway = TestGateway::start(&toml, &folder).await;
-        Self { world: World::of(gateway, folder, publisher, issuer), url: format!("http://127.0.0.1:{port}") }
+        Self { base: TestEnv::of(gateway, folder, publisher, issuer), url: format!("http://127.0.0.1:{port}") }
     }
 
     /// Takes other issuers and another `[login]`.
     pub fn reload(&self, issuers: &str, login: &str) -> Result<(), String> {
         let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
-        let toml = toml(port, &self.world.publisher.toml("market-data", &["*"]), issuers, login);
-        self.world.gateway.reload(&toml, &self.world.folder)
+        let toml = toml(port, &self.base.publisher.toml("market-data", &["*"]), issuers, login);
+        self.base.gateway.reload(&toml, &self.base.folder)
     }
 }
 

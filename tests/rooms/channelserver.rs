@@ -7,19 +7,19 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use crate::client::{Got, Peer, channel, world};
+use crate::client::{Peer, Received, channel, env};
 use crate::common::{get, http};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channelserver_transcript_is_reproduced() {
-    let world = world("").await;
-    let mut a = Peer::open(&world, "/v1/ws/").await;
+    let env = env("").await;
+    let mut a = Peer::open(&env, "/v1/ws/").await;
     let first = a.text().await;
     let id = first.split('"').nth(3).unwrap().to_owned();
     assert_eq!(first, format!(r#"{{"channelid":"{id}","link":"/v1/ws/{id}"}}"#));
     assert_eq!(id.len(), 22);
     let padded = format!("/v1/ws/{id}==?x=1");
-    let mut b = Peer::try_open(&world, "pair", &padded, &[("user-agent", "Mozilla/5.0 X")]).await.unwrap();
+    let mut b = Peer::try_open(&env, "pair", &padded, &[("user-agent", "Mozilla/5.0 X")]).await.unwrap();
     assert_eq!(b.text().await, first);
     b.say(" \u{2003}aBc12e\r\n").await;
     let envelope = r#"{"message":"aBc12e","sender":{"remote":"127.0.0.1","ua":"Mozilla/5.0 X"}}"#;
@@ -34,32 +34,32 @@ async fn channelserver_transcript_is_reproduced() {
     a.say(r#"{"channelid":"x"} "q" \ é"#).await;
     b.hears(&[r#"{"message":"{\"channelid\":\"x\"} \"q\" \\ é","sender":{"remote":"127.0.0.1"}}"#]).await;
     // A third one hears and is heard by all others.
-    let mut c = Peer::open(&world, &format!("/v1/ws/{id}")).await;
+    let mut c = Peer::open(&env, &format!("/v1/ws/{id}")).await;
     assert_eq!(c.text().await, first);
     c.say("c").await;
     let from_c = r#"{"message":"c","sender":{"remote":"127.0.0.1"}}"#;
     a.hears(&[from_c]).await;
     b.hears(&[from_c]).await;
-    Peer::open(&world, &format!("/v1/ws/{id}")).await.closes(4508, "connection_limit").await;
+    Peer::open(&env, &format!("/v1/ws/{id}")).await.closes(4508, "connection_limit").await;
     // Who leaves can come back while somebody is there; with the last one the room is gone.
     a.close(1000, "").await;
-    assert_eq!(a.next().await, Got::Close(1000, String::new()));
-    let mut again = Peer::open(&world, &format!("/v1/ws/{id}")).await;
+    assert_eq!(a.next().await, Received::Close(1000, String::new()));
+    let mut again = Peer::open(&env, &format!("/v1/ws/{id}")).await;
     assert_eq!(again.text().await, first);
     for peer in [&mut again, &mut b, &mut c] {
         peer.close(1000, "").await;
         peer.next().await;
     }
-    world.await_metric("lastmile_rooms", 0.0).await;
-    Peer::open(&world, &format!("/v1/ws/{id}")).await.closes(4511, "unknown_room").await;
+    env.await_metric("lastmile_rooms", 0.0).await;
+    Peer::open(&env, &format!("/v1/ws/{id}")).await.closes(4511, "unknown_room").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_id_is_404_unknown_id_closes() {
-    let world = world("").await;
+    let env = env("").await;
     let long = "A".repeat(4000);
     for unknown in ["jvg-n0FXB0kE3rGUIOS5Yw", "0123456789abcdef0123456789abcdef", long.as_str()] {
-        let mut peer = Peer::open(&world, &format!("/v1/ws/{unknown}")).await;
+        let mut peer = Peer::open(&env, &format!("/v1/ws/{unknown}")).await;
         peer.closes(4511, "unknown_room").await;
     }
     let wrong = [
@@ -75,17 +75,17 @@ async fn bad_id_is_404_unknown_id_closes() {
         "%",
     ];
     for id in wrong {
-        let answer = Peer::try_open(&world, "pair", &format!("/v1/ws/{id}"), &[]).await.err().expect("no upgrade");
+        let answer = Peer::try_open(&env, "pair", &format!("/v1/ws/{id}"), &[]).await.err().expect("no upgrade");
         assert_eq!(answer.status, 404, "{id}");
     }
-    assert_eq!(Peer::try_open(&world, "pair", "/v1/ws", &[]).await.err().expect("no upgrade").status, 404);
-    assert_eq!(Peer::try_open(&world, "public", "/v1/ws/", &[]).await.err().expect("no role").status, 404);
+    assert_eq!(Peer::try_open(&env, "pair", "/v1/ws", &[]).await.err().expect("no upgrade").status, 404);
+    assert_eq!(Peer::try_open(&env, "public", "/v1/ws/", &[]).await.err().expect("no role").status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_http_routes_exist() {
-    let world = world("").await;
-    let address = world.gateway.address("pair");
+    let env = env("").await;
+    let address = env.gateway.address("pair");
     let heartbeat = get(address, "/__heartbeat__").await;
     assert_eq!((heartbeat.status.as_u16(), heartbeat.header("content-type")), (200, "application/json"));
     assert_eq!(heartbeat.json(), json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
@@ -103,18 +103,18 @@ async fn other_http_routes_exist() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_pages_may_connect() {
-    let world = world("").await;
+    let env = env("").await;
     let headers = [("origin", "https://accounts.example.com")];
-    assert!(Peer::try_open(&world, "pair", "/v1/ws/", &headers).await.is_ok());
-    let refused = Peer::try_open(&world, "pair", "/v1/rooms", &headers).await.err().expect("no upgrade");
+    assert!(Peer::try_open(&env, "pair", "/v1/ws/", &headers).await.is_ok());
+    let refused = Peer::try_open(&env, "pair", "/v1/rooms", &headers).await.err().expect("no upgrade");
     assert_eq!(refused.status, 403);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nine_messages_fit_default_limits() {
-    let world = world("").await;
-    let (link, mut a) = channel(&world).await;
-    let mut b = Peer::open(&world, &link).await;
+    let env = env("").await;
+    let (link, mut a) = channel(&env).await;
+    let mut b = Peer::open(&env, &link).await;
     b.text().await;
     for n in 0..10 {
         let (from, to) = if n % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };

@@ -12,10 +12,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
 
 use crate::common::http::{Answer, connect, exchange};
-use crate::common::{World, within};
+use crate::common::{TestEnv, with_timeout};
 
 /// A gateway with the roles of rooms: the listeners `pair`, `relay` (scope `deep/scope`) and those of every test.
-pub async fn world(rooms: &str) -> World {
+pub async fn env(rooms: &str) -> TestEnv {
     crate::start(&format!(
         r#"
         [listeners.pair]
@@ -36,7 +36,7 @@ pub async fn world(rooms: &str) -> World {
 
 /// What comes from the gateway; pings and pongs are passed over.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Got {
+pub enum Received {
     Text(String),
     Binary(Vec<u8>),
     Close(u16, String),
@@ -47,18 +47,16 @@ pub enum Got {
 pub struct Peer(pub WebSocketStream<TokioIo<Upgraded>>);
 
 impl Peer {
-    pub async fn open(world: &World, path: &str) -> Self {
-        Self::try_open(world, "pair", path, &[]).await.expect("an upgrade")
+    pub async fn open(env: &TestEnv, path: &str) -> Self {
+        Self::try_open(env, "pair", path, &[]).await.expect("an upgrade")
     }
 
-    pub async fn native(world: &World, path: &str) -> Self {
-        Self::try_open(world, "pair", path, &[("sec-websocket-protocol", "lastmile.pair.v1")])
-            .await
-            .expect("an upgrade")
+    pub async fn native(env: &TestEnv, path: &str) -> Self {
+        Self::try_open(env, "pair", path, &[("sec-websocket-protocol", "lastmile.pair.v1")]).await.expect("an upgrade")
     }
 
-    pub async fn try_open(world: &World, listener: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
-        Self::open_at(world.next_address(listener), path, headers).await
+    pub async fn try_open(env: &TestEnv, listener: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        Self::open_at(env.next_address(listener), path, headers).await
     }
 
     pub async fn open_at(address: &Address, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
@@ -92,25 +90,25 @@ impl Peer {
     }
 
     pub async fn send(&mut self, message: Message) {
-        within("room to send", self.0.send(message)).await.expect("an open connection");
+        with_timeout("room to send", self.0.send(message)).await.expect("an open connection");
     }
 
     pub async fn close(&mut self, code: u16, reason: &str) {
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.to_owned().into() };
-        within("room to send", self.0.close(Some(frame))).await.expect("an open connection");
+        with_timeout("room to send", self.0.close(Some(frame))).await.expect("an open connection");
     }
 
-    pub async fn next(&mut self) -> Got {
+    pub async fn next(&mut self) -> Received {
         loop {
-            match within("a frame", self.0.next()).await {
-                Some(Ok(Message::Text(text))) => return Got::Text(text.as_str().to_owned()),
-                Some(Ok(Message::Binary(bytes))) => return Got::Binary(bytes.to_vec()),
+            match with_timeout("a frame", self.0.next()).await {
+                Some(Ok(Message::Text(text))) => return Received::Text(text.as_str().to_owned()),
+                Some(Ok(Message::Binary(bytes))) => return Received::Binary(bytes.to_vec()),
                 Some(Ok(Message::Close(Some(frame)))) => {
                     // The answer goes out, and the gateway ends the stream.
-                    while let Some(Ok(_)) = within("the end of the stream", self.0.next()).await {}
-                    return Got::Close(frame.code.into(), frame.reason.as_str().to_owned());
+                    while let Some(Ok(_)) = with_timeout("the end of the stream", self.0.next()).await {}
+                    return Received::Close(frame.code.into(), frame.reason.as_str().to_owned());
                 }
-                Some(Ok(Message::Close(None))) | Some(Err(_)) | None => return Got::Gone,
+                Some(Ok(Message::Close(None))) | Some(Err(_)) | None => return Received::Gone,
                 Some(Ok(_)) => {}
             }
         }
@@ -119,13 +117,13 @@ impl Peer {
     /// The next frames must be these texts.
     pub async fn hears(&mut self, texts: &[&str]) {
         for text in texts {
-            assert_eq!(self.next().await, Got::Text((*text).to_owned()));
+            assert_eq!(self.next().await, Received::Text((*text).to_owned()));
         }
     }
 
     pub async fn text(&mut self) -> String {
         match self.next().await {
-            Got::Text(text) => text,
+            Received::Text(text) => text,
             other => panic!("expected a text, got {other:?}"),
         }
     }
@@ -144,26 +142,26 @@ impl Peer {
 
     /// The next thing must be a Close.
     pub async fn closes(&mut self, code: u16, reason: &str) {
-        assert_eq!(self.next().await, Got::Close(code, reason.to_owned()));
+        assert_eq!(self.next().await, Received::Close(code, reason.to_owned()));
     }
 }
 
 /// The path of a new room of the channelserver form, and its first peer.
-pub async fn channel(world: &World) -> (String, Peer) {
-    let mut peer = Peer::open(world, "/v1/ws/").await;
+pub async fn channel(env: &TestEnv) -> (String, Peer) {
+    let mut peer = Peer::open(env, "/v1/ws/").await;
     let link = peer.json().await["link"].as_str().unwrap().to_owned();
     (link, peer)
 }
 
 /// A room of our own form: what the gateway says of it.
-pub async fn open_room(world: &World, asked: Value) -> Value {
-    let answer = post_room(world, asked).await;
+pub async fn open_room(env: &TestEnv, asked: Value) -> Value {
+    let answer = post_room(env, asked).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.json()
 }
 
-pub async fn post_room(world: &World, asked: Value) -> Answer {
-    let address = world.next_address("pair");
+pub async fn post_room(env: &TestEnv, asked: Value) -> Answer {
+    let address = env.next_address("pair");
     let body = Bytes::from(asked.to_string());
     let request = Request::post("/v1/rooms")
         .header("host", address.to_string())
@@ -173,36 +171,36 @@ pub async fn post_room(world: &World, asked: Value) -> Answer {
 }
 
 /// Joins with the join secret; gives the peer and its `joined`.
-pub async fn join(world: &World, room: &Value) -> (Peer, Value) {
-    let mut peer = Peer::native(world, room["link"].as_str().unwrap()).await;
+pub async fn join(env: &TestEnv, room: &Value) -> (Peer, Value) {
+    let mut peer = Peer::native(env, room["link"].as_str().unwrap()).await;
     peer.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
     let joined = peer.expect("joined").await;
     (peer, joined)
 }
 
 /// Two peers who know of each other, in a room of the form.
-pub async fn pair(world: &World, form: &str) -> (Peer, Peer) {
+pub async fn pair(env: &TestEnv, form: &str) -> (Peer, Peer) {
     match form {
         "channelserver" => {
-            let (link, a) = channel(world).await;
-            let mut b = Peer::open(world, &link).await;
+            let (link, a) = channel(env).await;
+            let mut b = Peer::open(env, &link).await;
             b.text().await;
             (a, b)
         }
         "relay" => {
             static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
             let path = format!("/v1/relay/{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-            let mut a = Peer::open(world, &path).await;
+            let mut a = Peer::open(env, &path).await;
             a.hears(&["/status:waiting"]).await;
-            let mut b = Peer::open(world, &path).await;
+            let mut b = Peer::open(env, &path).await;
             b.hears(&["/status:connected"]).await;
             a.hears(&["/remote:open", "/status:connected"]).await;
             (a, b)
         }
         _ => {
-            let room = open_room(world, json!({})).await;
-            let (mut a, _) = join(world, &room).await;
-            let (b, _) = join(world, &room).await;
+            let room = open_room(env, json!({})).await;
+            let (mut a, _) = join(env, &room).await;
+            let (b, _) = join(env, &room).await;
             a.expect("peer_joined").await;
             (a, b)
         }
@@ -210,12 +208,12 @@ pub async fn pair(world: &World, form: &str) -> (Peer, Peer) {
 }
 
 /// A text of a peer as its form writes it.
-pub fn spoken(form: &str, text: &str) -> String {
+pub fn encode(form: &str, text: &str) -> String {
     if form == "native" { json!({"type": "message", "data": text}).to_string() } else { text.to_owned() }
 }
 
 /// The text in what the other peer hears.
-pub fn heard(form: &str, text: &str) -> String {
+pub fn decode(form: &str, text: &str) -> String {
     let member = match form {
         "relay" => return text.to_owned(),
         "channelserver" => "message",

@@ -4,44 +4,44 @@ use std::time::{Duration, Instant};
 
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::client::{FORMS, Got, Peer, channel, heard, pair, post_room, spoken, world};
+use crate::client::{FORMS, Peer, Received, channel, decode, encode, env, pair, post_room};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn message_limit_ends_room() {
-    let world = world("max_exchanges = 3").await;
+    let env = env("max_exchanges = 3").await;
     for form in FORMS {
-        let (mut a, mut b) = pair(&world, form).await;
+        let (mut a, mut b) = pair(&env, form).await;
         for n in 0..3 {
             let (from, to) = if n == 1 { (&mut b, &mut a) } else { (&mut a, &mut b) };
-            from.say(&spoken(form, "x")).await;
-            assert_eq!(heard(form, &to.text().await), "x");
+            from.say(&encode(form, "x")).await;
+            assert_eq!(decode(form, &to.text().await), "x");
         }
-        b.say(&spoken(form, "y")).await;
+        b.say(&encode(form, "y")).await;
         a.closes(4506, "message_limit").await;
         b.closes(4506, "message_limit").await;
     }
-    assert_eq!(world.metric(r#"lastmile_rooms_closed_total{reason="message_limit"}"#).await, 3.0);
-    assert_eq!(world.metric("lastmile_room_messages_total").await, 9.0);
-    assert_eq!(world.metric("lastmile_rooms_opened_total").await, 3.0);
-    world.await_metric("lastmile_rooms", 0.0).await;
+    assert_eq!(env.metric(r#"lastmile_rooms_closed_total{reason="message_limit"}"#).await, 3.0);
+    assert_eq!(env.metric("lastmile_room_messages_total").await, 9.0);
+    assert_eq!(env.metric("lastmile_rooms_opened_total").await, 3.0);
+    env.await_metric("lastmile_rooms", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn byte_limit_ends_room() {
-    let world = world("max_data_bytes = 100\nmax_exchanges = 0").await;
+    let env = env("max_data_bytes = 100\nmax_exchanges = 0").await;
     for form in FORMS {
-        let (mut a, mut b) = pair(&world, form).await;
+        let (mut a, mut b) = pair(&env, form).await;
         // What the form counts around the text: the envelope, nothing, the quotes of JSON.
         let around = match form {
             "channelserver" => r#"{"message":"","sender":{"remote":"127.0.0.1"}}"#.len(),
             "relay" => 0,
             _ => 2,
         };
-        a.say(&spoken(form, &"x".repeat(50 - around))).await;
+        a.say(&encode(form, &"x".repeat(50 - around))).await;
         b.text().await;
-        b.say(&spoken(form, &"x".repeat(50 - around))).await;
+        b.say(&encode(form, &"x".repeat(50 - around))).await;
         a.text().await;
-        a.say(&spoken(form, "")).await;
+        a.say(&encode(form, "")).await;
         if form == "relay" {
             a.say("y").await;
             b.hears(&[""]).await;
@@ -53,18 +53,18 @@ async fn byte_limit_ends_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lifespan_ends_busy_room() {
-    let world = world("conn_lifespan_secs = 4\nmax_exchanges = 0").await;
+    let env = env("conn_lifespan_secs = 4\nmax_exchanges = 0").await;
     for form in FORMS {
         let began = Instant::now();
-        let (mut a, mut b) = pair(&world, form).await;
+        let (mut a, mut b) = pair(&env, form).await;
         let end = loop {
-            b.say(&spoken(form, "x")).await;
+            b.say(&encode(form, "x")).await;
             match a.next().await {
-                Got::Text(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Received::Text(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 end => break end,
             }
         };
-        assert_eq!(end, Got::Close(4505, "lifespan_expired".into()), "{form}");
+        assert_eq!(end, Received::Close(4505, "lifespan_expired".into()), "{form}");
         b.closes(4505, "lifespan_expired").await;
         let lived = began.elapsed();
         assert!(lived >= Duration::from_millis(3900) && lived < Duration::from_secs(30), "{form}: {lived:?}");
@@ -73,10 +73,10 @@ async fn lifespan_ends_busy_room() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reconnecting_resets_no_limit() {
-    let world = world("max_exchanges = 4\nconn_lifespan_secs = 600").await;
-    let (link, mut a) = channel(&world).await;
+    let env = env("max_exchanges = 4\nconn_lifespan_secs = 600").await;
+    let (link, mut a) = channel(&env).await;
     for _ in 0..2 {
-        let mut b = Peer::open(&world, &link).await;
+        let mut b = Peer::open(&env, &link).await;
         b.text().await;
         b.say("x").await;
         a.text().await;
@@ -85,23 +85,23 @@ async fn reconnecting_resets_no_limit() {
         b.close(1000, "").await;
         b.next().await;
     }
-    let mut b = Peer::open(&world, &link).await;
+    let mut b = Peer::open(&env, &link).await;
     b.text().await;
     b.say("x").await;
     a.closes(4506, "message_limit").await;
     b.closes(4506, "message_limit").await;
 
-    let mut a = Peer::open(&world, "/v1/relay/x").await;
+    let mut a = Peer::open(&env, "/v1/relay/x").await;
     a.hears(&["/status:waiting"]).await;
     for _ in 0..4 {
-        let mut b = Peer::open(&world, "/v1/relay/x").await;
+        let mut b = Peer::open(&env, "/v1/relay/x").await;
         b.hears(&["/status:connected"]).await;
         b.say("x").await;
         a.hears(&["/remote:open", "/status:connected", "x"]).await;
         drop(b);
         a.hears(&["/remote:close", "/status:waiting"]).await;
     }
-    let mut b = Peer::open(&world, "/v1/relay/x").await;
+    let mut b = Peer::open(&env, "/v1/relay/x").await;
     b.hears(&["/status:connected"]).await;
     b.say("x").await;
     a.hears(&["/remote:open", "/status:connected"]).await;
@@ -110,26 +110,26 @@ async fn reconnecting_resets_no_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frame_limit_is_64_kib() {
-    let world = world("").await;
+    let env = env("").await;
     for form in ["channelserver", "relay"] {
-        let (mut a, mut b) = pair(&world, form).await;
+        let (mut a, mut b) = pair(&env, form).await;
         let most = "x".repeat(65_536);
         a.say(&most).await;
-        assert_eq!(heard(form, &b.text().await), most);
+        assert_eq!(decode(form, &b.text().await), most);
         a.say(&format!("{most}x")).await;
         a.closes(1009, "message_too_big").await;
     }
-    let (mut a, mut b) = pair(&world, "native").await;
-    let text = "x".repeat(65_536 - spoken("native", "").len());
-    a.say(&spoken("native", &text)).await;
-    assert_eq!(heard("native", &b.text().await), text);
-    a.say(&spoken("native", &format!("{text}x"))).await;
+    let (mut a, mut b) = pair(&env, "native").await;
+    let text = "x".repeat(65_536 - encode("native", "").len());
+    a.say(&encode("native", &text)).await;
+    assert_eq!(decode("native", &b.text().await), text);
+    a.say(&encode("native", &format!("{text}x"))).await;
     a.closes(1009, "message_too_big").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_peer_slows_sender_then_closes() {
-    let world = crate::start(
+    let env = crate::start(
         r#"
         [limits]
         outbox_stall_secs = 6
@@ -141,7 +141,7 @@ async fn unread_peer_slows_sender_then_closes() {
         "#,
     )
     .await;
-    let (mut a, b) = pair(&world, "relay").await;
+    let (mut a, b) = pair(&env, "relay").await;
     let flood = async {
         let text = "x".repeat(60_000);
         // Far more than sockets and outboxes hold.
@@ -153,12 +153,12 @@ async fn unread_peer_slows_sender_then_closes() {
     };
     // The sender is held back until its peer is given up.
     assert!(tokio::time::timeout(Duration::from_secs(3), flood).await.is_err());
-    let relayed = world.metric("lastmile_room_messages_total").await;
+    let relayed = env.metric("lastmile_room_messages_total").await;
     assert!(relayed < 500.0, "{relayed} messages went to somebody who reads nothing");
     loop {
         match a.next().await {
-            Got::Text(text) if text == "/remote:close" => break,
-            Got::Text(_) => {}
+            Received::Text(text) if text == "/remote:close" => break,
+            Received::Text(_) => {}
             other => panic!("expected the word that the peer left, got {other:?}"),
         }
     }
@@ -167,15 +167,15 @@ async fn unread_peer_slows_sender_then_closes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_rooms_are_limited() {
-    let world = world("max_rooms_per_address = 2").await;
+    let env = env("max_rooms_per_address = 2").await;
     let mut open = Vec::new();
     for _ in 0..2 {
-        open.push(channel(&world).await);
+        open.push(channel(&env).await);
     }
-    for _ in world.nodes() {
-        Peer::open(&world, "/v1/ws/").await.closes(4004, "rate_limited").await;
-        Peer::open(&world, "/v1/relay/x").await.closes(4004, "rate_limited").await;
-        let refused = post_room(&world, serde_json::json!({})).await;
+    for _ in env.nodes() {
+        Peer::open(&env, "/v1/ws/").await.closes(4004, "rate_limited").await;
+        Peer::open(&env, "/v1/relay/x").await.closes(4004, "rate_limited").await;
+        let refused = post_room(&env, serde_json::json!({})).await;
         assert_eq!(refused.refusal(), (429, "limit-reached".into()));
     }
 }

@@ -13,8 +13,8 @@ mod relay;
 mod statsd;
 
 /// What is done at the same time where there is much of it.
-const AT_ONCE: usize = 200;
+const MAX_CONCURRENT_JOINS: usize = 200;
 
-async fn start(more: &str) -> common::World {
-    common::World::start(more).await
+async fn start(more: &str) -> common::TestEnv {
+    common::TestEnv::start(more).await
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::client::{Got, Peer, channel, open_room, world};
-use crate::common::World;
+use crate::client::{Peer, Received, channel, env, open_room};
+use crate::common::TestEnv;
 
 const JOINERS: usize = 200;
 
@@ -18,7 +18,7 @@ where
 {
     let (mut each, mut done) = (each.into_iter().peekable(), Vec::new());
     while each.peek().is_some() {
-        let tasks: Vec<_> = each.by_ref().take(crate::AT_ONCE).map(tokio::spawn).collect();
+        let tasks: Vec<_> = each.by_ref().take(crate::MAX_CONCURRENT_JOINS).map(tokio::spawn).collect();
         for task in tasks {
             done.push(task.await.unwrap());
         }
@@ -26,19 +26,19 @@ where
     done
 }
 
-async fn open_all(world: &Arc<World>, path: &str, protocol: bool) -> Vec<Peer> {
+async fn open_all(env: &Arc<TestEnv>, path: &str, protocol: bool) -> Vec<Peer> {
     all_at_once((0..JOINERS).map(|_| {
-        let (world, path) = (world.clone(), path.to_owned());
-        async move { if protocol { Peer::native(&world, &path).await } else { Peer::open(&world, &path).await } }
+        let (env, path) = (env.clone(), path.to_owned());
+        async move { if protocol { Peer::native(&env, &path).await } else { Peer::open(&env, &path).await } }
     }))
     .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relay_joiners_form_pairs() {
-    let world = Arc::new(world("").await);
-    let mut peers = open_all(&world, "/v1/relay/one", false).await;
-    world.await_metric("lastmile_rooms", (JOINERS / 2) as f64).await;
+    let env = Arc::new(env("").await);
+    let mut peers = open_all(&env, "/v1/relay/one", false).await;
+    env.await_metric("lastmile_rooms", (JOINERS / 2) as f64).await;
     for (n, peer) in peers.iter_mut().enumerate() {
         match peer.text().await.as_str() {
             "/status:connected" => {}
@@ -60,19 +60,19 @@ async fn relay_joiners_form_pairs() {
         assert!(more.is_err(), "a third message: {more:?}");
     }
     drop(peers);
-    world.await_metric("lastmile_rooms", 0.0).await;
+    env.await_metric("lastmile_rooms", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channel_admits_its_limit() {
-    let world = Arc::new(world("max_connections = 2").await);
-    let (link, mut first) = channel(&world).await;
-    let mut peers = open_all(&world, &link, false).await;
+    let env = Arc::new(env("max_connections = 2").await);
+    let (link, mut first) = channel(&env).await;
+    let mut peers = open_all(&env, &link, false).await;
     let mut inside = Vec::new();
     for mut peer in peers.drain(..) {
         match peer.next().await {
-            Got::Text(_) => inside.push(peer),
-            Got::Close(4508, _) => {}
+            Received::Text(_) => inside.push(peer),
+            Received::Close(4508, _) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -84,16 +84,16 @@ async fn channel_admits_its_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn room_of_two_admits_two() {
     // All are there before the first one says what it wants.
-    let world = Arc::new(world("[limits]\nhello_secs = 300\n").await);
-    let room = open_room(&world, json!({})).await;
-    let peers = open_all(&world, room["link"].as_str().unwrap(), true).await;
+    let env = Arc::new(env("[limits]\nhello_secs = 300\n").await);
+    let room = open_room(&env, json!({})).await;
+    let peers = open_all(&env, room["link"].as_str().unwrap(), true).await;
     let claims = peers.into_iter().map(|mut peer| {
         let secret = room["join_secret"].clone();
         async move {
             peer.say_json(json!({"type": "join", "secret": secret})).await;
             match peer.next().await {
-                Got::Text(joined) => Some((peer, joined)),
-                Got::Close(4508, _) => None,
+                Received::Text(joined) => Some((peer, joined)),
+                Received::Close(4508, _) => None,
                 other => panic!("{other:?}"),
             }
         }
@@ -105,25 +105,25 @@ async fn room_of_two_admits_two() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn left_rooms_are_removed() {
-    let world = Arc::new(world("").await);
+    let env = Arc::new(env("").await);
     for _ in 0..3 {
-        let mut peers = open_all(&world, "/v1/ws/", false).await;
+        let mut peers = open_all(&env, "/v1/ws/", false).await;
         for peer in &mut peers {
             peer.text().await;
         }
-        assert_eq!(world.metric("lastmile_rooms").await, JOINERS as f64);
+        assert_eq!(env.metric("lastmile_rooms").await, JOINERS as f64);
         drop(peers);
-        world.await_metric("lastmile_rooms", 0.0).await;
-        world.await_metric("lastmile_connections", 0.0).await;
+        env.await_metric("lastmile_rooms", 0.0).await;
+        env.await_metric("lastmile_connections", 0.0).await;
     }
-    assert_eq!(world.metric(r#"lastmile_rooms_closed_total{reason="left"}"#).await, 3.0 * JOINERS as f64);
+    assert_eq!(env.metric(r#"lastmile_rooms_closed_total{reason="left"}"#).await, 3.0 * JOINERS as f64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_reaches_every_peer() {
-    let world = world("").await;
-    let (_, mut peer) = channel(&world).await;
-    let drain = world.gateway.shut_down();
+    let env = env("").await;
+    let (_, mut peer) = channel(&env).await;
+    let drain = env.gateway.shut_down();
     peer.closes(4000, "draining").await;
     drain.await.unwrap();
 }

@@ -2,34 +2,34 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Got, Peer, join, open_room, pair, post_room, world};
-use crate::common::World;
+use crate::client::{Peer, Received, env, join, open_room, pair, post_room};
+use crate::common::TestEnv;
 
-async fn resume(world: &World, room: &Value, resume: &Value, seen: Option<u64>) -> Peer {
-    let mut peer = Peer::native(world, room["link"].as_str().unwrap()).await;
+async fn resume(env: &TestEnv, room: &Value, resume: &Value, seen: Option<u64>) -> Peer {
+    let mut peer = Peer::native(env, room["link"].as_str().unwrap()).await;
     peer.say_json(json!({"type": "resume", "resume": resume, "seen": seen})).await;
     peer
 }
 
-async fn by_code(world: &World, code: &str) -> Peer {
-    let mut peer = Peer::native(world, "/v1/rooms").await;
+async fn by_code(env: &TestEnv, code: &str) -> Peer {
+    let mut peer = Peer::native(env, "/v1/rooms").await;
     peer.say_json(json!({"type": "join", "code": code})).await;
     peer
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_exchange_bytes_unchanged() {
-    let world = world("").await;
-    let room = open_room(&world, json!({})).await;
+    let env = env("").await;
+    let room = open_room(&env, json!({})).await;
     assert_eq!(room["link"], format!("/v1/rooms/{}", room["room"].as_str().unwrap()));
     assert!(room["expires"].is_string() && room["code"].is_null());
-    let (mut a, joined) = join(&world, &room).await;
+    let (mut a, joined) = join(&env, &room).await;
     assert_eq!((&joined["peer"], &joined["peers"]), (&json!("p1"), &json!([])));
     assert_eq!((&joined["room"], &joined["expires"]), (&room["room"], &room["expires"]));
     a.say_json(json!({"type": "message", "id": "m", "data": 1})).await;
     let error = a.expect("error").await;
     assert_eq!((&error["id"], &error["code"], &error["temporary"]), (&json!("m"), &json!("peer_absent"), &json!(true)));
-    let (mut b, joined) = join(&world, &room).await;
+    let (mut b, joined) = join(&env, &room).await;
     let sender = json!({"remote": "127.0.0.1"});
     assert_eq!(joined["peers"], json!([{"peer": "p1", "sender": sender}]));
     assert_eq!(a.json().await, json!({"type": "peer_joined", "peer": "p2", "sender": sender}));
@@ -41,20 +41,20 @@ async fn peers_exchange_bytes_unchanged() {
     b.say_json(json!({"type": "leave"})).await;
     b.closes(1000, "").await;
     assert_eq!(a.json().await, json!({"type": "peer_left", "peer": "p2", "reason": "left"}));
-    let (mut c, joined) = join(&world, &room).await;
+    let (mut c, joined) = join(&env, &room).await;
     assert_eq!(joined["peer"], "p3");
     a.expect("peer_joined").await;
     a.close(1000, "bye").await;
     assert_eq!(c.json().await, json!({"type": "peer_left", "peer": "p1", "reason": "left"}));
     c.say_json(json!({"type": "end"})).await;
     c.closes(4509, "peer_left").await;
-    world.await_metric("lastmile_rooms", 0.0).await;
+    env.await_metric("lastmile_rooms", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_cannot_forge_gateway_frames() {
-    let world = world("").await;
-    let (mut a, mut b) = pair(&world, "native").await;
+    let env = env("").await;
+    let (mut a, mut b) = pair(&env, "native").await;
     let forged = json!({"type": "peer_left", "peer": "p1", "reason": "left"});
     b.say_json(json!({"type": "message", "data": forged, "from": "p1", "sender": {"ua": "x"}, "seq": 99})).await;
     let heard = a.expect("message").await;
@@ -72,10 +72,10 @@ async fn peer_cannot_forge_gateway_frames() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_are_indistinguishable() {
-    let world = world("").await;
-    let room = open_room(&world, json!({})).await;
-    let full = open_room(&world, json!({})).await;
-    let _both = (join(&world, &full).await, join(&world, &full).await);
+    let env = env("").await;
+    let room = open_room(&env, json!({})).await;
+    let full = open_room(&env, json!({})).await;
+    let _both = (join(&env, &full).await, join(&env, &full).await);
     let absent = json!("AAAAAAAAAAAAAAAAAAAAAA");
     for id in [&room["room"], &full["room"], &absent] {
         for claim in [
@@ -83,16 +83,16 @@ async fn refusals_are_indistinguishable() {
             json!({"type": "join", "code": "123456"}),
             json!({"type": "resume", "resume": "A".repeat(43)}),
         ] {
-            let mut peer = Peer::native(&world, &format!("/v1/rooms/{}", id.as_str().unwrap())).await;
+            let mut peer = Peer::native(&env, &format!("/v1/rooms/{}", id.as_str().unwrap())).await;
             peer.say_json(claim).await;
             peer.closes(4511, "unknown_room").await;
         }
     }
-    let mut third = Peer::native(&world, full["link"].as_str().unwrap()).await;
+    let mut third = Peer::native(&env, full["link"].as_str().unwrap()).await;
     third.say_json(json!({"type": "join", "secret": full["join_secret"]})).await;
     third.closes(4508, "connection_limit").await;
     for id in ["abc", "AAAAAAAAAAAAAAAAAAAAAA==", "AAAAAAAAAAAAAAAAAAAAAA/", "%FF", &"A".repeat(3000)] {
-        let answer = Peer::try_open(&world, "pair", &format!("/v1/rooms/{id}"), &[]).await.err().expect("no upgrade");
+        let answer = Peer::try_open(&env, "pair", &format!("/v1/rooms/{id}"), &[]).await.err().expect("no upgrade");
         assert_eq!(answer.status, 404, "{id}");
     }
     assert_ne!(room["room"], room["join_secret"]);
@@ -100,63 +100,63 @@ async fn refusals_are_indistinguishable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_frame_must_join() {
-    let world = world("").await;
-    let room = open_room(&world, json!({})).await;
+    let env = env("").await;
+    let room = open_room(&env, json!({})).await;
     for first in ["hello", r#"{"type":"message","data":1}"#, r#"{"type":"join"}"#, r#"{"type":"join","secret":1}"#] {
-        let mut peer = Peer::native(&world, room["link"].as_str().unwrap()).await;
+        let mut peer = Peer::native(&env, room["link"].as_str().unwrap()).await;
         peer.say(first).await;
         peer.closes(4500, "malformed").await;
     }
     let other = [("sec-websocket-protocol", "lastmile.v1")];
-    let mut peer = Peer::try_open(&world, "pair", "/v1/rooms", &other).await.unwrap();
+    let mut peer = Peer::try_open(&env, "pair", "/v1/rooms", &other).await.unwrap();
     peer.closes(4510, "unsupported_protocol").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_opens_room_once() {
-    let world = world("").await;
-    let room = open_room(&world, json!({"code": true})).await;
+    let env = env("").await;
+    let room = open_room(&env, json!({"code": true})).await;
     let code = room["code"].as_str().unwrap().to_owned();
     assert!(code.len() == 6 && code.bytes().all(|b| b.is_ascii_digit()), "{code}");
-    let (mut a, _) = join(&world, &room).await;
-    let mut b = by_code(&world, &format!("{} {}", &code[..3], &code[3..])).await;
+    let (mut a, _) = join(&env, &room).await;
+    let mut b = by_code(&env, &format!("{} {}", &code[..3], &code[3..])).await;
     assert_eq!(b.expect("joined").await["room"], room["room"]);
     a.expect("peer_joined").await;
-    by_code(&world, &code).await.closes(4511, "unknown_room").await;
-    let room = open_room(&world, json!({"code": "words"})).await;
+    by_code(&env, &code).await.closes(4511, "unknown_room").await;
+    let room = open_room(&env, json!({"code": "words"})).await;
     let code = room["code"].as_str().unwrap().to_owned();
     assert_eq!(code.split('-').count(), 3, "{code}");
     // Three wrong ones, and the right one is no good any more.
     for _ in 0..3 {
-        let mut peer = Peer::native(&world, room["link"].as_str().unwrap()).await;
+        let mut peer = Peer::native(&env, room["link"].as_str().unwrap()).await;
         peer.say_json(json!({"type": "join", "code": "one-two-three"})).await;
         peer.closes(4511, "unknown_room").await;
     }
-    by_code(&world, &code).await.closes(4511, "unknown_room").await;
+    by_code(&env, &code).await.closes(4511, "unknown_room").await;
     // An address may guess so often.
     let mut ends = Vec::new();
     for _ in 0..10 {
-        ends.push(by_code(&world, "000000").await.next().await);
+        ends.push(by_code(&env, "000000").await.next().await);
     }
-    assert_eq!(ends.pop(), Some(Got::Close(4004, "rate_limited".into())));
+    assert_eq!(ends.pop(), Some(Received::Close(4004, "rate_limited".into())));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_expires() {
-    let world = world("code_secs = 1").await;
-    let room = open_room(&world, json!({"code": "digits"})).await;
+    let env = env("code_secs = 1").await;
+    let room = open_room(&env, json!({"code": "digits"})).await;
     assert_eq!(room["code_secs"], 1);
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-    by_code(&world, room["code"].as_str().unwrap()).await.closes(4511, "unknown_room").await;
-    join(&world, &room).await;
+    by_code(&env, room["code"].as_str().unwrap()).await.closes(4511, "unknown_room").await;
+    join(&env, &room).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resume_delivers_missed_messages() {
-    let world = world("").await;
-    let room = open_room(&world, json!({})).await;
-    let (mut a, _) = join(&world, &room).await;
-    let (b, joined) = join(&world, &room).await;
+    let env = env("").await;
+    let room = open_room(&env, json!({})).await;
+    let (mut a, _) = join(&env, &room).await;
+    let (b, joined) = join(&env, &room).await;
     a.expect("peer_joined").await;
     drop(b);
     assert_eq!(a.json().await, json!({"type": "peer_left", "peer": "p2", "reason": "away"}));
@@ -164,10 +164,10 @@ async fn resume_delivers_missed_messages() {
         a.say_json(json!({"type": "message", "data": n})).await;
     }
     // The seat is nobody else's meanwhile.
-    let mut third = Peer::native(&world, room["link"].as_str().unwrap()).await;
+    let mut third = Peer::native(&env, room["link"].as_str().unwrap()).await;
     third.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
     third.closes(4508, "connection_limit").await;
-    let mut b = resume(&world, &room, &joined["resume"], Some(1)).await;
+    let mut b = resume(&env, &room, &joined["resume"], Some(1)).await;
     let again = b.expect("joined").await;
     assert_eq!(
         (&again["peer"], &again["recovered"], &again["resume"]),
@@ -179,7 +179,7 @@ async fn resume_delivers_missed_messages() {
     }
     assert_eq!(a.expect("peer_joined").await["resumed"], true);
     // Taken over while it is there: the old connection is closed.
-    let mut other = resume(&world, &room, &joined["resume"], None).await;
+    let mut other = resume(&env, &room, &joined["resume"], None).await;
     assert_eq!(other.expect("joined").await["recovered"], true);
     b.closes(4508, "connection_limit").await;
     a.expect("peer_joined").await;
@@ -189,25 +189,25 @@ async fn resume_delivers_missed_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abandoned_seat_is_freed() {
-    let world = world("resume_secs = 1").await;
-    let room = open_room(&world, json!({})).await;
-    let (mut a, _) = join(&world, &room).await;
-    let (b, joined) = join(&world, &room).await;
+    let env = env("resume_secs = 1").await;
+    let room = open_room(&env, json!({})).await;
+    let (mut a, _) = join(&env, &room).await;
+    let (b, joined) = join(&env, &room).await;
     a.expect("peer_joined").await;
     drop(b);
     assert_eq!(a.expect("peer_left").await["reason"], "away");
     assert_eq!(a.expect("peer_left").await["reason"], "timeout");
-    resume(&world, &room, &joined["resume"], None).await.closes(4511, "unknown_room").await;
-    join(&world, &room).await;
+    resume(&env, &room, &joined["resume"], None).await.closes(4511, "unknown_room").await;
+    join(&env, &room).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn room_size_is_configurable() {
-    let world = world("max_seats = 4").await;
-    let room = open_room(&world, json!({"max_seats": 4})).await;
+    let env = env("max_seats = 4").await;
+    let room = open_room(&env, json!({"max_seats": 4})).await;
     let mut peers = Vec::new();
     for _ in 0..4 {
-        peers.push(join(&world, &room).await.0);
+        peers.push(join(&env, &room).await.0);
     }
     for (n, peer) in peers.iter_mut().enumerate() {
         for _ in n..3 {
@@ -221,90 +221,90 @@ async fn room_size_is_configurable() {
     for asked in
         [json!({"max_seats": 5}), json!({"max_seats": 1}), json!({"seats": 2}), json!([]), json!({"code": "x"})]
     {
-        assert_eq!(post_room(&world, asked).await.refusal(), (400, "malformed".into()));
+        assert_eq!(post_room(&env, asked).await.refusal(), (400, "malformed".into()));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn join_can_open_a_room() {
-    let world = world("").await;
-    let mut a = Peer::native(&world, "/v1/rooms").await;
+    let env = env("").await;
+    let mut a = Peer::native(&env, "/v1/rooms").await;
     a.say_json(json!({"type": "open", "code": "words"})).await;
     let opened = a.expect("opened").await;
     assert_eq!(a.expect("joined").await["room"], opened["room"]);
-    let mut b = by_code(&world, opened["code"].as_str().unwrap()).await;
+    let mut b = by_code(&env, opened["code"].as_str().unwrap()).await;
     b.expect("joined").await;
     a.expect("peer_joined").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opening_can_need_login() {
-    let world = world("open = \"login\"").await;
-    assert_eq!(post_room(&world, json!({})).await.status, 401);
+    let env = env("open = \"login\"").await;
+    assert_eq!(post_room(&env, json!({})).await.status, 401);
     for path in ["/v1/ws/", "/v1/relay/x"] {
-        let answer = Peer::try_open(&world, "pair", path, &[]).await.err().expect("no upgrade");
+        let answer = Peer::try_open(&env, "pair", path, &[]).await.err().expect("no upgrade");
         assert_eq!(answer.status, 401, "{path}");
     }
-    let mut stranger = Peer::native(&world, "/v1/rooms").await;
+    let mut stranger = Peer::native(&env, "/v1/rooms").await;
     stranger.say_json(json!({"type": "open"})).await;
     stranger.closes(4501, "unauthenticated").await;
-    let token = world.issuer.token("alice");
+    let token = env.issuer.token("alice");
     let bearer = format!("Bearer {token}");
-    Peer::try_open(&world, "pair", "/v1/ws/", &[("authorization", &bearer)]).await.expect("an upgrade");
-    let mut alice = Peer::native(&world, "/v1/rooms").await;
+    Peer::try_open(&env, "pair", "/v1/ws/", &[("authorization", &bearer)]).await.expect("an upgrade");
+    let mut alice = Peer::native(&env, "/v1/rooms").await;
     alice.say_json(json!({"type": "open", "token": token, "code": "digits"})).await;
     let opened = alice.expect("opened").await;
     // Whoever was invited needs none.
-    let mut guest = by_code(&world, opened["code"].as_str().unwrap()).await;
+    let mut guest = by_code(&env, opened["code"].as_str().unwrap()).await;
     guest.expect("joined").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revoked_login_leaves_room() {
-    let world = world("open = \"login\"").await;
-    let bearer = format!("Bearer {}", world.issuer.token("alice"));
+    let env = env("open = \"login\"").await;
+    let bearer = format!("Bearer {}", env.issuer.token("alice"));
     let mut peers = Vec::new();
     for path in ["/v1/ws/", "/v1/relay/x"] {
-        peers.push(Peer::try_open(&world, "pair", path, &[("authorization", &bearer)]).await.expect("an upgrade"));
+        peers.push(Peer::try_open(&env, "pair", path, &[("authorization", &bearer)]).await.expect("an upgrade"));
     }
-    let mut native = Peer::native(&world, "/v1/rooms").await;
-    native.say_json(json!({"type": "open", "token": world.issuer.token("alice")})).await;
+    let mut native = Peer::native(&env, "/v1/rooms").await;
+    native.say_json(json!({"type": "open", "token": env.issuer.token("alice")})).await;
     native.expect("opened").await;
     native.expect("joined").await;
     peers.push(native);
-    let mut bob = Peer::native(&world, "/v1/rooms").await;
-    bob.say_json(json!({"type": "open", "token": world.issuer.token("bob"), "code": "digits"})).await;
+    let mut bob = Peer::native(&env, "/v1/rooms").await;
+    bob.say_json(json!({"type": "open", "token": env.issuer.token("bob"), "code": "digits"})).await;
     let opened = bob.expect("opened").await;
     bob.expect("joined").await;
 
     let revoked =
         json!({"issuer": crate::common::gateway::ISSUER, "subject": "alice", "before": crate::common::unix_now()});
-    world.folder.write("revoked.jsonl", &revoked.to_string());
-    let toml = World::toml(&world.publisher.toml("market-data", &["*"]), "[rooms]\nopen = \"login\"\n");
-    for node in world.nodes() {
-        node.reload(&format!("revocations_file = \"revoked.jsonl\"\n{toml}"), &world.folder).unwrap();
+    env.folder.write("revoked.jsonl", &revoked.to_string());
+    let toml = TestEnv::toml(&env.publisher.toml("market-data", &["*"]), "[rooms]\nopen = \"login\"\n");
+    for node in env.nodes() {
+        node.reload(&format!("revocations_file = \"revoked.jsonl\"\n{toml}"), &env.folder).unwrap();
     }
     for peer in &mut peers {
         let end = loop {
             match peer.next().await {
-                Got::Text(_) => {}
+                Received::Text(_) => {}
                 end => break end,
             }
         };
-        assert_eq!(end, Got::Close(4503, "revoked".into()));
+        assert_eq!(end, Received::Close(4503, "revoked".into()));
     }
-    let mut guest = by_code(&world, opened["code"].as_str().unwrap()).await;
+    let mut guest = by_code(&env, opened["code"].as_str().unwrap()).await;
     guest.expect("joined").await;
     bob.expect("peer_joined").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opening_can_need_signature() {
-    let world = world("open = \"publisher\"").await;
-    assert_eq!(post_room(&world, json!({})).await.refusal(), (401, "signature-missing".into()));
-    let authority = world.gateway.authority("pair");
-    let request = world.publisher.request(&authority, "POST", "/v1/rooms", Some(("application/json", b"{}")));
-    let answer = crate::common::http::send(world.gateway.address("pair"), request).await;
+    let env = env("open = \"publisher\"").await;
+    assert_eq!(post_room(&env, json!({})).await.refusal(), (401, "signature-missing".into()));
+    let authority = env.gateway.authority("pair");
+    let request = env.publisher.request(&authority, "POST", "/v1/rooms", Some(("application/json", b"{}")));
+    let answer = crate::common::http::send(env.gateway.address("pair"), request).await;
     assert_eq!(answer.status, 201, "{answer:?}");
-    join(&world, &answer.json()).await;
+    join(&env, &answer.json()).await;
 }

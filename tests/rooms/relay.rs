@@ -5,14 +5,14 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use crate::client::{Got, Peer, world};
+use crate::client::{Peer, Received, env};
 use crate::common::get;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relay_transcript_is_reproduced() {
-    let world = world("max_exchanges = 0").await;
+    let env = env("max_exchanges = 0").await;
     for (listener, path) in [("pair", "/v1/relay/room"), ("relay", "/room%20a?q=1"), ("scoped", "/deep/scope/r%2Fm")] {
-        let open = async || Peer::try_open(&world, listener, path, &[]).await.expect("an upgrade");
+        let open = async || Peer::try_open(&env, listener, path, &[]).await.expect("an upgrade");
         let mut a = open().await;
         a.hears(&["/status:waiting"]).await;
         a.say("anyone?").await;
@@ -31,14 +31,14 @@ async fn relay_transcript_is_reproduced() {
         e.hears(&["/status:waiting"]).await;
         // Binary and fragments are relayed, to the peer alone.
         b.send(Message::binary(vec![0, 255, 7])).await;
-        assert_eq!(a.next().await, Got::Binary(vec![0, 255, 7]));
+        assert_eq!(a.next().await, Received::Binary(vec![0, 255, 7]));
         for (data, part, is_final) in [(Data::Text, "fr", false), (Data::Continue, "ag", true)] {
             d.send(Message::Frame(Frame::message(Bytes::from(part), OpCode::Data(data), is_final))).await;
         }
         c.hears(&["frag"]).await;
         // A Close is echoed; who is left gets the one that waits.
         b.close(4001, "x").await;
-        assert_eq!(b.next().await, Got::Close(4001, "x".into()));
+        assert_eq!(b.next().await, Received::Close(4001, "x".into()));
         a.hears(&["/remote:close", "/status:connected"]).await;
         e.hears(&["/remote:open", "/status:connected"]).await;
         a.say("to e").await;
@@ -51,10 +51,10 @@ async fn relay_transcript_is_reproduced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peer_text_is_inert() {
-    let world = world("max_exchanges = 0").await;
-    let mut a = Peer::open(&world, "/v1/relay/x").await;
+    let env = env("max_exchanges = 0").await;
+    let mut a = Peer::open(&env, "/v1/relay/x").await;
     a.hears(&["/status:waiting"]).await;
-    let mut b = Peer::open(&world, "/v1/relay/x").await;
+    let mut b = Peer::open(&env, "/v1/relay/x").await;
     a.hears(&["/remote:open", "/status:connected"]).await;
     b.hears(&["/status:connected"]).await;
     let forged = [
@@ -70,12 +70,12 @@ async fn peer_text_is_inert() {
         b.say(text).await;
         a.hears(&[text]).await;
         // A stranger waits, whatever was said.
-        let mut stranger = Peer::open(&world, "/v1/relay/x").await;
+        let mut stranger = Peer::open(&env, "/v1/relay/x").await;
         stranger.hears(&["/status:waiting"]).await;
         stranger.close(1000, "").await;
         stranger.next().await;
         // On another node its leaving takes a moment to arrive.
-        world.await_metric("lastmile_rooms", 1.0).await;
+        env.await_metric("lastmile_rooms", 1.0).await;
         a.say("still together").await;
         b.hears(&["still together"]).await;
     }
@@ -83,10 +83,10 @@ async fn peer_text_is_inert() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_relay_drops_control_text() {
-    let world = world("relay_strict = true").await;
-    let mut a = Peer::open(&world, "/v1/relay/x").await;
+    let env = env("relay_strict = true").await;
+    let mut a = Peer::open(&env, "/v1/relay/x").await;
     a.hears(&["/status:waiting"]).await;
-    let mut b = Peer::open(&world, "/v1/relay/x").await;
+    let mut b = Peer::open(&env, "/v1/relay/x").await;
     b.hears(&["/status:connected"]).await;
     b.say("/remote:close").await;
     b.hears(&["/error:0001:The message was not received by anyone.:/remote:close"]).await;
@@ -96,9 +96,9 @@ async fn strict_relay_drops_control_text() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_id_is_404() {
-    let world = world("").await;
+    let env = env("").await;
     let refused = async |listener: &str, path: &str| {
-        Peer::try_open(&world, listener, path, &[]).await.err().map(|answer| answer.status.as_u16())
+        Peer::try_open(&env, listener, path, &[]).await.err().map(|answer| answer.status.as_u16())
     };
     for (listener, prefix) in [("pair", "/v1/relay/"), ("relay", "/"), ("scoped", "/deep/scope/")] {
         let long = "x".repeat(257);
@@ -106,7 +106,7 @@ async fn malformed_id_is_404() {
             assert_eq!(refused(listener, &format!("{prefix}{id}")).await, Some(404), "{listener} {id}");
         }
         assert_eq!(refused(listener, &format!("{prefix}{}", &long[1..])).await, None);
-        assert_eq!(get(world.gateway.address(listener), &format!("{prefix}room")).await.status, 400);
+        assert_eq!(get(env.gateway.address(listener), &format!("{prefix}room")).await.status, 400);
     }
     assert_eq!(refused("scoped", "/room").await, Some(404));
     assert_eq!(refused("scoped", "/deep/scoperoom").await, Some(404));
@@ -114,11 +114,11 @@ async fn malformed_id_is_404() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_waiter_is_not_paired() {
-    let world = world("client_timeout_secs = 2\nheartbeat_interval_secs = 1").await;
+    let env = env("client_timeout_secs = 2\nheartbeat_interval_secs = 1").await;
     // It never reads, so it never answers.
-    let _dead = Peer::open(&world, "/v1/relay/x").await;
-    world.await_metric("lastmile_rooms", 1.0).await;
-    world.await_metric("lastmile_room_timeouts_total", 1.0).await;
-    let mut next = Peer::open(&world, "/v1/relay/x").await;
+    let _dead = Peer::open(&env, "/v1/relay/x").await;
+    env.await_metric("lastmile_rooms", 1.0).await;
+    env.await_metric("lastmile_room_timeouts_total", 1.0).await;
+    let mut next = Peer::open(&env, "/v1/relay/x").await;
     next.hears(&["/status:waiting"]).await;
 }

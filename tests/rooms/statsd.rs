@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 
 use tokio::net::UdpSocket;
 
-use crate::client::{Peer, pair, world};
-use crate::common::within;
+use crate::client::{Peer, env, pair};
+use crate::common::with_timeout;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statsd_names_match_dashboards() {
     let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
-    let world =
-        world(&format!("max_exchanges = 1\n[statsd]\nhost = \"127.0.0.1:{port}\"\nprefix = \"channelserver\"")).await;
-    let (mut a, mut b) = pair(&world, "channelserver").await;
+    let env =
+        env(&format!("max_exchanges = 1\n[statsd]\nhost = \"127.0.0.1:{port}\"\nprefix = \"channelserver\"")).await;
+    let (mut a, mut b) = pair(&env, "channelserver").await;
     a.say("one").await;
     b.text().await;
     a.say("two").await;
     a.closes(4506, "message_limit").await;
     b.closes(4506, "message_limit").await;
-    assert!(Peer::try_open(&world, "pair", "/v1/ws/abcd", &[]).await.is_err());
+    assert!(Peer::try_open(&env, "pair", "/v1/ws/abcd", &[]).await.is_err());
 
     let wanted = BTreeMap::from([
         ("conn.create", 2),
@@ -34,7 +34,7 @@ async fn statsd_names_match_dashboards() {
         wanted.iter().all(|(name, count)| seen.get(*name) == Some(count)) && seen.get("conn.length") == Some(&2)
     };
     while !is_all(&seen) {
-        let length = within("a datagram", server.recv(&mut buffer)).await.unwrap();
+        let length = with_timeout("a datagram", server.recv(&mut buffer)).await.unwrap();
         for line in std::str::from_utf8(&buffer[..length]).unwrap().lines() {
             let (name, rest) = line.strip_prefix("channelserver.").unwrap().split_once(':').unwrap();
             match *rest.split('|').collect::<Vec<_>>() {
