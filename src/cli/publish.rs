@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::runtime::runtime;
 use super::signals::Signals;
 use super::{input, output, remote};
-use crate::protocol::publication::push_json_string;
+use crate::protocol::json::push_json_string;
 
 /// Most unanswered messages. Large enough for long round trips, small enough that the responses fit into the gateway's
 /// outbox.

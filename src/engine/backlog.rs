@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::budget::Budget;
 use crate::broker::ChannelRule;
 use crate::protocol::ChannelName;
-use crate::protocol::publication::{Kept, Publication};
+use crate::protocol::publication::{Publication, StoredPublication};
 
 pub struct Backlog {
     entries: VecDeque<Entry>,
@@ -22,7 +22,7 @@ pub struct Backlog {
 #[derive(Clone)]
 pub struct Entry {
     pub at: Instant,
-    pub form: Kept,
+    pub form: StoredPublication,
 }
 
 impl Backlog {
@@ -48,7 +48,7 @@ impl Backlog {
     pub fn after(&self, channel: &ChannelName, offset: u64) -> Vec<Arc<Publication>> {
         let skipped = usize::try_from(offset - self.retained_from()).unwrap_or(usize::MAX);
         let entries = self.entries().skip(skipped);
-        entries.map(|(offset, entry)| Arc::new(Publication::of_kept(channel, offset, &entry.form))).collect()
+        entries.map(|(offset, entry)| Arc::new(Publication::from_stored(channel, offset, &entry.form))).collect()
     }
 
     /// Keeps the publication at `offset`. What is before a gap goes.

@@ -67,7 +67,7 @@ impl Engine for Memory {
                 .append(channel, rule, publisher, payload, is_wanted, now)
                 .map_err(|refused| self.refuse(channel, log, refused))?;
             let kept = publication.as_ref().filter(|_| rule.backlog_messages > 0);
-            let kept = kept.map(|publication| Entry { at: now.monotonic, form: publication.kept() });
+            let kept = kept.map(|publication| Entry { at: now.monotonic, form: publication.stored() });
             log.commit(log.given(), kept, rule, now.monotonic);
             let walks = publication.map(|publication| self.0.hub.fan_out(channel, &publication)).unwrap_or_default();
             Ok(Accepted { position: log.position(), deliveries: walks })

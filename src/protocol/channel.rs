@@ -1,4 +1,4 @@
-//! Names of channels and the patterns that match them.
+//! Channel names, flock topics and patterns of names.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,28 +6,27 @@ use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// Longest name of a channel, in bytes of UTF-8.
+/// Longest channel name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 255;
 
-/// Longest topic of the flock dialect, in bytes of UTF-8.
+/// Longest flock topic, in bytes of UTF-8.
 pub const MAX_TOPIC_BYTES: usize = 1024;
 
-/// Begins the channels of those topics of the flock dialect that are no names. Our own protocol cannot name them.
+/// Prefix of the channels for flock topics that are not channel names. Native clients cannot use these channels.
 pub const TOPIC_PREFIX: &str = "$flock:";
 
-/// What of a topic is written as `%XX` behind [`TOPIC_PREFIX`], beside everything that is not ASCII.
+/// ASCII characters of a topic that are escaped as `%XX`. Other characters than ASCII are always escaped.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The name of a channel.
 ///
-/// On our own protocol a name has 1 to 255 bytes of UTF-8, holds no control characters and does
-/// not begin with `$`, which is reserved for the gateway ([`ChannelName::parse`]). The older
-/// dialects allow any string, so they use [`ChannelName::from_dialect`], which only bounds the
-/// length. Names are compared byte for byte.
+/// A native name has 1 to 255 bytes of UTF-8 and no control characters. It does not begin with `$`, which is reserved
+/// for the gateway ([`ChannelName::parse`]). The tslm protocol allows any string up to that length
+/// ([`ChannelName::from_dialect`]). Names are compared byte for byte.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
-/// Why a string is not the name of a channel.
+/// Why a string is not a channel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidName {
     Empty,
@@ -50,7 +49,7 @@ impl ChannelName {
         Self::from_dialect(name)
     }
 
-    /// A name as the older dialects allow it: any string of at most [`MAX_NAME_BYTES`].
+    /// A tslm channel: any string of at most [`MAX_NAME_BYTES`].
     pub fn from_dialect(name: &str) -> Result<Self, InvalidName> {
         if name.len() > MAX_NAME_BYTES {
             return Err(InvalidName::TooLong);
@@ -58,11 +57,10 @@ impl ChannelName {
         Ok(Self(name.into()))
     }
 
-    /// The channel of a flock topic: any string of at most [`MAX_TOPIC_BYTES`], no two with the same channel.
+    /// The channel of a flock topic, which is any string of at most [`MAX_TOPIC_BYTES`]. No two topics share a channel.
     ///
-    /// A topic that is a name is the channel of that name. Every other one (empty, reserved, with control characters,
-    /// too long for a name) has the channel [`TOPIC_PREFIX`] and the topic behind it, percent-encoded where it is not
-    /// printable ASCII.
+    /// A topic that is a channel name maps to that channel. Other topics (empty, reserved, with control characters, too
+    /// long for a name) map to [`TOPIC_PREFIX`] and the percent-encoded topic.
     pub fn from_topic(topic: &str) -> Result<Self, InvalidName> {
         match Self::parse(topic) {
             Ok(name) => Ok(name),
@@ -71,13 +69,13 @@ impl ChannelName {
         }
     }
 
-    /// A name that was one of the above when an engine stored it.
+    /// A valid name, read from an engine's store.
     pub fn from_stored(name: &str) -> Result<Self, InvalidName> {
         let max_bytes = TOPIC_PREFIX.len() + 3 * MAX_TOPIC_BYTES;
         if name.len() <= max_bytes { Ok(Self(name.into())) } else { Err(InvalidName::TooLong) }
     }
 
-    /// The topic that [`ChannelName::from_topic`] makes this channel of.
+    /// The inverse of [`ChannelName::from_topic`].
     pub fn topic(&self) -> Cow<'_, str> {
         match self.0.strip_prefix(TOPIC_PREFIX) {
             Some(escaped) => percent_decode_str(escaped).decode_utf8_lossy(),
@@ -90,7 +88,7 @@ impl ChannelName {
     }
 }
 
-/// Control characters (C0, DEL, C1) and the invisible ones that reorder text.
+/// Control characters (C0, DEL, C1), invisible characters and those that reorder text.
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
@@ -111,9 +109,9 @@ impl fmt::Debug for ChannelName {
 impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "a channel name must not be empty",
-            Self::TooLong => "a channel name has at most 255 bytes",
-            Self::ControlCharacter => "a channel name holds no control characters",
+            Self::Empty => "channel name is empty",
+            Self::TooLong => "channel name is longer than 255 bytes",
+            Self::ControlCharacter => "channel name contains a control character",
             Self::Reserved => "channel names that begin with `$` are reserved",
         })
     }
@@ -121,7 +119,7 @@ impl fmt::Display for InvalidName {
 
 impl std::error::Error for InvalidName {}
 
-/// A pattern of channel names: `*` stands for any run of characters, everything else for itself.
+/// A pattern of channel names. `*` matches any run of characters, every other character itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(Box<str>);
 
@@ -134,7 +132,7 @@ impl Pattern {
         &self.0
     }
 
-    /// Linear in the length of `name` for a given pattern: each literal part is searched once, left to right.
+    /// Searches each literal part once from left to right, so the time is linear in the length of `name`.
     pub fn matches(&self, name: &ChannelName) -> bool {
         let name = name.as_str();
         let Some((head, rest)) = self.0.split_once('*') else {
@@ -159,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_refused_with_its_reason() {
+    fn refuses_invalid_names() {
         assert_eq!(ChannelName::parse(""), Err(InvalidName::Empty));
         assert_eq!(ChannelName::parse(&"x".repeat(256)), Err(InvalidName::TooLong));
         assert_eq!(ChannelName::parse("a\nb"), Err(InvalidName::ControlCharacter));
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_is_a_name_is_that_channel_and_every_other_one_has_a_channel_that_nobody_can_name() {
+    fn topic_name_maps_to_channel() {
         for topic in ["t1", "a/b/c", "sp ace", "é", "?", "#", "../subscription", "🦆", "100%25", &"x".repeat(255)] {
             assert_eq!(ChannelName::from_topic(topic), ChannelName::parse(topic), "{topic}");
         }
@@ -193,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_topics_have_the_same_channel() {
+    fn topics_never_share_a_channel() {
         proptest::proptest!(|(one in ".{0,40}", other in ".{0,40}")| {
             let (a, b) = (ChannelName::from_topic(&one).unwrap(), ChannelName::from_topic(&other).unwrap());
             assert_eq!(a.topic(), one);
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_any_run_of_characters() {
+    fn star_matches_any_run() {
         let check = |pattern: &str, name: &str, expected: bool| {
             let matched = Pattern::new(pattern).matches(&ChannelName::from_dialect(name).unwrap());
             assert_eq!(matched, expected, "{pattern} against {name}");

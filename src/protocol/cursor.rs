@@ -1,8 +1,7 @@
-//! The cursor of the fallbacks: where a client is in each of its channels, as one opaque word.
+//! Cursor of event streams and polls: a client's position in each of its channels, as one opaque string.
 //!
-//! It is self-contained, so that any node takes it and none keeps anything between two requests. It grants nothing,
-//! because rights are checked with every request, and so it needs no key; it is checked, so that a client's mistake
-//! is told and not guessed at.
+//! A cursor is self-contained: any node accepts it, and no node stores it. It needs no signature, because it grants
+//! nothing: every request is authorized. Checks exist to report mistakes of clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,28 +14,28 @@ use sha2::{Digest, Sha256};
 
 use super::{ChannelName, ErrorCode, Position, Refusal};
 
-/// Channels of one cursor, and so of one request.
+/// Most channels of a cursor, and therefore of a request.
 pub const MAX_CHANNELS: usize = 100;
 
-/// Bytes of a cursor.
+/// Longest cursor, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
 
-/// Names the encoding.
+/// Version of the encoding.
 const VERSION: u8 = 1;
 
-/// Positions in channels of one client.
+/// Positions of one client in its channels.
 ///
-/// In bytes, before base64url without padding: the version, 8 bytes for the owner, then for each channel, in rising
-/// order, 8 bytes for its name, 8 for the offset, 1 for the length of the epoch, and the epoch. Names are digests:
-/// whoever resumes says what it listens to.
+/// Encoding, before base64url without padding: the version and 8 bytes for the owner. Each channel follows, in rising
+/// order: 8 bytes for its name, 8 for the offset, 1 for the length of the epoch, and the epoch. Names are digests,
+/// because a resuming client sends the names anyway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     owner: Owner,
     /// Sorted by name.
-    places: Vec<(u64, Position)>,
+    positions: Vec<(u64, Position)>,
 }
 
-/// Whose cursor it is: a digest of issuer and subject, or nothing for a client without a token.
+/// Owner of a cursor: a digest of issuer and subject, or 0 for a client without a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner(u64);
 
@@ -46,7 +45,7 @@ pub enum InvalidCursor {
     Malformed,
     OtherOwner,
     OtherChannels,
-    /// It names a publication that there is not yet.
+    /// It is ahead of its channel.
     Future,
 }
 
@@ -54,17 +53,17 @@ impl Owner {
     pub const ANONYMOUS: Self = Self(0);
 
     pub fn of(issuer: &str, subject: &str) -> Self {
-        // The length keeps two pairs that read the same apart.
+        // The length separates pairs whose concatenation is the same.
         Self(digest(&[&issuer.len().to_be_bytes(), issuer.as_bytes(), subject.as_bytes()]))
     }
 }
 
 impl Cursor {
     pub fn new(owner: Owner) -> Self {
-        Self { owner, places: Vec::new() }
+        Self { owner, positions: Vec::new() }
     }
 
-    /// Reads what [`Cursor`]'s `Display` wrote.
+    /// Parses the `Display` form of a [`Cursor`].
     pub fn parse(text: &str) -> Result<Self, InvalidCursor> {
         if text.len() > MAX_BYTES {
             return Err(InvalidCursor::Malformed);
@@ -73,7 +72,7 @@ impl Cursor {
         read(&bytes).ok_or(InvalidCursor::Malformed)
     }
 
-    /// Refuses a cursor that another client got, or that is for none of these channels.
+    /// Refuses a cursor of another owner, or one without any of these channels.
     pub fn check(&self, owner: Owner, channels: &[ChannelName]) -> Result<(), InvalidCursor> {
         if self.owner != owner {
             return Err(InvalidCursor::OtherOwner);
@@ -83,32 +82,32 @@ impl Cursor {
     }
 
     pub fn position(&self, channel: &str) -> Option<&Position> {
-        self.find(channel).ok().map(|at| &self.places[at].1)
+        self.find(channel).ok().map(|at| &self.positions[at].1)
     }
 
     pub fn set(&mut self, channel: &str, epoch: &str, offset: u64) {
         match self.find(channel) {
-            Ok(at) if *self.places[at].1.epoch == *epoch => self.places[at].1.offset = offset,
-            Ok(at) => self.places[at].1 = Position { epoch: epoch.into(), offset },
-            Err(at) => self.places.insert(at, (name(channel), Position { epoch: epoch.into(), offset })),
+            Ok(at) if *self.positions[at].1.epoch == *epoch => self.positions[at].1.offset = offset,
+            Ok(at) => self.positions[at].1 = Position { epoch: epoch.into(), offset },
+            Err(at) => self.positions.insert(at, (name(channel), Position { epoch: epoch.into(), offset })),
         }
     }
 
     fn find(&self, channel: &str) -> Result<usize, usize> {
         let name = name(channel);
-        self.places.binary_search_by_key(&name, |(name, _)| *name)
+        self.positions.binary_search_by_key(&name, |(name, _)| *name)
     }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = Vec::with_capacity(9 + self.places.len() * 32);
+        let mut bytes = Vec::with_capacity(9 + self.positions.len() * 32);
         bytes.put_u8(VERSION);
         bytes.put_u64(self.owner.0);
-        for (name, Position { epoch, offset }) in &self.places {
+        for (name, Position { epoch, offset }) in &self.positions {
             bytes.put_u64(*name);
             bytes.put_u64(*offset);
-            // Epochs are a few letters; one that does not fit would be another one when it comes back.
+            // Epochs are short. A truncated epoch decodes to a different epoch, so the cursor does not resume.
             let epoch = &epoch.as_bytes()[..epoch.len().min(usize::from(u8::MAX))];
             bytes.put_u8(epoch.len() as u8);
             bytes.put_slice(epoch);
@@ -135,11 +134,11 @@ fn read(mut bytes: &[u8]) -> Option<Cursor> {
         let (epoch, rest) = bytes.split_at_checked(length)?;
         let epoch: Arc<str> = std::str::from_utf8(epoch).ok()?.into();
         bytes = rest;
-        let is_next = cursor.places.last().is_none_or(|(before, _)| *before < name);
-        if !is_next || cursor.places.len() == MAX_CHANNELS {
+        let is_next = cursor.positions.last().is_none_or(|(before, _)| *before < name);
+        if !is_next || cursor.positions.len() == MAX_CHANNELS {
             return None;
         }
-        cursor.places.push((name, Position { epoch, offset }));
+        cursor.positions.push((name, Position { epoch, offset }));
     }
     Some(cursor)
 }
@@ -160,10 +159,10 @@ impl From<InvalidCursor> for Refusal {
         Self::new(
             ErrorCode::CursorInvalid,
             match invalid {
-                InvalidCursor::Malformed => "the cursor is none of this gateway's",
-                InvalidCursor::OtherOwner => "the cursor was given to somebody else; begin without one",
-                InvalidCursor::OtherChannels => "the cursor is for other channels; begin without one",
-                InvalidCursor::Future => "the cursor is ahead of its channel; begin without one",
+                InvalidCursor::Malformed => "malformed cursor",
+                InvalidCursor::OtherOwner => "cursor belongs to another client, start without one",
+                InvalidCursor::OtherChannels => "cursor is for other channels, start without one",
+                InvalidCursor::Future => "cursor is ahead of its channel, start without one",
             },
         )
     }
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_belongs_to_its_client_and_its_channels() {
+    fn belongs_to_owner_and_channels() {
         let alice = Owner::of("https://sso", "alice");
         let mut cursor = Cursor::new(alice);
         cursor.set("a", "k3", 7);
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_written_here_is_malformed() {
+    fn refuses_malformed_cursors() {
         let mut cursor = Cursor::new(Owner::ANONYMOUS);
         cursor.set("a", "k3", 7);
         let text = cursor.to_string();
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_of_the_most_channels_fits() {
+    fn largest_cursor_fits() {
         let mut cursor = Cursor::new(Owner::ANONYMOUS);
         for n in 0..MAX_CHANNELS {
             cursor.set(&n.to_string(), "an epoch of 32 bytes, or about so", u64::MAX);
@@ -223,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_read_without_panic(text in "[A-Za-z0-9_-]{0,200}", bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn parses_any_input(text in "[A-Za-z0-9_-]{0,200}", bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _ = Cursor::parse(&text);
             let framed = [&[VERSION; 1], &bytes[..]].concat();
             let encoded = URL_SAFE_NO_PAD.encode(framed);
@@ -233,9 +232,9 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(places in proptest::collection::hash_map("[a-z]{1,8}", ("[a-z0-9]{0,12}", any::<u64>()), 0..20)) {
+        fn round_trip(positions in proptest::collection::hash_map("[a-z]{1,8}", ("[a-z0-9]{0,12}", any::<u64>()), 0..20)) {
             let mut cursor = Cursor::new(Owner::of("i", "s"));
-            for (name, (epoch, offset)) in &places {
+            for (name, (epoch, offset)) in &positions {
                 cursor.set(name, epoch, *offset);
             }
             prop_assert_eq!(Cursor::parse(&cursor.to_string()), Ok(cursor));

@@ -1,4 +1,4 @@
-//! One publication: encoded once, shared by everybody who gets it.
+//! One publication: encoded once, its frames shared by all subscribers.
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -7,139 +7,69 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::frame::command::Text;
-use super::{ChannelName, ErrorCode, Refusal, compat, websocket};
+use super::json::{Text, push_json_string};
+use super::payload::{DataKind, Payload};
+use super::{ChannelName, compat, websocket};
 
-/// Deepest nesting of JSON that is carried.
-pub const MAX_JSON_DEPTH: usize = 32;
-
-/// What a publisher sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload<'a> {
-    /// Checked JSON, carried byte for byte.
-    Json(&'a str),
-    /// Carried as a JSON string.
-    Text(&'a str),
-    /// Carried as base64 in a JSON string, with `"encoding":"base64"`.
-    Binary(&'a [u8]),
-}
-
-impl Payload<'_> {
-    /// Bytes as the limits count them.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Json(text) | Self::Text(text) => text.len(),
-            Self::Binary(bytes) => bytes.len(),
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// Checks that `bytes` are one JSON value, not nested too deeply.
-pub fn check_json(bytes: &[u8]) -> Result<&str, Refusal> {
-    let malformed = |detail: String| Refusal::new(ErrorCode::Malformed, detail);
-    let text = std::str::from_utf8(bytes).map_err(|_| malformed("the JSON is not UTF-8".into()))?;
-    check_depth(text, MAX_JSON_DEPTH)?;
-    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|error| malformed(format!("not JSON: {error}")))?;
-    Ok(text.trim_matches([' ', '\t', '\r', '\n']))
-}
-
-/// Refuses nesting deeper than `max_depth`; `text` need not be valid JSON.
-pub fn check_depth(text: &str, max_depth: usize) -> Result<(), Refusal> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > max_depth {
-                    return Err(Refusal::new(
-                        ErrorCode::Malformed,
-                        format!("the JSON is nested deeper than {max_depth} levels"),
-                    ));
-                }
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Where a publication stands: offsets of one channel rise by one within an epoch.
+/// Position of a publication in its channel. Offsets rise by one within an epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Changes when history is lost.
+    /// A new epoch means that the history before it is lost.
     pub epoch: Arc<str>,
     pub offset: u64,
 }
 
 impl Position {
-    /// Names the publication at this position: unique over channels and restarts, because epochs are.
+    /// `EPOCH-OFFSET`. Unique over channels and restarts, because epochs are.
     pub fn message_id(&self) -> String {
         format!("{}-{}", self.epoch, self.offset)
     }
 
-    /// The position that a [`Position::message_id`] names.
+    /// Parses a [`Position::message_id`].
     pub fn of_message(id: &str) -> Option<Self> {
         let (epoch, offset) = id.rsplit_once('-')?;
         Some(Self { epoch: epoch.into(), offset: offset.parse().ok()? })
     }
 }
 
-/// How the data of a publication is written in its frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DataKind {
-    Json,
-    Text,
-    Base64,
-}
-
-/// One accepted item of a channel.
+/// An accepted publication of a channel.
 pub struct Publication {
     pub offset: u64,
     /// The `message` frame of our own protocol.
     frame: Bytes,
-    /// Where in the frame the data stands.
+    /// Range of the data within the frame, in bytes.
     data: Range<usize>,
     kind: DataKind,
     channel: ChannelName,
-    /// Whether a compressed frame may be made: not of what is secret, because sizes tell (CRIME, BREACH).
+    /// Whether a compressed frame may be made. Never for secrets: compressed sizes leak them (CRIME, BREACH).
     may_compress: bool,
-    deflated: OnceLock<Bytes>,
-    tslm: OnceLock<Bytes>,
-    flock: OnceLock<Bytes>,
+    /// Frames of the other forms, each made by its first subscriber. The index is `form - 1`.
+    other_frames: [OnceLock<Bytes>; Form::COUNT - 1],
 }
 
-/// A publication as a backlog keeps it: its frame, once, and what stands where in it.
+/// A publication as backlogs store it: the frame with the range and kind of its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredPublication {
     frame: Bytes,
     data: Range<u32>,
     kind: DataKind,
 }
 
-impl Kept {
-    /// Bytes of the description before the frame.
-    const HEAD: usize = 9;
+impl StoredPublication {
+    /// Bytes before the frame: the kind, and the range of the data.
+    const HEAD_BYTES: usize = 9;
 
     pub fn frame(&self) -> &Bytes {
         &self.frame
     }
 
-    /// Who published it.
+    /// Name of the publisher. `None` if the frame cannot be parsed.
     pub fn publisher(&self) -> Option<String> {
         #[derive(serde::Deserialize)]
         struct Message {
             publisher: String,
         }
-        // RFC 6455 section 5.2: how long the header of a frame is.
+        // RFC 6455 section 5.2: the length field decides the size of the header.
         let header = match self.frame.get(1)? & 0x7f {
             0..126 => 2,
             126 => 4,
@@ -148,28 +78,28 @@ impl Kept {
         serde_json::from_slice::<Message>(self.frame.get(header..)?).ok().map(|message| message.publisher)
     }
 
-    /// Bytes that [`Kept::write`] fills.
+    /// Size in bytes that [`StoredPublication::write`] fills.
     pub fn stored_len(&self) -> usize {
-        Self::HEAD + self.frame.len()
+        Self::HEAD_BYTES + self.frame.len()
     }
 
-    /// Writes it into exactly [`Kept::stored_len`] bytes.
+    /// Encodes into `stored`, which has exactly [`StoredPublication::stored_len`] bytes.
     pub fn write(&self, stored: &mut [u8]) {
         let kind = match self.kind {
             DataKind::Json => 0,
             DataKind::Text => 1,
             DataKind::Base64 => 2,
         };
-        let (head, frame) = stored.split_at_mut(Self::HEAD);
+        let (head, frame) = stored.split_at_mut(Self::HEAD_BYTES);
         head[0] = kind;
         head[1..5].copy_from_slice(&self.data.start.to_le_bytes());
         head[5..].copy_from_slice(&self.data.end.to_le_bytes());
         frame.copy_from_slice(&self.frame);
     }
 
-    /// What [`Kept::write`] wrote; `None` if it is anything else.
+    /// Decodes the output of [`StoredPublication::write`]; `None` for anything else.
     pub fn read(stored: &[u8]) -> Option<Self> {
-        let (head, frame) = stored.split_at_checked(Self::HEAD)?;
+        let (head, frame) = stored.split_at_checked(Self::HEAD_BYTES)?;
         let kind = match head[0] {
             0 => DataKind::Json,
             1 => DataKind::Text,
@@ -182,21 +112,21 @@ impl Kept {
     }
 }
 
-/// In which words a subscriber is spoken to.
+/// Wire format of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Native,
-    /// The same over a connection that takes compressed frames.
+    /// `Native` over a connection that negotiated permessage-deflate.
     Deflated,
     Tslm,
     Flock,
 }
 
 impl Form {
-    /// How many forms there are.
+    /// Number of forms.
     pub const COUNT: usize = Self::Flock as usize + 1;
 
-    /// Whether our own protocol is spoken.
+    /// Whether the subscriber uses the native protocol.
     pub fn is_native(self) -> bool {
         matches!(self, Self::Native | Self::Deflated)
     }
@@ -215,7 +145,7 @@ impl Publication {
         let mut json = String::with_capacity(200 + channel.as_str().len() + publisher.len() + payload.len() * 4 / 3);
         json.push_str(r#"{"type":"message","channel":"#);
         push_json_string(&mut json, channel.as_str());
-        // Epochs and times hold nothing that JSON escapes.
+        // Epochs and times contain no character that JSON escapes.
         let _ = write!(
             json,
             r#","message_id":"{epoch}-{offset}","epoch":"{epoch}","offset":{offset},"time":"{time:.3}","publisher":"#
@@ -244,12 +174,16 @@ impl Publication {
         json.push_str(if kind == DataKind::Base64 { r#","encoding":"base64"}"# } else { "}" });
         let frame = websocket::text_frame(json.as_bytes());
         let header = (frame.len() - json.len()) as u32;
-        Self::of_kept(channel, *offset, &Kept { frame, data: start as u32 + header..end as u32 + header, kind })
+        Self::from_stored(
+            channel,
+            *offset,
+            &StoredPublication { frame, data: start as u32 + header..end as u32 + header, kind },
+        )
     }
 
-    /// One that was kept.
-    pub fn of_kept(channel: &ChannelName, offset: u64, kept: &Kept) -> Self {
-        let Kept { frame, data, kind } = kept;
+    /// A publication read from a backlog.
+    pub fn from_stored(channel: &ChannelName, offset: u64, stored: &StoredPublication) -> Self {
+        let StoredPublication { frame, data, kind } = stored;
         Self {
             offset,
             frame: frame.clone(),
@@ -257,43 +191,47 @@ impl Publication {
             kind: *kind,
             channel: channel.clone(),
             may_compress: false,
-            deflated: OnceLock::new(),
-            tslm: OnceLock::new(),
-            flock: OnceLock::new(),
+            other_frames: Default::default(),
         }
     }
 
-    /// The same, with or without a compressed frame for those who take one. One that was kept has none: it is made
-    /// for one reader, and each would have it compressed anew.
+    /// Allows or forbids the compressed frame. Publications of a backlog have none: each is decoded for one reader,
+    /// so every reader would compress it again.
     pub fn compressed(self, may_compress: bool) -> Self {
         Self { may_compress, ..self }
     }
 
-    /// What has to be kept of it. It shares the frame and nothing else, so forms made later are not kept.
-    pub fn kept(&self) -> Kept {
-        Kept { frame: self.frame.clone(), data: self.data.start as u32..self.data.end as u32, kind: self.kind }
+    /// The stored part. Shares the native frame alone, so a backlog does not retain frames of other forms.
+    pub fn stored(&self) -> StoredPublication {
+        StoredPublication {
+            frame: self.frame.clone(),
+            data: self.data.start as u32..self.data.end as u32,
+            kind: self.kind,
+        }
     }
 
     /// The frame for subscribers of `form`.
     pub fn frame(&self, form: Form) -> &Bytes {
-        match form {
-            Form::Native => &self.frame,
-            Form::Deflated if !self.may_compress => &self.frame,
-            Form::Deflated => self.deflated.get_or_init(|| {
-                websocket::deflated_text_frame(websocket::payload(&self.frame)).unwrap_or_else(|| self.frame.clone())
-            }),
-            Form::Tslm => self.tslm.get_or_init(|| compat::tslm::message_frame(&self.channel, self.kind, self.data())),
-            Form::Flock => self.flock.get_or_init(|| compat::flock::event_frame(&self.channel, self.data())),
+        if form == Form::Native || (form == Form::Deflated && !self.may_compress) {
+            return &self.frame;
         }
+        self.other_frames[form as usize - 1].get_or_init(|| match form {
+            Form::Native => self.frame.clone(),
+            Form::Deflated => {
+                websocket::deflated_text_frame(websocket::payload(&self.frame)).unwrap_or_else(|| self.frame.clone())
+            }
+            Form::Tslm => compat::tslm::message_frame(&self.channel, self.kind, self.data()),
+            Form::Flock => compat::flock::event_frame(&self.channel, self.data()),
+        })
     }
 
     /// The data as JSON text.
     pub fn data(&self) -> &str {
-        std::str::from_utf8(&self.frame[self.data.clone()]).expect("a frame is made of text")
+        std::str::from_utf8(&self.frame[self.data.clone()]).expect("frames hold UTF-8")
     }
 }
 
-/// What a frame to a subscriber is about.
+/// The members of a frame to a subscriber without its data.
 #[derive(Debug, Deserialize)]
 pub struct Head<'a> {
     #[serde(borrow, rename = "type")]
@@ -307,26 +245,14 @@ pub struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Calls `with` on the head of a JSON text that the gateway wrote. The data of a `message` is not looked at.
+    /// Calls `with` on the head of a JSON text that the gateway wrote. Does not parse the data of a `message`.
     pub fn read<R>(text: &[u8], with: impl FnOnce(Head<'_>) -> R) -> Option<R> {
-        // The quotes of every string before it are escaped, so the first one is the member itself.
+        // Strings before it have their quotes escaped, so the first match is the member itself.
         const DATA: &[u8] = br#","data":"#;
         match text.windows(DATA.len()).position(|part| part == DATA) {
             Some(end) => serde_json::from_slice(&[&text[..end], b"}"].concat()).ok().map(with),
             None => serde_json::from_slice(text).ok().map(with),
         }
-    }
-}
-
-/// Appends `text` as a JSON string with its quotes.
-pub fn push_json_string(json: &mut String, text: &str) {
-    let plain = text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
-    if plain {
-        json.push('"');
-        json.push_str(text);
-        json.push('"');
-    } else {
-        json.push_str(&serde_json::Value::from(text).to_string());
     }
 }
 
@@ -354,24 +280,24 @@ mod tests {
     }
 
     #[test]
-    fn json_is_carried_byte_for_byte() {
+    fn json_keeps_its_bytes() {
         let odd = "{ \"usd\":3001.50, \"a\":1e3 ,\n\"b\":12345678901234567890123}";
-        check(Payload::Json(check_json(odd.as_bytes()).unwrap()), odd, "}");
+        check(Payload::Json(crate::protocol::json::check_json(odd.as_bytes()).unwrap()), odd, "}");
     }
 
     #[test]
-    fn text_is_a_string_and_anything_else_base64() {
+    fn binary_data_is_base64() {
         check(Payload::Text("a\"b\n"), r#""a\"b\n""#, "}");
         check(Payload::Binary(&[0xff, 0xfe]), r#""//4=""#, r#","encoding":"base64"}"#);
     }
 
     #[test]
-    fn a_compressed_frame_is_made_once_and_only_where_it_may_be_and_pays() {
+    fn one_compressed_frame_for_all() {
         let text = "tick ".repeat(100);
         let made = publication(Payload::Text(&text)).compressed(true);
         let (plain, deflated) = (made.frame(Form::Native), made.frame(Form::Deflated));
         assert!(deflated.len() < plain.len() && deflated[0] == 0xc1);
-        assert_eq!(made.frame(Form::Deflated).as_ptr(), deflated.as_ptr(), "all share one");
+        assert_eq!(made.frame(Form::Deflated).as_ptr(), deflated.as_ptr(), "shared by all");
         let secret = publication(Payload::Text(&text)).compressed(false);
         assert_eq!(secret.frame(Form::Deflated).as_ptr(), secret.frame(Form::Native).as_ptr());
         let mut noise = vec![0; 3000];
@@ -379,23 +305,5 @@ mod tests {
         let noise = noise.iter().map(|byte| char::from(b'0' + byte % 64)).collect::<String>();
         let odd = publication(Payload::Text(&noise)).compressed(true);
         assert!(odd.frame(Form::Deflated).len() <= odd.frame(Form::Native).len());
-    }
-
-    #[test]
-    fn what_is_not_one_json_value_is_refused() {
-        for bad in ["", "{", "{} {}", "nul", "\u{feff}1", "[1,]", "{\"a\":01}"] {
-            assert!(check_json(bad.as_bytes()).is_err(), "{bad:?}");
-        }
-        assert!(check_json(&[b'"', 0xff, b'"']).is_err());
-        assert!(check_json(b" [1] \n").is_ok());
-    }
-
-    #[test]
-    fn i1_nesting_is_bounded() {
-        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        assert!(check_json(nested(MAX_JSON_DEPTH).as_bytes()).is_ok());
-        assert!(check_json(nested(MAX_JSON_DEPTH + 1).as_bytes()).is_err());
-        assert!(check_json(nested(1_000_000).as_bytes()).is_err());
-        assert!(check_json(br#""[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[[[[""#).is_ok());
     }
 }

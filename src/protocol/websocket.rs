@@ -1,7 +1,7 @@
-//! WebSocket frames (RFC 6455 section 5), server side, without I/O.
+//! WebSocket frames and messages (RFC 6455 section 5), server side, without I/O.
 //!
-//! Headers are read and written by `tungstenite`; assembling messages from frames is ours, because an
-//! idle connection then keeps no buffer at all, and because no library bounds the number of fragments.
+//! `tungstenite` reads and writes headers. Messages are assembled here: an idle connection then needs no buffer, and no
+//! library bounds the number of fragments.
 
 mod deflate;
 mod extension;
@@ -21,39 +21,39 @@ pub use extension::{Malformed, accept_deflate};
 /// Longest payload of a control frame (RFC 6455 section 5.5).
 const MAX_CONTROL_BYTES: usize = 125;
 
-/// A whole message of the peer.
+/// A complete message of the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
     Ping(&'a [u8]),
     Pong,
-    /// The peer ends the connection; the payload is what the Close in answer carries.
+    /// The payload of the peer's Close, which the answering Close repeats.
     Close(&'a [u8]),
 }
 
-/// What one connection may send.
+/// Limits of the messages of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of a message, reassembled.
+    /// Size of an assembled message, in bytes.
     pub message_bytes: usize,
-    /// Fragments of a message.
+    /// Number of fragments of a message.
     pub fragments: u32,
 }
 
-/// Turns the bytes of a peer into messages. Holds memory only while a message is incomplete.
+/// Assembles messages from a peer's bytes. Allocates only while a message is incomplete.
 #[derive(Default)]
 pub struct Assembler {
-    /// permessage-deflate was negotiated: messages may be compressed, each on its own.
+    /// Whether permessage-deflate was negotiated.
     inflates: bool,
     partial: Option<Box<Partial>>,
 }
 
 #[derive(Default)]
 struct Partial {
-    /// A frame of which the end has not arrived.
+    /// The incomplete frame.
     frame: Vec<u8>,
-    /// The fragments so far of a message of which the end has not arrived, and what it is.
+    /// Payload of the message's fragments received so far.
     message: Vec<u8>,
     kind: Option<Data>,
     is_compressed: bool,
@@ -61,19 +61,19 @@ struct Partial {
 }
 
 impl Assembler {
-    /// `inflates` is whether permessage-deflate was negotiated.
+    /// `inflates`: permessage-deflate was negotiated.
     pub fn new(inflates: bool) -> Self {
         Self { inflates, partial: None }
     }
 
-    /// Whether a few bytes can become a large message.
+    /// Whether messages may be compressed, so that few bytes can become a large message.
     pub fn inflates(&self) -> bool {
         self.inflates
     }
 
-    /// Takes all of `input`, which is unmasked in place, and hands every complete message to `sink`.
+    /// Consumes `input`, unmasks it in place, and passes each complete message to `sink`.
     ///
-    /// Memory grows with what was received, never with what a header announces. An error ends the connection.
+    /// Memory grows with received bytes, never with a length that a header announces. An error ends the connection.
     pub fn feed(
         &mut self,
         mut input: &mut [u8],
@@ -81,9 +81,9 @@ impl Assembler {
         sink: &mut impl FnMut(Message<'_>) -> Result<(), CloseReason>,
     ) -> Result<(), CloseReason> {
         while !input.is_empty() {
-            let held = self.partial.as_ref().map_or(0, |partial| partial.frame.len());
-            if held > 0 {
-                input = self.feed_held(input, bounds, sink)?;
+            let buffered = self.partial.as_ref().map_or(0, |partial| partial.frame.len());
+            if buffered > 0 {
+                input = self.feed_buffered(input, bounds, sink)?;
                 continue;
             }
             match self.read_header(input, bounds)? {
@@ -101,8 +101,8 @@ impl Assembler {
         Ok(())
     }
 
-    /// Completes the frame that began in an earlier read, as far as `input` reaches; returns what is left of it.
-    fn feed_held<'a>(
+    /// Appends `input` to the buffered frame, up to its end. Returns the rest of `input`.
+    fn feed_buffered<'a>(
         &mut self,
         input: &'a mut [u8],
         bounds: Bounds,
@@ -110,13 +110,13 @@ impl Assembler {
     ) -> Result<&'a mut [u8], CloseReason> {
         let mut frame = std::mem::take(&mut self.partial.get_or_insert_default().frame);
         let header = self.read_header(&frame, bounds)?;
-        // Until the header is whole, it is taken byte by byte: at most 14 of them.
+        // An incomplete header is read byte by byte: at most 14 bytes.
         let end = header.map_or(frame.len() + 1, |(_, _, end)| end);
         let (taken, rest) = input.split_at_mut((end - frame.len()).min(input.len()));
-        // Room for twice what arrived, as a vector would make, but for no more than the frame.
+        // Doubles the capacity as a vector would, but never beyond the end of the frame.
         if frame.capacity() - frame.len() < taken.len() {
-            let wanted = (frame.len() * 2).min(end).max(frame.len() + taken.len());
-            frame.reserve_exact(wanted - frame.len());
+            let capacity = (frame.len() * 2).min(end).max(frame.len() + taken.len());
+            frame.reserve_exact(capacity - frame.len());
         }
         frame.extend_from_slice(taken);
         match self.read_header(&frame, bounds)? {
@@ -129,7 +129,7 @@ impl Assembler {
         Ok(rest)
     }
 
-    /// The header at the front of `bytes`, with where its payload starts and ends; `None` while it is incomplete.
+    /// The header at the front of `bytes`, with start and end of its payload; `None` while it is incomplete.
     fn read_header(&self, bytes: &[u8], bounds: Bounds) -> Result<Option<(FrameHeader, usize, usize)>, CloseReason> {
         let mut cursor = Cursor::new(bytes);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CloseReason::ProtocolError)?;
@@ -137,10 +137,10 @@ impl Assembler {
             return Ok(None);
         };
         let start = cursor.position() as usize;
-        // RFC 7692 section 6: the first frame of a message says whether it is compressed, no other frame does.
+        // RFC 7692 section 6: the first frame of a message marks it as compressed, no other frame may.
         let is_first = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
         let reserved = (header.rsv1 && !(self.inflates && is_first)) || header.rsv2 || header.rsv3;
-        // Section 5.2: a length is written in the fewest bytes. The mask makes 4 of the header's bytes.
+        // Section 5.2: a length has the shortest encoding. The mask is 4 bytes of the header.
         let minimal = match start.saturating_sub(6) {
             0 => true,
             2 => length > 125,
@@ -181,11 +181,11 @@ impl Assembler {
             }
             OpCode::Data(kind) => kind,
         };
-        let begun = self.partial.as_ref().and_then(|partial| partial.kind);
-        let kind = match (begun, kind) {
+        let first_kind = self.partial.as_ref().and_then(|partial| partial.kind);
+        let kind = match (first_kind, kind) {
             (None, Data::Continue) | (Some(_), Data::Text | Data::Binary) => return Err(CloseReason::ProtocolError),
-            (None, kind) if header.is_final => return whole(kind, payload, header.rsv1, bounds, sink),
-            (Some(begun), _) => begun,
+            (None, kind) if header.is_final => return emit(kind, payload, header.rsv1, bounds, sink),
+            (Some(first_kind), _) => first_kind,
             (None, kind) => kind,
         };
         let partial = self.partial.get_or_insert_default();
@@ -199,12 +199,12 @@ impl Assembler {
         if header.is_final {
             let Partial { message, is_compressed, .. } = std::mem::take(&mut **partial);
             self.release();
-            return whole(kind, &message, is_compressed, bounds, sink);
+            return emit(kind, &message, is_compressed, bounds, sink);
         }
         Ok(())
     }
 
-    /// Gives the memory back when nothing is incomplete.
+    /// Frees the buffers when no message is incomplete.
     fn release(&mut self) {
         if self.partial.as_ref().is_some_and(|partial| partial.frame.is_empty() && partial.kind.is_none()) {
             self.partial = None;
@@ -212,8 +212,8 @@ impl Assembler {
     }
 }
 
-/// Hands over a message of which everything has arrived.
-fn whole(
+/// Passes a complete message to `sink`, inflated if it is compressed.
+fn emit(
     kind: Data,
     payload: &[u8],
     is_compressed: bool,
@@ -233,7 +233,7 @@ fn message(kind: Data, payload: &[u8]) -> Result<Message<'_>, CloseReason> {
     }
 }
 
-/// Section 7.4: a Close carries nothing, or an allowed code and a reason in UTF-8.
+/// Section 7.4: a Close is empty, or has an allowed code and a reason in UTF-8.
 fn check_close(payload: &[u8]) -> Result<(), CloseReason> {
     match payload {
         [] => Ok(()),
@@ -260,12 +260,12 @@ fn unmask(payload: &mut [u8], mask: Option<[u8; 4]>) {
     }
 }
 
-/// An unmasked frame that holds a whole text message.
+/// An unmasked frame with a text message.
 pub fn text_frame(text: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Text), text)
 }
 
-/// What a frame of the gateway's own holds.
+/// The payload of a frame that the gateway wrote.
 pub fn payload(frame: &[u8]) -> &[u8] {
     let start = match frame.get(1) {
         Some(127) => 10,
@@ -275,18 +275,18 @@ pub fn payload(frame: &[u8]) -> &[u8] {
     frame.get(start..).unwrap_or_default()
 }
 
-/// The same of text that is compressed.
+/// An unmasked frame with a compressed text message.
 fn compressed_text_frame(deflated: &[u8]) -> Bytes {
     frame_of(FrameHeader { rsv1: true, opcode: OpCode::Data(Data::Text), ..FrameHeader::default() }, deflated)
 }
 
-/// An unmasked frame that holds a whole binary message.
+/// An unmasked frame with a binary message.
 pub fn binary_frame(bytes: &[u8]) -> Bytes {
     frame(OpCode::Data(Data::Binary), bytes)
 }
 
-/// What stands in frames that the gateway wrote itself: the texts, for a transport that is no WebSocket. Pings come as
-/// empty texts; other control frames are left out.
+/// The texts in frames that the gateway wrote, for event streams and polls. Pings become empty texts; other control
+/// frames are skipped.
 pub fn written_texts(mut frames: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || {
         loop {
@@ -315,17 +315,17 @@ pub fn ping_frame() -> Bytes {
 
 /// The Close frame of a reason.
 pub fn close_frame(reason: CloseReason) -> Bytes {
-    close_frame_saying(reason.code(), reason.name())
+    close_frame_with(reason.code(), reason.name())
 }
 
-/// A Close frame in other words; as much of `text` as fits into a control frame.
-pub fn close_frame_saying(code: u16, text: &str) -> Bytes {
+/// A Close frame with another code and reason. `text` is cut to fit into a control frame.
+pub fn close_frame_with(code: u16, text: &str) -> Bytes {
     let mut payload = code.to_be_bytes().to_vec();
     payload.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MAX_CONTROL_BYTES - 2)]);
     close_frame_echo(&payload)
 }
 
-/// The Close frame that answers a Close with `payload`.
+/// The Close frame in answer to a Close with `payload`.
 pub fn close_frame_echo(payload: &[u8]) -> Bytes {
     frame(OpCode::Control(Control::Close), &payload[..payload.len().min(MAX_CONTROL_BYTES)])
 }

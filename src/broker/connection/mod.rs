@@ -127,7 +127,7 @@ impl<S: Socket + ?Sized> Connection<S> {
 
     /// The same in the words of an older dialect; as much of `text` as fits into the frame.
     pub fn close_with(&self, reason: CloseReason, code: u16, text: &str) {
-        self.lock().close(reason, websocket::close_frame_saying(code, text));
+        self.lock().close(reason, websocket::close_frame_with(code, text));
     }
 
     /// Answers the peer's Close.
@@ -231,9 +231,7 @@ impl<S: Socket + ?Sized> Connection<S> {
             }
             Action::Close(reason) => {
                 let frame = match self.limits.close_silent_without_ping {
-                    Some((code, text)) if reason == CloseReason::PingTimeout => {
-                        websocket::close_frame_saying(code, text)
-                    }
+                    Some((code, text)) if reason == CloseReason::PingTimeout => websocket::close_frame_with(code, text),
                     _ => websocket::close_frame(reason),
                 };
                 outgoing.close(reason, frame);

@@ -19,7 +19,8 @@ pub use self::outbound::{QueuedTask, RemoteTask, ReplyOutcome};
 use super::channel::fanout::Subscriber;
 use super::{Connection, Membership, Now, Phase, Principal};
 use crate::protocol::frame::server_frame::ServerFrame;
-use crate::protocol::publication::{Position, push_json_string};
+use crate::protocol::json::push_json_string;
+use crate::protocol::publication::Position;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
 /// A publisher's connection that does not say `received` within this is passed over for another one.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::table::{JoinRequest, Room, RoomContext, RoomTable, TableState};
 use crate::protocol::CloseReason;
-use crate::protocol::compat::relay::Word;
+use crate::protocol::compat::relay::ControlMessage;
 
 impl RoomTable {
     /// Pairs `joiner` with who waits. Gives it back if nobody does.
@@ -37,7 +37,7 @@ impl RoomTable {
             return None;
         };
         let room = state.rooms.insert(Room::new(place, now, shared.limits.relay_caps()));
-        joiner.connection.send(&Word::Waiting.frame());
+        joiner.connection.send(&ControlMessage::Waiting.frame());
         state.waiting = Some(room);
         Some(state.sit(room, joiner, None))
     }
@@ -53,7 +53,7 @@ impl RoomTable {
                     state.remove_room(room, CloseReason::Normal, shared);
                 }
                 Some(left) => {
-                    state.tell(left, &[Word::Close]);
+                    state.tell(left, &[ControlMessage::Close]);
                     state.pair_again(left, room, now, shared);
                 }
             }
@@ -81,17 +81,17 @@ impl TableState {
 
     /// Seats `joiner` beside who waits.
     fn pair(&mut self, (room, waiter): (usize, usize), joiner: JoinRequest) -> (usize, u64) {
-        joiner.connection.send(&Word::Connected.frame());
+        joiner.connection.send(&ControlMessage::Connected.frame());
         self.waiting = None;
         let seat = self.sit(room, joiner, None);
-        self.tell(waiter, &[Word::Open, Word::Connected]);
+        self.tell(waiter, &[ControlMessage::Open, ControlMessage::Connected]);
         seat
     }
 
     /// Finds another peer for the one that is left in `room`.
     fn pair_again(&mut self, left: usize, room: usize, now: Instant, shared: &RoomContext) {
         let Some((waiting, waiter)) = self.waiter(now, shared) else {
-            self.tell(left, &[Word::Waiting]);
+            self.tell(left, &[ControlMessage::Waiting]);
             self.waiting = Some(room);
             return;
         };
@@ -102,11 +102,11 @@ impl TableState {
         self.peers[waiter].room = room;
         self.rooms[waiting].members.clear();
         self.remove_room(waiting, CloseReason::Normal, shared);
-        self.tell(left, &[Word::Connected]);
-        self.tell(waiter, &[Word::Open, Word::Connected]);
+        self.tell(left, &[ControlMessage::Connected]);
+        self.tell(waiter, &[ControlMessage::Open, ControlMessage::Connected]);
     }
 
-    fn tell(&self, at: usize, words: &[Word]) {
+    fn tell(&self, at: usize, words: &[ControlMessage]) {
         words.iter().for_each(|word| self.send(at, &word.frame()));
     }
 }

@@ -71,9 +71,12 @@ impl RemotePeer {
             connection.close(CloseReason::Draining);
         }
         let handler: Box<dyn Handler> = match wanted {
-            RoomTarget::Channel(id) => {
-                Box::new(channelserver::peer(app.clone(), connection.clone(), caller, Some(frames::Wanted::Room(id))))
-            }
+            RoomTarget::Channel(id) => Box::new(channelserver::peer(
+                app.clone(),
+                connection.clone(),
+                caller,
+                Some(frames::RequestedRoom::Room(id)),
+            )),
             RoomTarget::Relay(id) => Box::new(relay::peer(app.clone(), connection.clone(), caller, id)),
             RoomTarget::Native(room) => Box::new(native::guest(app.clone(), connection.clone(), caller, room)),
         };

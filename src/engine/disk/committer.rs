@@ -81,7 +81,7 @@ impl Committer {
                 Op::Publish { channel, log, publication, is_kept, used, now, .. } => {
                     let id = identify(&mut log.lock(), &mut self.next_id);
                     if *is_kept {
-                        let entry = Entry { at: now.monotonic, form: publication.kept() };
+                        let entry = Entry { at: now.monotonic, form: publication.stored() };
                         changes.publications.push((id, used.offset, entry));
                     }
                     touched.insert(channel, (log, Some(*used)));
@@ -121,7 +121,7 @@ impl Committer {
             match op {
                 Op::Publish { channel, log, publication, is_kept, used, now, answer } => {
                     let mut log = log.lock();
-                    let kept = is_kept.then(|| Entry { at: now.monotonic, form: publication.kept() });
+                    let kept = is_kept.then(|| Entry { at: now.monotonic, form: publication.stored() });
                     log.commit(used, kept, rules.of(&channel), Instant::now());
                     self.shared.queue.discard(log.take_garbage());
                     let mut walks = channels.hub.fan_out(&channel, &publication);

@@ -14,12 +14,12 @@ use super::file::{Fsync, StoreFile};
 use crate::broker::ChannelLimits;
 use crate::engine::backlog::Entry;
 use crate::engine::log::{Log, LogState, Usage};
-use crate::protocol::publication::Kept;
+use crate::protocol::publication::StoredPublication;
 use crate::protocol::{ChannelName, CloseReason};
 
 /// Names of channels; [`Record`] as JSON.
 const CHANNELS: TableDefinition<&str, &[u8]> = TableDefinition::new("channels");
-/// Id of the channel and offset; the time of the store in milliseconds and [`Kept`].
+/// Id of the channel and offset; the time of the store in milliseconds and [`StoredPublication`].
 const BACKLOG: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("backlog");
 const METADATA: TableDefinition<&str, u64> = TableDefinition::new("about");
 
@@ -193,7 +193,7 @@ impl Store {
                 let (key, row) = row.map_err(|e| error(e.into()))?;
                 let (time, kept) =
                     row.value().split_first_chunk::<CLOCK_BYTES>().ok_or_else(|| damaged("a publication"))?;
-                let kept = Kept::read(kept).ok_or_else(|| damaged("a publication"))?;
+                let kept = StoredPublication::read(kept).ok_or_else(|| damaged("a publication"))?;
                 backlog.push((key.value().1, Entry { at: self.clock.moment(u64::from_le_bytes(*time)), form: kept }));
             }
             each(name, record, backlog);

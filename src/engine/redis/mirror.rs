@@ -233,7 +233,7 @@ impl Mirror {
         };
         let rules = core.channels.rules.load();
         let rule = rules.of(&self.channel);
-        let kept = (rule.backlog_messages > 0).then(|| Entry { at, form: publication.kept() });
+        let kept = (rule.backlog_messages > 0).then(|| Entry { at, form: publication.stored() });
         log.apply_remote(publisher, bytes, kept, rule, Instant::now());
         self.newest.store(received.time, Ordering::Relaxed);
         self.moved.notify_waiters();

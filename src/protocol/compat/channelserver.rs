@@ -1,43 +1,43 @@
-//! The channelserver dialect: the ids of its rooms, its first frame and its envelope.
+//! The channelserver protocol: room ids, the first frame and the message envelope.
 //!
-//! Its web client refuses a `sender` with members that it does not know, so nothing is ever added to one.
+//! Its web client refuses a `sender` with unknown members, so `sender` must never get a new one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::protocol::frame::room_frames::RoomId;
-use crate::protocol::publication::push_json_string;
+use crate::protocol::json::push_json_string;
 
-/// What a client asks for behind `/v1/ws/`.
+/// The room that a path `/v1/ws/ID` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum RequestedRoom {
     Room(RoomId),
-    /// Well-formed, but longer than any room's id.
+    /// Well-formed but longer than a room id, so no room has it.
     Unknown,
 }
 
-/// Reads an id, with or without its padding. `None` for one that is no base64url or has under 16 bytes.
-pub fn parse_id(text: &str) -> Option<Wanted> {
+/// Parses an id with or without padding. `None` if it is not base64url or has fewer than 16 bytes.
+pub fn parse_id(text: &str) -> Option<RequestedRoom> {
     let padding = text.bytes().rev().take_while(|byte| *byte == b'=').count();
     let bare = &text[..text.len() - padding];
-    // Padding fills up to a multiple of four, or is left out.
+    // Padding extends the text to a multiple of four, or is absent.
     if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) {
         return None;
     }
     let bytes = URL_SAFE_NO_PAD.decode(bare).ok()?;
     match <[u8; RoomId::BYTES]>::try_from(&bytes[..]) {
-        Ok(id) => Some(Wanted::Room(RoomId::from(id))),
-        Err(_) if bytes.len() > RoomId::BYTES => Some(Wanted::Unknown),
+        Ok(id) => Some(RequestedRoom::Room(RoomId::from(id))),
+        Err(_) if bytes.len() > RoomId::BYTES => Some(RequestedRoom::Unknown),
         Err(_) => None,
     }
 }
 
-/// The first frame to everybody who is let in.
+/// The first frame to each admitted peer.
 pub fn hello(room: RoomId) -> String {
     format!(r#"{{"channelid":"{room}","link":"/v1/ws/{room}"}}"#)
 }
 
-/// What the others get: the text without the white space around it. `sender` is a JSON object.
+/// The frame to the other peers: the trimmed text. `sender` is a JSON object.
 pub fn envelope(text: &str, sender: &str) -> String {
     let text = text.trim();
     let mut json = String::with_capacity(24 + text.len() + sender.len());
@@ -55,8 +55,8 @@ mod tests {
     use crate::protocol::frame::room_frames::Sender;
 
     #[test]
-    fn the_first_frame_and_the_envelope_are_those_of_the_older_system() {
-        let Some(Wanted::Room(id)) = parse_id("jvg-n0FXB0kE3rGUIOS5Yw") else { panic!("a good id") };
+    fn writes_hello_and_envelope() {
+        let Some(RequestedRoom::Room(id)) = parse_id("jvg-n0FXB0kE3rGUIOS5Yw") else { panic!("a good id") };
         assert_eq!(hello(id), r#"{"channelid":"jvg-n0FXB0kE3rGUIOS5Yw","link":"/v1/ws/jvg-n0FXB0kE3rGUIOS5Yw"}"#);
         let sender = Sender {
             city: Some("London".into()),
@@ -74,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_sixteen_bytes_in_base64url_with_or_without_padding() {
+    fn parses_ids_with_or_without_padding() {
         let id = "jvg-n0FXB0kE3rGUIOS5Yw";
         assert_eq!(parse_id(id), parse_id("jvg-n0FXB0kE3rGUIOS5Yw=="));
-        assert!(matches!(parse_id(id), Some(Wanted::Room(_))));
-        // Longer ones exist nowhere, but clients expect them to be taken.
-        assert_eq!(parse_id("0123456789abcdef0123456789abcdef"), Some(Wanted::Unknown));
-        assert_eq!(parse_id(&"A".repeat(4000)), Some(Wanted::Unknown));
+        assert!(matches!(parse_id(id), Some(RequestedRoom::Room(_))));
+        // No room has a longer id, but clients expect the upgrade to succeed.
+        assert_eq!(parse_id("0123456789abcdef0123456789abcdef"), Some(RequestedRoom::Unknown));
+        assert_eq!(parse_id(&"A".repeat(4000)), Some(RequestedRoom::Unknown));
         let wrong = [
             "",
             "abcd",

@@ -1,15 +1,15 @@
-//! The flock dialect: JSON text frames between a flight and its clients.
+//! The flock protocol: JSON text frames of publications and commands.
 //!
-//! Its clients see the texts of `serde_json`'s errors in Close frames, so the names and the order of the variants
-//! below are part of the wire format, and so is the order of the keys of what is sent.
+//! Close frames contain the error texts of `serde_json`. Names and order of the variants are therefore part of the wire
+//! format, as is the order of the keys in frames to clients.
 
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::protocol::publication::push_json_string;
+use crate::protocol::json::push_json_string;
 use crate::protocol::{ChannelName, websocket};
 
-/// Client to server. Members that are not listed are ignored.
+/// Client to server. Unknown members are ignored.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type")]
 pub enum Command {
@@ -19,13 +19,13 @@ pub enum Command {
 }
 
 impl Command {
-    /// The error is what the client is told.
+    /// The error is the reason of the Close frame.
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 }
 
-/// The answer to a command: whether the client is subscribed to the topic now.
+/// The answer to a command, with the state of the subscription after it.
 pub fn response_frame(request_id: &str, subscribed: bool, topic: &str) -> Bytes {
     let mut json = String::with_capacity(64 + request_id.len() + topic.len());
     json.push_str(r#"{"request_id":"#);
@@ -36,7 +36,7 @@ pub fn response_frame(request_id: &str, subscribed: bool, topic: &str) -> Bytes 
     websocket::text_frame(json.as_bytes())
 }
 
-/// A publication; `data` is JSON text.
+/// The frame of a publication. `data` is JSON text.
 pub fn event_frame(channel: &ChannelName, data: &str) -> Bytes {
     let topic = channel.topic();
     let mut json = String::with_capacity(40 + topic.len() + data.len());
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mistakes_are_told_in_the_words_of_the_older_system() {
+    fn errors_are_serde_texts() {
         let check = |text: &str, expected: &str| assert_eq!(Command::parse(text).unwrap_err(), expected, "{text}");
         check("x", "expected value at line 1 column 1");
         check("{}", "missing field `type` at line 1 column 2");
@@ -65,14 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn members_that_nobody_asked_for_are_ignored() {
+    fn ignores_unknown_members() {
         assert_eq!(Command::parse(r#"{"type":"Ping","x":[1]}"#), Ok(Command::Ping));
         let subscribe = Command::Subscribe { request_id: "r1".into(), topic: String::new() };
         assert_eq!(Command::parse(r#"{"topic":"","x":1,"request_id":"r1","type":"Subscribe"}"#), Ok(subscribe));
     }
 
     #[test]
-    fn keys_are_sent_in_the_order_of_the_alphabet() {
+    fn sends_keys_in_alphabetical_order() {
         let text = |frame: Bytes| String::from_utf8(frame[2..].to_vec()).unwrap();
         assert_eq!(
             text(response_frame("r\"1", true, "a\nb")),

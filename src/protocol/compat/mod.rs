@@ -1,4 +1,4 @@
-//! The words of older systems, translated at the edge.
+//! Wire formats of the older protocols: channelserver, flock, relay, tslm.
 
 pub mod channelserver;
 pub mod flock;

@@ -1,7 +1,7 @@
-//! The relay dialect: plain text frames, in which whole messages with a leading slash are the gateway's own words.
+//! The relay protocol: plain text frames. Control messages of the gateway begin with a slash.
 //!
-//! Its clients cannot tell a peer's text from one of these words. What keeps the words the gateway's is that no text
-//! of a peer ever changes a state here; a listener may go further and refuse texts that look like one.
+//! Its clients cannot distinguish a peer's text from a control message. No text of a peer changes state in the gateway;
+//! a listener may also refuse texts that look like control messages.
 
 use bytes::Bytes;
 
@@ -10,20 +10,20 @@ use crate::protocol::websocket::text_frame;
 /// Longest id, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// What the gateway says.
+/// A message of the gateway itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
-    /// You wait for a peer.
+pub enum ControlMessage {
+    /// The client waits for a peer.
     Waiting,
-    /// You have a peer.
+    /// The client joined a waiting peer.
     Connected,
-    /// A peer came to you, who waited.
+    /// A peer joined the waiting client.
     Open,
-    /// Your peer left.
+    /// The peer left.
     Close,
 }
 
-impl Word {
+impl ControlMessage {
     pub fn text(self) -> &'static str {
         match self {
             Self::Waiting => "/status:waiting",
@@ -38,13 +38,13 @@ impl Word {
     }
 }
 
-/// The answer to a text that went to nobody.
+/// The answer to a text without a receiving peer.
 pub fn not_received(text: &str) -> Bytes {
     text_frame(format!("/error:0001:The message was not received by anyone.:{text}").as_bytes())
 }
 
-/// Whether a client could take a peer's text for a word of the gateway.
-pub fn looks_like_a_word(text: &str) -> bool {
+/// Whether clients could mistake a peer's text for a control message.
+pub fn looks_like_control(text: &str) -> bool {
     ["/status:", "/remote:", "/error:"].iter().any(|prefix| text.starts_with(prefix))
 }
 
@@ -53,12 +53,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_of_the_gateway_looks_like_one() {
-        for word in [Word::Waiting, Word::Connected, Word::Open, Word::Close] {
-            assert!(looks_like_a_word(word.text()));
+    fn recognizes_control_messages() {
+        for message in [ControlMessage::Waiting, ControlMessage::Connected, ControlMessage::Open, ControlMessage::Close]
+        {
+            assert!(looks_like_control(message.text()));
         }
-        assert!(looks_like_a_word("/error:0001:x"));
-        assert!(!looks_like_a_word("/remote"));
-        assert!(!looks_like_a_word(" /remote:close"));
+        assert!(looks_like_control("/error:0001:x"));
+        assert!(!looks_like_control("/remote"));
+        assert!(!looks_like_control(" /remote:close"));
     }
 }

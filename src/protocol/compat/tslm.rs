@@ -1,14 +1,15 @@
-//! The TSLM last-mile dialect: JSON text frames of externally tagged enums.
+//! The tslm protocol: JSON text frames of externally tagged enums.
 //!
-//! Its clients see the texts of the enums' `Debug` and of `serde_json`'s errors, so the names, the order of the
-//! variants and the derives below are part of the wire format.
+//! Frames to clients contain `Debug` texts of the enums and error texts of `serde_json`. Names, order of variants and
+//! derives are therefore part of the wire format.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::protocol::publication::DataKind;
-use crate::protocol::{ChannelName, publication, websocket};
+use crate::protocol::json::push_json_string;
+use crate::protocol::payload::DataKind;
+use crate::protocol::{ChannelName, websocket};
 
 /// Client to server.
 #[derive(Debug, Deserialize)]
@@ -18,14 +19,14 @@ pub enum Command {
     NotifyChannel(String, Content),
 }
 
-/// What is published.
+/// The data of a publication.
 #[derive(Debug, Deserialize)]
 pub enum Content {
     Text(String),
     Json(Value),
 }
 
-/// Server to client, beside [`message_frame`].
+/// Server to client, other than [`message_frame`].
 #[derive(Debug, Serialize)]
 pub enum ServerFrame {
     Success(String),
@@ -33,12 +34,12 @@ pub enum ServerFrame {
 }
 
 impl Command {
-    /// The error is what the client is told.
+    /// The error is the frame to the client.
     pub fn parse(text: &str) -> Result<Self, ServerFrame> {
         serde_json::from_str(text).map_err(|error| ServerFrame::Error(format!("Invalid message format: {error}")))
     }
 
-    /// The answer to a command that was carried out.
+    /// The answer to a successful command.
     pub fn success(&self) -> ServerFrame {
         ServerFrame::Success(format!("Command executed: {self:?}"))
     }
@@ -51,11 +52,11 @@ impl ServerFrame {
     }
 }
 
-/// A publication for subscribers of this dialect; `data` is JSON text of the given kind.
+/// The frame of a publication. `data` is JSON text of the given kind.
 pub fn message_frame(channel: &ChannelName, kind: DataKind, data: &str) -> Bytes {
     let mut json = String::with_capacity(40 + channel.as_str().len() + data.len());
     json.push_str(r#"{"ChannelMessage":["#);
-    publication::push_json_string(&mut json, channel.as_str());
+    push_json_string(&mut json, channel.as_str());
     json.push_str(match kind {
         DataKind::Json => r#",{"Json":"#,
         DataKind::Text | DataKind::Base64 => r#",{"Text":"#,
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn success_repeats_the_command_as_the_older_system_wrote_it() {
+    fn success_contains_debug_text() {
         check_success(r#"{"CreateChannel":"ch"}"#, r#"{"Success":"Command executed: CreateChannel(\"ch\")"}"#);
         check_success(
             r#"{"NotifyChannel":["ch",{"Json":{"b":1,"a":[true,null,1.5]}}]}"#,
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_answered_in_the_words_of_the_older_system() {
+    fn errors_are_serde_texts() {
         let check = |text: &str, expected: &str| match Command::parse(text) {
             Err(ServerFrame::Error(error)) => assert_eq!(error, format!("Invalid message format: {expected}")),
             other => panic!("{text}: {other:?}"),

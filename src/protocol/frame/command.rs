@@ -1,25 +1,17 @@
-//! What clients of our own protocol say on a WebSocket (subprotocols `lastmile.v1`): subscribers and publishers.
-
-use std::borrow::Cow;
+//! Commands of subscribers and publishers on a native WebSocket (subprotocol `lastmile.v1`).
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::protocol::publication::{MAX_JSON_DEPTH, check_depth};
+use crate::protocol::json::{MAX_JSON_DEPTH, Text, check_depth, present};
 use crate::protocol::{ErrorCode, Refusal};
 
-/// A JSON string, borrowed where nothing is escaped.
-#[derive(Debug, Deserialize)]
-#[serde(transparent)]
-pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
-
-/// One JSON text frame of a client. Members that a `type` does not know are ignored, so that newer clients
-/// can talk to older gateways.
+/// A text frame of a client. Unknown members are ignored, so that newer clients can use older gateways.
 #[derive(Debug, Deserialize)]
 pub struct Command<'a> {
     #[serde(borrow, rename = "type")]
     pub kind: Text<'a>,
-    /// Chosen by the client and repeated in the answer.
+    /// Chosen by the client, returned in the answer.
     #[serde(borrow, default)]
     pub id: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -34,23 +26,18 @@ pub struct Command<'a> {
     pub since: Option<Since<'a>>,
     #[serde(default)]
     pub backlog: Option<u64>,
-    /// The message that is replied to.
+    /// The id of the message that a `reply` refers to.
     #[serde(borrow, default)]
     pub to: Option<Text<'a>>,
-    /// A `reply` that asks for an answer.
+    /// Whether a `reply` requests an answer.
     #[serde(default)]
     pub answer: Option<bool>,
-    /// The reply that a publisher has, or answers.
+    /// The id of the reply that a publisher acknowledges or answers.
     #[serde(borrow, default)]
     pub reply: Option<Text<'a>>,
 }
 
-/// What is there, also if it is `null`, which the library would take for nothing.
-pub(super) fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(value).map(Some)
-}
-
-/// The last publication that a subscriber has seen.
+/// Position of the last publication that a subscriber received.
 #[derive(Debug, Deserialize)]
 pub struct Since<'a> {
     #[serde(borrow)]
@@ -58,35 +45,46 @@ pub struct Since<'a> {
     pub offset: u64,
 }
 
-/// Longest `id` of a client, in bytes: it is repeated in the answer.
+/// Longest `id` of a command. Answers and room messages repeat it.
 const MAX_ID_BYTES: usize = 128;
 
-/// Why a frame is no command.
+/// Why a frame is not a command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Not JSON at all: the peer speaks something else.
+    /// Not JSON: the peer uses another protocol.
     NotJson,
-    /// JSON that a client can be told about.
+    /// JSON that the gateway refuses with an `error` frame.
     Refused(Refusal),
+}
+
+/// Parses a command: one JSON object whose `id` has at most [`MAX_ID_BYTES`].
+///
+/// `describe` writes the detail of a member with a wrong type; it decides whether that may repeat the member.
+pub(super) fn parse_command<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    id: impl Fn(&T) -> Option<&str>,
+    describe: impl Fn(&serde_json::Error) -> String,
+) -> Result<T, Unreadable> {
+    let malformed = |detail: String| Unreadable::Refused(Refusal::new(ErrorCode::Malformed, detail));
+    // One more level than publications, whose data is a member of the command.
+    check_depth(text, MAX_JSON_DEPTH + 1).map_err(Unreadable::Refused)?;
+    let command: T = serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => malformed(describe(&error)),
+        _ => Unreadable::NotJson,
+    })?;
+    // Serde accepts a list in place of an object.
+    if !text.trim_start().starts_with('{') {
+        return Err(malformed("a command is an object".into()));
+    }
+    if id(&command).is_some_and(|id| id.len() > MAX_ID_BYTES) {
+        return Err(malformed("`id` has at most 128 bytes".into()));
+    }
+    Ok(command)
 }
 
 impl<'a> Command<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Unreadable> {
-        let malformed = |detail: String| Unreadable::Refused(Refusal::new(ErrorCode::Malformed, detail));
-        // A publication's data may have its full depth inside the command.
-        check_depth(text, MAX_JSON_DEPTH + 1).map_err(Unreadable::Refused)?;
-        let command: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => malformed(format!("not a command: {error}")),
-            _ => Unreadable::NotJson,
-        })?;
-        // The library would take a list for the members in their order.
-        if !text.trim_start().starts_with('{') {
-            return Err(malformed("a command is an object".into()));
-        }
-        if command.id().is_some_and(|id| id.len() > MAX_ID_BYTES) {
-            return Err(malformed("`id` has at most 128 bytes".into()));
-        }
-        Ok(command)
+        parse_command(text, Self::id, |error| format!("not a command: {error}"))
     }
 
     pub fn id(&self) -> Option<&str> {

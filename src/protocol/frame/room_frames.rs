@@ -1,8 +1,6 @@
-//! Rooms: their ids, what peers learn of a sender, and the frames of our own protocol (subprotocol
-//! `lastmile.pair.v1`).
+//! Frames of native rooms (subprotocol `lastmile.pair.v1`), room ids and sender details.
 //!
-//! Every frame to a client is an object that the gateway writes; what a peer says is a value inside of one, so no
-//! peer can forge a frame.
+//! The gateway writes every frame to a client. A peer's data is a member of such a frame, so no peer can forge one.
 
 use std::fmt;
 
@@ -11,18 +9,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::command::{Text, Unreadable, present};
-use crate::protocol::publication::{MAX_JSON_DEPTH, check_depth, push_json_string};
-use crate::protocol::{ErrorCode, Refusal};
+use super::command::{Unreadable, parse_command};
+use super::error_code::{ErrorFrame, Refusal};
+use crate::protocol::json::{Text, present, push_json_string};
 
-/// Names a room. Not a secret where a join secret stands beside it, and hard to guess where none does.
+/// Id of a room. Native rooms have a join secret besides; in older protocols the id alone admits, so it is random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RoomId([u8; Self::BYTES]);
 
 impl RoomId {
     pub const BYTES: usize = 16;
 
-    /// The canonical text only.
+    /// Accepts the canonical text only.
     pub fn parse(text: &str) -> Option<Self> {
         URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
     }
@@ -49,11 +47,11 @@ impl Serialize for RoomId {
 impl<'de> Deserialize<'de> for RoomId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not the id of a room"))
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not a room id"))
     }
 }
 
-/// What peers learn of who sends; what is not known is left out. In the order of the older system.
+/// What peers receive about a sender. Unknown members are left out. The order is part of the channelserver format.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sender {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +72,7 @@ impl Sender {
     }
 }
 
-/// One JSON text frame of a client. Members that a `type` does not know are ignored.
+/// A text frame of a client. Unknown members are ignored.
 #[derive(Debug, Deserialize)]
 pub struct RoomCommand<'a> {
     #[serde(borrow, rename = "type")]
@@ -91,29 +89,17 @@ pub struct RoomCommand<'a> {
     pub code: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub resume: Option<Text<'a>>,
-    /// The newest `seq` that the client has seen.
+    /// The newest `seq` that the client received.
     #[serde(default)]
     pub seen: Option<u64>,
     #[serde(borrow, default, deserialize_with = "present")]
     pub data: Option<&'a RawValue>,
 }
 
-/// Longest `id` of a client, in bytes: it is repeated to its peers.
-const MAX_ID_BYTES: usize = 128;
-
 impl<'a> RoomCommand<'a> {
     pub fn parse(text: &'a str) -> Result<Self, Unreadable> {
-        let malformed = |detail: String| Unreadable::Refused(Refusal::new(ErrorCode::Malformed, detail));
-        check_depth(text, MAX_JSON_DEPTH + 1).map_err(Unreadable::Refused)?;
-        let command: Self = serde_json::from_str(text).map_err(|error| match error.classify() {
-            // The words of the error could repeat a secret.
-            serde_json::error::Category::Data => malformed("not a command".into()),
-            _ => Unreadable::NotJson,
-        })?;
-        if command.id().is_some_and(|id| id.len() > MAX_ID_BYTES) {
-            return Err(malformed("`id` has at most 128 bytes".into()));
-        }
-        Ok(command)
+        // The text of the error could repeat a secret.
+        parse_command(text, Self::id, |_| "not a command".into())
     }
 
     pub fn id(&self) -> Option<&str> {
@@ -121,42 +107,42 @@ impl<'a> RoomCommand<'a> {
     }
 }
 
-/// One JSON text frame to a client, beside [`message`].
+/// A text frame to a client other than [`message`].
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum RoomServerFrame<'a> {
-    /// The room that the client asked for.
+    /// The room that the client opened.
     Opened {
         room: &'a str,
         link: &'a str,
-        /// Lets in whoever shows it. A secret.
+        /// Secret that admits any peer.
         join_secret: &'a str,
-        /// When the room ends, if it does.
+        /// When the room ends, if it has a lifespan.
         expires: Option<&'a str>,
-        /// Lets in one more, for a short time.
+        /// Short-lived code that admits one peer.
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         code_secs: Option<u64>,
     },
-    /// The client has a seat.
+    /// The client has joined and holds a seat.
     Joined {
         room: String,
         peer: &'a str,
-        /// Gives the seat back after a dropped connection. A secret.
+        /// Secret that resumes the seat after a lost connection.
         resume: &'a str,
-        /// Only after a resume: whether nothing is missing of what was said meanwhile.
+        /// Only after a resume: whether the client received every message sent in between.
         #[serde(skip_serializing_if = "Option::is_none")]
         recovered: Option<bool>,
-        /// The others.
+        /// The other peers.
         peers: Vec<Present<'a>>,
-        /// When the room ends, if it does.
+        /// When the room ends, if it has a lifespan.
         #[serde(skip_serializing_if = "Option::is_none")]
         expires: Option<&'a str>,
     },
     PeerJoined {
         peer: &'a str,
-        /// It was here before, and is back.
+        /// Whether the peer resumed its seat.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         resumed: bool,
         sender: &'a Sender,
@@ -169,40 +155,34 @@ pub enum RoomServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     },
-    Error {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<&'a str>,
-        code: String,
-        message: &'a str,
-        temporary: bool,
-    },
+    Error(ErrorFrame<'a>),
 }
 
 /// Another peer of the room.
 #[derive(Debug, Serialize)]
 pub struct Present<'a> {
     pub peer: &'a str,
-    /// Its connection was lost; its seat is kept for a while.
+    /// Whether its connection is lost. Its seat is held for a while.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub away: bool,
     pub sender: &'a Sender,
 }
 
-/// Why a peer is not there any more.
+/// Why a peer left the room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerLeft {
-    /// It said so.
+    /// It gave up its seat.
     Left,
-    /// Its connection was lost; it may come back to its seat.
+    /// Its connection is lost; it may resume its seat.
     Away,
-    /// It did not come back in time.
+    /// It did not resume its seat in time.
     Timeout,
 }
 
 impl<'a> RoomServerFrame<'a> {
     pub fn error(id: Option<&'a str>, refusal: &'a Refusal) -> Self {
-        Self::Error { id, code: refusal.code.name(), message: &refusal.detail, temporary: refusal.code.is_temporary() }
+        Self::Error(ErrorFrame::new(id, refusal))
     }
 
     pub fn to_json(&self) -> String {
@@ -210,8 +190,8 @@ impl<'a> RoomServerFrame<'a> {
     }
 }
 
-/// What a peer said, for the others: `data` is its JSON byte for byte, `sender` a JSON object. `seq` numbers the
-/// messages of the room.
+/// The `message` frame to the other peers. `data` is the sender's JSON byte for byte, `sender` a JSON object; `seq`
+/// numbers the messages of the room.
 pub fn message(seq: u64, from: &str, id: Option<&str>, data: &str, sender: &str) -> String {
     let mut json = String::with_capacity(80 + data.len() + sender.len());
     json.push_str(r#"{"type":"message","seq":"#);
@@ -235,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_written_as_the_protocol_says() {
+    fn writes_room_frames() {
         let sender = Sender { ua: Some("x".into()), ..Sender::default() };
         assert_eq!(
             message(3, "p1", Some("a\""), r#"{"type": "joined"}"#, &sender.to_json()),
@@ -248,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_data_of_a_message_keeps_its_bytes() {
+    fn message_data_keeps_its_bytes() {
         let command = RoomCommand::parse(r#"{"type":"message","id":"1","data": {"b" : 1.50, "a":[]} }"#).unwrap();
         assert_eq!(command.data.unwrap().get(), r#"{"b" : 1.50, "a":[]}"#);
         assert_eq!(RoomCommand::parse("/remote:close").unwrap_err(), Unreadable::NotJson);
@@ -256,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_one_spelling() {
+    fn room_id_is_canonical() {
         let id = RoomId::from([7; 16]);
         assert_eq!(RoomId::parse(&id.to_string()), Some(id));
         for text in ["", "abcd", &format!("{id}=="), &format!("{id}A"), &"A".repeat(1000)] {

@@ -1,13 +1,14 @@
-//! What the gateway answers on a WebSocket of our own protocol, beside the publications.
+//! Frames to native subscribers and publishers, without publications.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::protocol::publication::push_json_string;
-use crate::protocol::{CloseReason, Cursor, Position, Refusal};
+use super::error_code::{ErrorFrame, Refusal};
+use crate::protocol::json::push_json_string;
+use crate::protocol::{CloseReason, Cursor, Position};
 
-/// One JSON text frame to a client.
+/// A text frame to a client.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerFrame<'a> {
@@ -32,37 +33,46 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
         channel: &'a str,
-        /// Set when the client did not ask for it: the name of a close reason.
+        /// The name of a close reason, if the gateway ended the subscription.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
-        /// The number of the same close reason.
+        /// The code of the same close reason.
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<u16>,
     },
-    /// The node is cut off: what is published on this channel comes later, or never. The subscription stays.
-    Degraded { channel: &'a str },
-    /// Everything came, and it goes on.
-    Restored { channel: &'a str },
-    /// How a fallback's stream ends; a WebSocket has a Close frame for it.
-    Close { code: u16, reason: &'static str },
-    /// From where a stream of JSON lines can be resumed.
-    Cursor { cursor: &'a Cursor },
+    /// The node has no connection to the engine: publications are late or lost. The subscription stays.
+    Degraded {
+        channel: &'a str,
+    },
+    /// The subscription is current again, without a gap.
+    Restored {
+        channel: &'a str,
+    },
+    /// End of an event stream or poll, in place of the Close frame of a WebSocket.
+    Close {
+        code: u16,
+        reason: &'static str,
+    },
+    /// Position for resuming a stream of JSON lines.
+    Cursor {
+        cursor: &'a Cursor,
+    },
     Refreshed {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
         expires: String,
     },
-    /// The publisher has the reply.
+    /// The publisher acknowledged the reply.
     Replied {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     },
-    /// To a publisher: its answer was handed to the subscriber's connection.
+    /// To a publisher: its answer is in the outbox of the subscriber's connection.
     Answered {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     },
-    /// To a publisher that asked for events of its channel: from now on it is told.
+    /// To a publisher: presence events of its channel follow.
     Watching {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
@@ -74,24 +84,24 @@ pub enum ServerFrame<'a> {
         id: Option<&'a str>,
         channel: &'a str,
     },
-    /// To a publisher: who listens to its channel changed.
+    /// Presence event, to a publisher: the subscribers of its channel changed.
     Event {
         channel: &'a str,
         event: Event,
         #[serde(skip_serializing_if = "Option::is_none")]
         connection: Option<&'a str>,
-        /// The node of the connection, where there are several.
+        /// The node of the connection, in a cluster.
         #[serde(skip_serializing_if = "Option::is_none")]
         node: Option<&'a str>,
-        /// Left out for a subscriber without a token.
+        /// Absent for a subscriber without a token.
         #[serde(skip_serializing_if = "Option::is_none")]
         principal: Option<Person<'a>>,
-        /// Why the channel ended: the name of a close reason.
+        /// The close reason of an ended channel.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
-        /// Subscribers after it, on all nodes.
+        /// Number of subscribers after the event, on all nodes.
         connections: u64,
-        /// Events before this one that were left out because the publisher read too slowly.
+        /// Number of events before this one that were dropped because the publisher read too slowly.
         #[serde(skip_serializing_if = "is_zero")]
         missed: u64,
     },
@@ -99,44 +109,38 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     },
-    Error {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<&'a str>,
-        code: String,
-        message: &'a str,
-        temporary: bool,
-    },
+    Error(ErrorFrame<'a>),
 }
 
-/// What happened to the subscribers of a channel.
+/// Kind of a presence event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     Subscribed,
     Unsubscribed,
     Ended,
-    /// The number changed, and nobody said why: a node came or went, or its words were lost.
+    /// The count changed without an event: a node joined, left, or an update was lost.
     Counted,
 }
 
-/// A subscriber as its issuer names it.
+/// Principal of a subscriber.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Person<'a> {
     pub issuer: &'a str,
     pub subject: &'a str,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the serializer hands a reference")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
 impl<'a> ServerFrame<'a> {
     pub fn error(id: Option<&'a str>, refusal: &'a Refusal) -> Self {
-        Self::Error { id, code: refusal.code.name(), message: &refusal.detail, temporary: refusal.code.is_temporary() }
+        Self::Error(ErrorFrame::new(id, refusal))
     }
 
-    /// The gateway ended a subscription.
+    /// The frame for a subscription that the gateway ended.
     pub fn ended(channel: &'a str, reason: CloseReason) -> Self {
         Self::Unsubscribed { id: None, channel, reason: Some(reason.name()), code: Some(reason.code()) }
     }
@@ -150,7 +154,7 @@ impl<'a> ServerFrame<'a> {
     }
 }
 
-/// The answer to a publication, written by hand because publishers get millions of them.
+/// Appends the answer to a publication. Written by hand, because publishers receive millions of them.
 pub fn published(json: &mut String, id: Option<&str>, channel: &str, position: &Position) {
     json.push_str(r#"{"type":"published","#);
     if let Some(id) = id {
@@ -170,8 +174,8 @@ mod tests {
     use crate::protocol::ErrorCode;
 
     #[test]
-    fn replies_are_written_as_the_protocol_says() {
-        let check = |reply: ServerFrame<'_>, expected: &str| assert_eq!(reply.to_json(), expected);
+    fn writes_server_frames() {
+        let check = |frame: ServerFrame<'_>, expected: &str| assert_eq!(frame.to_json(), expected);
         check(ServerFrame::Pong { id: Some("7") }, r#"{"type":"pong","id":"7"}"#);
         check(
             ServerFrame::ended("prices.btc", CloseReason::ChannelClosed),
@@ -179,7 +183,7 @@ mod tests {
         );
         check(
             ServerFrame::error(Some("1"), &ErrorCode::Forbidden.into()),
-            r#"{"type":"error","id":"1","code":"forbidden","message":"This is not allowed.","temporary":false}"#,
+            r#"{"type":"error","id":"1","code":"forbidden","message":"not allowed","temporary":false}"#,
         );
         let mut json = String::new();
         published(&mut json, Some("1\""), "c", &Position { epoch: "k3".into(), offset: 7 });

@@ -1,22 +1,22 @@
-//! `Sec-WebSocket-Extensions` (RFC 6455 section 9.1) as far as permessage-deflate needs it (RFC 7692 section 7.1).
+//! Negotiation of permessage-deflate (RFC 7692 section 7.1) in `Sec-WebSocket-Extensions` (RFC 6455 section 9.1).
 
-/// The header is not what RFC 6455 says it is.
+/// The header does not have the syntax of RFC 6455.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The answer to the first offer of permessage-deflate that the gateway can keep, if there is one. Neither side takes
-/// a context over.
+/// The answer to the first acceptable offer of permessage-deflate, always without context takeover. `None` if no offer
+/// is acceptable.
 pub fn accept_deflate<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<&'static str>, Malformed> {
     let mut answer = None;
     for line in lines {
         let mut rest = Rest(line);
-        // Empty elements of a list count for nothing (RFC 9110 section 5.6.1.2).
+        // Empty list elements are ignored (RFC 9110 section 5.6.1.2).
         while rest.more() {
             let mut offer = Offer { is_deflate: rest.token()? == "permessage-deflate", ..Offer::default() };
             while rest.eat(b';') {
                 let name = rest.token()?;
                 let value = if rest.eat(b'=') { Some(rest.value()?) } else { None };
-                offer.take(name, value.as_deref());
+                offer.add_parameter(name, value.as_deref());
             }
             answer = answer.or_else(|| offer.answer());
             if !rest.at_end() && !rest.eat(b',') {
@@ -31,22 +31,22 @@ pub fn accept_deflate<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Result<O
 #[derive(Default)]
 struct Offer {
     is_deflate: bool,
-    /// A parameter is unknown, there twice, or has a value that it cannot have.
-    is_odd: bool,
+    /// A parameter is unknown, repeated, or has an invalid value.
+    is_invalid: bool,
     server_no_context_takeover: bool,
     client_no_context_takeover: bool,
-    /// The window that the client wants the gateway to keep to, as its power of two.
+    /// The largest window that the gateway may use, as its power of two.
     server_max_window_bits: Option<u8>,
     client_max_window_bits: bool,
 }
 
 impl Offer {
-    /// Section 7.1: an offer with a parameter that is not as it should be is declined, the next one may be taken.
-    fn take(&mut self, name: &str, value: Option<&str>) {
-        let is_odd = match (name, value) {
+    /// Section 7.1: an offer with an invalid parameter is declined; a later offer may be accepted.
+    fn add_parameter(&mut self, name: &str, value: Option<&str>) {
+        let is_invalid = match (name, value) {
             ("server_no_context_takeover", None) => std::mem::replace(&mut self.server_no_context_takeover, true),
             ("client_no_context_takeover", None) => std::mem::replace(&mut self.client_no_context_takeover, true),
-            // Only a hint: any window can be inflated.
+            // A hint only: the gateway inflates any window.
             ("client_max_window_bits", None) => std::mem::replace(&mut self.client_max_window_bits, true),
             ("client_max_window_bits", Some(bits)) => {
                 window_bits(bits).is_none() || std::mem::replace(&mut self.client_max_window_bits, true)
@@ -57,7 +57,7 @@ impl Offer {
             },
             _ => true,
         };
-        self.is_odd |= is_odd;
+        self.is_invalid |= is_invalid;
     }
 
     fn answer(&self) -> Option<&'static str> {
@@ -65,22 +65,22 @@ impl Offer {
         const WITH_WINDOW: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
                                    server_max_window_bits=15";
         match self.server_max_window_bits {
-            _ if !self.is_deflate || self.is_odd => None,
+            _ if !self.is_deflate || self.is_invalid => None,
             None => Some(ANSWER),
-            // The one compressed frame that all share has the largest window.
+            // The shared compressed frame has the largest window.
             Some(15) => Some(WITH_WINDOW),
             Some(_) => None,
         }
     }
 }
 
-/// Section 7.1.2: 8 to 15, without a zero in front.
+/// Section 7.1.2: 8 to 15, without a leading zero.
 fn window_bits(text: &str) -> Option<u8> {
     let bits = text.parse().ok().filter(|bits| (8..=15).contains(bits))?;
     (!text.starts_with(['0', '+'])).then_some(bits)
 }
 
-/// What of a line is not read yet.
+/// The unread rest of a header line.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -120,7 +120,7 @@ impl<'a> Rest<'a> {
         std::str::from_utf8(token).ok().filter(|token| !token.is_empty()).ok_or(Malformed)
     }
 
-    /// A token, bare or between quotes.
+    /// A token or a quoted string.
     fn value(&mut self) -> Result<String, Malformed> {
         if !self.eat(b'"') {
             return self.token().map(str::to_owned);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn offers_that_can_be_kept_are_taken() {
+    fn accepts_offers() {
         for offer in [
             "permessage-deflate",
             "permessage-deflate; client_max_window_bits",
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn offers_that_cannot_be_kept_are_declined() {
+    fn declines_offers() {
         check(&[], Ok(None));
         for offer in [
             "",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_standard_does_not_know_is_malformed() {
+    fn bad_syntax_is_malformed() {
         for line in [
             "permessage-deflate;",
             "permessage-deflate; =1",
@@ -230,12 +230,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn t_ws7_any_bytes_are_taken_apart(line in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn parses_any_bytes(line in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = accept_deflate([&line[..]]);
         }
 
         #[test]
-        fn t_ws7_whatever_an_offer_holds_the_answer_is_one_of_three(
+        fn any_offer_has_a_known_answer(
             line in "(permessage-deflate(; ?(client|server)_(max_window_bits|no_context_takeover)(=\"?[0-9]{1,2}\"?)?){0,5}[,; ]{0,2}){1,4}"
         ) {
             let answer = accept_deflate([line.as_bytes()]);

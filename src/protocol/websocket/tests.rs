@@ -1,4 +1,4 @@
-//! Frames and messages, good and bad, in pieces of every size.
+//! Valid and invalid frames, fed in pieces of several sizes.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds { message_bytes: 65536, fragments: 16 };
 
-/// A masked frame with any first byte and a length written as in `form` (7, 16 or 64 bits).
+/// A masked frame with the given first byte and the shortest encoding of its length.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x11, 0x22, 0x33, 0x44];
     let mut frame = vec![first];
@@ -26,7 +26,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Feeds `bytes` in pieces of `step` and writes down what came out.
+/// Feeds `bytes` in pieces of `step`; returns the messages.
 fn run(bytes: &[u8], step: usize) -> (Vec<String>, Result<(), CloseReason>) {
     let mut assembler = Assembler::default();
     let mut seen = Vec::new();
@@ -51,7 +51,7 @@ fn check(bytes: &[u8], expected: &[&str], result: Result<(), CloseReason>) {
 }
 
 #[test]
-fn messages_come_out_whole_however_their_bytes_arrive() {
+fn assembles_messages_from_pieces() {
     check(&masked(0x81, b"hello"), &[r#"Text("hello")"#], Ok(()));
     check(&masked(0x82, &[1, 2]), &["Binary([1, 2])"], Ok(()));
     check(&masked(0x89, b"p"), &["Ping([112])"], Ok(()));
@@ -64,7 +64,7 @@ fn messages_come_out_whole_however_their_bytes_arrive() {
 }
 
 #[test]
-fn w8_the_first_frame_of_a_message_says_whether_it_is_compressed() {
+fn first_frame_marks_compression() {
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     let negotiated = |bytes: &[u8]| {
         let mut seen = Vec::new();
@@ -100,12 +100,12 @@ fn w8_the_first_frame_of_a_message_says_whether_it_is_compressed() {
 }
 
 #[test]
-fn t_ws11_an_unmasked_frame_is_a_protocol_error() {
+fn unmasked_frame_is_an_error() {
     check(&[0x81, 0x01, b'a'], &[], Err(CloseReason::ProtocolError));
 }
 
 #[test]
-fn w4_what_the_standard_forbids_is_a_protocol_error() {
+fn forbidden_frames_are_errors() {
     let forbidden: [&[u8]; 12] = [
         &masked(0xc1, b"a"),                                // reserved bit
         &masked(0x83, b"a"),                                // reserved opcode
@@ -126,7 +126,7 @@ fn w4_what_the_standard_forbids_is_a_protocol_error() {
 }
 
 #[test]
-fn text_that_is_not_utf8_is_told_so() {
+fn invalid_utf8_is_reported() {
     check(&masked(0x81, &[0xff]), &[], Err(CloseReason::InvalidUtf8));
     check(&[masked(0x01, &[0xc3]), masked(0x80, &[0x28])].concat(), &[], Err(CloseReason::InvalidUtf8));
     check(&masked(0x88, &[0x03, 0xe8, 0xff]), &[], Err(CloseReason::InvalidUtf8));
@@ -134,7 +134,7 @@ fn text_that_is_not_utf8_is_told_so() {
 }
 
 #[test]
-fn t_ws1_a_huge_announced_length_is_refused_by_its_header() {
+fn header_with_huge_length_is_refused() {
     for length in [65537, u64::MAX >> 1] {
         for opcode in [0x81, 0x82, 0x01, 0x02] {
             let mut frame = vec![opcode, 0x80 | 127];
@@ -152,7 +152,7 @@ fn t_ws1_a_huge_announced_length_is_refused_by_its_header() {
 }
 
 #[test]
-fn t_ws3_fragments_are_bounded_in_number_and_in_sum() {
+fn fragments_are_bounded() {
     let mut flood = masked(0x01, b"");
     for _ in 0..16 {
         flood.extend(masked(0x00, b""));
@@ -165,7 +165,7 @@ fn t_ws3_fragments_are_bounded_in_number_and_in_sum() {
 }
 
 #[test]
-fn t_ws8_memory_follows_what_was_received() {
+fn memory_follows_received_bytes() {
     let mut assembler = Assembler::default();
     let mut head = vec![0x82, 0x80 | 126, 0xff, 0xff, 0, 0, 0, 0, 1, 2, 3];
     assembler.feed(&mut head, BOUNDS, &mut |_| Ok(())).unwrap();
@@ -173,7 +173,7 @@ fn t_ws8_memory_follows_what_was_received() {
 }
 
 #[test]
-fn nothing_is_held_between_messages() {
+fn no_buffer_between_messages() {
     let mut assembler = Assembler::default();
     let bytes = [masked(0x01, b"he"), masked(0x80, b"llo"), masked(0x81, b"again")].concat();
     for piece in bytes.chunks(2) {
@@ -184,12 +184,12 @@ fn nothing_is_held_between_messages() {
 
 proptest! {
     #[test]
-    fn any_bytes_in_any_pieces_end_the_same_way(bytes in proptest::collection::vec(any::<u8>(), 0..400), step in 1usize..40) {
+    fn result_is_independent_of_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..400), step in 1usize..40) {
         prop_assert_eq!(run(&bytes, step), run(&bytes, usize::MAX));
     }
 
     #[test]
-    fn what_a_whole_library_writes_is_read(payloads in proptest::collection::vec(".{0,300}", 1..8), step in 1usize..600) {
+    fn reads_frames_of_tungstenite(payloads in proptest::collection::vec(".{0,300}", 1..8), step in 1usize..600) {
         use tungstenite::protocol::frame::Frame;
         let mut bytes = Vec::new();
         for payload in &payloads {

@@ -17,7 +17,7 @@ use crate::cluster::rooms;
 use crate::cluster::rooms::ClientFrame;
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::compat::channelserver;
-use crate::protocol::compat::channelserver::Wanted;
+use crate::protocol::compat::channelserver::RequestedRoom;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
@@ -60,13 +60,18 @@ pub async fn upgrade(
 }
 
 /// A peer of the room that is wanted, or of a new one.
-pub fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, wanted: Option<Wanted>) -> Channelserver {
+pub fn peer(
+    app: Arc<AppState>,
+    connection: Arc<Connection>,
+    caller: Caller,
+    wanted: Option<RequestedRoom>,
+) -> Channelserver {
     let sender = caller.sender.to_json().into();
     let peer = Peer::entering(app, connection, caller, move |app, joiner| async move {
         match wanted {
             None => open(&app, joiner).await.into(),
-            Some(Wanted::Room(id)) => join(&app, id, joiner).await,
-            Some(Wanted::Unknown) => JoinOutcome::Refused(CloseReason::UnknownRoom),
+            Some(RequestedRoom::Room(id)) => join(&app, id, joiner).await,
+            Some(RequestedRoom::Unknown) => JoinOutcome::Refused(CloseReason::UnknownRoom),
         }
     });
     Channelserver { peer, sender }

@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use crate::broker::Connection;
 use crate::broker::room::{JoinRequest, Key, Relayed};
 use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget, reserve};
-use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_a_word, not_received};
+use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_control, not_received};
 use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::Role;
@@ -117,7 +117,7 @@ impl Handler for Relay {
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         if let Some(strand) = self.peer.elsewhere() {
             strand.forward(ClientFrame::Text(text.to_owned()));
-        } else if self.strict && looks_like_a_word(text) {
+        } else if self.strict && looks_like_control(text) {
             self.peer.connection.send(&not_received(text));
         } else {
             self.relay(text.as_bytes(), text, text_frame);

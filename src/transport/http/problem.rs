@@ -59,7 +59,7 @@ pub struct Refusals(HashMap<ErrorCode, Counter>);
 impl Default for Refusals {
     fn default() -> Self {
         let counter = |code: ErrorCode| (code, counter!("lastmile_refusals_total", "type" => code.slug()));
-        Self(ErrorCode::ALL.iter().copied().map(counter).collect())
+        Self(ErrorCode::ALL.into_iter().map(counter).collect())
     }
 }
 
@@ -73,6 +73,6 @@ impl Refusals {
 
 /// The page of a problem type.
 pub fn describe(slug: &str) -> Option<String> {
-    let code = ErrorCode::ALL.iter().copied().find(|code| code.slug() == slug)?;
+    let code = ErrorCode::ALL.into_iter().find(|code| code.slug() == slug)?;
     Some(format!("{} (HTTP {}): {}\n", code.slug(), code.status(), code.title()))
 }

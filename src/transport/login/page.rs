@@ -25,7 +25,9 @@ pub fn failed(code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
         ErrorCode::Malformed | ErrorCode::NotFound => String::new(),
         _ => format!("<p><a href=\"{}\">Log in</a></p>", escape(&login_link(None, return_to))),
     };
-    let body = format!("<p>{}</p><p>{advice}</p>{again}<p>ErrorCode: <code>{}</code></p>", code.title(), code.slug());
+    let (initial, rest) = code.title().split_at(1);
+    let (initial, slug) = (initial.to_ascii_uppercase(), code.slug());
+    let body = format!("<p>{initial}{rest}.</p><p>{advice}</p>{again}<p>Code: <code>{slug}</code></p>");
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = html(status, "Not logged in", &body);
     if code.is_temporary() {

@@ -14,7 +14,7 @@ use crate::auth::publisher::Publisher;
 use crate::broker::Now;
 use crate::broker::engine::{Appended, Stored, stored};
 use crate::engine::deliver;
-use crate::protocol::publication::check_json;
+use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Refusal};
 use crate::transport::http::problem;
 use crate::transport::http::request::{RequestContext, channel_in};

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
-use crate::protocol::publication::check_json;
+use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Refusal};
 use crate::transport::http::problem;
 use crate::transport::http::request::RequestContext;
