@@ -6,19 +6,16 @@ use config::{Config, File, FileFormat};
 use serde_json::Value;
 use toml::de::DeTable;
 
-use super::Sources;
 use super::files::read_text;
 use super::origin::{FileLines, Origins};
 use super::overrides;
 use super::report::{ConfigError, Report};
 use super::schema::Schema;
 use super::settings::DEFAULT_LISTENERS;
+use super::sources::{FILE_VARIABLE, Sources};
 
 /// Read if nobody names another file.
 const DEFAULT_FILE: &str = "config/lastmile.toml";
-
-/// The variable that names the file.
-pub const FILE_VARIABLE: &str = "LASTMILE_CONFIG";
 
 /// Every source in one tree, not yet held against the schema.
 pub struct Layers {

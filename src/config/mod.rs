@@ -1,14 +1,15 @@
-//! Files, environment and flags in; the checked [`Config`] out.
+//! Reads settings from file, environment and flags, and checks them: the result is a [`Config`].
 //!
-//! Two stages: [`settings`] holds what people write, [`check`] makes the checked values of it. Between them the
-//! sources are put over one another and held against the schema, so that each mistake is reported with its key, its
-//! value, its source and what would be right.
+//! There are two stages. [`settings`] holds the settings as written; [`check`] converts them to checked values. In
+//! between, the sources are merged and validated against the schema. So each mistake is reported with its key, value,
+//! source and a valid example.
 
 mod check;
 mod checked;
 mod explain;
 mod files;
 mod layers;
+mod lookup;
 mod origin;
 mod overrides;
 mod pair_env;
@@ -18,6 +19,7 @@ mod report;
 mod schema;
 mod settings;
 pub mod settings_table;
+mod sources;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -30,29 +32,19 @@ pub use explain::explain;
 pub use pushed_policy::{read_keys, read_rules};
 pub use report::ConfigError;
 pub use settings_table::{Setting, settings_table};
-
-/// Where settings come from, weakest first. No `Debug`: variables hold secrets.
-#[derive(Clone, Default)]
-pub struct Sources {
-    /// `--config`; otherwise `LASTMILE_CONFIG`, otherwise `config/lastmile.toml` if it is there.
-    pub file: Option<PathBuf>,
-    /// The whole environment; only `LASTMILE_…` and `PAIR_…` are looked at.
-    pub env: Vec<(String, String)>,
-    /// `--set`: `path=value`.
-    pub set: Vec<String>,
-}
+pub use sources::Sources;
 
 /// A configuration that a gateway can run with.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// What the operator should know.
+    /// Questionable settings, for the operator.
     pub warnings: Vec<String>,
-    /// The configuration file and the files that it names: a change of one of them calls for a reload.
+    /// The configuration file and the files that it names. A change of one of them triggers a reload.
     pub watched: Vec<PathBuf>,
 }
 
-/// Reads and checks everything; nothing is bound or started.
+/// Reads and checks all settings. Binds and starts nothing.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let schema = schema::Schema::of_settings();
     let layers::Layers { mut tree, mut report, file } = layers::Layers::read(sources, &schema)?;

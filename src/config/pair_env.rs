@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv6Addr};
 use config::{Value as Raw, ValueKind};
 use serde_json::Value;
 
-use super::Sources;
+use super::lookup::{self, typed};
 use super::origin::Source;
-use super::overrides::{resolve, typed};
 use super::path::Path;
 use super::report::Report;
 use super::schema::Schema;
+use super::sources::Sources;
 use super::suggest;
 
 const PREFIX: &str = "PAIR_";
@@ -185,7 +185,7 @@ impl Reader<'_> {
 
     fn set(&mut self, name: &str, setting: &str, value: &str) {
         let words: Vec<String> = setting.split('.').map(str::to_owned).collect();
-        if let Some((path, schema)) = resolve(self.schema, self.tree, &words) {
+        if let Some((path, schema)) = lookup::find(self.schema, self.tree, &words) {
             self.put(name, path, typed(schema, value).kind);
         }
     }

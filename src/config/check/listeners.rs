@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::limits::Numbers;
-use super::{address, check_name};
+use super::{address, name};
 use crate::config::files::{Files, is_world_readable, open};
 use crate::config::path::Path;
 use crate::config::report::Report;
@@ -58,7 +58,7 @@ fn check_one(
         scope,
         subscribers,
     } = listener;
-    check_name(&name, path, report);
+    name::check(&name, path, report);
     let roles = check_roles(roles, path, report);
     let tls = tls.and_then(|tls| check_tls(tls, &path.key("tls"), report, files));
     address::check_origins(&origins, &path.key("origins"), report);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Uri;
 
 use super::limits::Numbers;
-use super::{address, check_name};
+use super::{address, name};
 use crate::auth::login::{ClientSecret, LoginConfig, ProviderConfig};
 use crate::auth::seal::SealKey;
 use crate::config::Egress;
@@ -117,7 +117,7 @@ fn provider(login: IssuerLogin, issuer: String, path: &Path, report: &mut Report
         scopes.insert(0, "openid".to_owned());
     }
     let name = name.unwrap_or_else(|| host_of(&issuer));
-    check_name(&name, &path.key("name"), report);
+    name::check(&name, &path.key("name"), report);
     ProviderConfig { name, issuer, client_id, client_secret, scopes }
 }
 

@@ -11,6 +11,7 @@ mod limits;
 mod listeners;
 mod log;
 mod login;
+mod name;
 mod publishers;
 mod revocations;
 mod rooms;
@@ -102,12 +103,4 @@ fn check_proxies(proxies: Vec<String>, report: &mut Report) -> Vec<IpNet> {
         }
     }
     ranges
-}
-
-/// Whether a name of a listener or publisher can be used in logs, metrics and variables.
-fn check_name(name: &str, path: &Path, report: &mut Report) {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
-        report.misplaced(path, "a name has 1 to 64 letters, digits, `-`, `_` and `.`");
-    }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::channels::check_pattern;
-use super::check_name;
 use super::limits::Numbers;
+use super::name;
 use crate::auth::keys::{Fingerprint, parse_fingerprint, parse_public_key};
 use crate::auth::publisher::{BasicConfig, PasswordHash};
 use crate::auth::{PublisherConfig, PublisherKey};
@@ -63,7 +63,7 @@ fn check_one(
     files: &mut Files,
 ) -> Option<PublisherConfig> {
     let Publisher { key, sha256, basic, channels, control, not_after, rate_limit_per_second } = publisher;
-    check_name(&name, path, report);
+    name::check(&name, path, report);
     let patterns_path = path.key("channels");
     if channels.is_empty() && !control {
         report.missing(path, "channels", "must list what it may publish to, like [\"prices.*\"]");

@@ -1,8 +1,8 @@
-//! `[engine]`: what keeps the backlog, and where.
+//! `[engine]`: the store of the backlogs.
 
 use serde::{Deserialize, Serialize};
 
-use super::OneOrMany;
+use super::one_or_many::OneOrMany;
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
