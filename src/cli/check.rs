@@ -1,4 +1,4 @@
-//! `lastmile check`: is this configuration good, and what does it mean?
+//! `lastmile check`: checks a configuration and explains its rules.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,21 +25,21 @@ use crate::protocol::{ChannelName, Pattern};
   lastmile check --publisher market-data
   lastmile check --token @alice.token --channel prices.btc
 
-Exit code 0: the gateway would start. 64: it would not; every mistake is named. 1: it would refuse the token.")]
+Exit code 0: the configuration is valid. 64: it is not; every mistake is listed. 1: the token would be refused.")]
 pub struct Check {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Print what holds for this channel
+    /// Explain the rule of this channel
     #[arg(long)]
     channel: Option<String>,
-    /// Print what this publisher may do, by its name or fingerprint
+    /// Explain the permissions of this publisher, by name or fingerprint
     #[arg(long)]
     publisher: Option<String>,
-    /// Say who this token proves and what it opens, or why it is refused: the token, `@FILE`, or `-` for standard
-    /// input; other users of this machine can see arguments, so better not the token itself
+    /// Explain this token: its subject and its channels, or the reason of a refusal. Prefer `@FILE`, or `-` for standard
+    /// input: other users of this machine can see arguments
     #[arg(long, conflicts_with = "token_file", value_name = "TOKEN|@FILE|-")]
     token: Option<String>,
-    /// The same for the token in this file; `-` for standard input
+    /// As `--token`, for the token in this file; `-` for standard input
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -61,7 +61,7 @@ impl Check {
             (None, None) => None,
         };
         let channel = self.channel.as_deref();
-        // A question about a token alone needs no description of everything else.
+        // With `--token` alone, only the token is explained.
         if token.is_none() || channel.is_some() || self.publisher.is_some() {
             output::text(&config::explain(&loaded.config, channel, self.publisher.as_deref()))?;
         }
@@ -76,7 +76,7 @@ fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<()
     let mut issuers = Issuers::new(config.policy.issuers.clone()).map_err(|error| Failure::usage(error.to_string()))?;
     let fetcher = config.fetch.clone().map(Fetcher::new).transpose();
     let fetcher = fetcher.map_err(|error| Failure::usage(error.to_string()))?.map(Arc::new);
-    // As the gateway does: keys that are not in a file are asked for.
+    // Keys that are not in a file are fetched, as the gateway does.
     let verified = runtime()?.block_on(async {
         issuers.start(fetcher.as_ref());
         issuers.admit(token, Now::read().unix()).await
@@ -88,17 +88,17 @@ fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<()
     output::text(&principal_text(&principal))?;
     match channel.map(ChannelName::parse) {
         Some(Ok(channel)) => output::text(&channel_verdict(&config.policy.channels.rules, &channel, &principal)),
-        // `explain` has said what is wrong with the name.
+        // `explain` reported the mistake in the name.
         Some(Err(_)) => Ok(()),
         None => output::text(&rules_verdict(&config.policy.channels.rules, &principal)),
     }
 }
 
-/// By the file; a running gateway may know of more.
+/// Checks the revocations of the file only; a running gateway may have received more.
 fn is_revoked(config: &Config, issuers: &Issuers, principal: &Principal) -> bool {
     let revocations = Revocations::new(config.limits.max_revocations);
     revocations.keep_for(issuers.longest_lifetime());
-    // `gateway::check` has said what is wrong with the list.
+    // `gateway::check` reported the mistakes of the list.
     let listed = revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix());
     listed.is_ok() && revocations.revokes(principal)
 }
@@ -111,24 +111,24 @@ fn channel_verdict(rules: &ChannelRules, channel: &ChannelName, principal: &Prin
     }
 }
 
-/// Each rule with what it would say to this principal.
+/// Returns the verdict of each rule on the principal.
 fn rules_verdict(rules: &ChannelRules, principal: &Principal) -> String {
     let mut text = String::new();
     if let Some(patterns) = rules.issuers.get(&principal.issuer) {
         let patterns: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
-        text += &format!("  its issuer opens at most: {}\n", patterns.join(", "));
+        text += &format!("  its issuer is limited to: {}\n", patterns.join(", "));
     }
     let named = rules.rules.iter().map(|rule| match &rule.claim_pattern {
-        Some(template) => (format!("channels {:?}", template.text()), rule),
+        Some(pattern) => (format!("channels {:?}", pattern.text()), rule),
         None => (format!("channels {:?}", rule.pattern.as_str()), rule),
     });
-    for (what, rule) in named.chain([("all other channels".to_owned(), &rules.default)]) {
-        let own = rule.claim_pattern.as_ref().map(|template| template.pattern_of(principal));
+    for (title, rule) in named.chain([("all other channels".to_owned(), &rules.default)]) {
+        let own = rule.claim_pattern.as_ref().map(|pattern| pattern.pattern_of(principal));
         text += &match (rule.refuses(principal), own) {
-            (Some(reason), _) => format!("  does not open {what}: {reason}\n"),
-            (None, Some(None)) => format!("  does not open {what}: the token lacks a claim that is asked for\n"),
-            (None, Some(Some(own))) => format!("  opens {what}: {:?}\n", own.as_str()),
-            (None, None) => format!("  opens {what}\n"),
+            (Some(reason), _) => format!("  does not open {title}: {reason}\n"),
+            (None, Some(None)) => format!("  does not open {title}: the token lacks a claim of the pattern\n"),
+            (None, Some(Some(own))) => format!("  opens {title}: {:?}\n", own.as_str()),
+            (None, None) => format!("  opens {title}\n"),
         };
     }
     text
@@ -137,9 +137,9 @@ fn rules_verdict(rules: &ChannelRules, principal: &Principal) -> String {
 fn principal_text(principal: &Principal) -> String {
     let Principal { issuer, subject, scopes, groups, claims: _, expires } = principal;
     let mut text = format!("token of {subject:?}, issuer {issuer:?}, until {}\n", rfc3339(*expires));
-    for (what, words) in [("scopes", scopes), ("groups", groups)] {
-        if !words.is_empty() {
-            text += &format!("  {what}: {}\n", words.join(", ").escape_debug());
+    for (name, values) in [("scopes", scopes), ("groups", groups)] {
+        if !values.is_empty() {
+            text += &format!("  {name}: {}\n", values.join(", ").escape_debug());
         }
     }
     text

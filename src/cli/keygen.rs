@@ -1,4 +1,4 @@
-//! `lastmile keygen`: makes an ed25519 key and says what to write into the whitelist.
+//! `lastmile keygen`: generates an ed25519 key and prints its whitelist entry.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -21,17 +21,17 @@ const DEFAULT_FILE: &str = "keys/publisher.key";
   lastmile keygen -o keys/market-data.key --name market-data >> config/lastmile.toml
   lastmile keygen --seal -o keys/session.key
 
-The private key (PKCS#8 PEM, mode 0600) stays with the publisher; a file that is there is never overwritten.
-What is printed belongs to the gateway. Keys of `ssh-keygen -t ed25519` and `openssl genpkey -algorithm ed25519`
-are as good.")]
+The private key (PKCS#8 PEM, mode 0600) stays with the publisher. An existing file is never overwritten.
+The printed lines are for the gateway's configuration. Keys of `ssh-keygen -t ed25519` and
+`openssl genpkey -algorithm ed25519` work too.")]
 pub struct Keygen {
-    /// Where the private key is written
+    /// File for the private key
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_FILE)]
     output: PathBuf,
-    /// The publisher's name in the whitelist [default: the file's name without its ending]
+    /// The publisher's name in the whitelist [default: the file's name without its extension]
     #[arg(long)]
     name: Option<String>,
-    /// Make a key that seals the cookies of logins instead
+    /// Generate a key that seals the cookies of logins instead
     #[arg(long, requires = "output", conflicts_with = "name")]
     seal: bool,
 }
@@ -39,40 +39,40 @@ pub struct Keygen {
 impl Keygen {
     pub fn run(self) -> Result<(), Failure> {
         if self.seal {
-            return make_seal_key(&self.output);
+            return write_seal_key(&self.output);
         }
         let name = self.name.unwrap_or_else(|| name_of(&self.output));
         if name.is_empty() || !name.bytes().all(is_name_byte) {
-            return Err(Failure::usage("--name has letters, digits, `-`, `_` and `.` only"));
+            return Err(Failure::usage("--name: must have letters, digits, `-`, `_` and `.` only"));
         }
         let key = keys::generate().map_err(|error| Failure::failed(error.to_string()))?;
         let pem = to_pkcs8_pem(&key).map_err(|error| Failure::failed(error.to_string()))?;
         if self.output == Path::new(DEFAULT_FILE) {
-            make_directory(Path::new("keys"))?;
+            create_directory(Path::new("keys"))?;
         }
         write_new(&self.output, pem.as_bytes())?;
-        output::note(&format!("wrote the private key to {}; for the gateway's whitelist:", self.output.display()));
+        output::note(&format!("wrote the private key to {}; whitelist entry for the gateway:", self.output.display()));
         let public = key.verifying_key();
         output::text(&whitelist_entry(&name, &to_openssh_public(&public, &name), Fingerprint::of(&public)))
     }
 }
 
-fn make_seal_key(file: &Path) -> Result<(), Failure> {
+fn write_seal_key(file: &Path) -> Result<(), Failure> {
     let key = SealKey::generate().map_err(|error| Failure::failed(error.to_string()))?;
     write_new(file, format!("{}\n", *key.to_text()).as_bytes())?;
-    output::note("wrote a key for the cookies of logins; every node of the gateway needs the same:");
+    output::note("wrote a key for the cookies of logins; every node of the gateway needs the same key:");
     output::text(&format!(
-        "[login]\nseal_keys = [{:?}]   # the first one seals, all of them open\n",
+        "[login]\nseal_keys = [{:?}]   # the first key seals, every key opens\n",
         file.display().to_string()
     ))
 }
 
 fn whitelist_entry(name: &str, public: &str, fingerprint: Fingerprint) -> String {
-    // A dot would begin another table.
+    // An unquoted dot would begin a nested table.
     let heading = if name.contains('.') { format!("\"{name}\"") } else { name.to_owned() };
     format!(
         "[publishers.{heading}]\nkey = \"{public}\"   # {fingerprint}\n\
-         channels = [\"{name}.*\"]   # what it may create and publish to\n"
+         channels = [\"{name}.*\"]   # channels it may create and publish to\n"
     )
 }
 
@@ -85,7 +85,7 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
-fn make_directory(path: &Path) -> Result<(), Failure> {
+fn create_directory(path: &Path) -> Result<(), Failure> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             Err(Failure::failed(format!("{}: {error}", path.display())))
@@ -94,12 +94,12 @@ fn make_directory(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes a file that only its owner may read. Never overwrites, and leaves no half file behind.
+/// Writes a file that only its owner may read. Never overwrites a file, and removes a partial one.
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = opened.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => {
-            Failure::failed(format!("{} is there already and stays as it is; choose another file", path.display()))
+            Failure::failed(format!("{} exists and is not overwritten; choose another file", path.display()))
         }
         _ => Failure::failed(format!("{}: {error}", path.display())),
     })?;

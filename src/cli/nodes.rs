@@ -1,4 +1,4 @@
-//! `lastmile nodes`: which gateways share the Redis of a configuration.
+//! `lastmile nodes`: lists the nodes that share the Redis of a configuration.
 
 use clap::Args;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::engine::redis::nodes;
   lastmile nodes
   lastmile nodes --config /etc/lastmile.toml
 
-One JSON line for each node that was there within the last ten seconds. Exit code 1: Redis does not answer.")]
+Prints one JSON line for each node with a heartbeat within the last ten seconds. Exit code 1: Redis does not respond.")]
 pub struct Nodes {
     #[command(flatten)]
     config: ConfigArgs,
@@ -27,10 +27,10 @@ impl Nodes {
             return Err(Failure::usage("engine.kind is not \"redis\": there are no other nodes"));
         };
         let found = runtime()?.block_on(nodes(&redis)).map_err(|error| Failure::failed(error.to_string()))?;
-        for (node, about) in found {
-            let mut about: Value = serde_json::from_slice(&about).unwrap_or_default();
-            about["node"] = node.into();
-            output::json_line(&about.to_string())?;
+        for (node, state) in found {
+            let mut state: Value = serde_json::from_slice(&state).unwrap_or_default();
+            state["node"] = node.into();
+            output::json_line(&state.to_string())?;
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! What commands print: results on standard output, remarks on standard error.
+//! Output of commands: results on standard output, remarks on standard error.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 
 use super::failure::Failure;
 
-/// Prints a text as it is.
+/// Prints a text unchanged.
 pub fn text(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
@@ -20,13 +20,13 @@ pub fn json_line(json: &str) -> Result<(), Failure> {
     text(&format!("{}\n", on_one_line(json)))
 }
 
-/// Prints a remark. Nobody has to read it.
+/// Prints a remark. A closed standard error is no failure.
 pub fn note(message: &str) {
     let _ = writeln!(io::stderr().lock(), "lastmile: {message}");
 }
 
-/// Publishers write their JSON as they like: with line ends between values, and with control characters in
-/// strings that a terminal would obey. The result is the same JSON.
+/// Escapes control characters. Publishers' JSON may hold line ends between values, and control characters in strings
+/// that a terminal would interpret. The result is equal JSON.
 fn on_one_line(json: &str) -> Cow<'_, str> {
     if !json.contains(char::is_control) {
         return json.into();
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_of_many_lines_becomes_one_line_that_says_the_same() {
+    fn multi_line_json_becomes_one_equal_line() {
         let json = "{\n\t\"a\": \"\u{9b}31m\u{7f}é\",\r\n \"b\": [1,\n2]}";
         let line = on_one_line(json);
         assert!(!line.contains(char::is_control), "{line}");

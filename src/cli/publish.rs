@@ -169,7 +169,7 @@ impl Stream {
                     Some(Err(failure)) => (more, input_failed) = (false, Some(failure)),
                     None => more = false,
                 },
-                text = self.connection.next(max_silence) => self.on_answer(&text?).await?,
+                text = self.connection.next(max_silence) => self.on_response(&text?).await?,
                 () = &mut interrupted, if more => more = false,
             }
         }
@@ -183,7 +183,7 @@ impl Stream {
         self.connection.send(frame(self.sent, &self.args.channel, &data)).await
     }
 
-    async fn on_answer(&mut self, text: &str) -> Result<(), Ended> {
+    async fn on_response(&mut self, text: &str) -> Result<(), Ended> {
         match serde_json::from_str(text) {
             Ok(PublisherFrame::Published) => {
                 self.unanswered.pop_front();

@@ -16,8 +16,7 @@ use crate::config::Loaded;
 use crate::gateway::{DrainReport, Gateway, Reloader};
 use crate::ops::log;
 
-/// How often the configuration's files are looked at.
-const WATCH: Duration = Duration::from_secs(1);
+const FILE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -52,7 +51,7 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
     let Loaded { config, watched, warnings: _ } = loaded;
     // Before the listeners are visible: a signal or a changed file that follows them must not be missed.
     let (signals, hangup) = (Signals::new()?, Signals::hangup()?);
-    let files = Files::new(watched);
+    let files = WatchedFiles::new(watched);
     let gateway = Gateway::bind(config, false).map_err(|error| match error.is_misconfigured() {
         true => Failure::usage(error.to_string()),
         false => Failure::failed(error.to_string()),
@@ -70,7 +69,7 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
         }
         if published.is_ok() {
             signals.first().await;
-            tracing::info!("draining; a second signal ends at once");
+            tracing::info!("draining; a second signal ends the process at once");
         }
     };
     let reload = tokio::spawn(reload(args, gateway.reloader(), hangup, files));
@@ -81,31 +80,31 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
 }
 
 /// Reloads on SIGHUP and when a file changes.
-async fn reload(args: ConfigArgs, reloader: Reloader, mut hangup: Signal, mut files: Files) {
+async fn reload(args: ConfigArgs, reloader: Reloader, mut hangup: Signal, mut files: WatchedFiles) {
     loop {
-        let is_asked = tokio::select! {
+        let is_signalled = tokio::select! {
             _ = hangup.recv() => true,
-            () = tokio::time::sleep(WATCH) => false,
+            () = tokio::time::sleep(FILE_POLL_INTERVAL) => false,
         };
-        if !files.have_changed() && !is_asked {
+        if !files.have_changed() && !is_signalled {
             continue;
         }
         match reloader.reload_places().await {
-            Ok(true) => tracing::info!("new GeoIP databases"),
+            Ok(true) => tracing::info!("GeoIP databases reloaded"),
             Ok(false) => {}
-            Err(error) => tracing::error!(%error, "the GeoIP databases before it stay"),
+            Err(error) => tracing::error!(%error, "keeping the previous GeoIP databases"),
         }
         match try_reload(&args, &reloader) {
             Ok(watched) => {
                 files.watch(watched);
                 tracing::info!("reloaded");
             }
-            Err(error) => tracing::error!(%error, "not reloaded; what was in force stays"),
+            Err(error) => tracing::error!(%error, "reload failed, keeping the previous configuration"),
         }
     }
 }
 
-/// Gives the files to watch from now on.
+/// Returns the files to watch from then on.
 fn try_reload(args: &ConfigArgs, reloader: &Reloader) -> Result<Vec<PathBuf>, String> {
     let Loaded { config, watched, warnings } = args.load().map_err(|failure| {
         reloader.refused();
@@ -116,34 +115,34 @@ fn try_reload(args: &ConfigArgs, reloader: &Reloader) -> Result<Vec<PathBuf>, St
     Ok(watched)
 }
 
-/// The files of a configuration, each as it was last seen.
-struct Files(HashMap<PathBuf, Version>);
+/// The files of a configuration, each with its last known version.
+struct WatchedFiles(HashMap<PathBuf, Version>);
 
-/// What tells a file from its next version, cheaply; `None` for a file that is not there.
+/// Modification time and size; `None` for a missing file.
 type Version = Option<(SystemTime, u64)>;
 
-impl Files {
+impl WatchedFiles {
     fn new(watched: Vec<PathBuf>) -> Self {
         Self(watched.into_iter().map(|file| (file.clone(), version(&file))).collect())
     }
 
-    /// Looks again at all of them. A file is looked at before it is read, so that no change is lost in between.
+    /// Checks all files. The check comes before the next read, so a change in between is seen by the next check.
     fn have_changed(&mut self) -> bool {
         let mut changed = false;
-        for (file, seen) in &mut self.0 {
-            let now = version(file);
-            changed |= *seen != now;
-            *seen = now;
+        for (file, known) in &mut self.0 {
+            let current = version(file);
+            changed |= *known != current;
+            *known = current;
         }
         changed
     }
 
-    /// Goes on with these; what is known of a file stays known.
+    /// Replaces the files. A file that was watched before keeps its known version.
     fn watch(&mut self, watched: Vec<PathBuf>) {
         let mut known = std::mem::take(&mut self.0);
         let with_version = |file: PathBuf| {
-            let seen = known.remove(&file).unwrap_or_else(|| version(&file));
-            (file, seen)
+            let version = known.remove(&file).unwrap_or_else(|| version(&file));
+            (file, version)
         };
         self.0 = watched.into_iter().map(with_version).collect();
     }

@@ -1,4 +1,4 @@
-//! SIGTERM and Ctrl-C: the first one asks for the end, the second one is the end.
+//! SIGTERM and Ctrl-C: the first signal stops a command, the second one kills it.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -17,12 +17,12 @@ impl Signals {
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    /// SIGHUP, which no longer ends the process.
+    /// Handles SIGHUP, which would otherwise end the process.
     pub fn hangup() -> Result<Signal, Failure> {
         listen(SignalKind::hangup())
     }
 
-    /// Waits for the first signal; from then on a second one ends the process at once.
+    /// Waits for the first signal. After it, a second signal ends the process at once.
     pub async fn first(mut self) {
         let mut either =
             async move || tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} };

@@ -1,4 +1,4 @@
-//! `lastmile token`: makes tokens from a local key, for development and for applications that vouch for their users.
+//! `lastmile token`: mints tokens with a local key, for development and for applications that are issuers.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::broker::Now;
   lastmile token --key keys/app.key --issuer https://app.example --subject alice > alice.token
   lastmile subscribe alerts.fire --token-file alice.token
 
-`lastmile keygen -o keys/app.key` makes a key. The gateway accepts such tokens once its configuration says:
+`lastmile keygen -o keys/app.key` generates a key. The gateway accepts such tokens with this configuration:
   [[issuers]]
   issuer = \"https://app.example\"
   audience = \"lastmile\"
@@ -28,28 +28,28 @@ pub struct Token {
     /// The issuer's private key: ed25519 (OpenSSH or PEM), P-256 or P-384 (PKCS#8 PEM)
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// Print the public half as a key set for `jwks_file`, and no token
+    /// Print the public key as a key set for `jwks_file` instead of a token
     #[arg(long)]
     jwks: bool,
-    /// Who vouches: `iss`
+    /// The issuer (`iss`)
     #[arg(long, required_unless_present = "jwks")]
     issuer: Option<String>,
-    /// For whom: `sub`
+    /// The subject (`sub`), such as a user id
     #[arg(long, required_unless_present = "jwks")]
     subject: Option<String>,
-    /// For which gateway: `aud`; may be repeated
+    /// The audience (`aud`) that the gateway's configuration names; may be repeated
     #[arg(long, default_value = "lastmile")]
     audience: Vec<String>,
-    /// How long it is good: 90s, 15m, 1h, 1d
+    /// The lifetime: 90s, 15m, 1h, 1d
     #[arg(long, default_value = "1h", value_parser = parse_duration)]
     expires: Duration,
-    /// A word of `scope`; may be repeated
+    /// A scope (a word of the claim `scope`); may be repeated
     #[arg(long)]
     scope: Vec<String>,
-    /// A member of `groups`; may be repeated
+    /// A group (a member of the claim `groups`); may be repeated
     #[arg(long)]
     group: Vec<String>,
-    /// A further claim: JSON if it can be read as such, a string otherwise; may be repeated
+    /// Another claim; its value is JSON, or a string if it is not valid JSON; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_claim)]
     claim: Vec<(String, Value)>,
 }
@@ -82,7 +82,7 @@ impl Token {
     }
 }
 
-/// Every form of ed25519 key is tried before what only tokens are signed with.
+/// Reads a signing key: any ed25519 format first, then the key types of tokens only.
 fn minting_key(path: &Path) -> Result<MintingKey, Failure> {
     let text = input::private_key_text(path)?;
     let key = match keys::parse_private_key(&text) {
@@ -94,7 +94,7 @@ fn minting_key(path: &Path) -> Result<MintingKey, Failure> {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a number with its unit, such as 90s, 15m, 1h or 1d".to_owned();
+    let wrong = || "must be a number with a unit, such as 90s, 15m, 1h or 1d".to_owned();
     let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(at);
     let secs: u64 = match unit {
@@ -109,7 +109,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_claim(text: &str) -> Result<(String, Value), String> {
-    let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected NAME=VALUE")?;
+    let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("must be NAME=VALUE")?;
     Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
 }
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_json_where_they_can_be() {
+    fn claims_are_json_or_strings() {
         assert_eq!(parse_claim("tenant=acme"), Ok(("tenant".to_owned(), "acme".into())));
         assert_eq!(parse_claim("level=3"), Ok(("level".to_owned(), 3.into())));
         assert_eq!(parse_claim("q=a=b"), Ok(("q".to_owned(), "a=b".into())));

@@ -56,7 +56,7 @@ fn changed_key_set_needs_no_signal() {
 
     // What is no key set changes nothing.
     scratch.write("sso.json", "{\"keys\":");
-    gateway.running.stderr.wait_for("not reloaded");
+    gateway.running.stderr.wait_for("reload failed");
     assert!(hears(&scratch, &gateway.public, &token(&scratch, "two")));
 }
 

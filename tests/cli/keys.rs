@@ -16,11 +16,11 @@ fn keygen_is_private_and_never_overwrites() {
     assert!(before.starts_with("-----BEGIN PRIVATE KEY-----"));
     assert!(!ran.stdout.contains("PRIVATE") && !ran.stderr.contains("-----"));
 
-    scratch.run(["keygen", "-o", "a.key"]).failed(1, "is there already");
+    scratch.run(["keygen", "-o", "a.key"]).failed(1, "exists");
     assert_eq!(fs::read_to_string(&key).unwrap(), before);
     // Not through a link either.
     std::os::unix::fs::symlink(scratch.path("elsewhere"), scratch.path("link.key")).unwrap();
-    scratch.run(["keygen", "-o", "link.key"]).failed(1, "is there already");
+    scratch.run(["keygen", "-o", "link.key"]).failed(1, "exists");
     assert!(!scratch.path("elsewhere").exists());
 }
 
@@ -53,7 +53,7 @@ fn keygen_writes_to_chosen_file() {
     let scratch = Scratch::new();
     scratch.run(["keygen"]).ok();
     assert_eq!(fs::metadata(scratch.path("keys/publisher.key")).unwrap().permissions().mode() & 0o777, 0o600);
-    scratch.run(["keygen"]).failed(1, "keys/publisher.key is there already");
+    scratch.run(["keygen"]).failed(1, "keys/publisher.key exists");
 }
 
 #[test]

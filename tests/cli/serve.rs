@@ -160,7 +160,7 @@ fn bad_file_keeps_previous_configuration() {
     let gateway = Gateway::start(&scratch, &rest);
     scratch.write("gateway.toml", &format!("{LISTENERS}[publishers.p]\nkey = \"no key\"\nchannels = []\n"));
     gateway.running.signal("HUP");
-    let line = gateway.running.stderr.wait_for("not reloaded");
+    let line = gateway.running.stderr.wait_for("reload failed");
     assert!(line.contains("publishers.p.key"), "{line}");
     publish(&scratch, &gateway, "one.key").ok();
     assert!(get(&gateway.ops, "/metrics").1.contains("lastmile_reload_failures_total 1"));

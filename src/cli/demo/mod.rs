@@ -1,4 +1,4 @@
-//! `lastmile demo`: a gateway, a signed publisher and a subscriber on loopback, with keys that are thrown away.
+//! `lastmile demo`: a gateway, a signed publisher and a subscriber on loopback, with temporary keys.
 
 mod scratch_dir;
 mod ticker;
@@ -29,17 +29,17 @@ use scratch_dir::{DemoFiles, MEMBERS_CHANNEL, TICKER_CHANNEL};
   lastmile demo --port 0
   lastmile demo --geoip mmdb/city.mmdb
 
-Nothing outside this machine can connect, and nothing is left behind. Ctrl-C ends it.")]
+Other machines cannot connect. Ctrl-C ends the demo and removes its files.")]
 pub struct Demo {
-    /// The page's port; the publish and the ops listener take the next two. 0: any free ones
+    /// The page's port; the publish and ops listeners use the next two. 0: any free ports
     #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(..=65533))]
     port: u16,
-    /// A city database (mmdb): peers of the room learn each other's place
+    /// A city database (mmdb): peers of a room receive each other's location
     #[arg(long, value_name = "FILE")]
     geoip: Option<PathBuf>,
 }
 
-/// Where the listeners really are.
+/// The URLs of the bound listeners.
 struct Urls {
     public: String,
     publish: String,
@@ -48,16 +48,16 @@ struct Urls {
 
 impl Demo {
     pub fn run(self) -> Result<(), Failure> {
-        let workshop = DemoFiles::new(self.port, self.geoip.as_deref())?;
-        // The variables of a real gateway have no say here.
-        let sources = Sources { file: Some(workshop.config()), ..Sources::default() };
+        let files = DemoFiles::new(self.port, self.geoip.as_deref())?;
+        // The environment may hold settings of a real gateway, so it is not read.
+        let sources = Sources { file: Some(files.config()), ..Sources::default() };
         let loaded = load(&sources).map_err(|error| Failure::failed(error.to_string()))?;
         log::start(&loaded.config.log);
-        runtime()?.block_on(run(loaded, &workshop))
+        runtime()?.block_on(run(loaded, &files))
     }
 }
 
-async fn run(loaded: Loaded, workshop: &DemoFiles) -> Result<(), Failure> {
+async fn run(loaded: Loaded, files: &DemoFiles) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let gateway = Gateway::bind(loaded.config, true).map_err(|error| {
         Failure::failed(format!("{error}\nIs another gateway running? `lastmile demo --port 0` takes free ports."))
@@ -67,9 +67,9 @@ async fn run(loaded: Loaded, workshop: &DemoFiles) -> Result<(), Failure> {
     let stopped = stop.clone();
     let serving = tokio::spawn(async move { gateway.run(stopped.notified()).await });
 
-    output::text(&urls.welcome(workshop))?;
+    output::text(&urls.welcome(files))?;
     let client = |url: &str| remote::parse_url(url).map_err(Failure::failed);
-    let key = input::publisher_key(&workshop.key_file())?;
+    let key = input::publisher_key(&files.key_file())?;
     let channels = vec![TICKER_CHANNEL.to_owned()];
     let ended = tokio::select! {
         () = signals.first() => Ok(()),
@@ -77,35 +77,35 @@ async fn run(loaded: Loaded, workshop: &DemoFiles) -> Result<(), Failure> {
         ended = follow(client(&urls.public)?, TokenSource::anonymous(), channels, 1, None) => ended,
     };
     stop.notify_one();
-    // However the gateway's task ended, it is over.
+    // The demo ends in any case, even if the gateway's task panicked.
     let _ = serving.await;
     ended
 }
 
 impl Urls {
     fn of(gateway: &Gateway) -> Self {
-        let url = |wanted: Role| {
+        let url = |role: Role| {
             let mut listeners = gateway.listeners();
-            match listeners.find(|(listener, _)| listener.roles.contains(&wanted)) {
+            match listeners.find(|(listener, _)| listener.roles.contains(&role)) {
                 Some((_, Address::Tcp(address))) => format!("http://{address}"),
-                // The workshop's configuration has all three.
+                // The demo's configuration has all three roles.
                 _ => String::new(),
             }
         };
         Self { public: url(Role::Subscribe), publish: url(Role::Publish), ops: url(Role::Ops) }
     }
 
-    fn welcome(&self, workshop: &DemoFiles) -> String {
+    fn welcome(&self, files: &DemoFiles) -> String {
         let Self { public, publish, ops } = self;
-        let key = quoted(&workshop.key_file());
-        let token = quoted(&workshop.token_file());
-        // As it was called here, which is not always by its name.
+        let key = quoted(&files.key_file());
+        let token = quoted(&files.token_file());
+        // The program as it was called: it may not be in the PATH.
         let lastmile = quoted(Path::new(&std::env::args_os().next().unwrap_or_else(|| "lastmile".into())));
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "A gateway on this machine, with keys that are thrown away at the end (Ctrl-C).
+            "A gateway on this machine, with temporary keys. Ctrl-C ends it and removes them.
 
   page           {public}/demo
   subscribers    {public}
@@ -122,7 +122,7 @@ This channel needs a token:
   {lastmile} subscribe {MEMBERS_CHANNEL} --url {public} --token-file {token}
   {lastmile} publish {MEMBERS_CHANNEL} 'for members only' --url {publish} --key {key}
 
-What a subscriber of {TICKER_CHANNEL} gets:
+Output of a subscriber of {TICKER_CHANNEL}:
 
 "
         );
@@ -130,7 +130,7 @@ What a subscriber of {TICKER_CHANNEL} gets:
     }
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));

@@ -1,4 +1,4 @@
-//! The demonstration's directory: keys, a token and a configuration, gone at the end.
+//! The demo's temporary directory: keys, a token and a configuration.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -21,7 +21,7 @@ pub const MEMBERS_CHANNEL: &str = "members.news";
 
 const ISSUER: &str = "lastmile-demo";
 const AUDIENCE: &str = "lastmile";
-/// A day: as long as the gateway takes tokens at most, unless it is told otherwise.
+/// The gateway's default for `issuers[].max_lifetime_secs`.
 const TOKEN_SECS: u64 = 24 * 60 * 60;
 
 pub struct DemoFiles {
@@ -30,7 +30,7 @@ pub struct DemoFiles {
 }
 
 impl DemoFiles {
-    /// `port` is the first of three; 0 stands for any free ones.
+    /// `port` is the first of three; 0 for any free ports.
     pub fn new(port: u16, geoip: Option<&Path>) -> Result<Self, Failure> {
         let random = fresh_nonce().map_err(failed)?;
         let directory = std::env::temp_dir().join(format!("lastmile-demo-{random}"));
@@ -38,10 +38,10 @@ impl DemoFiles {
             .mode(0o700)
             .create(&directory)
             .map_err(|error| Failure::failed(format!("{}: {error}", directory.display())))?;
-        // From here on the directory goes when this does.
-        let workshop = Self { directory, key: generate().map_err(failed)? };
-        workshop.furnish(port, geoip)?;
-        Ok(workshop)
+        // From here on, `Drop` removes the directory.
+        let files = Self { directory, key: generate().map_err(failed)? };
+        files.write(port, geoip)?;
+        Ok(files)
     }
 
     pub fn config(&self) -> PathBuf {
@@ -56,7 +56,7 @@ impl DemoFiles {
         self.directory.join("token")
     }
 
-    fn furnish(&self, port: u16, geoip: Option<&Path>) -> Result<(), Failure> {
+    fn write(&self, port: u16, geoip: Option<&Path>) -> Result<(), Failure> {
         let issuer = MintingKey::from_ed25519(&generate().map_err(failed)?).map_err(failed)?;
         let request = TokenRequest {
             issuer: ISSUER.to_owned(),
@@ -77,9 +77,9 @@ impl DemoFiles {
     fn config_text(&self, port: u16, geoip: Option<&Path>) -> String {
         let [public, publish, ops] = if port == 0 { [0; 3] } else { [port, port + 1, port + 2] };
         let key = to_openssh_public(&self.key.verifying_key(), "demo");
-        // A string of JSON is one of TOML.
+        // A JSON string is valid TOML.
         let jwks = serde_json::Value::from(self.directory.join("issuer.jwks.json").to_string_lossy());
-        let places = geoip.map_or_else(String::new, |database| {
+        let geoip = geoip.map_or_else(String::new, |database| {
             let database = serde_json::Value::from(database.to_string_lossy());
             format!("[rooms]\ngeoip = true\n[geoip]\ndatabase = {database}\n")
         });
@@ -104,7 +104,7 @@ backlog_messages = 20
 match = "{MEMBERS_CHANNEL}"
 subscribers = "authenticated"
 backlog_messages = 20
-{places}[drain]
+{geoip}[drain]
 window_secs = 0
 deadline_secs = 3
 [log]
@@ -116,7 +116,7 @@ filter = "warn"
 
 impl Drop for DemoFiles {
     fn drop(&mut self) {
-        // It lies among the temporary files, which go sooner or later anyway.
+        // On failure the system's cleanup of temporary files removes it.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
