@@ -1,5 +1,5 @@
 #![doc = include_str!("README.md")]
-// A panic costs a connection: `expect` names why it cannot happen. Output goes through the log or a checked write.
+// A panic ends a connection, so `expect` states why it cannot happen. Output goes through the log or a checked write.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod auth;

@@ -1,4 +1,4 @@
-//! The `lastmile` command: everything it does is in the library.
+//! The `lastmile` command. Its code is in the library.
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]

@@ -1,4 +1,4 @@
-//! The checked configuration: what a gateway is told, once every setting made sense.
+//! The checked configuration of a gateway.
 
 use std::time::Duration;
 
@@ -12,26 +12,25 @@ use crate::transport::config::{ListenerConfig, RoomsConfig, TransportLimits};
 use crate::transport::control::WrittenRules;
 use crate::transport::publish::idempotency::IdempotencyLimits;
 
-/// Everything that a gateway is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub egress: Egress,
     pub engine: EngineConfig,
-    /// How identity providers are reached; `None` beside [`Egress::None`].
+    /// Connections to identity providers; `None` with [`Egress::None`].
     pub fetch: Option<FetchConfig>,
     pub listeners: Vec<ListenerConfig>,
     pub limits: Limits,
     pub rooms: RoomsConfig,
-    /// If places are on.
+    /// `None` if `rooms.geoip` is off.
     pub geoip: Option<GeoConfig>,
-    /// If it is on.
+    /// `None` without `statsd.host`.
     pub statsd: Option<StatsdConfig>,
     pub drain: DrainConfig,
     pub log: LogConfig,
     pub policy: PolicyConfig,
 }
 
-/// The table `limits`, one part for each module that enforces it.
+/// The table `limits`: one part for each module that enforces it.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub transport: TransportLimits,
@@ -39,17 +38,16 @@ pub struct Limits {
     pub memory: MemoryLimits,
     pub idempotency: IdempotencyLimits,
     pub replies: ReplyLimits,
-    /// Channels of one connection.
+    /// Per connection.
     pub max_subscriptions: usize,
-    /// Nonces remembered for one publisher.
+    /// Per publisher.
     pub max_replay_nonces: usize,
-    /// Revocations remembered at once.
     pub max_revocations: usize,
-    /// Unused tickets.
+    /// Tickets that are not redeemed yet.
     pub max_tickets: usize,
 }
 
-/// What orders publications and keeps the backlog.
+/// The engine, which orders publications and keeps the backlog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineConfig {
     Memory,
@@ -57,12 +55,11 @@ pub enum EngineConfig {
     Redis(RedisConfig),
 }
 
-/// Which connections the gateway may open itself. It never opens one to a publisher.
+/// Connections that the gateway may open. It never opens one to a publisher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress {
-    /// Those that the configuration names.
+    /// Only to hosts that the configuration names.
     Configured,
-    /// None at all.
     None,
 }
 
@@ -72,16 +69,16 @@ pub struct PolicyConfig {
     pub publishers: Vec<PublisherConfig>,
     pub issuers: Vec<IssuerConfig>,
     pub channels: WrittenRules,
-    /// Those of the file.
+    /// Revocations of `revocations_file`.
     pub revocations: Vec<Revocation>,
-    /// If people can log in.
+    /// `None` if no issuer has `login`.
     pub login: Option<LoginConfig>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainConfig {
-    /// Closes are spread over this time, so that clients do not come back in one wave.
+    /// Closes are spread over this time, so that clients do not reconnect in one wave.
     pub window: Duration,
-    /// The process ends after this time, whatever is still open.
+    /// The process ends after this time, even with open connections.
     pub deadline: Duration,
 }

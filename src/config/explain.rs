@@ -1,4 +1,4 @@
-//! The policy that results from a configuration, in words.
+//! Explains the policy of a configuration in plain text.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ use crate::ops::config::StatsdConfig;
 use crate::protocol::{ChannelName, Pattern};
 use crate::transport::config::ListenerConfig;
 
-/// The policy of one channel and one publisher or, if neither is named, of the whole gateway. Lines end in `\n`.
+/// Explains the policy of a channel, of a publisher or, if neither is named, of the gateway. Lines end in `\n`.
 pub fn explain(config: &Config, channel: Option<&str>, publisher: Option<&str>) -> String {
     let mut text = String::new();
     if let Some(name) = channel {
@@ -33,42 +33,42 @@ pub fn explain(config: &Config, channel: Option<&str>, publisher: Option<&str>) 
 fn gateway_text(config: &Config) -> String {
     let mut text = String::new();
     let egress = match config.egress {
-        Egress::Configured => "outgoing connections: only those that are configured",
+        Egress::Configured => "outgoing connections: configured ones only",
         Egress::None => "outgoing connections: none",
     };
     line(&mut text, 0, egress);
     line(&mut text, 0, &engine_text(&config.engine));
     for file in config.geoip.iter().flat_map(|geoip| &geoip.files) {
-        line(&mut text, 0, &format!("places of peers: from {}", file.display()));
+        line(&mut text, 0, &format!("locations of peers: from {}", file.display()));
     }
     if let Some(StatsdConfig { host, port, prefix }) = &config.statsd {
         line(&mut text, 0, &format!("statsd: {host}, UDP port {port}, names {prefix}.…"));
     }
     config.listeners.iter().for_each(|listener| line(&mut text, 0, &listener_text(listener)));
     if config.policy.publishers.is_empty() {
-        line(&mut text, 0, "no publishers: nobody can publish");
+        line(&mut text, 0, "no publishers: publishing is not possible");
     }
     config.policy.publishers.iter().for_each(|publisher| text += &publisher_text(publisher));
     if config.policy.issuers.is_empty() {
-        line(&mut text, 0, "no issuers: only channels for anyone can be subscribed to");
+        line(&mut text, 0, "no issuers: only channels for anyone accept subscribers");
     }
     let rules = &config.policy.channels.rules;
     for issuer in &config.policy.issuers {
         line(&mut text, 0, &issuer_text(issuer));
         if let Some(patterns) = rules.issuers.get(issuer.issuer.as_str()) {
-            line(&mut text, 1, &format!("its tokens open at most: {}", listed(patterns.iter().map(Pattern::as_str))));
+            line(&mut text, 1, &format!("its tokens are limited to: {}", listed(patterns.iter().map(Pattern::as_str))));
         }
     }
     if let Some(login) = &config.policy.login {
         let names = login.providers.iter().map(|provider| provider.name.as_str());
-        line(&mut text, 0, &format!("people log in at {}, by {}", login.url, listed(names)));
+        line(&mut text, 0, &format!("logins at {}, with {}", login.url, listed(names)));
     }
     for rule in &rules.rules {
         text += &rule_text(&format!("channels {:?}", rule.pattern.as_str()), rule);
     }
     text += &rule_text("all other channels", &rules.default);
     if !config.policy.revocations.is_empty() {
-        line(&mut text, 0, &format!("revocations of the file: {}", config.policy.revocations.len()));
+        line(&mut text, 0, &format!("revocations in the file: {}", config.policy.revocations.len()));
     }
     text
 }
@@ -82,7 +82,7 @@ fn engine_text(engine: &EngineConfig) -> String {
                 Fsync::Never => "a crash of the gateway, not a loss of power",
             };
             format!(
-                "engine: disk, {} of at most {max_bytes} bytes; what is acknowledged survives {survives}",
+                "engine: disk, {} of at most {max_bytes} bytes; acknowledged publications survive {survives}",
                 path.display()
             )
         }
@@ -90,7 +90,7 @@ fn engine_text(engine: &EngineConfig) -> String {
     }
 }
 
-/// Without whoever logs in there.
+/// Without user and password.
 fn redis_text(redis: &RedisConfig) -> String {
     let kind = match &redis.kind {
         RedisKind::Single => "one server".to_owned(),
@@ -99,7 +99,7 @@ fn redis_text(redis: &RedisConfig) -> String {
     };
     let addresses = redis.addresses();
     format!(
-        "engine: redis, {kind} at {}; names begin with {}:",
+        "engine: redis, {kind} at {}; keys begin with {}:",
         listed(addresses.iter().map(String::as_str)),
         redis.prefix
     )
@@ -112,24 +112,24 @@ fn channel_text(config: &Config, name: &str) -> String {
     };
     let rules = &config.policy.channels.rules;
     let rule = rules.of(&channel);
-    let place = match rules.rules.iter().position(|known| known.pattern.matches(&channel)) {
+    let origin = match rules.rules.iter().position(|known| known.pattern.matches(&channel)) {
         Some(index) => format!("channels[{index}], match = {:?}", rule.pattern.as_str()),
         None => "channel_defaults".to_owned(),
     };
-    let mut text = rule_text(&format!("channel {name:?}, by {place}"), rule);
+    let mut text = rule_text(&format!("channel {name:?}, by {origin}"), rule);
     let may = |publisher: &&PublisherConfig| publisher.channels.iter().any(|pattern| pattern.matches(&channel));
     let publishers = config.policy.publishers.iter().filter(may).map(|publisher| publisher.name.as_str());
     line(&mut text, 1, &format!("publishers: {}", listed(publishers)));
     text
 }
 
-/// By name or by fingerprint.
+/// `name` is a name or a fingerprint.
 fn named_publisher_text(config: &Config, name: &str) -> String {
     let publishers = &config.policy.publishers;
     let has_keyid = |key: &PublisherKey| check::fingerprint(key).to_string() == name;
-    let is_meant =
+    let is_named =
         |publisher: &&PublisherConfig| publisher.name == name || publisher.key.as_ref().is_some_and(has_keyid);
-    match publishers.iter().find(is_meant) {
+    match publishers.iter().find(is_named) {
         Some(publisher) => publisher_text(publisher),
         None => match suggest::word(name, publishers.iter().map(|publisher| publisher.name.as_str())) {
             Some(meant) => format!("publisher {name}: not on the whitelist; did you mean {meant}?\n"),
@@ -142,11 +142,11 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
     let mut text = String::new();
     line(&mut text, 0, &format!("publisher {}", publisher.name));
     if let Some(key) = &publisher.key {
-        let carried = match key {
+        let note = match key {
             PublisherKey::Known(_) => "",
-            PublisherKey::Hash(_) => " (known by its hash; requests carry the key)",
+            PublisherKey::Hash(_) => " (configured by its hash; requests carry the key)",
         };
-        line(&mut text, 1, &format!("key: {}{carried}", check::fingerprint(key)));
+        line(&mut text, 1, &format!("key: {}{note}", check::fingerprint(key)));
     }
     if let Some(basic) = &publisher.basic {
         line(
@@ -161,10 +161,10 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
         &format!("may create and publish to: {}", listed(publisher.channels.iter().map(Pattern::as_str))),
     );
     if publisher.control {
-        line(&mut text, 1, "may control: push keys of issuers, channel rules and revocations");
+        line(&mut text, 1, "may send control requests: keys of issuers, channel rules and revocations");
     }
     if let Some(end) = publisher.not_after {
-        line(&mut text, 1, &format!("refused from: {end}"));
+        line(&mut text, 1, &format!("expires: {end}"));
     }
     if let Some(rate) = publisher.rate_limit_per_second {
         line(&mut text, 1, &format!("publications per second: {rate}"));
@@ -176,7 +176,7 @@ fn listener_text(listener: &ListenerConfig) -> String {
     let roles = listed(listener.roles.iter().map(|role| role.name()));
     let tls = if listener.tls.is_some() { "with TLS" } else { "without TLS" };
     let compression = if listener.compression { ", compresses WebSockets" } else { "" };
-    format!("listener {}: {} {tls}, serves {roles}{compression}", listener.name, check::address_text(&listener.address))
+    format!("listener {}: {} {tls}, serves {roles}{compression}", listener.name, listener.address)
 }
 
 fn issuer_text(issuer: &IssuerConfig) -> String {
@@ -195,14 +195,14 @@ fn keys_text(keys: &KeySource) -> String {
     match keys {
         KeySource::File { keys, changed: _ } => format!("{} key(s)", keys.keys.len()),
         KeySource::Remote(Remote::KeySet(endpoint)) => format!("keys from {endpoint}"),
-        KeySource::Remote(Remote::Discovery(endpoint)) => format!("keys by {endpoint}"),
+        KeySource::Remote(Remote::Discovery(endpoint)) => format!("keys by discovery at {endpoint}"),
     }
 }
 
 fn rule_text(title: &str, rule: &ChannelRule) -> String {
     let ChannelRule {
         pattern: _,
-        claim_pattern: template,
+        claim_pattern,
         deny,
         subscribers,
         limits,
@@ -215,8 +215,8 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
     } = rule;
     let mut text = String::new();
     line(&mut text, 0, title);
-    if let Some(template) = template {
-        line(&mut text, 1, &format!("belong to whoever the token puts into {:?}", template.text()));
+    if let Some(pattern) = claim_pattern {
+        line(&mut text, 1, &format!("owner: the token whose claims give {:?}", pattern.text()));
     }
     line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
     deny.iter().for_each(|denied| line(&mut text, 1, &format!("denied: a token with {}", requirements_text(denied))));
@@ -256,7 +256,7 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
 
 fn audience_text(audience: &Audience) -> String {
     match audience {
-        Audience::Anyone => "anyone, also without a token".to_owned(),
+        Audience::Anyone => "anyone, even without a token".to_owned(),
         Audience::Authenticated => "any valid token".to_owned(),
         Audience::Matching(any) => {
             let any: Vec<_> = any.iter().map(requirements_text).collect();
@@ -275,9 +275,9 @@ fn requirements_text(requirements: &Requirements) -> String {
     issuer.chain(scope).chain(groups).chain(claims).collect::<Vec<_>>().join(" and ")
 }
 
-fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    let words = words.collect::<Vec<_>>().join(", ");
-    if words.is_empty() { "none".to_owned() } else { words }
+fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    let list = items.collect::<Vec<_>>().join(", ");
+    if list.is_empty() { "none".to_owned() } else { list }
 }
 
 fn line(text: &mut String, level: usize, content: &str) {

@@ -1,4 +1,4 @@
-//! Puts the sources over one another: defaults, file, environment, flags.
+//! Merges the sources: defaults, file, environment, flags.
 
 use std::path::{Path as FilePath, PathBuf};
 
@@ -14,10 +14,10 @@ use super::schema::Schema;
 use super::settings::DEFAULT_LISTENERS;
 use super::sources::{FILE_VARIABLE, Sources};
 
-/// Read if nobody names another file.
+/// Read if no other file is named.
 const DEFAULT_FILE: &str = "config/lastmile.toml";
 
-/// Every source in one tree, not yet held against the schema.
+/// The merged sources, before validation against the schema.
 pub struct Layers {
     pub tree: Value,
     pub report: Report,
@@ -34,7 +34,7 @@ impl Layers {
         };
         let name = file.as_deref().unwrap_or(FilePath::new("")).display().to_string();
         let document = DeTable::parse(&text).map_err(|error| syntax_error(&name, &text, &error))?;
-        // Reads the values too: a number too large has its line here, and nowhere later.
+        // Also parses the values: later errors about a number out of range would lack the line.
         toml::from_str::<toml::Table>(&text).map_err(|error| syntax_error(&name, &text, &error))?;
         let listeners = document.get_ref().get("listeners").and_then(|listeners| listeners.get_ref().as_table());
         let names_listeners = listeners.is_some_and(|listeners| !listeners.is_empty());
@@ -53,7 +53,7 @@ impl Layers {
     }
 }
 
-/// The file to read: as named, or the default one if it is there.
+/// Returns the named file, or the default one if it exists.
 fn file_of(sources: &Sources) -> Option<PathBuf> {
     let is_named = |(name, value): &&(String, String)| name == FILE_VARIABLE && !value.is_empty();
     let variable = || sources.env.iter().find(is_named).map(|(_, value)| value.into());
@@ -66,7 +66,7 @@ fn tree_of(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Res
     merged.map_err(|error| ConfigError::from(error.to_string()))
 }
 
-/// Line, column and caret. The line itself is left out of a file that holds secrets.
+/// Formats an error with line, column and caret. The line itself is omitted if the file holds secrets.
 fn syntax_error(name: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let mut error = error.clone();
     if text.contains("auth_tokens") {

@@ -1,4 +1,4 @@
-//! Where each value came from, so that a mistake is reported with its place.
+//! The source of each value, for error messages.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ pub enum Source {
         line: usize,
     },
     Variable(String),
-    /// The path that was given to `--set`, without its value.
+    /// The path of `--set`, without its value.
     Flag(String),
     /// A control request.
     Request,
@@ -26,7 +26,7 @@ pub enum Source {
 #[derive(Debug, Default)]
 pub struct Origins {
     file: Option<FileLines>,
-    /// Variables, then flags: the last one wins.
+    /// Variables, then flags: the last one takes effect.
     overrides: Vec<(Path, Source)>,
 }
 
@@ -48,8 +48,8 @@ impl Origins {
 
     pub fn of(&self, path: &Path) -> Source {
         let overrides = || self.overrides.iter().rev();
-        let covering = overrides().find(|(place, _)| path.starts_with(place));
-        let within = || overrides().find(|(place, _)| place.starts_with(path));
+        let covering = overrides().find(|(overridden, _)| path.starts_with(overridden));
+        let within = || overrides().find(|(overridden, _)| overridden.starts_with(path));
         if let Some((_, source)) = covering {
             return source.clone();
         }
@@ -61,7 +61,7 @@ impl Origins {
         within().map_or(Source::Default, |(_, source)| source.clone())
     }
 
-    /// Whether somebody said something here, be it the default value.
+    /// Whether a source sets the value, even to its default.
     pub fn is_set(&self, path: &Path) -> bool {
         self.of(path) != Source::Default
     }
@@ -99,7 +99,7 @@ impl FileLines {
     }
 }
 
-/// The line, counted from 1, of a byte; `starts` are the bytes at which lines begin.
+/// Returns the line, counted from 1, of a byte offset; `starts` are the offsets at which lines begin.
 fn line_of(starts: &[usize], at: usize) -> usize {
     starts.partition_point(|start| *start <= at)
 }

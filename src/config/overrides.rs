@@ -50,7 +50,7 @@ impl Finder<'_> {
     fn flag(&mut self, flag: &str) -> Option<(Path, Raw)> {
         let Some((path, value)) = flag.split_once('=') else {
             // The text may hold a secret, so it is not shown.
-            let line = "flag --set: must be a path, \"=\" and a value, like --set limits.max_connections=1000";
+            let line = "flag --set: must be a path, \"=\" and a value, such as --set limits.max_connections=1000";
             self.report.mistake(Path::root(), line.to_owned());
             return None;
         };
@@ -77,7 +77,7 @@ impl Finder<'_> {
             return None;
         };
         if !schema.is_leaf() {
-            let line = format!("{name}: this is {}; its parts are set one by one", schema.expected());
+            let line = format!("{name}: this is {}; set its parts one by one", schema.expected());
             self.report.mistake(path, line);
             return None;
         }

@@ -1,4 +1,4 @@
-//! The `PAIR_*` variables of channelserver deployments, as other names of our settings. Weaker than `LASTMILE_*`.
+//! The `PAIR_*` variables of channelserver deployments, as aliases of settings. Weaker than `LASTMILE_*`.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -15,21 +15,21 @@ use super::suggest;
 
 const PREFIX: &str = "PAIR_";
 
-/// What that system trusts whatever its list says.
+/// Ranges that channelserver always trusts.
 const PRIVATE_RANGES: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
 
 #[derive(Clone, Copy)]
 pub enum Meaning {
-    /// A setting of ours.
+    /// A setting; an empty variable is ignored.
     Setting(&'static str),
-    /// The same, and the empty value means something.
+    /// A setting; an empty variable sets it to the empty string.
     SettingOrOff(&'static str),
-    /// Half of the address of the listener for rooms.
+    /// Host or port of the listener for rooms.
     Address,
     Database,
     Proxies,
     HumanLogs,
-    /// Taken and not used there, so here too.
+    /// Accepted without effect, as in channelserver.
     Unused,
 }
 
@@ -57,7 +57,7 @@ pub const VARIABLES: [(&str, Meaning); 20] = [
     ("IP_VIOLATION", Meaning::Unused),
 ];
 
-/// The settings that the variables mean; the rest is reported. An empty variable is as good as none.
+/// Returns the settings that the variables stand for, and reports unknown variables.
 pub fn read(sources: &Sources, schema: &Schema, tree: &Value, report: &mut Report) -> Vec<(Path, Raw)> {
     let mut reader = Reader { sources, schema, tree, report, overrides: Vec::new() };
     let mut variables: Vec<_> = sources.env.iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
@@ -90,12 +90,12 @@ impl Reader<'_> {
         match *meaning {
             Meaning::SettingOrOff(setting) => self.set(name, setting, value),
             Meaning::Unused => {
-                self.report.remark(format!("environment variable {name}: has no effect, as in channelserver"));
+                self.report.warn_line(format!("environment variable {name}: has no effect, as in channelserver"));
             }
             _ if value.is_empty() => {}
             Meaning::Setting(setting) => self.set(name, setting, value),
             Meaning::Database => {
-                // A name with a comma is one name.
+                // A path with a comma is one path, not a list.
                 self.put(name, Path::of("geoip").key("database"), ValueKind::String(value.to_owned()));
                 self.put(name, Path::of("rooms").key("geoip"), ValueKind::Boolean(true));
             }
@@ -105,7 +105,7 @@ impl Reader<'_> {
                 "false" | "0" => {}
                 _ => self.report.mistake(Path::root(), format!("{name} = {value:?}: must be true or false")),
             },
-            // Both halves together, after all others.
+            // `Reader::address` handles host and port together.
             Meaning::Address => {}
         }
     }
@@ -115,13 +115,13 @@ impl Reader<'_> {
         let named = value.split(',').map(str::trim).filter(|proxy| !proxy.is_empty());
         let all = named.chain(PRIVATE_RANGES).map(Raw::from).collect();
         self.put(name, path.clone(), ValueKind::Array(all));
-        if !self.is_stronger(&path) {
+        if !self.is_overridden(&path) {
             let ranges = PRIVATE_RANGES.join(", ");
             self.report.warn(&path, format_args!("{ranges} are trusted too, as in channelserver"));
         }
     }
 
-    /// `PAIR_HOSTNAME` and `PAIR_PORT`; what one of them leaves out stays as it is.
+    /// Applies `PAIR_HOSTNAME` and `PAIR_PORT`. A missing half keeps its configured value.
     fn address(&mut self) {
         let value = |short: &str| {
             let found = self.sources.env.iter().find(|(name, _)| name.strip_prefix(PREFIX) == Some(short));
@@ -135,14 +135,14 @@ impl Reader<'_> {
         };
         let (listener, settings) = match self.pair_listener() {
             Ok(listener) => listener,
-            Err(why) => {
-                let line = format!("{name}: {why}; set the address of a listener instead");
+            Err(reason) => {
+                let line = format!("{name}: {reason}; set the address of a listener instead");
                 return self.report.mistake(Path::of("listeners"), line);
             }
         };
         let listener = Path::of("listeners").key(&listener);
         let path = listener.key("address");
-        if self.is_stronger(&path) {
+        if self.is_overridden(&path) {
             return;
         }
         let own = settings.get("address").and_then(Value::as_str).filter(|own| !own.starts_with("unix:"));
@@ -152,16 +152,16 @@ impl Reader<'_> {
             Err(_) => hostname.to_owned(),
         });
         let address = format!("{host}:{}", port.unwrap_or(own_port));
-        let says_plaintext = ["plaintext", "tls"].iter().any(|key| settings.get(key).is_some());
+        let has_decision = ["plaintext", "tls"].iter().any(|key| settings.get(key).is_some());
         self.put(name, path, ValueKind::String(address));
-        if !is_loopback(&host) && !says_plaintext && !self.is_stronger(&listener.key("tls")) {
+        if !is_loopback(&host) && !has_decision && !self.is_overridden(&listener.key("tls")) {
             let path = listener.key("plaintext");
             self.put(name, path.clone(), ValueKind::Boolean(true));
-            self.report.warn(&path, "true, as in channelserver: a TLS proxy must stand before this listener");
+            self.report.warn(&path, "true, as in channelserver: a TLS proxy must be in front of this listener");
         }
     }
 
-    /// The one listener with the role `pair`, with what the file or the defaults say of it.
+    /// Returns the only listener with the role `pair`, with its settings in the file or the defaults.
     fn pair_listener(&self) -> Result<(String, Value), &'static str> {
         let serves_rooms = |listener: &Value| {
             let roles = listener.get("roles").and_then(Value::as_array);
@@ -176,8 +176,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether `LASTMILE_*` or a flag sets it, or something in it.
-    fn is_stronger(&self, path: &Path) -> bool {
+    /// Whether `LASTMILE_*` or a flag sets the path or a part of it.
+    fn is_overridden(&self, path: &Path) -> bool {
         let (variable, flag) = (path.variable(), path.to_string());
         self.sources.env.iter().any(|(name, _)| name.to_uppercase().starts_with(&variable))
             || self.sources.set.iter().any(|set| set.trim_start().starts_with(&flag))

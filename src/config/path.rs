@@ -1,4 +1,4 @@
-//! Where a setting stands: `limits.max_connections`, `channels[0].match`.
+//! Paths of settings: `limits.max_connections`, `channels[0].match`.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub enum Segment {
     Index(usize),
 }
 
-/// The way from the root of the settings to one of them.
+/// The path from the root of the settings to one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path(Vec<Segment>);
 
@@ -34,7 +34,7 @@ impl Path {
         Self(self.0.iter().cloned().chain([segment]).collect())
     }
 
-    /// Words as a variable or a flag gives them; a number is the place in a list.
+    /// Builds a path from the words of a variable or flag; a number is an index.
     pub fn from_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         Self(
             words
@@ -55,7 +55,7 @@ impl Path {
         self.0.starts_with(&other.0)
     }
 
-    /// The last key, `channels` of `channels[0]` too.
+    /// The last key: `channels` for `channels[0]`.
     pub fn last_key(&self) -> &str {
         self.0
             .iter()
@@ -67,7 +67,7 @@ impl Path {
             .unwrap_or("")
     }
 
-    /// The path without its places in lists: `channels[].match`.
+    /// The path without indexes: `channels[].match`.
     pub fn pattern(&self) -> String {
         self.render(|_| "[]".to_owned())
     }
@@ -89,7 +89,7 @@ impl Path {
         let mut text = String::new();
         for segment in &self.0 {
             match segment {
-                Segment::Index(place) => text.push_str(&index(*place)),
+                Segment::Index(number) => text.push_str(&index(*number)),
                 Segment::Key(key) => {
                     if !text.is_empty() {
                         text.push('.');

@@ -1,8 +1,8 @@
-//! Parts of the configuration that come by control requests: read and checked by the same code as files.
+//! Policy in control requests, read and checked by the same code as files.
 
 use jsonwebtoken::jwk::JwkSet;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::check;
 use super::origin::Source;
@@ -13,42 +13,34 @@ use super::settings::{Channel, ChannelDefaults};
 use super::validate_schema;
 use crate::transport::control::WrittenRules;
 
-/// The settings that a push of rules may hold.
-#[derive(Serialize, Deserialize, Default)]
+/// The body of a request with channel rules.
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Rules {
     channels: Vec<Channel>,
     channel_defaults: ChannelDefaults,
 }
 
-/// The text of rules that are in force, without what was left out.
-pub fn written(channels: &[Channel], defaults: &ChannelDefaults) -> Value {
-    let mut written = json!({ "channels": channels, "channel_defaults": defaults });
-    drop_nulls(&mut written);
-    written
-}
-
-/// `{"channels":[…],"channel_defaults":{…}}` as in the file; what is left out of the defaults is as built in. Every
-/// mistake is named.
+/// Parses `{"channels":[…],"channel_defaults":{…}}`, as in the file. Missing defaults are the built-in ones. The error
+/// lists every mistake.
 pub fn read_rules(body: &[u8]) -> Result<WrittenRules, String> {
     let mut tree: Value = serde_json::from_slice(body).map_err(|error| format!("not JSON: {error}"))?;
-    let fields = tree.as_object().ok_or("channel rules are an object with `channels` and `channel_defaults`")?;
+    let fields = tree.as_object().ok_or("channel rules must be an object with `channels` and `channel_defaults`")?;
     if let Some(other) = fields.keys().find(|key| !matches!(key.as_str(), "channels" | "channel_defaults")) {
-        return Err(format!("{:?} cannot be pushed; `channels` and `channel_defaults` can", shortened(other)));
+        return Err(format!("{:?} cannot be pushed, only `channels` and `channel_defaults`", shortened(other)));
     }
     let mut report = Report::default();
     report.origins.overridden(Path::root(), Source::Request);
     validate_schema::prune(&mut tree, &Schema::of_settings(), &mut report);
     let Rules { channels, channel_defaults } =
         serde_path_to_error::deserialize(tree).map_err(|error| error.to_string())?;
-    let written = written(&channels, &channel_defaults);
     let rules = check::check_channels(channels, channel_defaults, &mut report);
     let warnings = report.finish().map_err(|error| error.to_string())?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(WrittenRules { rules, written })
+    Ok(rules)
 }
 
-/// A JWK Set of public keys.
+/// Parses a JWK Set of public keys (RFC 7517).
 pub fn read_keys(body: &[u8]) -> Result<JwkSet, String> {
     let text = std::str::from_utf8(body).map_err(|_| "not UTF-8".to_owned())?;
     crate::auth::token::read_key_set(text.as_bytes())
@@ -59,23 +51,14 @@ fn shortened(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn what_is_in_force_can_be_pushed_again() {
+    fn written_rules_can_be_pushed_again() {
         let body = json!({"channels": [
             {"match": "user.{sub}", "backlog_messages": 5},
             {"match": "a", "subscribers": [{"scope": "s"}, {"group": ["g"]}], "deny": {"claim": {"level": 3}}},
@@ -86,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_as_those_of_files() {
+    fn mistakes_are_reported_as_for_files() {
         for (body, parts) in [
             ("[]", &["object"][..]),
             ("{", &["not JSON"]),

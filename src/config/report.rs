@@ -1,4 +1,4 @@
-//! What is wrong with the settings, in words for the operator. Never shows a secret.
+//! Collects mistakes and warnings for the operator. Never shows a secret.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::origin::Origins;
 use super::path::Path;
 
-/// More mistakes than this are counted, not shown.
-const MAX_SHOWN: usize = 20;
+/// Further mistakes are counted, not shown.
+const MAX_SHOWN_MISTAKES: usize = 20;
 
-/// Longest value that is shown, in characters.
-const MAX_VALUE: usize = 80;
+/// Longer values are cut.
+const MAX_SHOWN_CHARS: usize = 80;
 
-/// Every mistake in the settings; `Display` has a line for each after a first line with their number.
+/// All mistakes in the settings. `Display` prints their number, then one line for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     mistakes: Vec<String>,
@@ -32,13 +32,13 @@ impl Report {
         Self { origins, ..Self::default() }
     }
 
-    /// A value that cannot be; `right` says what would be right, `must be …`.
+    /// Reports an invalid value; `right` describes a valid one: `must be …`.
     pub fn wrong(&mut self, path: &Path, value: impl Into<Value>, right: impl fmt::Display) {
         let line = format!("{path} = {} ({}): {right}", shown(path, &value.into()), self.origins.of(path));
         self.mistakes.push((path.clone(), line));
     }
 
-    /// A value that is missing in `table`. A mistake that is known already may be the reason; that one is enough.
+    /// Reports a missing value in `table`, unless the value was already reported and removed.
     pub fn missing(&mut self, table: &Path, key: &str, right: impl fmt::Display) {
         let path = table.key(key);
         if !self.has_mistake_in(&path) {
@@ -47,13 +47,13 @@ impl Report {
         }
     }
 
-    /// A key that should not be there. Its value is not shown, it may be anything.
-    pub fn misplaced(&mut self, path: &Path, why: impl fmt::Display) {
-        let line = format!("{path} ({}): {why}", self.origins.of(path));
+    /// Reports a key without showing its value, which may be a secret.
+    pub fn misplaced(&mut self, path: &Path, reason: impl fmt::Display) {
+        let line = format!("{path} ({}): {reason}", self.origins.of(path));
         self.mistakes.push((path.clone(), line));
     }
 
-    /// A key that does not exist.
+    /// Reports an unknown key; `meant` is a suggestion.
     pub fn unknown(&mut self, path: &Path, meant: Option<Path>) {
         let line = match &meant {
             Some(meant) => {
@@ -64,25 +64,25 @@ impl Report {
         self.mistakes.push((meant.unwrap_or_else(|| path.clone()), line));
     }
 
-    /// A mistake of another form, said in full; `meant` is the setting that it is about.
-    pub fn mistake(&mut self, meant: Path, line: String) {
-        self.mistakes.push((meant, line));
+    /// Reports a mistake with a complete text about the setting `path`.
+    pub fn mistake(&mut self, path: Path, line: String) {
+        self.mistakes.push((path, line));
     }
 
     pub fn has_mistake_in(&self, path: &Path) -> bool {
         self.mistakes.iter().any(|(known, _)| known.starts_with(path))
     }
 
-    pub fn warn(&mut self, path: &Path, what: impl fmt::Display) {
-        self.warnings.push(format!("{path} ({}): {what}", self.origins.of(path)));
+    pub fn warn(&mut self, path: &Path, text: impl fmt::Display) {
+        self.warnings.push(format!("{path} ({}): {text}", self.origins.of(path)));
     }
 
-    /// A warning of another form, said in full.
-    pub fn remark(&mut self, line: String) {
+    /// Adds a warning with a complete text.
+    pub fn warn_line(&mut self, line: String) {
         self.warnings.push(line);
     }
 
-    /// The warnings, or every mistake.
+    /// Returns the warnings, or all mistakes.
     pub fn finish(self) -> Result<Vec<String>, ConfigError> {
         if self.mistakes.is_empty() {
             return Ok(self.warnings);
@@ -103,10 +103,10 @@ impl fmt::Display for ConfigError {
             1 => write!(f, "1 mistake in the configuration:")?,
             count => write!(f, "{count} mistakes in the configuration:")?,
         }
-        for mistake in self.mistakes.iter().take(MAX_SHOWN) {
+        for mistake in self.mistakes.iter().take(MAX_SHOWN_MISTAKES) {
             write!(f, "\n  {mistake}")?;
         }
-        match self.mistakes.len().saturating_sub(MAX_SHOWN) {
+        match self.mistakes.len().saturating_sub(MAX_SHOWN_MISTAKES) {
             0 => Ok(()),
             more => write!(f, "\n  … and {more} more"),
         }
@@ -115,13 +115,13 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// A value as people write it, cut short; a secret is not shown.
+/// Formats a value, shortened; secrets are not shown.
 fn shown(path: &Path, value: &Value) -> String {
     let text = value.to_string();
     if ["auth_tokens", "password_argon2", "url"].contains(&path.last_key()) || text.contains("PRIVATE KEY") {
         return "(not shown)".to_owned();
     }
-    match text.char_indices().nth(MAX_VALUE) {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text,
     }

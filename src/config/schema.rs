@@ -1,4 +1,4 @@
-//! What settings there are and of which type: read off a sample of [`Settings`], so it cannot drift from them.
+//! The schema of the settings, derived from samples of [`Settings`], so it cannot drift from them.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use super::settings::{
     OneOrManyRequirements, Publisher, Requirements, Rooms, Settings, Subscribers, Tls,
 };
 
-/// Stands in a sample for a name that the operator chooses.
+/// Placeholder in samples for a name that the operator chooses.
 pub const NAME: &str = "NAME";
 
-/// What may stand in one place; several kinds where a setting has several forms.
+/// Valid types of one value; several if a setting has several forms.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
     pub string: bool,
-    /// A whole number, not negative.
+    /// A non-negative whole number.
     pub integer: bool,
     pub boolean: bool,
     pub list: Option<Box<Schema>>,
@@ -27,7 +27,7 @@ pub struct Schema {
 #[derive(Clone, Debug)]
 pub enum Table {
     Fields(BTreeMap<String, Schema>),
-    /// Any names, all with the same content.
+    /// Names that the operator chooses, all with the same content.
     Named(Box<Schema>),
 }
 
@@ -40,12 +40,12 @@ impl Schema {
         schema
     }
 
-    /// Whether a variable or a flag can set it: a plain value or a list of them.
+    /// Whether a variable or flag can set it: a scalar, or a list of strings.
     pub fn is_leaf(&self) -> bool {
         self.string || self.integer || self.boolean || self.list.as_ref().is_some_and(|item| item.string)
     }
 
-    /// Every setting, with `NAME` and `[0]` for what the operator chooses.
+    /// Returns every setting, with `NAME` for chosen names and `[0]` for indexes.
     pub fn leaves(&self) -> Vec<Path> {
         let mut leaves = Vec::new();
         self.collect_leaves(&Path::root(), &mut leaves);
@@ -75,7 +75,7 @@ impl Schema {
         if self.is_leaf() {
             leaves.push(path.clone());
         } else if let Some(item) = &self.list
-            // A list of what may also stand alone has the same settings.
+            // If a table may stand alone or in a list, its settings are listed once.
             && self.table.is_none()
         {
             item.collect_leaves(&path.index(0), leaves);
@@ -117,7 +117,7 @@ impl Schema {
     }
 }
 
-/// The default of a setting of [`Schema::leaves`]; `None` where there is none.
+/// Returns the default of a setting of [`Schema::leaves`], if it has one.
 pub fn default_of(path: &Path) -> Option<Value> {
     let defaults = Settings {
         listeners: [(NAME.to_owned(), Listener::default())].into(),
@@ -126,22 +126,22 @@ pub fn default_of(path: &Path) -> Option<Value> {
         channels: vec![Channel::default()],
         ..Settings::default()
     };
-    let mut place = &json!(defaults);
+    let mut value = &json!(defaults);
     for segment in path.segments() {
-        place = match segment {
-            Segment::Key(key) => place.get(key)?,
-            Segment::Index(index) => place.get(index)?,
+        value = match segment {
+            Segment::Key(key) => value.get(key)?,
+            Segment::Index(index) => value.get(index)?,
         };
     }
-    Some(place.clone()).filter(|value| !value.is_null())
+    Some(value.clone()).filter(|value| !value.is_null())
 }
 
-/// Settings with everything set. Some have several forms: the samples of 0 to 3 together show them all.
+/// Returns settings with every value set. The forms 0 to 3 together cover settings with several types.
 fn sample(form: usize) -> Value {
     let text = || Some("text".to_owned());
     let list = || vec!["text".to_owned()];
     let one_or_many = || if form == 1 { OneOrMany::One("text".to_owned()) } else { OneOrMany::Many(list()) };
-    // A claim has any plain value.
+    // A claim has any scalar value.
     let claims = [(NAME, json!("text")), ("NAME2", json!(1)), ("NAME3", json!(true))];
     let requirements = |group| Requirements {
         issuer: text(),
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_samples_show_a_type_for_every_setting() {
+    fn samples_cover_every_setting() {
         fn check(schema: &Schema, path: &Path) {
             assert!(!schema.expected().is_empty(), "{path} is not set in any sample");
             if let Some(item) = &schema.list {

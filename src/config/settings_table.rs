@@ -5,13 +5,13 @@ use super::schema::{Schema, default_of};
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// `limits.max_connections`; `NAME` and `[]` stand for what the operator chooses.
+    /// `limits.max_connections`; `NAME` stands for a chosen name, `[]` for an index.
     pub path: String,
-    /// As TOML writes it; `None` if it has no default.
+    /// In TOML syntax; `None` if it has no default.
     pub default: Option<String>,
 }
 
-/// Every setting, in the order of its path.
+/// Returns every setting, ordered by path.
 pub fn settings_table() -> Vec<Setting> {
     let leaves = Schema::of_settings().leaves();
     leaves

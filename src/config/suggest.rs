@@ -1,14 +1,14 @@
-//! "Did you mean": the nearest setting or word to what somebody wrote.
+//! Suggestions for misspelled settings and words ("did you mean").
 
 use serde_json::Value;
 
 use super::path::{Path, Segment};
 use super::schema::{NAME, Schema, Table};
 
-/// The setting or table that was probably meant.
+/// Returns the setting or table that was probably meant.
 ///
-/// `tree` holds the names that are in use. Levels are compared without their borders, so that
-/// `LASTMILE_LIMITS_MAX_CONNECTIONS` finds `limits.max_connections`; a right last word on a wrong level is found too.
+/// `tree` holds the names in use. Levels are joined for the comparison, so `LASTMILE_LIMITS_MAX_CONNECTIONS` finds
+/// `limits.max_connections`. A correct last key on a wrong level is found too.
 pub fn setting(schema: &Schema, tree: &Value, written: &Path) -> Option<Path> {
     let mut candidates = Vec::new();
     collect(schema, Some(tree), written, &Path::root(), &mut candidates);
@@ -16,7 +16,7 @@ pub fn setting(schema: &Schema, tree: &Value, written: &Path) -> Option<Path> {
     let near = |candidate: &Path| {
         let distance = strsim::damerau_levenshtein(&flat, &flatten(candidate));
         let same_word = candidate.last_key() == written.last_key();
-        (same_word || distance <= allowance(&flat)).then_some(distance)
+        (same_word || distance <= max_distance(&flat)).then_some(distance)
     };
     candidates
         .into_iter()
@@ -26,18 +26,18 @@ pub fn setting(schema: &Schema, tree: &Value, written: &Path) -> Option<Path> {
         .map(|(_, candidate)| candidate)
 }
 
-/// The word of a list that was probably meant.
+/// Returns the word of a list that was probably meant.
 pub fn word<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_lowercase();
     words
         .into_iter()
         .map(|word| (strsim::damerau_levenshtein(&written, &word.to_lowercase()), word))
-        .filter(|(distance, _)| *distance <= allowance(&written))
+        .filter(|(distance, _)| *distance <= max_distance(&written))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
 }
 
-/// `must be one of …`, with the nearest one.
+/// Returns `must be one of …`, with a suggestion.
 pub fn one_of(written: &str, words: &[&str]) -> String {
     let list = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
     match word(written, words.iter().copied()) {
@@ -46,8 +46,8 @@ pub fn one_of(written: &str, words: &[&str]) -> String {
     }
 }
 
-/// How many letters may differ.
-fn allowance(written: &str) -> usize {
+/// Largest edit distance of a suggestion.
+fn max_distance(written: &str) -> usize {
     (written.chars().count() / 4).clamp(1, 4)
 }
 
@@ -63,17 +63,17 @@ fn flatten(path: &Path) -> String {
     words.join("_")
 }
 
-/// Every setting and table, with the names and places in use or, at the same depth, as `written`.
+/// Collects every setting and table, with the names and indexes in use or, at the same depth, those of `written`.
 fn collect(schema: &Schema, tree: Option<&Value>, written: &Path, path: &Path, candidates: &mut Vec<Path>) {
     if !path.segments().is_empty() {
         candidates.push(path.clone());
     }
     let depth = path.segments().len();
-    let here = written.segments().get(depth);
+    let written_segment = written.segments().get(depth);
     if let Some(item) = &schema.list
         && !schema.is_leaf()
     {
-        let index = if let Some(Segment::Index(index)) = here { *index } else { 0 };
+        let index = if let Some(Segment::Index(index)) = written_segment { *index } else { 0 };
         collect(item, tree.and_then(|tree| tree.get(index)), written, &path.index(index), candidates);
     }
     match &schema.table {
@@ -85,8 +85,8 @@ fn collect(schema: &Schema, tree: Option<&Value>, written: &Path, path: &Path, c
         Some(Table::Named(content)) => {
             let names = tree.and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name.as_str());
             let mut names: Vec<&str> = names.collect();
-            // A new name, if something follows it.
-            if let Some(Segment::Key(name)) = here
+            // A new name is a candidate only as a prefix of a longer path.
+            if let Some(Segment::Key(name)) = written_segment
                 && written.segments().len() > depth + 1
             {
                 names.push(name);

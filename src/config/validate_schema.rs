@@ -1,5 +1,5 @@
-//! Holds the merged tree against the schema: unknown keys and values of the wrong type are reported and cut out,
-//! so that the rest can still be checked.
+//! Validates the merged tree against the schema: reports and removes unknown keys and values of the wrong type, so that
+//! the rest can still be checked.
 
 use serde_json::Value;
 
@@ -9,19 +9,19 @@ use super::schema::{Schema, Table};
 use super::suggest;
 
 pub fn prune(tree: &mut Value, schema: &Schema, report: &mut Report) {
-    let whole = tree.clone();
-    Validation { schema, whole: &whole, report }.keep(tree, schema, &Path::root());
+    let original = tree.clone();
+    Validation { schema, original: &original, report }.validate(tree, schema, &Path::root());
 }
 
 struct Validation<'a> {
     schema: &'a Schema,
-    whole: &'a Value,
+    original: &'a Value,
     report: &'a mut Report,
 }
 
 impl Validation<'_> {
-    /// Whether the value may stay.
-    fn keep(&mut self, value: &mut Value, schema: &Schema, path: &Path) -> bool {
+    /// Returns whether the value may stay.
+    fn validate(&mut self, value: &mut Value, schema: &Schema, path: &Path) -> bool {
         let fits = match value {
             Value::Null => false,
             Value::Bool(_) => schema.boolean,
@@ -29,11 +29,11 @@ impl Validation<'_> {
             Value::String(_) => schema.string,
             Value::Array(items) => match &schema.list {
                 Some(item) => {
-                    // Nothing moves up: the places of what stays are still those of the source.
+                    // The list ends before the first wrong item, because indexes must stay those of the source.
                     let fit: Vec<bool> = items
                         .iter_mut()
                         .enumerate()
-                        .map(|(index, value)| self.keep(value, item, &path.index(index)))
+                        .map(|(index, value)| self.validate(value, item, &path.index(index)))
                         .collect();
                     items.truncate(fit.iter().position(|fits| !fits).unwrap_or(fit.len()));
                     true
@@ -42,7 +42,7 @@ impl Validation<'_> {
             },
             Value::Object(fields) => match &schema.table {
                 Some(table) => {
-                    fields.retain(|key, value| self.keep_field(key, value, table, path));
+                    fields.retain(|key, value| self.validate_field(key, value, table, path));
                     true
                 }
                 None => false,
@@ -54,16 +54,16 @@ impl Validation<'_> {
         fits
     }
 
-    fn keep_field(&mut self, key: &str, value: &mut Value, table: &Table, path: &Path) -> bool {
+    fn validate_field(&mut self, key: &str, value: &mut Value, table: &Table, path: &Path) -> bool {
         let path = path.key(key);
         let schema = match table {
             Table::Named(content) => Some(&**content),
             Table::Fields(fields) => fields.get(key),
         };
         match schema {
-            Some(schema) => self.keep(value, schema, &path),
+            Some(schema) => self.validate(value, schema, &path),
             None => {
-                self.report.unknown(&path, suggest::setting(self.schema, self.whole, &path));
+                self.report.unknown(&path, suggest::setting(self.schema, self.original, &path));
                 false
             }
         }

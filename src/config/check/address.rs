@@ -1,4 +1,4 @@
-//! Addresses, origins and host names of a listener, as text.
+//! Addresses, origins and host names of listeners.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -8,21 +8,25 @@ use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::transport::config::Address;
 
-/// Longest path of a Unix socket on Linux, without the byte that ends it.
-const MAX_SOCKET_PATH: usize = 107;
+/// Longest path of a Unix socket on Linux, without the NUL byte (`unix(7)`).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-const AN_ADDRESS: &str = "must be an IP address and a port, like 127.0.0.1:8080 or [::1]:8080, or unix:/path";
+const ADDRESS_HINT: &str = "must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080, or unix:/path";
 
-/// `host:port` or `unix:/path`. The only name is `localhost`: a listener does not wait for a name service.
+/// Parses `host:port` or `unix:/path`. The only host name is `localhost`, so a start does not depend on DNS.
 pub fn check(address: Option<String>, listener: &Path, report: &mut Report) -> Option<Address> {
     let Some(text) = address else {
-        report.missing(listener, "address", AN_ADDRESS);
+        report.missing(listener, "address", ADDRESS_HINT);
         return None;
     };
     let path = listener.key("address");
     if let Some(socket) = text.strip_prefix("unix:") {
-        if socket.is_empty() || socket.len() > MAX_SOCKET_PATH {
-            report.wrong(&path, text.as_str(), format_args!("a socket's path has 1 to {MAX_SOCKET_PATH} bytes"));
+        if socket.is_empty() || socket.len() > MAX_SOCKET_PATH_BYTES {
+            report.wrong(
+                &path,
+                text.as_str(),
+                format_args!("must have a socket path of 1 to {MAX_SOCKET_PATH_BYTES} bytes"),
+            );
             return None;
         }
         return Some(Address::Unix(socket.into()));
@@ -30,31 +34,23 @@ pub fn check(address: Option<String>, listener: &Path, report: &mut Report) -> O
     let local = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let address = local.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))).or_else(|| text.parse().ok());
     if address.is_none() {
-        report.wrong(&path, text, AN_ADDRESS);
+        report.wrong(&path, text, ADDRESS_HINT);
     }
     address.map(Address::Tcp)
 }
 
-/// As [`check`] reads it.
-pub fn text(address: &Address) -> String {
-    match address {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("unix:{}", path.display()),
-    }
-}
-
-/// Compared with the `Origin` of browsers byte for byte, so it must be written as they write it (RFC 6454 section 6.2).
+/// Origins are compared with the header `Origin` byte by byte, so they must have its form (RFC 6454 section 6.2).
 pub fn check_origins(origins: &[String], path: &Path, report: &mut Report) {
     for (index, origin) in origins.iter().enumerate() {
         if !is_origin(origin) {
-            let right = "must be an origin as browsers write it: https://app.example.com, in small letters, \
+            let right = "must be an origin in the form of the header `Origin`, such as https://app.example.com: lower case, \
                          without a path, without a default port";
             report.wrong(&path.index(index), origin.as_str(), right);
         }
     }
 }
 
-/// Scheme and authority as browsers write them.
+/// Whether the text has the form of the header `Origin`.
 pub fn is_origin(text: &str) -> bool {
     let host = text.split_once("://").map(|(scheme, host)| (scheme, is_host(host)));
     let default_port = [("http", ":80"), ("https", ":443")]
@@ -66,7 +62,7 @@ pub fn is_origin(text: &str) -> bool {
 pub fn check_hosts(hosts: &[String], path: &Path, report: &mut Report) {
     for (index, host) in hosts.iter().enumerate() {
         if !is_host(host) {
-            let right = "must be a host name in small letters, with a port if it is not the default: \
+            let right = "must be a host name in lower case, with a port if it is not the default: \
                          live.example.com or live.example.com:8443";
             report.wrong(&path.index(index), host.as_str(), right);
         }

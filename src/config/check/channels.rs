@@ -1,10 +1,10 @@
-//! Channels: the rules in order, each completed from the defaults.
+//! Channel rules, completed from the defaults.
 
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::limits::Numbers;
+use super::numbers::Numbers;
 use crate::broker::channel::rules::Requirements as Matching;
 use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, ClaimPattern, SlowConsumer};
 use crate::config::path::Path;
@@ -13,8 +13,11 @@ use crate::config::settings::{Channel, ChannelDefaults, OneOrManyRequirements, R
 use crate::config::suggest::one_of;
 use crate::protocol::channel::TOPIC_PREFIX;
 use crate::protocol::{ChannelName, Pattern};
+use crate::transport::control::WrittenRules;
 
-pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Report) -> ChannelRules {
+pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Report) -> WrittenRules {
+    let mut written = json!({ "channels": channels, "channel_defaults": defaults });
+    drop_nulls(&mut written);
     let everything = (Pattern::new("*"), None);
     let default = check_values(everything, &Path::of("channel_defaults"), defaults.clone(), report);
     let mut rules: Vec<ChannelRule> = Vec::new();
@@ -24,47 +27,58 @@ pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Rep
         let pattern = match pattern {
             Some(pattern) => check_match(&pattern, &path.key("match"), report),
             None => {
-                report.missing(&path, "match", "must be a pattern of channels, like \"prices.*\"");
+                report.missing(&path, "match", "must be a pattern of channels, such as \"prices.*\"");
                 continue;
             }
         };
-        // A pattern that matches another's text, stars and all, matches whatever the other does.
+        // A pattern that matches the text of another one matches every channel that the other matches.
         let text = ChannelName::from_dialect(pattern.0.as_str());
         let earlier = text.ok().and_then(|text| rules.iter().position(|rule| rule.pattern.matches(&text)));
         if let Some(earlier) = earlier {
-            report.warn(&path, format_args!("never used, channels[{earlier}] matches first"));
+            report.warn(&path, format_args!("never used: channels[{earlier}] matches first"));
         }
         rules.push(check_values(pattern, &path, values, report));
     }
-    ChannelRules { rules, default, issuers: HashMap::new() }
+    WrittenRules { rules: ChannelRules { rules, default, issuers: HashMap::new() }, written }
 }
 
-/// The pattern of a rule, and whose channels they are if it has claims in braces.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// Parses the pattern of a rule; a pattern with claims in braces gives each owner its own channels.
 fn check_match(text: &str, path: &Path, report: &mut Report) -> (Pattern, Option<ClaimPattern>) {
     match ClaimPattern::parse(text) {
-        Ok(Some(template)) => (check_pattern(template.shape().as_str(), path, report), Some(template)),
+        Ok(Some(claims)) => (check_pattern(claims.shape().as_str(), path, report), Some(claims)),
         Ok(None) => (check_pattern(text, path, report), None),
         Err(error) => {
-            report.wrong(path, text, format_args!("must be a pattern of channels, like \"user.{{sub}}\": {error}"));
+            report.wrong(path, text, format_args!("must be a pattern of channels, such as \"user.{{sub}}\": {error}"));
             (Pattern::new(text), None)
         }
     }
 }
 
-/// A pattern that can match a channel.
+/// Reports a pattern that can match no channel.
 pub fn check_pattern(pattern: &str, path: &Path, report: &mut Report) -> Pattern {
-    // What a name may hold a pattern may hold; a `*` may stand for anything. Topics of the flock dialect that are no
-    // names have channels of a form that only patterns may use.
+    // A pattern has the form of a name, as `*` is valid in names. Topics of the flock dialect that are no channel names
+    // map to reserved channels, which only patterns may name.
     let is_topic = pattern.starts_with(TOPIC_PREFIX);
     if let Err(reason) = ChannelName::parse(pattern)
         && !is_topic
     {
-        report.wrong(path, pattern, format_args!("must be a pattern of channels, like \"prices.*\": {reason}"));
+        report.wrong(path, pattern, format_args!("must be a pattern of channels, such as \"prices.*\": {reason}"));
     }
     Pattern::new(pattern)
 }
 
-/// What the rule leaves out is as in the defaults.
+/// Fills the missing values of a rule from the defaults.
 fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, ChannelDefaults) {
     let Channel {
         r#match,
@@ -101,7 +115,7 @@ fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, Ch
 }
 
 fn check_values(
-    (pattern, template): (Pattern, Option<ClaimPattern>),
+    (pattern, claim_pattern): (Pattern, Option<ClaimPattern>),
     path: &Path,
     values: ChannelDefaults,
     report: &mut Report,
@@ -124,8 +138,8 @@ fn check_values(
     let subscribers = check_subscribers(subscribers, &path.key("subscribers"), report);
     let deny_path = path.key("deny");
     let deny = deny.map(|deny| check_tables(deny, &deny_path, report)).unwrap_or_default();
-    if subscribers == Audience::Anyone && !deny.is_empty() && template.is_none() {
-        report.warn(&deny_path, "whom it denies can come without a token, as subscribers is \"anyone\"");
+    if subscribers == Audience::Anyone && !deny.is_empty() && claim_pattern.is_none() {
+        report.warn(&deny_path, "has little effect: subscribers is \"anyone\", so denied tokens can be left out");
     }
     let slow_consumer = match slow_consumer.as_str() {
         "disconnect" => SlowConsumer::Disconnect,
@@ -138,7 +152,7 @@ fn check_values(
     let mut numbers = Numbers::new(path.clone(), report);
     ChannelRule {
         pattern,
-        claim_pattern: template,
+        claim_pattern,
         deny,
         subscribers,
         limits: ChannelLimits {
@@ -188,13 +202,13 @@ fn check_tables(tables: OneOrManyRequirements, path: &Path, report: &mut Report)
 fn check_requirements(table: Requirements, path: &Path, report: &mut Report) -> Matching {
     let Requirements { issuer, scope, group, claim } = table;
     let groups = group.map(|group| group.into_vec()).unwrap_or_default();
-    let asks_nothing = issuer.is_none() && scope.is_none() && groups.is_empty() && claim.is_empty();
-    if asks_nothing && !report.has_mistake_in(path) {
-        let right = "must name an issuer, scope, group or claim; \"authenticated\" stands for every valid token";
+    let is_empty = issuer.is_none() && scope.is_none() && groups.is_empty() && claim.is_empty();
+    if is_empty && !report.has_mistake_in(path) {
+        let right = "must name an issuer, scope, group or claim; use \"authenticated\" for every valid token";
         report.wrong(path, Value::Object(Default::default()), right);
     }
     if let Some(scope) = scope.as_deref().filter(|scope| scope.is_empty() || scope.contains(' ')) {
-        report.wrong(&path.key("scope"), scope, "must be one word");
+        report.wrong(&path.key("scope"), scope, "must be one scope, without spaces");
     }
     Matching { issuer, scope, groups, claims: claim }
 }

@@ -1,4 +1,4 @@
-//! Which connections the gateway opens itself. Sealed (`egress = "none"`), every setting that would open one is refused.
+//! Outgoing connections. With `egress = "none"`, every setting that would open one is refused.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -13,7 +13,7 @@ use crate::config::report::Report;
 use crate::config::settings::Settings;
 use crate::config::suggest::one_of;
 
-/// Every setting that makes the gateway open a connection, with its value. The one place to add another.
+/// Lists every setting that makes the gateway open a connection, with its value. A new one must be added here.
 fn outgoing(settings: &Settings) -> Vec<(Path, Value)> {
     let mut found = Vec::new();
     let mut add = |path: Path, value: Value| found.push((path, value));
@@ -41,7 +41,7 @@ fn outgoing(settings: &Settings) -> Vec<(Path, Value)> {
     found
 }
 
-/// How identity providers are reached; `None` if nobody is.
+/// Returns `None` for the second part without outgoing connections.
 pub fn check(settings: &Settings, report: &mut Report, files: &mut Files) -> (Egress, Option<FetchConfig>) {
     match settings.egress.as_str() {
         "configured" => {
@@ -52,7 +52,7 @@ pub fn check(settings: &Settings, report: &mut Report, files: &mut Files) -> (Eg
         }
         "none" => {
             for (path, value) in outgoing(settings) {
-                report.wrong(&path, value, "must be left out beside egress = \"none\": it is for outgoing connections");
+                report.wrong(&path, value, "must be left out with egress = \"none\": it needs outgoing connections");
             }
             (Egress::None, None)
         }
@@ -84,7 +84,7 @@ fn check_authorities(name: &str, report: &mut Report, files: &mut Files) -> Vec<
         for certificate in &certificates {
             store.add(certificate.clone()).map_err(|error| error.to_string())?;
         }
-        if certificates.is_empty() { Err("no certificate in it".to_owned()) } else { Ok(certificates) }
+        if certificates.is_empty() { Err("no certificate in the file".to_owned()) } else { Ok(certificates) }
     });
     read.unwrap_or_else(|reason| {
         report.wrong(&Path::of("egress_ca"), name, format_args!("must be a PEM file with certificates: {reason}"));

@@ -1,6 +1,6 @@
-//! What keeps the backlog, and where. No file is made here.
+//! The table `engine`. Creates no file.
 
-use super::limits::Numbers;
+use super::numbers::Numbers;
 use crate::config::EngineConfig;
 use crate::config::files::{Files, read_text};
 use crate::config::path::Path;
@@ -10,7 +10,7 @@ use crate::config::suggest::one_of;
 use crate::engine::disk::Fsync;
 use crate::engine::{DiskConfig, RedisConfig, RedisKind};
 
-/// Room for the pages of many channels, and eight times what a modest backlog takes.
+/// Space for the pages of many channels, and eight times the size of a modest backlog.
 const MIN_DISK_BYTES: u64 = 64 * 1024 * 1024;
 
 pub fn check(engine: Engine, report: &mut Report, files: &mut Files) -> EngineConfig {
@@ -25,7 +25,7 @@ pub fn check(engine: Engine, report: &mut Report, files: &mut Files) -> EngineCo
         }
     };
     let kind = engine.kind.as_str();
-    check_strangers(&engine, &table, report);
+    check_unrelated(&engine, &table, report);
     match (kind, &engine.path) {
         ("memory", _) => EngineConfig::Memory,
         ("disk", None) => {
@@ -36,9 +36,9 @@ pub fn check(engine: Engine, report: &mut Report, files: &mut Files) -> EngineCo
             let file = std::path::PathBuf::from(path);
             let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
             if path.is_empty() || file.is_dir() {
-                report.wrong(&table.key("path"), path.as_str(), "must be a file; it is made if it is not there");
+                report.wrong(&table.key("path"), path.as_str(), "must be a file; it is created if it does not exist");
             } else if folder.is_some_and(|folder| !folder.is_dir()) {
-                report.wrong(&table.key("path"), path.as_str(), "must stand in a directory that exists");
+                report.wrong(&table.key("path"), path.as_str(), "must be in a directory that exists");
             }
             EngineConfig::Disk(DiskConfig { path: file, fsync, max_bytes })
         }
@@ -50,8 +50,8 @@ pub fn check(engine: Engine, report: &mut Report, files: &mut Files) -> EngineCo
     }
 }
 
-/// Settings that mean nothing for the kind of engine that is chosen. Values may hold passwords and are not shown.
-fn check_strangers(engine: &Engine, table: &Path, report: &mut Report) {
+/// Reports settings of other kinds of engines. Values may hold passwords and are not shown.
+fn check_unrelated(engine: &Engine, table: &Path, report: &mut Report) {
     let of_redis = [
         ("url", engine.url.is_some()),
         ("cluster", engine.cluster),
@@ -59,13 +59,13 @@ fn check_strangers(engine: &Engine, table: &Path, report: &mut Report) {
         ("ca", engine.ca.is_some()),
         ("password_file", engine.password_file.is_some()),
     ];
-    let strangers = [("path", "disk", engine.path.is_some())]
+    let unrelated = [("path", "disk", engine.path.is_some())]
         .into_iter()
         .chain(of_redis.map(|(key, is_set)| (key, "redis", is_set)))
         .filter(|(_, kind, is_set)| *is_set && *kind != engine.kind);
     if ["memory", "disk", "redis"].contains(&engine.kind.as_str()) {
-        for (key, kind, _) in strangers {
-            let right = format_args!("has no meaning for engine.kind = {:?}; say {kind:?} there", engine.kind);
+        for (key, kind, _) in unrelated {
+            let right = format_args!("has no meaning with engine.kind = {:?}, only with {kind:?}", engine.kind);
             report.misplaced(&table.key(key), right);
         }
     }
@@ -75,23 +75,26 @@ fn check_redis(engine: Engine, table: &Path, report: &mut Report, files: &mut Fi
     let Engine { kind: _, path: _, fsync: _, max_bytes: _, url, cluster, sentinel, prefix, ca, password_file } = engine;
     let urls = url.map(|url| url.into_vec()).unwrap_or_default();
     if urls.is_empty() {
-        report.missing(table, "url", "must be the address of Redis, like \"rediss://redis.internal:6379\"");
+        report.missing(table, "url", "must be the address of Redis, such as \"rediss://redis.internal:6379\"");
     }
     let kind = match (cluster, sentinel) {
         (true, Some(_)) => {
-            report.misplaced(&table.key("sentinel"), "a Cluster has no Sentinels; leave out one of both");
+            report.misplaced(&table.key("sentinel"), "a Cluster has no Sentinels; leave out one of the two");
             RedisKind::Cluster
         }
         (true, None) => RedisKind::Cluster,
         (false, Some(master)) => {
             if master.is_empty() {
-                report.misplaced(&table.key("sentinel"), "must be the name of the master, as the Sentinels know it");
+                report.misplaced(
+                    &table.key("sentinel"),
+                    "must be the name of the master in the configuration of the Sentinels",
+                );
             }
             RedisKind::Sentinel(master)
         }
         (false, None) => {
             if urls.len() > 1 {
-                let right = "must be one address, unless there is cluster = true or sentinel = \"name of the master\"";
+                let right = "must be one address, unless cluster = true or sentinel = \"name of the master\" is set";
                 report.misplaced(&table.key("url"), right);
             }
             RedisKind::Single

@@ -1,4 +1,4 @@
-//! Databases of places. Whether they are whole is found out when they are opened.
+//! GeoIP databases. Their content is checked when they are opened.
 
 use crate::auth::GeoConfig;
 use crate::config::files::{Files, open};
@@ -8,9 +8,9 @@ use crate::config::settings::{Geoip, OneOrMany};
 use crate::config::suggest::one_of;
 use crate::geo::Language;
 
-const A_DATABASE: &str = "must be a database of cities in the MaxMind DB format; mmdb/fetch brings a free one";
+const DATABASE_HINT: &str = "must be a city database in the MaxMind DB format; mmdb/fetch downloads a free one";
 
-/// `None` if places are off; then the files need not be there.
+/// Returns `None` if `rooms.geoip` is off; then the files need not exist.
 pub fn check(geoip: Geoip, is_on: bool, report: &mut Report, files: &mut Files) -> Option<GeoConfig> {
     let Geoip { database, default_language } = geoip;
     let path = Path::of("geoip");
@@ -26,14 +26,14 @@ pub fn check(geoip: Geoip, is_on: bool, report: &mut Report, files: &mut Files) 
     let is_list = matches!(database, OneOrMany::Many(_));
     let names = database.into_vec();
     if names.is_empty() {
-        report.wrong(&path, names.clone(), A_DATABASE);
+        report.wrong(&path, names.clone(), DATABASE_HINT);
     }
     let mut checked = Vec::new();
     for (index, name) in names.into_iter().enumerate() {
         let file = files.locate(&name);
         if let Err(reason) = open(&file) {
             let path = if is_list { path.index(index) } else { path.clone() };
-            report.wrong(&path, name, format_args!("{A_DATABASE} ({reason})"));
+            report.wrong(&path, name, format_args!("{DATABASE_HINT} ({reason})"));
         }
         checked.push(file);
     }

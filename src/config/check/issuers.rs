@@ -1,4 +1,4 @@
-//! Issuers: whose tokens count, and by which keys and algorithms.
+//! Issuers of tokens, with their keys and algorithms.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use serde_json::Value;
 
 use super::channels::check_pattern;
-use super::limits::Numbers;
+use super::numbers::Numbers;
 use crate::auth::IssuerConfig;
 use crate::auth::fetch::Endpoint;
 use crate::auth::token::{KeySource, Remote, discovery_endpoint, read_key_set};
@@ -19,7 +19,7 @@ use crate::config::settings::{Issuer, OneOrMany};
 use crate::config::suggest::one_of;
 use crate::protocol::Pattern;
 
-/// What may be configured. Anybody who can check an HMAC can also make one, so those are not among them.
+/// The supported algorithms. HMAC is excluded: its verification key can also sign.
 pub const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("ES256", Algorithm::ES256),
     ("ES384", Algorithm::ES384),
@@ -32,29 +32,33 @@ pub const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS512", Algorithm::RS512),
 ];
 
-/// Clocks that differ by more are broken; a larger value would only keep dead tokens alive.
+/// A larger difference of clocks is a fault; a larger leeway would only prolong expired tokens.
 const MAX_LEEWAY_SECS: u64 = 60;
 
-/// A provider that was away for a week has moved, or is no more.
-const FETCHED_MAX_AGE_SECS: u64 = 7 * 86_400;
+/// A provider that does not respond for a week has moved or is gone.
+const DEFAULT_FETCHED_MAX_AGE_SECS: u64 = 7 * 86_400;
 
-/// Fetched keys are asked for again in half of it, and not more often than once a minute.
+/// Keys are fetched again after half of the age, and at most once a minute.
 const MIN_MAX_AGE_SECS: u64 = 120;
 
-/// What each issuer may open at most, of those that are limited.
-pub fn check_rights(issuers: &[Issuer], report: &mut Report) -> HashMap<Arc<str>, Vec<Pattern>> {
-    let mut rights = HashMap::new();
+/// Returns the channels of each issuer that has `channels`.
+pub fn check_channels(issuers: &[Issuer], report: &mut Report) -> HashMap<Arc<str>, Vec<Pattern>> {
+    let mut by_issuer = HashMap::new();
     for (index, issuer) in issuers.iter().enumerate() {
         let (Some(name), Some(channels)) = (&issuer.issuer, &issuer.channels) else { continue };
         let path = Path::of("issuers").index(index).key("channels");
         if channels.is_empty() && !report.has_mistake_in(&path) {
-            report.wrong(&path, Value::Array(Vec::new()), "must list what its tokens may open, like [\"prices.*\"]");
+            report.wrong(
+                &path,
+                Value::Array(Vec::new()),
+                "must list the channels for its tokens, such as [\"prices.*\"]",
+            );
         }
         let patterns = channels.iter().enumerate();
         let patterns = patterns.map(|(index, pattern)| check_pattern(pattern, &path.index(index), report));
-        rights.insert(name.as_str().into(), patterns.collect());
+        by_issuer.insert(name.as_str().into(), patterns.collect());
     }
-    rights
+    by_issuer
 }
 
 pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Vec<IssuerConfig> {
@@ -63,7 +67,7 @@ pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Ve
         let path = Path::of("issuers").index(index);
         let issuer = check_one(issuer, &path, report, files);
         if !issuer.issuer.is_empty() && checked.iter().any(|known| known.issuer == issuer.issuer) {
-            let right = "is there already; one entry may list several audiences and keys";
+            let right = "is configured twice; one entry may list several audiences and keys";
             report.wrong(&path.key("issuer"), issuer.issuer.as_str(), right);
         }
         checked.push(issuer);
@@ -87,26 +91,26 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
         login: _,
     } = issuer;
     let issuer = issuer.filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| {
-        report.missing(path, "issuer", "must be the `iss` of its tokens, letter by letter");
+        report.missing(path, "issuer", "must be exactly the claim `iss` of its tokens");
         String::new()
     });
     let audiences = audience.map(OneOrMany::into_vec).unwrap_or_default();
     if audiences.is_empty() || audiences.iter().any(String::is_empty) {
-        report.missing(path, "audience", "must be the `aud` of its tokens for this gateway, one or a list");
+        report.missing(path, "audience", "must be the claim `aud` of its tokens for this gateway, one or a list");
     }
     if typ.as_deref() == Some("") {
-        report.wrong(&path.key("typ"), "", "must be the `typ` of its tokens, or left out");
+        report.wrong(&path.key("typ"), "", "must be the header `typ` of its tokens, or left out");
     }
     if leeway_secs > MAX_LEEWAY_SECS {
         report.wrong(&path.key("leeway_secs"), leeway_secs, format_args!("must be at most {MAX_LEEWAY_SECS}"));
     }
     Numbers::new(path.clone(), report).secs("max_lifetime_secs", max_lifetime_secs, 1);
     let keys = check_keys(&issuer, (jwks_file, jwks_url, discovery), path, report, files);
-    let default_age = if matches!(keys, KeySource::Remote(_)) { FETCHED_MAX_AGE_SECS } else { 0 };
+    let default_age = if matches!(keys, KeySource::Remote(_)) { DEFAULT_FETCHED_MAX_AGE_SECS } else { 0 };
     let max_age = jwks_max_age_secs.unwrap_or(default_age);
     Numbers::new(path.clone(), report).secs("jwks_max_age_secs", max_age, 0);
     if (1..MIN_MAX_AGE_SECS).contains(&max_age) {
-        let right = format_args!("must be 0 (for ever) or at least {MIN_MAX_AGE_SECS}");
+        let right = format_args!("must be 0 (no limit) or at least {MIN_MAX_AGE_SECS}");
         report.wrong(&path.key("jwks_max_age_secs"), max_age, right);
     }
     IssuerConfig {
@@ -123,7 +127,7 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
 
 fn check_algorithms(names: Vec<String>, path: &Path, report: &mut Report) -> Vec<Algorithm> {
     if names.is_empty() && !report.has_mistake_in(path) {
-        report.wrong(path, Value::Array(Vec::new()), "must list at least one, like [\"ES256\"]");
+        report.wrong(path, Value::Array(Vec::new()), "must list at least one, such as [\"ES256\"]");
     }
     let mut algorithms = Vec::new();
     for (index, name) in names.iter().enumerate() {
@@ -131,10 +135,10 @@ fn check_algorithms(names: Vec<String>, path: &Path, report: &mut Report) -> Vec
         match ALGORITHMS.iter().find(|(known, _)| known == name) {
             Some((_, algorithm)) => algorithms.push(*algorithm),
             None if name.eq_ignore_ascii_case("none") => {
-                report.wrong(&path, name.as_str(), "refused: such a token is not signed at all");
+                report.wrong(&path, name.as_str(), "refused: such a token is not signed");
             }
             None if name.to_ascii_uppercase().starts_with("HS") => {
-                let why = "refused: whoever can check such a token can also make one; use a public-key algorithm";
+                let why = "refused: a key that verifies such tokens can also make one; use a public-key algorithm";
                 report.wrong(&path, name.as_str(), why);
             }
             None => report.wrong(&path, name.as_str(), one_of(name, &ALGORITHMS.map(|(name, _)| name))),
@@ -143,7 +147,7 @@ fn check_algorithms(names: Vec<String>, path: &Path, report: &mut Report) -> Vec
     algorithms
 }
 
-/// From exactly one source.
+/// Reads the keys; exactly one source must be set.
 fn check_keys(
     issuer: &str,
     sources: (Option<String>, Option<String>, bool),
@@ -155,7 +159,7 @@ fn check_keys(
         (Some(file), None, false) => return check_file(&file, path, report, files),
         (None, Some(url), false) => match Endpoint::configured(&url) {
             Ok(endpoint) => return KeySource::Remote(Remote::KeySet(endpoint)),
-            // Named without its value, which may hold a password.
+            // The value may hold a password, so it is not shown.
             Err(error) => report.misplaced(&path.key("jwks_url"), error),
         },
         (None, None, true) => match discovery_endpoint(issuer) {
@@ -172,15 +176,14 @@ fn check_keys(
                 "must be a file with the issuer's public keys (a JWK Set, RFC 7517); or set jwks_url or discovery",
             );
         }
-        _ => report
-            .misplaced(path, "has more than one of jwks_file, jwks_url and discovery; one says where keys come from"),
+        _ => report.misplaced(path, "has more than one of jwks_file, jwks_url and discovery; exactly one must be set"),
     }
     KeySource::File { keys: JwkSet { keys: Vec::new() }, changed: 0 }
 }
 
 fn check_file(name: &str, path: &Path, report: &mut Report, files: &mut Files) -> KeySource {
     let file = files.locate(name);
-    // Looked at before it is read: of a file that changes in between, the older time counts.
+    // Before the read: if the file changes in between, its keys count as older, never as newer.
     let changed = std::fs::metadata(&file).and_then(|metadata| metadata.modified()).ok();
     let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs());
     let keys = read_text(&file).and_then(|text| read_key_set(text.as_bytes())).unwrap_or_else(|reason| {

@@ -1,8 +1,8 @@
-//! Listeners: addresses, roles, and whether it is safe to be there.
+//! Listeners: addresses, roles, TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::limits::Numbers;
+use super::numbers::Numbers;
 use super::{address, name};
 use crate::config::files::{Files, is_world_readable, open};
 use crate::config::path::Path;
@@ -11,7 +11,7 @@ use crate::config::settings::{Listener, Tls};
 use crate::config::suggest::one_of;
 use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
 
-/// The keys that mean something on a listener with the role `tslm` alone.
+/// Settings for listeners with the role `tslm` only.
 const TSLM_KEYS: [&str; 4] =
     ["default_endpoint_permissions", "auth_tokens", "max_message_size", "rate_limit_per_second"];
 
@@ -23,10 +23,10 @@ pub fn check(listeners: BTreeMap<String, Listener>, report: &mut Report, files: 
         let path = Path::of("listeners").key(&name);
         let Some(listener) = check_one(name, listener, &path, report, files) else { continue };
         let any_port = matches!(listener.address, Address::Tcp(address) if address.port() == 0);
-        let twin = checked.iter().find(|other| other.address == listener.address && !any_port);
-        if let Some(twin) = twin {
-            let right = format_args!("must be another address than that of listeners.{}", twin.name).to_string();
-            report.wrong(&path.key("address"), address::text(&listener.address), right);
+        let other = checked.iter().find(|other| other.address == listener.address && !any_port);
+        if let Some(other) = other {
+            let right = format!("must not be the address of listeners.{}", other.name);
+            report.wrong(&path.key("address"), listener.address.to_string(), right);
         }
         checked.push(listener);
     }
@@ -70,8 +70,8 @@ fn check_one(
             }
         }
     }
-    let is_ours = roles.contains(&Role::Subscribe) || roles.contains(&Role::Publish);
-    if !is_ours && report.origins.is_set(&path.key("compression")) {
+    let is_native = roles.contains(&Role::Subscribe) || roles.contains(&Role::Publish);
+    if !is_native && report.origins.is_set(&path.key("compression")) {
         report.misplaced(&path.key("compression"), "only for a listener with the role \"subscribe\" or \"publish\"");
     }
     if !report.origins.is_set(&path.key("tls")) && report.origins.is_set(&path.key("http2")) {
@@ -91,7 +91,7 @@ fn check_one(
         notify_channel,
         auth_tokens,
         max_message_size: numbers.bytes("max_message_size", max_message_size, 1),
-        rate_limit_per_second: numbers.small("rate_limit_per_second", rate_limit_per_second, 0),
+        rate_limit_per_second: numbers.u32("rate_limit_per_second", rate_limit_per_second, 0),
     };
     let max_connections = numbers.count("max_connections", max_connections, 0);
     let address = address::check(address, path, report)?;
@@ -113,26 +113,26 @@ fn check_one(
     })
 }
 
-/// Outside of the machine, either TLS or a decision against it (RFC 9700 section 2.6 asks for end-to-end TLS).
+/// Beyond loopback, a listener needs TLS or an explicit `plaintext` (RFC 9700 section 2.6 requires end-to-end TLS).
 fn check_exposure(address: &Address, has_tls: bool, plaintext: bool, path: &Path, report: &mut Report) {
     let is_local = match address {
         Address::Tcp(address) => address.ip().to_canonical().is_loopback(),
         Address::Unix(_) => true,
     };
     if has_tls && plaintext {
-        report.wrong(&path.key("plaintext"), true, "must be false beside tls");
+        report.wrong(&path.key("plaintext"), true, "must be false with tls");
     }
     if !is_local && !has_tls && !plaintext {
-        let right = "must be a loopback address, or have tls, or plaintext = true if a TLS proxy stands before it";
-        report.wrong(&path.key("address"), address::text(address), right);
+        let right = "must be a loopback address, or have tls, or plaintext = true if a TLS proxy is in front of it";
+        report.wrong(&path.key("address"), address.to_string(), right);
     }
 }
 
 fn check_roles(names: Vec<String>, listener: &Path, report: &mut Report) -> BTreeSet<Role> {
     let path = listener.key("roles");
     if names.is_empty() {
-        let words = Role::NAMES.map(|(name, _)| name).join(", ");
-        report.missing(listener, "roles", format_args!("must list what it serves: {words}"));
+        let names = Role::NAMES.map(|(name, _)| name).join(", ");
+        report.missing(listener, "roles", format_args!("must list the roles of the listener: {names}"));
     }
     let mut roles = BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
@@ -146,24 +146,24 @@ fn check_roles(names: Vec<String>, listener: &Path, report: &mut Report) -> BTre
             }
         }
     }
-    check_neighbours(&roles, names, &path, report);
+    check_combination(&roles, names, &path, report);
     roles
 }
 
-/// The paths of the older dialects collide with each other and with ours.
-fn check_neighbours(roles: &BTreeSet<Role>, names: Vec<String>, path: &Path, report: &mut Report) {
+/// Paths of the compatibility protocols collide with each other and with those of the native protocol.
+fn check_combination(roles: &BTreeSet<Role>, names: Vec<String>, path: &Path, report: &mut Report) {
     let is_flock = |role: &Role| matches!(role, Role::Flock | Role::FlockPublish);
-    let alone = |role: Role| roles.contains(&role) && roles.len() > 1;
-    if alone(Role::Tslm) {
-        report.wrong(path, names, "\"tslm\" must stand on a listener of its own");
-    } else if alone(Role::Relay) {
-        report.wrong(path, names, "\"relay\" must stand on a listener of its own");
+    let is_shared = |role: Role| roles.contains(&role) && roles.len() > 1;
+    if is_shared(Role::Tslm) {
+        report.wrong(path, names, "\"tslm\" needs a listener of its own");
+    } else if is_shared(Role::Relay) {
+        report.wrong(path, names, "\"relay\" needs a listener of its own");
     } else if roles.iter().any(is_flock) && !roles.iter().all(is_flock) {
-        report.wrong(path, names, "\"flock\" and \"flock-publish\" must stand on a listener of their own");
+        report.wrong(path, names, "\"flock\" and \"flock-publish\" need a listener of their own");
     }
 }
 
-/// What stands before the id in the paths of a relay, without the slashes that people write around it.
+/// Returns the path prefix of a relay without leading and trailing slashes.
 fn check_scope(scope: Option<String>, is_relay: bool, path: &Path, report: &mut Report) -> String {
     let Some(scope) = scope else { return String::new() };
     if !is_relay {
@@ -172,12 +172,16 @@ fn check_scope(scope: Option<String>, is_relay: bool, path: &Path, report: &mut 
     let bare = scope.trim_matches('/');
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'/');
     if bare.is_empty() || !bare.bytes().all(allowed) || bare.contains("//") {
-        report.wrong(path, scope.as_str(), "must be a path of letters, digits, `-`, `_`, `.` and `~`, like \"rooms\"");
+        report.wrong(
+            path,
+            scope.as_str(),
+            "must be a path of letters, digits, `-`, `_`, `.` and `~`, such as \"rooms\"",
+        );
     }
     bare.to_owned()
 }
 
-/// Whether subscribers of the flock dialect, who bring no credential, count as those with a valid token.
+/// Whether subscribers of the flock dialect, which have no credential, count as authenticated.
 fn check_subscribers(word: Option<String>, is_flock: bool, path: &Path, report: &mut Report) -> bool {
     let Some(word) = word else { return false };
     if !is_flock {
@@ -199,7 +203,7 @@ fn check_permissions(names: &[String], path: &Path, report: &mut Report) -> [boo
     PERMISSIONS.map(|permission| names.iter().any(|name| name == permission))
 }
 
-/// Whether the files are there; their content is read when the listener starts.
+/// Checks that the files exist. Their content is read when the listener starts.
 fn check_tls(tls: Tls, path: &Path, report: &mut Report, files: &mut Files) -> Option<TlsFiles> {
     let Tls { certificate, key } = tls;
     let mut file = |name: &str, file: Option<String>, right: &str| {
@@ -213,7 +217,7 @@ fn check_tls(tls: Tls, path: &Path, report: &mut Report, files: &mut Files) -> O
                 if name == "key" && is_world_readable(&open) {
                     report.warn(
                         &path.key(name),
-                        format_args!("{file}: everybody on this machine may read it; chmod 600"),
+                        format_args!("{file} is readable by every user of this machine; chmod 600"),
                     );
                 }
                 Some(found)

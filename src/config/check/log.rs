@@ -1,4 +1,4 @@
-//! What is logged, and how.
+//! The table `log`.
 
 use tracing_subscriber::EnvFilter;
 
@@ -26,7 +26,7 @@ pub fn check(log: settings::Log, report: &mut Report) -> LogConfig {
     LogConfig { format, filter }
 }
 
-/// A word alone must be a level: the library would take any other one for a module and log all of that.
+/// A part without `=` must be a level: the library would take any other word for a module to log at all levels.
 fn check_filter(filter: &str, path: &Path, report: &mut Report) {
     let word = filter
         .split(',')
@@ -35,6 +35,10 @@ fn check_filter(filter: &str, path: &Path, report: &mut Report) {
     if let Some(word) = word {
         report.wrong(path, filter, one_of(word, &LEVELS));
     } else if let Err(error) = EnvFilter::try_new(filter) {
-        report.wrong(path, filter, format_args!("must be like \"info\" or \"info,lastmile=debug\" ({error})"));
+        report.wrong(
+            path,
+            filter,
+            format_args!("must be a filter such as \"info\" or \"info,lastmile=debug\" ({error})"),
+        );
     }
 }

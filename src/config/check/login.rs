@@ -1,10 +1,10 @@
-//! Logging in: the gateway's own URL, the keys that seal cookies, and the providers.
+//! Logins: the gateway's public URL, seal keys of cookies, providers.
 
 use std::time::Duration;
 
 use http::Uri;
 
-use super::limits::Numbers;
+use super::numbers::Numbers;
 use super::{address, name};
 use crate::auth::login::{ClientSecret, LoginConfig, ProviderConfig};
 use crate::auth::seal::SealKey;
@@ -15,10 +15,10 @@ use crate::config::report::Report;
 use crate::config::settings::{Issuer, IssuerLogin, Login};
 use crate::transport::config::{ListenerConfig, Role};
 
-/// A session longer than this is none that a person still knows of.
+/// A longer session would outlast the user's memory of the login.
 const MAX_SESSION_SECS: u64 = 30 * 86_400;
 
-/// Takes `login` out of the issuers; `None` if nobody can log in.
+/// Takes `login` out of the issuers. Returns `None` if no issuer has it.
 pub fn check(
     login: Login,
     issuers: &mut [Issuer],
@@ -49,17 +49,17 @@ pub fn check(
         }
         return None;
     }
-    let right = "must be the URL by which browsers reach this gateway, like \"https://live.example.com\"";
+    let right = "must be the URL of this gateway in browsers, such as \"https://live.example.com\"";
     let url = url.and_then(|url| check_url(&url, &path.key("url"), report)).unwrap_or_else(|| {
         report.missing(&path, "url", right);
         String::new()
     });
     if seal_keys.is_empty() {
-        let text = "no key: sessions end with this process; make one with `lastmile keygen --seal -o FILE`";
+        let text = "no key: sessions end with this process; generate one with `lastmile keygen --seal -o FILE`";
         report.warn(&path.key("seal_keys"), text);
     }
     if !listeners.iter().any(|listener| listener.roles.contains(&Role::Login)) {
-        report.warn(&path, "no listener has the role \"login\", so nobody can log in");
+        report.warn(&path, "no listener has the role \"login\", so logins are not possible");
     }
     Some(LoginConfig { url, seal_keys, session: session_secs, providers })
 }
@@ -70,23 +70,18 @@ fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files:
         let Some(login) = issuer.login.take() else { continue };
         let path = Path::of("issuers").index(index);
         if !issuer.discovery {
-            report.missing(
-                &path,
-                "discovery",
-                "must be true beside login: that is where the provider's addresses stand",
-            );
+            report.missing(&path, "discovery", "must be true with login: discovery provides the URLs of the provider");
         }
         let path = path.key("login");
         if egress == Egress::None {
             report.misplaced(
                 &path,
-                "needs outgoing connections, and egress is \"none\": there the page itself logs in with the provider and \
-                 brings the token",
+                "needs outgoing connections, and egress is \"none\"; let the page log in with the provider and send the token",
             );
         }
         let provider = provider(login, issuer.issuer.clone().unwrap_or_default(), &path, report, files);
         if providers.iter().any(|other| other.name == provider.name) {
-            report.wrong(&path.key("name"), provider.name.as_str(), "is there already; each provider has its own name");
+            report.wrong(&path.key("name"), provider.name.as_str(), "is used twice; each provider needs its own name");
         }
         providers.push(provider);
     }
@@ -96,7 +91,7 @@ fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files:
 fn provider(login: IssuerLogin, issuer: String, path: &Path, report: &mut Report, files: &mut Files) -> ProviderConfig {
     let IssuerLogin { client_id, client_secret_file, mut scopes, name } = login;
     let client_id = client_id.filter(|id| !id.is_empty()).unwrap_or_else(|| {
-        report.missing(path, "client_id", "must be the name under which the provider knows this gateway");
+        report.missing(path, "client_id", "must be the client id of this gateway at the provider");
         String::new()
     });
     let client_secret = client_secret_file.and_then(|file| {
@@ -104,10 +99,10 @@ fn provider(login: IssuerLogin, issuer: String, path: &Path, report: &mut Report
         let text = secret_text(file, &path, "must be a file with the client secret", report, files)?;
         Some(ClientSecret::new(text))
     });
-    let is_word =
+    let is_scope =
         |scope: &String| !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
-    if !scopes.iter().all(is_word) {
-        report.wrong(&path.key("scopes"), scopes.clone(), "must be words, like [\"openid\", \"profile\"]");
+    if !scopes.iter().all(is_scope) {
+        report.wrong(&path.key("scopes"), scopes.clone(), "must be scopes, such as [\"openid\", \"profile\"]");
     }
     if scopes.iter().any(|scope| scope == "offline_access") {
         let right = "must not hold \"offline_access\": the gateway keeps no refresh tokens";
@@ -126,7 +121,7 @@ fn host_of(issuer: &str) -> String {
 }
 
 fn seal_key(file: String, path: &Path, report: &mut Report, files: &mut Files) -> Option<SealKey> {
-    let right = "must be a seal key, made by `lastmile keygen --seal -o FILE`";
+    let right = "must be a seal key, generated by `lastmile keygen --seal -o FILE`";
     let text = secret_text(file.clone(), path, right, report, files)?;
     match SealKey::parse(&text) {
         Ok(key) => Some(key),
@@ -137,11 +132,11 @@ fn seal_key(file: String, path: &Path, report: &mut Report, files: &mut Files) -
     }
 }
 
-/// One line that is not for everybody.
+/// Reads a secret from a file; warns if every user of this machine can read it.
 fn secret_text(file: String, path: &Path, right: &str, report: &mut Report, files: &mut Files) -> Option<String> {
     let found = files.locate(&file);
     if open(&found).is_ok_and(|file| is_world_readable(&file)) {
-        report.warn(path, format_args!("{file}: everybody on this machine may read it; chmod 600"));
+        report.warn(path, format_args!("{file} is readable by every user of this machine; chmod 600"));
     }
     let text = read_text(&found).and_then(|text| match text.trim() {
         "" => Err("the file is empty".to_owned()),
@@ -156,12 +151,11 @@ fn secret_text(file: String, path: &Path, right: &str, report: &mut Report, file
     }
 }
 
-/// Scheme and authority alone: cookies are for the whole host.
+/// The URL has no path, because cookies apply to the whole host.
 fn check_url(url: &str, path: &Path, report: &mut Report) -> Option<String> {
     let bare = url.strip_suffix('/').unwrap_or(url);
     if !address::is_origin(bare) || !bare.starts_with("http") {
-        let right =
-            "must be scheme and host (and port, if not the usual one) in lower case, like \"https://live.example.com\"";
+        let right = "must be scheme and host (and port, if not the default) in lower case, such as \"https://live.example.com\"";
         report.wrong(path, url, right);
         return None;
     }
@@ -170,7 +164,7 @@ fn check_url(url: &str, path: &Path, report: &mut Report) -> Option<String> {
     let is_loopback =
         host == "localhost" || bare_host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if bare.starts_with("http://") && !is_loopback {
-        report.wrong(path, url, "must be https; http is for loopback alone");
+        report.wrong(path, url, "must be https; http is for loopback only");
         return None;
     }
     Some(bare.to_owned())

@@ -1,5 +1,5 @@
-//! From the settings to the checked configuration. Mistakes go into the report; a stand-in takes the place of a
-//! wrong value, so that everything is looked at in one go.
+//! Converts settings to the checked configuration. Mistakes go into the report, and a placeholder replaces a wrong
+//! value, so that one run finds all mistakes.
 
 mod address;
 mod channels;
@@ -12,6 +12,7 @@ mod listeners;
 mod log;
 mod login;
 mod name;
+mod numbers;
 mod publishers;
 mod revocations;
 mod rooms;
@@ -23,21 +24,17 @@ use ipnet::IpNet;
 
 use super::files::Files;
 use super::path::Path;
-use super::pushed_policy::written;
 use super::report::Report;
 use super::settings::Settings;
 use super::{Config, PolicyConfig};
-use crate::broker::ChannelRules;
-use crate::transport::control::WrittenRules;
 
-pub use address::text as address_text;
 pub use channels::check as check_channels;
 pub use issuers::ALGORITHMS;
 pub use publishers::fingerprint;
 
-/// Takes the settings apart. What comes out is only good if the report holds no mistakes.
+/// Checks the settings. The result is valid only if the report holds no mistakes.
 pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Config {
-    // Before the settings are taken apart: whatever opens a connection is refused together.
+    // Before the settings are destructured, because it looks at several tables.
     let (egress, fetch) = egress::check(&settings, report, files);
     let Settings {
         egress: _,
@@ -60,9 +57,11 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         log,
     } = settings;
     let trusted_proxies = check_proxies(trusted_proxies, report);
-    let rights = issuers::check_rights(&issuers, report);
+    let issuer_patterns = issuers::check_channels(&issuers, report);
     let listeners = listeners::check(listeners, report, files);
     let login = login::check(login, &mut issuers, egress, &listeners, report, files);
+    let mut channels = channels::check(channels, channel_defaults, report);
+    channels.rules.issuers = issuer_patterns;
     Config {
         egress,
         engine: engine::check(engine, report, files),
@@ -77,10 +76,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         policy: PolicyConfig {
             publishers: publishers::check(publishers, report, files),
             issuers: issuers::check(issuers, report, files),
-            channels: WrittenRules {
-                written: written(&channels, &channel_defaults),
-                rules: ChannelRules { issuers: rights, ..channels::check(channels, channel_defaults, report) },
-            },
+            channels,
             revocations: revocations::check(revocations_file, report, files),
             login,
         },
@@ -95,11 +91,11 @@ fn check_proxies(proxies: Vec<String>, report: &mut Report) -> Vec<IpNet> {
         match address.or_else(|_| proxy.parse::<IpNet>()) {
             Ok(range) => {
                 if range.prefix_len() == 0 {
-                    report.warn(&path, format_args!("{range} lets every client say which address it has"));
+                    report.warn(&path, format_args!("{range} lets every client choose its address"));
                 }
                 ranges.push(range.trunc());
             }
-            Err(_) => report.wrong(&path, proxy, "must be an IP address or a range, like 10.0.0.0/8"),
+            Err(_) => report.wrong(&path, proxy, "must be an IP address or a range, such as 10.0.0.0/8"),
         }
     }
     ranges

@@ -1,11 +1,11 @@
-//! The whitelist: each publisher's key, channels and last day.
+//! The whitelist: key, channels and expiry of each publisher.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::channels::check_pattern;
-use super::limits::Numbers;
 use super::name;
+use super::numbers::Numbers;
 use crate::auth::keys::{Fingerprint, parse_fingerprint, parse_public_key};
 use crate::auth::publisher::{BasicConfig, PasswordHash};
 use crate::auth::{PublisherConfig, PublisherKey};
@@ -14,12 +14,12 @@ use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::{Basic, Publisher};
 
-const A_HASH: &str = "must be an Argon2id hash as `lastmile password` prints it, or a file that holds it";
+const HASH_HINT: &str = "must be an Argon2id hash from `lastmile password`, or a file with it";
 
-const SIGNED_IS_BETTER: &str = "a password goes with every publication: whoever sees it or a request can publish. A signed \
-     request proves its own content, cannot be sent a second time, and its key never leaves the publisher";
+const PASSWORD_WARNING: &str = "a password is sent with every publication, so a leaked request lets others publish. A signed \
+     request protects its content, cannot be replayed, and its key never leaves the publisher";
 
-const A_KEY: &str =
+const KEY_HINT: &str =
     "must be an ed25519 public key, OpenSSH (ssh-ed25519 AAAA…) or PEM, as text or in a file; or set sha256 instead";
 
 pub fn check(publishers: BTreeMap<String, Publisher>, report: &mut Report, files: &mut Files) -> Vec<PublisherConfig> {
@@ -31,13 +31,13 @@ pub fn check(publishers: BTreeMap<String, Publisher>, report: &mut Report, files
         let username = publisher.basic.as_ref().map(|basic| &basic.username);
         let is_same = |other: &&PublisherConfig| other.basic.as_ref().map(|basic| &basic.username) == username;
         if let Some(owner) = checked.iter().find(is_same).filter(|_| username.is_some()) {
-            let why = format!("is the user name of publishers.{} as well; one user name, one publisher", owner.name);
+            let why = format!("is also the user name of publishers.{}; each publisher needs its own", owner.name);
             report.misplaced(&path.key("basic").key("username"), why);
         }
         if let Some(fingerprint) = publisher.key.as_ref().map(fingerprint) {
             match owners.iter().find(|(known, _)| *known == fingerprint) {
                 Some((_, owner)) => {
-                    report.misplaced(&path, format_args!("has the same key as {owner}; one key, one name"));
+                    report.misplaced(&path, format_args!("has the same key as {owner}; each publisher needs its own"));
                 }
                 None => owners.push((fingerprint, path)),
             }
@@ -47,7 +47,7 @@ pub fn check(publishers: BTreeMap<String, Publisher>, report: &mut Report, files
     checked
 }
 
-/// The fingerprint that requests with this key carry as `keyid`.
+/// Returns the `keyid` of requests with this key.
 pub fn fingerprint(key: &PublisherKey) -> Fingerprint {
     match key {
         PublisherKey::Known(key) => Fingerprint::of(key),
@@ -66,14 +66,14 @@ fn check_one(
     name::check(&name, path, report);
     let patterns_path = path.key("channels");
     if channels.is_empty() && !control {
-        report.missing(path, "channels", "must list what it may publish to, like [\"prices.*\"]");
+        report.missing(path, "channels", "must list channels that it may publish to, such as [\"prices.*\"]");
     }
     let channels = channels.iter().enumerate();
     let channels =
         channels.map(|(index, pattern)| check_pattern(pattern, &patterns_path.index(index), report)).collect();
     let not_after = not_after.and_then(|text| check_not_after(&text, &path.key("not_after"), report));
-    let rate = Numbers::new(path.clone(), report).small("rate_limit_per_second", rate_limit_per_second, 0);
-    // A password is enough; where there is a key too, it must be a good one.
+    let rate = Numbers::new(path.clone(), report).u32("rate_limit_per_second", rate_limit_per_second, 0);
+    // A key is optional with a password, but must be valid if it is set.
     let key = match (&key, &sha256, &basic) {
         (None, None, Some(_)) => None,
         _ => Some(check_key(key, sha256, path, report, files)?),
@@ -88,14 +88,14 @@ fn check_one(
 
 fn check_basic(basic: Basic, path: &Path, report: &mut Report, files: &mut Files) -> Option<BasicConfig> {
     let Basic { username, password_argon2 } = basic;
-    // RFC 7617 section 2: the first colon ends the name.
+    // The first colon ends the name (RFC 7617 section 2).
     let username = username.filter(|username| !username.is_empty() && !username.contains(':'));
     if username.is_none() {
         report.missing(path, "username", "must be a name without a colon");
     }
     let hash_path = path.key("password_argon2");
     let Some(text) = password_argon2 else {
-        report.missing(path, "password_argon2", A_HASH);
+        report.missing(path, "password_argon2", HASH_HINT);
         return None;
     };
     let is_text = text.starts_with('$');
@@ -105,14 +105,17 @@ fn check_basic(basic: Basic, path: &Path, report: &mut Report, files: &mut Files
         Ok(hash) => hash,
         Err(reason) => {
             let file = if is_text { String::new() } else { format!("{text}: ") };
-            report.wrong(&hash_path, text, format_args!("{A_HASH} ({file}{reason})"));
+            report.wrong(&hash_path, text, format_args!("{HASH_HINT} ({file}{reason})"));
             return None;
         }
     };
     if hash.is_weak() {
-        report.warn(&hash_path, "costs less than `lastmile password` asks for, and is easier to guess if it gets out");
+        report.warn(
+            &hash_path,
+            "has weaker parameters than those of `lastmile password`, so a leaked hash is easier to crack",
+        );
     }
-    report.warn(path, SIGNED_IS_BETTER);
+    report.warn(path, PASSWORD_WARNING);
     Some(BasicConfig { username: username?, hash })
 }
 
@@ -128,17 +131,17 @@ fn check_key(
         (None, Some(hash)) => match parse_fingerprint(&hash) {
             Ok(fingerprint) => Some(PublisherKey::Hash(fingerprint)),
             Err(reason) => {
-                let right = "must be a fingerprint as `ssh-keygen -lf` prints it, SHA256:…";
+                let right = "must be a fingerprint from `ssh-keygen -lf`, SHA256:…";
                 report.wrong(&path.key("sha256"), hash, format_args!("{right} ({reason})"));
                 None
             }
         },
         (Some(_), Some(_)) => {
-            report.misplaced(&path.key("sha256"), "stands beside key; one of the two is enough");
+            report.misplaced(&path.key("sha256"), "cannot be set with key; leave out one of the two");
             None
         }
         (None, None) => {
-            report.missing(path, "key", A_KEY);
+            report.missing(path, "key", KEY_HINT);
             None
         }
     }
@@ -156,7 +159,7 @@ fn public_key(key: &str, path: &Path, report: &mut Report, files: &mut Files) ->
     match parsed {
         Ok(key) => Some(PublisherKey::Known(key)),
         Err(reason) => {
-            report.wrong(path, key, format_args!("{A_KEY} ({reason})"));
+            report.wrong(path, key, format_args!("{KEY_HINT} ({reason})"));
             None
         }
     }
@@ -164,11 +167,11 @@ fn public_key(key: &str, path: &Path, report: &mut Report, files: &mut Files) ->
 
 fn check_not_after(text: &str, path: &Path, report: &mut Report) -> Option<jiff::Timestamp> {
     let Ok(time) = text.parse::<jiff::Timestamp>() else {
-        report.wrong(path, text, "must be a time with its zone, like 2027-12-31T00:00:00Z (RFC 3339)");
+        report.wrong(path, text, "must be a time with a zone, such as 2027-12-31T00:00:00Z (RFC 3339)");
         return None;
     };
     if SystemTime::from(time) <= SystemTime::now() {
-        report.warn(path, format_args!("{time} is over: the key is refused"));
+        report.warn(path, format_args!("{time} is in the past: the key is refused"));
     }
     Some(time)
 }

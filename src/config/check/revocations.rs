@@ -1,4 +1,4 @@
-//! The file of revocations: a JSON array, or one JSON object a line.
+//! The revocations file: a JSON array, or one JSON object per line.
 
 use crate::auth::Revocation;
 use crate::auth::revocation::WrittenRevocation;
@@ -10,7 +10,7 @@ pub fn check(file: Option<String>, report: &mut Report, files: &mut Files) -> Ve
     let Some(file) = file else { return Vec::new() };
     read_text(&files.locate(&file)).and_then(|text| read(&text)).unwrap_or_else(|reason| {
         let path = Path::of("revocations_file");
-        report.wrong(&path, file, format_args!("must be a file of revocations, one JSON object a line: {reason}"));
+        report.wrong(&path, file, format_args!("must be a file of revocations, one JSON object per line: {reason}"));
         Vec::new()
     })
 }
@@ -24,8 +24,11 @@ fn read(text: &str) -> Result<Vec<Revocation>, String> {
         lines.map(read).collect::<Result<_, _>>()?
     };
     let numbered = written.into_iter().enumerate();
-    // A moment that is left out would be another one at every reload.
-    numbered.map(|(at, one)| one.read(None).map_err(|why| format!("entry {}: {why}", at + 1))).collect()
+    // `before` is required: a default of now would change at every reload.
+    let read = |(index, entry): (usize, WrittenRevocation)| {
+        entry.read(None).map_err(|reason| format!("entry {}: {reason}", index + 1))
+    };
+    numbered.map(read).collect()
 }
 
 #[cfg(test)]
@@ -33,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_are_read_and_mistakes_have_their_place() {
+    fn both_formats_are_read() {
         let one = r#"{"issuer":"i","subject":"a","before":1}"#;
         for text in [format!("[{one},{one}]"), format!("\n{one}\n\n{one}\n")] {
             assert_eq!(read(&text).unwrap().len(), 2);

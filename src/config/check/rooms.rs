@@ -1,6 +1,6 @@
-//! Rooms: their limits, and who may open one.
+//! The table `rooms`.
 
-use super::limits::Numbers;
+use super::numbers::Numbers;
 use crate::broker::room::{RoomCaps, RoomLimits};
 use crate::config::path::Path;
 use crate::config::report::Report;
@@ -8,14 +8,14 @@ use crate::config::settings;
 use crate::config::suggest::one_of;
 use crate::transport::config::{OpenTo, RoomsConfig};
 
-/// What a room may use if the operator says nothing: enough for a pairing of the channelserver's clients.
-const MAX_EXCHANGES: u64 = 10;
-const LIFESPAN_SECS: u64 = 300;
+// Defaults of native rooms: enough for a pairing of channelserver's clients.
+const DEFAULT_MAX_EXCHANGES: u64 = 10;
+const DEFAULT_LIFESPAN_SECS: u64 = 300;
 
-/// A short code is no secret for long.
+/// A short code can be guessed, so it must expire soon.
 const MAX_CODE_SECS: u64 = 300;
 
-/// Each peer of a room hears all others, under one lock.
+/// Each message is delivered to all other peers under one lock.
 const MAX_PEERS: u64 = 64;
 
 pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
@@ -53,43 +53,43 @@ pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
     let exchanges_or = |unset: u64| max_exchanges.unwrap_or(unset);
     let lifespan_or = |unset: u64| conn_lifespan_secs.unwrap_or(unset);
     let max_data_bytes = numbers.bytes("max_data_bytes", max_data_bytes, 0);
-    // Clients of the relay were never limited; an operator who says a limit means them too.
+    // Relay clients have no default limits; limits that are set hold for them too.
     let relay = RoomCaps {
         max_exchanges: exchanges_or(0),
         max_data_bytes,
         lifespan: numbers.secs("conn_lifespan_secs", lifespan_or(0), 0),
     };
     let limits = RoomLimits {
-        max_exchanges: numbers.count("max_exchanges", exchanges_or(MAX_EXCHANGES), 0),
+        max_exchanges: numbers.count("max_exchanges", exchanges_or(DEFAULT_MAX_EXCHANGES), 0),
         max_data_bytes,
-        lifespan: numbers.secs("conn_lifespan_secs", lifespan_or(LIFESPAN_SECS), 0),
+        lifespan: numbers.secs("conn_lifespan_secs", lifespan_or(DEFAULT_LIFESPAN_SECS), 0),
         relay: Some(relay),
-        max_connections: numbers.places("max_connections", max_connections),
+        max_connections: numbers.usize_min1("max_connections", max_connections),
         max_rooms: numbers.count("max_rooms", max_rooms, 1),
         max_rooms_per_address: numbers.count("max_rooms_per_address", max_rooms_per_address, 0),
-        max_seats: numbers.places("max_seats", max_seats),
+        max_seats: numbers.usize_min1("max_seats", max_seats),
         resume: numbers.secs("resume_secs", resume_secs, 0),
-        resume_messages: numbers.places("resume_messages", resume_messages),
-        resume_bytes: numbers.size("resume_bytes", resume_bytes, 1),
+        resume_messages: numbers.usize_min1("resume_messages", resume_messages),
+        resume_bytes: numbers.byte_size("resume_bytes", resume_bytes, 1),
         code: numbers.secs("code_secs", code_secs, 1),
-        code_attempts: numbers.small("code_attempts", code_attempts, 1),
+        code_attempts: numbers.u32("code_attempts", code_attempts, 1),
     };
     RoomsConfig {
         limits,
         heartbeat: numbers.secs("heartbeat_interval_secs", heartbeat_interval_secs, 1),
         client_timeout: numbers.secs("client_timeout_secs", client_timeout_secs, 0),
-        max_message_bytes: numbers.size("max_message_bytes", max_message_bytes, 1),
+        max_message_bytes: numbers.byte_size("max_message_bytes", max_message_bytes, 1),
         open,
         relay_strict,
         geoip,
     }
 }
 
-fn check_open(word: &str, rooms: &Path, report: &mut Report) -> OpenTo {
-    match OpenTo::NAMES.iter().find(|(name, _)| *name == word) {
+fn check_open(name: &str, rooms: &Path, report: &mut Report) -> OpenTo {
+    match OpenTo::NAMES.iter().find(|(known, _)| *known == name) {
         Some((_, open)) => *open,
         None => {
-            report.wrong(&rooms.key("open"), word, one_of(word, &OpenTo::NAMES.map(|(name, _)| name)));
+            report.wrong(&rooms.key("open"), name, one_of(name, &OpenTo::NAMES.map(|(name, _)| name)));
             OpenTo::Publisher
         }
     }

@@ -1,4 +1,4 @@
-//! Where counts of rooms go.
+//! The table `statsd`.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::ops::config::StatsdConfig;
 
 const DEFAULT_PORT: u16 = 8125;
 
-/// `None` if no host is set.
+/// Returns `None` without a host.
 pub fn check(statsd: settings::Statsd, report: &mut Report) -> Option<StatsdConfig> {
     let settings::Statsd { host, prefix } = statsd;
     let path = Path::of("statsd");
@@ -28,7 +28,7 @@ pub fn check(statsd: settings::Statsd, report: &mut Report) -> Option<StatsdConf
     Some(StatsdConfig { host: name, port, prefix })
 }
 
-/// `host`, `host:port`, `::1`, `[::1]` or `[::1]:port`.
+/// Parses `host`, `host:port`, `::1`, `[::1]` or `[::1]:port`.
 fn split(text: &str) -> Option<(String, u16)> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Some((address.ip().to_string(), address.port())).filter(|(_, port)| *port > 0);

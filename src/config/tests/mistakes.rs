@@ -1,8 +1,8 @@
-//! The table of mistakes: each message names key, value, source and what would be right.
+//! Mistakes: each message names key, value, source and a valid example.
 
 use super::*;
 
-/// The message of a mistake in the file must hold all the parts.
+/// Checks that the message of a mistake in the file holds all parts.
 #[track_caller]
 fn file(text: &str, parts: &[&str]) {
     expect(&error_of(text, &[], &[]), parts);
@@ -26,7 +26,7 @@ fn expect(message: &str, parts: &[&str]) {
     }
 }
 
-/// A listener with this line in it.
+/// The same for a line of a listener.
 #[track_caller]
 fn listener(line: &str, parts: &[&str]) {
     let rest = ["address = \"127.0.0.1:0\"", "roles = [\"subscribe\"]"];
@@ -54,7 +54,7 @@ fn issuer(lines: &str, parts: &[&str]) {
 }
 
 #[test]
-fn mistakes_of_syntax_show_the_line_and_the_place() {
+fn syntax_errors_show_line() {
     file("[limits]\nmax_connections = = 1", &["lastmile.toml", "line 2", "^"]);
     file("[limits]\nping_secs = 99999999999999999999", &["line 2", "ping_secs = 9999", "^"]);
     file("[limits]\na = 1\na = 2", &["lastmile.toml", "line 3", "duplicate key"]);
@@ -63,7 +63,7 @@ fn mistakes_of_syntax_show_the_line_and_the_place() {
 }
 
 #[test]
-fn unknown_keys_are_reported_with_their_line_and_a_suggestion() {
+fn unknown_keys_get_suggestions() {
     let in_limits = ["limits.max_conections", "lastmile.toml, line 2", "did you mean limits.max_connections?"];
     file("[limits]\nmax_conections = 1", &in_limits);
     file("[limit]\nping_secs = 1", &["limit (", "line 1", "did you mean limits?"]);
@@ -75,7 +75,7 @@ fn unknown_keys_are_reported_with_their_line_and_a_suggestion() {
 }
 
 #[test]
-fn unknown_variables_and_flags_are_reported_with_a_suggestion() {
+fn unknown_variables_and_flags_get_suggestions() {
     let meant = "did you mean LASTMILE_LIMITS__MAX_CONNECTIONS?";
     variable("LASTMILE_LIMITS__MAX_CONECTIONS", "1", &["LASTMILE_LIMITS__MAX_CONECTIONS", meant]);
     variable("LASTMILE_LIMITS_MAX_CONNECTIONS", "1", &[meant]);
@@ -88,7 +88,7 @@ fn unknown_variables_and_flags_are_reported_with_a_suggestion() {
 }
 
 #[test]
-fn values_of_the_wrong_type_are_reported_with_their_source() {
+fn wrong_types_are_reported_with_source() {
     let whole = "must be a whole number";
     file("[limits]\nping_secs = \"soon\"", &["limits.ping_secs = \"soon\"", "lastmile.toml, line 2", whole]);
     file("[limits]\nping_secs = -1", &["limits.ping_secs = -1", whole]);
@@ -104,7 +104,7 @@ fn values_of_the_wrong_type_are_reported_with_their_source() {
 }
 
 #[test]
-fn the_strongest_source_is_the_one_that_is_named() {
+fn strongest_source_is_named() {
     let text = "[limits]\nping_secs = \"file\"";
     let env = [("LASTMILE_LIMITS__PING_SECS", "env")];
     expect(&error_of(text, &env, &[]), &["limits.ping_secs = \"env\" (environment variable"]);
@@ -112,7 +112,7 @@ fn the_strongest_source_is_the_one_that_is_named() {
 }
 
 #[test]
-fn numbers_that_make_no_sense_are_refused() {
+fn numbers_out_of_range_are_refused() {
     file("[limits]\nmax_connections = 0", &["limits.max_connections = 0", "must be at least 1"]);
     file("[limits]\nmax_header_bytes = 100", &["limits.max_header_bytes = 100", "must be at least 8192"]);
     file("[limits]\nping_secs = 9000000000000", &["limits.ping_secs", "must be at most"]);
@@ -121,13 +121,13 @@ fn numbers_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn words_that_are_not_on_the_list_are_refused_with_the_list() {
+fn unknown_words_are_refused_with_list() {
     file("egress = \"non\"", &["egress = \"non\"", "\"configured\", \"none\"", "did you mean \"none\"?"]);
     file("[engine]\nkind = \"disc\"", &["engine.kind = \"disc\"", "did you mean \"disk\"?"]);
     file("[engine]\nkind = \"disk\"", &["engine.path", "must be the file that keeps the backlog"]);
     file("[engine]\nkind = \"disk\"\npath = \"/nowhere/store\"", &["engine.path", "a directory that exists"]);
     file("[engine]\nkind = \"disk\"\npath = \"/tmp\"", &["engine.path = \"/tmp\"", "must be a file"]);
-    file("[engine]\npath = \"store\"", &["engine.path", "has no meaning for engine.kind = \"memory\""]);
+    file("[engine]\npath = \"store\"", &["engine.path", "has no meaning with engine.kind = \"memory\""]);
     file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
     file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);
     file("[engine]\nkind = \"reddis\"", &["engine.kind = \"reddis\"", "did you mean \"redis\"?"]);
@@ -138,7 +138,7 @@ fn words_that_are_not_on_the_list_are_refused_with_the_list() {
 }
 
 #[test]
-fn a_redis_is_described_whole_and_its_passwords_are_never_shown() {
+fn redis_is_checked_without_showing_passwords() {
     let redis = |text: &str, parts: &[&str]| {
         let text = format!("[engine]\nkind = \"redis\"\n{text}");
         let error = error_of(&text, &[], &[]);
@@ -152,13 +152,13 @@ fn a_redis_is_described_whole_and_its_passwords_are_never_shown() {
     redis("url = \"redis://a\"\nprefix = \"{a}\"", &["engine.prefix = \"{a}\""]);
     redis("url = \"redis://a\"\nca = \"nowhere\"", &["engine.ca", "cannot be read"]);
     redis("url = \"redis://a\"\npassword_file = \"nowhere\"", &["engine.password_file", "cannot be read"]);
-    redis("url = \"redis://:secret@a\"\npath = \"p\"", &["engine.path", "has no meaning", "say \"disk\""]);
+    redis("url = \"redis://:secret@a\"\npath = \"p\"", &["engine.path", "has no meaning", "only with \"disk\""]);
     redis("url = { secret = 1 }", &["engine.url"]);
-    file("[engine]\nurl = \"redis://x\"", &["engine.url", "has no meaning", "say \"redis\""]);
+    file("[engine]\nurl = \"redis://x\"", &["engine.url", "has no meaning", "only with \"redis\""]);
 }
 
 #[test]
-fn t_w1_a_plain_listener_outside_of_loopback_needs_a_decision() {
+fn plaintext_beyond_loopback_must_be_explicit() {
     let parts = ["listeners.a.address = \"0.0.0.0:8080\"", "line 2", "loopback", "tls", "plaintext = true"];
     listener("address = \"0.0.0.0:8080\"", &parts);
     let parts = ["\"0.0.0.0:80\"", "environment variable LASTMILE_LISTENERS__OPS__ADDRESS", "plaintext = true"];
@@ -169,7 +169,7 @@ fn t_w1_a_plain_listener_outside_of_loopback_needs_a_decision() {
 fn listeners_are_checked() {
     listener("address = \"example.com:80\"", &["listeners.a.address = \"example.com:80\"", "127.0.0.1:8080"]);
     listener("address = \"127.0.0.1\"", &["listeners.a.address = \"127.0.0.1\"", "a port"]);
-    listener("roles = [\"tslm\", \"ops\"]", &["listeners.a.roles", "\"tslm\" must stand on a listener of its own"]);
+    listener("roles = [\"tslm\", \"ops\"]", &["listeners.a.roles", "\"tslm\" needs a listener of its own"]);
     listener("roles = [\"flock\", \"ops\"]", &["listeners.a.roles", "of their own"]);
     listener("auth_tokens = [\"canary\"]", &["listeners.a.auth_tokens", "role \"tslm\""]);
     listener("max_message_size = 65536", &["listeners.a.max_message_size", "role \"tslm\""]);
@@ -186,8 +186,8 @@ fn listeners_are_checked() {
     file("[listeners.a]\nroles = [\"ops\"]", &["listeners.a.address is not set", "line 1"]);
     file("[listeners.a]\naddress = \"127.0.0.1:0\"", &["listeners.a.roles is not set"]);
     file("[listeners.\"a b\"]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\"]", &["listeners.\"a b\"", "letters"]);
-    let twins = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\n[listeners.b]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]";
-    file(twins, &["listeners.b.address = \"127.0.0.1:1\"", "listeners.a"]);
+    let duplicates = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\n[listeners.b]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]";
+    file(duplicates, &["listeners.b.address = \"127.0.0.1:1\"", "listeners.a"]);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn publishers_are_checked() {
     publisher(channels, &["publishers.a.key is not set", "ssh-ed25519"]);
     publisher(&format!("key = \"{KEY}\""), &["publishers.a.channels is not set", "prices.*"]);
     publisher(&format!("key = \"no.pub\"\n{channels}"), &["publishers.a.key = \"no.pub\"", "cannot be read"]);
-    publisher(&format!("key = \"{KEY}\"\nsha256 = \"x\"\n{channels}"), &["publishers.a.sha256", "beside key"]);
+    publisher(&format!("key = \"{KEY}\"\nsha256 = \"x\"\n{channels}"), &["publishers.a.sha256", "with key"]);
     publisher(&format!("sha256 = \"MD5:x\"\n{channels}"), &["publishers.a.sha256 = \"MD5:x\"", "SHA256:"]);
     let when = format!("key = \"{KEY}\"\n{channels}\nnot_after = \"tomorrow\"");
     publisher(&when, &["publishers.a.not_after = \"tomorrow\"", "RFC 3339"]);
@@ -212,10 +212,10 @@ fn publishers_are_checked() {
     let colon = basic(&format!("username = \"u:v\", password_argon2 = \"{hash}\""));
     publisher(&colon, &["publishers.a.basic.username", "without a colon"]);
     let good = basic(&format!("username = \"u\", password_argon2 = \"{hash}\""));
-    let twins = format!("{good}\n[publishers.b]\n{good}");
-    publisher(&twins, &["publishers.b.basic.username", "publishers.a"]);
-    let twins = format!("key = \"{KEY}\"\n{channels}\n[publishers.b]\nkey = \"{KEY}\"\n{channels}");
-    publisher(&twins, &["publishers.b", "same key as publishers.a"]);
+    let duplicates = format!("{good}\n[publishers.b]\n{good}");
+    publisher(&duplicates, &["publishers.b.basic.username", "publishers.a"]);
+    let duplicates = format!("key = \"{KEY}\"\n{channels}\n[publishers.b]\nkey = \"{KEY}\"\n{channels}");
+    publisher(&duplicates, &["publishers.b", "same key as publishers.a"]);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn issuers_are_checked() {
 }
 
 #[test]
-fn places_and_statsd_are_checked() {
+fn geoip_and_statsd_are_checked() {
     let on = "[rooms]\ngeoip = true\n[geoip]\n";
     file(&format!("{on}database = \"no.mmdb\""), &["geoip.database = \"no.mmdb\"", "line 4", "mmdb/fetch", "read"]);
     file(&format!("{on}database = [\"Cargo.toml\", \"src\"]"), &["geoip.database[1] = \"src\"", "directory"]);
@@ -252,7 +252,7 @@ fn places_and_statsd_are_checked() {
 }
 
 #[test]
-fn a_sealed_gateway_has_no_statsd() {
+fn sealed_gateway_refuses_outgoing_connections() {
     file("egress = \"none\"\n[statsd]\nhost = \"a\"", &["statsd.host = \"a\"", "line 3", "egress = \"none\""]);
     let env = [("PAIR_STATSD_HOST", "a"), ("LASTMILE_EGRESS", "none")];
     expect(&error_of("", &env, &[]), &["statsd.host = \"a\"", "PAIR_STATSD_HOST", "egress"]);
@@ -272,7 +272,7 @@ fn a_sealed_gateway_has_no_statsd() {
 }
 
 #[test]
-fn t_j2_shared_secrets_and_unsigned_tokens_cannot_be_configured() {
+fn hmac_and_unsigned_tokens_are_refused() {
     issuer("algorithms = [\"ES256\", \"HS256\"]", &["issuers[0].algorithms[1] = \"HS256\"", "can also make one"]);
     issuer("algorithms = [\"none\"]", &["issuers[0].algorithms[0] = \"none\"", "not signed"]);
     issuer("algorithms = [\"NONE\"]", &["not signed"]);
@@ -284,8 +284,8 @@ fn t_j2_shared_secrets_and_unsigned_tokens_cannot_be_configured() {
 fn channels_are_checked() {
     file("[[channels]]\nmax_connections = 1", &["channels[0].match is not set", "prices.*"]);
     file("[[channels]]\nmatch = \"\"", &["channels[0].match = \"\"", "prices.*"]);
-    let words = ["channel_defaults.subscribers = \"everyone\"", "\"anyone\", \"authenticated\"", "scope, group, claim"];
-    file("[channel_defaults]\nsubscribers = \"everyone\"", &words);
+    let parts = ["channel_defaults.subscribers = \"everyone\"", "\"anyone\", \"authenticated\"", "scope, group, claim"];
+    file("[channel_defaults]\nsubscribers = \"everyone\"", &parts);
     file("[channel_defaults]\nsubscribers = {}", &["channel_defaults.subscribers = {}", "\"authenticated\""]);
     file("[channel_defaults]\nslow_consumer = \"drop\"", &["slow_consumer = \"drop\"", "\"disconnect\", \"latest\""]);
     let claim = "[channel_defaults]\nsubscribers = { claim = { a = [1] } }";
@@ -293,7 +293,7 @@ fn channels_are_checked() {
 }
 
 #[test]
-fn all_mistakes_are_reported_together_up_to_twenty() {
+fn mistakes_are_reported_together() {
     let text = "egress = 1\n[limits]\nping_secs = 0\nfoo_bar_baz = 1\n[engine]\nkind = \"x\"";
     let message = error_of(text, &[("LASTMILE_QQQQQQQQ", "1")], &[]);
     assert!(message.starts_with("5 mistakes in the configuration:\n"), "{message}");
@@ -305,7 +305,7 @@ fn all_mistakes_are_reported_together_up_to_twenty() {
 }
 
 #[test]
-fn t_s4_secrets_do_not_appear_in_messages() {
+fn messages_hold_no_secrets() {
     let tslm = "[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\n";
     let quiet = |text: String, env: &[(&str, &str)], set: &[&str]| {
         let message = error_of(&text, env, set);
@@ -325,7 +325,7 @@ fn t_s4_secrets_do_not_appear_in_messages() {
 }
 
 #[test]
-fn a_login_that_cannot_work_is_refused() {
+fn unusable_login_is_refused() {
     let with = |top: &str, login: &str, issuer: &str| {
         format!(
             "{top}\n[login]\n{login}\n[[issuers]]\nissuer = \"https://a\"\naudience = \"a\"\ndiscovery = true\n\
@@ -348,5 +348,5 @@ fn a_login_that_cannot_work_is_refused() {
     file(&with("", url, "scopes = [\"openid\", \"offline_access\"]"), &["offline_access", "refresh"]);
     file(&with("", url, "name = \"a b\""), &["issuers[0].login.name"]);
     let sealed = error_of(&with("egress = \"none\"", url, ""), &[], &[]);
-    assert!(sealed.contains("issuers[0].login") && sealed.contains("brings the token"), "{sealed}");
+    assert!(sealed.contains("issuers[0].login") && sealed.contains("send the token"), "{sealed}");
 }

@@ -1,4 +1,4 @@
-//! Settings from outside: what is read, which source wins, and what a checked configuration looks like.
+//! Loading of settings: sources, precedence, checks.
 
 mod mistakes;
 mod pair_env;
@@ -12,7 +12,7 @@ use super::*;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEH3Yr2hMo60jK89RzfwtjfI4x/Cf7LFz9/eB6oowfBa";
 
-/// A directory that goes away with the test.
+/// A directory that is removed with the test.
 struct Directory(PathBuf);
 
 impl Directory {

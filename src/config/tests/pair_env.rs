@@ -1,4 +1,4 @@
-//! The variables of channelserver deployments: which settings they become, and which win over them.
+//! Variables of channelserver deployments: settings and precedence.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::geo::Language;
 use crate::ops::config::LogFormat;
 use crate::transport::config::Address;
 
-/// The settings before they are checked.
+/// The merged settings, unchecked.
 fn tree(file: &str, env: &[(&str, &str)], set: &[&str]) -> Value {
     let directory = Directory::new();
     let sources = Sources {
@@ -26,7 +26,7 @@ fn public(loaded: &Loaded) -> String {
 }
 
 #[test]
-fn limits_of_rooms_keep_their_old_names() {
+fn room_limits_have_aliases() {
     let env = [
         ("PAIR_MAX_EXCHANGES", "20"),
         ("PAIR_MAX_DATA", "2048"),
@@ -48,7 +48,7 @@ fn limits_of_rooms_keep_their_old_names() {
 }
 
 #[test]
-fn they_win_over_the_file_and_lose_against_our_own() {
+fn aliases_win_over_file_only() {
     let file = "[rooms]\nmax_exchanges = 1";
     let pair = ("PAIR_MAX_EXCHANGES", "2");
     let own = ("LASTMILE_ROOMS__MAX_EXCHANGES", "3");
@@ -60,7 +60,7 @@ fn they_win_over_the_file_and_lose_against_our_own() {
 }
 
 #[test]
-fn a_database_switches_places_on() {
+fn database_enables_geoip() {
     let directory = Directory::new();
     let database = directory.file("a, b.mmdb", "").display().to_string();
     let env = [("PAIR_MMDB_LOC", database.as_str()), ("PAIR_DEFAULT_LANG", "fr-CA")];
@@ -73,7 +73,7 @@ fn a_database_switches_places_on() {
 }
 
 #[test]
-fn statsd_and_logs_keep_their_old_names() {
+fn statsd_and_log_have_aliases() {
     let env =
         [("PAIR_STATSD_HOST", "stats.example.com"), ("PAIR_METRIC_NAME", "channelserver"), ("PAIR_HUMAN_LOGS", "true")];
     let config = load_all("[log]\nformat = \"json\"", &env, &[]).unwrap().config;
@@ -88,7 +88,7 @@ fn statsd_and_logs_keep_their_old_names() {
 }
 
 #[test]
-fn trusted_proxies_come_with_the_private_ranges_and_a_warning() {
+fn private_ranges_are_trusted_with_warning() {
     let proxies = |env: &[(&str, &str)]| {
         let loaded = load_all("", env, &[]).unwrap();
         let ranges: Vec<_> = loaded.config.limits.transport.trusted_proxies.iter().map(ToString::to_string).collect();
@@ -106,7 +106,7 @@ fn trusted_proxies_come_with_the_private_ranges_and_a_warning() {
 }
 
 #[test]
-fn host_and_port_are_the_address_of_the_listener_for_rooms() {
+fn host_and_port_set_room_listener_address() {
     let address = |env: &[(&str, &str)]| {
         let loaded = load_all("", env, &[]).unwrap();
         (public(&loaded), loaded.warnings.len())
@@ -131,24 +131,24 @@ fn host_and_port_are_the_address_of_the_listener_for_rooms() {
 }
 
 #[test]
-fn t_w1_plaintext_is_implied_for_the_address_of_these_variables_alone() {
+fn only_alias_address_implies_plaintext() {
     let pair = [("PAIR_HOSTNAME", "0.0.0.0"), ("PAIR_PORT", "8058")];
     let warning = load_all("", &pair, &[]).unwrap().warnings.remove(0);
     assert!(warning.contains("listeners.public.plaintext (environment variable PAIR_HOSTNAME)"), "{warning}");
-    // Our own variable or flag has the address: the decision must be its own.
+    // A `LASTMILE_*` variable or flag sets the address, so plaintext must be explicit.
     let own = [pair[0], pair[1], ("LASTMILE_LISTENERS__PUBLIC__ADDRESS", "0.0.0.0:9000")];
     assert!(error_of("", &own, &[]).contains("LASTMILE_LISTENERS__PUBLIC__ADDRESS"));
     assert!(error_of("", &pair, &["listeners.public.address=0.0.0.0:1"]).contains("plaintext = true"));
     let local = [pair[0], ("LASTMILE_LISTENERS__PUBLIC__ADDRESS", "127.0.0.1:9000")];
     let loaded = load_all("", &local, &[]).unwrap();
     assert_eq!((public(&loaded).as_str(), loaded.warnings.len()), ("127.0.0.1:9000", 0));
-    // Somebody said no.
+    // The file refuses plaintext.
     let file = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"pair\"]\nplaintext = false";
     assert!(error_of(file, &pair, &[]).contains("0.0.0.0:8058"));
 }
 
 #[test]
-fn tls_stays_with_the_address_of_these_variables() {
+fn alias_address_keeps_tls() {
     let directory = Directory::new();
     directory.file("a.crt", "certificate");
     directory.file("a.key", "key");
@@ -160,7 +160,7 @@ fn tls_stays_with_the_address_of_these_variables() {
 }
 
 #[test]
-fn without_one_listener_for_rooms_the_address_has_no_place() {
+fn alias_address_needs_one_room_listener() {
     let listener =
         |name: &str, role: &str| format!("[listeners.{name}]\naddress = \"127.0.0.1:0\"\nroles = [{role:?}]\n");
     let pair = [("PAIR_PORT", "8058")];
@@ -170,7 +170,7 @@ fn without_one_listener_for_rooms_the_address_has_no_place() {
 }
 
 #[test]
-fn variables_without_effect_are_taken_with_a_warning() {
+fn ignored_variables_are_warnings() {
     let names = ["DEBUG", "VERBOSE", "HEARTBEAT", "IP_REPUTATION_SERVER", "IPREP_MIN", "IP_VIOLATION"];
     for name in names.map(|name| format!("PAIR_{name}")) {
         let warnings = load_all("", &[(name.as_str(), "true")], &[]).unwrap().warnings;
@@ -193,7 +193,7 @@ fn mistakes_name_the_variable() {
 }
 
 #[test]
-fn the_document_has_every_variable() {
+fn readme_lists_every_variable() {
     let document = std::fs::read_to_string(shipped("README.md")).unwrap();
     let documented: Vec<_> = document.split(|c: char| c != '_' && !c.is_ascii_uppercase()).collect();
     for (name, _) in super::super::pair_env::VARIABLES {

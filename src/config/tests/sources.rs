@@ -1,4 +1,4 @@
-//! Which source wins, and how each one spells a setting.
+//! Precedence of the sources, and the names of settings in each.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn max_connections(file: &str, env: &[(&str, &str)], set: &[&str]) -> u64 {
 }
 
 #[test]
-fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
+fn flag_beats_variable_beats_file_beats_default() {
     let file = "[limits]\nmax_connections = 1";
     let env = [("LASTMILE_LIMITS__MAX_CONNECTIONS", "2")];
     let set = ["limits.max_connections=3"];
@@ -20,7 +20,7 @@ fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
 }
 
 #[test]
-fn a_variable_names_the_file_unless_a_flag_does() {
+fn flag_beats_variable_for_file() {
     let directory = Directory::new();
     let one = directory.file("one.toml", "[limits]\nmax_connections = 1");
     let two = directory.file("two.toml", "[limits]\nmax_connections = 2");
@@ -34,34 +34,30 @@ fn a_variable_names_the_file_unless_a_flag_does() {
 }
 
 #[test]
-fn without_anything_there_are_three_listeners_on_loopback() {
+fn default_listeners_are_on_loopback() {
     let loaded = load(&Sources::default()).unwrap();
-    let listeners: Vec<_> = loaded
-        .config
-        .listeners
-        .iter()
-        .map(|listener| (listener.name.as_str(), check::address_text(&listener.address)))
-        .collect();
+    let listeners: Vec<_> =
+        loaded.config.listeners.iter().map(|listener| (listener.name.as_str(), listener.address.to_string())).collect();
     let expected = [("ops", "127.0.0.1:8082"), ("public", "127.0.0.1:8080"), ("publish", "127.0.0.1:8081")];
     assert_eq!(listeners, expected.map(|(name, address)| (name, address.to_owned())));
     assert!(loaded.watched.is_empty());
 }
 
 #[test]
-fn the_default_listeners_go_when_the_file_names_one_and_stay_when_a_variable_adjusts_them() {
+fn file_replaces_default_listeners() {
     let names = |loaded: Loaded| loaded.config.listeners.into_iter().map(|listener| listener.name).collect::<Vec<_>>();
     let file = "[listeners.inside]\naddress = \"127.0.0.1:0\"\nroles = [\"publish\"]";
     assert_eq!(names(load_file(file)), ["inside"]);
     let env = [("LASTMILE_LISTENERS__PUBLIC__ADDRESS", "127.0.0.1:9000")];
     let loaded = load_all("", &env, &[]).unwrap();
     let public = loaded.config.listeners.iter().find(|listener| listener.name == "public").unwrap();
-    assert_eq!(check::address_text(&public.address), "127.0.0.1:9000");
+    assert_eq!(public.address.to_string(), "127.0.0.1:9000");
     assert_eq!(public.roles.len(), 3);
     assert_eq!(names(loaded), ["ops", "public", "publish"]);
 }
 
 #[test]
-fn variables_give_a_setting_its_own_type() {
+fn variables_are_typed_by_setting() {
     let env = [
         ("LASTMILE_LISTENERS__PUBLIC__ORIGINS", "https://a.example, https://b.example"),
         ("LASTMILE_LISTENERS__PUBLIC__PROXY_PROTOCOL", "true"),
@@ -82,13 +78,13 @@ fn variables_give_a_setting_its_own_type() {
     assert_eq!(config.limits.transport.trusted_proxies.len(), 2);
     assert_eq!(config.drain.window.as_secs(), 2);
     let default = &config.policy.channels.rules.default.subscribers;
-    assert!(matches!(default, crate::broker::Audience::Matching(wanted) if wanted[0].scope.as_deref() == Some("0012")));
+    assert!(matches!(default, crate::broker::Audience::Matching(any) if any[0].scope.as_deref() == Some("0012")));
     assert_eq!(config.policy.publishers[0].name, "market_data");
     assert_eq!(config.policy.channels.rules.rules[1].subscribers, crate::broker::Audience::Anyone);
 }
 
 #[test]
-fn a_variable_finds_a_name_in_the_file_whatever_its_case_and_hyphens() {
+fn variable_matches_name_ignoring_case_and_hyphens() {
     let file = format!("[publishers.Market-Data]\nkey = \"{KEY}\"\nchannels = [\"a\"]");
     let env = [("LASTMILE_PUBLISHERS__MARKET_DATA__RATE_LIMIT_PER_SECOND", "7")];
     let publishers = load_all(&file, &env, &[]).unwrap().config.policy.publishers;
@@ -97,7 +93,7 @@ fn a_variable_finds_a_name_in_the_file_whatever_its_case_and_hyphens() {
 }
 
 #[test]
-fn a_flag_reaches_into_lists_of_tables() {
+fn flag_sets_value_in_list() {
     let file = "[[channels]]\nmatch = \"a\"\n[[channels]]\nmatch = \"b\"\nmax_connections = 5";
     let rules = load_all(file, &[], &["channels[1].max_connections=6"]).unwrap().config.policy.channels.rules.rules;
     assert_eq!(rules[1].limits.max_connections, 6);
@@ -105,13 +101,13 @@ fn a_flag_reaches_into_lists_of_tables() {
 }
 
 #[test]
-fn files_are_found_from_the_working_directory_and_beside_the_configuration() {
+fn files_are_found_beside_configuration() {
     let directory = Directory::new();
-    let beside = directory.file("keys/a.pub", KEY);
+    let key = directory.file("keys/a.pub", KEY);
     let file = "[publishers.a]\nkey = \"keys/a.pub\"\nchannels = [\"a\"]";
     let loaded = load_in(&directory, file, &[], &[]).unwrap();
-    assert_eq!(loaded.watched, [directory.0.join("lastmile.toml"), beside]);
-    // `Cargo.toml` is there from the working directory, so that one is read, which is no key.
+    assert_eq!(loaded.watched, [directory.0.join("lastmile.toml"), key]);
+    // The working directory has a `Cargo.toml` too, which is read first and holds no key.
     directory.file("Cargo.toml", KEY);
     let error = load_in(&directory, &file.replace("keys/a.pub", "Cargo.toml"), &[], &[]).unwrap_err().to_string();
     assert!(error.contains("publishers.a.key = \"Cargo.toml\""), "{error}");

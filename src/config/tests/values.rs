@@ -1,4 +1,4 @@
-//! What good settings become.
+//! Valid settings and their checked values.
 
 use crate::auth::PublisherKey;
 use crate::broker::{Audience, SlowConsumer};
@@ -9,7 +9,7 @@ use super::*;
 use crate::auth::token::{KeySource, Remote};
 
 #[test]
-fn the_shipped_example_loads_without_warnings() {
+fn shipped_example_loads_without_warnings() {
     let loaded = load(&Sources { file: Some(shipped("lastmile.example.toml")), ..Sources::default() }).unwrap();
     assert_eq!(loaded.warnings, Vec::<String>::new());
     assert_eq!(loaded.config.policy.publishers.len(), 2);
@@ -17,7 +17,7 @@ fn the_shipped_example_loads_without_warnings() {
 }
 
 #[test]
-fn rules_take_what_they_leave_out_from_the_defaults() {
+fn rules_inherit_defaults() {
     let file = r#"
         [channel_defaults]
         subscribers = "anyone"
@@ -37,7 +37,7 @@ fn rules_take_what_they_leave_out_from_the_defaults() {
 }
 
 #[test]
-fn subscribers_need_a_valid_token_unless_somebody_says_otherwise() {
+fn subscribers_need_token_by_default() {
     assert_eq!(load_file("").config.policy.channels.rules.default.subscribers, Audience::Authenticated);
 }
 
@@ -47,15 +47,17 @@ fn requirements_hold_scope_groups_and_claims() {
         [channel_defaults]
         subscribers = { scope = "s", group = "g", claim = { tenant = "t", "https://x.example/level" = 3 } }
     "#;
-    let Audience::Matching(wanted) = load_file(file).config.policy.channels.rules.default.subscribers else { panic!() };
-    let [wanted] = wanted.as_slice() else { panic!("{wanted:?}") };
-    assert_eq!((wanted.scope.as_deref(), wanted.groups.as_slice()), (Some("s"), ["g".to_owned()].as_slice()));
-    assert_eq!(wanted.claims["tenant"], "t");
-    assert_eq!(wanted.claims["https://x.example/level"], 3);
+    let Audience::Matching(requirements) = load_file(file).config.policy.channels.rules.default.subscribers else {
+        panic!()
+    };
+    let [required] = requirements.as_slice() else { panic!("{requirements:?}") };
+    assert_eq!((required.scope.as_deref(), required.groups.as_slice()), (Some("s"), ["g".to_owned()].as_slice()));
+    assert_eq!(required.claims["tenant"], "t");
+    assert_eq!(required.claims["https://x.example/level"], 3);
 }
 
 #[test]
-fn a_listener_outside_of_loopback_has_tls_or_a_decision() {
+fn public_listener_needs_tls_or_plaintext() {
     let directory = Directory::new();
     directory.file("a.crt", "certificate");
     directory.file("a.key", "key");
@@ -69,7 +71,7 @@ fn a_listener_outside_of_loopback_has_tls_or_a_decision() {
 }
 
 #[test]
-fn a_private_key_that_everybody_can_read_is_a_warning() {
+fn world_readable_key_is_a_warning() {
     use std::os::unix::fs::PermissionsExt;
     let directory = Directory::new();
     directory.file("a.crt", "certificate");
@@ -84,7 +86,7 @@ fn a_private_key_that_everybody_can_read_is_a_warning() {
 }
 
 #[test]
-fn addresses_are_ip_localhost_or_a_unix_socket() {
+fn addresses_are_ip_localhost_or_unix() {
     let address = |text: &str| {
         let file = format!("[listeners.a]\naddress = \"{text}\"\nroles = [\"ops\"]");
         load_file(&file).config.listeners[0].address.clone()
@@ -105,7 +107,7 @@ login = { client_id = "c" }
 "#;
 
 #[test]
-fn a_login_says_what_it_needs() {
+fn login_has_defaults_and_warning() {
     let loaded = load_file(LOGIN);
     let login = loaded.config.policy.login.unwrap();
     assert_eq!((login.url.as_str(), login.providers[0].name.as_str()), ("http://127.0.0.1:8080", "127.0.0.1"));
@@ -115,7 +117,7 @@ fn a_login_says_what_it_needs() {
 }
 
 #[test]
-fn the_relay_form_is_limited_only_if_the_operator_says_so() {
+fn relay_rooms_have_no_default_limits() {
     let caps = |file: &str| {
         let limits = load_file(file).config.rooms.limits;
         let of = |caps: crate::broker::room::RoomCaps| (caps.max_exchanges, caps.lifespan.as_secs());
@@ -126,7 +128,7 @@ fn the_relay_form_is_limited_only_if_the_operator_says_so() {
 }
 
 #[test]
-fn rooms_take_their_limits_from_file_and_environment() {
+fn room_limits_are_read_and_checked() {
     let file = "[rooms]\nmax_exchanges = 20\nopen = \"login\"";
     let rooms = load_all(file, &[("LASTMILE_ROOMS__CONN_LIFESPAN_SECS", "5")], &[]).unwrap().config.rooms;
     assert_eq!((rooms.limits.max_exchanges, rooms.limits.lifespan.as_secs()), (20, 5));
@@ -143,7 +145,7 @@ fn rooms_take_their_limits_from_file_and_environment() {
 }
 
 #[test]
-fn the_scope_of_a_relay_loses_the_slashes_around_it() {
+fn relay_scope_is_trimmed() {
     let file = |more: &str| format!("[listeners.a]\naddress = \"127.0.0.1:0\"\n{more}");
     let scope = |scope: &str| {
         load_file(&file(&format!("roles = [\"relay\"]\nscope = {scope:?}"))).config.listeners[0].scope.clone()
@@ -157,7 +159,7 @@ fn the_scope_of_a_relay_loses_the_slashes_around_it() {
 }
 
 #[test]
-fn a_tslm_listener_takes_the_keys_of_that_system_and_hides_its_tokens() {
+fn tslm_settings_are_read_and_tokens_hidden() {
     let file = r#"
         [listeners.old]
         address = "127.0.0.1:0"
@@ -175,7 +177,7 @@ fn a_tslm_listener_takes_the_keys_of_that_system_and_hides_its_tokens() {
 }
 
 #[test]
-fn a_publisher_is_known_by_key_by_file_or_by_hash() {
+fn publisher_key_is_text_file_or_hash() {
     let directory = Directory::new();
     directory.file("a.pub", KEY);
     let hash = "SHA256:diYkNAb4rK3KZpOOAEx1ruje1LyUAgvehCCx0/f/Whw";
@@ -189,7 +191,7 @@ fn a_publisher_is_known_by_key_by_file_or_by_hash() {
 }
 
 #[test]
-fn a_publisher_may_have_a_password_instead_of_a_key_and_the_operator_is_warned() {
+fn publisher_password_is_a_warning() {
     let directory = Directory::new();
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     directory.file("b.argon2", &format!("{hash}\n"));
@@ -207,7 +209,7 @@ fn a_publisher_may_have_a_password_instead_of_a_key_and_the_operator_is_warned()
 }
 
 #[test]
-fn a_last_day_is_a_time_with_or_without_quotes_and_a_past_one_is_a_warning() {
+fn expiry_is_parsed_and_past_is_a_warning() {
     let of = |not_after: &str| {
         let file = format!("[publishers.a]\nkey = \"{KEY}\"\nchannels = [\"a\"]\nnot_after = {not_after}");
         let loaded = load_file(&file);
@@ -219,7 +221,7 @@ fn a_last_day_is_a_time_with_or_without_quotes_and_a_past_one_is_a_warning() {
 }
 
 #[test]
-fn an_issuer_brings_its_keys() {
+fn issuer_keys_are_read() {
     let directory = Directory::new();
     let jwks =
         r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"1"}]}"#;
@@ -240,7 +242,7 @@ fn an_issuer_brings_its_keys() {
 }
 
 #[test]
-fn an_issuer_names_where_its_keys_are_fetched() {
+fn issuer_key_urls_are_read() {
     let file = r#"
         egress_private_hosts = ["sso.corp.example", "10.0.0.7"]
         [[issuers]]
@@ -267,7 +269,7 @@ fn an_issuer_names_where_its_keys_are_fetched() {
 }
 
 #[test]
-fn the_policy_is_explained_by_channel_by_publisher_and_as_a_whole() {
+fn policy_is_explained() {
     let loaded = load(&Sources { file: Some(shipped("lastmile.example.toml")), ..Sources::default() }).unwrap();
     let check = |channel: Option<&str>, publisher: Option<&str>, parts: &[&str]| {
         let text = explain(&loaded.config, channel, publisher);
@@ -293,9 +295,9 @@ fn the_policy_is_explained_by_channel_by_publisher_and_as_a_whole() {
 }
 
 #[test]
-fn places_are_off_unless_rooms_want_them() {
+fn geoip_is_off_by_default() {
     let directory = Directory::new();
-    directory.file("a.mmdb", "not looked into here");
+    directory.file("a.mmdb", "not opened by the check");
     directory.file("b.mmdb", "");
     assert_eq!(load_file("[geoip]\ndatabase = \"no.mmdb\"").config.geoip, None);
     let geoip = |lines: &str| {
@@ -310,7 +312,7 @@ fn places_are_off_unless_rooms_want_them() {
 }
 
 #[test]
-fn statsd_is_off_without_a_host_and_has_a_port_of_its_own() {
+fn statsd_host_and_port_are_parsed() {
     assert_eq!(load_file("").config.statsd, None);
     let statsd = |host: &str| {
         let config = load_file(&format!("[statsd]\nhost = {host:?}")).config.statsd.unwrap();
