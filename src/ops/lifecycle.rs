@@ -2,19 +2,19 @@
 
 use tokio::sync::watch;
 
-/// In their order.
+/// Ordered: a gateway only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Starting,
     Ready,
-    /// No new connections; those that are open are being closed. Only operators are still answered.
+    /// No new connections are accepted, open ones are being closed. Only the ops role still responds.
     Draining,
-    /// Nobody is answered any more.
+    /// No requests are served.
     Stopped,
 }
 
 impl Phase {
-    /// Why the gateway is not ready, if it is not.
+    /// Returns why the gateway is not ready, or `None` if it is.
     pub fn unready_reason(self) -> Option<&'static str> {
         match self {
             Self::Starting => Some("starting"),
@@ -25,7 +25,7 @@ impl Phase {
     }
 }
 
-/// The current phase, for whoever asks or waits.
+/// The current phase, to read or to wait for.
 pub struct Lifecycle(watch::Sender<Phase>);
 
 impl Default for Lifecycle {
@@ -43,9 +43,9 @@ impl Lifecycle {
         self.0.send_replace(phase);
     }
 
-    /// Waits for a phase, or one behind it.
-    pub async fn reached(&self, wanted: Phase) {
-        // The sender is in `self`, so this cannot fail while it is awaited.
-        let _ = self.0.subscribe().wait_for(|phase| *phase >= wanted).await;
+    /// Waits for `target` or a later phase.
+    pub async fn reached(&self, target: Phase) {
+        // Fails only without a sender, which `self` holds.
+        let _ = self.0.subscribe().wait_for(|phase| *phase >= target).await;
     }
 }

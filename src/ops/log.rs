@@ -1,5 +1,4 @@
-//! Logs: for people on a terminal, one JSON object a line otherwise. On standard error, so that standard output
-//! belongs to the command.
+//! The log on standard error: text on a terminal, otherwise one JSON object per line.
 
 use std::io::IsTerminal;
 
@@ -9,7 +8,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 
 use super::config::{LogConfig, LogFormat};
 
-/// Begins logging for the whole process. Without effect if somebody began before.
+/// Starts logging for the process. A second call has no effect.
 pub fn start(config: &LogConfig) {
     let LogConfig { format, filter } = config;
     let is_human = match format {

@@ -1,4 +1,4 @@
-//! Running it: phases, metrics, statsd, logs.
+//! Operations: lifecycle, metrics, statsd, log.
 
 pub mod config;
 pub mod lifecycle;

@@ -1,5 +1,6 @@
-//! Counts and times of rooms for statsd, over UDP, with the names that dashboards of that system know. Counting is an
-//! atomic addition; a task of its own sends what came together, so that nothing waits for the network.
+//! Counts and durations of rooms for statsd over UDP, with channelserver's metric names.
+//!
+//! Counting is an atomic addition. A task of its own sends the sums, so rooms never wait for the network.
 
 use std::fmt::Write;
 use std::io;
@@ -13,41 +14,39 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::config::StatsdConfig;
 
-/// At most this long after an event it is sent.
-const FLUSH: Duration = Duration::from_millis(500);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The name is looked up again after this: servers move.
-const RESOLVE: Duration = Duration::from_secs(60);
+/// The server's address may change, so the name is resolved again.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a look-up may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes of one datagram: fits an Ethernet frame through a tunnel or two.
-const MAX_DATAGRAM: usize = 1400;
+/// Fits into an Ethernet frame, even through tunnels.
+const MAX_DATAGRAM_BYTES: usize = 1400;
 
-/// Times kept between two flushes; more of them are not sent.
-const MAX_TIMES: usize = 10_000;
+/// Durations kept between two flushes; further ones are dropped.
+const MAX_DURATIONS: usize = 10_000;
 
-/// What happens to rooms and their connections.
+/// An event of a room or its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomEvent {
-    /// A connection came to a room.
+    /// A connection joined a room.
     Create,
-    /// A connection ended with its room's lifespan.
+    /// A connection ended at its room's lifespan.
     Expired,
-    /// A room ended at its limit of bytes.
+    /// A room reached its limit of bytes and ended.
     MaxData,
-    /// A room ended at its limit of messages.
+    /// A room reached its limit of messages and ended.
     MaxMessages,
     /// A peer was refused because the room was full.
     MaxConnections,
-    /// A peer gave no sign of life for too long.
+    /// A peer was silent for too long.
     Timeout,
-    /// Somebody asked for a new room.
+    /// A request for a new room.
     RequestNew,
-    /// Somebody asked for a room by its id.
+    /// A request for a room by its id.
     RequestExisting,
-    /// Somebody asked for a room by an id that cannot be one.
+    /// A request with an invalid room id.
     RequestError,
 }
 
@@ -64,7 +63,7 @@ impl RoomEvent {
         Self::RequestError,
     ];
 
-    /// The metric, and its tag in the way of dogstatsd.
+    /// Returns the metric name and its dogstatsd tag.
     fn name(self) -> (&'static str, &'static str) {
         match self {
             Self::Create => ("conn.create", ""),
@@ -80,17 +79,17 @@ impl RoomEvent {
     }
 }
 
-/// What is counted and not yet sent. All of it is dropped, and costs next to nothing, if statsd is not configured.
+/// Counts and durations that are not sent yet. Without a configuration, nothing is counted.
 pub struct Statsd {
     config: Option<StatsdConfig>,
     counts: [AtomicU64; RoomEvent::ALL.len()],
-    /// Milliseconds from the connect of a peer to its end.
-    lengths: Mutex<Vec<u64>>,
+    /// Duration of each ended connection of a peer, in milliseconds.
+    durations_ms: Mutex<Vec<u64>>,
 }
 
 impl Statsd {
     pub fn new(config: Option<StatsdConfig>) -> Self {
-        Self { config, counts: Default::default(), lengths: Mutex::default() }
+        Self { config, counts: Default::default(), durations_ms: Mutex::default() }
     }
 
     pub fn count(&self, event: RoomEvent) {
@@ -99,22 +98,22 @@ impl Statsd {
         }
     }
 
-    /// A peer's connection ended, so long after its connect.
-    pub fn time(&self, length: Duration) {
+    /// Records the duration of an ended connection of a peer.
+    pub fn time(&self, duration: Duration) {
         if self.config.is_some() {
-            let mut lengths = self.lengths.lock();
-            if lengths.len() < MAX_TIMES {
-                lengths.push(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+            let mut durations = self.durations_ms.lock();
+            if durations.len() < MAX_DURATIONS {
+                durations.push(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
             }
         }
     }
 
-    /// Sends what comes together until `stop`, and the rest then. Returns at once if statsd is not configured.
+    /// Sends the sums at each interval until `stop`, then once more. Returns at once without a configuration.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let Some(config) = &self.config else { return };
         let mut sender = Sender::new(config);
-        let mut ticks = interval(FLUSH);
-        // After a stall one flush is due, not one for every tick that was missed.
+        let mut ticks = interval(FLUSH_INTERVAL);
+        // After a stall one flush is enough.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         loop {
@@ -127,7 +126,7 @@ impl Statsd {
         sender.send(self).await;
     }
 
-    /// Lines of what is counted, in datagrams; they count as sent.
+    /// Resets the counts and returns them as datagrams.
     fn take(&self, prefix: &str) -> Vec<String> {
         let mut datagrams = Datagrams(Vec::new());
         for event in RoomEvent::ALL {
@@ -137,18 +136,18 @@ impl Statsd {
                 datagrams.add(format_args!("{prefix}.{name}:{count}|c{tag}"));
             }
         }
-        for length in std::mem::take(&mut *self.lengths.lock()) {
-            datagrams.add(format_args!("{prefix}.conn.length:{length}|ms"));
+        for duration in std::mem::take(&mut *self.durations_ms.lock()) {
+            datagrams.add(format_args!("{prefix}.conn.length:{duration}|ms"));
         }
         datagrams.0
     }
 
     fn is_empty(&self) -> bool {
-        self.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0) && self.lengths.lock().is_empty()
+        self.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0) && self.durations_ms.lock().is_empty()
     }
 }
 
-/// Lines packed into datagrams, `\n` between them.
+/// Packs lines into datagrams, separated by `\n`.
 struct Datagrams(Vec<String>);
 
 impl Datagrams {
@@ -156,13 +155,13 @@ impl Datagrams {
         let line = line.to_string();
         match self.0.last_mut() {
             // Writing to a string cannot fail.
-            Some(last) if last.len() + 1 + line.len() <= MAX_DATAGRAM => drop(write!(last, "\n{line}")),
+            Some(last) if last.len() + 1 + line.len() <= MAX_DATAGRAM_BYTES => drop(write!(last, "\n{line}")),
             _ => self.0.push(line),
         }
     }
 }
 
-/// The socket, and where it sends to at the moment.
+/// The socket and the current address of the server.
 struct Sender<'a> {
     config: &'a StatsdConfig,
     target: Option<(UdpSocket, SocketAddr)>,
@@ -174,31 +173,32 @@ impl<'a> Sender<'a> {
         Self { config, target: None, resolved: None }
     }
 
-    /// Without a target the counts stay where they are and are sent later, as one sum.
+    /// Without a target the counts are kept and sent later, as one sum.
     async fn send(&mut self, statsd: &Statsd) {
         if statsd.is_empty() {
             return;
         }
-        if self.resolved.is_none_or(|at| at.elapsed() >= RESOLVE) {
+        if self.resolved.is_none_or(|at| at.elapsed() >= RESOLVE_INTERVAL) {
             self.resolve().await;
         }
         let Some((socket, address)) = &self.target else { return };
         for datagram in statsd.take(&self.config.prefix) {
-            // That nobody listens is no reason to stop.
+            // UDP reports a closed port as an error, but statsd may be down temporarily.
             let _ = socket.send_to(datagram.as_bytes(), *address).await;
         }
     }
 
-    /// Looks the name up; the old address stays if that fails.
+    /// Resolves the name; keeps the previous address on failure.
     async fn resolve(&mut self) {
         let is_first = self.resolved.replace(Instant::now()).is_none();
-        let connected = timeout(PATIENCE, connect(self.config)).await.unwrap_or_else(|late| Err(late.into()));
+        let connected =
+            timeout(RESOLVE_TIMEOUT, connect(self.config)).await.unwrap_or_else(|elapsed| Err(elapsed.into()));
         match connected {
             Ok(target) => self.target = Some(target),
             Err(error) if is_first => {
-                tracing::warn!(host = self.config.host, %error, "statsd cannot be reached; it is tried again");
+                tracing::warn!(host = self.config.host, %error, "cannot resolve statsd host, retrying");
             }
-            Err(error) => tracing::debug!(host = self.config.host, %error, "statsd cannot be reached"),
+            Err(error) => tracing::debug!(host = self.config.host, %error, "cannot resolve statsd host"),
         }
     }
 }
@@ -206,11 +206,11 @@ impl<'a> Sender<'a> {
 async fn connect(config: &StatsdConfig) -> io::Result<(UdpSocket, SocketAddr)> {
     let mut addresses = tokio::net::lookup_host((config.host.as_str(), config.port)).await?;
     let address = addresses.next().ok_or_else(|| io::Error::other("the name has no address"))?;
-    let any = match address {
+    let unspecified = match address {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    Ok((UdpSocket::bind((any, 0)).await?, address))
+    Ok((UdpSocket::bind((unspecified, 0)).await?, address))
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     async fn server() -> (UdpSocket, StatsdConfig) {
-        // Whatever the name is here.
+        // `localhost` may be IPv4 or IPv6.
         let socket = UdpSocket::bind("localhost:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
         (socket, StatsdConfig { host: "localhost".to_owned(), port, prefix: "channelserver".to_owned() })
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_event_has_the_name_that_dashboards_know() {
+    async fn events_have_channelserver_names() {
         let (server, config) = server().await;
         let statsd = Arc::new(Statsd::new(Some(config)));
         RoomEvent::ALL.into_iter().for_each(|event| statsd.count(event));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_event_is_sent_within_a_second() {
+    async fn single_event_is_sent_soon() {
         let (server, config) = server().await;
         let statsd = Arc::new(Statsd::new(Some(config)));
         let (_stop, _task) = start(&statsd);
@@ -273,13 +273,13 @@ mod tests {
             statsd.count(RoomEvent::MaxMessages);
             let began = Instant::now();
             assert_eq!(receive(&server).await, "channelserver.conn.max.msg:1|c");
-            // The rest is for a busy machine.
+            // Far above the interval, for a busy machine.
             assert!(began.elapsed() < Duration::from_secs(10));
         }
     }
 
     #[tokio::test]
-    async fn what_is_left_at_the_stop_is_sent() {
+    async fn remaining_counts_are_sent_at_stop() {
         let (server, config) = server().await;
         let statsd = Arc::new(Statsd::new(Some(config)));
         let (stop, task) = start(&statsd);
@@ -291,22 +291,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_times_go_into_datagrams_that_fit_and_the_rest_is_dropped() {
+    async fn durations_are_packed_and_bounded() {
         let (server, config) = server().await;
         let statsd = Arc::new(Statsd::new(Some(config)));
-        (0..2 * MAX_TIMES).for_each(|_| statsd.time(Duration::from_millis(1)));
-        assert_eq!(statsd.lengths.lock().len(), MAX_TIMES);
-        statsd.lengths.lock().truncate(100);
+        (0..2 * MAX_DURATIONS).for_each(|_| statsd.time(Duration::from_millis(1)));
+        assert_eq!(statsd.durations_ms.lock().len(), MAX_DURATIONS);
+        statsd.durations_ms.lock().truncate(100);
         let (_stop, _task) = start(&statsd);
         let (one, two, three) = (receive(&server).await, receive(&server).await, receive(&server).await);
         for datagram in [&one, &two, &three] {
-            assert!(datagram.len() <= MAX_DATAGRAM, "{}", datagram.len());
+            assert!(datagram.len() <= MAX_DATAGRAM_BYTES, "{}", datagram.len());
         }
         assert_eq!([one, two, three].join("\n").lines().count(), 100);
     }
 
     #[tokio::test]
-    async fn without_statsd_nothing_is_kept() {
+    async fn disabled_statsd_keeps_nothing() {
         let statsd = Statsd::new(None);
         statsd.count(RoomEvent::Create);
         statsd.time(Duration::from_secs(1));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_cannot_be_reached_stops_nothing_and_loses_no_counts() {
+    async fn unreachable_server_keeps_counts() {
         let config = StatsdConfig { host: "no-such-host.invalid".to_owned(), port: 8125, prefix: "p".to_owned() };
         let statsd = Arc::new(Statsd::new(Some(config)));
         statsd.count(RoomEvent::Create);
