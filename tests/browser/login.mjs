@@ -25,7 +25,7 @@ before(async () => {
   gateway = `http://127.0.0.1:${port}`;
   provider = await startProvider();
   await writeConfig(port);
-  const { process, urls } = await serve("lastmile.toml", ["public", "publish"], { cwd: folder });
+  const { process, urls } = await serve("lastmile.toml", { cwd: folder });
   children.push(process);
   publishUrl = urls.publish;
 

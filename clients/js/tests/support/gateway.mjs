@@ -58,7 +58,7 @@ ${more}`);
 
   /** Starts the process, also after `stop`. */
   async run() {
-    const { process, log, urls } = await serve(join(this.folder, "gateway.toml"), ["public", "publish"]);
+    const { process, log, urls } = await serve(join(this.folder, "gateway.toml"));
     Object.assign(this, { process, log, url: urls.public, publishUrl: urls.publish });
     this.port = Number(new URL(this.url).port);
   }

@@ -1,8 +1,14 @@
-// Starts the `lastmile` binary of `LASTMILE`, or the debug build, and finds the addresses that it listens on.
+// Starts the `lastmile` binary of `LASTMILE`, or the debug build, and reads the URLs of its listeners.
 import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout } from "node:timers/promises";
 import { killOnExit } from "./processes.mjs";
+
+const READY_TIMEOUT_MS = 60_000;
+const READY_POLL_MS = 20;
 
 const debugBuild = new URL("../../../../target/debug/lastmile", import.meta.url).pathname;
 export const lastmile = resolve(process.env.LASTMILE ?? debugBuild);
@@ -14,30 +20,29 @@ export function spawnLastmile(args, options = {}) {
   return killOnExit(spawn(lastmile, args, { env, ...options }));
 }
 
-/** Runs `lastmile serve` until it listens. Returns its `process`, the lines of its `log` so far, and the `urls` of its
+/** Runs `lastmile serve` until it is ready. Returns its `process`, the lines of its `log` so far, and the `urls` of its
  * listeners by name. */
-export async function serve(config, listeners, options = {}) {
-  const child = spawnLastmile(["serve", "--config", config], { ...options, stdio: ["ignore", "ignore", "pipe"] });
+export async function serve(config, options = {}) {
+  const readyFile = `${resolve(options.cwd ?? ".", config)}.${randomUUID()}.json`;
+  const args = ["serve", "--config", config, "--ready-file", readyFile];
+  const child = spawnLastmile(args, { ...options, stdio: ["ignore", "ignore", "pipe"] });
   const log = [];
-  const urls = await listenerUrls(child, listeners, log);
-  return { process: child, log, urls };
-}
-
-/** Address discovery: reads the `listening` lines of the log, which is collected in `log`. */
-function listenerUrls(child, listeners, log) {
-  const urls = {};
-  return new Promise((ready, failed) => {
+  createInterface({ input: child.stderr }).on("line", (line) => log.push(line));
+  const closed = new Promise((_, failed) => {
     child.once("error", failed);
     child.once("close", () => failed(new Error(`the gateway exited: ${log.join("\n")}`)));
-    createInterface({ input: child.stderr }).on("line", (line) => {
-      log.push(line);
-      if (!line.includes("listening")) return;
-      urls[field(line, "listener")] = `http://${field(line, "address")}`;
-      if (listeners.every((name) => urls[name])) ready(urls);
-    });
   });
+  closed.catch(() => {}); // a later exit is no error
+  return { process: child, log, urls: await Promise.race([listenerUrls(readyFile), closed]) };
 }
 
-function field(line, name) {
-  return line.match(new RegExp(`"?${name}"?[:=]"?([^",}\\s]+)`))?.[1];
+/** Waits for the file, which appears complete. */
+async function listenerUrls(readyFile) {
+  const deadline = Date.now() + READY_TIMEOUT_MS;
+  while (Date.now() < deadline) {
+    const text = await readFile(readyFile, "utf8").catch(() => undefined);
+    if (text) return JSON.parse(text);
+    await setTimeout(READY_POLL_MS);
+  }
+  throw new Error(`${readyFile} does not exist after ${READY_TIMEOUT_MS} ms`);
 }
