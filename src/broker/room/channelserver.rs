@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use super::table::{JoinRequest, Room, RoomContext, RoomTable, TableState};
+use super::context::RoomContext;
+use super::table::{JoinRequest, Room, RoomTable, TableState};
 use crate::protocol::CloseReason;
 use crate::protocol::compat::channelserver;
 use crate::protocol::frame::room_frames::RoomId;

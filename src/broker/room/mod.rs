@@ -6,9 +6,12 @@
 
 pub mod channelserver;
 pub mod code;
+mod context;
 mod counters;
 mod limits;
+mod map;
 mod native;
+mod native_state;
 pub mod quota;
 mod relay;
 mod rooms;

@@ -1,44 +1,32 @@
 //! Every room of this node, by name.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::code::{Codes, RoomCode, canonical, new_code};
+use super::context::RoomContext;
 use super::counters::RoomCounters;
 use super::limits::RoomLimits;
-use super::native::{Credential, Joined, Native, OpenOptions, Opened, refuse};
+use super::map::RoomMap;
+use super::native::{Credential, Joined, OpenOptions, Opened, refuse};
+use super::native_state::Native;
 use super::quota::RoomQuota;
 use super::seat::Seat;
 use super::secret::{Digest, new_id, new_secret};
-use super::table::{JoinRequest, Key, Room, RoomContext, RoomTable};
+use super::table::{JoinRequest, Key, Room, RoomTable};
 use crate::broker::Now;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
-
-/// Locks over the names, so that rooms rarely wait for each other.
-const TABLE_SHARDS: usize = 64;
 
 /// Tries for a code that no room has: with 100,000 codes of six digits alive, one in ten fails.
 const MAX_CODE_DRAWS: usize = 16;
 
 /// A cheap handle; every method is synchronous and no lock is held when it returns.
 #[derive(Clone)]
-pub struct Rooms(Arc<Inner>);
-
-/// What is to be told of a name that stands for no room any more.
-type OnDeleted = Box<dyn Fn(&Key) + Send + Sync>;
-
-struct Inner {
-    context: RoomContext,
-    shards: Vec<Mutex<HashMap<Key, Arc<RoomTable>>>>,
-    hasher: RandomState,
-    on_deleted: OnceLock<OnDeleted>,
-}
+pub struct Rooms(pub(super) Arc<RoomMap>);
 
 impl Rooms {
     /// Registers its metrics with the current recorder.
@@ -46,8 +34,7 @@ impl Rooms {
         let counters = Arc::new(RoomCounters::default());
         let ledger = RoomQuota::new(&limits, counters.clone());
         let shared = RoomContext { limits, counters, quota: ledger, codes: Mutex::new(Codes::default()) };
-        let shards = (0..TABLE_SHARDS).map(|_| Mutex::default()).collect();
-        Self(Arc::new(Inner { context: shared, shards, hasher: RandomState::new(), on_deleted: OnceLock::new() }))
+        Self(Arc::new(RoomMap::new(shared)))
     }
 
     /// A room of the channelserver form under a new id ([`new_id`]). Errors are the reason to close with.
@@ -55,7 +42,7 @@ impl Rooms {
         let place = self.0.context.quota.open(joiner.address).ok_or(CloseReason::RateLimited)?;
         let lobby = Arc::new(RoomTable::new(Key::Channel(id)));
         // The lock of the names is held: whoever is told of the room may send somebody else there at once.
-        let mut shard = self.shard(&lobby.key).lock();
+        let mut shard = self.0.stripe(&lobby.key).lock();
         let seat = lobby.open_channel(id, Room::new(place, now, self.0.context.limits.caps()), joiner);
         shard.insert(lobby.key.clone(), lobby.clone());
         drop(shard);
@@ -63,7 +50,7 @@ impl Rooms {
     }
 
     pub fn join_channel(&self, id: RoomId, joiner: JoinRequest, now: Instant) -> Result<Seat, CloseReason> {
-        let lobby = self.find(&Key::Channel(id)).ok_or(CloseReason::UnknownRoom)?;
+        let lobby = self.0.find(&Key::Channel(id)).ok_or(CloseReason::UnknownRoom)?;
         let seat = lobby.join_channel(id, joiner, now, &self.0.context)?;
         Ok(self.seat(lobby, seat, String::new()))
     }
@@ -71,7 +58,7 @@ impl Rooms {
     /// Joins whoever waits under an id of the relay form, which opens no room. Gives `joiner` back if nobody does.
     pub fn join_waiting(&self, id: &str, joiner: JoinRequest, now: Instant) -> Result<Seat, JoinRequest> {
         // A lobby in which somebody waits is on the map and stays there.
-        let Some(lobby) = self.find(&Key::Relay(id.into())) else { return Err(joiner) };
+        let Some(lobby) = self.0.find(&Key::Relay(id.into())) else { return Err(joiner) };
         let seat = lobby.join_waiting(joiner, now, &self.0.context)?;
         Ok(self.seat(lobby, seat, String::new()))
     }
@@ -80,7 +67,7 @@ impl Rooms {
     pub fn join_relay(&self, id: &str, joiner: JoinRequest, now: Instant) -> Result<Seat, CloseReason> {
         let key = Key::Relay(id.into());
         // The lock of the names is held, so that nobody takes the lobby off meanwhile.
-        let mut shard = self.shard(&key).lock();
+        let mut shard = self.0.stripe(&key).lock();
         let lobby = match shard.get(&key) {
             Some(lobby) => lobby.clone(),
             None => {
@@ -94,7 +81,7 @@ impl Rooms {
             None => {
                 if lobby.is_deleted() {
                     shard.remove(&lobby.key);
-                    self.notify_deleted(&lobby.key);
+                    self.0.notify_deleted(&lobby.key);
                 }
                 Err(CloseReason::RateLimited)
             }
@@ -117,9 +104,9 @@ impl Rooms {
         let mut room = Room::new(place, now.monotonic, limits.caps());
         let text = code.as_ref().map(|code| code.text.clone());
         room.native = Some(Box::new(Native::new(Digest::of(&join_secret), seats, code, expires.clone())));
-        let lobby = Arc::new(RoomTable::new(Key::Native(id)));
+        let lobby = RoomTable::new(Key::Native(id));
         lobby.lock().rooms.insert(room);
-        self.shard(&lobby.key).lock().insert(lobby.key.clone(), lobby);
+        self.0.insert(lobby);
         Ok(Opened { room: id, join_secret, code: text, expires })
     }
 
@@ -153,7 +140,7 @@ impl Rooms {
             }
             room = room.or_else(|| codes.room(&canonical(written)));
         }
-        let lobby = room.and_then(|id| Some((id, self.find(&Key::Native(id))?)));
+        let lobby = room.and_then(|id| Some((id, self.0.find(&Key::Native(id))?)));
         let taken = match lobby {
             Some((id, lobby)) => lobby.join_native(id, claim, joiner, now, shared).map(|taken| (lobby, taken)),
             None => Err(refuse(&claim)),
@@ -167,30 +154,18 @@ impl Rooms {
 
     /// To be called once a second: ends what has outlived its lifespan and gives up seats that nobody came back to.
     pub fn sweep(&self, now: Instant) {
-        for shard in &self.0.shards {
-            let mut shard = shard.lock();
-            shard.retain(|key, lobby| {
-                let is_kept = lobby.sweep(now, &self.0.context);
-                if !is_kept {
-                    self.notify_deleted(key);
-                }
-                is_kept
-            });
-            if shard.capacity() > 4 * shard.len() + 64 {
-                shard.shrink_to_fit();
-            }
-        }
+        self.0.retain(|table| table.sweep(now, &self.0.context));
     }
 
-    /// What is to be called whenever a name stands for no room any more. It must return at once, and may not call back.
-    pub fn on_deleted(&self, forgotten: impl Fn(&Key) + Send + Sync + 'static) {
-        // To be called once; the first one stays.
-        let _ = self.0.on_deleted.set(Box::new(forgotten));
+    /// Sets the callback for a name that stands for no room any more. It must not block, nor call back. To be called
+    /// once.
+    pub fn on_deleted(&self, on_deleted: impl Fn(&Key) + Send + Sync + 'static) {
+        self.0.on_deleted(Box::new(on_deleted));
     }
 
     /// Whether a name stands for a room, or for several.
     pub fn has(&self, key: &Key) -> bool {
-        self.shard(key).lock().contains_key(key)
+        self.0.find(key).is_some()
     }
 
     /// Whether a short code opens a room.
@@ -200,14 +175,14 @@ impl Rooms {
 
     /// All names that stand for a room at this moment.
     pub fn keys(&self) -> Vec<Key> {
-        self.0.shards.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
+        self.0.keys()
     }
 
     /// Ends whatever stands under a name.
     pub fn end(&self, key: &Key, reason: CloseReason) {
-        let Some(lobby) = self.find(key) else { return };
+        let Some(lobby) = self.0.find(key) else { return };
         if lobby.end_all(reason, &self.0.context) {
-            self.remove(&lobby);
+            self.0.remove(&lobby);
         }
     }
 
@@ -221,42 +196,8 @@ impl Rooms {
         self.0.context.quota.opened_by(address)
     }
 
-    /// Names that stand for a room.
-    #[cfg(test)]
-    pub fn names(&self) -> usize {
-        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
-    }
-
-    pub(super) fn context(&self) -> &RoomContext {
-        &self.0.context
-    }
-
-    /// Takes a lobby off that is forgotten.
-    pub(super) fn remove(&self, lobby: &Arc<RoomTable>) {
-        let mut shard = self.shard(&lobby.key).lock();
-        // Another one may have its name by now, or it may be in use again.
-        if shard.get(&lobby.key).is_some_and(|known| Arc::ptr_eq(known, lobby) && known.is_deleted()) {
-            shard.remove(&lobby.key);
-            self.notify_deleted(&lobby.key);
-        }
-    }
-
-    fn notify_deleted(&self, key: &Key) {
-        if let Some(forgotten) = self.0.on_deleted.get() {
-            forgotten(key);
-        }
-    }
-
-    fn find(&self, key: &Key) -> Option<Arc<RoomTable>> {
-        self.shard(key).lock().get(key).cloned()
-    }
-
     fn seat(&self, lobby: Arc<RoomTable>, (at, token): (usize, u64), name: String) -> Seat {
-        Seat::new(self.clone(), lobby, (at, token), name)
-    }
-
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Arc<RoomTable>>> {
-        &self.0.shards[self.0.hasher.hash_one(key) as usize % TABLE_SHARDS]
+        Seat::new(self.0.clone(), lobby, (at, token), name)
     }
 }
 

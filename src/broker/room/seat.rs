@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::rooms::Rooms;
+use super::map::RoomMap;
 use super::table::{Key, Relayed, RoomTable};
 
 /// A place in a room; it is given up when this is dropped.
 pub struct Seat {
-    rooms: Rooms,
+    rooms: Arc<RoomMap>,
     table: Arc<RoomTable>,
     slot: (usize, u64),
     name: String,
@@ -20,7 +20,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(rooms: Rooms, lobby: Arc<RoomTable>, place: (usize, u64), name: String) -> Self {
+    pub(super) fn new(rooms: Arc<RoomMap>, lobby: Arc<RoomTable>, place: (usize, u64), name: String) -> Self {
         Self { rooms, table: lobby, slot: place, name, has_left: false }
     }
 
@@ -31,7 +31,7 @@ impl Seat {
 
     /// Hands a message, which counts for `bytes`, to the others. `frame` is given the message's number in its room.
     pub fn relay(&self, bytes: usize, now: Instant, frame: impl FnOnce(u64) -> Bytes) -> Relayed {
-        let (relayed, is_empty) = self.table.relay(self.slot, bytes, now, self.rooms.context(), frame);
+        let (relayed, is_empty) = self.table.relay(self.slot, bytes, now, &self.rooms.context, frame);
         self.remove_if_empty(is_empty);
         relayed
     }
@@ -48,13 +48,13 @@ impl Seat {
 
     /// Ends the room for everybody (our own form).
     pub fn end_room(self) {
-        let is_empty = self.table.end_native(self.slot, self.rooms.context());
+        let is_empty = self.table.end_native(self.slot, &self.rooms.context);
         self.remove_if_empty(is_empty);
     }
 
     /// Counts a peer that was silent for too long.
     pub fn timed_out(&self) {
-        self.rooms.context().counters.timeouts.increment(1);
+        self.rooms.context.counters.timeouts.increment(1);
     }
 
     fn remove_if_empty(&self, is_empty: bool) {
@@ -66,7 +66,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let (lobby, shared) = (&self.table, self.rooms.context());
+        let (lobby, shared) = (&self.table, &self.rooms.context);
         let is_empty = match &lobby.key {
             Key::Channel(_) => lobby.leave_channel(self.slot, shared),
             // A drop is told no time; the clock is asked whether who waits is over its lifespan.

@@ -11,11 +11,10 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
-use super::code::Codes;
-use super::counters::RoomCounters;
-use super::limits::{RoomCaps, RoomLimits, Usage};
-use super::native::{Member, Native};
-use super::quota::{RoomPermit, RoomQuota};
+use super::context::RoomContext;
+use super::limits::{RoomCaps, Usage};
+use super::native_state::{Member, Native};
+use super::quota::RoomPermit;
 use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
 use crate::protocol::frame::room_frames::{RoomId, Sender};
@@ -48,15 +47,6 @@ pub enum Relayed {
     NoPeer,
     /// The room has ended, perhaps by this message.
     Ended,
-}
-
-/// What all rooms share.
-pub struct RoomContext {
-    pub limits: RoomLimits,
-    pub counters: Arc<RoomCounters>,
-    pub quota: Arc<RoomQuota>,
-    /// Locked last.
-    pub codes: Mutex<Codes>,
 }
 
 pub struct RoomTable {
