@@ -14,9 +14,10 @@ use crate::auth::publisher::{DuplicateKey, PasswordVerifier, Whitelist};
 use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
+use crate::broker::channel::fanout::Delivery;
 use crate::broker::connection::registry::Registry;
 use crate::broker::room::Rooms;
-use crate::broker::{Counters, Engine, Hub, Now, Replies};
+use crate::broker::{Connection, Counters, Engine, Hub, Now, Replies};
 use crate::cluster::membership;
 use crate::cluster::presence;
 use crate::cluster::replies;
@@ -36,6 +37,9 @@ use crate::transport::credential::tickets::Tickets;
 use crate::transport::publish::idempotency::Idempotency;
 use crate::transport::routes::routes;
 use crate::transport::state::AppState;
+
+/// Subscribers that a delivery writes to before other tasks have their turn.
+const MAX_SUBSCRIBERS_PER_TURN: usize = 128;
 
 /// How often deadlines, lifespans and pings are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -107,12 +111,16 @@ impl Gateway {
         policy.revocations().replace_listed(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
-        let hub = Hub::new(cores, counters.clone());
+        let hub = Hub::new(cores, counters.clone(), spawn_delivery);
         let rules = policy.rules().clone();
         let engine: Arc<dyn Engine> = match engine {
-            EngineConfig::Memory => Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters)),
-            EngineConfig::Disk(disk) => Arc::new(Disk::open(&disk, limits.memory, rules, hub.clone(), counters)?),
-            EngineConfig::Redis(redis) => Arc::new(Redis::start(redis, limits.memory, rules, hub.clone(), counters)?),
+            EngineConfig::Memory => Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters.clone())),
+            EngineConfig::Disk(disk) => {
+                Arc::new(Disk::open(&disk, limits.memory, rules, hub.clone(), counters.clone())?)
+            }
+            EngineConfig::Redis(redis) => {
+                Arc::new(Redis::start(redis, limits.memory, rules, hub.clone(), counters.clone())?)
+            }
         };
         let TransportLimits { max_connections, max_connections_per_address, .. } = limits.transport;
         let admission = ConnectionLimiter::new(max_connections, max_connections_per_address);
@@ -133,7 +141,7 @@ impl Gateway {
             hub,
             replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency),
-            registry: Registry::new(),
+            registry: Registry::new(counters),
             lifecycle: Lifecycle::default(),
             refusals: Default::default(),
             control: Control::new(Readers { rules: config::read_rules, keys: config::read_keys }, channels),
@@ -188,7 +196,7 @@ impl Gateway {
         // From here on nothing is accepted and readiness says so.
         app.lifecycle.enter(Phase::Draining);
         let deadline = tokio::time::Instant::now() + drain.deadline;
-        let closing = app.registry.close_all(CloseReason::Draining, drain.window);
+        let closing = close_evenly(app.registry.begin_drain(), drain.window);
         let closed = tokio::time::timeout_at(deadline, closing).await.unwrap_or_else(|_| app.registry.len());
         let gone = async {
             while !app.registry.is_empty() || app.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.is_used()) {
@@ -219,6 +227,27 @@ impl Gateway {
         let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;
         DrainReport { closed, left: app.registry.len() }
     }
+}
+
+/// Closes connections for the drain, spread evenly over `window`. Returns their number.
+async fn close_evenly(connections: Vec<Arc<Connection>>, window: Duration) -> usize {
+    let (begun, count) = (tokio::time::Instant::now(), connections.len());
+    // Each reference ends with its close: a held one would keep its socket open until the last connection is closed.
+    for (index, connection) in connections.into_iter().enumerate() {
+        // Many may be due at the same tick of the timer, and then this does not wait.
+        tokio::time::sleep_until(begun + window.mul_f64(index as f64 / count as f64)).await;
+        connection.close(CloseReason::Draining);
+    }
+    count
+}
+
+/// Runs a large delivery as a task, which yields to other tasks after each batch of subscribers.
+pub fn spawn_delivery(mut delivery: Delivery) {
+    tokio::spawn(async move {
+        while delivery.run_some(MAX_SUBSCRIBERS_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
+    });
 }
 
 async fn sweep(app: Arc<AppState>) {

@@ -3,7 +3,6 @@
 mod backlog;
 mod budget;
 mod channels;
-pub mod deliver;
 pub mod disk;
 mod log;
 pub mod memory;

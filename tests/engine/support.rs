@@ -12,7 +12,7 @@ use serde_json::Value;
 use lastmile::broker::engine::{Appended, ChannelState, Joined, Start, Stored, SubscriberSlot, stored};
 use lastmile::broker::*;
 use lastmile::engine::disk::Fsync;
-use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind, deliver};
+use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind};
 use lastmile::protocol::{ChannelName, Form, Pattern, Payload, Position, Refusal};
 
 use crate::common::gateway::Folder;
@@ -127,7 +127,7 @@ impl TestEnv {
 pub fn parts(rule: &ChannelRule) -> (Arc<ArcSwap<ChannelRules>>, Hub, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
     let rules = ChannelRules { rules: Vec::new(), default: rule.clone(), issuers: Default::default() };
-    (Arc::new(ArcSwap::from_pointee(rules)), Hub::new(2, counters.clone()), counters)
+    (Arc::new(ArcSwap::from_pointee(rules)), Hub::new(2, counters.clone(), lastmile::gateway::spawn_delivery), counters)
 }
 
 /// A node on a Redis that runs. Returns once the node carries publications.
@@ -168,9 +168,7 @@ pub async fn publish(engine: &dyn Engine, channel: &str, data: &str) -> Result<P
 /// Waits for the place of a publication, as a publisher's connection does.
 pub async fn place(appended: Appended) -> Result<Position, Refusal> {
     let Stored { position, backpressure: congestion } = match appended {
-        Appended::Done(accepted) => {
-            Stored { position: accepted.position, backpressure: deliver::run(accepted.deliveries) }
-        }
+        Appended::Done(accepted) => Stored { position: accepted.position, backpressure: accepted.deliveries.run() },
         Appended::Pending(answer) => stored(answer).await?,
     };
     if let Some(congestion) = congestion {

@@ -323,23 +323,6 @@ impl Drop for Delivery {
     }
 }
 
-/// The walks that a publication asks for.
-#[derive(Default)]
-#[must_use = "subscribers are written to only when they are run"]
-pub struct Deliveries {
-    /// To be run, each on its own.
-    pub list: Vec<Delivery>,
-    /// Where more waits than a walk should have to take: the publisher ought to wait.
-    pub backpressure: Option<Backpressure>,
-}
-
-impl Deliveries {
-    pub fn add(&mut self, more: Deliveries) {
-        self.list.extend(more.list);
-        self.backpressure = self.backpressure.take().or(more.backpressure);
-    }
-}
-
 /// A slice before which too much waits.
 pub struct Backpressure(Arc<Shard>);
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::fanout::{Backpressure, Deliveries, Shard, Subscriber};
+use super::delivery::{Deliveries, SpawnDelivery};
+use super::fanout::{Backpressure, Shard, Subscriber};
 use super::presence::{Presence, PresenceEvent, PresenceSubscription};
 use crate::broker::Principal;
 use crate::broker::SlowConsumer;
@@ -29,6 +30,7 @@ struct Inner {
     hasher: RandomState,
     /// Slices of a large channel: one for each core.
     max_shards: usize,
+    spawn: SpawnDelivery,
     counters: Arc<Counters>,
     presence: Presence,
 }
@@ -67,12 +69,13 @@ pub struct Membership {
 }
 
 impl Hub {
-    pub fn new(max_slices: usize, counters: Arc<Counters>) -> Self {
+    pub fn new(max_shards: usize, counters: Arc<Counters>, spawn: SpawnDelivery) -> Self {
         let shards = (0..LOCK_STRIPES).map(|_| RwLock::default()).collect();
         Self(Arc::new(Inner {
             lock_stripes: shards,
             hasher: RandomState::new(),
-            max_shards: max_slices.max(1),
+            max_shards: max_shards.max(1),
+            spawn,
             counters,
             presence: Presence::default(),
         }))
@@ -126,7 +129,7 @@ impl Hub {
             return Deliveries::default();
         };
         let state = listeners.state.lock();
-        let mut walks = Deliveries::default();
+        let mut walks = Deliveries::new(self.0.spawn);
         for slice in &state.shards {
             walks.list.extend(slice.push(publication.clone()));
             walks.backpressure = walks.backpressure.or_else(|| Backpressure::of(slice));

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::subscriptions::Subscriptions;
 use crate::broker::engine::{Engine, Joined, Now, Start};
 use crate::broker::replies::{NewReply, Replies};
-use crate::broker::{ChannelRules, Connection, JoinRequest, Membership, Principal};
+use crate::broker::{ChannelRules, Connection, JoinRequest, Principal};
 use crate::protocol::frame::command::Command;
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::publication::Position;
@@ -27,16 +28,17 @@ pub struct Session {
     context: SessionContext,
     principal: Option<Arc<Principal>>,
     form: Form,
-    /// Sorted by channel: most sessions have few.
-    memberships: Vec<Membership>,
-    next_tag: u64,
+    subscriptions: Subscriptions,
 }
 
 impl Session {
     /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
-    pub fn new(connection: Arc<Connection>, channels: SessionContext, principal: Option<Arc<Principal>>) -> Self {
+    pub fn new(connection: Arc<Connection>, context: SessionContext, principal: Option<Arc<Principal>>) -> Self {
         connection.set_authenticated(principal.as_ref().map(|principal| principal.expires));
-        Self { connection, context: channels, principal, form: Form::Native, memberships: Vec::new(), next_tag: 0 }
+        if let Some(principal) = &principal {
+            connection.set_subject(principal.subject.clone());
+        }
+        Self { connection, context, principal, form: Form::Native, subscriptions: Subscriptions::default() }
     }
 
     /// The same for a connection that takes publications in another form.
@@ -76,6 +78,7 @@ impl Session {
             return Err(Refusal::new(ErrorCode::Forbidden, "the token is another person's; open a new connection"));
         }
         self.connection.set_authenticated(Some(principal.expires));
+        self.connection.set_subject(principal.subject.clone());
         self.reply(&ServerFrame::Refreshed { id, expires: rfc3339(principal.expires) });
         self.principal = Some(principal);
         self.recheck();
@@ -86,12 +89,7 @@ impl Session {
     pub fn recheck(&mut self) {
         let rules = self.context.rules.load();
         let principal = self.principal.as_deref();
-        let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut self.memberships)
-            .into_iter()
-            .filter(Membership::is_active)
-            .partition(|membership| rules.may_subscribe(membership.channel(), principal));
-        self.memberships = kept;
-        for membership in lost {
+        for membership in self.subscriptions.remove_forbidden(|channel| rules.may_subscribe(channel, principal)) {
             let channel = membership.channel().clone();
             drop(membership);
             self.reply(&ServerFrame::ended(channel.as_str(), CloseReason::Forbidden));
@@ -123,7 +121,7 @@ impl Session {
 
     /// Whether it listens to nothing.
     pub fn is_idle(&self) -> bool {
-        !self.memberships.iter().any(Membership::is_active)
+        !self.subscriptions.any(|_| true)
     }
 
     /// Begins to listen to a channel that the engine is attached to, and sends the answer.
@@ -154,45 +152,21 @@ impl Session {
     ) -> Result<(), Refusal> {
         // Once more: the rules may have changed while the engine was waited for.
         self.may_listen(channel)?;
-        if self.memberships.len() >= self.context.max_subscriptions {
-            // Those that the gateway ended count no more.
-            self.memberships.retain(Membership::is_active);
-        }
-        let at = match self.find(channel) {
-            Ok(at) if self.memberships[at].is_active() => return Err(ErrorCode::AlreadySubscribed.into()),
-            Ok(at) => {
-                self.memberships.remove(at);
-                at
-            }
-            Err(at) => at,
-        };
-        if self.memberships.len() >= self.context.max_subscriptions {
-            return Err(Refusal::new(ErrorCode::LimitReached, "the connection listens to as many channels as it may"));
-        }
-        self.next_tag += 1;
+        let tag = self.subscriptions.prepare(channel, self.context.max_subscriptions)?;
         let newcomer = JoinRequest {
             connection: self.connection.clone(),
             principal: self.principal.clone(),
             form: self.form,
-            tag: self.next_tag,
+            tag,
         };
         let membership = self.context.engine.subscribe(channel, newcomer, start, now, announce)?;
-        if self.memberships.is_empty() {
-            // Most have one: not room for four.
-            self.memberships.reserve_exact(1);
-        }
-        self.memberships.insert(at, membership);
+        self.subscriptions.insert(membership);
         Ok(())
     }
 
     fn unsubscribe(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = channel_of(command)?;
-        let at = self.find(&channel).map_err(|_| Refusal::from(ErrorCode::NotSubscribed))?;
-        let membership = self.memberships.remove(at);
-        if !membership.is_active() {
-            return Err(ErrorCode::NotSubscribed.into());
-        }
-        drop(membership);
+        drop(self.subscriptions.remove(&channel).ok_or(ErrorCode::NotSubscribed)?);
         self.reply(&ServerFrame::Unsubscribed {
             id: command.id(),
             channel: channel.as_str(),
@@ -208,8 +182,7 @@ impl Session {
         let channel = channel_of(command)?;
         let to = command.to.as_ref().ok_or(malformed("`to` is missing"))?;
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
-        let at = self.find(&channel).map_err(|_| Refusal::from(ErrorCode::NotSubscribed))?;
-        let membership = Some(&self.memberships[at]).filter(|one| one.is_active()).ok_or(ErrorCode::NotSubscribed)?;
+        let membership = self.subscriptions.get(&channel).ok_or(ErrorCode::NotSubscribed)?;
         if !self.context.rules.load().of(&channel).replies {
             return Err(Refusal::new(ErrorCode::Forbidden, "the channel takes no replies"));
         }
@@ -226,10 +199,6 @@ impl Session {
             wants_answer: command.answer.unwrap_or(false),
         };
         self.context.replies.send(&publisher, reply, Now::read())
-    }
-
-    fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
-        self.memberships.binary_search_by(|membership| membership.channel().cmp(channel))
     }
 
     fn reply(&self, reply: &ServerFrame<'_>) {

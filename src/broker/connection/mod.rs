@@ -48,6 +48,8 @@ struct State {
     is_batching: bool,
     phase: Phase,
     liveness: Liveness,
+    /// Whom the peer authenticated as, for the log.
+    subject: Option<Arc<str>>,
     /// The connection's own task, which writes what waits and ends the connection.
     task: Option<Waker>,
     /// Those who wait until less waits here.
@@ -74,6 +76,7 @@ impl<S: Socket> Connection<S> {
             is_batching: false,
             phase: Phase::Open,
             liveness: watch,
+            subject: None,
             task: None,
             drain_waiters: Vec::new(),
         };
@@ -214,6 +217,15 @@ impl<S: Socket + ?Sized> Connection<S> {
     /// The peer is known; its right ends at `expires` (seconds since 1970), if it does.
     pub fn set_authenticated(&self, expires: Option<u64>) {
         self.state.lock().liveness.set_authenticated(expires);
+    }
+
+    /// The authenticated subject or publisher, for the log.
+    pub fn set_subject(&self, subject: Arc<str>) {
+        self.state.lock().subject = Some(subject);
+    }
+
+    pub fn subject(&self) -> Option<Arc<str>> {
+        self.state.lock().subject.clone()
     }
 
     /// To be called once a second. Returns why the connection is being ended, if it is since this call.

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use metrics::{Counter, Gauge, counter, gauge};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::broker::{Connection, Phase};
+use super::{Connection, Phase};
+use crate::broker::Counters;
 use crate::protocol::CloseReason;
 
 /// Locks over the connections, so that connecting and sweeping rarely meet.
@@ -23,7 +23,8 @@ pub struct Registry {
     fallbacks: [Gauge; Fallback::ALL.len()],
     opened: Counter,
     closes: Closes,
-    slow_consumers: Counter,
+    counters: Arc<Counters>,
+    is_draining: AtomicBool,
 }
 
 /// Transports beside the WebSocket.
@@ -65,7 +66,7 @@ enum Kind {
 
 impl Registry {
     /// Registers its metrics with the current recorder.
-    pub fn new() -> Arc<Self> {
+    pub fn new(counters: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self {
             shards: Default::default(),
             next_id: AtomicU64::new(1),
@@ -75,7 +76,8 @@ impl Registry {
                 .map(|fallback| gauge!("lastmile_fallback_connections", "transport" => fallback.name())),
             opened: counter!("lastmile_connections_total"),
             closes: Closes::new(),
-            slow_consumers: counter!("lastmile_slow_consumers_total"),
+            counters,
+            is_draining: AtomicBool::new(false),
         })
     }
 
@@ -99,6 +101,10 @@ impl Registry {
 
     fn register_as(self: &Arc<Self>, connection: Arc<Connection>, kind: Kind) -> Registered {
         let at = self.shard(connection.id).lock().insert(connection.clone());
+        // Read after the insertion: a drain that began before it did not see this connection.
+        if self.is_draining.load(Ordering::SeqCst) {
+            connection.close(CloseReason::Draining);
+        }
         if matches!(kind, Kind::RemotePeer) {
             self.remote_peers.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -128,7 +134,7 @@ impl Registry {
             for (_, connection) in shard.lock().iter() {
                 // A full outbox is counted where it overflows, a stalled one here.
                 if connection.sweep(now_unix) == Some(CloseReason::SlowConsumer) {
-                    self.slow_consumers.increment(1);
+                    self.counters.slow_consumers.increment(1);
                 }
             }
         }
@@ -141,21 +147,11 @@ impl Registry {
         }
     }
 
-    /// Closes every connection, spread evenly over `window`. Returns how many there were.
-    pub async fn close_all(&self, reason: CloseReason, window: Duration) -> usize {
-        let connections: Vec<_> = self
-            .shards
-            .iter()
-            .flat_map(|shard| shard.lock().iter().map(|(_, c)| c.clone()).collect::<Vec<_>>())
-            .collect();
-        let (begun, count) = (tokio::time::Instant::now(), connections.len());
-        // Each is let go after its close: a socket that is held here would stay open until the last one's turn.
-        for (index, connection) in connections.into_iter().enumerate() {
-            // Many may be due at the same tick of the timer, and then this does not wait.
-            tokio::time::sleep_until(begun + window.mul_f64(index as f64 / count as f64)).await;
-            connection.close(reason);
-        }
-        count
+    /// From now on every new connection is closed at once. Returns those that are open, to be closed by the caller.
+    pub fn begin_drain(&self) -> Vec<Arc<Connection>> {
+        self.is_draining.store(true, Ordering::SeqCst);
+        let open = |shard: &Mutex<Slab<_>>| shard.lock().iter().map(|(_, open)| Arc::clone(open)).collect::<Vec<_>>();
+        self.shards.iter().flat_map(open).collect()
     }
 
     fn shard(&self, id: u64) -> &Mutex<Slab<Arc<Connection>>> {
@@ -177,8 +173,25 @@ impl Drop for Registered {
         self.registry.open.decrement(1);
         if let Phase::Closing(reason) | Phase::Closed(reason) = self.connection.phase() {
             self.registry.closes.count(reason);
+            log_close(&self.connection, reason);
         }
     }
+}
+
+/// The peer ends a normal close, the operator a drain; each other reason is worth a look.
+fn log_close(connection: &Connection, reason: CloseReason) {
+    let (id, subject) = (format_args!("c-{:x}", connection.id), connection.subject());
+    let (subject, name, code) = (subject.as_deref(), reason_label(reason), reason.code());
+    if matches!(reason, CloseReason::Normal | CloseReason::Draining) {
+        tracing::debug!(connection = %id, subject, reason = name, code, "connection closed");
+    } else {
+        tracing::info!(connection = %id, subject, reason = name, code, "connection closed");
+    }
+}
+
+/// A normal close has no name on the wire.
+fn reason_label(reason: CloseReason) -> &'static str {
+    if reason == CloseReason::Normal { "normal" } else { reason.name() }
 }
 
 /// `lastmile_closes_total{reason}`.
@@ -186,8 +199,7 @@ struct Closes(HashMap<CloseReason, Counter>);
 
 impl Closes {
     fn new() -> Self {
-        let name = |reason: CloseReason| if reason == CloseReason::Normal { "normal" } else { reason.name() };
-        let counter = |reason| (reason, counter!("lastmile_closes_total", "reason" => name(reason)));
+        let counter = |reason| (reason, counter!("lastmile_closes_total", "reason" => reason_label(reason)));
         Self(CloseReason::ALL.into_iter().map(counter).collect())
     }
 

@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use self::node_bus::NodeBus;
 use self::shared_store::SharedStore;
 use super::ChannelLimits;
-use super::channel::fanout::{Backpressure, Deliveries};
+use super::channel::delivery::Deliveries;
+use super::channel::fanout::Backpressure;
 use super::channel::hub::{JoinRequest, Membership};
 use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Publication, Refusal};
 

@@ -16,7 +16,6 @@ use super::BACKPRESSURE_BYTES;
 use super::wire::{Base64Bytes, ClientFrame, PEER_LOST_TIMEOUT, Request, Response, RoomTarget, send_reliably};
 use crate::broker::connection::registry::Registered;
 use crate::broker::{BufferedSocket, Connection, ConnectionLimits, NodeBus, Phase};
-use crate::ops;
 use crate::protocol::CloseReason;
 use crate::protocol::compat::channelserver as frames;
 use crate::transport::compat::{channelserver, relay};
@@ -67,9 +66,6 @@ impl RemotePeer {
         let limits = ConnectionLimits { ping: Duration::MAX, pong: Duration::MAX, ..*app.room_connection_limits };
         let connection = Arc::new(Connection::new(app.registry.new_id(), Arc::new(limits), BufferedSocket));
         let registered = app.registry.register_remote_peer(connection.clone());
-        if app.lifecycle.phase() >= ops::Phase::Draining {
-            connection.close(CloseReason::Draining);
-        }
         let handler: Box<dyn Handler> = match wanted {
             RoomTarget::Channel(id) => Box::new(channelserver::peer(
                 app.clone(),

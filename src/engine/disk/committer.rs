@@ -21,7 +21,6 @@ use super::{DiskState, lost};
 use crate::broker::engine::Stored;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::SharedLog;
-use crate::engine::deliver;
 use crate::engine::log::{Log, LogState, Usage};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode};
 
@@ -131,7 +130,7 @@ impl Committer {
                     let congestion = walks.backpressure.take();
                     if !walks.list.is_empty() {
                         // Not here: this thread writes for all channels.
-                        self.runtime.spawn(async move { drop(deliver::run(walks)) });
+                        self.runtime.spawn(async move { drop(walks.run()) });
                     }
                     // Whoever does not wait any more is not told.
                     let _ = answer.send(Ok(Stored { position, backpressure: congestion }));

@@ -19,11 +19,10 @@ use super::keys::SCRIPTS;
 use super::subscriber_quota::SubscriberQuota;
 use super::wire::{self, Message, Received};
 use crate::broker::Now;
-use crate::broker::channel::fanout::Deliveries;
+use crate::broker::channel::delivery::Deliveries;
 use crate::broker::channel::presence::PRESENCE_LEASE;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::{SharedLog, new_epoch};
-use crate::engine::deliver;
 use crate::engine::log::{Log, LogState};
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::{ChannelName, CloseReason, Position, Refusal};
@@ -449,7 +448,7 @@ impl RemoteState {
 
 /// Writes to members and waits while too much waits before them.
 pub async fn deliver(walks: Deliveries) {
-    if let Some(congestion) = deliver::run(walks) {
+    if let Some(congestion) = walks.run() {
         congestion.wait().await;
     }
 }

@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 use hyper::upgrade::OnUpgrade;
 use subtle::ConstantTimeEq;
 
+use crate::broker::channel::subscriptions::Subscriptions;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Appended, Start, stored, subscriber_slot};
-use crate::broker::{Connection, JoinRequest, Membership, Now};
-use crate::engine::deliver;
+use crate::broker::{Connection, JoinRequest, Now};
 use crate::protocol::compat::tslm::{Command, Content, ServerFrame};
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Payload, Refusal};
@@ -70,9 +70,7 @@ struct Commander {
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
     frames: Option<RateLimit>,
-    /// Sorted by channel.
-    memberships: Vec<Membership>,
-    next_tag: u64,
+    subscriptions: Subscriptions,
 }
 
 impl Tslm {
@@ -83,8 +81,7 @@ impl Tslm {
             connection: connection.clone(),
             listener: listener.clone(),
             frames: (rate > 0).then(|| RateLimit::new(rate, rate)),
-            memberships: Vec::new(),
-            next_tag: 0,
+            subscriptions: Subscriptions::default(),
         };
         Self {
             checked: app.policy.generation(),
@@ -101,8 +98,11 @@ impl Tslm {
         let Some(commander) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
         self.checked = generation;
         let rules = self.app.policy.rules().load();
-        let is_lost = |one: &Membership| one.is_active() && rules.of(one.channel()).is_restricted();
-        if commander.memberships.iter().any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
+        if commander.subscriptions.any(|channel| rules.of(channel).is_restricted()) {
+            Err(CloseReason::Forbidden)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -133,32 +133,20 @@ impl Commander {
         if self.app.policy.rules().load().of(&name).is_restricted() {
             return Err(denied("Subscribe"));
         }
-        if self.memberships.len() >= self.app.max_subscriptions {
-            // Those that the gateway ended count no more.
-            self.memberships.retain(Membership::is_active);
-        }
-        let at = match self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
+        let tag = match self.subscriptions.prepare(&name, self.app.max_subscriptions) {
+            Ok(tag) => tag,
             // Subscribing again changes nothing, unless the channel was closed meanwhile.
-            Ok(at) if self.memberships[at].is_active() => return Ok(()),
-            Ok(at) => {
-                self.memberships.remove(at);
-                at
-            }
-            Err(at) => at,
+            Err(refusal) if refusal.code == ErrorCode::AlreadySubscribed => return Ok(()),
+            Err(_) => return Err(ServerFrame::Error("Too many subscriptions".into())),
         };
-        if self.memberships.len() >= self.app.max_subscriptions {
-            return Err(ServerFrame::Error("Too many subscriptions".into()));
-        }
         let _place = subscriber_slot(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
-        self.next_tag += 1;
-        let newcomer =
-            JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag: self.next_tag };
+        let newcomer = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag };
         let membership = self
             .app
             .engine
             .subscribe(&name, newcomer, Start::Live, Now::read(), &mut |_| {})
             .map_err(|refusal| error(&refusal))?;
-        self.memberships.insert(at, membership);
+        self.subscriptions.insert(membership);
         Ok(())
     }
 
@@ -175,15 +163,15 @@ impl Commander {
         };
         let appended = self.app.engine.append(&name, &publisher, payload, Now::read());
         let congestion = match appended.map_err(|refusal| error(&refusal))? {
-            Appended::Done(accepted) => deliver::run(accepted.deliveries),
+            Appended::Done(accepted) => accepted.deliveries.run(),
             Appended::Pending(answer) => stored(answer).await.map_err(|refusal| error(&refusal))?.backpressure,
         };
         if let Some(congestion) = congestion {
             congestion.wait().await;
         }
         // A publisher that listens too gets its own message before the answer.
-        if let Ok(at) = self.memberships.binary_search_by(|membership| membership.channel().cmp(&name)) {
-            self.memberships[at].catch_up();
+        if let Some(membership) = self.subscriptions.get(&name) {
+            membership.catch_up();
         }
         Ok(())
     }

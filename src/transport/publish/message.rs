@@ -13,7 +13,6 @@ use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
 use crate::broker::engine::{Appended, Stored, stored};
-use crate::engine::deliver;
 use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Refusal};
 use crate::transport::http::problem;
@@ -161,7 +160,7 @@ pub fn append(
     publisher.check_rate(now.monotonic)?;
     Ok(match app.engine.append(channel, publisher.name(), payload, now)? {
         Appended::Done(accepted) => {
-            Placed::Now(Stored { position: accepted.position, backpressure: deliver::run(accepted.deliveries) })
+            Placed::Now(Stored { position: accepted.position, backpressure: accepted.deliveries.run() })
         }
         Appended::Pending(answer) => Placed::Later(answer),
     })

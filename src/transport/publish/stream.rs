@@ -15,13 +15,13 @@ use super::{authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use tokio::sync::oneshot;
 
-use crate::broker::channel::fanout::{Backpressure, Deliveries};
+use crate::broker::channel::delivery::Deliveries;
+use crate::broker::channel::fanout::Backpressure;
 use crate::broker::channel::presence::PresenceSubscription;
 use crate::broker::engine::{Appended, Stored};
 use crate::broker::replies::{PendingOutcome, ReplyInbox};
 use crate::broker::{Connection, Now};
 use crate::cluster::presence;
-use crate::engine::deliver;
 use crate::protocol::frame::command::{Command, Unreadable};
 use crate::protocol::frame::server_frame::{ServerFrame, published};
 use crate::protocol::websocket::{Bounds, text_frame};
@@ -46,6 +46,7 @@ pub async fn upgrade(
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
         connection.set_authenticated(None);
+        connection.set_subject(publisher.name().clone());
         let welcome = ServerFrame::Welcome {
             connection: &format!("c-{:x}", connection.id),
             ping_secs: shared.connection_limits.ping.as_secs(),
@@ -363,7 +364,7 @@ impl Handler for PublishStream {
 
     fn on_read_end(&mut self) {
         self.send_answers();
-        let congestion = deliver::run(std::mem::take(&mut self.walks));
+        let congestion = std::mem::take(&mut self.walks).run();
         self.relief = congestion.map(|congestion| Box::pin(Backpressure::wait(congestion)) as _);
     }
 

@@ -121,10 +121,17 @@ impl Peer {
 
     /// Stays for as long as this principal may be here.
     pub fn with_principal(mut self, principal: Option<Arc<Principal>>) -> Self {
-        self.principal = principal;
+        self.set_principal(principal);
         // It may have been revoked since it was admitted.
         self.checked = 0;
         self
+    }
+
+    pub fn set_principal(&mut self, principal: Option<Arc<Principal>>) {
+        if let Some(principal) = &principal {
+            self.connection.set_subject(principal.subject.clone());
+        }
+        self.principal = principal;
     }
 
     pub fn joiner(&self) -> JoinRequest {

@@ -242,7 +242,7 @@ impl Native {
         match done {
             StepResult::Verified(principal) => {
                 self.may_open = principal.is_some();
-                self.peer.principal = principal;
+                self.peer.set_principal(principal);
                 if !self.may_open {
                     return Err(CloseReason::Unauthenticated);
                 }

@@ -12,7 +12,6 @@ use crate::broker::channel::session::subscribed;
 use crate::broker::connection::registry::{Fallback, Registered};
 use crate::broker::engine::{Joined, Start, subscriber_slot};
 use crate::broker::{BufferedSocket, Connection, ConnectionLimits, Now, Phase, Session};
-use crate::ops;
 use crate::protocol::publication::Head;
 use crate::protocol::websocket::{text_frame, written_texts};
 use crate::protocol::{ChannelName, CloseReason, Cursor, Form, InvalidCursor, Owner, Position, Refusal};
@@ -83,10 +82,6 @@ impl EventFeed {
             app,
             _registered: registered,
         };
-        // The drain closes what was registered when it began; this may have come too late for that.
-        if feed.app.lifecycle.phase() >= ops::Phase::Draining {
-            feed.connection.close(CloseReason::Draining);
-        }
         // Nothing is begun for a request that is refused in the end.
         asked.channels.iter().try_for_each(|(channel, _)| feed.session.may_listen(channel))?;
         for (channel, start) in &asked.channels {

@@ -16,9 +16,8 @@ use warp::Reply;
 
 use super::{Driver, Handler, RawSocket};
 use crate::broker::{Connection, ConnectionLimits};
-use crate::ops::Phase;
 use crate::protocol::websocket::{Assembler, Malformed, accept_deflate};
-use crate::protocol::{CloseReason, ErrorCode, Form, Refusal};
+use crate::protocol::{ErrorCode, Form, Refusal};
 use crate::transport::accept::write_deadline::WriteDeadline;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -113,15 +112,7 @@ impl Handshake {
             let connection = Connection::new(app.registry.new_id(), limits, wire);
             let connection = Arc::new(connection);
             let registered = app.registry.register(connection.clone());
-            // The drain has closed those that were registered when it began.
-            if app.lifecycle.phase() == Phase::Draining {
-                connection.close(CloseReason::Draining);
-            }
             let handler = start(&connection);
-            // The drain closes what was registered when it began; this one came too late for that.
-            if app.lifecycle.phase() >= Phase::Draining {
-                connection.close(CloseReason::Draining);
-            }
             // A task of its own, so that it holds nothing of the handshake.
             tokio::spawn(Alive {
                 driver: Driver::new(connection, Assembler::new(extension.is_some()), handler, early),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 
+use crate::broker::channel::subscriptions::Subscriptions;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Joined, Start, subscriber_slot};
-use crate::broker::{Connection, ConnectionLimits, JoinRequest, Membership, Now};
+use crate::broker::{Connection, ConnectionLimits, JoinRequest, Now};
 use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Refusal};
@@ -61,9 +62,7 @@ struct Commander {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
-    /// Sorted by channel.
-    memberships: Vec<Membership>,
-    next_tag: u64,
+    subscriptions: Subscriptions,
 }
 
 impl Flock {
@@ -73,8 +72,7 @@ impl Flock {
             app: app.clone(),
             connection: connection.clone(),
             listener,
-            memberships: Vec::new(),
-            next_tag: 0,
+            subscriptions: Subscriptions::default(),
         };
         Self {
             checked: app.policy.generation(),
@@ -94,8 +92,8 @@ impl Flock {
         }
         let Some(commander) = self.commands.idle() else { return Ok(()) };
         self.checked = generation;
-        let is_lost = |one: &Membership| one.is_active() && commander.check_audience(one.channel()).is_err();
-        if commander.memberships.iter().any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
+        let is_lost = |channel: &ChannelName| commander.check_audience(channel).is_err();
+        if commander.subscriptions.any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
     }
 }
 
@@ -104,38 +102,27 @@ impl Commander {
     async fn subscribe(&mut self, request_id: &str, topic: &str) -> Result<(), Refusal> {
         let channel = ChannelName::from_topic(topic).map_err(|_| Refusal::from(ErrorCode::ChannelInvalid))?;
         self.check_audience(&channel)?;
-        if let Ok(at) = self.find(&channel) {
-            if self.memberships[at].is_active() {
+        let tag = match self.subscriptions.prepare(&channel, self.app.max_subscriptions) {
+            Ok(tag) => tag,
+            Err(refusal) if refusal.code == ErrorCode::AlreadySubscribed => {
                 self.respond(request_id, true, topic);
                 return Ok(());
             }
-            self.memberships.remove(at);
-        }
-        if self.memberships.len() >= self.app.max_subscriptions {
-            // Those that the gateway ended count no more.
-            self.memberships.retain(Membership::is_active);
-        }
-        if self.memberships.len() >= self.app.max_subscriptions {
-            return Err(ErrorCode::LimitReached.into());
-        }
+            Err(refusal) => return Err(refusal),
+        };
         let _place = subscriber_slot(&*self.app.engine, &channel).await?;
         // The rules may have changed meanwhile.
         self.check_audience(&channel)?;
-        self.next_tag += 1;
-        let newcomer =
-            JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Flock, tag: self.next_tag };
+        let newcomer = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Flock, tag };
         let mut announce = |_: Joined<'_>| self.respond(request_id, true, topic);
         let membership = self.app.engine.subscribe(&channel, newcomer, Start::Live, Now::read(), &mut announce)?;
-        let at = self.find(&channel).unwrap_or_else(|at| at);
-        self.memberships.insert(at, membership);
+        self.subscriptions.insert(membership);
         Ok(())
     }
 
     fn unsubscribe(&mut self, topic: &str) {
-        if let Ok(channel) = ChannelName::from_topic(topic)
-            && let Ok(at) = self.find(&channel)
-        {
-            self.memberships.remove(at);
+        if let Ok(channel) = ChannelName::from_topic(topic) {
+            self.subscriptions.remove(&channel);
         }
     }
 
@@ -144,10 +131,6 @@ impl Commander {
         let rules = self.app.policy.rules().load();
         let is_vouched_for = self.listener.flock_vouches && !rules.of(channel).is_restricted();
         if is_vouched_for || rules.may_subscribe(channel, None) { Ok(()) } else { Err(ErrorCode::Forbidden.into()) }
-    }
-
-    fn find(&self, channel: &ChannelName) -> Result<usize, usize> {
-        self.memberships.binary_search_by(|membership| membership.channel().cmp(channel))
     }
 
     fn respond(&self, request_id: &str, subscribed: bool, topic: &str) {
