@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod credential;
 mod demo;
+pub mod endpoints;
 pub mod http;
 pub mod login;
 mod ops;

@@ -1,7 +1,7 @@
-//! Every URL of the gateway on one screen, as a warp filter chain.
+//! The warp filter chain: binds each endpoint of the table in `endpoints.rs` to its handler.
 //!
-//! A filter matches role, path and method; everything else, authentication first, is decided by the handler that
-//! then answers for good, so that a refusal never falls through to another route.
+//! A filter matches role, path and method. The handler decides everything else, authentication first, and its answer
+//! is final, so a refusal never falls through to another route.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Buf;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use http::Method;
 use hyper::upgrade::OnUpgrade;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -19,6 +18,7 @@ use warp::{Filter, Rejection, Reply};
 use super::compat::{channelserver, flock, heartbeat, relay, tslm};
 use super::config::Role;
 use super::credential::tickets;
+use super::endpoints::{self, Endpoint};
 use super::http::problem;
 use super::http::request::RequestContext;
 use super::state::AppState;
@@ -28,225 +28,124 @@ use crate::ops::Phase;
 use crate::protocol::{ErrorCode, Refusal};
 
 pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
-    let channel = || on(&app, Role::Publish).and(warp::path!("v1" / "channels" / String));
-    let messages = on(&app, Role::Publish).and(warp::path!("v1" / "channels" / String / "messages"));
+    let at = |endpoint| at(&app, endpoint);
 
-    let publish = (messages
-        .and(method(Method::POST))
-        .and(with(&app))
-        .and(body())
-        .then(|segment, call, app, body| answer(publish::message::post(app, call, segment, body))))
-    .or(channel()
-        .and(method(Method::PUT))
-        .and(with(&app))
-        .and(body())
-        .then(|segment, call, app, body| answer(publish::channel::put(app, call, segment, body))))
+    let subscribe = (at(&endpoints::SUBSCRIBE)
+        .and(on_upgrade())
+        .then(|call, app, upgrade| answer(websocket::upgrade(app, call, upgrade))))
+    .or(at(&endpoints::EVENTS).then(|call, app| answer(subscribe::events(app, call))))
     .unify()
-    .or(channel()
-        .and(method(Method::GET))
-        .and(with(&app))
-        .and(body())
-        .then(|segment, call, app, body| answer(publish::channel::get(app, call, segment, body))))
+    .or(at(&endpoints::POLL).then(|call, app| answer(subscribe::poll(app, call))))
     .unify()
-    .or(channel()
-        .and(method(Method::DELETE))
-        .and(with(&app))
-        .and(body())
-        .then(|segment, call, app, body| answer(publish::channel::delete(app, call, segment, body))))
+    .boxed();
+
+    let publish = (at(&endpoints::MESSAGES).and(body()).then(|call: RequestContext, app, body| {
+        let channel = endpoints::MESSAGES.parameter(call.path()).to_owned();
+        answer(publish::message::post(app, call, channel, body))
+    }))
+    .or(at(&endpoints::CHANNEL).and(body()).then(|call: RequestContext, app, body| {
+        let channel = endpoints::CHANNEL.parameter(call.path()).to_owned();
+        match call.method() {
+            "PUT" => answer(publish::channel::put(app, call, channel, body)),
+            "DELETE" => answer(publish::channel::delete(app, call, channel, body)),
+            _ => answer(publish::channel::get(app, call, channel, body)),
+        }
+    }))
     .unify()
-    .or(on(&app, Role::Publish)
-        .and(warp::path!("v1" / "publish"))
-        .and(method(Method::GET))
-        .and(with(&app))
+    .or(at(&endpoints::PUBLISH)
         .and(on_upgrade())
         .and(body())
         .then(|call, app, upgrade, body| answer(publish::stream::upgrade(app, call, upgrade, body))))
     .unify()
     .boxed();
 
-    let control = (on(&app, Role::Publish)
-        .and(warp::path!("v1" / "control" / "jwks" / String))
-        .and(call())
-        .and(with(&app))
-        .and(body())
-        .then(|issuer, call, app, body| answer(control::jwks(app, call, issuer, body))))
-    .or(on(&app, Role::Publish)
-        .and(warp::path!("v1" / "control" / "channels"))
-        .and(call())
-        .and(with(&app))
-        .and(body())
-        .then(|call, app, body| answer(control::channels(app, call, body))))
+    let control = (at(&endpoints::CONTROL_JWKS).and(body()).then(|call: RequestContext, app, body| {
+        let issuer = endpoints::CONTROL_JWKS.parameter(call.path()).to_owned();
+        answer(control::jwks(app, call, issuer, body))
+    }))
+    .or(at(&endpoints::CONTROL_CHANNELS).and(body()).then(|call, app, body| answer(control::channels(app, call, body))))
     .unify()
-    .or(on(&app, Role::Publish)
-        .and(warp::path!("v1" / "control" / "revocations"))
-        .and(call())
-        .and(with(&app))
-        .and(body())
-        .then(|call, app, body| answer(control::revocations(app, call, body))))
+    .or(at(&endpoints::REVOCATIONS).and(body()).then(|call, app, body| answer(control::revocations(app, call, body))))
     .unify()
     .boxed();
 
-    let tickets = on(&app, Role::Subscribe)
-        .and(warp::path!("v1" / "tickets"))
-        .and(method(Method::POST))
-        .and(with(&app))
-        .and(body())
-        .then(|call, app, body| answer(tickets::post(app, call, body)))
+    let tickets =
+        at(&endpoints::TICKETS).and(body()).then(|call, app, body| answer(tickets::post(app, call, body))).boxed();
+
+    let auth = (at(&endpoints::LOGIN).then(|call, app| answer(login::begin(app, call))))
+        .or(at(&endpoints::LOGIN_CALLBACK).then(|call, app| answer(login::callback(app, call))))
+        .unify()
+        .or(at(&endpoints::LOGIN_SESSION).then(|call, app| answer(login::session(app, call))))
+        .unify()
+        .or(at(&endpoints::LOGOUT).then(|call, app| answer(login::logout(app, call))))
+        .unify()
+        .or(at(&endpoints::LOGGED_OUT).then(|_, _| login::logged_out()))
+        .unify()
+        .or(at(&endpoints::BACKCHANNEL_LOGOUT)
+            .and(body())
+            .then(|call, app, body| answer(login::backchannel(app, call, body))))
+        .unify()
         .boxed();
 
-    let subscribe = on(&app, Role::Subscribe)
-        .and(warp::path!("v1" / "subscribe"))
-        .and(method(Method::GET))
-        .and(with(&app))
+    let ops = (at(&endpoints::HEALTHZ).then(|_, _| async { ops::live() }))
+        .or(at(&endpoints::READYZ).then(|_, app: Arc<AppState>| async move { ops::ready(&app) }))
+        .unify()
+        .or(at(&endpoints::METRICS).then(|_, app: Arc<AppState>| async move { ops::metrics(&app) }))
+        .unify()
+        .boxed();
+
+    let pair = (at(&endpoints::ROOMS)
+        .or(at(&endpoints::ROOM))
+        .unify()
         .and(on_upgrade())
-        .then(|call, app, upgrade| answer(websocket::upgrade(app, call, upgrade)))
-        .or(on(&app, Role::Subscribe)
-            .and(warp::path!("v1" / "events"))
-            .and(method(Method::GET))
-            .and(with(&app))
-            .then(|call, app| answer(subscribe::events(app, call))))
-        .unify()
-        .or(on(&app, Role::Subscribe)
-            .and(warp::path!("v1" / "poll"))
-            .and(method(Method::GET))
-            .and(with(&app))
-            .then(|call, app| answer(subscribe::poll(app, call))))
-        .unify()
-        .boxed();
-
-    let ops =
-        (on(&app, Role::Ops).and(warp::path!("healthz")).and(method(Method::GET)).then(|_| async { ops::live() }))
-            .or(on(&app, Role::Ops)
-                .and(warp::path!("readyz"))
-                .and(method(Method::GET))
-                .and(with(&app))
-                .then(|_, app: Arc<AppState>| async move { ops::ready(&app) }))
-            .unify()
-            .or(on(&app, Role::Ops)
-                .and(warp::path!("metrics"))
-                .and(method(Method::GET))
-                .and(with(&app))
-                .then(|_, app: Arc<AppState>| async move { ops::metrics(&app) }))
-            .unify()
-            .boxed();
-
-    let problems = warp::path!("problems" / String)
-        .and(method(Method::GET))
-        .then(|slug: String, _| async move { reply(problem::describe(&slug).ok_or(ErrorCode::NotFound.into())) });
-
-    let demo = on(&app, Role::Subscribe)
-        .and(warp::path!("demo" / ..))
-        .and(warp::path::tail())
-        .and(method(Method::GET))
-        .and(with(&app))
-        .then(|tail: warp::path::Tail, _, app: Arc<AppState>| async move { reply(demo::page(&app, tail.as_str())) });
-
-    let auth = (on(&app, Role::Login)
-        .and(warp::path!("v1" / "auth" / "login"))
-        .and(method(Method::GET))
-        .and(with(&app))
-        .then(|call, app| answer(login::begin(app, call))))
-    .or(on(&app, Role::Login)
-        .and(warp::path!("v1" / "auth" / "callback"))
-        .and(method(Method::GET))
-        .and(with(&app))
-        .then(|call, app| answer(login::callback(app, call))))
-    .unify()
-    .or(on(&app, Role::Login)
-        .and(warp::path!("v1" / "auth" / "session"))
-        .and(method(Method::GET))
-        .and(with(&app))
-        .then(|call, app| answer(login::session(app, call))))
-    .unify()
-    .or(on(&app, Role::Login)
-        .and(warp::path!("v1" / "auth" / "logout"))
-        .and(method(Method::POST))
-        .and(with(&app))
-        .then(|call, app| answer(login::logout(app, call))))
-    .unify()
-    .or(on(&app, Role::Login)
-        .and(warp::path!("v1" / "auth" / "logged-out"))
-        .and(method(Method::GET))
-        .then(|_| login::logged_out()))
-    .unify()
-    .or(on(&app, Role::Login)
-        .and(warp::path!("v1" / "auth" / "backchannel-logout"))
-        .and(method(Method::POST))
-        .and(with(&app))
         .and(body())
-        .then(|call, app, body| answer(login::backchannel(app, call, body))))
-    .unify()
-    .boxed();
-
-    // Paths that older clients spell to the last slash are taken apart by their handlers.
-    let pair = (on(&app, Role::Pair)
-        .and(warp::path!("v1" / "ws" / ..))
-        .and(call())
-        .and(with(&app))
+        .then(|call, app, upgrade, body| answer(rooms::native::handle(app, call, upgrade, body))))
+    .or(at(&endpoints::NEW_CHANNELSERVER)
+        .or(at(&endpoints::CHANNELSERVER))
+        .unify()
         .and(on_upgrade())
         .and(body())
         .then(|call, app, upgrade, body| answer(channelserver::upgrade(app, call, upgrade, body))))
-    .or(on(&app, Role::Pair)
-        .and(warp::path!("v1" / "relay" / ..))
-        .and(call())
-        .and(with(&app))
+    .unify()
+    .or(at(&endpoints::RELAY)
+        .or(at(&endpoints::RELAY_LISTENER))
+        .unify()
         .and(on_upgrade())
         .and(body())
         .then(|call, app, upgrade, body| answer(relay::upgrade(app, call, upgrade, body))))
     .unify()
-    .or(on(&app, Role::Pair)
-        .and(warp::path!("v1" / "rooms" / ..))
-        .and(call())
-        .and(with(&app))
-        .and(on_upgrade())
-        .and(body())
-        .then(|call, app, upgrade, body| answer(rooms::native::handle(app, call, upgrade, body))))
+    .or(at(&endpoints::HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::heartbeat(&call) }))
     .unify()
-    .or(on(&app, Role::Pair)
-        .and(warp::path!("__heartbeat__"))
-        .and(call())
-        .then(|call: RequestContext| async move { heartbeat::heartbeat(&call) }))
+    .or(at(&endpoints::LB_HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::lbheartbeat(&call) }))
     .unify()
-    .or(on(&app, Role::Pair)
-        .and(warp::path!("__lbheartbeat__"))
-        .and(call())
-        .then(|call: RequestContext| async move { heartbeat::lbheartbeat(&call) }))
-    .unify()
-    .or(on(&app, Role::Pair)
-        .and(warp::path!("__version__"))
-        .and(call())
-        .then(|call: RequestContext| async move { heartbeat::version(&call) }))
+    .or(at(&endpoints::VERSION).then(|call: RequestContext, _| async move { heartbeat::version(&call) }))
     .unify()
     .boxed();
 
-    // The dialects own every path of their listeners.
-    let relay = on(&app, Role::Relay)
-        .and(call())
-        .and(with(&app))
-        .and(on_upgrade())
-        .and(body())
-        .then(|call, app, upgrade, body| answer(relay::upgrade(app, call, upgrade, body)));
-
-    let tslm = on(&app, Role::Tslm)
-        .and(method(Method::GET))
-        .and(with(&app))
-        .and(on_upgrade())
-        .then(|call: RequestContext, app, upgrade| async move { reply(tslm::upgrade(&app, &call, upgrade)) });
-
-    let flock =
-        (on(&app, Role::Flock).and(warp::path!("ws")).and(method(Method::GET)).and(with(&app)).and(on_upgrade()).then(
-            |call: RequestContext, app, upgrade| async move { reply(flock::subscribe::upgrade(&app, &call, upgrade)) },
+    let compat =
+        (at(&endpoints::TSLM).and(on_upgrade()).then(|call: RequestContext, app: Arc<AppState>, upgrade| async move {
+            reply(tslm::upgrade(&app, &call, upgrade))
+        }))
+        .or(at(&endpoints::FLOCK).and(on_upgrade()).then(
+            |call: RequestContext, app: Arc<AppState>, upgrade| async move {
+                reply(flock::subscribe::upgrade(&app, &call, upgrade))
+            },
         ))
-        .or(on(&app, Role::FlockPublish)
-            .and(warp::path!("api" / "v1" / "event" / ..))
-            .and(call())
-            .and(with(&app))
-            .and(body())
-            .then(|call, app, body| flock::publish::handle(app, call, body)))
+        .unify()
+        .or(at(&endpoints::FLOCK_EVENT).and(body()).then(|call, app, body| flock::publish::handle(app, call, body)))
         .unify()
         .boxed();
 
-    // What comes most stands first.
+    let pages = (at(&endpoints::PROBLEMS).then(|call: RequestContext, _| async move {
+        let page = problem::describe(endpoints::PROBLEMS.parameter(call.path()));
+        reply(page.ok_or(ErrorCode::NotFound.into()))
+    }))
+    .or(at(&endpoints::DEMO).then(|call: RequestContext, app: Arc<AppState>| async move {
+        reply(demo::page(&app, endpoints::DEMO.parameter(call.path())))
+    }))
+    .unify();
+
+    // The most frequent requests match first.
     subscribe
         .or(publish)
         .unify()
@@ -260,54 +159,44 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
         .unify()
         .or(pair)
         .unify()
-        .or(tslm)
+        .or(compat)
         .unify()
-        .or(relay)
-        .unify()
-        .or(flock)
-        .unify()
-        .or(problems)
-        .unify()
-        .or(demo)
+        .or(pages)
         .unify()
         .recover(recover)
         .unify()
         .boxed()
 }
 
-/// Lets a request through to a listener's role only; elsewhere it does not exist. A drain ends all but operators'.
-fn on(app: &Arc<AppState>, role: Role) -> impl Filter<Extract = (), Error = Rejection> + Clone + use<> {
+/// Lets the requests of one endpoint through. Without its role on the listener the endpoint does not exist, and a
+/// drain refuses everything but the operator's requests.
+fn at(
+    app: &Arc<AppState>,
+    endpoint: &'static Endpoint,
+) -> impl Filter<Extract = (RequestContext, Arc<AppState>), Error = Rejection> + Clone + use<> {
     let app = app.clone();
     warp::ext::get::<RequestContext>()
         .and_then(move |call: RequestContext| {
-            let is_over = role != Role::Ops && app.lifecycle.phase() >= Phase::Draining;
-            async move {
-                match call.has_role(role) {
-                    false => Err(warp::reject::not_found()),
-                    true if is_over => Err(warp::reject::custom(Draining)),
-                    true => Ok(()),
-                }
-            }
+            let checked = check(&app, &call, endpoint);
+            let app = app.clone();
+            async move { checked.map(|()| (call, app)) }
         })
         .untuple_one()
 }
 
-/// Hands the request on, whatever its method.
-fn call() -> impl Filter<Extract = (RequestContext,), Error = Rejection> + Clone {
-    warp::ext::get::<RequestContext>()
-}
-
-/// Matches a method and hands the request on.
-fn method(wanted: Method) -> impl Filter<Extract = (RequestContext,), Error = Rejection> + Clone {
-    warp::ext::get::<RequestContext>().and_then(move |call: RequestContext| {
-        let is_wanted = call.method() == wanted.as_str();
-        async move { if is_wanted { Ok(call) } else { Err(warp::reject::custom(WrongMethod)) } }
-    })
-}
-
-fn with(app: &Arc<AppState>) -> impl Filter<Extract = (Arc<AppState>,), Error = Infallible> + Clone + use<> {
-    let app = app.clone();
-    warp::any().map(move || app.clone())
+fn check(app: &AppState, call: &RequestContext, endpoint: &Endpoint) -> Result<(), Rejection> {
+    if let Some(role) = endpoint.role {
+        if !call.has_role(role) {
+            return Err(warp::reject::not_found());
+        }
+        if role != Role::Ops && app.lifecycle.phase() >= Phase::Draining {
+            return Err(warp::reject::custom(Draining));
+        }
+    }
+    if !endpoint.matches(call.path()) {
+        return Err(warp::reject::not_found());
+    }
+    if endpoint.takes_method(call.method()) { Ok(()) } else { Err(warp::reject::custom(WrongMethod)) }
 }
 
 fn on_upgrade() -> impl Filter<Extract = (Option<OnUpgrade>,), Error = Infallible> + Clone {
@@ -320,7 +209,7 @@ fn body()
     warp::body::stream()
 }
 
-/// Boxed, so that a request that waits holds what its own handler needs, and not what the largest of all would.
+/// Boxed, so that a waiting request takes the memory of its own handler and not of the largest one.
 fn answer(handled: impl Future<Output = Result<Response, Refusal>> + Send + 'static) -> BoxFuture<'static, Response> {
     Box::pin(async { reply(handled.await) })
 }

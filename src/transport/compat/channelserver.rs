@@ -21,10 +21,10 @@ use crate::protocol::compat::channelserver::RequestedRoom;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
+use crate::transport::endpoints;
+use crate::transport::http::problem::method_not_allowed;
 use crate::transport::http::request::RequestContext;
-use crate::transport::rooms::{
-    Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, not_allowed, older_handshake,
-};
+use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, older_handshake};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
@@ -43,7 +43,7 @@ pub async fn upgrade(
         })?),
     };
     if call.method() != "GET" {
-        return Ok(not_allowed("GET"));
+        return Ok(method_not_allowed(&endpoints::CHANNELSERVER));
     }
     let handshake = older_handshake(&call, upgrade)?;
     app.statsd.count(if wanted.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });

@@ -4,8 +4,9 @@ use serde_json::json;
 use warp::Reply;
 use warp::reply::Response;
 
+use crate::transport::endpoints;
+use crate::transport::http::problem::method_not_allowed;
 use crate::transport::http::request::RequestContext;
-use crate::transport::rooms::not_allowed;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -25,5 +26,5 @@ pub fn version(call: &RequestContext) -> Response {
 }
 
 fn get(call: &RequestContext, answer: impl FnOnce() -> Response) -> Response {
-    if call.method() == "GET" { answer() } else { not_allowed("GET") }
+    if call.method() == "GET" { answer() } else { method_not_allowed(&endpoints::HEARTBEAT) }
 }

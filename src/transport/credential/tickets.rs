@@ -21,6 +21,7 @@ use crate::broker::channel::session::rfc3339;
 use crate::broker::{Now, Principal, SharedStore};
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential;
+use crate::transport::endpoints::TicketPurpose;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::publish::read_body;
@@ -33,30 +34,6 @@ const MAX_PER_PRINCIPAL: usize = 100;
 
 /// A purpose is all that a body says.
 const MAX_BODY_BYTES: usize = 256;
-
-/// Where a ticket is good.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Purpose {
-    #[default]
-    Subscribe,
-    Events,
-    Poll,
-    Rooms,
-}
-
-impl Purpose {
-    /// The family of a path; `None` where no ticket is good.
-    pub fn of_path(path: &str) -> Option<Self> {
-        match path {
-            "/v1/subscribe" => Some(Self::Subscribe),
-            "/v1/events" => Some(Self::Events),
-            "/v1/poll" => Some(Self::Poll),
-            _ if path == "/v1/rooms" || path.starts_with("/v1/rooms/") => Some(Self::Rooms),
-            _ => None,
-        }
-    }
-}
 
 /// The tickets that were not used yet.
 pub struct Tickets {
@@ -73,7 +50,7 @@ struct Live {
 
 struct Ticket {
     principal: Arc<Principal>,
-    purpose: Purpose,
+    purpose: TicketPurpose,
     until: Instant,
 }
 
@@ -83,7 +60,7 @@ impl Tickets {
         Self { capacity, live: Mutex::default() }
     }
 
-    pub fn issue(&self, principal: Arc<Principal>, purpose: Purpose, now: Instant) -> Result<String, Refusal> {
+    pub fn issue(&self, principal: Arc<Principal>, purpose: TicketPurpose, now: Instant) -> Result<String, Refusal> {
         let full = |detail: &'static str| Refusal::new(ErrorCode::LimitReached, detail).retry_after(LIFETIME);
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|_| Refusal::from(ErrorCode::Internal))?;
@@ -105,7 +82,7 @@ impl Tickets {
     }
 
     /// Whose ticket it is. Whatever the answer, it is not good again.
-    pub fn redeem(&self, text: &str, purpose: Purpose, now: Instant) -> Option<Arc<Principal>> {
+    pub fn redeem(&self, text: &str, purpose: TicketPurpose, now: Instant) -> Option<Arc<Principal>> {
         let mut live = self.live.lock();
         let ticket = live.tickets.remove(&digest(text))?;
         live.give_up(&ticket);
@@ -147,7 +124,7 @@ fn digest(text: &str) -> [u8; 32] {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Asked {
-    purpose: Purpose,
+    purpose: TicketPurpose,
 }
 
 pub async fn post(
@@ -182,7 +159,7 @@ pub async fn post(
 #[derive(Serialize, Deserialize)]
 struct SharedTicket {
     principal: Principal,
-    purpose: Purpose,
+    purpose: TicketPurpose,
 }
 
 fn shared_name(ticket: &str) -> String {
@@ -192,7 +169,7 @@ fn shared_name(ticket: &str) -> String {
 async fn take_shared(
     shared: &dyn SharedStore,
     ticket: &str,
-    purpose: Purpose,
+    purpose: TicketPurpose,
 ) -> Result<Option<Arc<Principal>>, Refusal> {
     let Some(value) = shared.get_and_delete(&shared_name(ticket)).await? else { return Ok(None) };
     let ticket = serde_json::from_slice::<SharedTicket>(&value).ok().filter(|ticket| ticket.purpose == purpose);
@@ -209,7 +186,7 @@ pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<A
         return Err(refused());
     }
     let now = Now::read();
-    let purpose = Purpose::of_path(call.path()).ok_or_else(refused)?;
+    let purpose = call.endpoint().and_then(|endpoint| endpoint.ticket).ok_or_else(refused)?;
     let here = app.tickets.redeem(ticket, purpose, now.monotonic);
     let principal = match app.engine.shared_store() {
         // Here or on any other node, once.
@@ -239,23 +216,24 @@ mod tests {
     #[test]
     fn a_ticket_is_good_once_for_its_purpose_and_its_time() {
         let (tickets, now) = (Tickets::new(10), Instant::now());
-        let issue = || tickets.issue(principal("alice"), Purpose::Subscribe, now).unwrap();
+        let issue = || tickets.issue(principal("alice"), TicketPurpose::Subscribe, now).unwrap();
         let ticket = issue();
         assert_eq!(ticket.len(), 43);
-        let redeemed = tickets.redeem(&ticket, Purpose::Subscribe, now + LIFETIME - Duration::from_millis(1));
+        let redeemed = tickets.redeem(&ticket, TicketPurpose::Subscribe, now + LIFETIME - Duration::from_millis(1));
         assert_eq!(redeemed.map(|who| who.subject.to_string()).as_deref(), Some("alice"));
-        assert!(tickets.redeem(&ticket, Purpose::Subscribe, now).is_none());
-        assert!(tickets.redeem(&issue(), Purpose::Subscribe, now + LIFETIME).is_none());
+        assert!(tickets.redeem(&ticket, TicketPurpose::Subscribe, now).is_none());
+        assert!(tickets.redeem(&issue(), TicketPurpose::Subscribe, now + LIFETIME).is_none());
         let other = issue();
-        assert!(tickets.redeem(&other, Purpose::Rooms, now).is_none());
-        assert!(tickets.redeem(&other, Purpose::Subscribe, now).is_none(), "whoever tried has seen it");
+        assert!(tickets.redeem(&other, TicketPurpose::Rooms, now).is_none());
+        assert!(tickets.redeem(&other, TicketPurpose::Subscribe, now).is_none(), "whoever tried has seen it");
         assert!(tickets.live.lock().held.is_empty());
     }
 
     #[test]
     fn tickets_are_bounded_in_all_and_for_each_principal() {
         let (tickets, now) = (Tickets::new(MAX_PER_PRINCIPAL + 1), Instant::now());
-        let issue = |who: &str, at| tickets.issue(principal(who), Purpose::Events, at).map_err(|refusal| refusal.code);
+        let issue =
+            |who: &str, at| tickets.issue(principal(who), TicketPurpose::Events, at).map_err(|refusal| refusal.code);
         for _ in 0..MAX_PER_PRINCIPAL {
             issue("alice", now).unwrap();
         }

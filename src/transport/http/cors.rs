@@ -8,9 +8,6 @@ use super::request::RequestContext;
 use super::{origin, problem};
 use crate::protocol::ErrorCode;
 
-/// The endpoints that a page asks by `fetch` or `EventSource`.
-const PATHS: [&str; 5] = ["/v1/events", "/v1/poll", "/v1/tickets", "/v1/rooms", "/v1/auth/session"];
-
 /// What a preflight is told.
 const PREFLIGHT: [(HeaderName, &str); 3] = [
     (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
@@ -28,7 +25,7 @@ pub struct Cors {
 impl Cors {
     /// `None` for an endpoint that is not for pages of other origins.
     pub fn of(call: &RequestContext) -> Option<Self> {
-        if !PATHS.contains(&call.path()) {
+        if !call.endpoint().is_some_and(|endpoint| endpoint.has_cors) {
             return None;
         }
         let asked = call.header(header::ORIGIN).filter(|origin| origin::is_listed(call, origin));

@@ -15,10 +15,8 @@ use super::request::{Peer, RequestContext};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential;
+use crate::transport::endpoints;
 use crate::transport::state::AppState;
-
-/// Requests that may be waiting for an answer by the thousand.
-const WAITING: &str = "/v1/poll";
 
 /// Answers one request.
 pub async fn handle(
@@ -83,7 +81,8 @@ fn prepare(app: &AppState, peer: Peer, request: Request<Incoming>) -> Result<Req
             peer.permit.assign(client).map_err(|_| Refusal::from(ErrorCode::ConnectionLimit))?;
         }
     }
-    if head.uri.path() == WAITING {
+    let endpoint = endpoints::find(head.uri.path());
+    if endpoint.is_some_and(|endpoint| endpoint.is_waiting) {
         detach(&mut head);
     }
     // The filters look at the address alone.
@@ -92,7 +91,7 @@ fn prepare(app: &AppState, peer: Peer, request: Request<Incoming>) -> Result<Req
     described.uri = head.uri.clone();
     described.version = head.version;
     described.headers = std::mem::take(&mut head.headers);
-    let call = RequestContext::new(described, peer, client, !body.is_end_stream());
+    let call = RequestContext::new(described, peer, client, endpoint, !body.is_end_stream());
     check_host(&call)?;
     head.extensions.insert(call);
     Ok(Request::from_parts(head, body))

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use metrics::{Counter, counter};
 use warp::Reply;
 
 use crate::protocol::{ErrorCode, Refusal};
+use crate::transport::endpoints::Endpoint;
 
 /// The problem types are relative references: they resolve to a page of the gateway itself.
 const TYPE_BASE: &str = "/problems/";
@@ -40,6 +41,18 @@ pub fn response(refusal: &Refusal) -> warp::reply::Response {
     // For whoever logs and counts answers.
     response.extensions_mut().insert(*code);
     response
+}
+
+/// The refusal of a method that the endpoint does not accept, with those that it does.
+pub fn method_not_allowed(endpoint: &Endpoint) -> warp::reply::Response {
+    let mut response = response(&ErrorCode::MethodNotAllowed.into());
+    add_allow(response.headers_mut(), endpoint);
+    response
+}
+
+/// RFC 9110 section 15.5.6: the methods that the endpoint accepts.
+pub fn add_allow(headers: &mut HeaderMap, endpoint: &Endpoint) {
+    headers.extend(HeaderValue::try_from(endpoint.methods.join(", ")).map(|methods| (header::ALLOW, methods)));
 }
 
 /// The problem as a JSON object.

@@ -10,6 +10,7 @@ use crate::auth::client_addr::ClientAddr;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::accept::connection_limits::Permit;
 use crate::transport::config::{ListenerConfig, Role};
+use crate::transport::endpoints::Endpoint;
 
 /// What is known of the connection that a request came on.
 #[derive(Clone)]
@@ -29,13 +30,25 @@ struct Inner {
     head: Parts,
     peer: Peer,
     client: Option<ClientAddr>,
+    endpoint: Option<&'static Endpoint>,
     has_body: bool,
 }
 
 impl RequestContext {
     /// `has_body` is whether a body follows.
-    pub fn new(head: Parts, peer: Peer, client: Option<ClientAddr>, has_body: bool) -> Self {
-        Self(Arc::new(Inner { head, peer, client, has_body }))
+    pub fn new(
+        head: Parts,
+        peer: Peer,
+        client: Option<ClientAddr>,
+        endpoint: Option<&'static Endpoint>,
+        has_body: bool,
+    ) -> Self {
+        Self(Arc::new(Inner { head, peer, client, endpoint, has_body }))
+    }
+
+    /// The endpoint of the path, whether or not the listener has its role.
+    pub fn endpoint(&self) -> Option<&'static Endpoint> {
+        self.0.endpoint
     }
 
     pub fn method(&self) -> &str {

@@ -11,11 +11,10 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, header};
+use http::header;
 use hyper::upgrade::OnUpgrade;
 
 use super::config::OpenTo;
-use super::http::problem;
 use super::http::request::RequestContext;
 use super::state::AppState;
 use super::websocket::upgrade::Handshake;
@@ -275,12 +274,6 @@ pub fn close_reason_for(refusal: &Refusal) -> CloseReason {
 /// The older systems answer 400 to what is no upgrade.
 pub fn older_handshake(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
     Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(ErrorCode::Malformed, refusal.detail))
-}
-
-pub fn not_allowed(allow: &'static str) -> warp::reply::Response {
-    let mut response = problem::response(&ErrorCode::MethodNotAllowed.into());
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
 }
 
 /// A path segment, percent-decoded; `None` if it is not UTF-8.

@@ -10,7 +10,7 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
-use super::{Caller, JoinOutcome, Peer, authorize, close_reason_for, not_allowed, open};
+use super::{Caller, JoinOutcome, Peer, authorize, close_reason_for, open};
 use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Principal};
 use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget};
@@ -20,7 +20,9 @@ use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::OpenTo;
 use crate::transport::credential;
+use crate::transport::endpoints;
 use crate::transport::http::origin;
+use crate::transport::http::problem::method_not_allowed;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
@@ -43,8 +45,8 @@ pub async fn handle(
     match (call.method(), room) {
         ("GET", room) => join(&app, &call, upgrade, room, body).await,
         ("POST", None) => open::post(app, call, body).await,
-        (_, None) => Ok(not_allowed("GET, POST")),
-        (_, Some(_)) => Ok(not_allowed("GET")),
+        (_, None) => Ok(method_not_allowed(&endpoints::ROOMS)),
+        (_, Some(_)) => Ok(method_not_allowed(&endpoints::ROOM)),
     }
 }
 

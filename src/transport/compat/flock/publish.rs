@@ -17,6 +17,7 @@ use crate::auth::publisher::Publisher;
 use crate::broker::Now;
 use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Refusal};
+use crate::transport::endpoints;
 use crate::transport::http::problem;
 use crate::transport::http::request::RequestContext;
 use crate::transport::publish::{check_channel, message, read_body};
@@ -90,7 +91,7 @@ fn answer(refusal: &Refusal) -> Response {
         StatusCode::PAYLOAD_TOO_LARGE => "A payload reached size limit.",
         StatusCode::NOT_FOUND => "",
         StatusCode::METHOD_NOT_ALLOWED => {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            problem::add_allow(response.headers_mut(), &endpoints::FLOCK_EVENT);
             ""
         }
         _ => &refusal.detail,
