@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, on one listener, from one address.
+//! Connection limits: in total, per listener and per client address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,31 +9,31 @@ use parking_lot::Mutex;
 
 use crate::auth::client_addr::ClientAddr;
 
-/// Counts connections and refuses those over a limit.
+/// ConnectionCounts connections and refuses those over a limit.
 pub struct ConnectionLimiter {
     max_connections: u64,
     max_per_address: u64,
-    counts: Mutex<Counts>,
+    counts: Mutex<ConnectionCounts>,
     open: Gauge,
     refused: Counter,
 }
 
 #[derive(Default)]
-struct Counts {
-    all: u64,
-    listeners: HashMap<Arc<str>, u64>,
-    addresses: HashMap<IpAddr, u64>,
+struct ConnectionCounts {
+    total: u64,
+    per_listener: HashMap<Arc<str>, u64>,
+    per_address: HashMap<IpAddr, u64>,
 }
 
-/// A counted connection; it is given back when this is dropped.
+/// One counted connection; dropping it releases the count.
 pub struct Permit {
-    admission: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     listener: Arc<str>,
-    /// Set once: on accept, or when a trusted proxy has said who the client is.
+    /// Set once: on accept, or when a trusted proxy has named the client.
     address: Mutex<Option<IpAddr>>,
 }
 
-/// One connection too many.
+/// A connection limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitReached;
 
@@ -49,33 +49,33 @@ impl ConnectionLimiter {
         })
     }
 
-    /// Counts a connection on a listener that may have `max_on_listener`.
+    /// Counts a connection; `max_on_listener` of 0 means that the listener has no limit of its own.
     pub fn admit(self: &Arc<Self>, listener: &Arc<str>, max_on_listener: u64) -> Result<Permit, LimitReached> {
         let mut counts = self.counts.lock();
-        let on_listener = counts.listeners.get(listener).copied().unwrap_or(0);
-        if is_full(counts.all, self.max_connections) || is_full(on_listener, max_on_listener) {
+        let on_listener = counts.per_listener.get(listener).copied().unwrap_or(0);
+        if is_full(counts.total, self.max_connections) || is_full(on_listener, max_on_listener) {
             self.refused.increment(1);
             return Err(LimitReached);
         }
-        counts.all += 1;
-        *counts.listeners.entry(listener.clone()).or_default() += 1;
+        counts.total += 1;
+        *counts.per_listener.entry(listener.clone()).or_default() += 1;
         self.open.increment(1);
-        Ok(Permit { admission: self.clone(), listener: listener.clone(), address: Mutex::new(None) })
+        Ok(Permit { limiter: self.clone(), listener: listener.clone(), address: Mutex::new(None) })
     }
 }
 
 impl Permit {
-    /// Counts the connection for its client's address too, once.
+    /// ConnectionCounts the connection for its client's address as well. Further calls change nothing.
     pub fn assign(&self, client: ClientAddr) -> Result<(), LimitReached> {
         let mut address = self.address.lock();
-        if address.is_some() || self.admission.max_per_address == 0 {
+        if address.is_some() || self.limiter.max_per_address == 0 {
             return Ok(());
         }
         let key = client.limit_key();
-        let mut counts = self.admission.counts.lock();
-        let count = counts.addresses.entry(key).or_default();
-        if is_full(*count, self.admission.max_per_address) {
-            self.admission.refused.increment(1);
+        let mut counts = self.limiter.counts.lock();
+        let count = counts.per_address.entry(key).or_default();
+        if is_full(*count, self.limiter.max_per_address) {
+            self.limiter.refused.increment(1);
             return Err(LimitReached);
         }
         *count += 1;
@@ -86,13 +86,13 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.admission.counts.lock();
-        counts.all -= 1;
-        release(&mut counts.listeners, &self.listener);
+        let mut counts = self.limiter.counts.lock();
+        counts.total -= 1;
+        release(&mut counts.per_listener, &self.listener);
         if let Some(address) = self.address.get_mut() {
-            release(&mut counts.addresses, address);
+            release(&mut counts.per_address, address);
         }
-        self.admission.open.decrement(1);
+        self.limiter.open.decrement(1);
     }
 }
 
@@ -100,7 +100,7 @@ fn is_full(count: u64, limit: u64) -> bool {
     limit != 0 && count >= limit
 }
 
-/// Takes one off and forgets the entry with the last.
+/// Decrements a count and removes its entry at zero.
 fn release<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u64>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
@@ -115,15 +115,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t_lim_each_limit_holds_at_its_value_and_is_given_back() {
-        let admission = ConnectionLimiter::new(3, 1);
-        let first = admission.admit(&"a".into(), 2).unwrap();
-        let second = admission.admit(&"a".into(), 2).unwrap();
-        assert_eq!(admission.admit(&"a".into(), 2).err(), Some(LimitReached));
-        let _third = admission.admit(&"b".into(), 0).unwrap();
-        assert_eq!(admission.admit(&"b".into(), 0).err(), Some(LimitReached));
+    fn limits_hold_and_are_released() {
+        let limiter = ConnectionLimiter::new(3, 1);
+        let first = limiter.admit(&"a".into(), 2).unwrap();
+        let second = limiter.admit(&"a".into(), 2).unwrap();
+        assert_eq!(limiter.admit(&"a".into(), 2).err(), Some(LimitReached));
+        let _third = limiter.admit(&"b".into(), 0).unwrap();
+        assert_eq!(limiter.admit(&"b".into(), 0).err(), Some(LimitReached));
         drop(second);
-        let fourth = admission.admit(&"b".into(), 0).unwrap();
+        let fourth = limiter.admit(&"b".into(), 0).unwrap();
 
         let client = ClientAddr::from("192.0.2.1".parse::<IpAddr>().unwrap());
         first.assign(client).unwrap();
@@ -132,6 +132,6 @@ mod tests {
         drop(first);
         fourth.assign(client).unwrap();
         drop(fourth);
-        assert!(admission.counts.lock().addresses.is_empty());
+        assert!(limiter.counts.lock().per_address.is_empty());
     }
 }

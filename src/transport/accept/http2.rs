@@ -1,8 +1,7 @@
-//! HTTP/2 on TLS listeners (RFC 9113): what one connection may hold and how often it may change its mind, and the end
-//! of streams whose answers are not read and of connections that nobody uses.
+//! HTTP/2 on TLS listeners (RFC 9113): limits per connection, timeouts of stalled streams and idle connections.
 //!
-//! A stream that stands still cannot be told from the socket: its peer takes everything but gives no window. So each
-//! answer notes since when it waits for its peer. WebSockets are not offered here (RFC 8441): browsers use HTTP/1.1.
+//! The socket does not show a stalled stream: its peer reads everything but opens no window. So each response body
+//! records since when it waits for its peer. WebSockets are not offered here (RFC 8441): browsers use HTTP/1.1.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,24 +24,24 @@ use super::write_deadline::WriteDeadline;
 use crate::broker::ConnectionLimits;
 use crate::transport::config::TransportLimits;
 
-/// Requests of one connection at a time.
-const MAX_STREAMS: u32 = 128;
+/// Concurrent requests of one connection.
+const MAX_CONCURRENT_STREAMS: u32 = 128;
 
-/// Bytes of request bodies that may come before they are read: of one stream, and of all streams.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Unread bytes of request bodies: of one stream, and of all streams of a connection.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 
-/// The smallest that the standard allows.
+/// The smallest size that RFC 9113 section 6.5.2 allows.
 const MAX_FRAME_BYTES: u32 = 16 * 1024;
 
-/// Bytes of one stream's answer that wait for the peer's window.
+/// Bytes of one stream's response that wait for the peer's window.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Streams that the peer took back before they were looked at (CVE-2023-44487), and those that it made the gateway
-/// reset (CVE-2025-8671); one more ends the connection.
+/// Streams that the peer reset before they were accepted (CVE-2023-44487), and those that it made the gateway reset
+/// (CVE-2025-8671). One more ends the connection.
 const MAX_RESET_STREAMS: usize = 32;
 
-/// Serves a connection until its end, its peer's or, from `closing` on, that of the requests which are under way.
+/// Serves a connection until it ends. When `closing` completes, only the requests under way are finished.
 pub async fn serve<S, A, F, B>(
     stream: S,
     limits: &TransportLimits,
@@ -61,13 +60,13 @@ pub async fn serve<S, A, F, B>(
     let io = TokioIo::new(WriteDeadline::new(stream, limits.handshake));
     let service = service_fn(|request| {
         let answered = answer(request);
-        async { answered.await.map(|response| response.map(Watched::new)) }
+        async { answered.await.map(|response| response.map(TrackedBody::new)) }
     });
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(MAX_FRAME_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
@@ -77,51 +76,51 @@ pub async fn serve<S, A, F, B>(
         .keep_alive_timeout(keepalive.pong)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
-    // How a connection breaks is its client's matter.
+    // A connection error concerns its client alone.
     tokio::select! {
         _ = connection.as_mut() => return,
         () = closing => {}
-        () = streams.unused() => {}
+        () = streams.idle() => {}
     }
     connection.as_mut().graceful_shutdown();
-    // The peer may hold up its end, but not for ever.
+    // The peer may delay the end, but not forever.
     tokio::select! {
         _ = connection => {}
-        () = streams.unused() => {}
+        () = streams.idle() => {}
     }
 }
 
-/// The streams of one connection, each a task. Told when its answer is not read, a stream is reset.
+/// Runs the streams of one connection, each as a task. A stream whose response stalls is reset.
 #[derive(Clone)]
 struct Streams {
-    usage: Arc<Mutex<Usage>>,
-    /// How long an answer may stand still, and a connection be without a request.
-    patience: Duration,
+    count: Arc<Mutex<StreamCount>>,
+    /// How long a response may stall, and a connection be without a request.
+    timeout: Duration,
 }
 
-struct Usage {
+struct StreamCount {
     open: usize,
-    /// The last time that a stream began or ended.
+    /// When a stream last began or ended.
     changed: Instant,
 }
 
 impl Streams {
-    fn new(patience: Duration) -> Self {
-        Self { usage: Arc::new(Mutex::new(Usage { open: 0, changed: Instant::now() })), patience }
+    fn new(timeout: Duration) -> Self {
+        Self { count: Arc::new(Mutex::new(StreamCount { open: 0, changed: Instant::now() })), timeout }
     }
 
-    /// Waits until there was no stream for a while, from now on.
-    async fn unused(&self) {
+    /// Waits until there was no stream for the timeout, counted from now at the earliest.
+    async fn idle(&self) {
         let from = Instant::now();
         loop {
             let idle_since = {
-                let usage = self.usage.lock();
-                (usage.open == 0).then_some(usage.changed.max(from))
+                let count = self.count.lock();
+                (count.open == 0).then_some(count.changed.max(from))
             };
             match idle_since {
-                None => sleep(self.patience).await,
-                Some(since) if since.elapsed() >= self.patience => return,
-                Some(since) => sleep_until(since + self.patience).await,
+                None => sleep(self.timeout).await,
+                Some(since) if since.elapsed() >= self.timeout => return,
+                Some(since) => sleep_until(since + self.timeout).await,
             }
         }
     }
@@ -129,10 +128,10 @@ impl Streams {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let open = Open::new(&self.usage);
-        let pace = Pace::default();
-        let stalled = pace.clone().stalled(self.patience);
-        tokio::spawn(PACE.scope(pace, async move {
+        let open = OpenStream::new(&self.count);
+        let progress = SendProgress::default();
+        let stalled = progress.clone().stalled(self.timeout);
+        tokio::spawn(PROGRESS.scope(progress, async move {
             let _open = open;
             tokio::select! {
                 () = stream => {}
@@ -142,69 +141,69 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-/// Counts a stream while it is there.
-struct Open(Arc<Mutex<Usage>>);
+/// Counts a stream while it is open.
+struct OpenStream(Arc<Mutex<StreamCount>>);
 
-impl Open {
-    fn new(usage: &Arc<Mutex<Usage>>) -> Self {
-        let mut state = usage.lock();
-        state.open += 1;
-        state.changed = Instant::now();
-        Self(usage.clone())
+impl OpenStream {
+    fn new(count: &Arc<Mutex<StreamCount>>) -> Self {
+        let mut locked = count.lock();
+        locked.open += 1;
+        locked.changed = Instant::now();
+        Self(count.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
-        let mut usage = self.0.lock();
-        usage.open -= 1;
-        usage.changed = Instant::now();
+        let mut count = self.0.lock();
+        count.open -= 1;
+        count.changed = Instant::now();
     }
 }
 
 tokio::task_local! {
-    /// The pace of the stream that this task is.
-    static PACE: Pace;
+    /// The progress of the stream that this task runs.
+    static PROGRESS: SendProgress;
 }
 
-/// Since when a part of an answer waits for its peer; `None` while the peer waits.
+/// Since when a part of a response waits for the peer; `None` while the peer waits for the gateway.
 #[derive(Clone, Default)]
-struct Pace(Arc<Mutex<Option<Instant>>>);
+struct SendProgress(Arc<Mutex<Option<Instant>>>);
 
-impl Pace {
-    /// Waits until one part has waited for too long.
-    async fn stalled(self, patience: Duration) {
+impl SendProgress {
+    /// Waits until one part has waited for the timeout.
+    async fn stalled(self, timeout: Duration) {
         loop {
             let since = *self.0.lock();
             match since {
-                None => sleep(patience).await,
-                Some(since) if since.elapsed() >= patience => return,
-                Some(since) => sleep_until(since + patience).await,
+                None => sleep(timeout).await,
+                Some(since) if since.elapsed() >= timeout => return,
+                Some(since) => sleep_until(since + timeout).await,
             }
         }
     }
 }
 
-/// The body of an answer, which notes its pace.
-struct Watched<B> {
+/// A response body that records its progress.
+struct TrackedBody<B> {
     body: B,
-    pace: Pace,
+    progress: SendProgress,
 }
 
-impl<B> Watched<B> {
+impl<B> TrackedBody<B> {
     fn new(body: B) -> Self {
-        Self { body, pace: PACE.try_with(Pace::clone).unwrap_or_default() }
+        Self { body, progress: PROGRESS.try_with(SendProgress::clone).unwrap_or_default() }
     }
 }
 
-impl<B: Body + Unpin> Body for Watched<B> {
+impl<B: Body + Unpin> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // Asked for more, hyper has sent all it was given.
-        *self.pace.0.lock() = matches!(polled, Poll::Ready(Some(_))).then(Instant::now);
+        // hyper polls for more only after it has sent the previous part.
+        *self.progress.0.lock() = matches!(polled, Poll::Ready(Some(_))).then(Instant::now);
         polled
     }
 

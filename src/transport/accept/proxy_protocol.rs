@@ -1,7 +1,7 @@
-//! The PROXY protocol, version 2, as a load balancer writes it before everything else on a connection.
+//! The PROXY protocol version 2 header, which a load balancer sends first on a connection.
 //!
-//! Reads the header's bytes and not one more, so that TLS or HTTP finds its first byte in place.
-//! The text form (version 1) is refused: it has no length, so its end has to be guessed.
+//! Exactly the header's bytes are read, so that TLS or HTTP starts at its first byte.
+//! The text form (version 1) is refused: it has no length, so its end would have to be guessed.
 
 use std::fmt;
 use std::io;
@@ -11,45 +11,45 @@ use ppp::v2::{Addresses, Command, Header, PROTOCOL_PREFIX, ParseError, Protocol}
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The signature, version and command, family and protocol, and the length of the rest.
-const FIXED: usize = 16;
-/// Bytes after the fixed part: addresses and the balancer's remarks (TLVs).
-const MAX_REST: usize = 512;
+const FIXED_BYTES: usize = 16;
+/// The variable part: addresses and extensions (TLVs).
+const MAX_VARIABLE_BYTES: usize = 512;
 
-/// Why a connection's first bytes are no PROXY header.
+/// A refused PROXY header.
 #[derive(Debug)]
 pub enum ProxyError {
-    /// Something else, such as a client that came past the balancer.
+    /// Other bytes, such as those of a client that bypassed the balancer.
     NotProxy,
-    /// The text form.
+    /// The text form of the header.
     Version1,
     /// The announced length.
     TooLong(usize),
     Malformed(ParseError),
-    /// Addresses of datagrams on a stream.
+    /// Datagram addresses on a stream.
     NotAStream,
     Io(io::Error),
 }
 
-/// The client's address according to the balancer; `None` if the connection is the balancer's own (LOCAL), or if it
-/// names no IP address, and then the socket's peer counts.
+/// Reads the client's address as the balancer reports it. `None` if the connection is the balancer's own (LOCAL) or
+/// the header has no IP address: the address of the socket's peer is used then.
 ///
-/// Waits for as long as the peer stays silent: the caller has the deadline.
+/// Has no timeout: the caller sets the deadline.
 pub async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<SocketAddr>, ProxyError> {
-    let mut header = [0; FIXED + MAX_REST];
-    // The signature first: a client that speaks HTTP is refused without waiting for more.
+    let mut header = [0; FIXED_BYTES + MAX_VARIABLE_BYTES];
+    // The signature first, so that an HTTP client is refused without waiting for more bytes.
     let (signature, rest) = header.split_at_mut(PROTOCOL_PREFIX.len());
     stream.read_exact(signature).await?;
     if signature != PROTOCOL_PREFIX {
         let is_text = signature.starts_with(b"PROXY ");
         return Err(if is_text { ProxyError::Version1 } else { ProxyError::NotProxy });
     }
-    stream.read_exact(&mut rest[..FIXED - PROTOCOL_PREFIX.len()]).await?;
-    let length = usize::from(u16::from_be_bytes([header[FIXED - 2], header[FIXED - 1]]));
-    if length > MAX_REST {
+    stream.read_exact(&mut rest[..FIXED_BYTES - PROTOCOL_PREFIX.len()]).await?;
+    let length = usize::from(u16::from_be_bytes([header[FIXED_BYTES - 2], header[FIXED_BYTES - 1]]));
+    if length > MAX_VARIABLE_BYTES {
         return Err(ProxyError::TooLong(length));
     }
-    stream.read_exact(&mut header[FIXED..FIXED + length]).await?;
-    parse(&header[..FIXED + length])
+    stream.read_exact(&mut header[FIXED_BYTES..FIXED_BYTES + length]).await?;
+    parse(&header[..FIXED_BYTES + length])
 }
 
 fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyError> {
@@ -80,7 +80,7 @@ impl fmt::Display for ProxyError {
             Self::Version1 => f.write_str("PROXY protocol version 1 is not accepted, only version 2"),
             Self::TooLong(length) => write!(f, "the PROXY header is too long ({length} bytes)"),
             Self::Malformed(error) => write!(f, "the PROXY header is malformed: {error}"),
-            Self::NotAStream => f.write_str("the PROXY header speaks of datagrams"),
+            Self::NotAStream => f.write_str("the PROXY header has datagram addresses"),
             Self::Io(error) => write!(f, "the PROXY header cannot be read: {error}"),
         }
     }
@@ -105,31 +105,31 @@ mod tests {
         vec![203, 0, 113, 9, 10, 0, 0, 1, 0x12, 0x34, 0, 80]
     }
 
-    /// The verdict over `bytes`, and what is left unread.
+    /// The result for `bytes`, and the unread rest.
     fn read(bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyError>, Vec<u8>) {
         let mut stream = bytes;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let verdict = runtime.block_on(read_header(&mut stream));
-        (verdict, stream.to_vec())
+        let result = runtime.block_on(read_header(&mut stream));
+        (result, stream.to_vec())
     }
 
     #[test]
-    fn t_x1_the_header_names_the_client_and_not_one_byte_more_is_read() {
-        let (verdict, rest) = read(&[header(0x21, 0x11, &ipv4()), b"GET / HTTP/1.1".to_vec()].concat());
-        assert_eq!(verdict.unwrap(), Some("203.0.113.9:4660".parse().unwrap()));
+    fn header_names_client_and_leaves_rest() {
+        let (result, rest) = read(&[header(0x21, 0x11, &ipv4()), b"GET / HTTP/1.1".to_vec()].concat());
+        assert_eq!(result.unwrap(), Some("203.0.113.9:4660".parse().unwrap()));
         assert_eq!(rest, b"GET / HTTP/1.1");
     }
 
     #[test]
-    fn t_x1_remarks_of_the_balancer_are_skipped() {
-        let with_remarks = [ipv4(), vec![0x04, 0, 3, 1, 2, 3], vec![0x20, 0xff, 0xff]].concat();
-        let (verdict, rest) = read(&[header(0x21, 0x11, &with_remarks), b"x".to_vec()].concat());
-        assert_eq!(verdict.unwrap(), Some("203.0.113.9:4660".parse().unwrap()));
+    fn extensions_are_skipped() {
+        let with_extensions = [ipv4(), vec![0x04, 0, 3, 1, 2, 3], vec![0x20, 0xff, 0xff]].concat();
+        let (result, rest) = read(&[header(0x21, 0x11, &with_extensions), b"x".to_vec()].concat());
+        assert_eq!(result.unwrap(), Some("203.0.113.9:4660".parse().unwrap()));
         assert_eq!(rest, b"x");
     }
 
     #[test]
-    fn t_x2_ipv4_inside_ipv6_is_the_same_client() {
+    fn mapped_ipv4_is_same_client() {
         let mut rest = [0; 36];
         rest[10..16].copy_from_slice(&[0xff, 0xff, 203, 0, 113, 9]);
         let address = read(&header(0x21, 0x21, &rest)).0.unwrap().unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_a_connection_of_the_balancer_itself_keeps_its_own_address() {
+    fn local_connection_has_no_client() {
         assert_eq!(read(&header(0x20, 0x00, &[])).0.unwrap(), None);
         assert_eq!(read(&header(0x20, 0x11, &ipv4())).0.unwrap(), None);
         assert_eq!(read(&header(0x21, 0x00, &[])).0.unwrap(), None);
@@ -146,25 +146,25 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_everything_else_is_refused() {
-        let verdict = |bytes: &[u8]| read(bytes).0.unwrap_err();
-        assert!(matches!(verdict(b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n"), ProxyError::Version1));
-        assert!(matches!(verdict(b"GET / HTTP/1.1\r\n\r\n"), ProxyError::NotProxy));
-        assert!(matches!(verdict(&header(0x21, 0x11, &[0; 513])), ProxyError::TooLong(513)));
-        assert!(matches!(verdict(&header(0x21, 0x12, &ipv4())), ProxyError::NotAStream));
+    fn other_bytes_are_refused() {
+        let result = |bytes: &[u8]| read(bytes).0.unwrap_err();
+        assert!(matches!(result(b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n"), ProxyError::Version1));
+        assert!(matches!(result(b"GET / HTTP/1.1\r\n\r\n"), ProxyError::NotProxy));
+        assert!(matches!(result(&header(0x21, 0x11, &[0; 513])), ProxyError::TooLong(513)));
+        assert!(matches!(result(&header(0x21, 0x12, &ipv4())), ProxyError::NotAStream));
         for (command, family) in [(0x11, 0x11), (0x22, 0x11), (0x21, 0x41), (0x21, 0x13)] {
-            assert!(matches!(verdict(&header(command, family, &ipv4())), ProxyError::Malformed(_)));
+            assert!(matches!(result(&header(command, family, &ipv4())), ProxyError::Malformed(_)));
         }
-        // Shorter than its family needs.
-        assert!(matches!(verdict(&header(0x21, 0x21, &ipv4())), ProxyError::Malformed(_)));
-        let whole = header(0x21, 0x11, &ipv4());
-        for end in 0..whole.len() {
-            assert!(matches!(verdict(&whole[..end]), ProxyError::Io(_)), "{end}");
+        // Shorter than the address family needs.
+        assert!(matches!(result(&header(0x21, 0x21, &ipv4())), ProxyError::Malformed(_)));
+        let complete = header(0x21, 0x11, &ipv4());
+        for end in 0..complete.len() {
+            assert!(matches!(result(&complete[..end]), ProxyError::Io(_)), "{end}");
         }
     }
 
     #[tokio::test]
-    async fn t_x1_a_header_that_comes_byte_by_byte_over_tcp_is_read() {
+    async fn header_in_single_bytes_is_read() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.set_nodelay(true).unwrap();
@@ -183,12 +183,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn t_x1_no_bytes_make_it_panic(
+        fn arbitrary_bytes_do_not_panic(
             is_signed: bool, bytes in proptest::collection::vec(any::<u8>(), 0..600), length in 0u16..600,
         ) {
             let mut all = if is_signed { PROTOCOL_PREFIX.to_vec() } else { Vec::new() };
             all.extend(bytes);
-            if is_signed && all.len() > FIXED {
+            if is_signed && all.len() > FIXED_BYTES {
                 all[14..16].copy_from_slice(&length.to_be_bytes());
             }
             let _ = read(&all);

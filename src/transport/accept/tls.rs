@@ -1,4 +1,4 @@
-//! Certificates: read, checked, and replaced while connections go on.
+//! TLS certificates: loaded, checked, and replaced without ending connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::transport::config::TlsFiles;
 
-/// The name of HTTP/2 over TLS in a handshake.
-pub const HTTP2: &[u8] = b"h2";
+/// The ALPN id of HTTP/2 (RFC 7301).
+pub const ALPN_HTTP2: &[u8] = b"h2";
 
 /// One listener's certificate. New handshakes use the newest; open connections keep theirs.
 pub struct Certificate {
     files: TlsFiles,
-    /// The protocols that are offered, the best one first (ALPN, RFC 7301).
+    /// Offered ALPN protocols (RFC 7301), preferred first.
     protocols: &'static [&'static [u8]],
     current: ArcSwap<ServerConfig>,
 }
 
-/// A certificate that cannot be used.
+/// An unusable certificate or key, with its file.
 #[derive(Debug)]
 pub struct TlsError(String);
 
 impl Certificate {
     pub fn load(files: TlsFiles, http2: bool) -> Result<Arc<Self>, TlsError> {
-        let protocols: &'static [&'static [u8]] = if http2 { &[HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
+        let protocols: &'static [&'static [u8]] = if http2 { &[ALPN_HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
         let current = ArcSwap::new(read(&files, protocols)?);
         Ok(Arc::new(Self { files, protocols, current }))
     }
@@ -39,12 +39,12 @@ impl Certificate {
         read(&self.files, self.protocols)
     }
 
-    /// Sessions that were begun with the old certificate cannot be resumed any more.
+    /// Uses `config` for new handshakes. TLS sessions of the old certificate cannot be resumed.
     pub fn replace(&self, config: Arc<ServerConfig>) {
         self.current.store(config);
     }
 
-    /// For one handshake.
+    /// The acceptor of one handshake.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.load_full())
     }
@@ -56,7 +56,7 @@ fn read(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsE
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| TlsError(format!("{}: {error}", certificate.display())))?;
     if certificates.is_empty() {
-        return Err(TlsError(format!("{}: no certificate in it", certificate.display())));
+        return Err(TlsError(format!("{}: contains no certificate", certificate.display())));
     }
     let unusable = |error: &dyn fmt::Display| TlsError(format!("{}: {error}", key.display()));
     let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(&error))?;

@@ -1,4 +1,4 @@
-//! Ends an HTTP connection whose peer does not read its answers: hyper alone would wait for ever.
+//! Write timeout of an HTTP connection: hyper alone waits forever for a peer that does not read.
 
 use std::io;
 use std::pin::Pin;
@@ -8,30 +8,30 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream of which every write must move on within a time.
+/// A stream whose pending writes fail after a timeout.
 pub struct WriteDeadline<S> {
     stream: S,
-    within: Duration,
-    /// Runs while the peer takes nothing.
+    timeout: Duration,
+    /// Runs while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> WriteDeadline<S> {
-    pub fn new(stream: S, within: Duration) -> Self {
-        Self { stream, within, stalled: None }
+    pub fn new(stream: S, timeout: Duration) -> Self {
+        Self { stream, timeout, stalled: None }
     }
 
     pub fn into_inner(self) -> S {
         self.stream
     }
 
-    /// Lets a result through; one that has been pending for too long is an error.
+    /// Passes a result on; after the timeout a pending one becomes an error.
     fn watch<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.within)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }

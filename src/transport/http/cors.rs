@@ -1,5 +1,4 @@
-//! What web pages of other origins may do here (the Fetch standard's CORS protocol): the one place for every endpoint
-//! that browsers use.
+//! CORS (Fetch standard): access of web pages of other origins.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use warp::Reply;
@@ -8,34 +7,34 @@ use super::request::RequestContext;
 use super::{origin, problem};
 use crate::protocol::ErrorCode;
 
-/// What a preflight is told.
+/// Headers of the response to a preflight.
 const PREFLIGHT: [(HeaderName, &str); 3] = [
     (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
     (header::ACCESS_CONTROL_ALLOW_HEADERS, "Accept, Authorization, Content-Type, Last-Event-ID"),
     (header::ACCESS_CONTROL_MAX_AGE, "600"),
 ];
 
-/// The verdict over a request to one of these endpoints.
+/// The CORS decision on one request.
 pub struct Cors {
-    /// The origin that asks, if the listener names it.
+    /// The request's origin, if it is on the listener's list.
     allowed: Option<HeaderValue>,
     is_preflight: bool,
 }
 
 impl Cors {
-    /// `None` for an endpoint that is not for pages of other origins.
+    /// `None` for an endpoint without CORS.
     pub fn of(call: &RequestContext) -> Option<Self> {
         if !call.endpoint().is_some_and(|endpoint| endpoint.has_cors) {
             return None;
         }
-        let asked = call.header(header::ORIGIN).filter(|origin| origin::is_listed(call, origin));
+        let origin = call.header(header::ORIGIN).filter(|origin| origin::is_listed(call, origin));
         let is_preflight = call.method() == "OPTIONS"
             && call.headers().contains_key(header::ORIGIN)
             && call.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        Some(Self { allowed: asked.and_then(|origin| HeaderValue::from_str(origin).ok()), is_preflight })
+        Some(Self { allowed: origin.and_then(|origin| HeaderValue::from_str(origin).ok()), is_preflight })
     }
 
-    /// The answer to a browser that asks before it sends the request itself.
+    /// The response to a preflight request; `None` for any other request.
     pub fn preflight(&self) -> Option<warp::reply::Response> {
         if !self.is_preflight {
             return None;
@@ -51,7 +50,7 @@ impl Cors {
         Some(response)
     }
 
-    /// Says on an answer, also on a refusal, that the page may read it.
+    /// Lets the page read a response, also a refusal.
     pub fn add_headers(&self, headers: &mut HeaderMap) {
         headers.insert(header::VARY, HeaderValue::from_static("Origin, Accept, Authorization, Cookie"));
         if let Some(origin) = &self.allowed {

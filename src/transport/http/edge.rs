@@ -1,4 +1,4 @@
-//! What stands before the filters: requests that must not reach them, who is calling, and headers on every answer.
+//! Request handling around the filters: framing checks, client address, CORS, headers of every response.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use warp::reply::Response;
 
 use super::cors::Cors;
 use super::problem;
-use super::request::{Peer, RequestContext};
+use super::request::{HttpPeer, RequestContext};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential;
 use crate::transport::endpoints;
 use crate::transport::state::AppState;
 
-/// Answers one request.
+/// Handles one request.
 pub async fn handle(
     app: Arc<AppState>,
-    peer: Peer,
+    peer: HttpPeer,
     routes: BoxedFilter<(Response,)>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
@@ -31,7 +31,7 @@ pub async fn handle(
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
     let prepared = prepare(&app, peer, request);
     let cors = prepared.as_ref().ok().and_then(|request| request.extensions().get()).and_then(Cors::of);
-    // Where the next request would begin is not to be trusted, nor is what follows an upgrade that did not happen.
+    // After bad framing or a failed upgrade, the start of the next request cannot be trusted.
     let is_last = prepared.is_err() || wants_upgrade;
     let mut response = match prepared {
         Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
@@ -56,7 +56,7 @@ pub async fn handle(
     }
     let leaves_body = has_body && code.is_some_and(may_leave_body);
     if is_http2 {
-        // RFC 9113 section 8.2.2: such fields have no place there, and a stream ends alone.
+        // RFC 9113 section 8.2.2 forbids connection fields, and a stream ends without them.
         response.headers_mut().remove(header::UPGRADE);
     } else if (is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS) || leaves_body {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -65,18 +65,18 @@ pub async fn handle(
     Ok(response)
 }
 
-/// Whether a request may have been refused before its body was read. Its connection cannot be used again then, and
-/// a client that is not told so finds out with its next request.
+/// Whether a request may have been refused before its body was read. Its connection cannot be reused then, and without
+/// `Connection: close` the client would find that out with its next request.
 fn may_leave_body(code: ErrorCode) -> bool {
     matches!(code.status(), 400 | 401 | 404 | 405 | 413 | 503)
 }
 
-fn prepare(app: &AppState, peer: Peer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
+fn prepare(app: &AppState, peer: HttpPeer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
     let (mut head, body) = request.into_parts();
     check_framing(&head)?;
     let client = peer.address.map(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
     if let (Some(client), Some(address)) = (client, peer.address) {
-        // Behind a trusted proxy every request may be another client's; its first one speaks for the connection.
+        // Behind a trusted proxy each request may have another client; the first one counts for the connection.
         if client != ClientAddr::from(address) {
             peer.permit.assign(client).map_err(|_| Refusal::from(ErrorCode::ConnectionLimit))?;
         }
@@ -85,19 +85,19 @@ fn prepare(app: &AppState, peer: Peer, request: Request<Incoming>) -> Result<Req
     if endpoint.is_some_and(|endpoint| endpoint.is_waiting) {
         detach(&mut head);
     }
-    // The filters look at the address alone.
-    let (mut described, ()) = Request::new(()).into_parts();
-    described.method = head.method.clone();
-    described.uri = head.uri.clone();
-    described.version = head.version;
-    described.headers = std::mem::take(&mut head.headers);
-    let call = RequestContext::new(described, peer, client, endpoint, !body.is_end_stream());
+    // The filters read only the URI.
+    let (mut context_head, ()) = Request::new(()).into_parts();
+    context_head.method = head.method.clone();
+    context_head.uri = head.uri.clone();
+    context_head.version = head.version;
+    context_head.headers = std::mem::take(&mut head.headers);
+    let call = RequestContext::new(context_head, peer, client, endpoint, !body.is_end_stream());
     check_host(&call)?;
     head.extensions.insert(call);
     Ok(Request::from_parts(head, body))
 }
 
-/// Copies what a head says out of the buffer that it was read into: whoever keeps any part of it keeps all of its 8 KiB.
+/// Copies a head out of its read buffer: any part that is kept keeps all 8 KiB alive.
 fn detach(head: &mut http::request::Parts) {
     if let Ok(uri) = Uri::try_from(head.uri.to_string()) {
         head.uri = uri;
@@ -112,11 +112,11 @@ fn detach(head: &mut http::request::Parts) {
 
 fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
     let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
-    // `CONNECT host:80` has no path, and the filters take one for granted.
+    // `CONNECT host:80` has no path, and the filters rely on one.
     if head.uri.path_and_query().is_none() || !head.uri.path().starts_with('/') {
         return Err(malformed("the request has no path"));
     }
-    // RFC 9112 section 6.3: two lengths are how requests are smuggled.
+    // RFC 9112 section 6.3: two lengths allow request smuggling.
     let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
     if lengths > 1 || (lengths == 1 && head.headers.contains_key(header::TRANSFER_ENCODING)) {
         return Err(malformed("the request has two lengths"));
@@ -124,7 +124,7 @@ fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
     if head.headers.get_all(header::HOST).iter().count() > 1 {
         return Err(malformed("the request has two hosts"));
     }
-    // RFC 9113 section 8.3.1: what the one names the other must name too.
+    // RFC 9113 section 8.3.1: `:authority` and Host must be equal.
     let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
     if let (Some(authority), Some(host)) = (authority, head.headers.get(header::HOST))
         && authority.as_str().as_bytes() != host.as_bytes()
@@ -134,13 +134,13 @@ fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A listener that knows its names answers to no others.
+/// Refuses a host that is not on the listener's list, if it has one.
 fn check_host(call: &RequestContext) -> Result<(), Refusal> {
     let hosts = &call.peer().listener.hosts;
     if hosts.is_empty() || hosts.iter().any(|host| host.eq_ignore_ascii_case(call.authority())) {
         return Ok(());
     }
-    Err(Refusal::new(ErrorCode::HostUnknown, "this gateway does not answer to that host name"))
+    Err(Refusal::new(ErrorCode::HostUnknown, "host is not on the listener's list (hosts)"))
 }
 
 const SECURITY_HEADERS: [(HeaderName, &str); 5] = [

@@ -1,11 +1,11 @@
-//! Which web pages may use a listener: its own origin, and those on its list.
+//! Origin check: a listener accepts pages of its own origin and of those on its list.
 
 use http::header;
 
 use super::request::RequestContext;
 use crate::protocol::{ErrorCode, Refusal};
 
-/// Browsers say in `Origin` which page is calling (RFC 6454); programs that are no browsers say nothing.
+/// Browsers send the page's origin in `Origin` (RFC 6454). Other programs send none and pass.
 pub fn check(call: &RequestContext) -> Result<(), Refusal> {
     let mut origins = call.headers().get_all(header::ORIGIN).iter();
     let Some(origin) = origins.next() else {
@@ -16,13 +16,13 @@ pub fn check(call: &RequestContext) -> Result<(), Refusal> {
     if is_allowed { Ok(()) } else { Err(ErrorCode::OriginForbidden.into()) }
 }
 
-/// Whether the listener names this origin.
+/// Whether the origin is on the listener's list.
 pub fn is_listed(call: &RequestContext, origin: &str) -> bool {
     call.peer().listener.origins.iter().any(|allowed| allowed == origin)
 }
 
-/// Whether a page of `origin` was served by this `authority`. The scheme cannot be compared behind a TLS proxy,
-/// but a page of the same host and port came from there either way.
+/// Whether `origin` has the host and port of `authority`. The scheme is not compared: behind a TLS proxy the gateway
+/// does not know it.
 fn is_own(origin: &str, authority: &str) -> bool {
     let Some((scheme, host)) = origin.split_once("://") else {
         return false;
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t_b1_only_the_very_same_host_and_port_is_the_own_origin() {
+    fn own_origin_has_same_host_and_port() {
         let check = |origin: &str, authority: &str, expected: bool| {
             assert_eq!(is_own(origin, authority), expected, "{origin} at {authority}");
         };

@@ -1,4 +1,4 @@
-//! Refusals as HTTP answers: RFC 9457 `application/problem+json`.
+//! Refusals as HTTP responses: RFC 9457 `application/problem+json`.
 
 use std::collections::HashMap;
 
@@ -20,13 +20,13 @@ pub fn response(refusal: &Refusal) -> warp::reply::Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(wait) = retry_after {
-        // At least a second: RFC 9110 section 10.2.3 has no fractions.
+        // Rounded up: RFC 9110 section 10.2.3 has no fractions of a second.
         headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
     } else if code.is_temporary() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     match code {
-        // RFC 9110 section 15.5.2: a 401 says how to do better.
+        // RFC 9110 section 15.5.2: a 401 names an authentication scheme.
         ErrorCode::Unauthenticated => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -38,7 +38,7 @@ pub fn response(refusal: &Refusal) -> warp::reply::Response {
         }
         _ => {}
     }
-    // For whoever logs and counts answers.
+    // Read by the edge, which counts refusals.
     response.extensions_mut().insert(*code);
     response
 }
@@ -84,7 +84,7 @@ impl Refusals {
     }
 }
 
-/// The page of a problem type.
+/// The text of a problem type's page.
 pub fn describe(slug: &str) -> Option<String> {
     let code = ErrorCode::ALL.into_iter().find(|code| code.slug() == slug)?;
     Some(format!("{} (HTTP {}): {}\n", code.slug(), code.status(), code.title()))

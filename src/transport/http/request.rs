@@ -1,4 +1,4 @@
-//! One HTTP request as the handlers see it, put into the request's extensions before the filters run.
+//! The request context: head, connection and client address, stored in the request's extensions.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use crate::transport::accept::connection_limits::Permit;
 use crate::transport::config::{ListenerConfig, Role};
 use crate::transport::endpoints::Endpoint;
 
-/// What is known of the connection that a request came on.
+/// The connection of a request.
 #[derive(Clone)]
-pub struct Peer {
+pub struct HttpPeer {
     pub listener: Arc<ListenerConfig>,
-    /// The address that the connection came from; `None` on a Unix socket.
+    /// The address of the socket's peer, or of the PROXY header; `None` on a Unix socket.
     pub address: Option<IpAddr>,
-    /// Counts the connection; goes with it through the upgrade.
+    /// The connection's count, kept through an upgrade.
     pub permit: Arc<Permit>,
 }
 
 /// A request without its body. Cheap to clone, because filters do.
 #[derive(Clone)]
-pub struct RequestContext(Arc<Inner>);
+pub struct RequestContext(Arc<ContextData>);
 
-struct Inner {
+struct ContextData {
     head: Parts,
-    peer: Peer,
+    peer: HttpPeer,
     client: Option<ClientAddr>,
     endpoint: Option<&'static Endpoint>,
     has_body: bool,
@@ -38,12 +38,12 @@ impl RequestContext {
     /// `has_body` is whether a body follows.
     pub fn new(
         head: Parts,
-        peer: Peer,
+        peer: HttpPeer,
         client: Option<ClientAddr>,
         endpoint: Option<&'static Endpoint>,
         has_body: bool,
     ) -> Self {
-        Self(Arc::new(Inner { head, peer, client, endpoint, has_body }))
+        Self(Arc::new(ContextData { head, peer, client, endpoint, has_body }))
     }
 
     /// The endpoint of the path, whether or not the listener has its role.
@@ -68,13 +68,13 @@ impl RequestContext {
         self.0.head.uri.query()
     }
 
-    /// Host and port as the client wrote them.
+    /// Host and port as the client sent them.
     pub fn authority(&self) -> &str {
         let from_uri = self.0.head.uri.authority().map(http::uri::Authority::as_str);
         from_uri.or_else(|| self.header(header::HOST)).unwrap_or("")
     }
 
-    /// A header that is sent once, as text.
+    /// The text of a header that occurs once.
     pub fn header(&self, name: header::HeaderName) -> Option<&str> {
         let mut values = self.headers().get_all(name).iter();
         match (values.next(), values.next()) {
@@ -83,11 +83,11 @@ impl RequestContext {
         }
     }
 
-    pub fn peer(&self) -> &Peer {
+    pub fn peer(&self) -> &HttpPeer {
         &self.0.peer
     }
 
-    /// The client's own address, behind proxies that are trusted.
+    /// The client's address, behind trusted proxies.
     pub fn client(&self) -> Option<ClientAddr> {
         self.0.client
     }
@@ -110,7 +110,7 @@ impl RequestContext {
     }
 }
 
-/// The channel that a path segment names, percent-decoded.
+/// The channel named by a percent-encoded path segment.
 pub fn channel_in(segment: &str) -> Result<ChannelName, Refusal> {
     let invalid = |detail: String| Refusal::new(ErrorCode::ChannelInvalid, detail);
     let name = percent_encoding::percent_decode_str(segment)
