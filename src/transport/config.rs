@@ -1,4 +1,4 @@
-//! What the transport is told: listeners and limits, checked.
+//! Checked configuration: listeners, transport limits and rooms.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::broker::ConnectionLimits;
 use crate::broker::room::RoomLimits;
 
-/// What a listener serves; a request for another role gets 404.
+/// A group of endpoints that a listener serves; those of other roles answer 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     Subscribe,
@@ -26,7 +26,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role with its word in the configuration.
+    /// Every role with its name in the configuration.
     pub const NAMES: [(&str, Self); 9] = [
         ("subscribe", Self::Subscribe),
         ("publish", Self::Publish),
@@ -67,21 +67,21 @@ pub struct ListenerConfig {
     pub tls: Option<TlsFiles>,
     /// Browser origins allowed besides the listener's own, as browsers write them (`https://app.example.com`).
     pub origins: Vec<String>,
-    /// Host names (with port, if not the default) this listener answers to; empty for any.
+    /// Accepted host names, with port if not the default; empty for any.
     pub hosts: Vec<String>,
-    /// Connections at once on this listener; 0 for no limit of its own.
+    /// Concurrent connections; 0 for no limit of this listener.
     pub max_connections: u64,
     /// Every connection begins with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
-    /// WebSockets of our own protocol are compressed where the client takes it (RFC 7692).
+    /// WebSockets of the native protocol are compressed if the client offers it (RFC 7692).
     pub compression: bool,
-    /// HTTP/2 beside HTTP/1.1, over TLS alone.
+    /// HTTP/2 beside HTTP/1.1, only over TLS.
     pub http2: bool,
     /// For the role `tslm`.
     pub tslm: TslmConfig,
-    /// For the role `relay`: what stands before the id in the path, without slashes at its ends; empty for nothing.
+    /// For the role `relay`: the path before the id, without outer slashes; may be empty.
     pub scope: String,
-    /// For the role `flock`: whoever reaches the listener counts as one with a valid token.
+    /// For the role `flock`: every client of the listener counts as one with a valid token.
     pub flock_vouches: bool,
 }
 
@@ -91,13 +91,13 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// What a TSLM listener allows, in the words of that system's own configuration.
+/// Permissions of a TSLM listener, named as in that system's own configuration.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TslmConfig {
     pub subscribe: bool,
     pub create_channel: bool,
     pub notify_channel: bool,
-    /// A client must present one of these; empty asks for none.
+    /// A client must present one of these; empty for none.
     pub auth_tokens: Vec<String>,
     /// Bytes of one message.
     pub max_message_size: u64,
@@ -105,7 +105,7 @@ pub struct TslmConfig {
     pub rate_limit_per_second: u32,
 }
 
-/// Without the tokens.
+/// Omits the tokens.
 impl fmt::Debug for TslmConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { subscribe, create_channel, notify_channel, auth_tokens, max_message_size, rate_limit_per_second } =
@@ -149,20 +149,20 @@ pub struct TransportLimits {
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// Rooms, as far as their sockets are concerned, and the limits of the rooms themselves.
+/// Settings of rooms: their limits, and those of their connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomsConfig {
     pub limits: RoomLimits,
     /// Between the gateway's pings of a silent peer.
     pub heartbeat: Duration,
-    /// A peer that was silent for so long is gone; zero for no limit.
+    /// A silent peer is disconnected after this; zero for no limit.
     pub client_timeout: Duration,
     /// One message of a peer.
     pub max_message_bytes: usize,
     pub open: OpenTo,
-    /// Texts of peers that look like words of the gateway are refused in the relay form.
+    /// The relay form refuses texts of peers that look like messages of the gateway.
     pub relay_strict: bool,
-    /// Peers learn each other's city, region and country.
+    /// Messages carry the city, region and country of their sender.
     pub geoip: bool,
 }
 
@@ -192,7 +192,7 @@ pub enum OpenTo {
 }
 
 impl OpenTo {
-    /// Every kind with its word in the configuration.
+    /// Every value with its name in the configuration.
     pub const NAMES: [(&str, Self); 3] =
         [("anyone", Self::Anyone), ("login", Self::Login), ("publisher", Self::Publisher)];
 }

@@ -6,12 +6,12 @@ use warp::reply::{Response, with_header, with_status};
 
 use super::state::AppState;
 
-/// The process runs and answers.
+/// The process is running.
 pub fn live() -> Response {
     "ok\n".into_response()
 }
 
-/// Traffic may be sent here.
+/// The node accepts traffic.
 pub fn ready(app: &AppState) -> Response {
     match app.lifecycle.phase().unready_reason().or_else(|| app.engine.unavailable_reason()) {
         None => "ready\n".into_response(),

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::auth::client_addr::ClientAddr;
 
-/// ConnectionCounts connections and refuses those over a limit.
+/// Counts connections and refuses those over a limit.
 pub struct ConnectionLimiter {
     max_connections: u64,
     max_per_address: u64,
@@ -65,7 +65,7 @@ impl ConnectionLimiter {
 }
 
 impl Permit {
-    /// ConnectionCounts the connection for its client's address as well. Further calls change nothing.
+    /// Counts the connection for its client's address as well. Further calls change nothing.
     pub fn assign(&self, client: ClientAddr) -> Result<(), LimitReached> {
         let mut address = self.address.lock();
         if address.is_some() || self.limiter.max_per_address == 0 {

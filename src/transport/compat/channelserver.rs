@@ -1,7 +1,7 @@
 //! `/v1/ws/` and `/v1/ws/{id}`: unchanged clients of the channelserver.
 //!
-//! `Origin` is not looked at: its clients are pages of other sites, and nothing that a browser adds by itself counts
-//! here. The id is what lets a client in.
+//! `Origin` is not checked: the clients are pages of other sites, and no credential that a browser adds by itself is
+//! used here. The id admits a client.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -59,7 +59,7 @@ pub async fn upgrade(
     }))
 }
 
-/// A peer of the room that is wanted, or of a new one.
+/// A peer of the requested room, or of a new one.
 pub fn peer(
     app: Arc<AppState>,
     connection: Arc<Connection>,
@@ -67,26 +67,26 @@ pub fn peer(
     wanted: Option<RequestedRoom>,
 ) -> Channelserver {
     let sender = caller.sender.to_json().into();
-    let peer = Peer::entering(app, connection, caller, move |app, joiner| async move {
+    let peer = Peer::entering(app, connection, caller, move |app, request| async move {
         match wanted {
-            None => open(&app, joiner).await.into(),
-            Some(RequestedRoom::Room(id)) => join(&app, id, joiner).await,
+            None => open(&app, request).await.into(),
+            Some(RequestedRoom::Room(id)) => join(&app, id, request).await,
             Some(RequestedRoom::Unknown) => JoinOutcome::Refused(CloseReason::UnknownRoom),
         }
     });
     Channelserver { peer, sender }
 }
 
-async fn open(app: &AppState, joiner: JoinRequest) -> Result<Seat, CloseReason> {
+async fn open(app: &AppState, request: JoinRequest) -> Result<Seat, CloseReason> {
     let id = new_id().map_err(|_| CloseReason::RateLimited)?;
-    let _opening = rooms::reserve(app, joiner.address).await.map_err(|refusal| close_reason_for(&refusal))?;
+    let _reservation = rooms::reserve(app, request.address).await.map_err(|refusal| close_reason_for(&refusal))?;
     if let Some(elsewhere) = &app.elsewhere {
         elsewhere.directory.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
     }
-    app.rooms.open_channel(id, joiner, Instant::now())
+    app.rooms.open_channel(id, request, Instant::now())
 }
 
-async fn join(app: &AppState, id: RoomId, joiner: JoinRequest) -> JoinOutcome {
+async fn join(app: &AppState, id: RoomId, request: JoinRequest) -> JoinOutcome {
     let key = Key::Channel(id);
     if let Some(elsewhere) = app.elsewhere.as_ref().filter(|_| !app.rooms.has(&key)) {
         match elsewhere.directory.lookup_owner(&key).await {
@@ -95,7 +95,7 @@ async fn join(app: &AppState, id: RoomId, joiner: JoinRequest) -> JoinOutcome {
             Err(_) => return JoinOutcome::Refused(CloseReason::EngineUnavailable),
         }
     }
-    app.rooms.join_channel(id, joiner, Instant::now()).into()
+    app.rooms.join_channel(id, request, Instant::now()).into()
 }
 
 pub struct Channelserver {
@@ -114,8 +114,8 @@ impl Handler for Channelserver {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if let Some(strand) = self.peer.elsewhere() {
-            strand.forward(ClientFrame::Text(text.to_owned()));
+        if let Some(forwarder) = self.peer.elsewhere() {
+            forwarder.forward(ClientFrame::Text(text.to_owned()));
             return Ok(());
         }
         let envelope = channelserver::envelope(text, &self.sender);
@@ -124,7 +124,7 @@ impl Handler for Channelserver {
         Ok(())
     }
 
-    /// As in the older system.
+    /// Ignored, as in the older system.
     fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `/__heartbeat__`, `/__lbheartbeat__` and `/__version__`: what load balancers in front of the channelserver ask.
+//! `/__heartbeat__`, `/__lbheartbeat__` and `/__version__`: health checks of channelserver deployments.
 
 use serde_json::json;
 use warp::Reply;

@@ -1,4 +1,4 @@
-//! Endpoints for the clients of four older systems.
+//! Endpoints for unchanged clients of four older systems.
 
 pub mod channelserver;
 pub mod flock;

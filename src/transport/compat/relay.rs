@@ -1,6 +1,6 @@
 //! `/v1/relay/{id}` and the role `relay`: unchanged clients of the relay.
 //!
-//! `Origin` is not looked at, as in the older system: nothing that a browser adds by itself counts here.
+//! `Origin` is not checked, as in the older system: no credential that a browser adds by itself is used here.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,7 +30,7 @@ pub async fn upgrade(
 ) -> Result<warp::reply::Response, Refusal> {
     let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(ErrorCode::NotFound)?;
     let handshake = older_handshake(&call, upgrade)?;
-    // Whoever comes first opens a room.
+    // The first peer opens a room.
     let principal = authorize(&app, &call, body, 0).await?.principal;
     let (shared, caller) = (app.clone(), Caller::of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
@@ -40,19 +40,19 @@ pub async fn upgrade(
     }))
 }
 
-/// A peer under an id.
+/// A peer of the room with this id.
 pub fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, id: String) -> Relay {
     let strict = app.rooms_config.relay_strict;
-    let peer = Peer::entering(app, connection, caller, |app, joiner| join(app, id, joiner));
+    let peer = Peer::entering(app, connection, caller, |app, request| join(app, id, request));
     Relay { peer, strict }
 }
 
-async fn join(app: Arc<AppState>, id: String, joiner: JoinRequest) -> JoinOutcome {
+async fn join(app: Arc<AppState>, id: String, request: JoinRequest) -> JoinOutcome {
     let key = Key::Relay(id.as_str().into());
-    let mut held = None;
+    let mut name_lock = None;
     if let Some(elsewhere) = &app.elsewhere {
-        // Nobody gives the id up until it is joined.
-        held = Some(elsewhere.directory.lock_name(&key).await);
+        // The name is not released until the join is complete.
+        name_lock = Some(elsewhere.directory.lock_name(&key).await);
         if !app.rooms.has(&key) {
             match elsewhere.directory.claim(&key).await {
                 Ok(Some(node)) => return JoinOutcome::OtherNode(node, RoomTarget::Relay(id)),
@@ -61,21 +61,21 @@ async fn join(app: Arc<AppState>, id: String, joiner: JoinRequest) -> JoinOutcom
             }
         }
     }
-    let joined = match app.rooms.join_waiting(&id, joiner, Instant::now()) {
+    let joined = match app.rooms.join_waiting(&id, request, Instant::now()) {
         Ok(seat) => Ok(seat),
-        Err(joiner) => match reserve(&app, joiner.address).await {
-            Ok(_opening) => app.rooms.join_relay(&id, joiner, Instant::now()),
+        Err(request) => match reserve(&app, request.address).await {
+            Ok(_reservation) => app.rooms.join_relay(&id, request, Instant::now()),
             Err(refusal) => Err(close_reason_for(&refusal)),
         },
     };
-    drop(held);
+    drop(name_lock);
     if let (Err(_), Some(elsewhere)) = (&joined, &app.elsewhere) {
         elsewhere.directory.release(&app.rooms, &key).await;
     }
     joined.into()
 }
 
-/// The one path segment behind the scope: any text that is not empty and not too long.
+/// The path segment behind the scope, decoded: 1 to `MAX_ID_BYTES` bytes.
 fn id_in(call: &RequestContext) -> Option<String> {
     let rest = if call.has_role(Role::Relay) {
         let rest = call.path().strip_prefix('/')?;
@@ -96,7 +96,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// `text` is what the answer repeats if nobody is there.
+    /// `text` is repeated in the response if no other peer is connected.
     fn relay(&self, bytes: &[u8], text: &str, frame: fn(&[u8]) -> Bytes) {
         // If the room has ended, this connection was closed with it.
         if self.peer.relay(bytes.len(), |_| frame(bytes)) == Some(Relayed::NoPeer) {
@@ -115,8 +115,8 @@ impl Handler for Relay {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if let Some(strand) = self.peer.elsewhere() {
-            strand.forward(ClientFrame::Text(text.to_owned()));
+        if let Some(forwarder) = self.peer.elsewhere() {
+            forwarder.forward(ClientFrame::Text(text.to_owned()));
         } else if self.strict && looks_like_control(text) {
             self.peer.connection.send(&not_received(text));
         } else {
@@ -127,7 +127,7 @@ impl Handler for Relay {
 
     fn on_binary(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
         match self.peer.elsewhere() {
-            Some(strand) => strand.forward(ClientFrame::Binary(Base64Bytes(bytes.to_owned()))),
+            Some(forwarder) => forwarder.forward(ClientFrame::Binary(Base64Bytes(bytes.to_owned()))),
             None => self.relay(bytes, "", binary_frame),
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The role `tslm`: an unchanged client of the TSLM last-mile, on any path of its listener.
+//! The role `tslm`: unchanged clients of the TSLM last-mile, on any path of the listener.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,7 +29,7 @@ pub fn upgrade(
     let handshake = Handshake::read(call, upgrade)?;
     origin::check(call)?;
     let listener = call.peer().listener.clone();
-    // A browser can bring its token only as a subprotocol, and then needs that subprotocol chosen.
+    // A browser can send its token only as a subprotocol, and then requires this one in the response.
     let token = present_token(&listener.tslm.auth_tokens, call, handshake.offered())?;
     let shared = app.clone();
     Ok(handshake.accept(app, call, token.as_deref(), move |connection| {
@@ -38,67 +38,61 @@ pub fn upgrade(
     }))
 }
 
-/// The token that the client presents, if the listener asks for one.
+/// The client's token; `None` if the listener requires none.
 fn present_token(accepted: &[String], call: &RequestContext, offered: &[String]) -> Result<Option<String>, Refusal> {
     if accepted.is_empty() {
         return Ok(None);
     }
     let is_accepted = |token: &str| {
-        // Every comparison is made, whatever the first one says.
+        // All tokens are compared, so that the time does not depend on which one matches.
         accepted.iter().fold(false, |found, accepted| found | bool::from(accepted.as_bytes().ct_eq(token.as_bytes())))
     };
     let bearer = call.bearer().filter(|token| is_accepted(token)).map(str::to_owned);
     bearer
         .or_else(|| offered.iter().find(|token| is_accepted(token)).cloned())
         .map(Some)
-        .ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "this listener needs one of its tokens"))
+        .ok_or_else(|| Refusal::new(ErrorCode::Unauthenticated, "the listener requires one of its tokens"))
 }
 
-/// The connection's task side.
+/// The connection's handler.
 struct Tslm {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
-    commands: CommandSequencer<Commander>,
-    /// The policy that the subscriptions were checked against.
+    commands: CommandSequencer<CommandHandler>,
+    /// The policy generation that the subscriptions were checked against.
     checked: u64,
 }
 
-/// Carries out what a client says.
-struct Commander {
+/// Executes a client's commands.
+struct CommandHandler {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
-    frames: Option<RateLimit>,
+    frame_rate: Option<RateLimit>,
     subscriptions: Subscriptions,
 }
 
 impl Tslm {
     fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
         let rate = listener.tslm.rate_limit_per_second;
-        let commander = Commander {
+        let handler = CommandHandler {
             app: app.clone(),
             connection: connection.clone(),
             listener: listener.clone(),
-            frames: (rate > 0).then(|| RateLimit::new(rate, rate)),
+            frame_rate: (rate > 0).then(|| RateLimit::new(rate, rate)),
             subscriptions: Subscriptions::default(),
         };
-        Self {
-            checked: app.policy.generation(),
-            app,
-            connection,
-            listener,
-            commands: CommandSequencer::Idle(commander),
-        }
+        Self { checked: app.policy.generation(), app, connection, listener, commands: CommandSequencer::Idle(handler) }
     }
 
-    /// The dialect has no word for a subscription that ends by itself, so the connection does.
+    /// The protocol has no message for a subscription that the gateway ends, so the connection is closed.
     fn recheck(&mut self) -> Result<(), CloseReason> {
         let generation = self.app.policy.generation();
-        let Some(commander) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
+        let Some(handler) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
         self.checked = generation;
         let rules = self.app.policy.rules().load();
-        if commander.subscriptions.any(|channel| rules.of(channel).is_restricted()) {
+        if handler.subscriptions.any(|channel| rules.of(channel).is_restricted()) {
             Err(CloseReason::Forbidden)
         } else {
             Ok(())
@@ -106,7 +100,7 @@ impl Tslm {
     }
 }
 
-impl Commander {
+impl CommandHandler {
     async fn on_command(&mut self, command: &Command) -> Result<(), ServerFrame> {
         let allowed = &self.listener.tslm;
         match command {
@@ -128,8 +122,8 @@ impl Commander {
     }
 
     async fn subscribe(&mut self, channel: &str) -> Result<(), ServerFrame> {
-        let name = self.existing(channel).await?;
-        // The listener's permission stands for a valid token, not for what a token would have to hold.
+        let name = self.existing_channel(channel).await?;
+        // The listener's permission replaces a valid token, but not the claims that a channel requires.
         if self.app.policy.rules().load().of(&name).is_restricted() {
             return Err(denied("Subscribe"));
         }
@@ -139,19 +133,19 @@ impl Commander {
             Err(refusal) if refusal.code == ErrorCode::AlreadySubscribed => return Ok(()),
             Err(_) => return Err(ServerFrame::Error("Too many subscriptions".into())),
         };
-        let _place = subscriber_slot(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
-        let newcomer = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag };
+        let _slot = subscriber_slot(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
+        let request = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag };
         let membership = self
             .app
             .engine
-            .subscribe(&name, newcomer, Start::Live, Now::read(), &mut |_| {})
+            .subscribe(&name, request, Start::Live, Now::read(), &mut |_| {})
             .map_err(|refusal| error(&refusal))?;
         self.subscriptions.insert(membership);
         Ok(())
     }
 
     async fn notify(&mut self, channel: &str, content: &Content) -> Result<(), ServerFrame> {
-        let name = self.existing(channel).await?;
+        let name = self.existing_channel(channel).await?;
         let publisher = format!("tslm:{}", self.listener.name);
         let json;
         let payload = match content {
@@ -162,22 +156,22 @@ impl Commander {
             }
         };
         let appended = self.app.engine.append(&name, &publisher, payload, Now::read());
-        let congestion = match appended.map_err(|refusal| error(&refusal))? {
+        let backpressure = match appended.map_err(|refusal| error(&refusal))? {
             Appended::Done(accepted) => accepted.deliveries.run(),
             Appended::Pending(answer) => stored(answer).await.map_err(|refusal| error(&refusal))?.backpressure,
         };
-        if let Some(congestion) = congestion {
-            congestion.wait().await;
+        if let Some(backpressure) = backpressure {
+            backpressure.wait().await;
         }
-        // A publisher that listens too gets its own message before the answer.
+        // A publisher that is subscribed receives its own message before the response.
         if let Some(membership) = self.subscriptions.get(&name) {
             membership.catch_up();
         }
         Ok(())
     }
 
-    /// The dialect knows only channels that were created.
-    async fn existing(&self, channel: &str) -> Result<ChannelName, ServerFrame> {
+    /// The protocol knows only channels that were created.
+    async fn existing_channel(&self, channel: &str) -> Result<ChannelName, ServerFrame> {
         let not_found = || ServerFrame::Error(format!("Channel not found: {channel}"));
         let name = ChannelName::from_dialect(channel).map_err(|_| not_found())?;
         let state = self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?;
@@ -185,11 +179,11 @@ impl Commander {
     }
 
     fn is_over_rate(&mut self) -> bool {
-        self.frames.as_mut().is_some_and(|frames| frames.try_take(Now::read().monotonic).is_err())
+        self.frame_rate.as_mut().is_some_and(|frame_rate| frame_rate.try_take(Now::read().monotonic).is_err())
     }
 }
 
-impl HandleCommand for Commander {
+impl HandleCommand for CommandHandler {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         let reply = if self.is_over_rate() {
             ServerFrame::Error("Rate limit exceeded".into())
@@ -227,7 +221,7 @@ impl Handler for Tslm {
     }
 
     fn on_binary(&mut self, _bytes: &[u8]) -> Result<(), CloseReason> {
-        let is_over_rate = self.commands.idle().is_some_and(Commander::is_over_rate);
+        let is_over_rate = self.commands.idle().is_some_and(CommandHandler::is_over_rate);
         let reply = if is_over_rate { "Rate limit exceeded" } else { "Binary messages not supported" };
         self.connection.send(&ServerFrame::Error(reply.into()).frame());
         Ok(())
@@ -245,8 +239,8 @@ fn named(channel: &str) -> Result<ChannelName, ServerFrame> {
     ChannelName::from_dialect(channel).map_err(|error| ServerFrame::Error(error.to_string()))
 }
 
-fn denied(what: &str) -> ServerFrame {
-    ServerFrame::Error(format!("Permission denied: {what}"))
+fn denied(command: &str) -> ServerFrame {
+    ServerFrame::Error(format!("Permission denied: {command}"))
 }
 
 fn error(refusal: &Refusal) -> ServerFrame {

@@ -72,7 +72,7 @@ async fn join(
         }
         OpenTo::Publisher => (false, None),
     };
-    let is_spoken = handshake.speaks(SUBPROTOCOL);
+    let is_spoken = handshake.accepts_protocol(SUBPROTOCOL);
     let (shared, caller) = (app.clone(), Caller::of(app, call));
     let protocol = is_spoken.then_some(SUBPROTOCOL);
     Ok(handshake.accept_with(app, call, &app.room_connection_limits, protocol, move |connection| {

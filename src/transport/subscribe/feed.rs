@@ -1,4 +1,4 @@
-//! One subscriber of a fallback: what it is told, in order, with the cursor behind each word.
+//! One fallback subscriber: its events in order, with the cursor behind each.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,23 +24,23 @@ pub struct EventFeed {
     app: Arc<AppState>,
     connection: Arc<Connection<BufferedSocket>>,
     session: Session,
-    /// Behind what was handed out so far.
+    /// The position behind the last returned event.
     cursor: Cursor,
-    /// Texts that were taken from the outbox, or come before everything in it.
+    /// Texts that were taken from the outbox, or precede everything in it.
     ready: VecDeque<Bytes>,
-    /// Nothing is missing since the cursor, or whatever else it went on from.
+    /// No publication is missing since the cursor or `since`.
     recovered: bool,
-    /// The policy that the session was checked against.
+    /// The policy generation that the session was checked against.
     checked: u64,
     _registered: Registered,
 }
 
-/// One thing to tell.
+/// One event for the client.
 pub enum Event {
     /// A JSON text, the same as on a WebSocket.
     Text(EventKind, Bytes),
     Heartbeat,
-    /// The last word.
+    /// The last event.
     Close(CloseReason),
 }
 
@@ -54,19 +54,19 @@ pub enum EventKind {
 }
 
 impl EventFeed {
-    /// Subscribes to all that is asked for, or to nothing.
+    /// Subscribes to all channels of the query, or to none.
     pub async fn open(
         app: Arc<AppState>,
         call: &RequestContext,
-        asked: &Query,
+        query: &Query,
         fallback: Fallback,
     ) -> Result<Self, Refusal> {
         origin::check(call)?;
         let checked = app.policy.generation();
         let principal = credential::principal(&app, call).await?;
         let owner = principal.as_ref().map_or(Owner::ANONYMOUS, |who| Owner::of(&who.issuer, &who.subject));
-        if let Some(cursor) = &asked.cursor {
-            let channels: Vec<_> = asked.channels.iter().map(|(channel, _)| channel.clone()).collect();
+        if let Some(cursor) = &query.cursor {
+            let channels: Vec<_> = query.channels.iter().map(|(channel, _)| channel.clone()).collect();
             cursor.check(owner, &channels)?;
         }
         let limits = Arc::new(limits(&app, fallback));
@@ -77,15 +77,15 @@ impl EventFeed {
             connection,
             cursor: Cursor::new(owner),
             ready: VecDeque::new(),
-            recovered: asked.goes_on(),
+            recovered: query.is_resuming(),
             checked,
             app,
             _registered: registered,
         };
-        // Nothing is begun for a request that is refused in the end.
-        asked.channels.iter().try_for_each(|(channel, _)| feed.session.may_listen(channel))?;
-        for (channel, start) in &asked.channels {
-            let known = asked.cursor.as_ref().and_then(|cursor| cursor.position(channel.as_str()));
+        // All channels are checked first, so that a refused request subscribes to none.
+        query.channels.iter().try_for_each(|(channel, _)| feed.session.may_listen(channel))?;
+        for (channel, start) in &query.channels {
+            let known = query.cursor.as_ref().and_then(|cursor| cursor.position(channel.as_str()));
             let start = known.cloned().map(Start::Since).or_else(|| start.clone()).unwrap_or(Start::Live);
             feed.listen(channel, start, known.is_some()).await?;
         }
@@ -93,11 +93,11 @@ impl EventFeed {
     }
 
     async fn listen(&mut self, channel: &ChannelName, start: Start, is_from_cursor: bool) -> Result<(), Refusal> {
-        let _place = subscriber_slot(&*self.app.engine, channel).await?;
+        let _slot = subscriber_slot(&*self.app.engine, channel).await?;
         let since = if let Start::Since(since) = &start { Some(since.clone()) } else { None };
         let Self { session, cursor, ready, recovered, .. } = self;
         let mut is_future = false;
-        let mut announce = |joined: Joined<'_>| {
+        let mut on_joined = |joined: Joined<'_>| {
             let position = &joined.position;
             let is_ahead = |since: &Position| position.epoch == since.epoch && position.offset < since.offset;
             is_future = is_from_cursor && since.as_ref().is_some_and(is_ahead);
@@ -105,10 +105,10 @@ impl EventFeed {
             let before = joined.history.first().map_or(position.offset, |first| first.offset - 1);
             cursor.set(channel.as_str(), &position.epoch, before);
             ready.extend(written_texts(text_frame(subscribed(None, channel.as_str(), &joined).to_json().as_bytes())));
-            // Not through the outbox: however much it is, it is kept already, and goes out as fast as it is read.
+            // Not through the outbox: the history is in memory already, and is sent as fast as the client reads.
             ready.extend(joined.history.iter().flat_map(|one| written_texts(one.frame(Form::Native).clone())));
         };
-        session.listen(channel, start, Now::read(), &mut announce)?;
+        session.listen(channel, start, Now::read(), &mut on_joined)?;
         if is_future { Err(InvalidCursor::Future.into()) } else { Ok(()) }
     }
 
@@ -120,24 +120,24 @@ impl EventFeed {
         self.recovered
     }
 
-    /// The client went away.
+    /// The client has disconnected.
     pub fn abandon(&self) {
         self.connection.abandon();
     }
 
-    /// The next word; `None` when there are no more.
+    /// The next event; `None` at the end.
     pub fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Event>> {
         self.connection.set_task(cx.waker());
         self.recheck();
         loop {
             if let Some(text) = self.ready.pop_front() {
                 self.connection.mark_progress();
-                match self.read(text) {
-                    Some(word) => return Poll::Ready(Some(word)),
+                match self.event(text) {
+                    Some(event) => return Poll::Ready(Some(event)),
                     None => continue,
                 }
             }
-            // Before the outbox: what was sent before the end is told before it.
+            // Read before the outbox, so that frames sent before the close are returned before it.
             let phase = self.connection.phase();
             match (self.connection.pop_frames(), phase) {
                 (Some(frames), _) => self.ready.extend(written_texts(frames)),
@@ -154,7 +154,7 @@ impl EventFeed {
         }
     }
 
-    /// Looks at the rights again if the policy changed.
+    /// Checks the authorization again if the policy has changed.
     fn recheck(&mut self) {
         let generation = self.app.policy.generation();
         if std::mem::replace(&mut self.checked, generation) == generation {
@@ -171,10 +171,10 @@ impl EventFeed {
         }
     }
 
-    /// Keeps the cursor behind what is handed out.
-    fn read(&mut self, text: Bytes) -> Option<Event> {
+    /// Parses a text, and moves the cursor behind it.
+    fn event(&mut self, text: Bytes) -> Option<Event> {
         if text.is_empty() {
-            // The peer has no way to answer. That it takes this is the sign of its life.
+            // The peer cannot answer a ping. That it reads the heartbeat shows that it is alive.
             self.connection.mark_alive();
             return Some(Event::Heartbeat);
         }
@@ -196,9 +196,10 @@ impl EventFeed {
     }
 }
 
-/// The limits of every connection, with a heartbeat in place of pings that want an answer.
+/// The limits of every connection, with a heartbeat instead of pings.
 fn limits(app: &AppState, fallback: Fallback) -> ConnectionLimits {
-    const HEARTBEAT: Duration = Duration::from_secs(15);
-    let ping = if fallback == Fallback::Poll { Duration::MAX } else { HEARTBEAT.min(app.connection_limits.ping) };
+    const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+    let ping =
+        if fallback == Fallback::Poll { Duration::MAX } else { HEARTBEAT_INTERVAL.min(app.connection_limits.ping) };
     ConnectionLimits { ping, pong: Duration::MAX, ..*app.connection_limits }
 }

@@ -1,7 +1,7 @@
-//! `GET /v1/events` and `GET /v1/poll`: subscribers whom no WebSocket reaches, on the same broker.
+//! Subscribers: over WebSocket, and by the fallbacks server-sent events, JSON lines and long polling.
 //!
-//! To the broker a fallback is a connection like any other, of which the socket takes nothing: what it is sent waits in
-//! its outbox, under the same limits, until the answer's body takes it.
+//! To the broker, a fallback is a connection whose socket accepts nothing. Its frames wait in the outbox, under the same
+//! limits, until the response body takes them.
 
 pub mod feed;
 pub mod poll;

@@ -1,4 +1,4 @@
-//! `GET /v1/poll`: one answer with everything behind a cursor, or as soon as there is something.
+//! `GET /v1/poll`: one response with the messages behind a cursor, sent as soon as there are any.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::protocol::{CloseReason, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
-/// An answer is complete when it has this many bytes; the rest comes with the next one.
-const ANSWER_BYTES: usize = 256 * 1024;
+/// A response is complete at this size; the rest follows in the next one.
+const FULL_RESPONSE_BYTES: usize = 256 * 1024;
 
 /// How long the first message waits for those right behind it.
-const LINGER: Duration = Duration::from_millis(5);
+const BATCH_DELAY: Duration = Duration::from_millis(5);
 
-/// Between two polls nothing is held here: the cursor and the backlog make them whole.
+/// The gateway keeps nothing between two polls: cursor and backlog cover the time in between.
 pub async fn poll(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
-    let asked = Query::read(&call)?;
-    let feed = EventFeed::open(app, &call, &asked, Fallback::Poll).await?;
-    // Without a cursor there is nothing to wait for: the client needs one before it can miss anything.
-    let wait = if asked.goes_on() { asked.wait } else { Duration::ZERO };
-    let json = Answer::collect(feed, wait).await;
+    let query = Query::read(&call)?;
+    let feed = EventFeed::open(app, &call, &query, Fallback::Poll).await?;
+    // Without a cursor the response is immediate: the client needs one before it can miss anything.
+    let wait = if query.is_resuming() { query.wait } else { Duration::ZERO };
+    let json = PollResponse::collect(feed, wait).await;
     let mut response = json.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
@@ -37,47 +37,47 @@ pub async fn poll(app: Arc<AppState>, call: RequestContext) -> Result<Response, 
 
 /// Lists of JSON objects, without their brackets.
 #[derive(Default)]
-struct Answer {
+struct PollResponse {
     messages: String,
     subscribed: String,
     unsubscribed: String,
     close: Option<CloseReason>,
 }
 
-impl Answer {
+impl PollResponse {
     async fn collect(mut feed: EventFeed, wait: Duration) -> String {
-        let mut answer = Self::default();
+        let mut response = Self::default();
         let mut deadline = Instant::now() + wait;
-        while answer.messages.len() < ANSWER_BYTES {
-            // What is there already is taken also after the deadline.
+        while response.messages.len() < FULL_RESPONSE_BYTES {
+            // Available events are taken also after the deadline.
             let next = timeout_at(deadline, poll_fn(|cx| feed.poll_next(cx))).await;
             match next {
-                // The next poll is refused for as long as that lasts.
+                // While a channel is degraded, the next poll is refused.
                 Ok(Some(Event::Heartbeat | Event::Text(EventKind::Degraded | EventKind::Restored, _))) => {}
                 Ok(Some(Event::Text(kind, text))) => {
                     let list = match kind {
-                        EventKind::Message => &mut answer.messages,
-                        EventKind::Subscribed => &mut answer.subscribed,
-                        _ => &mut answer.unsubscribed,
+                        EventKind::Message => &mut response.messages,
+                        EventKind::Subscribed => &mut response.subscribed,
+                        _ => &mut response.unsubscribed,
                     };
                     if !list.is_empty() {
                         list.push(',');
                     }
                     list.push_str(&String::from_utf8_lossy(&text));
                     if kind != EventKind::Subscribed {
-                        deadline = deadline.min(Instant::now() + LINGER);
+                        deadline = deadline.min(Instant::now() + BATCH_DELAY);
                     }
                 }
-                // More came than an answer holds; the backlog has it.
+                // The outbox overflowed: the next poll reads the rest from the backlog.
                 Ok(Some(Event::Close(CloseReason::SlowConsumer))) => break,
                 Ok(Some(Event::Close(reason))) => {
-                    answer.close = Some(reason);
+                    response.close = Some(reason);
                     break;
                 }
                 Ok(None) | Err(_) => break,
             }
         }
-        answer.to_json(&feed)
+        response.to_json(&feed)
     }
 
     fn to_json(&self, feed: &EventFeed) -> String {

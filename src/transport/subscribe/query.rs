@@ -1,4 +1,4 @@
-//! What a request for a fallback asks for: its query and where it wants to go on.
+//! The query of a fallback request: channels, positions, cursor and wait.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::transport::http::request::RequestContext;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
 
-/// Longer than this, proxies tend to end a request that nothing comes back on.
+/// Proxies tend to end a request that waits longer for its response.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 #[derive(Debug)]
 pub struct Query {
-    /// With what was asked for besides the cursor.
+    /// Each with its `since` or `backlog`.
     pub channels: Vec<(ChannelName, Option<Start>)>,
     pub cursor: Option<Cursor>,
     /// How long a poll may wait.
@@ -26,48 +26,48 @@ pub struct Query {
 }
 
 impl Query {
-    /// Parameters that it does not know are passed over.
+    /// Unknown parameters are ignored.
     pub fn read(call: &RequestContext) -> Result<Self, Refusal> {
-        let mut asked = Self { channels: Vec::new(), cursor: None, wait: DEFAULT_WAIT };
+        let mut query = Self { channels: Vec::new(), cursor: None, wait: DEFAULT_WAIT };
         for pair in call.query().unwrap_or("").split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            asked.take(name, &decode(value)?)?;
+            query.set(name, &decode(value)?)?;
         }
-        if asked.channels.is_empty() {
-            return Err(malformed("name the channels: ?channel=…&channel=…"));
+        if query.channels.is_empty() {
+            return Err(malformed("the query names no channel (?channel=…&channel=…)"));
         }
-        // An EventSource that reconnects asks for the address it began with, so the header is the newer word.
+        // An EventSource reconnects with its first URL, so the header is newer than the query.
         if call.headers().contains_key(&LAST_EVENT_ID) {
             let last = call.header(LAST_EVENT_ID).ok_or(cursor::InvalidCursor::Malformed)?;
             if !last.is_empty() {
-                asked.cursor = Some(Cursor::parse(last)?);
+                query.cursor = Some(Cursor::parse(last)?);
             }
         }
-        Ok(asked)
+        Ok(query)
     }
 
-    /// Whether it goes on from somewhere: nothing need be there yet.
-    pub fn goes_on(&self) -> bool {
+    /// Whether the request resumes from a position, so that it may wait for messages.
+    pub fn is_resuming(&self) -> bool {
         self.cursor.is_some() || self.channels.iter().any(|(_, start)| matches!(start, Some(Start::Since(_))))
     }
 
-    fn take(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
         match name {
             "channel" => {
                 let channel = ChannelName::parse(value)
                     .map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, error.to_string()))?;
                 if self.channels.len() == cursor::MAX_CHANNELS {
-                    return Err(Refusal::new(ErrorCode::LimitReached, "a request is for at most 100 channels"));
+                    return Err(Refusal::new(ErrorCode::LimitReached, "too many channels in one request (100)"));
                 }
                 self.channels.push((channel, None));
             }
             "since" | "backlog" => {
                 let Some((_, start @ None)) = self.channels.last_mut() else {
-                    return Err(malformed("`since` or `backlog` stands once behind its `channel`"));
+                    return Err(malformed("`since` or `backlog` must follow its `channel`, once"));
                 };
                 *start = Some(if name == "since" { since(value)? } else { Start::Backlog(number(value)?) });
             }
-            "cursor" if self.cursor.is_some() => return Err(malformed("there is one `cursor`")),
+            "cursor" if self.cursor.is_some() => return Err(malformed("`cursor` is given twice")),
             "cursor" => self.cursor = Some(Cursor::parse(value)?),
             "wait" => self.wait = Duration::from_secs(number(value)?).min(MAX_WAIT),
             _ => {}
@@ -76,15 +76,15 @@ impl Query {
     }
 }
 
-/// A position as a `message_id` has it.
+/// The position of a `message_id`.
 fn since(value: &str) -> Result<Start, Refusal> {
-    let (epoch, offset) = value.rsplit_once('-').ok_or(malformed("`since` is a `message_id`"))?;
+    let (epoch, offset) = value.rsplit_once('-').ok_or(malformed("`since` must be a `message_id`"))?;
     Ok(Start::Since(Position { epoch: epoch.into(), offset: number(offset)? }))
 }
 
 fn number(value: &str) -> Result<u64, Refusal> {
     let is_plain = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    value.parse().ok().filter(|_| is_plain).ok_or(malformed("a number in the query cannot be read"))
+    value.parse().ok().filter(|_| is_plain).ok_or(malformed("invalid number in the query"))
 }
 
 /// A value as HTML forms and `URLSearchParams` encode it.

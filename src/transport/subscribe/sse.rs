@@ -18,24 +18,24 @@ use crate::protocol::{Cursor, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
-/// Bytes that are taken from the outbox in one go: what hyper holds is not seen by the watch over slow readers.
+/// Bytes taken from the outbox at once: the slow consumer check does not see bytes that hyper holds.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// How long an EventSource waits before it connects again, in milliseconds.
-const RETRY: &str = "retry: 2000\n\n";
+/// How long an EventSource waits before it reconnects, in milliseconds.
+const RETRY_FIELD: &str = "retry: 2000\n\n";
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Refused in plain HTTP, or a stream that ends by saying why.
+/// Responds with a refusal in plain HTTP, or with a stream whose last event is the close reason.
 pub async fn events(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
-    let asked = Query::read(&call)?;
+    let query = Query::read(&call)?;
     let format = Format::of(&call);
-    let feed = EventFeed::open(app, &call, &asked, format.fallback()).await?;
-    let begun = if format == Format::EventStream { RETRY.to_owned() } else { String::new() };
-    let mut response = warp::reply::stream(Events { feed, format, begun }).into_response();
+    let feed = EventFeed::open(app, &call, &query, format.fallback()).await?;
+    let preamble = if format == Format::EventStream { RETRY_FIELD.to_owned() } else { String::new() };
+    let mut response = warp::reply::stream(EventBody { feed, format, preamble }).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    // nginx would collect a stream before it passes it on.
+    // nginx would buffer the stream.
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
 }
@@ -46,29 +46,29 @@ enum Format {
     Lines,
 }
 
-/// The body of the answer. Dropping it leaves the channels.
-struct Events {
+/// The response body. Dropping it unsubscribes.
+struct EventBody {
     feed: EventFeed,
     format: Format,
-    /// What goes out before everything.
-    begun: String,
+    /// Sent before all events.
+    preamble: String,
 }
 
-impl Stream for Events {
+impl Stream for EventBody {
     type Item = Result<Bytes, std::convert::Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { feed, format, begun } = &mut *self;
-        let mut chunk = std::mem::take(begun);
+        let Self { feed, format, preamble } = &mut *self;
+        let mut chunk = std::mem::take(preamble);
         let mut has_moved = false;
         let is_over = loop {
             if chunk.len() >= CHUNK_BYTES {
                 break false;
             }
             match feed.poll_next(cx) {
-                Poll::Ready(Some(word)) => {
-                    has_moved |= matches!(word, Event::Text(EventKind::Message | EventKind::Subscribed, _));
-                    format.write(&mut chunk, &word, feed.cursor());
+                Poll::Ready(Some(event)) => {
+                    has_moved |= matches!(event, Event::Text(EventKind::Message | EventKind::Subscribed, _));
+                    format.write(&mut chunk, &event, feed.cursor());
                 }
                 Poll::Ready(None) => break true,
                 Poll::Pending => break false,
@@ -85,19 +85,19 @@ impl Stream for Events {
     }
 }
 
-impl Drop for Events {
+impl Drop for EventBody {
     fn drop(&mut self) {
         self.feed.abandon();
     }
 }
 
 impl Format {
-    /// JSON lines for whoever names them and nothing of events.
+    /// JSON lines for a client that accepts them and does not name event streams.
     fn of(call: &RequestContext) -> Self {
-        let named = |wanted: &str| {
+        let named = |media_type: &str| {
             let accepted = call.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
             let ranges = accepted.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
-            ranges.map(str::trim).any(|range| range.eq_ignore_ascii_case(wanted))
+            ranges.map(str::trim).any(|range| range.eq_ignore_ascii_case(media_type))
         };
         if named("application/x-ndjson") && !named("text/event-stream") { Self::Lines } else { Self::EventStream }
     }
@@ -116,9 +116,9 @@ impl Format {
         }
     }
 
-    fn write(self, chunk: &mut String, word: &Event, cursor: &Cursor) {
+    fn write(self, chunk: &mut String, event: &Event, cursor: &Cursor) {
         use std::fmt::Write as _;
-        match (self, word) {
+        match (self, event) {
             (Self::EventStream, Event::Heartbeat) => chunk.push_str(":\n\n"),
             (Self::Lines, Event::Heartbeat) => chunk.push('\n'),
             (Self::EventStream, Event::Text(kind, text)) => {
@@ -151,7 +151,7 @@ fn push_event(chunk: &mut String, json: &str) {
     chunk.push('\n');
 }
 
-/// Line ends in JSON stand between its tokens only, where a space says the same.
+/// Line ends in JSON occur only between tokens, where a space is equivalent.
 fn push_line(chunk: &mut String, json: &str) {
     let mut parts = json.split(['\r', '\n']);
     chunk.push_str(parts.next().unwrap_or(""));

@@ -1,4 +1,4 @@
-//! `GET /v1/subscribe`: subscribers of our own protocol over WebSocket.
+//! `GET /v1/subscribe`: subscribers over WebSocket, subprotocol `lastmile.v1`.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,8 +27,8 @@ pub const SUBPROTOCOL: &str = "lastmile.v1";
 /// The first message: a token has at most 8 KiB.
 const MAX_HELLO_BYTES: usize = 10 * 1024;
 
-/// A burst of commands: a client may subscribe to all its channels at once.
-const BURST: u32 = 10;
+/// The burst of commands as a multiple of their rate: a client may subscribe to all its channels at once.
+const COMMAND_BURST_FACTOR: u32 = 10;
 
 pub async fn upgrade(
     app: Arc<AppState>,
@@ -39,7 +39,7 @@ pub async fn upgrade(
     origin::check(&call)?;
     // A credential in the request is checked before the upgrade, so that a bad one gets a plain 401.
     let principal = credential::principal(&app, &call).await?;
-    if !handshake.speaks(SUBPROTOCOL) {
+    if !handshake.accepts_protocol(SUBPROTOCOL) {
         let response = handshake.accept(&app, &call, None, |connection| {
             connection.close(CloseReason::UnsupportedProtocol);
             Refused
@@ -49,65 +49,66 @@ pub async fn upgrade(
     let form = handshake.negotiate_compression(&call)?;
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
-        let mut commander =
+        let mut handler =
             CommandHandler { app: shared, connection: connection.clone(), form, session: None, is_fresh: false };
         match principal {
             Some(principal) => {
-                commander.welcome(Some(principal));
-                commander.is_fresh = true;
+                handler.welcome(Some(principal));
+                handler.is_fresh = true;
             }
-            None => connection.expect_hello(commander.app.limits.hello),
+            None => connection.expect_hello(handler.app.limits.hello),
         }
-        Subscriber::new(commander)
+        Subscriber::new(handler)
     }))
 }
 
-/// The connection's task side: counts frames, hands messages on, looks at the policy again when woken.
+/// The connection's handler: limits the frame rate, queues commands, and checks the policy again when woken.
 struct Subscriber {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     commands: CommandSequencer<CommandHandler>,
-    /// As of the last message that was carried out.
+    /// The principal after the last command.
     principal: Option<Arc<Principal>>,
-    frames: RateLimit,
-    /// The policy that the principal was checked against, and the one that the subscriptions were.
-    checked: u64,
-    rechecked: u64,
+    frame_rate: RateLimit,
+    /// The policy generations that the principal and the subscriptions were checked against.
+    principal_generation: u64,
+    session_generation: u64,
 }
 
 impl Subscriber {
-    fn new(commander: CommandHandler) -> Self {
-        let (app, connection) = (commander.app.clone(), commander.connection.clone());
+    fn new(handler: CommandHandler) -> Self {
+        let (app, connection) = (handler.app.clone(), handler.connection.clone());
         let rate = app.limits.max_commands_per_second;
         let generation = app.policy.generation();
         Self {
             app,
             connection,
-            principal: commander.principal().cloned(),
-            commands: CommandSequencer::Idle(commander),
-            frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
-            // Something may have been taken back since the credential was looked at.
-            checked: 0,
-            rechecked: generation,
+            principal: handler.principal().cloned(),
+            commands: CommandSequencer::Idle(handler),
+            frame_rate: RateLimit::new(rate, rate.saturating_mul(COMMAND_BURST_FACTOR)),
+            // A revocation may have arrived since the credential was verified.
+            principal_generation: 0,
+            session_generation: generation,
         }
     }
 
-    /// Follows what the last message changed, and rechecks what a message in between held up.
-    fn settle(&mut self) -> Result<(), CloseReason> {
-        if let Some(commander) = self.commands.idle() {
-            if !same(self.principal.as_ref(), commander.principal()) {
-                self.principal = commander.principal().cloned();
-                self.checked = 0;
+    /// Checks the principal and the subscriptions again if the last command or the policy changed. A running command
+    /// delays the check of the subscriptions.
+    fn recheck(&mut self) -> Result<(), CloseReason> {
+        if let Some(handler) = self.commands.idle() {
+            if self.principal.as_ref().map(Arc::as_ptr) != handler.principal().map(Arc::as_ptr) {
+                self.principal = handler.principal().cloned();
+                self.principal_generation = 0;
             }
             let generation = self.app.policy.generation();
-            if std::mem::replace(&mut self.rechecked, generation) != generation
-                && let Some(session) = &mut commander.session
+            if std::mem::replace(&mut self.session_generation, generation) != generation
+                && let Some(session) = &mut handler.session
             {
                 session.recheck();
             }
         }
         let generation = self.app.policy.generation();
-        if std::mem::replace(&mut self.checked, generation) != generation
+        if std::mem::replace(&mut self.principal_generation, generation) != generation
             && let Some(principal) = &self.principal
         {
             self.app.policy.check(principal)?;
@@ -116,17 +117,9 @@ impl Subscriber {
     }
 }
 
-fn same(one: Option<&Arc<Principal>>, other: Option<&Arc<Principal>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
 impl Handler for Subscriber {
     fn bounds(&self) -> Bounds {
-        // Before it is known who this is, there is room for a token and little else.
+        // Before the first message, there is room for a token and little else.
         let is_known = matches!(&self.commands, CommandSequencer::Idle(CommandHandler { session: Some(_), .. }));
         let max = self.app.limits.max_command_bytes;
         let message_bytes = if is_known { max } else { MAX_HELLO_BYTES.min(max) };
@@ -134,23 +127,23 @@ impl Handler for Subscriber {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        self.frames.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)
+        self.frame_rate.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         self.connection.begin_batch();
         self.commands.on_text(text)?;
-        self.settle()
+        self.recheck()
     }
 
     fn on_read_end(&mut self) {
-        // All answers to what came at once go out at once.
+        // The responses to all commands of one read are sent together.
         self.connection.end_batch();
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if matches!(self.commands, CommandSequencer::Busy(_)) {
-            let done = std::task::ready!(self.commands.poll(cx)).and_then(|()| self.settle());
+            let done = std::task::ready!(self.commands.poll(cx)).and_then(|()| self.recheck());
             if let Err(reason) = done {
                 self.connection.close(reason);
             }
@@ -159,18 +152,18 @@ impl Handler for Subscriber {
     }
 
     fn on_wake(&mut self) -> Result<(), CloseReason> {
-        self.settle()
+        self.recheck()
     }
 }
 
-/// Carries out what a subscriber says.
+/// Executes a subscriber's commands.
 struct CommandHandler {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     form: Form,
-    /// `None` until the first message says who this is.
+    /// `None` until the first message.
     session: Option<Session>,
-    /// Welcomed for the handshake's credential, and nothing was said since.
+    /// The welcome was sent for the handshake's credential, and no command has followed.
     is_fresh: bool,
 }
 
@@ -208,7 +201,7 @@ impl CommandHandler {
         self.session = Some(session.with_form(self.form));
     }
 
-    /// The first message: `hello`, or any command of a client that brings no token.
+    /// The first message: `hello`, or any command of a client without a token.
     async fn on_first(&mut self, command: &Command<'_>) -> Result<(), CloseReason> {
         let is_hello = command.kind.0 == "hello";
         let principal = match command.token().filter(|_| is_hello) {
@@ -222,8 +215,8 @@ impl CommandHandler {
         Ok(())
     }
 
-    /// The first message of a client that was welcomed already. It cannot know that its browser sent a cookie along, so
-    /// it may still say `hello`: with a token, that one decides; without, nothing changes.
+    /// A `hello` after the welcome: the client cannot know that its browser sent a cookie. A token in it decides;
+    /// without one nothing changes.
     async fn on_late_hello(&mut self, command: &Command<'_>) -> Result<(), CloseReason> {
         if command.token().is_some() { self.on_first(command).await } else { Ok(()) }
     }
@@ -249,11 +242,11 @@ async fn refresh(app: &AppState, session: &mut Session, command: &Command<'_>) -
 
 async fn subscribe(app: &AppState, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
     let channel = session.may_subscribe(command)?;
-    let _place = subscriber_slot(&*app.engine, &channel).await?;
+    let _slot = subscriber_slot(&*app.engine, &channel).await?;
     session.subscribe(command, Now::read())
 }
 
-/// A connection that is only told why it is refused.
+/// The handler of a connection that is closed at once.
 struct Refused;
 
 impl Handler for Refused {

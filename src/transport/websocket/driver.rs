@@ -1,6 +1,6 @@
-//! The task of one WebSocket: reads frames, hands messages to its handler, writes what waits, ends in order.
+//! The task of one WebSocket: reads frames, calls the handler, writes the outbox, performs the closing handshake.
 //!
-//! It is a hand-written future because there is one for every connection: while idle it holds no buffer.
+//! A hand-written future, because there is one for every connection: while idle it holds no buffer.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -16,40 +16,41 @@ use crate::broker::connection::handler::Handler;
 use crate::broker::{Connection, Phase};
 use crate::protocol::websocket::{Assembler, Message, pong_frame};
 
-/// A peer whose socket is this far behind is not read from: its own commands fill its outbox.
+/// Unsent bytes above which a peer is not read: the responses to its commands fill its outbox.
 const READ_PAUSE_BYTES: usize = 64 * 1024;
 
-/// Reads of one connection before others have their turn.
+/// Reads of one connection before its task yields.
 const READS_PER_TURN: usize = 16;
 
-/// One read.
-const SCRATCH_BYTES: usize = 64 * 1024;
+/// Bytes of one read.
+const READ_BYTES: usize = 64 * 1024;
 
-/// One read of a peer that compresses: what it becomes may be a thousand times as much, and is dealt with before the
-/// next read.
-const DEFLATED_BYTES: usize = 2048;
+/// Bytes of one read from a peer that compresses: they may inflate a thousandfold, and all of it is handled before
+/// the next read.
+const DEFLATED_READ_BYTES: usize = 2048;
 
 thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
+/// Completes when the connection has ended.
 pub struct Driver<H: Handler> {
     connection: Arc<Connection<RawSocket>>,
     assembler: Assembler,
     handler: H,
-    /// What the peer sent behind its request, not looked at yet; hardly any has something.
+    /// Unread bytes behind the request; boxed, because few connections have any.
     early: Option<Box<Bytes>>,
-    /// The peer said Close.
+    /// The peer has sent Close.
     peer_closed: bool,
-    /// The gateway gave up on what the peer says: its answer may never be found in what still comes.
-    gave_up: bool,
+    /// The input is not parsed any more, so the peer's Close may never be seen.
+    is_unreadable: bool,
 }
 
 impl<H: Handler> Driver<H> {
-    /// `early` are bytes that the peer sent behind its request.
+    /// `early` are bytes that the peer sent behind its request, before the response.
     pub fn new(connection: Arc<Connection<RawSocket>>, assembler: Assembler, handler: H, early: Bytes) -> Self {
         let early = (!early.is_empty()).then(|| Box::new(early));
-        Self { connection, assembler, handler, early, peer_closed: false, gave_up: false }
+        Self { connection, assembler, handler, early, peer_closed: false, is_unreadable: false }
     }
 
     fn on_bytes(&mut self, bytes: &mut [u8]) {
@@ -83,14 +84,14 @@ impl<H: Handler> Driver<H> {
         });
         handler.on_read_end();
         if let Err(reason) = fed {
-            // What follows cannot be told apart from frames any more.
+            // The start of the next frame is unknown.
             self.peer_closed |= is_closing;
-            self.gave_up = true;
+            self.is_unreadable = true;
             self.connection.close(reason);
         }
     }
 
-    /// Writes what waits. Ready when nothing does.
+    /// Writes the outbox. Ready when it is empty.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.connection.wants_write() {
             match self.connection.socket().poll_write_ready(cx) {
@@ -103,29 +104,29 @@ impl<H: Handler> Driver<H> {
     }
 
     fn read_once(&mut self) -> io::Result<usize> {
-        let most = if self.assembler.inflates() { DEFLATED_BYTES } else { SCRATCH_BYTES };
-        SCRATCH.with_borrow_mut(|scratch| {
+        let most = if self.assembler.inflates() { DEFLATED_READ_BYTES } else { READ_BYTES };
+        READ_BUFFER.with_borrow_mut(|buffer| {
             let read = match self.early.take() {
                 Some(mut early) => {
                     let bytes = early.split_to(most.min(early.len()));
-                    scratch[..bytes.len()].copy_from_slice(&bytes);
+                    buffer[..bytes.len()].copy_from_slice(&bytes);
                     self.early = (!early.is_empty()).then_some(early);
                     Ok(bytes.len())
                 }
-                None => self.connection.socket().try_read(&mut scratch[..most]),
+                None => self.connection.socket().try_read(&mut buffer[..most]),
             };
             if let Ok(length @ 1..) = read {
-                self.on_bytes(&mut scratch[..length]);
+                self.on_bytes(&mut buffer[..length]);
             }
             read
         })
     }
 
-    /// Reads what is there, for as long as it is this connection's turn.
+    /// Reads until the socket is empty or the connection's turn is over.
     fn read(&mut self, cx: &mut Context<'_>) -> Progress {
         for _ in 0..READS_PER_TURN {
             if self.connection.phase() == Phase::Open {
-                // The flush that makes room wakes this task.
+                // The flush that empties the outbox wakes this task.
                 if self.connection.waiting_bytes() > READ_PAUSE_BYTES || self.handler.poll_ready(cx).is_pending() {
                     return Progress::Waiting;
                 }
@@ -147,18 +148,18 @@ impl<H: Handler> Driver<H> {
                 return Progress::Waiting;
             }
         }
-        // Others have their turn first.
+        // Other connections take their turn first.
         cx.waker().wake_by_ref();
         Progress::Waiting
     }
 }
 
-/// How far reading came.
+/// The result of reading.
 #[derive(PartialEq, Eq)]
 enum Progress {
-    /// Somebody will wake the task.
+    /// The task will be woken.
     Waiting,
-    /// The peer is gone.
+    /// The socket has ended or failed.
     Ended,
 }
 
@@ -187,9 +188,9 @@ impl<H: Handler> Future for Driver<H> {
                     }
                     return flushed;
                 }
-                Phase::Closing(_) if this.gave_up && flushed.is_ready() => {
-                    // The peer sees the end behind the Close, and need not be understood to get there.
-                    this.gave_up = false;
+                Phase::Closing(_) if this.is_unreadable && flushed.is_ready() => {
+                    // The peer sees the end of the stream behind the Close, whatever it still sends.
+                    this.is_unreadable = false;
                     this.connection.socket().finish();
                 }
                 _ => {}
@@ -197,7 +198,7 @@ impl<H: Handler> Future for Driver<H> {
             if this.read(cx) == Progress::Ended {
                 return Poll::Ready(());
             }
-            // What was read may have been answered, or have ended the connection.
+            // The handler may have sent frames or closed the connection.
             let is_over = this.peer_closed || matches!(this.connection.phase(), Phase::Closed(_));
             if !is_over && flushed.is_ready() != this.connection.wants_write() {
                 return Poll::Pending;
@@ -208,7 +209,7 @@ impl<H: Handler> Future for Driver<H> {
 
 impl<H: Handler> Drop for Driver<H> {
     fn drop(&mut self) {
-        // Nobody will write any more; frames that still come are refused.
+        // No task writes any more, so further frames are refused.
         self.connection.abandon();
     }
 }

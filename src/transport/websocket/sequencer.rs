@@ -1,4 +1,4 @@
-//! Messages of one connection that are carried out one after the other, each of which may wait.
+//! Executes the commands of one connection in order; each may wait.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -7,46 +7,46 @@ use std::task::{Context, Poll, Waker};
 
 use crate::protocol::CloseReason;
 
-/// What carries out messages. An error ends the connection.
+/// Executes handler. An error closes the connection.
 pub trait HandleCommand: Send + Sized + 'static {
     fn on_text(&mut self, text: &str) -> impl Future<Output = Result<(), CloseReason>> + Send;
 }
 
-/// While a message waits, those behind it wait too; no more is read from the peer, so they are what one read held.
+/// Commands behind a waiting one are queued. Nothing is read meanwhile, so they are the rest of one read.
 pub enum CommandSequencer<C> {
     Idle(C),
     Busy(Box<Busy<C>>),
-    /// A message ended the connection.
+    /// A command closed the connection.
     Closed,
 }
 
 pub struct Busy<C> {
-    work: Pin<Box<dyn Future<Output = Result<C, CloseReason>> + Send>>,
-    behind: VecDeque<String>,
+    running: Pin<Box<dyn Future<Output = Result<C, CloseReason>> + Send>>,
+    queued: VecDeque<String>,
 }
 
 impl<C: HandleCommand> CommandSequencer<C> {
-    /// What carries out the messages, unless one is being carried out.
+    /// The command handler, unless a command is running.
     pub fn idle(&mut self) -> Option<&mut C> {
         match self {
-            Self::Idle(commands) => Some(commands),
+            Self::Idle(handler) => Some(handler),
             _ => None,
         }
     }
 
     pub fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         match std::mem::replace(self, Self::Closed) {
-            Self::Idle(commands) => {
+            Self::Idle(handler) => {
                 let text = text.to_owned();
-                *self = Self::Busy(Box::new(Busy { work: begin(commands, text), behind: VecDeque::new() }));
-                // Most messages wait for nothing. What does is polled again before the next read.
+                *self = Self::Busy(Box::new(Busy { running: begin(handler, text), queued: VecDeque::new() }));
+                // Most commands complete at once. A pending one is polled again before the next read.
                 match self.poll(&mut Context::from_waker(Waker::noop())) {
                     Poll::Ready(done) => done,
                     Poll::Pending => Ok(()),
                 }
             }
             Self::Busy(mut busy) => {
-                busy.behind.push_back(text.to_owned());
+                busy.queued.push_back(text.to_owned());
                 *self = Self::Busy(busy);
                 Ok(())
             }
@@ -54,13 +54,13 @@ impl<C: HandleCommand> CommandSequencer<C> {
         }
     }
 
-    /// Ready when every message so far was carried out.
+    /// Ready when all commands so far are complete.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         while let Self::Busy(busy) = self {
-            match std::task::ready!(busy.work.as_mut().poll(cx)) {
-                Ok(commands) => match busy.behind.pop_front() {
-                    Some(text) => busy.work = begin(commands, text),
-                    None => *self = Self::Idle(commands),
+            match std::task::ready!(busy.running.as_mut().poll(cx)) {
+                Ok(handler) => match busy.queued.pop_front() {
+                    Some(text) => busy.running = begin(handler, text),
+                    None => *self = Self::Idle(handler),
                 },
                 Err(reason) => {
                     *self = Self::Closed;
@@ -76,5 +76,5 @@ fn begin<C: HandleCommand>(
     mut commands: C,
     text: String,
 ) -> Pin<Box<dyn Future<Output = Result<C, CloseReason>> + Send>> {
-    Box::pin(async move { commands.on_text(&text).await.map(|()| commands) })
+    Box::pin(async move { handler.on_text(&text).await.map(|()| handler) })
 }

@@ -1,4 +1,4 @@
-//! The sockets under a WebSocket, without buffers of their own: TCP, Unix, TLS over TCP.
+//! The socket of a WebSocket, without a buffer of its own: TCP, Unix, TLS over TCP.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -12,8 +12,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::broker::Socket;
 
-/// Plaintext that one TLS connection may hold encrypted but unsent.
-const MAX_TLS_UNSENT: usize = 64 * 1024;
+/// Bytes that one TLS session may hold encrypted but unsent.
+const MAX_TLS_UNSENT_BYTES: usize = 64 * 1024;
 
 pub enum RawSocket {
     Tcp(TcpStream),
@@ -28,7 +28,7 @@ pub struct TlsSocket {
 
 impl RawSocket {
     pub fn tls(tcp: TcpStream, mut session: ServerConnection) -> Self {
-        session.set_buffer_limit(Some(MAX_TLS_UNSENT));
+        session.set_buffer_limit(Some(MAX_TLS_UNSENT_BYTES));
         Self::Tls(Box::new(TlsSocket { tcp, session: Mutex::new(session) }))
     }
 
@@ -48,7 +48,7 @@ impl RawSocket {
         }
     }
 
-    /// Reads what is there; `Ok(0)` at the end of the stream.
+    /// Reads the available bytes; `Ok(0)` at the end of the stream.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => try_read(tcp, buffer),
@@ -57,7 +57,7 @@ impl RawSocket {
         }
     }
 
-    /// Nothing more is written: says so, as far as the socket takes it now.
+    /// Closes the sending side, as far as that is possible without waiting.
     pub fn finish(&self) {
         // The connection ends either way.
         let _ = match self {
@@ -101,10 +101,10 @@ impl Socket for RawSocket {
 }
 
 impl TlsSocket {
-    /// As few records as hold all of it.
+    /// Writes all buffers into as few TLS records as possible.
     fn try_write_vectored(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut session = self.session.lock();
-        // Nothing is encrypted while older records wait, so a full socket fills the outbox and not this buffer.
+        // Nothing is encrypted while older records are unsent, so a full socket fills the outbox and not the session.
         self.send_records(&mut session)?;
         let written = session.writer().write_vectored(buffers)?;
         match self.send_records(&mut session) {
@@ -135,8 +135,8 @@ impl TlsSocket {
     }
 }
 
-/// Reads what is there, in one system call: a short read has emptied the socket, and tokio, told so, waits for the next
-/// event instead of letting the socket be asked again in vain.
+/// Reads the available bytes in one system call. A short read has emptied the socket: tokio gets `WouldBlock` and waits
+/// for the next event instead of allowing a second read in vain.
 fn try_read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let mut short = None;
     let read = tcp.try_io(Interest::READABLE, || {
@@ -150,7 +150,7 @@ fn try_read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     short.map_or(read, Ok)
 }
 
-/// `Read` and `Write` on a socket that answers [`ErrorKind::WouldBlock`] instead of waiting.
+/// `Read` and `Write` on a socket that return [`ErrorKind::WouldBlock`] instead of waiting.
 struct Nonblocking<'a>(&'a TcpStream);
 
 impl Read for Nonblocking<'_> {
@@ -181,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    /// A session of each side, with the handshake behind them.
+    /// The TLS sessions of both sides after the handshake.
     fn sessions() -> (ServerConnection, ClientConnection) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
@@ -216,27 +216,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_sent_together_over_tls_is_one_record() {
+    async fn one_write_is_one_tls_record() {
         let (server, mut client) = sessions();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let wire = RawSocket::tls(listener.accept().await.unwrap().0, server);
-        std::future::poll_fn(|cx| wire.poll_write_ready(cx)).await.unwrap();
+        let socket = RawSocket::tls(listener.accept().await.unwrap().0, server);
+        std::future::poll_fn(|cx| socket.poll_write_ready(cx)).await.unwrap();
         let frames = [&b"welcome"[..], b"subscribed", b"message"];
         let buffers = frames.map(IoSlice::new);
-        assert_eq!(wire.try_write_vectored(&buffers).unwrap(), frames.concat().len());
-        wire.finish();
+        assert_eq!(socket.try_write_vectored(&buffers).unwrap(), frames.concat().len());
+        socket.finish();
 
         let mut bytes = Vec::new();
         peer.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         peer.read_to_end(&mut bytes).unwrap();
-        // RFC 8446 section 5.1: type, version, and the length of what follows.
+        // RFC 8446 section 5.1: type, version, and the length of the rest.
         let (mut at, mut records) = (0, 0);
         while at < bytes.len() {
             at += 5 + usize::from(u16::from_be_bytes([bytes[at + 3], bytes[at + 4]]));
             records += 1;
         }
-        assert_eq!(records, 2, "one, and the alert that nothing more comes");
+        assert_eq!(records, 2, "one, and the close_notify alert");
         client.read_tls(&mut &bytes[..]).unwrap();
         client.process_new_packets().unwrap();
         let mut read = Vec::new();

@@ -1,4 +1,4 @@
-//! From an HTTP request to a WebSocket (RFC 6455 section 4.2), taking the socket out of hyper.
+//! WebSocket upgrade (RFC 6455 section 4.2): checks the request and takes the socket out of hyper.
 
 use std::io;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::transport::accept::write_deadline::WriteDeadline;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
-/// What a client asks for, checked.
+/// A checked upgrade request.
 pub struct Handshake {
     accept: String,
-    /// The subprotocols that it offers, in its order; empty if it offers none.
+    /// The client's subprotocols in its order; empty if it offers none.
     offered: Vec<String>,
-    /// The answer to an offer of compression.
+    /// The accepted compression.
     extension: Option<&'static str>,
     upgrade: OnUpgrade,
 }
@@ -48,9 +48,9 @@ impl Handshake {
             return Err(Refusal::new(ErrorCode::UpgradeRequired, "Sec-WebSocket-Version must be 13"));
         }
         if call.has_body() {
-            return Err(malformed("an upgrade has no body"));
+            return Err(malformed("an upgrade request must not have a body"));
         }
-        let key = call.header(header::SEC_WEBSOCKET_KEY).ok_or(malformed("one Sec-WebSocket-Key is needed"))?;
+        let key = call.header(header::SEC_WEBSOCKET_KEY).ok_or(malformed("Sec-WebSocket-Key must be given once"))?;
         if !BASE64.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
             return Err(malformed("Sec-WebSocket-Key is not 16 bytes in base64"));
         }
@@ -63,12 +63,12 @@ impl Handshake {
         Ok(Self { accept: derive_accept_key(key.as_bytes()), offered, extension: None, upgrade })
     }
 
-    /// Takes the client's offer of compression, if it makes one and the listener compresses. Returns in which form
-    /// publications go out.
+    /// Accepts the client's offer of compression if the listener compresses. Returns the form of outgoing
+    /// publications.
     pub fn negotiate_compression(&mut self, call: &RequestContext) -> Result<Form, Refusal> {
         if call.peer().listener.compression {
             let lines = call.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
-            // RFC 6455 section 9.1: such a header ends the handshake.
+            // RFC 6455 section 9.1: a malformed header fails the handshake.
             self.extension = accept_deflate(lines)
                 .map_err(|Malformed| Refusal::new(ErrorCode::Malformed, "Sec-WebSocket-Extensions is malformed"))?;
         }
@@ -79,12 +79,12 @@ impl Handshake {
         &self.offered
     }
 
-    /// Whether a client that speaks `protocol` may go on: it offers it, or nothing at all.
-    pub fn speaks(&self, protocol: &str) -> bool {
+    /// Whether the client accepts `protocol`: it offers this one, or none at all.
+    pub fn accepts_protocol(&self, protocol: &str) -> bool {
         self.offered.is_empty() || self.offered.iter().any(|offered| offered == protocol)
     }
 
-    /// Answers 101 and, once the socket is free, runs the handler that `start` makes on it.
+    /// Answers 101, and runs the handler that `start` creates once hyper has released the socket.
     pub fn accept<H: Handler>(
         self,
         app: &Arc<AppState>,
@@ -95,7 +95,7 @@ impl Handshake {
         self.accept_with(app, call, &app.connection_limits, protocol, start)
     }
 
-    /// The same for a kind of connection that has limits of its own.
+    /// Like [`Self::accept`], with other limits.
     pub fn accept_with<H: Handler>(
         self,
         app: &Arc<AppState>,
@@ -108,13 +108,13 @@ impl Handshake {
         let (app, limits, permit) = (app.clone(), limits.clone(), call.peer().permit.clone());
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
-            let Ok((wire, early)) = take_socket(upgraded) else { return };
-            let connection = Connection::new(app.registry.new_id(), limits, wire);
+            let Ok((socket, early)) = take_socket(upgraded) else { return };
+            let connection = Connection::new(app.registry.new_id(), limits, socket);
             let connection = Arc::new(connection);
             let registered = app.registry.register(connection.clone());
             let handler = start(&connection);
-            // A task of its own, so that it holds nothing of the handshake.
-            tokio::spawn(Alive {
+            // A task of its own, which holds no memory of the handshake.
+            tokio::spawn(ConnectionTask {
                 driver: Driver::new(connection, Assembler::new(extension.is_some()), handler, early),
                 _registered: registered,
                 _permit: permit,
@@ -139,14 +139,14 @@ impl Handshake {
     }
 }
 
-/// The future of one connection's task, with what it gives back at its end.
-struct Alive<H: Handler> {
+/// A connection's task, with the registration and the permit that its end releases.
+struct ConnectionTask<H: Handler> {
     driver: Driver<H>,
     _registered: crate::broker::connection::registry::Registered,
     _permit: Arc<crate::transport::accept::connection_limits::Permit>,
 }
 
-impl<H: Handler> Future for Alive<H> {
+impl<H: Handler> Future for ConnectionTask<H> {
     type Output = ();
 
     fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
@@ -154,24 +154,24 @@ impl<H: Handler> Future for Alive<H> {
     }
 }
 
-/// The socket under an upgraded connection, with the bytes that were read behind the request.
+/// The socket of an upgraded connection, with the bytes that were read behind the request.
 fn take_socket(upgraded: Upgraded) -> io::Result<(RawSocket, Bytes)> {
-    let upgraded = match upgraded.downcast::<Http<TcpStream>>() {
+    let upgraded = match upgraded.downcast::<HttpStream<TcpStream>>() {
         Ok(parts) => return Ok((RawSocket::Tcp(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
-    let upgraded = match upgraded.downcast::<Http<TlsStream<TcpStream>>>() {
+    let upgraded = match upgraded.downcast::<HttpStream<TlsStream<TcpStream>>>() {
         Ok(parts) => {
             let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
             return Ok((RawSocket::tls(tcp, session), parts.read_buf));
         }
         Err(upgraded) => upgraded,
     };
-    match upgraded.downcast::<Http<UnixStream>>() {
+    match upgraded.downcast::<HttpStream<UnixStream>>() {
         Ok(parts) => Ok((RawSocket::Unix(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(_) => Err(io::Error::other("an upgraded connection of an unknown kind")),
     }
 }
 
-/// How the listeners hand their streams to hyper.
-type Http<S> = TokioIo<WriteDeadline<S>>;
+/// The stream type that the listeners pass to hyper.
+type HttpStream<S> = TokioIo<WriteDeadline<S>>;

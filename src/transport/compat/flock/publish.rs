@@ -1,6 +1,6 @@
 //! `POST /api/v1/event/{topic}` with Basic credentials (RFC 7617).
 //!
-//! Its clients look at the status alone, and take everything but 204 and 401 for a failure.
+//! Its clients read only the status, and treat all but 204 and 401 as a failure.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::transport::publish::{check_channel, message, read_body};
 use crate::transport::state::AppState;
 
 /// Bytes of a body where the channel has no limit of its own, as in the older system.
-const MAX_BODY_BYTES: usize = 262_144;
+const DEFAULT_MAX_BODY_BYTES: usize = 262_144;
 
 pub async fn handle(
     app: Arc<AppState>,
@@ -37,7 +37,7 @@ pub async fn handle(
     }
 }
 
-/// Path, method and type of the content come before the credentials, as in the older system.
+/// Path, method and content type are checked before the credentials, as in the older system.
 async fn publish(
     app: &AppState,
     call: &RequestContext,
@@ -58,7 +58,7 @@ async fn publish(
         .map_err(|_| Refusal::new(ErrorCode::ChannelInvalid, "the topic is too long"))?;
     check_channel(&publisher, &channel)?;
     let max_bytes = match app.policy.rules().load().of(&channel).limits.max_message_bytes {
-        0 => MAX_BODY_BYTES,
+        0 => DEFAULT_MAX_BODY_BYTES,
         max => usize::try_from(max).unwrap_or(usize::MAX),
     };
     let body = read_body(app, body, max_bytes).await?;
@@ -75,7 +75,7 @@ async fn authenticate(app: &AppState, call: &RequestContext) -> Result<Arc<Publi
     Ok(publisher)
 }
 
-/// The older system knows the scheme in this spelling alone.
+/// The older system accepts the scheme only in this spelling.
 fn credentials(call: &RequestContext) -> Option<(String, Zeroizing<String>)> {
     let encoded = call.header(header::AUTHORIZATION)?.strip_prefix("Basic ")?;
     let decoded = Zeroizing::new(BASE64.decode(encoded).ok()?);
@@ -83,7 +83,7 @@ fn credentials(call: &RequestContext) -> Option<(String, Zeroizing<String>)> {
     Some((username.to_owned(), Zeroizing::new(password.to_owned())))
 }
 
-/// The status of a refusal with the text that the older system has for it.
+/// The status of a refusal, with the older system's text.
 fn answer(refusal: &Refusal) -> Response {
     let mut response = problem::response(refusal);
     let text = match response.status() {

@@ -1,4 +1,4 @@
-//! `GET /ws` of the role `flock`: subscribers, who bring no credential.
+//! `GET /ws` of the role `flock`: subscribers without credentials.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,16 +21,16 @@ use crate::transport::websocket::sequencer::{CommandSequencer, HandleCommand};
 use crate::transport::websocket::upgrade::Handshake;
 use crate::transport::websocket::{Handler, RawSocket};
 
-/// A client that says nothing for longer is gone.
-const SILENCE: Duration = Duration::from_secs(30);
+/// A silent client is disconnected after this.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A burst of commands: a client may subscribe to all its topics at once.
-const BURST: u32 = 10;
+/// The burst of commands as a multiple of their rate: a client may subscribe to all its topics at once.
+const COMMAND_BURST_FACTOR: u32 = 10;
 
 /// The limits of such a connection: it is never pinged, as in the older system.
 pub fn connection_limits(limits: &ConnectionLimits) -> ConnectionLimits {
-    let unasked = Some((1000, "ping timeout"));
-    ConnectionLimits { ping: SILENCE, pong: Duration::ZERO, close_silent_without_ping: unasked, ..*limits }
+    let close_silent_without_ping = Some((1000, "ping timeout"));
+    ConnectionLimits { ping: IDLE_TIMEOUT, pong: Duration::ZERO, close_silent_without_ping, ..*limits }
 }
 
 pub fn upgrade(
@@ -47,18 +47,18 @@ pub fn upgrade(
     }))
 }
 
-/// The connection's task side.
+/// The connection's handler.
 struct Flock {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
-    commands: CommandSequencer<Commander>,
-    frames: RateLimit,
-    /// The policy that the subscriptions were checked against.
+    commands: CommandSequencer<CommandHandler>,
+    frame_rate: RateLimit,
+    /// The policy generation that the subscriptions were checked against.
     checked: u64,
 }
 
-/// Carries out what a client says.
-struct Commander {
+/// Executes a client's commands.
+struct CommandHandler {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
@@ -68,7 +68,7 @@ struct Commander {
 impl Flock {
     fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
         let rate = app.limits.max_commands_per_second;
-        let commander = Commander {
+        let handler = CommandHandler {
             app: app.clone(),
             connection: connection.clone(),
             listener,
@@ -78,27 +78,27 @@ impl Flock {
             checked: app.policy.generation(),
             app,
             connection,
-            commands: CommandSequencer::Idle(commander),
-            frames: RateLimit::new(rate, rate.saturating_mul(BURST)),
+            commands: CommandSequencer::Idle(handler),
+            frame_rate: RateLimit::new(rate, rate.saturating_mul(COMMAND_BURST_FACTOR)),
         }
     }
 
-    /// The dialect has no word for a subscription that ends by itself, so the connection does. Its client comes back
-    /// and is told topic by topic.
+    /// The protocol has no message for a subscription that the gateway ends, so the connection is closed. Its client
+    /// reconnects and gets a response for each topic.
     fn recheck(&mut self) -> Result<(), CloseReason> {
         let generation = self.app.policy.generation();
         if self.checked == generation {
             return Ok(());
         }
-        let Some(commander) = self.commands.idle() else { return Ok(()) };
+        let Some(handler) = self.commands.idle() else { return Ok(()) };
         self.checked = generation;
-        let is_lost = |channel: &ChannelName| commander.check_audience(channel).is_err();
-        if commander.subscriptions.any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
+        let is_lost = |channel: &ChannelName| handler.check_audience(channel).is_err();
+        if handler.subscriptions.any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
     }
 }
 
-impl Commander {
-    /// The answer goes out when the subscription is in force, before its first event.
+impl CommandHandler {
+    /// Sends the response when the subscription is in force, before its first event.
     async fn subscribe(&mut self, request_id: &str, topic: &str) -> Result<(), Refusal> {
         let channel = ChannelName::from_topic(topic).map_err(|_| Refusal::from(ErrorCode::ChannelInvalid))?;
         self.check_audience(&channel)?;
@@ -110,12 +110,12 @@ impl Commander {
             }
             Err(refusal) => return Err(refusal),
         };
-        let _place = subscriber_slot(&*self.app.engine, &channel).await?;
+        let _slot = subscriber_slot(&*self.app.engine, &channel).await?;
         // The rules may have changed meanwhile.
         self.check_audience(&channel)?;
-        let newcomer = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Flock, tag };
-        let mut announce = |_: Joined<'_>| self.respond(request_id, true, topic);
-        let membership = self.app.engine.subscribe(&channel, newcomer, Start::Live, Now::read(), &mut announce)?;
+        let request = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Flock, tag };
+        let mut on_joined = |_: Joined<'_>| self.respond(request_id, true, topic);
+        let membership = self.app.engine.subscribe(&channel, request, Start::Live, Now::read(), &mut on_joined)?;
         self.subscriptions.insert(membership);
         Ok(())
     }
@@ -126,7 +126,7 @@ impl Commander {
         }
     }
 
-    /// What the listener vouches for stands for a valid token, not for what a token would have to hold.
+    /// A listener that vouches for its clients replaces a valid token, but not the claims that a channel requires.
     fn check_audience(&self, channel: &ChannelName) -> Result<(), Refusal> {
         let rules = self.app.policy.rules().load();
         let is_vouched_for = self.listener.flock_vouches && !rules.of(channel).is_restricted();
@@ -138,12 +138,12 @@ impl Commander {
     }
 }
 
-impl HandleCommand for Commander {
+impl HandleCommand for CommandHandler {
     async fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
         match Command::parse(text) {
             Ok(Command::Subscribe { request_id, topic }) => {
                 if let Err(refusal) = self.subscribe(&request_id, &topic).await {
-                    tracing::debug!(%refusal, "a flock subscription is refused");
+                    tracing::debug!(%refusal, "flock subscription refused");
                     self.respond(&request_id, false, &topic);
                 }
             }
@@ -169,7 +169,7 @@ impl Handler for Flock {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        self.frames.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)
+        self.frame_rate.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
