@@ -1,4 +1,4 @@
-//! Sockets and HTTP. The only place that knows warp.
+//! Sockets and HTTP. The only module that uses warp.
 
 pub mod accept;
 pub mod compat;

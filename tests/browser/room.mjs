@@ -26,7 +26,7 @@ test("two pages open a data channel", { timeout: TEST_TIMEOUT_MS }, async () => 
   await second.goto(link);
   for (const page of [first, second]) {
     await page.getByText("connected to the other tab").waitFor();
-    await page.waitForFunction(() => document.getElementById("heard").textContent.startsWith("hello, it is"));
+    await page.waitForFunction(() => document.getElementById("peer-message").textContent.startsWith("hello, it is"));
     assert.equal(await page.locator("#place").textContent(), "Loopback, This machine — 127.0.0.1");
   }
   assert.ok(!second.url().includes("secret"), "the secret is removed from the address bar");

@@ -1,4 +1,4 @@
-//! The page at `/demo`, of `lastmile demo` alone.
+//! The page at `/demo`, served only by `lastmile demo`.
 
 use http::header;
 use warp::Reply;

@@ -52,7 +52,7 @@ function useDataChannel(channel) {
     showState("connected to the other tab");
     channel.send(`hello, it is ${new Date().toLocaleTimeString()} here`);
   };
-  channel.onmessage = (event) => (byId("heard").textContent = event.data);
+  channel.onmessage = (event) => (byId("peer-message").textContent = event.data);
 }
 
 function showPlace({ city, region, country, remote }) {

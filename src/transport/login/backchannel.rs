@@ -1,4 +1,4 @@
-//! `POST /v1/auth/backchannel-logout`: a provider says that a session, or all of a person, is over
+//! `POST /v1/auth/backchannel-logout`: a provider ends one or all sessions of a user
 //! (OpenID Connect Back-Channel Logout 1.0).
 
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::transport::http::request::RequestContext;
 use crate::transport::publish::read_body;
 use crate::transport::state::AppState;
 
-/// A token has at most 8 KiB, and escapes may take room.
-const MAX_BODY: usize = 16 * 1024;
+/// A token has at most 8 KiB, which percent-encoding may lengthen.
+const MAX_BODY_BYTES: usize = 16 * 1024;
 
 pub async fn backchannel(
     app: Arc<AppState>,
@@ -33,34 +33,34 @@ pub async fn backchannel(
     if !is_form.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
         return Err(Refusal::new(ErrorCode::UnsupportedMediaType, "must be application/x-www-form-urlencoded"));
     }
-    let body = read_body(&app, body, MAX_BODY).await?;
-    let malformed = || Refusal::new(ErrorCode::Malformed, "one logout_token that is valid here is needed");
+    let body = read_body(&app, body, MAX_BODY_BYTES).await?;
+    let malformed = || Refusal::new(ErrorCode::Malformed, "one valid logout_token is required");
     let parameters = Parameters::parse(&body).map_err(|_| malformed())?;
     let token = parameters.get("logout_token").ok_or_else(malformed)?;
 
     let now = Now::read().unix();
     let issuers = app.policy.issuers();
     let refused = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "a logout token is refused");
+        tracing::warn!(%error, "logout token refused");
         malformed()
     };
     let verified = LogoutToken::verify(&login, &issuers, token, now).await;
     let (provider, LogoutToken { id, subject, session, issued }) = verified.map_err(|error| refused(&error))?;
     if !app.login.is_first_logout(&provider.issuer, &id, now) {
-        return Err(refused(&"it was told before"));
+        return Err(refused(&"the token was used before"));
     }
-    // Section 2.7: with a session that one is meant, otherwise all of the person.
-    let what = match (session, subject) {
+    // Section 2.7: a session id ends one session; without it all sessions of the subject end.
+    let revoked = match (session, subject) {
         (Some(session), _) => Revoked::Session(session.into()),
         (None, Some(subject)) => Revoked::Subject(subject.into()),
         (None, None) => return Err(malformed()),
     };
-    let revocation = Revocation { issuer: provider.issuer.as_str().into(), what, before: issued };
+    let revocation = Revocation { issuer: provider.issuer.as_str().into(), what: revoked, before: issued };
     app.revoke(revocation.clone()).map_err(|error| {
-        tracing::error!(%error, "a logout of the provider cannot be kept");
+        tracing::error!(%error, "cannot store revocation for the provider's logout");
         Refusal::from(ErrorCode::LimitReached)
     })?;
     membership::share_revocation(&app, &revocation).await?;
-    tracing::info!(provider = provider.name, "the provider logged somebody out");
+    tracing::info!(provider = provider.name, "logged out by the provider");
     Ok(String::new().into_response())
 }

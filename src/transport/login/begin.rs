@@ -1,4 +1,4 @@
-//! `GET /v1/auth/login`: sends the browser to its identity provider.
+//! `GET /v1/auth/login`: redirects the browser to its identity provider.
 
 use std::sync::Arc;
 
@@ -6,16 +6,17 @@ use http::header;
 use warp::reply::Response;
 
 use super::query::Parameters;
-use super::{active, cookies, page};
+use super::{active, page};
 use crate::auth::login::{Active, Endpoints, LoginError, ReturnTo};
 use crate::broker::Now;
 use crate::protocol::{ErrorCode, Refusal};
+use crate::transport::credential::cookie;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
-/// Logins that one browser may have begun at once; beyond, the others are forgotten, so that a page that begins them
-/// by the hundred does not fill the browser's request head.
-const MAX_PENDING: usize = 5;
+/// Pending logins of one browser. Beyond, the older ones are dropped, so that a page cannot fill the browser's request
+/// head with cookies.
+const MAX_PENDING_LOGINS: usize = 5;
 
 pub async fn begin(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
@@ -29,14 +30,14 @@ pub async fn begin(app: Arc<AppState>, call: RequestContext) -> Result<Response,
             None => return Ok(page::failed(ErrorCode::Malformed, None)),
         },
     };
-    let begun = send_away(&app, &login, &call, parameters.get("provider"), &return_to).await;
-    Ok(begun.unwrap_or_else(|error| {
-        tracing::warn!(%error, "a login does not begin");
+    let redirect = redirect_to_provider(&app, &login, &call, parameters.get("provider"), &return_to).await;
+    Ok(redirect.unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot begin login");
         page::failed(error.code(), Some(&return_to))
     }))
 }
 
-async fn send_away(
+async fn redirect_to_provider(
     app: &AppState,
     login: &Active,
     call: &RequestContext,
@@ -54,17 +55,15 @@ async fn send_away(
     let endpoints = Endpoints::of(&app.policy.issuers(), &provider.issuer).await?;
     let (url, pending) = login.begin(provider, &endpoints, return_to.clone())?;
     let sealed = pending.seal(login, Now::read().unix())?;
-    let name = cookies::pending_name(login, pending.state()).ok_or(LoginError::NoRandomness)?;
+    let name = cookie::pending_name(login, pending.state()).ok_or(LoginError::NoRandomness)?;
     let mut response = page::redirect(&url);
-    let others: Vec<_> = cookies::all(call)
+    let others: Vec<_> = cookie::all(call)
         .map(|(name, _)| name)
-        .filter(|name| name.starts_with(cookies::pending_prefix(login)))
+        .filter(|name| name.starts_with(cookie::pending_prefix(login)))
         .collect();
-    let forgotten = if others.len() >= MAX_PENDING { others.as_slice() } else { &[] };
-    let set = forgotten
-        .iter()
-        .filter_map(|name| cookies::clear(login, name))
-        .chain(cookies::set_pending(login, &name, &sealed));
+    let dropped = if others.len() >= MAX_PENDING_LOGINS { others.as_slice() } else { &[] };
+    let set =
+        dropped.iter().filter_map(|name| cookie::clear(login, name)).chain(cookie::set_pending(login, &name, &sealed));
     response.headers_mut().extend(set.map(|value| (header::SET_COOKIE, value)));
     Ok(response)
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/auth/callback`: the browser comes back from its provider, and is logged in or told why not.
+//! `GET /v1/auth/callback`: completes a login when the browser returns from its provider.
 
 use std::sync::Arc;
 
@@ -6,10 +6,11 @@ use http::header;
 use warp::reply::Response;
 
 use super::query::Parameters;
-use super::{active, cookies, page};
+use super::{active, page};
 use crate::auth::login::{Active, Endpoints, IdToken, LoginError, LoginSession, Pending, ProviderConfig};
 use crate::broker::Now;
 use crate::protocol::{ErrorCode, Refusal};
+use crate::transport::credential::cookie;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
@@ -19,8 +20,8 @@ pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Respon
         return Ok(page::failed(ErrorCode::Malformed, None));
     };
     let state = parameters.get("state").unwrap_or_default();
-    let name = cookies::pending_name(&login, state);
-    let mut response = match returned(&app, &login, &call, state, name.as_deref()) {
+    let name = cookie::pending_name(&login, state);
+    let mut response = match open_pending(&app, &login, &call, state, name.as_deref()) {
         Err(error) => refused(error, None),
         Ok(pending) => match log_in(&app, &login, &pending, &parameters).await {
             Ok(sealed) => {
@@ -31,52 +32,56 @@ pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Respon
             Err(error) => refused(error, Some(&pending)),
         },
     };
-    // It has come back, whatever became of it.
-    let brought = name.filter(|name| cookies::named(&call, name).next().is_some());
-    let cleared = brought.and_then(|name| cookies::clear(&login, &name));
+    // The pending login is used up, whatever its result.
+    let pending_cookie = name.filter(|name| cookie::named(&call, name).next().is_some());
+    let cleared = pending_cookie.and_then(|name| cookie::clear(&login, &name));
     response.headers_mut().extend(cleared.map(|value| (header::SET_COOKIE, value)));
     Ok(response)
 }
 
 fn refused(error: LoginError, pending: Option<&Pending>) -> Response {
-    tracing::warn!(%error, issuer = pending.map(|pending| pending.issuer.as_str()), "a login is refused");
+    tracing::warn!(%error, issuer = pending.map(|pending| pending.issuer.as_str()), "login refused");
     page::failed(error.code(), pending.map(|pending| &pending.return_to))
 }
 
-/// The login that comes back: begun in this browser, not too long ago, and not back before.
-fn returned(
+/// The pending login: begun in this browser, not expired, and not completed before.
+fn open_pending(
     app: &AppState,
     login: &Active,
     call: &RequestContext,
     state: &str,
     name: Option<&str>,
 ) -> Result<Pending, LoginError> {
-    let name = name.ok_or(LoginError::NotPending("no state of ours"))?;
-    let sealed = cookies::named(call, name).next().ok_or(LoginError::NotPending("no cookie for this state"))?;
+    let name = name.ok_or(LoginError::NotPending("invalid state"))?;
+    let sealed = cookie::named(call, name).next().ok_or(LoginError::NotPending("no cookie for this state"))?;
     let now = Now::read().unix();
     let pending = Pending::open(login, sealed, state, now)?;
     match app.login.is_first_return(&pending, now) {
         true => Ok(pending),
-        false => Err(LoginError::NotPending("it came back before")),
+        false => Err(LoginError::NotPending("the login was completed before")),
     }
 }
 
-/// The cookie of the new session.
+/// Completes the login. Returns the cookie of the new session.
 async fn log_in(
     app: &AppState,
     login: &Active,
     pending: &Pending,
     parameters: &Parameters,
 ) -> Result<Option<http::HeaderValue>, LoginError> {
-    let provider = login.provider_of(&pending.issuer).ok_or(LoginError::Untrusted("it is no longer configured"))?;
+    let provider =
+        login.provider_of(&pending.issuer).ok_or(LoginError::Untrusted("the provider is no longer configured"))?;
     let issuers = app.policy.issuers();
     let endpoints = Endpoints::of(&issuers, &provider.issuer).await?;
     check_issuer(provider, parameters.get("iss"), endpoints.says_iss)?;
     if let Some(error) = parameters.get("error") {
         return Err(LoginError::Refused(known_error(error)));
     }
-    let code = parameters.get("code").filter(|code| !code.is_empty()).ok_or(LoginError::Untrusted("it has no code"))?;
-    let fetcher = app.fetcher.as_deref().ok_or(LoginError::Unavailable("there is no way out"))?;
+    let code = parameters
+        .get("code")
+        .filter(|code| !code.is_empty())
+        .ok_or(LoginError::Untrusted("the response has no code"))?;
+    let fetcher = app.fetcher.as_deref().ok_or(LoginError::Unavailable("outgoing requests are disabled (egress)"))?;
     let redeemed = login.redeem(provider, &endpoints, fetcher, pending, code).await?;
     let now = Now::read().unix();
     let token = IdToken::verify(&issuers, provider, pending, &redeemed, now).await?;
@@ -85,20 +90,20 @@ async fn log_in(
     let sealed = session.seal(login)?;
     app.policy.check(&session.principal()).map_err(|_| LoginError::Refused("revoked here"))?;
     tracing::info!(provider = provider.name, subject = session.subject, "logged in");
-    Ok(cookies::set_session(login, &sealed))
+    Ok(cookie::set_session(login, &sealed))
 }
 
-/// The answer is the one of the provider that was asked (RFC 9207): the mix-up of two is noticed before a code goes out.
-fn check_issuer(provider: &ProviderConfig, said: Option<&str>, is_announced: bool) -> Result<(), LoginError> {
-    match said {
+/// Checks that the response comes from the provider of the pending login (RFC 9207), before the code is sent there.
+fn check_issuer(provider: &ProviderConfig, iss: Option<&str>, is_announced: bool) -> Result<(), LoginError> {
+    match iss {
         Some(issuer) if issuer == provider.issuer => Ok(()),
-        Some(_) => Err(LoginError::Untrusted("it comes from another issuer")),
-        None if is_announced => Err(LoginError::Untrusted("it does not say its issuer")),
+        Some(_) => Err(LoginError::Untrusted("the response is of another issuer")),
+        None if is_announced => Err(LoginError::Untrusted("the response names no issuer")),
         None => Ok(()),
     }
 }
 
-/// The error as a word of our own: what stands in a URL can be anything.
+/// The provider's error as a known constant, because the URL may contain any text.
 fn known_error(error: &str) -> &'static str {
     const KNOWN: [&str; 11] = [
         "access_denied",

@@ -1,4 +1,4 @@
-//! `POST /v1/auth/logout`: ends the session here, with all its connections, and says how to end it at the provider.
+//! `POST /v1/auth/logout`: ends the session with all its connections, and returns the provider's logout URL.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use warp::Reply;
 use warp::reply::Response;
 
-use super::{active, cookies, page};
+use super::{active, page};
 use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
@@ -20,9 +20,9 @@ use crate::transport::state::AppState;
 
 pub async fn logout(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
-    let name = cookies::session_name(&login);
-    let has_cookie = cookies::named(&call, name).next().is_some();
-    // Nobody else's page may log a person out.
+    let name = cookie::session_name(&login);
+    let has_cookie = cookie::named(&call, name).next().is_some();
+    // A page of another origin must not log a user out.
     match has_cookie {
         true if !cookie::is_from_our_page(&login, &call) => return Err(ErrorCode::OriginForbidden.into()),
         true => {}
@@ -33,20 +33,20 @@ pub async fn logout(app: Arc<AppState>, call: RequestContext) -> Result<Response
         Some(session) => end(&app, session).await,
         None => Ok(()),
     };
-    let at_provider = match &session {
-        Some(session) => at_provider(&app, &login, session).await,
+    let provider_logout_url = match &session {
+        Some(session) => provider_logout_url(&app, &login, session).await,
         None => None,
     };
     let mut response = match (ended, wants_page(&call)) {
         (Err(refusal), _) => crate::transport::http::problem::response(&refusal),
-        (Ok(()), true) => page::redirect(at_provider.as_deref().unwrap_or(crate::auth::login::LOGGED_OUT)),
-        (Ok(()), false) => warp::reply::json(&json!({"logout_url": at_provider})).into_response(),
+        (Ok(()), true) => page::redirect(provider_logout_url.as_deref().unwrap_or(crate::auth::login::LOGGED_OUT)),
+        (Ok(()), false) => warp::reply::json(&json!({"logout_url": provider_logout_url})).into_response(),
     };
-    response.headers_mut().extend(cookies::clear(&login, name).map(|value| (header::SET_COOKIE, value)));
+    response.headers_mut().extend(cookie::clear(&login, name).map(|value| (header::SET_COOKIE, value)));
     Ok(response)
 }
 
-/// `GET /v1/auth/logged-out`: where the provider sends the browser afterwards.
+/// `GET /v1/auth/logged-out`: the page to which the provider redirects after its logout.
 pub async fn logged_out() -> Response {
     page::logged_out()
 }
@@ -58,21 +58,21 @@ async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
         before: session.issued.max(Now::read().unix()),
     };
     app.revoke(revocation.clone()).map_err(|error| {
-        tracing::error!(%error, "a session cannot be revoked; its cookie is cleared, its connections go on");
-        Refusal::new(ErrorCode::LimitReached, "the session is forgotten here, but its connections go on")
+        tracing::error!(%error, "cannot revoke session; its cookie is cleared, its connections stay open");
+        Refusal::new(ErrorCode::LimitReached, "the cookie is cleared, but the session's connections stay open")
     })?;
     membership::share_revocation(app, &revocation).await?;
     tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");
     Ok(())
 }
 
-async fn at_provider(app: &AppState, login: &Active, session: &LoginSession) -> Option<String> {
+async fn provider_logout_url(app: &AppState, login: &Active, session: &LoginSession) -> Option<String> {
     let provider = login.provider_of(&session.issuer)?;
     let endpoints = Endpoints::of(&app.policy.issuers(), &session.issuer).await.ok()?;
     logout_url(login, provider, endpoints.end_session.as_deref()?)
 }
 
-/// A form was sent, and not a script's request.
+/// Whether a form sent the request, and not a script.
 fn wants_page(call: &RequestContext) -> bool {
     call.header(header::ACCEPT).is_some_and(|accept| accept.contains("text/html"))
 }

@@ -1,9 +1,8 @@
-//! The role `login`: people log in at their identity provider and carry a sealed cookie from then on.
+//! The role `login`: login at an identity provider, with a sealed session cookie.
 
 mod backchannel;
 mod begin;
 mod callback;
-pub mod cookies;
 mod logout;
 mod page;
 mod query;
@@ -21,7 +20,7 @@ use super::state::AppState;
 use crate::auth::login::Active;
 use crate::protocol::ErrorCode;
 
-/// The login, if people can log in here; elsewhere its URLs do not exist.
+/// The login, if one is configured; otherwise its URLs answer 404.
 fn active(app: &AppState) -> Result<Arc<Active>, ErrorCode> {
     app.login.active().ok_or(ErrorCode::NotFound)
 }

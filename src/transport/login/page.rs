@@ -1,4 +1,4 @@
-//! What people see of a login: plain pages without script or style, and redirects.
+//! HTML pages and redirects of the login, without script or style.
 
 use http::{HeaderValue, Response as HttpResponse, StatusCode, header};
 use warp::Reply;
@@ -7,7 +7,7 @@ use warp::reply::Response;
 use crate::auth::login::{ProviderConfig, ReturnTo};
 use crate::protocol::ErrorCode;
 
-/// A page that says what happened and what to do, never why.
+/// The page of a failed login: the error and what to do, but not the cause.
 pub fn failed(code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
     let advice = match code {
         ErrorCode::LoginExpired => {
@@ -37,7 +37,7 @@ pub fn failed(code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
     response
 }
 
-/// Which provider it shall be.
+/// The page to choose a provider.
 pub fn choice(providers: &[ProviderConfig], return_to: &ReturnTo) -> Response {
     let links = providers.iter().map(|provider| {
         let link = login_link(Some(&provider.name), Some(return_to));

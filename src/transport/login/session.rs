@@ -1,4 +1,4 @@
-//! `GET /v1/auth/session`: who this is, and until when.
+//! `GET /v1/auth/session`: the principal of the request, and when it expires.
 
 use std::sync::Arc;
 
@@ -17,8 +17,9 @@ use crate::transport::state::AppState;
 pub async fn session(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     origin::check(&call)?;
     let principal = credential::principal(&app, &call).await?;
-    let principal = principal.ok_or(Refusal::new(ErrorCode::Unauthenticated, "nobody is logged in"))?;
-    let provider = active(&app).ok().and_then(|login| login.provider_of(&principal.issuer).map(|it| it.name.clone()));
+    let principal = principal.ok_or(Refusal::new(ErrorCode::Unauthenticated, "not logged in"))?;
+    let provider =
+        active(&app).ok().and_then(|login| login.provider_of(&principal.issuer).map(|provider| provider.name.clone()));
     let session = json!({
         "principal": &*principal.subject,
         "issuer": &*principal.issuer,

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::protocol::CloseReason;
 
-/// Executes handler. An error closes the connection.
+/// Executes commands. An error closes the connection.
 pub trait HandleCommand: Send + Sized + 'static {
     fn on_text(&mut self, text: &str) -> impl Future<Output = Result<(), CloseReason>> + Send;
 }
@@ -73,7 +73,7 @@ impl<C: HandleCommand> CommandSequencer<C> {
 }
 
 fn begin<C: HandleCommand>(
-    mut commands: C,
+    mut handler: C,
     text: String,
 ) -> Pin<Box<dyn Future<Output = Result<C, CloseReason>> + Send>> {
     Box::pin(async move { handler.on_text(&text).await.map(|()| handler) })
