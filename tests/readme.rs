@@ -5,9 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "common/ports.rs"]
-mod ports;
-
 /// A command that the walk leaves running. Dropping it ends the command.
 struct Running(Child);
 
@@ -69,7 +66,7 @@ fn blocks(readme: &str, section: &str, language: &str) -> Vec<String> {
 #[test]
 fn ten_minutes_from_a_key_to_a_message() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let ports = [(); 3].map(|()| ports::free_port());
+    let ports = [(); 3].map(|()| test_support::free_port());
     let moved = |text: &str| {
         let text = text.replace("127.0.0.1:8080", &format!("127.0.0.1:{}", ports[0]));
         let text = text.replace("127.0.0.1:8081", &format!("127.0.0.1:{}", ports[1]));

@@ -5,8 +5,6 @@ mod egress;
 mod keys;
 mod packaging;
 mod pair;
-#[path = "../common/ports.rs"]
-mod ports;
 mod publish;
 mod serve;
 mod subscribe;

@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::ports::free_port;
+use test_support::free_port;
+
 use crate::support::{Gateway, LISTENERS, Running, Scratch, until};
 
 fn rest(scratch: &Scratch) -> String {

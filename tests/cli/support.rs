@@ -2,46 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a busy machine.
-const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+use test_support::{TEST_TIMEOUT, TempDir};
 
-/// A directory that goes away with the test.
-pub struct Scratch(PathBuf);
+/// The folder in which the program runs.
+pub struct Scratch(TempDir);
 
 impl Scratch {
     pub fn new() -> Self {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("lastmile-cli-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        // What a process with this number left when it was killed.
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self(TempDir::new())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, text).unwrap();
-        path
+        self.0.write(name, text)
     }
 
     /// The program, run here and without the settings of whoever runs the tests.
     pub fn lastmile<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
-        command.args(args).current_dir(&self.0).env("TMPDIR", &self.0);
+        command.args(args).current_dir(self.0.path()).env("TMPDIR", self.0.path());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LASTMILE_") {
                 command.env_remove(name);
@@ -61,12 +50,6 @@ impl Scratch {
         let ran = self.run(["keygen", "-o", &file]).ok();
         let line = ran.stdout.lines().find(|line| line.starts_with("key = ")).unwrap();
         (file, line.to_owned())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -5,8 +5,6 @@
 mod channelserver;
 #[path = "../rooms/client.rs"]
 mod client;
-#[path = "../common/mod.rs"]
-mod common;
 #[path = "../rooms/limits.rs"]
 mod limits;
 #[path = "../rooms/many_joiners.rs"]
@@ -16,25 +14,22 @@ mod native;
 mod nodes;
 #[path = "../rooms/relay.rs"]
 mod relay;
-#[allow(dead_code)]
-#[path = "../engine/server.rs"]
-mod server;
 #[path = "../rooms/statsd.rs"]
 mod statsd;
 
-use server::RedisServer;
+use test_support::RedisServer;
 
 /// What is done at the same time where there is much of it: no more than Redis answers in two seconds on a busy machine.
 const MAX_CONCURRENT_JOINS: usize = 40;
 
-async fn start(more: &str) -> common::TestEnv {
+async fn start(more: &str) -> test_support::TestEnv {
     start_nodes(2, more).await
 }
 
-async fn start_nodes(nodes: usize, more: &str) -> common::TestEnv {
+async fn start_nodes(nodes: usize, more: &str) -> test_support::TestEnv {
     let server = RedisServer::start(false);
     let engine = engine(&server);
-    common::TestEnv::start_nodes(nodes, &format!("{more}\n{engine}"), server).await
+    test_support::TestEnv::start_nodes(nodes, &format!("{more}\n{engine}"), server).await
 }
 
 /// The table of a configuration that names this Redis.

@@ -1,9 +1,6 @@
 //! What only several nodes can show: races between them, and what becomes of a room's peers when a node or Redis goes.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::pin::pin;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,11 +8,9 @@ use std::time::{Duration, Instant};
 use lastmile::engine::redis::{RedisConfig, RedisKind, nodes};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use test_support::{ChildGateway, Received, RedisServer, TempDir, TestEnv, TestPublisher, Ws, child, eventually, get};
 
-use crate::client::{FORMS, Peer, Received, channel, decode, encode, join, open_room, pair};
-use crate::common::gateway::Folder;
-use crate::common::{TestEnv, TestPublisher, eventually, get};
-use crate::server::RedisServer;
+use crate::client::{FORMS, channel, decode, encode, join, open, open_native, open_room, pair};
 use crate::{engine, start_nodes};
 
 const PAIR: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n[rooms]\nmax_exchanges = 0\n";
@@ -35,10 +30,10 @@ async fn run_races<F: Future<Output = ()> + Send + 'static>(race: impl Fn(usize)
 }
 
 /// Who raced for the seat, by what they were told.
-async fn outcomes(peers: Vec<Peer>) -> Vec<Received> {
+async fn outcomes(peers: Vec<Ws>) -> Vec<Received> {
     let mut told = Vec::new();
     for mut peer in peers {
-        let first = peer.next().await;
+        let first = peer.receive().await;
         // It stays until all were told.
         told.push((peer, first));
     }
@@ -54,8 +49,8 @@ async fn two_nodes_race_for_last_seat() {
             let room = open_room(&env, json!({})).await;
             let (_first, _) = join(&env, &room).await;
             let late = async || {
-                let mut peer = Peer::native(&env, room["link"].as_str().unwrap()).await;
-                peer.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
+                let mut peer = open_native(&env, room["link"].as_str().unwrap()).await;
+                peer.send(json!({"type": "join", "secret": room["join_secret"]})).await;
                 peer
             };
             let (one, other) = tokio::join!(late(), late());
@@ -76,18 +71,18 @@ async fn ten_on_three_nodes_form_pairs() {
         let env = env.clone();
         async move {
             let path = format!("/v1/relay/race-{n}");
-            let open = || async { Peer::open(&env, &path).await };
+            let open = || async { open(&env, &path).await };
             let mut peers = futures_util::future::join_all((0..10).map(|_| open())).await;
             for peer in &mut peers {
                 match peer.text().await.as_str() {
                     "/status:connected" => {}
-                    "/status:waiting" => peer.hears(&["/remote:open", "/status:connected"]).await,
+                    "/status:waiting" => peer.expect_texts(&["/remote:open", "/status:connected"]).await,
                     other => panic!("{other}"),
                 }
             }
             // Each says its number and hears that of one other, which hears its own.
             for (number, peer) in peers.iter_mut().enumerate() {
-                peer.say(&number.to_string()).await;
+                peer.send_text(&number.to_string()).await;
             }
             let mut partner = Vec::new();
             for peer in &mut peers {
@@ -106,16 +101,16 @@ async fn ten_on_three_nodes_form_pairs() {
 async fn refused_address_is_not_bound() {
     let env = Arc::new(start_nodes(3, &format!("{PAIR}max_connections = 2\n")).await);
     let (link, mut first) = channel(&env).await;
-    let late: Vec<_> = futures_util::future::join_all((0..10).map(|_| Peer::open(&env, &link))).await;
+    let late: Vec<_> = futures_util::future::join_all((0..10).map(|_| open(&env, &link))).await;
     let mut winners = Vec::new();
     for mut peer in late {
-        match peer.next().await {
+        match peer.receive().await {
             Received::Text(_) => winners.push(peer),
             end => assert_eq!(end, Received::Close(4508, "connection_limit".into())),
         }
     }
     assert_eq!(winners.len(), 1);
-    winners[0].say("hello").await;
+    winners[0].send_text("hello").await;
     assert_eq!(decode("channelserver", &first.text().await), "hello");
 }
 
@@ -150,9 +145,9 @@ async fn drain_closes_forwarded_peers() {
 }
 
 /// How the connection ends.
-async fn end(peer: &mut Peer) -> Received {
+async fn end(peer: &mut Ws) -> Received {
     loop {
-        match peer.next().await {
+        match peer.receive().await {
             Received::Text(_) | Received::Binary(_) => {}
             end => return end,
         }
@@ -175,8 +170,8 @@ async fn redis_restart_loses_no_message() {
             if n == 200 {
                 server.lock().restart();
             }
-            a.say(&encode(form, &format!("a{n}"))).await;
-            b.say(&encode(form, &format!("b{n}"))).await;
+            a.send_text(&encode(form, &format!("a{n}"))).await;
+            b.send_text(&encode(form, &format!("b{n}"))).await;
         }
         for n in 0..300 {
             assert_eq!(decode(form, &b.text().await), format!("a{n}"), "{form}");
@@ -191,44 +186,23 @@ async fn redis_restart_loses_no_message() {
 
 /// The real program, for what only `kill -9` shows.
 struct Process {
-    process: Child,
-    address: String,
-    _folder: Folder,
+    gateway: ChildGateway,
+    _folder: TempDir,
 }
 
 impl Process {
     /// `rooms` goes on in the table of rooms.
     fn start(rooms: &str, engine: &str) -> Self {
-        let folder = Folder::new();
-        let key = TestPublisher::new().toml("nobody", &["*"]);
+        let folder = TempDir::new();
+        let key = TestPublisher::new().toml("unused", &["*"]);
         folder.write("lastmile.toml", &format!("{PAIR}{rooms}\n{key}\n[log]\nformat = \"json\"\n{engine}"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
-        command.args(["serve", "--config", "lastmile.toml"]).current_dir(folder.path());
-        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap_or_default());
-        let mut said: BTreeMap<String, Value> = BTreeMap::new();
-        while !(said.contains_key("listening") && said.contains_key("connected to redis")) {
-            let line = lines.next().expect("a start");
-            said.insert(line["message"].as_str().unwrap_or_default().to_owned(), line);
-        }
-        let address = said["listening"]["address"].as_str().unwrap().to_owned();
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address, _folder: folder }
+        let gateway = ChildGateway::start(child::serve(env!("CARGO_BIN_EXE_lastmile"), &folder), &folder);
+        gateway.await_log("connected to redis");
+        Self { gateway, _folder: folder }
     }
 
-    async fn open(&self, path: &str) -> Peer {
-        Peer::open_at(&self.address.parse().map(lastmile::transport::config::Address::Tcp).unwrap(), path, &[])
-            .await
-            .expect("an upgrade")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // SIGKILL; it may be gone.
-        let _ = self.process.kill();
-        self.process.wait().unwrap();
+    async fn open(&self, path: &str) -> Ws {
+        Ws::connect(self.gateway.address("pair"), path, &[]).await.expect("an upgrade")
     }
 }
 
@@ -238,26 +212,26 @@ async fn killed_node_frees_seats_and_ends_rooms() {
     let engine = engine(&server);
     let [owner, other, third] = [(); 3].map(|()| Process::start("", &engine));
     let mut here = owner.open("/v1/relay/room").await;
-    here.hears(&["/status:waiting"]).await;
+    here.expect_texts(&["/status:waiting"]).await;
     let mut afar = other.open("/v1/relay/room").await;
-    afar.hears(&["/status:connected"]).await;
-    here.hears(&["/remote:open", "/status:connected"]).await;
+    afar.expect_texts(&["/status:connected"]).await;
+    here.expect_texts(&["/remote:open", "/status:connected"]).await;
     let mut stays = other.open("/v1/relay/second").await;
-    stays.hears(&["/status:waiting"]).await;
+    stays.expect_texts(&["/status:waiting"]).await;
     let mut lost = owner.open("/v1/relay/second").await;
-    lost.hears(&["/status:connected"]).await;
-    stays.hears(&["/remote:open", "/status:connected"]).await;
+    lost.expect_texts(&["/status:connected"]).await;
+    stays.expect_texts(&["/remote:open", "/status:connected"]).await;
 
     let began = Instant::now();
     drop(owner);
     // The room was there: to be opened anew, anywhere.
-    afar.closes(4005, "engine_unavailable").await;
+    afar.expect_close(4005, "engine_unavailable").await;
     // The room is here, and the peer who was connected there has left.
-    stays.hears(&["/remote:close", "/status:waiting"]).await;
+    stays.expect_texts(&["/remote:close", "/status:waiting"]).await;
     let mut again = third.open("/v1/relay/room").await;
-    again.hears(&["/status:waiting"]).await;
+    again.expect_texts(&["/status:waiting"]).await;
     let mut back = other.open("/v1/relay/room").await;
-    back.hears(&["/status:connected"]).await;
+    back.expect_texts(&["/status:connected"]).await;
     // And as much again for a busy machine.
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
@@ -274,7 +248,7 @@ async fn late_reader_gets_everything() {
         let counted = said.clone();
         let flood = tokio::spawn(async move {
             for n in 0..400 {
-                sender.say(&format!("{n:060000}")).await;
+                sender.send_text(&format!("{n:060000}")).await;
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             sender
@@ -297,20 +271,20 @@ async fn late_reader_gets_everything() {
 const THREE: &str = "max_rooms_per_address = 3\n";
 
 /// Opens a room of the form, unless that is refused.
-async fn opened(env: &TestEnv, form: &str, id: &str) -> Option<Peer> {
+async fn opened(env: &TestEnv, form: &str, id: &str) -> Option<Ws> {
     let mut peer = match form {
-        "channelserver" => Peer::open(env, "/v1/ws/").await,
-        "relay" => Peer::open(env, &format!("/v1/relay/{id}")).await,
+        "channelserver" => open(env, "/v1/ws/").await,
+        "relay" => open(env, &format!("/v1/relay/{id}")).await,
         _ => {
-            let mut peer = Peer::native(env, "/v1/rooms").await;
-            peer.say_json(json!({"type": "open"})).await;
+            let mut peer = open_native(env, "/v1/rooms").await;
+            peer.send(json!({"type": "open"})).await;
             peer
         }
     };
-    match peer.next().await {
+    match peer.receive().await {
         Received::Close(4004, _) => None,
         Received::Text(refused) if refused.contains(r#""type":"error""#) => {
-            peer.closes(4004, "rate_limited").await;
+            peer.expect_close(4004, "rate_limited").await;
             None
         }
         Received::Text(_) => Some(peer),
@@ -319,14 +293,14 @@ async fn opened(env: &TestEnv, form: &str, id: &str) -> Option<Peer> {
 }
 
 /// Ends a room. Of our own form it would wait for peers to come back.
-async fn end_room(mut peer: Peer) {
-    peer.say(r#"{"type":"end"}"#).await;
+async fn end_room(mut peer: Ws) {
+    peer.send_text(r#"{"type":"end"}"#).await;
     peer.close(1000, "").await;
     end(&mut peer).await;
 }
 
 /// Ten from one address at once, on both nodes.
-async fn ten(env: &TestEnv, round: usize) -> Vec<Peer> {
+async fn ten(env: &TestEnv, round: usize) -> Vec<Ws> {
     let open = |n: usize| async move { opened(env, FORMS[n % 3], &format!("{round}-{n}")).await };
     futures_util::future::join_all((0..10).map(open)).await.into_iter().flatten().collect()
 }
@@ -353,22 +327,22 @@ async fn full_quota_still_allows_joining() {
     let env = start_nodes(2, &format!("{PAIR}{THREE}")).await;
     let (link, _first) = channel(&env).await;
     let room = open_room(&env, json!({})).await;
-    let mut waiter = Peer::open(&env, "/v1/relay/x").await;
-    waiter.hears(&["/status:waiting"]).await;
+    let mut waiter = open(&env, "/v1/relay/x").await;
+    waiter.expect_texts(&["/status:waiting"]).await;
     for _ in env.nodes() {
         assert!(opened(&env, "relay", "y").await.is_none());
     }
     // From both nodes each time.
     for _ in 0..2 {
-        assert!(matches!(Peer::open(&env, &link).await.next().await, Received::Text(_)));
+        assert!(matches!(open(&env, &link).await.receive().await, Received::Text(_)));
         env.next_address("pair");
         join(&env, &room).await.0.close(1000, "").await;
         env.next_address("pair");
-        let mut peer = Peer::open(&env, "/v1/relay/x").await;
-        peer.hears(&["/status:connected"]).await;
-        waiter.hears(&["/remote:open", "/status:connected"]).await;
+        let mut peer = open(&env, "/v1/relay/x").await;
+        peer.expect_texts(&["/status:connected"]).await;
+        waiter.expect_texts(&["/remote:open", "/status:connected"]).await;
         drop(peer);
-        waiter.hears(&["/remote:close", "/status:waiting"]).await;
+        waiter.expect_texts(&["/remote:close", "/status:waiting"]).await;
     }
 }
 
@@ -380,21 +354,21 @@ async fn killed_node_releases_room_quota() {
     let mut peers = Vec::new();
     for (node, id) in [(&killed, "a"), (&killed, "b"), (&other, "c")] {
         let mut peer = node.open(&format!("/v1/relay/{id}")).await;
-        peer.hears(&["/status:waiting"]).await;
+        peer.expect_texts(&["/status:waiting"]).await;
         peers.push(peer);
     }
-    other.open("/v1/relay/d").await.closes(4004, "rate_limited").await;
+    other.open("/v1/relay/d").await.expect_close(4004, "rate_limited").await;
     drop(killed);
     for id in ["d", "e"] {
         peers.push(
             eventually("a free place", async || {
                 let mut peer = other.open(&format!("/v1/relay/{id}")).await;
-                (peer.next().await == Received::Text("/status:waiting".to_owned())).then_some(peer)
+                (peer.receive().await == Received::Text("/status:waiting".to_owned())).then_some(peer)
             })
             .await,
         );
     }
-    other.open("/v1/relay/f").await.closes(4004, "rate_limited").await;
+    other.open("/v1/relay/f").await.expect_close(4004, "rate_limited").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -406,14 +380,14 @@ async fn quota_is_rebuilt_after_redis_loss() {
     let [here, other] = [&env.gateway, &env.others[0]].map(|node| node.address("pair"));
     let mut peers = Vec::new();
     for _ in 0..3 {
-        let mut peer = Peer::open_at(here, "/v1/ws/", &[]).await.unwrap();
+        let mut peer = Ws::connect(here, "/v1/ws/", &[]).await.unwrap();
         peer.text().await;
         peers.push(peer);
     }
     server.lock().kill();
     for form in ["relay", "channelserver"] {
         let path = if form == "relay" { "/v1/relay/x" } else { "/v1/ws/" };
-        Peer::open(&env, path).await.closes(4005, "engine_unavailable").await;
+        open(&env, path).await.expect_close(4005, "engine_unavailable").await;
     }
     server.lock().restart();
     for node in env.nodes() {
@@ -422,7 +396,7 @@ async fn quota_is_rebuilt_after_redis_loss() {
     // Whoever comes to another node before this one has told may be let in.
     eventually("a refusal", async || {
         let refused = Received::Close(4004, "rate_limited".to_owned());
-        (Peer::open_at(other, "/v1/ws/", &[]).await.unwrap().next().await == refused).then_some(())
+        (Ws::connect(other, "/v1/ws/", &[]).await.unwrap().receive().await == refused).then_some(())
     })
     .await;
 }
@@ -444,8 +418,8 @@ async fn forwarded_peer_counts_once() {
     for n in 0..5 {
         for (node, told) in [(&env.gateway, "/status:waiting"), (&env.others[0], "/status:connected")] {
             let path = format!("/v1/relay/{n}");
-            let mut peer = Peer::open_at(node.address("pair"), &path, &[]).await.unwrap();
-            peer.hears(&[told]).await;
+            let mut peer = Ws::connect(node.address("pair"), &path, &[]).await.unwrap();
+            peer.expect_texts(&[told]).await;
             peers.push(peer);
         }
     }

@@ -9,12 +9,11 @@ use lastmile::broker::{Engine, Now};
 use lastmile::engine::{Redis, RedisKind};
 use lastmile::protocol::{ErrorCode, Payload, Refusal};
 use parking_lot::Mutex;
+use test_support::{RedisServer, eventually};
 use tokio::task::JoinHandle;
 
-use crate::common::eventually;
 use crate::nodes::{Node, expect};
 use crate::replies::words_go_both_ways;
-use crate::server::RedisServer;
 use crate::subscriber_quota::places_are_counted_together;
 use crate::support::{LIMITS, Subscriber, name, publish, redis_config, rule, start_redis};
 

@@ -1,37 +1,30 @@
 //! `kill -9` of the real program under load: nothing acknowledged is missing, nothing is seen twice or out of order.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lastmile::transport::config::Address;
 use serde_json::{Value, json};
-
-use crate::common::gateway::Folder;
-use crate::common::{TestPublisher, Ws, eventually, get, with_timeout};
+use test_support::gateway::LISTENERS;
+use test_support::{ChildGateway, TempDir, TestPublisher, Ws, eventually, get, with_timeout};
 
 const KILLS: usize = 20;
 
 /// The program with a store in `folder`.
-pub struct Node {
-    process: Child,
-    addresses: BTreeMap<String, Address>,
-}
+pub struct Node(ChildGateway);
 
 impl Node {
     /// With the durable engine; `prefix` are words of a command before the program.
-    pub fn start(folder: &Folder, publisher: &TestPublisher, engine: &str, prefix: &[&str]) -> Self {
+    pub fn start(folder: &TempDir, publisher: &TestPublisher, engine: &str, prefix: &[&str]) -> Self {
         Self::with(folder, publisher, &format!("kind = \"disk\"\npath = \"store\"\n{engine}"), prefix)
     }
 
-    pub fn with(folder: &Folder, publisher: &TestPublisher, engine: &str, prefix: &[&str]) -> Self {
+    pub fn with(folder: &TempDir, publisher: &TestPublisher, engine: &str, prefix: &[&str]) -> Self {
         let toml = format!(
-            "[listeners.public]\naddress = \"127.0.0.1:0\"\nroles = [\"subscribe\"]\n\
-             [listeners.publish]\naddress = \"127.0.0.1:0\"\nroles = [\"publish\"]\n\
-             [listeners.ops]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\"]\n{}\n\
+            "{LISTENERS}{}\n\
              [channel_defaults]\nsubscribers = \"anyone\"\nbacklog_messages = 1000000\nbacklog_bytes = 0\n\
              [log]\nformat = \"json\"\n[engine]\n{engine}\n",
             publisher.toml("market-data", &["*"])
@@ -39,31 +32,17 @@ impl Node {
         folder.write("lastmile.toml", &toml);
         let words = [prefix, &[env!("CARGO_BIN_EXE_lastmile"), "serve", "--config", "lastmile.toml"]].concat();
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).current_dir(folder.path()).stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut addresses = BTreeMap::new();
-        while addresses.len() < 3 {
-            let line = lines.next().expect("a start").unwrap();
-            let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("it does not start: {line}"));
-            if line["message"] == "listening" {
-                let address = line["address"].as_str().unwrap().parse().unwrap();
-                addresses.insert(line["listener"].as_str().unwrap().to_owned(), Address::Tcp(address));
-            }
-        }
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Self { process, addresses }
+        command.args(&words[1..]).current_dir(folder.path());
+        Self(ChildGateway::start(command, folder))
     }
 
     pub fn address(&self, listener: &str) -> &Address {
-        &self.addresses[listener]
+        self.0.address(listener)
     }
 
     pub async fn subscriber(&self) -> Ws {
         let headers = [("sec-websocket-protocol", "lastmile.v1")];
-        let address = self.address("public");
-        let request = Ws::request(&address.to_string(), "/v1/subscribe", &headers);
-        let mut ws = Ws::open(address, request).await.expect("an upgrade");
+        let mut ws = Ws::connect(self.address("public"), "/v1/subscribe", &headers).await.expect("an upgrade");
         ws.hello(None).await;
         ws
     }
@@ -82,19 +61,11 @@ impl Node {
     }
 
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.0.pid()
     }
 
     pub fn kill(&mut self) {
-        // SIGKILL; it may be gone.
-        let _ = self.process.kill();
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.kill();
+        self.0.kill();
     }
 }
 
@@ -107,7 +78,7 @@ pub async fn publish(mut ws: Ws, from: u64, count: Arc<AtomicUsize>) -> Vec<(u64
         for data in &batch {
             let command = json!({"type": "publish", "id": data.to_string(), "channel": "c", "data": data});
             // The connection breaks sooner or later.
-            if ws.try_send(&command).await.is_err() {
+            if !ws.try_send_text(&command.to_string()).await {
                 return acknowledged;
             }
         }
@@ -135,7 +106,7 @@ pub async fn listen(mut ws: Ws) -> Vec<(u64, Value)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateway_kill_9_loses_nothing_acknowledged() {
-    let (folder, key) = (Folder::new(), TestPublisher::new());
+    let (folder, key) = (TempDir::new(), TestPublisher::new());
     let (mut acknowledged, mut seen) = (BTreeMap::new(), Vec::<(u64, Value)>::new());
     let mut epoch = None::<String>;
     for round in 0..=KILLS {

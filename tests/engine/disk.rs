@@ -7,8 +7,8 @@ use lastmile::broker::engine::{Created, Start};
 use lastmile::broker::{ChannelLimits, ChannelRule, Now};
 use lastmile::engine::{DiskError, MemoryLimits};
 use lastmile::protocol::{ErrorCode, Position};
+use test_support::TempDir;
 
-use crate::common::gateway::Folder;
 use crate::support::{Kind, LIMITS, NO_LIMITS, TestEnv, name, open_at, rule};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +135,7 @@ async fn interrupted_first_start_is_harmless() {
 
 #[test]
 fn configuration_check_creates_no_file() {
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let path = folder.path().join("store");
     let toml = format!("[engine]\nkind = \"disk\"\npath = {path:?}\n");
     let file = folder.write("lastmile.toml", &toml);

@@ -3,16 +3,14 @@
 use lastmile::broker::Engine;
 use lastmile::broker::engine::Start;
 use lastmile::engine::{Redis, RedisKind};
+use test_support::{RedisServer, TempDir, eventually, free_port};
 
-use crate::common::gateway::Folder;
-use crate::common::{eventually, free_port};
 use crate::nodes::{Node, expect};
-use crate::server::RedisServer;
 use crate::support::{LIMITS, Subscriber, parts, publish, redis_config, rule, start_redis};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_tls_needs_its_authority() {
-    let (folder, port) = (Folder::new(), free_port().to_string());
+    let (folder, port) = (TempDir::new(), free_port().to_string());
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = folder.write("cert.pem", &made.cert.pem());
     let key = folder.write("key.pem", &made.signing_key.serialize_pem());

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use lastmile::broker::engine::Start;
 use lastmile::broker::{Engine, Now};
 use lastmile::protocol::{ErrorCode, Payload, Position};
+use test_support::{RedisServer, eventually};
 use tokio::task::JoinHandle;
 
-use crate::common::eventually;
 use crate::nodes::{Node, expect};
-use crate::server::RedisServer;
 use crate::support::{Subscriber, name, publish, rule};
 
 /// A publisher that is refused is told within this: three seconds, and the rest is for a busy machine.

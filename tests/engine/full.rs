@@ -3,9 +3,8 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
+use test_support::{TempDir, TestPublisher, eventually};
 
-use crate::common::gateway::Folder;
-use crate::common::{TestPublisher, eventually};
 use crate::crash::Node;
 
 /// Bytes that a file of the program may have: what a disk without room is like, for whoever may not mount one.
@@ -16,7 +15,7 @@ fn set_limit(pid: u32, limit: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_refuses_then_recovers() {
-    let (folder, key) = (Folder::new(), TestPublisher::new());
+    let (folder, key) = (TempDir::new(), TestPublisher::new());
     // A write beyond the limit is an error then, and not the end of the process.
     let node = Node::start(&folder, &key, "", &["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
     let (mut subscriber, mut publisher) = (node.subscriber().await, node.publisher(&key).await);

@@ -9,12 +9,11 @@ use bytes::Bytes;
 use http::{Method, Request};
 use lastmile::transport::config::Address;
 use serde_json::{Value, json};
+use test_support::gateway::{ISSUER, TestEnv, TestGateway};
+use test_support::http::{Answer, send};
+use test_support::{RedisServer, TempDir, TestIssuer, TestPublisher, Ws, eventually, get, with_timeout};
 
-use crate::common::gateway::{Folder, ISSUER, TestEnv, TestGateway};
-use crate::common::http::{Answer, send};
-use crate::common::{TestIssuer, TestPublisher, Ws, eventually, get, with_timeout};
 use crate::crash::{Node as Process, listen, publish};
-use crate::server::RedisServer;
 
 /// Two gateways with the same publisher and issuer.
 pub struct Pair {
@@ -23,7 +22,7 @@ pub struct Pair {
     pub issuer: TestIssuer,
     /// Of the first.
     pub toml: String,
-    folders: [Folder; 2],
+    folders: [TempDir; 2],
 }
 
 impl Pair {
@@ -34,7 +33,7 @@ impl Pair {
     /// Each with a way of its own to the same Redis.
     pub async fn with(engines: [&str; 2]) -> Self {
         let (publisher, issuer, folders) =
-            (TestPublisher::new(), TestIssuer::new(ISSUER), [Folder::new(), Folder::new()]);
+            (TestPublisher::new(), TestIssuer::new(ISSUER), [TempDir::new(), TempDir::new()]);
         let toml = |engine| {
             let more = format!("[channel_defaults]\nbacklog_messages = 100\n[engine]\nkind = \"redis\"\n{engine}\n");
             TestEnv::toml(&(publisher.toml("market-data", &["*"]) + "\ncontrol = true"), &more)
@@ -56,7 +55,7 @@ impl Pair {
     }
 
     /// A third one, with the same files as the first.
-    pub async fn another(&self, folder: &Folder) -> TestGateway {
+    pub async fn another(&self, folder: &TempDir) -> TestGateway {
         folder.write("sso.json", &self.issuer.jwks());
         let gateway = TestGateway::start(&self.toml, folder).await;
         eventually("readiness", async || (readiness(&gateway).await.0 == 200).then_some(())).await;
@@ -192,7 +191,7 @@ async fn revocation_reaches_all_nodes() {
     let answer = send(pair.publish_address(0), request).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     ws.expect_close(4503, "revoked").await;
-    let folder = Folder::new();
+    let folder = TempDir::new();
     folder.write("sso.json", &pair.issuer.jwks());
     let third = TestGateway::start(&pair.toml, &folder).await;
     let known = eventually("the revocation", async || {
@@ -248,7 +247,7 @@ async fn subscribe_at_last(ws: &mut Ws, more: Value) -> Value {
 async fn killed_node_affects_no_other() {
     let server = RedisServer::start(false);
     let engine = format!("kind = \"redis\"\nurl = \"{}\"", server.url());
-    let (folders, key) = ([(); 3].map(|()| Folder::new()), TestPublisher::new());
+    let (folders, key) = ([(); 3].map(|()| TempDir::new()), TestPublisher::new());
     let mut nodes = folders.each_ref().map(|folder| Process::with(folder, &key, &engine, &[]));
     for node in &nodes {
         eventually("readiness", async || (node.readiness().await.0 == 200).then_some(())).await;

@@ -2,10 +2,6 @@
 //! `kill -9`, full disks, damaged files; and what the engine of many nodes does: nodes that share, and a Redis that is
 //! killed, cut off, or a Cluster.
 
-#[path = "../common/mod.rs"]
-mod common;
-
-mod server;
 mod support;
 
 mod bounds;

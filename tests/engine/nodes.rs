@@ -8,10 +8,9 @@ use lastmile::broker::engine::{Created, Start};
 use lastmile::broker::{ChannelLimits, ChannelRule, Engine, Now};
 use lastmile::engine::{MemoryLimits, Redis};
 use lastmile::protocol::{ErrorCode, Position};
+use test_support::{RedisServer, TEST_TIMEOUT, eventually};
 use tokio::task::JoinHandle;
 
-use crate::common::{TEST_TIMEOUT, eventually};
-use crate::server::RedisServer;
 use crate::support::{LIMITS, NO_LIMITS, Subscriber, name, publish, redis_node, rule};
 
 /// A node with its sweeps.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lastmile::broker::Now;
 use lastmile::broker::engine::Start;
 use lastmile::protocol::{ErrorCode, Payload, Position};
+use test_support::eventually;
 
-use crate::common::eventually;
 use crate::suite::each_engine;
 use crate::support::{Kind, Subscriber, TestEnv, name, place, publish, rule};
 

@@ -4,15 +4,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use test_support::events::Stream;
+use test_support::http::send;
+use test_support::{RedisServer, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::common::events::Stream;
-use crate::common::eventually;
-use crate::common::http::send;
 use crate::gateways::{Pair, is_up, readiness};
-use crate::server::RedisServer;
 
 /// A way to Redis that can be closed: what was sent then arrives later, and nobody is told.
 struct Way {

@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 use lastmile::broker::channel::presence::{PRESENCE_LEASE, PresenceUpdate};
 use lastmile::broker::{Engine, Now};
 use serde_json::{Value, json};
+use test_support::http::send;
+use test_support::{RedisServer, TempDir, Ws, eventually};
 
-use crate::common::gateway::Folder;
-use crate::common::http::send;
-use crate::common::{Ws, eventually};
 use crate::gateways::{Pair, expect_past_degraded};
 use crate::nodes::Node;
-use crate::server::RedisServer;
 use crate::support::{name, rule};
 
 async fn pair(server: &RedisServer) -> Pair {
@@ -33,7 +31,7 @@ async fn event(publisher: &mut Ws) -> (Value, Option<u64>) {
 async fn drained_node_leaves_count_at_once() {
     let server = RedisServer::start(false);
     let pair = pair(&server).await;
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let third = pair.another(&folder).await;
     let mut publisher = pair.publisher_ws(0).await;
     watch(&mut publisher, "c").await;

@@ -1,12 +1,11 @@
 //! Rules and keys that are pushed to one gateway hold on all that share a Redis, also on those that begin later.
 
 use serde_json::{Value, json};
+use test_support::gateway::{ISSUER, TestGateway};
+use test_support::http::{Answer, send};
+use test_support::{RedisServer, TempDir, TestIssuer, Ws, eventually};
 
-use crate::common::gateway::{Folder, ISSUER, TestGateway};
-use crate::common::http::{Answer, send};
-use crate::common::{TestIssuer, Ws, eventually};
 use crate::gateways::Pair;
-use crate::server::RedisServer;
 
 const CHANNELS: &str = "/v1/control/channels";
 
@@ -56,7 +55,7 @@ async fn pushed_rules_apply_and_revert_on_all_nodes() {
     assert_eq!(in_force(&pair, &pair.gateways[0]).await, ("pushed".into(), "c".into()), "at once where it was said");
     assert_eq!(alice.expect("unsubscribed").await["reason"], "forbidden");
     holds(&pair, &pair.gateways[1], "pushed", "c").await;
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let third = pair.another(&folder).await;
     holds(&pair, &third, "pushed", "c").await;
 
@@ -112,7 +111,7 @@ async fn pushed_keys_apply_on_all_nodes() {
     let keys = serde_json::from_str(&next.jwks()).unwrap();
     assert_eq!(control(&pair, &pair.gateways[0], "PUT", &jwks_path(), Some(keys)).await.status, 204);
     assert!(is_welcome(&pair.gateways[0], &next).await, "at once where it was said");
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let third = pair.another(&folder).await;
     for gateway in [&pair.gateways[1], &third] {
         eventually("the keys", async || is_welcome(gateway, &next).await.then_some(())).await;
@@ -122,7 +121,7 @@ async fn pushed_keys_apply_on_all_nodes() {
     let newest = TestIssuer::new(ISSUER);
     folder.write("sso.json", &newest.jwks());
     third.reload(&pair.toml, &folder).unwrap();
-    let own = Folder::new();
+    let own = TempDir::new();
     own.write("sso.json", &newest.jwks());
     let fourth = TestGateway::start(&pair.toml, &own).await;
     tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
@@ -148,7 +147,7 @@ async fn pushed_policy_is_restored_after_redis_loss() {
     server.restart();
     eventually("its memory", async || server.command("EXISTS lastmile:once:pushed:tag")?.contains(":1").then_some(()))
         .await;
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let third = pair.another(&folder).await;
     holds(&pair, &third, "pushed", "c").await;
     for gateway in &pair.gateways {

@@ -9,11 +9,10 @@ use lastmile::broker::replies::{NewReply, RemoteTask, ReplyLimits};
 use lastmile::broker::{Connection, Engine, NodeBus, Now, Replies};
 use lastmile::protocol::ErrorCode;
 use serde_json::{Value, json};
+use test_support::{RedisServer, Ws, eventually};
 
-use crate::common::{Ws, eventually};
 use crate::gateways::{Pair, expect_past_degraded};
 use crate::nodes::Node;
-use crate::server::RedisServer;
 use crate::support::rule;
 
 const SUPPORT: &str = "[[channels]]\nmatch = \"support\"\nreplies = true\n";

@@ -5,10 +5,9 @@ use std::time::Duration;
 use lastmile::broker::engine::Start;
 use lastmile::broker::{ChannelLimits, ChannelRule, Engine};
 use lastmile::protocol::{ErrorCode, Refusal};
+use test_support::{RedisServer, eventually};
 
-use crate::common::eventually;
 use crate::nodes::Node;
-use crate::server::RedisServer;
 use crate::support::{NO_LIMITS, Subscriber, name, rule};
 
 const RACES: usize = 10_000;

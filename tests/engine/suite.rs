@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use lastmile::broker::engine::{Created, Start};
 use lastmile::broker::{ChannelLimits, ChannelRule, Now};
 use lastmile::protocol::{ErrorCode, Position};
+use test_support::eventually;
 
-use crate::common::eventually;
 use crate::support::{Kind, NO_LIMITS, Subscriber, TestEnv, name, rule};
 
 /// A test for every engine.

@@ -14,9 +14,7 @@ use lastmile::broker::*;
 use lastmile::engine::disk::Fsync;
 use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind};
 use lastmile::protocol::{ChannelName, Form, Pattern, Payload, Position, Refusal};
-
-use crate::common::gateway::Folder;
-use crate::server::RedisServer;
+use test_support::{RedisServer, TempDir};
 
 /// Which engine a test runs against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub struct TestEnv {
     pub engine: Option<Arc<dyn Engine>>,
     pub rule: ChannelRule,
     pub limits: MemoryLimits,
-    pub folder: Arc<Folder>,
+    pub folder: Arc<TempDir>,
     pub server: Option<RedisServer>,
 }
 
@@ -69,7 +67,7 @@ impl TestEnv {
     }
 
     pub fn with(kind: Kind, rule: ChannelRule, limits: MemoryLimits) -> Self {
-        let mut env = Self { engine: None, rule, limits, folder: Arc::new(Folder::new()), server: None };
+        let mut env = Self { engine: None, rule, limits, folder: Arc::new(TempDir::new()), server: None };
         let (rules, hub, counters) = parts(&env.rule);
         env.engine = Some(match kind {
             Kind::Memory => Arc::new(Memory::new(limits, rules, hub, counters)),
@@ -143,7 +141,7 @@ pub fn redis_config(urls: &[&str], kind: RedisKind) -> RedisConfig {
 pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits) -> Redis {
     let (rules, hub, counters) = parts(rule);
     let engine = Redis::start(config, limits, rules, hub, counters).unwrap();
-    let deadline = Instant::now() + crate::common::TEST_TIMEOUT;
+    let deadline = Instant::now() + test_support::TEST_TIMEOUT;
     while engine.unavailable_reason().is_some() {
         assert!(Instant::now() < deadline, "the node does not come up");
         std::thread::sleep(Duration::from_millis(5));

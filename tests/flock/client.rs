@@ -4,8 +4,7 @@ use ::http::Request;
 use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::json;
-
-use crate::common::{Answer, TestEnv, Ws, http};
+use test_support::{Answer, TestEnv, Ws, http};
 
 /// Of `password`, as cheap as can be, because tests are many.
 pub const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$8Tf44YakA6Z5zNBgblq13Nr+Q8FkCFWsjG4z6b1j7rM";

@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{HASH, basic, connect, publish, request, response, send, start, start_open, subscribe};
-use crate::common::TestEnv;
+use test_support::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn body_limit_follows_channel_or_default() {

@@ -1,8 +1,5 @@
 //! The flock dialect: unchanged subscribers and publishers of that system, byte for byte.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod client;
 mod limits;
 mod passwords;

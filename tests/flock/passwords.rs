@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::client::{HASH, basic, publish, request, send, start_open};
-use crate::common::{TestEnv, eventually};
+use test_support::{TestEnv, eventually};
 
 async fn status(env: &TestEnv, username: &str, password: &str) -> u16 {
     let mut request = request(env, "/api/v1/event/t", "1");

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::{basic, connect, expect_silence, publish, request, send, start, start_open, subscribe};
-use crate::common::{TestEnv, http, with_timeout};
+use test_support::{TestEnv, http, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn published_clients_request_is_accepted() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::client::{connect, start_open, subscribe};
-use crate::common::with_timeout;
+use test_support::with_timeout;
 
 /// The Python that has the package, which `tests/run` builds from its source.
 fn python() -> PathBuf {

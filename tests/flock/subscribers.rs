@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::{check, connect, expect_silence, publish, response, start, start_open, subscribe};
-use crate::common::{TestEnv, Ws, http, with_timeout};
+use test_support::{TestEnv, Ws, http, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flock_transcript_is_reproduced() {

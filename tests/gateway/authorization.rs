@@ -1,9 +1,8 @@
 //! Who may listen to what, over the life of a connection: templates, denials, issuers' rights, expiry, refresh, reload.
 
 use serde_json::{Value, json};
-
-use crate::common::gateway::ISSUER;
-use crate::common::{TestEnv, TestIssuer, Ws};
+use test_support::gateway::ISSUER;
+use test_support::{TestEnv, TestIssuer, Ws};
 
 async fn with_token(env: &TestEnv, token: &str) -> Ws {
     let mut ws = env.connect().await;

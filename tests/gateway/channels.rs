@@ -1,8 +1,7 @@
 //! `PUT`, `GET` and `DELETE /v1/channels/{channel}`.
 
 use serde_json::{Value, json};
-
-use crate::common::{Answer, TestEnv};
+use test_support::{Answer, TestEnv};
 
 const RULES: &str = "[[channels]]\nmatch = \"c.*\"\nmax_connections = 10\nmax_messages = 100\n";
 
@@ -103,7 +102,7 @@ async fn ended_subscription_frees_its_slot() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publisher_uses_own_channels_only() {
     let env = TestEnv::start("").await;
-    let other = crate::common::TestPublisher::new();
+    let other = test_support::TestPublisher::new();
     let publishers = env.publisher.toml("market-data", &["*"]) + &other.toml("other", &["alerts.*", "status"]);
     env.reload(&publishers, "");
     let authority = env.gateway.authority("publish");

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::revocation::{control, controlled};
-use crate::common::gateway::ISSUER;
-use crate::common::{TestEnv, TestIssuer};
+use test_support::gateway::ISSUER;
+use test_support::{TestEnv, TestIssuer};
 
 const CHANNELS: &str = "/v1/control/channels";
 
@@ -32,7 +32,7 @@ async fn only_control_keys_control() {
         assert_eq!(env.send(unsigned).await.refusal(), (401, "signature-missing".into()));
         // Elsewhere there is nothing.
         let request = ops.request(&env.gateway.authority("public"), method, path, None);
-        let answer = crate::common::http::send(env.gateway.address("public"), request).await;
+        let answer = test_support::http::send(env.gateway.address("public"), request).await;
         assert_eq!(answer.refusal(), (404, "not-found".into()));
     }
     alice.expect_silence().await;

@@ -1,8 +1,8 @@
 //! What pages of other origins may do.
 
-use crate::common::TestEnv;
-use crate::common::events::request;
-use crate::common::http::{Answer, send};
+use test_support::TestEnv;
+use test_support::events::request;
+use test_support::http::{Answer, send};
 
 const APP: &str = "https://app.example.com";
 

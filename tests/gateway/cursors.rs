@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-
-use crate::common::{TestEnv, with_timeout};
+use test_support::{TestEnv, with_timeout};
 
 const OPEN: &str = "[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 10000\n";
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::TestEnv;
+use test_support::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_sockets_are_sent_draining() {
@@ -32,7 +32,7 @@ async fn open_sockets_are_sent_draining() {
     for client in clients {
         ends.push(client.await.unwrap());
     }
-    let report = crate::common::with_timeout("the drain", drain).await.unwrap();
+    let report = test_support::with_timeout("the drain", drain).await.unwrap();
     assert_eq!((report.closed, report.left), (201, 0));
     // Spread over the window: neither all at once, nor late.
     ends.sort();

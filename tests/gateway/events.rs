@@ -2,9 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use test_support::{EventReader, TestEnv, with_timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use crate::common::{EventReader, TestEnv, with_timeout};
 
 const OPEN: &str = "[[channels]]\nmatch = \"secret*\"\n[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 100\n";
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{TestEnv, Ws};
+use test_support::{TestEnv, Ws};
 
 const CHANNELS: usize = 4;
 const PUBLISHERS: usize = 3;

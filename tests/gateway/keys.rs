@@ -10,18 +10,19 @@ use lastmile::auth::fetch::{Endpoint, FetchConfig, Fetcher};
 use lastmile::auth::token::{KeySource, MetadataError, Remote, discovery_endpoint};
 use lastmile::auth::{IssuerConfig, Issuers, TokenError};
 use serde_json::{Value, json};
-
-use crate::common::gateway::{Folder, ISSUER};
-use crate::common::{Behaviour, TestEnv, TestGateway, TestIssuer, TestProvider, TestPublisher, eventually, unix_now};
+use test_support::gateway::ISSUER;
+use test_support::{
+    Behaviour, TempDir, TestEnv, TestGateway, TestIssuer, TestProvider, TestPublisher, eventually, unix_now,
+};
 
 /// A gateway that has its keys from the provider; `keys` is the line that says how.
 async fn env(provider: &TestProvider, issuer: TestIssuer, keys: &str) -> TestEnv {
-    let (publisher, folder) = (TestPublisher::new(), Folder::new());
+    let (publisher, folder) = (TestPublisher::new(), TempDir::new());
     let gateway = TestGateway::start(&toml(provider, &publisher, &folder, keys), &folder).await;
     TestEnv::of(gateway, folder, publisher, issuer)
 }
 
-fn toml(provider: &TestProvider, publisher: &TestPublisher, folder: &Folder, keys: &str) -> String {
+fn toml(provider: &TestProvider, publisher: &TestPublisher, folder: &TempDir, keys: &str) -> String {
     let authority = provider.certificate.as_ref().map(|pem| {
         folder.write("ca.pem", pem);
         "egress_ca = \"ca.pem\"\n"
@@ -90,7 +91,7 @@ async fn discovery_over_tls_with_authority() {
     env.await_metric("lastmile_issuer_keys_stale", 0.0).await;
 
     // Without the authority the certificate is not believed, and nobody gets in.
-    let (folder, publisher) = (Folder::new(), TestPublisher::new());
+    let (folder, publisher) = (TempDir::new(), TestPublisher::new());
     let toml = toml(&provider, &publisher, &folder, "discovery = true").replace("egress_ca = \"ca.pem\"", "");
     let gateway = TestGateway::start(&toml, &folder).await;
     let stranger = TestEnv::of(gateway, folder, publisher, TestIssuer::new("unused"));
@@ -172,7 +173,7 @@ async fn late_provider_is_found() {
     provider.publish(&[&issuer]);
     let env = env(&provider, issuer, "discovery = true").await;
     eventually("readiness", async || {
-        (crate::common::get(env.gateway.address("ops"), "/readyz").await.status == 200).then_some(())
+        (test_support::get(env.gateway.address("ops"), "/readyz").await.status == 200).then_some(())
     })
     .await;
     assert!(!is_admitted(&env, &env.issuer.token("alice")).await);
@@ -208,7 +209,7 @@ async fn hanging_provider_delays_no_known_key() {
     }
     assert!(!waiting.is_finished(), "they waited for the fetch");
     // And the stranger is refused once the fetch is given up.
-    assert!(!crate::common::with_timeout("a refusal", waiting).await.unwrap());
+    assert!(!test_support::with_timeout("a refusal", waiting).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,7 @@
 //! How a channel ends by its limits: each with its own reason and code, for subscribers and publishers.
 
 use serde_json::json;
-
-use crate::common::{TestEnv, Ws};
+use test_support::{TestEnv, Ws};
 
 const RULES: &str = r#"
 [[channels]]
@@ -91,7 +90,7 @@ async fn lifespan_ends_channel() {
 async fn publisher_is_sent_lifespan_expired() {
     let env = TestEnv::start(RULES).await;
     env.publish("life", "1").await;
-    let answer = crate::common::eventually("the end of the channel", async || {
+    let answer = test_support::eventually("the end of the channel", async || {
         let answer = env.post("life", "application/json", b"1").await;
         (answer.status != 200).then_some(answer)
     })

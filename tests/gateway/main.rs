@@ -1,8 +1,5 @@
 //! The gateway over real sockets, by feature.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod authorization;
 mod channels;
 mod control;

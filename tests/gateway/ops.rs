@@ -4,9 +4,8 @@ use ::http::Request;
 use bytes::Bytes;
 use lastmile::transport::config::Address;
 use serde_json::json;
+use test_support::{TestEnv, Ws, get, http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use crate::common::{TestEnv, Ws, get, http};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_gateway_is_live_and_ready() {
@@ -35,12 +34,12 @@ async fn draining_gateway_is_live_not_ready() {
     assert_eq!(get(&ops, "/healthz").await.status, 200);
     // The first one is gone as soon as its answer to the Close has arrived.
     let is_one = async || get(&ops, "/metrics").await.text().contains("\nlastmile_connections 1\n").then_some(());
-    crate::common::eventually("one connection left", is_one).await;
+    test_support::eventually("one connection left", is_one).await;
     assert!(tokio::net::TcpStream::connect(public.to_string()).await.is_err());
     let refused = Ws::open(&mixed, Ws::request(&authority, "/v1/subscribe", &[])).await.err().expect("a refusal");
     assert_eq!(refused.refusal(), (503, "draining".into()));
 
-    assert_eq!(crate::common::with_timeout("the drain", stopped).await.unwrap().left, 1, "it never read its Close");
+    assert_eq!(test_support::with_timeout("the drain", stopped).await.unwrap().left, 1, "it never read its Close");
     assert!(tokio::net::TcpStream::connect(ops.to_string()).await.is_err());
 }
 
@@ -148,7 +147,7 @@ async fn problem_type_is_a_page() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unix_socket_is_a_listener() {
-    let folder = crate::common::gateway::Folder::new();
+    let folder = test_support::TempDir::new();
     let path = folder.path().join("gateway.sock");
     let listener =
         format!("[listeners.unix]\naddress = \"unix:{}\"\nroles = [\"subscribe\", \"publish\"]\n", path.display());
@@ -211,7 +210,7 @@ async fn total_connection_limit_holds() {
 
 /// Waits until there is room for one connection more.
 async fn healthy_at_last(env: &TestEnv) {
-    crate::common::eventually("room", async || {
+    test_support::eventually("room", async || {
         let (mut io, mut said) = (http::connect(env.gateway.address("ops")).await, String::new());
         let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
         let asked = io.write_all(request).await.is_ok() && io.read_to_string(&mut said).await.is_ok();
@@ -223,6 +222,6 @@ async fn healthy_at_last(env: &TestEnv) {
 /// What a listener says to a connection that asks nothing.
 async fn said_unasked(address: &Address) -> String {
     let (mut io, mut said) = (http::connect(address).await, String::new());
-    crate::common::with_timeout("an answer", io.read_to_string(&mut said)).await.unwrap();
+    test_support::with_timeout("an answer", io.read_to_string(&mut said)).await.unwrap();
     said
 }

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use crate::common::{TestEnv, with_timeout};
+use test_support::{TestEnv, with_timeout};
 
 const OPEN: &str = "[[channels]]\nmatch = \"*\"\nsubscribers = \"anyone\"\nbacklog_messages = 1000\n";
 
@@ -96,8 +95,8 @@ async fn drain_ends_waiting_polls() {
     let query = next(&env.poll("channel=c").await);
     env.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 0.0).await;
     let address = env.gateway.address("public").clone();
-    let request = crate::common::events::request(&address, "GET", &format!("/v1/poll?{query}"), &[]);
-    let poll = tokio::spawn(async move { crate::common::http::send(&address, request).await });
+    let request = test_support::events::request(&address, "GET", &format!("/v1/poll?{query}"), &[]);
+    let poll = tokio::spawn(async move { test_support::http::send(&address, request).await });
     env.await_metric("lastmile_fallback_connections{transport=\"poll\"}", 1.0).await;
     let report = env.gateway.stop().await;
     assert_eq!(report.left, 0);

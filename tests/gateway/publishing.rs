@@ -2,8 +2,7 @@
 
 use http::HeaderValue;
 use serde_json::json;
-
-use crate::common::TestEnv;
+use test_support::TestEnv;
 
 /// The `data` of a message, byte for byte.
 fn data_of(message: &str) -> &str {

@@ -6,8 +6,7 @@ use std::process::{Command, Stdio};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use serde_json::{Map, Value};
-
-use crate::common::{TestEnv, with_timeout};
+use test_support::{TestEnv, with_timeout};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

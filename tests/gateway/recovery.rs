@@ -1,8 +1,7 @@
 //! `since` and `backlog`: coming back without missing anything, or knowing that something is missing.
 
 use serde_json::{Value, json};
-
-use crate::common::TestEnv;
+use test_support::TestEnv;
 
 const RULES: &str = "[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\n";
 
@@ -71,7 +70,7 @@ async fn client_resumes_at_its_position() {
 async fn backlog_expires_by_age() {
     let env = TestEnv::start("[[channels]]\nmatch = \"c\"\nbacklog_messages = 5\nbacklog_secs = 1\n").await;
     let epoch = env.publish("c", "1").await["epoch"].clone();
-    crate::common::eventually("the backlog to grow old", async || {
+    test_support::eventually("the backlog to grow old", async || {
         let mut alice = env.subscriber().await;
         let subscribed = alice.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
         let recovered = subscribed["recovered"].as_bool().unwrap();

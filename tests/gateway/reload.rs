@@ -1,8 +1,7 @@
 //! A new policy for a running gateway: what it takes away goes at once, the rest goes on.
 
 use serde_json::json;
-
-use crate::common::{TestEnv, TestPublisher, Ws};
+use test_support::{TestEnv, TestPublisher, Ws};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_key_is_cut_new_key_works() {
@@ -31,7 +30,7 @@ async fn open_publisher_follows_new_channels() {
     ws.send(json!({"type": "publish", "channel": "a", "data": 1})).await;
     ws.expect("published").await;
     env.reload(&env.publisher.toml("market-data", &["b"]), "");
-    crate::common::eventually("the new rules", async || {
+    test_support::eventually("the new rules", async || {
         ws.send(json!({"type": "publish", "channel": "a", "data": 1})).await;
         let answer = ws.json().await;
         (answer["code"] == "channel_forbidden").then_some(())
@@ -73,10 +72,10 @@ async fn removed_issuer_tokens_are_refused() {
     let mut before = env.connect().await;
     before.hello(Some(&token)).await;
     before.subscribe("c").await;
-    let other = crate::common::TestIssuer::new("https://other.example.com");
+    let other = test_support::TestIssuer::new("https://other.example.com");
     env.folder.write("other.json", &other.jwks());
     let toml = TestEnv::toml(&env.publisher.toml("market-data", &["*"]), "")
-        .replace(crate::common::gateway::ISSUER, "https://other.example.com")
+        .replace(test_support::gateway::ISSUER, "https://other.example.com")
         .replace("sso.json", "other.json");
     env.gateway.reload(&toml, &env.folder).unwrap();
 

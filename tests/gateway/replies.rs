@@ -1,8 +1,7 @@
 //! Replies of subscribers and answers of publishers, all over connections that were opened to the gateway.
 
 use serde_json::{Value, json};
-
-use crate::common::{TestEnv, Ws};
+use test_support::{TestEnv, Ws};
 
 const SUPPORT: &str = "[[channels]]\nmatch = \"support\"\nreplies = true\n";
 
@@ -201,7 +200,7 @@ async fn publisher_receives_presence_on_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publisher_watches_own_channels_only() {
     let env = TestEnv::start("").await;
-    let other = crate::common::TestPublisher::new();
+    let other = test_support::TestPublisher::new();
     env.reload(&other.toml("other", &["mine"]), "");
     let mut ws = env.open_publisher(&other).await.expect("an upgrade");
     ws.expect("welcome").await;

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-
-use crate::common::gateway::ISSUER;
-use crate::common::http;
-use crate::common::{Answer, TestEnv, TestPublisher, Ws, eventually, unix_now};
+use test_support::gateway::ISSUER;
+use test_support::{Answer, TestEnv, TestPublisher, Ws, eventually, http, unix_now};
 
 /// A env with a second publisher, `ops`, that may control and nothing else.
 pub async fn controlled(more: &str) -> (TestEnv, TestPublisher) {

@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
-
-use crate::common::{TestEnv, TestPublisher, unix_now};
+use test_support::{TestEnv, TestPublisher, unix_now};
 
 const PATH: &str = "/v1/channels/prices.btc/messages?a=1";
 const JSON: Option<(&str, &[u8])> = Some(("application/json", b"{\"usd\":1}"));
@@ -245,7 +244,7 @@ async fn expired_key_is_refused_on_open_connection() {
     let mut ws = env.open_publisher(&limited).await.expect("an upgrade");
     assert_eq!(ws.expect("welcome").await["expires"], ends.to_string());
 
-    crate::common::eventually("the key's end", async || (unix_now() >= ends.as_second() as u64).then_some(())).await;
+    test_support::eventually("the key's end", async || (unix_now() >= ends.as_second() as u64).then_some(())).await;
     let answer = env.send(limited.request(&authority, "POST", PATH, JSON)).await;
     assert_eq!(answer.refusal(), (401, "key-expired".into()));
     let refused = env.open_publisher(&limited).await.err().expect("no upgrade");

@@ -1,8 +1,7 @@
 //! Subscribers that do not read: closed, or kept with the newest publication.
 
 use serde_json::json;
-
-use crate::common::TestEnv;
+use test_support::TestEnv;
 
 /// More than the kernel's buffers and the outbox take together.
 const PUBLICATIONS: usize = 400;

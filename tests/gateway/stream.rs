@@ -2,8 +2,7 @@
 
 use http::HeaderValue;
 use serde_json::json;
-
-use crate::common::TestEnv;
+use test_support::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pipelined_frames_keep_order() {
@@ -30,7 +29,7 @@ async fn pipelined_frames_keep_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_frame_is_refused_alone() {
     let env = TestEnv::start("[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n").await;
-    let other = crate::common::TestPublisher::new();
+    let other = test_support::TestPublisher::new();
     env.reload(&other.toml("other", &["c", "small"]), "[[channels]]\nmatch = \"small\"\nmax_message_bytes = 4\n");
     let mut ws = env.open_publisher(&other).await.expect("an upgrade");
     ws.expect("welcome").await;
@@ -76,19 +75,19 @@ async fn handshake_is_signed_and_used_once() {
     let env = TestEnv::start("").await;
     let address = env.gateway.address("publish");
     let request = env.request("GET", "/v1/publish", None);
-    let mut ws = crate::common::Ws::open(address, request.clone()).await.expect("an upgrade");
+    let mut ws = test_support::Ws::open(address, request.clone()).await.expect("an upgrade");
     let welcome = ws.expect("welcome").await;
     assert_eq!(welcome["principal"], "market-data");
-    let replayed = crate::common::Ws::open(address, request).await.err().expect("no upgrade");
+    let replayed = test_support::Ws::open(address, request).await.err().expect("no upgrade");
     assert_eq!(replayed.refusal(), (401, "signature-replayed".into()));
 
-    let unsigned = crate::common::Ws::request(&env.gateway.authority("publish"), "/v1/publish", &[]);
-    let refused = crate::common::Ws::open(address, unsigned).await.err().expect("no upgrade");
+    let unsigned = test_support::Ws::request(&env.gateway.authority("publish"), "/v1/publish", &[]);
+    let refused = test_support::Ws::open(address, unsigned).await.err().expect("no upgrade");
     assert_eq!(refused.refusal(), (401, "signature-missing".into()));
 
     let mut asked = env.request("GET", "/v1/publish", None);
     asked.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("lastmile.v1"));
-    let ws = crate::common::Ws::open(address, asked).await.expect("an upgrade");
+    let ws = test_support::Ws::open(address, asked).await.expect("an upgrade");
     assert_eq!(ws.answer.header("sec-websocket-protocol"), "lastmile.v1");
 
     // Signed, but no upgrade.

@@ -1,9 +1,8 @@
 //! `GET /v1/subscribe`: the commands, and what never closes a connection.
 
 use serde_json::json;
+use test_support::TestEnv;
 use tokio_tungstenite::tungstenite::Message;
-
-use crate::common::TestEnv;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_subscribes_many_channels() {

@@ -5,8 +5,8 @@ use http::Request;
 use serde_json::json;
 
 use super::revocation::{control, controlled};
-use crate::common::gateway::ISSUER;
-use crate::common::{Answer, TestEnv, Ws, http as client};
+use test_support::gateway::ISSUER;
+use test_support::{Answer, TestEnv, Ws, http as client};
 
 async fn ask(env: &TestEnv, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut request = Request::post("/v1/tickets").header("host", env.gateway.authority("public"));

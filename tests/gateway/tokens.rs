@@ -1,8 +1,7 @@
 //! Who may subscribe: tokens, rules, and how a session begins, goes on and ends.
 
 use serde_json::json;
-
-use crate::common::{TestEnv, TestIssuer, unix_now};
+use test_support::{TestEnv, TestIssuer, unix_now};
 
 const RULES: &str = r#"
 [[channels]]
@@ -47,7 +46,7 @@ async fn token_in_hello_or_header() {
 async fn issuers_vouch_for_own_channels() {
     let env = TestEnv::start("").await;
     let (second, forger) =
-        (TestIssuer::new("https://other.example.com"), TestIssuer::new(crate::common::gateway::ISSUER));
+        (TestIssuer::new("https://other.example.com"), TestIssuer::new(test_support::gateway::ISSUER));
     env.folder.write("other.json", &second.jwks());
     let issuer =
         "[[issuers]]\nissuer = \"https://other.example.com\"\naudience = \"lastmile\"\njwks_file = \"other.json\"\n";
@@ -166,7 +165,7 @@ async fn refresh_extends_session_of_same_person() {
     assert_eq!((&lost["channel"], &lost["reason"]), (&json!("scope.1"), &json!("forbidden")));
 
     // Past the end of the first token the session goes on.
-    crate::common::eventually("the first token's end", async || (unix_now() > ends + 1).then_some(())).await;
+    test_support::eventually("the first token's end", async || (unix_now() > ends + 1).then_some(())).await;
     env.publish("plain", "1").await;
     assert_eq!(ws.expect("message").await["channel"], "plain");
     ws.expect_silence().await;

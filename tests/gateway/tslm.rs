@@ -1,9 +1,8 @@
 //! The TSLM dialect: what an unchanged client of that system sees, byte for byte.
 
 use serde_json::json;
+use test_support::{TestEnv, Ws};
 use tokio_tungstenite::tungstenite::Message;
-
-use crate::common::{TestEnv, Ws};
 
 const LISTENERS: &str = r#"
 [[channels]]
@@ -182,7 +181,7 @@ async fn rate_limit_drops_messages_only() {
     assert_eq!(answers[0], r#"{"Success":"Command executed: CreateChannel(\"0\")"}"#);
     assert_eq!(answers[1], r#"{"Success":"Command executed: CreateChannel(\"1\")"}"#);
     assert!(answers[2..].iter().any(|answer| answer == r#"{"Error":"Rate limit exceeded"}"#), "{answers:?}");
-    crate::common::eventually("the rate to allow one more", async || {
+    test_support::eventually("the rate to allow one more", async || {
         ws.send_text(r#"{"CreateChannel":"later"}"#).await;
         (ws.text().await == r#"{"Success":"Command executed: CreateChannel(\"later\")"}"#).then_some(())
     })

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use test_support::{TEST_TIMEOUT, with_timeout};
 use tokio::io::AsyncWriteExt;
 
-use crate::common::{TEST_TIMEOUT, with_timeout};
 use crate::heavy;
 use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::read_to_end;

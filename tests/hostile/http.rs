@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::TEST_TIMEOUT;
+use test_support::TEST_TIMEOUT;
+
 use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::{Reply, ask, connect, read_reply, read_to_end, send};
 use crate::ws::upgrade;

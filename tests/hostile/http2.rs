@@ -12,11 +12,11 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
+use test_support::{TEST_TIMEOUT, eventually, with_timeout};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::common::{TEST_TIMEOUT, eventually, with_timeout};
 use crate::heavy;
 use crate::node::{Node, Setup};
 use crate::raw::send;

@@ -1,8 +1,8 @@
 //! T-LIM: each limit holds at its value and not before, and what is given back can be had again.
 
 use serde_json::json;
+use test_support::eventually;
 
-use crate::common::eventually;
 use crate::node::{Node, Setup};
 use crate::raw::{ask, connect, read_reply, send};
 use crate::ws::{End, PING, RawWs, command, frame, upgrade};

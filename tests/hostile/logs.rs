@@ -1,9 +1,8 @@
 //! L-b, T-L1, T-S4: what the gateway says about its clients: never a secret, never a message, always one line.
 
 use serde_json::{Value, json};
+use test_support::{TempDir, eventually};
 
-use crate::common::eventually;
-use crate::common::gateway::Folder;
 use crate::node::{Node, Setup, command as serve};
 use crate::raw::{Reply, ask, connect, read_reply, send};
 use crate::ws::{RawWs, command, text, upgrade};
@@ -197,7 +196,7 @@ async fn configuration_errors_hide_secrets() {
         format!("auth_tokens = [\"{CANARY}\"\nmax_message_size = 0"),
         format!("auth_tokens = [\"{CANARY}\"]\nroles = []"),
     ] {
-        let folder = Folder::new();
+        let folder = TempDir::new();
         let listener = format!("[listeners.tslm]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\n{wrong}\n");
         folder.write("lastmile.toml", &listener);
         let output = serve(&folder).output().unwrap();

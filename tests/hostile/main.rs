@@ -4,9 +4,6 @@
 //! Every gateway here is a child process, so that its memory, its log and its exit code can be looked at. Whatever a
 //! test does, its child must not have panicked when the test ends.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod node;
 mod raw;
 mod ws;

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use test_support::{TEST_TIMEOUT, with_timeout};
 use tokio::net::TcpStream;
 
-use crate::common::{TEST_TIMEOUT, with_timeout};
 use crate::heavy;
 use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::{connect, read_to_end, send};

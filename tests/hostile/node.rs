@@ -1,17 +1,14 @@
 //! The program as a child process: where it listens, what it logs, how much memory it has, how it ends.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use lastmile::transport::config::Address;
 use serde_json::Value;
+use test_support::gateway::{ISSUER, LISTENERS};
+use test_support::{ChildGateway, TEST_TIMEOUT, TempDir, TestIssuer, TestPublisher, child, eventually};
 
-use crate::common::gateway::{Folder, ISSUER};
-use crate::common::{TEST_TIMEOUT, TestIssuer, TestPublisher, eventually};
 use crate::raw::{Reply, ask, request_bytes};
 use crate::ws::RawWs;
 
@@ -49,16 +46,8 @@ impl Setup<'_> {
         format!(
             r#"
             {top}
-            [listeners.public]
-            address = "127.0.0.1:0"
-            roles = ["subscribe"]
+            {LISTENERS}
             {public}
-            [listeners.publish]
-            address = "127.0.0.1:0"
-            roles = ["publish"]
-            [listeners.ops]
-            address = "127.0.0.1:0"
-            roles = ["ops"]
             {publisher}
             [[issuers]]
             issuer = "{ISSUER}"
@@ -84,51 +73,31 @@ impl Setup<'_> {
 
 /// A running gateway with the listeners `public`, `publish` and `ops`, the publisher `market-data` and an issuer.
 pub struct Node {
-    process: Child,
-    log: Arc<Mutex<Vec<String>>>,
-    addresses: BTreeMap<String, SocketAddr>,
-    pub folder: Folder,
+    gateway: ChildGateway,
+    pub folder: TempDir,
     pub publisher: TestPublisher,
     pub issuer: TestIssuer,
 }
 
 impl Node {
     pub async fn start(setup: Setup<'_>) -> Self {
-        Self::start_in(Folder::new(), setup).await
+        Self::start_in(TempDir::new(), setup).await
     }
 
     /// `folder` holds the files that the configuration names.
-    pub async fn start_in(folder: Folder, setup: Setup<'_>) -> Self {
+    pub async fn start_in(folder: TempDir, setup: Setup<'_>) -> Self {
         let (publisher, issuer) = (TestPublisher::new(), TestIssuer::new(ISSUER));
         folder.write("sso.json", &issuer.jwks());
         folder.write("lastmile.toml", &setup.toml(&publisher));
-        let mut process = command(&folder).spawn().unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, kept) = (BufReader::new(process.stderr.take().unwrap()), log.clone());
-        std::thread::spawn(move || lines.lines().map_while(Result::ok).for_each(|line| kept.lock().push(line)));
-        let mut node = Self { process, log, addresses: BTreeMap::new(), folder, publisher, issuer };
-        let listeners = 3 + setup.more.matches("[listeners.").count();
-        node.addresses = eventually("the listeners", async || {
-            let addresses = node.listening();
-            (addresses.len() == listeners).then_some(addresses)
-        })
-        .await;
-        node
-    }
-
-    /// What it said about its listeners.
-    fn listening(&self) -> BTreeMap<String, SocketAddr> {
-        let of_line = |line: &String| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            let address = line["address"].as_str()?.parse().ok()?;
-            (line["message"] == "listening").then_some(())?;
-            Some((line["listener"].as_str()?.to_owned(), address))
-        };
-        self.log.lock().iter().filter_map(of_line).collect()
+        let gateway = ChildGateway::start(command(&folder), &folder);
+        Self { gateway, folder, publisher, issuer }
     }
 
     pub fn address(&self, listener: &str) -> SocketAddr {
-        self.addresses[listener]
+        match self.gateway.address(listener) {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => panic!("{listener} is a Unix socket: {}", path.display()),
+        }
     }
 
     pub fn public(&self) -> SocketAddr {
@@ -136,11 +105,11 @@ impl Node {
     }
 
     pub fn log(&self) -> Vec<String> {
-        self.log.lock().clone()
+        self.gateway.log()
     }
 
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.gateway.pid()
     }
 
     /// Resident memory in KiB.
@@ -163,22 +132,14 @@ impl Node {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// `SIGTERM` or `SIGHUP`.
+    /// `TERM` or `HUP`.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
-        assert!(sent.success());
+        self.gateway.signal(name);
     }
 
     /// Waits for the process to end by itself.
-    pub async fn exit(&mut self, within: Duration) -> ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                return status;
-            }
-            assert!(begun.elapsed() < within, "the process is still there after {within:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    pub async fn exit(&mut self, timeout: Duration) -> ExitStatus {
+        self.gateway.exit(timeout).await
     }
 
     /// Publishes a body of a type; gives whatever comes.
@@ -268,10 +229,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let panic = self.log.lock().iter().find(|line| line.contains("panicked at")).cloned();
+        self.gateway.kill();
+        let panic = self.gateway.log().into_iter().find(|line| line.contains("panicked at"));
         if !std::thread::panicking() {
             assert_eq!(panic, None, "the gateway panicked");
         }
@@ -279,16 +238,8 @@ impl Drop for Node {
 }
 
 /// `lastmile serve` with the configuration of a folder.
-pub fn command(folder: &Folder) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
-    command
-        .args(["serve", "--config"])
-        .arg(folder.path().join("lastmile.toml"))
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    command
+pub fn command(folder: &TempDir) -> Command {
+    child::serve(env!("CARGO_BIN_EXE_lastmile"), folder)
 }
 
 /// A subscriber who is served before, during and after whatever else happens.

@@ -1,8 +1,8 @@
 //! T-X1, T-X2: who the client is behind proxies, seen through the limit of connections per address.
 
+use test_support::TEST_TIMEOUT;
 use tokio::net::TcpStream;
 
-use crate::common::TEST_TIMEOUT;
 use crate::node::{HealthySubscriber, Node, Setup};
 use crate::raw::{ask, connect, connect_from, read_reply, read_to_end, send};
 use crate::ws::upgrade;

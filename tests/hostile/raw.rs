@@ -6,10 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use serde_json::Value;
+use test_support::with_timeout;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-
-use crate::common::with_timeout;
 
 #[derive(Debug)]
 pub struct Reply {

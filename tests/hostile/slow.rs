@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use futures_util::future::join_all;
+use test_support::with_timeout;
 use tokio::net::TcpSocket;
 
-use crate::common::with_timeout;
 use crate::heavy;
 use crate::node::{Node, Setup};
 use crate::ws::{End, RawWs, offset_of, text, upgrade};

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use test_support::{TEST_TIMEOUT, TempDir, with_timeout};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::common::gateway::Folder;
-use crate::common::{TEST_TIMEOUT, with_timeout};
 use crate::node::{Node, Setup, command};
 use crate::raw::{connect, read_reply, read_to_end, send};
 use crate::ws::{RawWs, command as ws_command, offset_of, text, upgrade};
@@ -41,14 +40,14 @@ impl Certified {
         Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), der, client: Arc::new(client) }
     }
 
-    fn write(&self, folder: &Folder) {
+    fn write(&self, folder: &TempDir) {
         folder.write("gateway.crt", &self.certificate);
         folder.write("gateway.key", &self.key);
     }
 
     /// A gateway whose public listener has this certificate.
     pub async fn node(&self, setup: Setup<'_>) -> Node {
-        let folder = Folder::new();
+        let folder = TempDir::new();
         self.write(&folder);
         Node::start_in(folder, Setup { public: FILES, ..setup }).await
     }
@@ -92,7 +91,7 @@ async fn new_certificate_applies_to_new_handshakes() {
     let mut held = old.subscriber(&node, "open.a").await;
     new.write(&node.folder);
     node.signal("HUP");
-    crate::common::eventually("the new certificate", async || new.connect(&node).await.ok()).await;
+    test_support::eventually("the new certificate", async || new.connect(&node).await.ok()).await;
     assert!(old.connect(&node).await.is_err(), "the old certificate is gone");
     node.publish("open.a", "1").await;
     assert_eq!(held.json().await["offset"], 1);
@@ -109,7 +108,7 @@ async fn mismatched_key_is_not_loaded() {
     let node = old.node(Setup::default()).await;
     node.folder.write("gateway.key", &other.key);
     node.signal("HUP");
-    crate::common::eventually("the refusal", async || {
+    test_support::eventually("the refusal", async || {
         (node.metric("lastmile_reload_failures_total").await >= 1.0).then_some(())
     })
     .await;
@@ -118,7 +117,7 @@ async fn mismatched_key_is_not_loaded() {
     // Rubbish is no certificate either.
     node.folder.write("gateway.crt", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n");
     node.signal("HUP");
-    crate::common::eventually("the refusal", async || {
+    test_support::eventually("the refusal", async || {
         (node.metric("lastmile_reload_failures_total").await >= 2.0).then_some(())
     })
     .await;
@@ -138,7 +137,7 @@ async fn unusable_certificate_fails_before_binding() {
         (&one.certificate, "rubbish", "gateway.key"),
         (&one.key, &one.certificate, "gateway."),
     ] {
-        let folder = Folder::new();
+        let folder = TempDir::new();
         folder.write("gateway.crt", certificate);
         folder.write("gateway.key", key);
         folder.write(

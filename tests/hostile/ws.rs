@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
 use serde_json::{Value, json};
+use test_support::with_timeout;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::with_timeout;
 use crate::raw::{Reply, connect, read_reply};
 
 pub const TEXT: u8 = 0x81;
@@ -200,7 +200,7 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> RawWs<S> {
         };
         if let End::Close(code, _) = end {
             self.send(&frame(CLOSE, &code.to_be_bytes()[..if code == 0 { 0 } else { 2 }])).await;
-            let rest = crate::raw::read_to_end(&mut self.stream, crate::common::TEST_TIMEOUT).await;
+            let rest = crate::raw::read_to_end(&mut self.stream, test_support::TEST_TIMEOUT).await;
             assert!(rest.is_some(), "the gateway did not close the socket after {end:?}");
         }
         end

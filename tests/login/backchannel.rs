@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::common::{Answer, eventually, unix_now};
+use test_support::{Answer, eventually, unix_now};
+
 use crate::fake_provider::{Provider, merge};
 use crate::test_env::LoginEnv;
 

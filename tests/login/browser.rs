@@ -6,9 +6,8 @@ use bytes::Bytes;
 use http::Request;
 use lastmile::transport::config::Address;
 use oauth2::url::Url;
-
-use crate::common::http::send;
-use crate::common::{Answer, Ws};
+use test_support::http::send;
+use test_support::{Answer, Ws};
 
 #[derive(Clone, Default)]
 pub struct Browser {

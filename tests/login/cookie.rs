@@ -4,8 +4,8 @@ use lastmile::auth::seal::{Purpose, SealKey, Sealer};
 use serde_json::json;
 
 use crate::browser::Browser;
-use crate::common::gateway::Folder;
-use crate::common::{TestIssuer, unix_now};
+use test_support::{TempDir, TestIssuer, unix_now};
+
 use crate::fake_provider::Provider;
 use crate::test_env::LoginEnv;
 
@@ -68,7 +68,7 @@ async fn reading_needs_same_origin() {
 async fn bearer_token_beats_cookie() {
     let provider = Provider::start().await;
     let own = TestIssuer::new("https://own.example");
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let jwks = folder.write("own.json", &own.jwks());
     let issuers = format!(
         "{}[[issuers]]\nissuer = \"https://own.example\"\naudience = \"lastmile\"\njwks_file = {jwks:?}\n",
@@ -95,7 +95,7 @@ async fn bearer_token_beats_cookie() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unsealed_cookie_is_cleared() {
     let provider = Provider::start().await;
-    let keys = Folder::new();
+    let keys = TempDir::new();
     let key = SealKey::generate().unwrap();
     let file = keys.write("session.key", &key.to_text());
     let env = LoginEnv::start(&provider.toml("company"), &format!("seal_keys = [{file:?}]\n")).await;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::browser::{Begun, Browser};
-use crate::common::{Answer, unix_now};
+use test_support::{Answer, unix_now};
 
 pub struct Provider {
     pub issuer: String,

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::browser::{Browser, parameter};
-use crate::common::gateway::Folder;
+use test_support::TempDir;
+
 use crate::fake_provider::Provider;
 use crate::test_env::LoginEnv;
 
@@ -201,13 +202,13 @@ async fn provider_outage_keeps_sessions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_survives_restart_with_key() {
     let provider = Provider::start().await;
-    let keys = Folder::new();
+    let keys = TempDir::new();
     let file = |name: &str| {
         let key = lastmile::auth::seal::SealKey::generate().unwrap();
         keys.write(name, &key.to_text())
     };
     let (old, new) = (file("old.key"), file("new.key"));
-    let port = crate::common::free_port();
+    let port = test_support::free_port();
     let with = |files: &[&std::path::PathBuf]| format!("seal_keys = {files:?}\n");
     let env = LoginEnv::at(port, &provider.toml("company"), &with(&[&old])).await;
     let mut browser = Browser::new(&env.url);

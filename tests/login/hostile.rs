@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::browser::Browser;
-use crate::common::Answer;
+use test_support::Answer;
+
 use crate::fake_provider::Provider;
 use crate::test_env::LoginEnv;
 
@@ -194,7 +195,7 @@ async fn redirect_uri_is_configured() {
     let authority = env.url.trim_start_matches("http://");
     let request = http::Request::get("/v1/auth/login").header("host", "evil.example").body(Default::default()).unwrap();
     let address = lastmile::transport::config::Address::Tcp(authority.parse().unwrap());
-    let answer = crate::common::http::send(&address, request).await;
+    let answer = test_support::http::send(&address, request).await;
     assert!(answer.header("location").contains("127.0.0.1") && !answer.header("location").contains("evil"));
 }
 

@@ -5,7 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::browser::{Begun, Browser};
-use crate::common::unix_now;
+use test_support::unix_now;
+
 use crate::fake_provider::Provider;
 use crate::test_env::LoginEnv;
 

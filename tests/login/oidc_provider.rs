@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::common::{Answer, TEST_TIMEOUT, free_port, with_timeout};
+use test_support::{Answer, TEST_TIMEOUT, free_port, with_timeout};
+
 use crate::test_env::LoginEnv;
 
 struct Real {

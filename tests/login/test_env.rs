@@ -1,7 +1,7 @@
 //! A gateway that people can log in at.
 
-use crate::common::gateway::{Folder, TestGateway};
-use crate::common::{TestEnv, TestIssuer, TestPublisher, free_port};
+use test_support::gateway::TestGateway;
+use test_support::{TempDir, TestEnv, TestIssuer, TestPublisher, free_port};
 
 pub struct LoginEnv {
     pub base: TestEnv,
@@ -18,7 +18,7 @@ impl LoginEnv {
 
     pub async fn at(port: u16, issuers: &str, login: &str) -> Self {
         let (publisher, issuer, folder) =
-            (TestPublisher::new(), TestIssuer::new("https://sso.example.com"), Folder::new());
+            (TestPublisher::new(), TestIssuer::new("https://sso.example.com"), TempDir::new());
         folder.write("sso.json", &issuer.jwks());
         folder.write("client.secret", "s3cret\n");
         let toml = toml(port, &publisher.toml("market-data", &["*"]), issuers, login);

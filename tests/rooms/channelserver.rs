@@ -3,55 +3,55 @@
 use ::http::Request;
 use bytes::Bytes;
 use serde_json::json;
+use test_support::{Received, get, http};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use crate::client::{Peer, Received, channel, env};
-use crate::common::{get, http};
+use crate::client::{channel, env, open, try_open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channelserver_transcript_is_reproduced() {
     let env = env("").await;
-    let mut a = Peer::open(&env, "/v1/ws/").await;
+    let mut a = open(&env, "/v1/ws/").await;
     let first = a.text().await;
     let id = first.split('"').nth(3).unwrap().to_owned();
     assert_eq!(first, format!(r#"{{"channelid":"{id}","link":"/v1/ws/{id}"}}"#));
     assert_eq!(id.len(), 22);
     let padded = format!("/v1/ws/{id}==?x=1");
-    let mut b = Peer::try_open(&env, "pair", &padded, &[("user-agent", "Mozilla/5.0 X")]).await.unwrap();
+    let mut b = try_open(&env, "pair", &padded, &[("user-agent", "Mozilla/5.0 X")]).await.unwrap();
     assert_eq!(b.text().await, first);
-    b.say(" \u{2003}aBc12e\r\n").await;
+    b.send_text(" \u{2003}aBc12e\r\n").await;
     let envelope = r#"{"message":"aBc12e","sender":{"remote":"127.0.0.1","ua":"Mozilla/5.0 X"}}"#;
-    a.hears(&[envelope]).await;
+    a.expect_texts(&[envelope]).await;
     // Not to the sender; binary is ignored; fragments are one message.
-    b.send(Message::binary(vec![1, 2, 3])).await;
+    b.send_message(Message::binary(vec![1, 2, 3])).await;
     for (data, part, is_final) in [(Data::Text, "fr", false), (Data::Continue, "ag", true)] {
         let frame = Frame::message(Bytes::from(part), OpCode::Data(data), is_final);
-        b.send(Message::Frame(frame)).await;
+        b.send_message(Message::Frame(frame)).await;
     }
-    a.hears(&[r#"{"message":"frag","sender":{"remote":"127.0.0.1","ua":"Mozilla/5.0 X"}}"#]).await;
-    a.say(r#"{"channelid":"x"} "q" \ é"#).await;
-    b.hears(&[r#"{"message":"{\"channelid\":\"x\"} \"q\" \\ é","sender":{"remote":"127.0.0.1"}}"#]).await;
+    a.expect_texts(&[r#"{"message":"frag","sender":{"remote":"127.0.0.1","ua":"Mozilla/5.0 X"}}"#]).await;
+    a.send_text(r#"{"channelid":"x"} "q" \ é"#).await;
+    b.expect_texts(&[r#"{"message":"{\"channelid\":\"x\"} \"q\" \\ é","sender":{"remote":"127.0.0.1"}}"#]).await;
     // A third one hears and is heard by all others.
-    let mut c = Peer::open(&env, &format!("/v1/ws/{id}")).await;
+    let mut c = open(&env, &format!("/v1/ws/{id}")).await;
     assert_eq!(c.text().await, first);
-    c.say("c").await;
+    c.send_text("c").await;
     let from_c = r#"{"message":"c","sender":{"remote":"127.0.0.1"}}"#;
-    a.hears(&[from_c]).await;
-    b.hears(&[from_c]).await;
-    Peer::open(&env, &format!("/v1/ws/{id}")).await.closes(4508, "connection_limit").await;
+    a.expect_texts(&[from_c]).await;
+    b.expect_texts(&[from_c]).await;
+    open(&env, &format!("/v1/ws/{id}")).await.expect_close(4508, "connection_limit").await;
     // Who leaves can come back while somebody is there; with the last one the room is gone.
     a.close(1000, "").await;
-    assert_eq!(a.next().await, Received::Close(1000, String::new()));
-    let mut again = Peer::open(&env, &format!("/v1/ws/{id}")).await;
+    assert_eq!(a.receive().await, Received::Close(1000, String::new()));
+    let mut again = open(&env, &format!("/v1/ws/{id}")).await;
     assert_eq!(again.text().await, first);
     for peer in [&mut again, &mut b, &mut c] {
         peer.close(1000, "").await;
-        peer.next().await;
+        peer.receive().await;
     }
     env.await_metric("lastmile_rooms", 0.0).await;
-    Peer::open(&env, &format!("/v1/ws/{id}")).await.closes(4511, "unknown_room").await;
+    open(&env, &format!("/v1/ws/{id}")).await.expect_close(4511, "unknown_room").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,8 +59,8 @@ async fn bad_id_is_404_unknown_id_closes() {
     let env = env("").await;
     let long = "A".repeat(4000);
     for unknown in ["jvg-n0FXB0kE3rGUIOS5Yw", "0123456789abcdef0123456789abcdef", long.as_str()] {
-        let mut peer = Peer::open(&env, &format!("/v1/ws/{unknown}")).await;
-        peer.closes(4511, "unknown_room").await;
+        let mut peer = open(&env, &format!("/v1/ws/{unknown}")).await;
+        peer.expect_close(4511, "unknown_room").await;
     }
     let wrong = [
         "abcd",
@@ -75,11 +75,11 @@ async fn bad_id_is_404_unknown_id_closes() {
         "%",
     ];
     for id in wrong {
-        let answer = Peer::try_open(&env, "pair", &format!("/v1/ws/{id}"), &[]).await.err().expect("no upgrade");
+        let answer = try_open(&env, "pair", &format!("/v1/ws/{id}"), &[]).await.err().expect("no upgrade");
         assert_eq!(answer.status, 404, "{id}");
     }
-    assert_eq!(Peer::try_open(&env, "pair", "/v1/ws", &[]).await.err().expect("no upgrade").status, 404);
-    assert_eq!(Peer::try_open(&env, "public", "/v1/ws/", &[]).await.err().expect("no role").status, 404);
+    assert_eq!(try_open(&env, "pair", "/v1/ws", &[]).await.err().expect("no upgrade").status, 404);
+    assert_eq!(try_open(&env, "public", "/v1/ws/", &[]).await.err().expect("no role").status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,8 +105,8 @@ async fn other_http_routes_exist() {
 async fn foreign_pages_may_connect() {
     let env = env("").await;
     let headers = [("origin", "https://accounts.example.com")];
-    assert!(Peer::try_open(&env, "pair", "/v1/ws/", &headers).await.is_ok());
-    let refused = Peer::try_open(&env, "pair", "/v1/rooms", &headers).await.err().expect("no upgrade");
+    assert!(try_open(&env, "pair", "/v1/ws/", &headers).await.is_ok());
+    let refused = try_open(&env, "pair", "/v1/rooms", &headers).await.err().expect("no upgrade");
     assert_eq!(refused.status, 403);
 }
 
@@ -114,14 +114,14 @@ async fn foreign_pages_may_connect() {
 async fn nine_messages_fit_default_limits() {
     let env = env("").await;
     let (link, mut a) = channel(&env).await;
-    let mut b = Peer::open(&env, &link).await;
+    let mut b = open(&env, &link).await;
     b.text().await;
     for n in 0..10 {
         let (from, to) = if n % 2 == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
-        from.say(&format!("message-{n}=")).await;
+        from.send_text(&format!("message-{n}=")).await;
         assert_eq!(to.json().await["message"], format!("message-{n}="));
     }
-    a.say("one too many").await;
-    a.closes(4506, "message_limit").await;
-    b.closes(4506, "message_limit").await;
+    a.send_text("one too many").await;
+    a.expect_close(4506, "message_limit").await;
+    b.expect_close(4506, "message_limit").await;
 }

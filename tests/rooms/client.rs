@@ -1,18 +1,10 @@
 //! A peer of a room: every frame as it comes, and a gateway to meet at.
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use http::Request;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use lastmile::transport::config::Address;
 use serde_json::{Value, json};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
-
-use crate::common::http::{Answer, connect, exchange};
-use crate::common::{TestEnv, with_timeout};
+use test_support::http::Answer;
+use test_support::{TestEnv, Ws};
 
 /// A gateway with the roles of rooms: the listeners `pair`, `relay` (scope `deep/scope`) and those of every test.
 pub async fn env(rooms: &str) -> TestEnv {
@@ -34,121 +26,24 @@ pub async fn env(rooms: &str) -> TestEnv {
     .await
 }
 
-/// What comes from the gateway; pings and pongs are passed over.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received {
-    Text(String),
-    Binary(Vec<u8>),
-    Close(u16, String),
-    /// The end without a Close frame that says why.
-    Gone,
+/// A connection to the listener `pair`.
+pub async fn open(env: &TestEnv, path: &str) -> Ws {
+    try_open(env, "pair", path, &[]).await.expect("an upgrade")
 }
 
-pub struct Peer(pub WebSocketStream<TokioIo<Upgraded>>);
+/// A connection with the subprotocol of native rooms.
+pub async fn open_native(env: &TestEnv, path: &str) -> Ws {
+    try_open(env, "pair", path, &[("sec-websocket-protocol", "lastmile.pair.v1")]).await.expect("an upgrade")
+}
 
-impl Peer {
-    pub async fn open(env: &TestEnv, path: &str) -> Self {
-        Self::try_open(env, "pair", path, &[]).await.expect("an upgrade")
-    }
-
-    pub async fn native(env: &TestEnv, path: &str) -> Self {
-        Self::try_open(env, "pair", path, &[("sec-websocket-protocol", "lastmile.pair.v1")]).await.expect("an upgrade")
-    }
-
-    pub async fn try_open(env: &TestEnv, listener: &str, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
-        Self::open_at(env.next_address(listener), path, headers).await
-    }
-
-    pub async fn open_at(address: &Address, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
-        let words = [
-            ("host", address.to_string()),
-            ("connection", "Upgrade".into()),
-            ("upgrade", "websocket".into()),
-            ("sec-websocket-version", "13".into()),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==".into()),
-        ];
-        let mut request = Request::get(path);
-        for (name, value) in words.iter().map(|(name, value)| (*name, value.as_str())).chain(headers.iter().copied()) {
-            request = request.header(name, value);
-        }
-        match exchange(connect(address).await, request.body(Bytes::new()).unwrap()).await {
-            (_, Some(upgraded)) => {
-                let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-                let io = TokioIo::new(upgraded);
-                Ok(Self(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await))
-            }
-            (answer, None) => Err(answer),
-        }
-    }
-
-    pub async fn say(&mut self, text: &str) {
-        self.send(Message::text(text)).await;
-    }
-
-    pub async fn say_json(&mut self, frame: Value) {
-        self.say(&frame.to_string()).await;
-    }
-
-    pub async fn send(&mut self, message: Message) {
-        with_timeout("room to send", self.0.send(message)).await.expect("an open connection");
-    }
-
-    pub async fn close(&mut self, code: u16, reason: &str) {
-        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.to_owned().into() };
-        with_timeout("room to send", self.0.close(Some(frame))).await.expect("an open connection");
-    }
-
-    pub async fn next(&mut self) -> Received {
-        loop {
-            match with_timeout("a frame", self.0.next()).await {
-                Some(Ok(Message::Text(text))) => return Received::Text(text.as_str().to_owned()),
-                Some(Ok(Message::Binary(bytes))) => return Received::Binary(bytes.to_vec()),
-                Some(Ok(Message::Close(Some(frame)))) => {
-                    // The answer goes out, and the gateway ends the stream.
-                    while let Some(Ok(_)) = with_timeout("the end of the stream", self.0.next()).await {}
-                    return Received::Close(frame.code.into(), frame.reason.as_str().to_owned());
-                }
-                Some(Ok(Message::Close(None))) | Some(Err(_)) | None => return Received::Gone,
-                Some(Ok(_)) => {}
-            }
-        }
-    }
-
-    /// The next frames must be these texts.
-    pub async fn hears(&mut self, texts: &[&str]) {
-        for text in texts {
-            assert_eq!(self.next().await, Received::Text((*text).to_owned()));
-        }
-    }
-
-    pub async fn text(&mut self) -> String {
-        match self.next().await {
-            Received::Text(text) => text,
-            other => panic!("expected a text, got {other:?}"),
-        }
-    }
-
-    pub async fn json(&mut self) -> Value {
-        let text = self.text().await;
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-    }
-
-    /// The next frame, which must be of this type.
-    pub async fn expect(&mut self, kind: &str) -> Value {
-        let frame = self.json().await;
-        assert_eq!(frame["type"], kind, "{frame}");
-        frame
-    }
-
-    /// The next thing must be a Close.
-    pub async fn closes(&mut self, code: u16, reason: &str) {
-        assert_eq!(self.next().await, Received::Close(code, reason.to_owned()));
-    }
+/// A connection to the next node in turn.
+pub async fn try_open(env: &TestEnv, listener: &str, path: &str, headers: &[(&str, &str)]) -> Result<Ws, Answer> {
+    Ws::connect(env.next_address(listener), path, headers).await
 }
 
 /// The path of a new room of the channelserver form, and its first peer.
-pub async fn channel(env: &TestEnv) -> (String, Peer) {
-    let mut peer = Peer::open(env, "/v1/ws/").await;
+pub async fn channel(env: &TestEnv) -> (String, Ws) {
+    let mut peer = open(env, "/v1/ws/").await;
     let link = peer.json().await["link"].as_str().unwrap().to_owned();
     (link, peer)
 }
@@ -167,34 +62,34 @@ pub async fn post_room(env: &TestEnv, asked: Value) -> Answer {
         .header("host", address.to_string())
         .header("content-type", "application/json")
         .header("content-length", body.len());
-    crate::common::http::send(address, request.body(body).unwrap()).await
+    test_support::http::send(address, request.body(body).unwrap()).await
 }
 
 /// Joins with the join secret; gives the peer and its `joined`.
-pub async fn join(env: &TestEnv, room: &Value) -> (Peer, Value) {
-    let mut peer = Peer::native(env, room["link"].as_str().unwrap()).await;
-    peer.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
+pub async fn join(env: &TestEnv, room: &Value) -> (Ws, Value) {
+    let mut peer = open_native(env, room["link"].as_str().unwrap()).await;
+    peer.send(json!({"type": "join", "secret": room["join_secret"]})).await;
     let joined = peer.expect("joined").await;
     (peer, joined)
 }
 
 /// Two peers who know of each other, in a room of the form.
-pub async fn pair(env: &TestEnv, form: &str) -> (Peer, Peer) {
+pub async fn pair(env: &TestEnv, form: &str) -> (Ws, Ws) {
     match form {
         "channelserver" => {
             let (link, a) = channel(env).await;
-            let mut b = Peer::open(env, &link).await;
+            let mut b = open(env, &link).await;
             b.text().await;
             (a, b)
         }
         "relay" => {
             static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
             let path = format!("/v1/relay/{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-            let mut a = Peer::open(env, &path).await;
-            a.hears(&["/status:waiting"]).await;
-            let mut b = Peer::open(env, &path).await;
-            b.hears(&["/status:connected"]).await;
-            a.hears(&["/remote:open", "/status:connected"]).await;
+            let mut a = open(env, &path).await;
+            a.expect_texts(&["/status:waiting"]).await;
+            let mut b = open(env, &path).await;
+            b.expect_texts(&["/status:connected"]).await;
+            a.expect_texts(&["/remote:open", "/status:connected"]).await;
             (a, b)
         }
         _ => {

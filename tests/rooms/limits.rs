@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_tungstenite::tungstenite::Message;
+use test_support::Received;
 
-use crate::client::{FORMS, Peer, Received, channel, decode, encode, env, pair, post_room};
+use crate::client::{FORMS, channel, decode, encode, env, open, pair, post_room};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn message_limit_ends_room() {
@@ -13,12 +13,12 @@ async fn message_limit_ends_room() {
         let (mut a, mut b) = pair(&env, form).await;
         for n in 0..3 {
             let (from, to) = if n == 1 { (&mut b, &mut a) } else { (&mut a, &mut b) };
-            from.say(&encode(form, "x")).await;
+            from.send_text(&encode(form, "x")).await;
             assert_eq!(decode(form, &to.text().await), "x");
         }
-        b.say(&encode(form, "y")).await;
-        a.closes(4506, "message_limit").await;
-        b.closes(4506, "message_limit").await;
+        b.send_text(&encode(form, "y")).await;
+        a.expect_close(4506, "message_limit").await;
+        b.expect_close(4506, "message_limit").await;
     }
     assert_eq!(env.metric(r#"lastmile_rooms_closed_total{reason="message_limit"}"#).await, 3.0);
     assert_eq!(env.metric("lastmile_room_messages_total").await, 9.0);
@@ -37,17 +37,17 @@ async fn byte_limit_ends_room() {
             "relay" => 0,
             _ => 2,
         };
-        a.say(&encode(form, &"x".repeat(50 - around))).await;
+        a.send_text(&encode(form, &"x".repeat(50 - around))).await;
         b.text().await;
-        b.say(&encode(form, &"x".repeat(50 - around))).await;
+        b.send_text(&encode(form, &"x".repeat(50 - around))).await;
         a.text().await;
-        a.say(&encode(form, "")).await;
+        a.send_text(&encode(form, "")).await;
         if form == "relay" {
-            a.say("y").await;
-            b.hears(&[""]).await;
+            a.send_text("y").await;
+            b.expect_texts(&[""]).await;
         }
-        a.closes(4507, "data_limit").await;
-        b.closes(4507, "data_limit").await;
+        a.expect_close(4507, "data_limit").await;
+        b.expect_close(4507, "data_limit").await;
     }
 }
 
@@ -58,14 +58,14 @@ async fn lifespan_ends_busy_room() {
         let began = Instant::now();
         let (mut a, mut b) = pair(&env, form).await;
         let end = loop {
-            b.say(&encode(form, "x")).await;
-            match a.next().await {
+            b.send_text(&encode(form, "x")).await;
+            match a.receive().await {
                 Received::Text(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 end => break end,
             }
         };
         assert_eq!(end, Received::Close(4505, "lifespan_expired".into()), "{form}");
-        b.closes(4505, "lifespan_expired").await;
+        b.expect_close(4505, "lifespan_expired").await;
         let lived = began.elapsed();
         assert!(lived >= Duration::from_millis(3900) && lived < Duration::from_secs(30), "{form}: {lived:?}");
     }
@@ -76,36 +76,36 @@ async fn reconnecting_resets_no_limit() {
     let env = env("max_exchanges = 4\nconn_lifespan_secs = 600").await;
     let (link, mut a) = channel(&env).await;
     for _ in 0..2 {
-        let mut b = Peer::open(&env, &link).await;
+        let mut b = open(&env, &link).await;
         b.text().await;
-        b.say("x").await;
+        b.send_text("x").await;
         a.text().await;
-        b.say("x").await;
+        b.send_text("x").await;
         a.text().await;
         b.close(1000, "").await;
-        b.next().await;
+        b.receive().await;
     }
-    let mut b = Peer::open(&env, &link).await;
+    let mut b = open(&env, &link).await;
     b.text().await;
-    b.say("x").await;
-    a.closes(4506, "message_limit").await;
-    b.closes(4506, "message_limit").await;
+    b.send_text("x").await;
+    a.expect_close(4506, "message_limit").await;
+    b.expect_close(4506, "message_limit").await;
 
-    let mut a = Peer::open(&env, "/v1/relay/x").await;
-    a.hears(&["/status:waiting"]).await;
+    let mut a = open(&env, "/v1/relay/x").await;
+    a.expect_texts(&["/status:waiting"]).await;
     for _ in 0..4 {
-        let mut b = Peer::open(&env, "/v1/relay/x").await;
-        b.hears(&["/status:connected"]).await;
-        b.say("x").await;
-        a.hears(&["/remote:open", "/status:connected", "x"]).await;
+        let mut b = open(&env, "/v1/relay/x").await;
+        b.expect_texts(&["/status:connected"]).await;
+        b.send_text("x").await;
+        a.expect_texts(&["/remote:open", "/status:connected", "x"]).await;
         drop(b);
-        a.hears(&["/remote:close", "/status:waiting"]).await;
+        a.expect_texts(&["/remote:close", "/status:waiting"]).await;
     }
-    let mut b = Peer::open(&env, "/v1/relay/x").await;
-    b.hears(&["/status:connected"]).await;
-    b.say("x").await;
-    a.hears(&["/remote:open", "/status:connected"]).await;
-    a.closes(4506, "message_limit").await;
+    let mut b = open(&env, "/v1/relay/x").await;
+    b.expect_texts(&["/status:connected"]).await;
+    b.send_text("x").await;
+    a.expect_texts(&["/remote:open", "/status:connected"]).await;
+    a.expect_close(4506, "message_limit").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,17 +114,17 @@ async fn frame_limit_is_64_kib() {
     for form in ["channelserver", "relay"] {
         let (mut a, mut b) = pair(&env, form).await;
         let most = "x".repeat(65_536);
-        a.say(&most).await;
+        a.send_text(&most).await;
         assert_eq!(decode(form, &b.text().await), most);
-        a.say(&format!("{most}x")).await;
-        a.closes(1009, "message_too_big").await;
+        a.send_text(&format!("{most}x")).await;
+        a.expect_close(1009, "message_too_big").await;
     }
     let (mut a, mut b) = pair(&env, "native").await;
     let text = "x".repeat(65_536 - encode("native", "").len());
-    a.say(&encode("native", &text)).await;
+    a.send_text(&encode("native", &text)).await;
     assert_eq!(decode("native", &b.text().await), text);
-    a.say(&encode("native", &format!("{text}x"))).await;
-    a.closes(1009, "message_too_big").await;
+    a.send_text(&encode("native", &format!("{text}x"))).await;
+    a.expect_close(1009, "message_too_big").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +146,7 @@ async fn unread_peer_slows_sender_then_closes() {
         let text = "x".repeat(60_000);
         // Far more than sockets and outboxes hold.
         for _ in 0..2_000 {
-            if futures_util::SinkExt::send(&mut a.0, Message::text(text.clone())).await.is_err() {
+            if !a.try_send_text(&text).await {
                 break;
             }
         }
@@ -156,7 +156,7 @@ async fn unread_peer_slows_sender_then_closes() {
     let relayed = env.metric("lastmile_room_messages_total").await;
     assert!(relayed < 500.0, "{relayed} messages went to somebody who reads nothing");
     loop {
-        match a.next().await {
+        match a.receive().await {
             Received::Text(text) if text == "/remote:close" => break,
             Received::Text(_) => {}
             other => panic!("expected the word that the peer left, got {other:?}"),
@@ -168,13 +168,13 @@ async fn unread_peer_slows_sender_then_closes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_rooms_are_limited() {
     let env = env("max_rooms_per_address = 2").await;
-    let mut open = Vec::new();
+    let mut peers = Vec::new();
     for _ in 0..2 {
-        open.push(channel(&env).await);
+        peers.push(channel(&env).await);
     }
     for _ in env.nodes() {
-        Peer::open(&env, "/v1/ws/").await.closes(4004, "rate_limited").await;
-        Peer::open(&env, "/v1/relay/x").await.closes(4004, "rate_limited").await;
+        open(&env, "/v1/ws/").await.expect_close(4004, "rate_limited").await;
+        open(&env, "/v1/relay/x").await.expect_close(4004, "rate_limited").await;
         let refused = post_room(&env, serde_json::json!({})).await;
         assert_eq!(refused.refusal(), (429, "limit-reached".into()));
     }

@@ -1,8 +1,5 @@
 //! Rooms over real sockets: what unchanged clients of the older systems see byte for byte, and our own form.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod channelserver;
 mod client;
 mod document;
@@ -15,6 +12,6 @@ mod statsd;
 /// What is done at the same time where there is much of it.
 const MAX_CONCURRENT_JOINS: usize = 200;
 
-async fn start(more: &str) -> common::TestEnv {
-    common::TestEnv::start(more).await
+async fn start(more: &str) -> test_support::TestEnv {
+    test_support::TestEnv::start(more).await
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use test_support::{Received, TestEnv, Ws};
 
-use crate::client::{Peer, Received, channel, env, open_room};
-use crate::common::TestEnv;
+use crate::client::{channel, env, open, open_native, open_room};
 
 const JOINERS: usize = 200;
 
@@ -26,10 +26,10 @@ where
     done
 }
 
-async fn open_all(env: &Arc<TestEnv>, path: &str, protocol: bool) -> Vec<Peer> {
+async fn open_all(env: &Arc<TestEnv>, path: &str, protocol: bool) -> Vec<Ws> {
     all_at_once((0..JOINERS).map(|_| {
         let (env, path) = (env.clone(), path.to_owned());
-        async move { if protocol { Peer::native(&env, &path).await } else { Peer::open(&env, &path).await } }
+        async move { if protocol { open_native(&env, &path).await } else { open(&env, &path).await } }
     }))
     .await
 }
@@ -42,10 +42,10 @@ async fn relay_joiners_form_pairs() {
     for (n, peer) in peers.iter_mut().enumerate() {
         match peer.text().await.as_str() {
             "/status:connected" => {}
-            "/status:waiting" => peer.hears(&["/remote:open", "/status:connected"]).await,
+            "/status:waiting" => peer.expect_texts(&["/remote:open", "/status:connected"]).await,
             other => panic!("{other}"),
         }
-        peer.say(&n.to_string()).await;
+        peer.send_text(&n.to_string()).await;
     }
     // Everybody hears exactly one, whose only listener it is.
     let mut partners = Vec::new();
@@ -56,7 +56,7 @@ async fn relay_joiners_form_pairs() {
         assert!(*partner != n && partners[*partner] == n, "{n} and {partner}");
     }
     for peer in &mut peers {
-        let more = tokio::time::timeout(Duration::from_millis(1), peer.next()).await;
+        let more = tokio::time::timeout(Duration::from_millis(1), peer.receive()).await;
         assert!(more.is_err(), "a third message: {more:?}");
     }
     drop(peers);
@@ -70,14 +70,14 @@ async fn channel_admits_its_limit() {
     let mut peers = open_all(&env, &link, false).await;
     let mut inside = Vec::new();
     for mut peer in peers.drain(..) {
-        match peer.next().await {
+        match peer.receive().await {
             Received::Text(_) => inside.push(peer),
             Received::Close(4508, _) => {}
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(inside.len(), 1);
-    first.say("x").await;
+    first.send_text("x").await;
     assert_eq!(inside[0].json().await["message"], "x");
 }
 
@@ -90,8 +90,8 @@ async fn room_of_two_admits_two() {
     let claims = peers.into_iter().map(|mut peer| {
         let secret = room["join_secret"].clone();
         async move {
-            peer.say_json(json!({"type": "join", "secret": secret})).await;
-            match peer.next().await {
+            peer.send(json!({"type": "join", "secret": secret})).await;
+            match peer.receive().await {
                 Received::Text(joined) => Some((peer, joined)),
                 Received::Close(4508, _) => None,
                 other => panic!("{other:?}"),
@@ -124,6 +124,6 @@ async fn drain_reaches_every_peer() {
     let env = env("").await;
     let (_, mut peer) = channel(&env).await;
     let drain = env.gateway.shut_down();
-    peer.closes(4000, "draining").await;
+    peer.expect_close(4000, "draining").await;
     drain.await.unwrap();
 }

@@ -1,19 +1,19 @@
 //! Our own form: secrets, codes, notices of peers, seats that are given back.
 
 use serde_json::{Value, json};
+use test_support::{Received, TestEnv, Ws};
 
-use crate::client::{Peer, Received, env, join, open_room, pair, post_room};
-use crate::common::TestEnv;
+use crate::client::{env, join, open_native, open_room, pair, post_room, try_open};
 
-async fn resume(env: &TestEnv, room: &Value, resume: &Value, seen: Option<u64>) -> Peer {
-    let mut peer = Peer::native(env, room["link"].as_str().unwrap()).await;
-    peer.say_json(json!({"type": "resume", "resume": resume, "seen": seen})).await;
+async fn resume(env: &TestEnv, room: &Value, resume: &Value, seen: Option<u64>) -> Ws {
+    let mut peer = open_native(env, room["link"].as_str().unwrap()).await;
+    peer.send(json!({"type": "resume", "resume": resume, "seen": seen})).await;
     peer
 }
 
-async fn by_code(env: &TestEnv, code: &str) -> Peer {
-    let mut peer = Peer::native(env, "/v1/rooms").await;
-    peer.say_json(json!({"type": "join", "code": code})).await;
+async fn by_code(env: &TestEnv, code: &str) -> Ws {
+    let mut peer = open_native(env, "/v1/rooms").await;
+    peer.send(json!({"type": "join", "code": code})).await;
     peer
 }
 
@@ -26,28 +26,28 @@ async fn peers_exchange_bytes_unchanged() {
     let (mut a, joined) = join(&env, &room).await;
     assert_eq!((&joined["peer"], &joined["peers"]), (&json!("p1"), &json!([])));
     assert_eq!((&joined["room"], &joined["expires"]), (&room["room"], &room["expires"]));
-    a.say_json(json!({"type": "message", "id": "m", "data": 1})).await;
+    a.send(json!({"type": "message", "id": "m", "data": 1})).await;
     let error = a.expect("error").await;
     assert_eq!((&error["id"], &error["code"], &error["temporary"]), (&json!("m"), &json!("peer_absent"), &json!(true)));
     let (mut b, joined) = join(&env, &room).await;
     let sender = json!({"remote": "127.0.0.1"});
     assert_eq!(joined["peers"], json!([{"peer": "p1", "sender": sender}]));
     assert_eq!(a.json().await, json!({"type": "peer_joined", "peer": "p2", "sender": sender}));
-    b.say(r#"{"type":"message","id":"7","data": {"sdp" : "v=0", "n":1.50} }"#).await;
+    b.send_text(r#"{"type":"message","id":"7","data": {"sdp" : "v=0", "n":1.50} }"#).await;
     let expected = r#"{"type":"message","seq":1,"from":"p2","id":"7","data":{"sdp" : "v=0", "n":1.50},"sender":{"remote":"127.0.0.1"}}"#;
-    a.hears(&[expected]).await;
-    a.say_json(json!({"type": "ping", "id": "8"})).await;
+    a.expect_texts(&[expected]).await;
+    a.send(json!({"type": "ping", "id": "8"})).await;
     assert_eq!(a.json().await, json!({"type": "pong", "id": "8"}));
-    b.say_json(json!({"type": "leave"})).await;
-    b.closes(1000, "").await;
+    b.send(json!({"type": "leave"})).await;
+    b.expect_close(1000, "").await;
     assert_eq!(a.json().await, json!({"type": "peer_left", "peer": "p2", "reason": "left"}));
     let (mut c, joined) = join(&env, &room).await;
     assert_eq!(joined["peer"], "p3");
     a.expect("peer_joined").await;
     a.close(1000, "bye").await;
     assert_eq!(c.json().await, json!({"type": "peer_left", "peer": "p1", "reason": "left"}));
-    c.say_json(json!({"type": "end"})).await;
-    c.closes(4509, "peer_left").await;
+    c.send(json!({"type": "end"})).await;
+    c.expect_close(4509, "peer_left").await;
     env.await_metric("lastmile_rooms", 0.0).await;
 }
 
@@ -56,18 +56,18 @@ async fn peer_cannot_forge_gateway_frames() {
     let env = env("").await;
     let (mut a, mut b) = pair(&env, "native").await;
     let forged = json!({"type": "peer_left", "peer": "p1", "reason": "left"});
-    b.say_json(json!({"type": "message", "data": forged, "from": "p1", "sender": {"ua": "x"}, "seq": 99})).await;
+    b.send(json!({"type": "message", "data": forged, "from": "p1", "sender": {"ua": "x"}, "seq": 99})).await;
     let heard = a.expect("message").await;
     assert_eq!(
         heard,
         json!({"type": "message", "seq": 1, "from": "p2", "data": forged, "sender": {"remote": "127.0.0.1"}})
     );
-    b.say_json(forged).await;
+    b.send(forged).await;
     assert_eq!(b.expect("error").await["code"], "malformed");
-    b.say_json(json!({"type": "join", "secret": "x"})).await;
+    b.send(json!({"type": "join", "secret": "x"})).await;
     assert_eq!(b.expect("error").await["code"], "malformed");
-    b.say("/remote:close").await;
-    b.closes(4500, "malformed").await;
+    b.send_text("/remote:close").await;
+    b.expect_close(4500, "malformed").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,16 +83,16 @@ async fn refusals_are_indistinguishable() {
             json!({"type": "join", "code": "123456"}),
             json!({"type": "resume", "resume": "A".repeat(43)}),
         ] {
-            let mut peer = Peer::native(&env, &format!("/v1/rooms/{}", id.as_str().unwrap())).await;
-            peer.say_json(claim).await;
-            peer.closes(4511, "unknown_room").await;
+            let mut peer = open_native(&env, &format!("/v1/rooms/{}", id.as_str().unwrap())).await;
+            peer.send(claim).await;
+            peer.expect_close(4511, "unknown_room").await;
         }
     }
-    let mut third = Peer::native(&env, full["link"].as_str().unwrap()).await;
-    third.say_json(json!({"type": "join", "secret": full["join_secret"]})).await;
-    third.closes(4508, "connection_limit").await;
+    let mut third = open_native(&env, full["link"].as_str().unwrap()).await;
+    third.send(json!({"type": "join", "secret": full["join_secret"]})).await;
+    third.expect_close(4508, "connection_limit").await;
     for id in ["abc", "AAAAAAAAAAAAAAAAAAAAAA==", "AAAAAAAAAAAAAAAAAAAAAA/", "%FF", &"A".repeat(3000)] {
-        let answer = Peer::try_open(&env, "pair", &format!("/v1/rooms/{id}"), &[]).await.err().expect("no upgrade");
+        let answer = try_open(&env, "pair", &format!("/v1/rooms/{id}"), &[]).await.err().expect("no upgrade");
         assert_eq!(answer.status, 404, "{id}");
     }
     assert_ne!(room["room"], room["join_secret"]);
@@ -103,13 +103,13 @@ async fn first_frame_must_join() {
     let env = env("").await;
     let room = open_room(&env, json!({})).await;
     for first in ["hello", r#"{"type":"message","data":1}"#, r#"{"type":"join"}"#, r#"{"type":"join","secret":1}"#] {
-        let mut peer = Peer::native(&env, room["link"].as_str().unwrap()).await;
-        peer.say(first).await;
-        peer.closes(4500, "malformed").await;
+        let mut peer = open_native(&env, room["link"].as_str().unwrap()).await;
+        peer.send_text(first).await;
+        peer.expect_close(4500, "malformed").await;
     }
     let other = [("sec-websocket-protocol", "lastmile.v1")];
-    let mut peer = Peer::try_open(&env, "pair", "/v1/rooms", &other).await.unwrap();
-    peer.closes(4510, "unsupported_protocol").await;
+    let mut peer = try_open(&env, "pair", "/v1/rooms", &other).await.unwrap();
+    peer.expect_close(4510, "unsupported_protocol").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,21 +122,21 @@ async fn code_opens_room_once() {
     let mut b = by_code(&env, &format!("{} {}", &code[..3], &code[3..])).await;
     assert_eq!(b.expect("joined").await["room"], room["room"]);
     a.expect("peer_joined").await;
-    by_code(&env, &code).await.closes(4511, "unknown_room").await;
+    by_code(&env, &code).await.expect_close(4511, "unknown_room").await;
     let room = open_room(&env, json!({"code": "words"})).await;
     let code = room["code"].as_str().unwrap().to_owned();
     assert_eq!(code.split('-').count(), 3, "{code}");
     // Three wrong ones, and the right one is no good any more.
     for _ in 0..3 {
-        let mut peer = Peer::native(&env, room["link"].as_str().unwrap()).await;
-        peer.say_json(json!({"type": "join", "code": "one-two-three"})).await;
-        peer.closes(4511, "unknown_room").await;
+        let mut peer = open_native(&env, room["link"].as_str().unwrap()).await;
+        peer.send(json!({"type": "join", "code": "one-two-three"})).await;
+        peer.expect_close(4511, "unknown_room").await;
     }
-    by_code(&env, &code).await.closes(4511, "unknown_room").await;
+    by_code(&env, &code).await.expect_close(4511, "unknown_room").await;
     // An address may guess so often.
     let mut ends = Vec::new();
     for _ in 0..10 {
-        ends.push(by_code(&env, "000000").await.next().await);
+        ends.push(by_code(&env, "000000").await.receive().await);
     }
     assert_eq!(ends.pop(), Some(Received::Close(4004, "rate_limited".into())));
 }
@@ -147,7 +147,7 @@ async fn code_expires() {
     let room = open_room(&env, json!({"code": "digits"})).await;
     assert_eq!(room["code_secs"], 1);
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-    by_code(&env, room["code"].as_str().unwrap()).await.closes(4511, "unknown_room").await;
+    by_code(&env, room["code"].as_str().unwrap()).await.expect_close(4511, "unknown_room").await;
     join(&env, &room).await;
 }
 
@@ -161,12 +161,12 @@ async fn resume_delivers_missed_messages() {
     drop(b);
     assert_eq!(a.json().await, json!({"type": "peer_left", "peer": "p2", "reason": "away"}));
     for n in 1..=3 {
-        a.say_json(json!({"type": "message", "data": n})).await;
+        a.send(json!({"type": "message", "data": n})).await;
     }
     // The seat is nobody else's meanwhile.
-    let mut third = Peer::native(&env, room["link"].as_str().unwrap()).await;
-    third.say_json(json!({"type": "join", "secret": room["join_secret"]})).await;
-    third.closes(4508, "connection_limit").await;
+    let mut third = open_native(&env, room["link"].as_str().unwrap()).await;
+    third.send(json!({"type": "join", "secret": room["join_secret"]})).await;
+    third.expect_close(4508, "connection_limit").await;
     let mut b = resume(&env, &room, &joined["resume"], Some(1)).await;
     let again = b.expect("joined").await;
     assert_eq!(
@@ -181,9 +181,9 @@ async fn resume_delivers_missed_messages() {
     // Taken over while it is there: the old connection is closed.
     let mut other = resume(&env, &room, &joined["resume"], None).await;
     assert_eq!(other.expect("joined").await["recovered"], true);
-    b.closes(4508, "connection_limit").await;
+    b.expect_close(4508, "connection_limit").await;
     a.expect("peer_joined").await;
-    other.say_json(json!({"type": "message", "data": "back"})).await;
+    other.send(json!({"type": "message", "data": "back"})).await;
     assert_eq!(a.expect("message").await["data"], "back");
 }
 
@@ -197,7 +197,7 @@ async fn abandoned_seat_is_freed() {
     drop(b);
     assert_eq!(a.expect("peer_left").await["reason"], "away");
     assert_eq!(a.expect("peer_left").await["reason"], "timeout");
-    resume(&env, &room, &joined["resume"], None).await.closes(4511, "unknown_room").await;
+    resume(&env, &room, &joined["resume"], None).await.expect_close(4511, "unknown_room").await;
     join(&env, &room).await;
 }
 
@@ -214,7 +214,7 @@ async fn room_size_is_configurable() {
             peer.expect("peer_joined").await;
         }
     }
-    peers[3].say_json(json!({"type": "message", "data": "all"})).await;
+    peers[3].send(json!({"type": "message", "data": "all"})).await;
     for peer in &mut peers[..3] {
         assert_eq!(peer.expect("message").await["from"], "p4");
     }
@@ -228,8 +228,8 @@ async fn room_size_is_configurable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn join_can_open_a_room() {
     let env = env("").await;
-    let mut a = Peer::native(&env, "/v1/rooms").await;
-    a.say_json(json!({"type": "open", "code": "words"})).await;
+    let mut a = open_native(&env, "/v1/rooms").await;
+    a.send(json!({"type": "open", "code": "words"})).await;
     let opened = a.expect("opened").await;
     assert_eq!(a.expect("joined").await["room"], opened["room"]);
     let mut b = by_code(&env, opened["code"].as_str().unwrap()).await;
@@ -242,17 +242,17 @@ async fn opening_can_need_login() {
     let env = env("open = \"login\"").await;
     assert_eq!(post_room(&env, json!({})).await.status, 401);
     for path in ["/v1/ws/", "/v1/relay/x"] {
-        let answer = Peer::try_open(&env, "pair", path, &[]).await.err().expect("no upgrade");
+        let answer = try_open(&env, "pair", path, &[]).await.err().expect("no upgrade");
         assert_eq!(answer.status, 401, "{path}");
     }
-    let mut stranger = Peer::native(&env, "/v1/rooms").await;
-    stranger.say_json(json!({"type": "open"})).await;
-    stranger.closes(4501, "unauthenticated").await;
+    let mut stranger = open_native(&env, "/v1/rooms").await;
+    stranger.send(json!({"type": "open"})).await;
+    stranger.expect_close(4501, "unauthenticated").await;
     let token = env.issuer.token("alice");
     let bearer = format!("Bearer {token}");
-    Peer::try_open(&env, "pair", "/v1/ws/", &[("authorization", &bearer)]).await.expect("an upgrade");
-    let mut alice = Peer::native(&env, "/v1/rooms").await;
-    alice.say_json(json!({"type": "open", "token": token, "code": "digits"})).await;
+    try_open(&env, "pair", "/v1/ws/", &[("authorization", &bearer)]).await.expect("an upgrade");
+    let mut alice = open_native(&env, "/v1/rooms").await;
+    alice.send(json!({"type": "open", "token": token, "code": "digits"})).await;
     let opened = alice.expect("opened").await;
     // Whoever was invited needs none.
     let mut guest = by_code(&env, opened["code"].as_str().unwrap()).await;
@@ -265,20 +265,20 @@ async fn revoked_login_leaves_room() {
     let bearer = format!("Bearer {}", env.issuer.token("alice"));
     let mut peers = Vec::new();
     for path in ["/v1/ws/", "/v1/relay/x"] {
-        peers.push(Peer::try_open(&env, "pair", path, &[("authorization", &bearer)]).await.expect("an upgrade"));
+        peers.push(try_open(&env, "pair", path, &[("authorization", &bearer)]).await.expect("an upgrade"));
     }
-    let mut native = Peer::native(&env, "/v1/rooms").await;
-    native.say_json(json!({"type": "open", "token": env.issuer.token("alice")})).await;
+    let mut native = open_native(&env, "/v1/rooms").await;
+    native.send(json!({"type": "open", "token": env.issuer.token("alice")})).await;
     native.expect("opened").await;
     native.expect("joined").await;
     peers.push(native);
-    let mut bob = Peer::native(&env, "/v1/rooms").await;
-    bob.say_json(json!({"type": "open", "token": env.issuer.token("bob"), "code": "digits"})).await;
+    let mut bob = open_native(&env, "/v1/rooms").await;
+    bob.send(json!({"type": "open", "token": env.issuer.token("bob"), "code": "digits"})).await;
     let opened = bob.expect("opened").await;
     bob.expect("joined").await;
 
     let revoked =
-        json!({"issuer": crate::common::gateway::ISSUER, "subject": "alice", "before": crate::common::unix_now()});
+        json!({"issuer": test_support::gateway::ISSUER, "subject": "alice", "before": test_support::unix_now()});
     env.folder.write("revoked.jsonl", &revoked.to_string());
     let toml = TestEnv::toml(&env.publisher.toml("market-data", &["*"]), "[rooms]\nopen = \"login\"\n");
     for node in env.nodes() {
@@ -286,7 +286,7 @@ async fn revoked_login_leaves_room() {
     }
     for peer in &mut peers {
         let end = loop {
-            match peer.next().await {
+            match peer.receive().await {
                 Received::Text(_) => {}
                 end => break end,
             }
@@ -304,7 +304,7 @@ async fn opening_can_need_signature() {
     assert_eq!(post_room(&env, json!({})).await.refusal(), (401, "signature-missing".into()));
     let authority = env.gateway.authority("pair");
     let request = env.publisher.request(&authority, "POST", "/v1/rooms", Some(("application/json", b"{}")));
-    let answer = crate::common::http::send(env.gateway.address("pair"), request).await;
+    let answer = test_support::http::send(env.gateway.address("pair"), request).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     join(&env, &answer.json()).await;
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use test_support::with_timeout;
 use tokio::net::UdpSocket;
 
-use crate::client::{Peer, env, pair};
-use crate::common::with_timeout;
+use crate::client::{env, pair, try_open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statsd_names_match_dashboards() {
@@ -14,12 +14,12 @@ async fn statsd_names_match_dashboards() {
     let env =
         env(&format!("max_exchanges = 1\n[statsd]\nhost = \"127.0.0.1:{port}\"\nprefix = \"channelserver\"")).await;
     let (mut a, mut b) = pair(&env, "channelserver").await;
-    a.say("one").await;
+    a.send_text("one").await;
     b.text().await;
-    a.say("two").await;
-    a.closes(4506, "message_limit").await;
-    b.closes(4506, "message_limit").await;
-    assert!(Peer::try_open(&env, "pair", "/v1/ws/abcd", &[]).await.is_err());
+    a.send_text("two").await;
+    a.expect_close(4506, "message_limit").await;
+    b.expect_close(4506, "message_limit").await;
+    assert!(try_open(&env, "pair", "/v1/ws/abcd", &[]).await.is_err());
 
     let wanted = BTreeMap::from([
         ("conn.create", 2),

@@ -2,8 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::http::Request;
 use bytes::Bytes;
@@ -14,41 +13,11 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::http::{self, Answer};
-use super::keys::{TestIssuer, TestPublisher};
-use super::with_timeout;
-use super::ws::Ws;
-
-/// A folder that goes away with the test.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("lastmile-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        // What a process with this number left when it was killed.
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::http::{self, Answer};
+use crate::keys::{TestIssuer, TestPublisher};
+use crate::temp_dir::TempDir;
+use crate::with_timeout;
+use crate::ws::Ws;
 
 /// A running gateway.
 pub struct TestGateway {
@@ -60,7 +29,7 @@ pub struct TestGateway {
 
 impl TestGateway {
     /// `folder` holds the files that the configuration names.
-    pub async fn start(toml: &str, folder: &Folder) -> Self {
+    pub async fn start(toml: &str, folder: &TempDir) -> Self {
         let loaded = load(toml, folder).unwrap();
         let gateway = Gateway::bind(loaded, false).unwrap();
         let addresses = gateway.listeners().map(|(listener, address)| (listener.name.clone(), address)).collect();
@@ -83,7 +52,7 @@ impl TestGateway {
     }
 
     /// Takes a new policy, as after SIGHUP.
-    pub fn reload(&self, toml: &str, folder: &Folder) -> Result<(), String> {
+    pub fn reload(&self, toml: &str, folder: &TempDir) -> Result<(), String> {
         let config = load(toml, folder)?;
         self.reloader.reload(config.policy).map_err(|error| error.to_string())
     }
@@ -99,7 +68,7 @@ impl TestGateway {
     }
 }
 
-fn load(toml: &str, folder: &Folder) -> Result<config::Config, String> {
+fn load(toml: &str, folder: &TempDir) -> Result<config::Config, String> {
     let file = folder.write("lastmile.toml", toml);
     let sources = Sources { file: Some(file), ..Sources::default() };
     Ok(config::load(&sources).map_err(|error| error.to_string())?.config)
@@ -114,24 +83,37 @@ pub struct TestEnv {
     next: AtomicUsize,
     /// What has to be there as long as the gateways.
     _kept: Option<Box<dyn Any + Send + Sync>>,
-    pub folder: Folder,
+    pub folder: TempDir,
     pub publisher: TestPublisher,
     pub issuer: TestIssuer,
 }
+
+/// The listeners of most tests. `public` is the last table, so more of its settings may follow.
+pub const LISTENERS: &str = r#"
+[listeners.publish]
+address = "127.0.0.1:0"
+roles = ["publish"]
+[listeners.ops]
+address = "127.0.0.1:0"
+roles = ["ops"]
+[listeners.public]
+address = "127.0.0.1:0"
+roles = ["subscribe"]
+"#;
 
 pub const ISSUER: &str = "https://sso.example.com";
 
 impl TestEnv {
     /// `more` is appended to the configuration: channels, limits, listeners.
     pub async fn start(more: &str) -> Self {
-        let (publisher, issuer, folder) = (TestPublisher::new(), TestIssuer::new(ISSUER), Folder::new());
+        let (publisher, issuer, folder) = (TestPublisher::new(), TestIssuer::new(ISSUER), TempDir::new());
         let toml = Self::toml(&publisher.toml("market-data", &["*"]), more);
         folder.write("sso.json", &issuer.jwks());
         let gateway = TestGateway::start(&toml, &folder).await;
         Self::of(gateway, folder, publisher, issuer)
     }
 
-    pub fn of(gateway: TestGateway, folder: Folder, publisher: TestPublisher, issuer: TestIssuer) -> Self {
+    pub fn of(gateway: TestGateway, folder: TempDir, publisher: TestPublisher, issuer: TestIssuer) -> Self {
         Self { gateway, others: Vec::new(), next: AtomicUsize::new(0), _kept: None, folder, publisher, issuer }
     }
 
@@ -144,7 +126,7 @@ impl TestEnv {
         }
         env._kept = Some(Box::new(kept));
         for node in env.nodes() {
-            super::eventually("readiness", async || {
+            crate::eventually("readiness", async || {
                 (http::get(node.address("ops"), "/readyz").await.status == 200).then_some(())
             })
             .await;
@@ -168,15 +150,7 @@ impl TestEnv {
         let drain = if more.contains("[drain]") { "" } else { "[drain]\nwindow_secs = 0\ndeadline_secs = 10\n" };
         format!(
             r#"
-            [listeners.public]
-            address = "127.0.0.1:0"
-            roles = ["subscribe"]
-            [listeners.publish]
-            address = "127.0.0.1:0"
-            roles = ["publish"]
-            [listeners.ops]
-            address = "127.0.0.1:0"
-            roles = ["ops"]
+            {LISTENERS}
             {publishers}
             [[issuers]]
             issuer = "{ISSUER}"
@@ -268,7 +242,7 @@ impl TestEnv {
 
     /// Waits until a metric has a value.
     pub async fn await_metric(&self, name: &str, value: f64) {
-        super::eventually(&format!("{name} = {value}"), async || (self.metric(name).await == value).then_some(()))
+        crate::eventually(&format!("{name} = {value}"), async || (self.metric(name).await == value).then_some(()))
             .await;
     }
 }

@@ -12,8 +12,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use super::http::{Answer, connect, exchange};
-use super::with_timeout;
+use crate::http::{Answer, connect, exchange};
+use crate::with_timeout;
 
 pub struct Ws {
     stream: WebSocketStream<TokioIo<Upgraded>>,
@@ -25,6 +25,16 @@ pub struct Ws {
 /// How a connection ended: the code and the reason of its Close frame, or none.
 pub type End = Option<(u16, String)>;
 
+/// A message of the gateway. Pings and pongs are skipped.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    Text(String),
+    Binary(Vec<u8>),
+    Close(u16, String),
+    /// The end of the stream without a Close frame that has a code.
+    Gone,
+}
+
 impl Ws {
     /// An upgrade without a signature.
     pub fn request(authority: &str, path: &str, headers: &[(&str, &str)]) -> Request<Bytes> {
@@ -34,6 +44,11 @@ impl Ws {
             request.headers_mut().append(name, HeaderValue::try_from(*value).unwrap());
         }
         request
+    }
+
+    /// Upgrades without a signature.
+    pub async fn connect(address: &Address, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        Self::open(address, Self::request(&address.to_string(), path, headers)).await
     }
 
     /// Upgrades with `request`, to which the headers of a WebSocket are added; or the answer that was none.
@@ -69,9 +84,9 @@ impl Ws {
         with_timeout("room to send", self.stream.flush()).await.expect("an open connection");
     }
 
-    /// Sends to a connection that may be gone.
-    pub async fn try_send(&mut self, command: &Value) -> Result<(), ()> {
-        with_timeout("room to send", self.stream.send(Message::text(command.to_string()))).await.map_err(drop)
+    /// Sends to a connection that may have ended; false if it has.
+    pub async fn try_send_text(&mut self, text: &str) -> bool {
+        with_timeout("room to send", self.stream.send(Message::text(text))).await.is_ok()
     }
 
     pub async fn send_text(&mut self, text: &str) {
@@ -82,20 +97,39 @@ impl Ws {
         self.send_text(&command.to_string()).await;
     }
 
-    /// The next text, or how the connection ended. Pings and pongs of the protocol below are passed over.
-    pub async fn next(&mut self) -> Result<String, End> {
+    /// The next message of the gateway.
+    pub async fn receive(&mut self) -> Received {
         loop {
             match with_timeout("a frame", self.stream.next()).await {
-                Some(Ok(Message::Text(text))) => return Ok(text.as_str().to_owned()),
-                Some(Ok(Message::Binary(bytes))) => panic!("the gateway sends no binary: {bytes:?}"),
+                Some(Ok(Message::Text(text))) => return Received::Text(text.as_str().to_owned()),
+                Some(Ok(Message::Binary(bytes))) => return Received::Binary(bytes.to_vec()),
                 Some(Ok(Message::Close(frame))) => {
-                    // The answer goes out, and the gateway closes the stream.
+                    // The answer is sent, and the gateway ends the stream.
                     while let Some(Ok(_)) = with_timeout("the end of the stream", self.stream.next()).await {}
-                    return Err(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())));
+                    return frame.map_or(Received::Gone, |frame| {
+                        Received::Close(frame.code.into(), frame.reason.as_str().to_owned())
+                    });
                 }
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(None),
+                Some(Err(_)) | None => return Received::Gone,
             }
+        }
+    }
+
+    /// The next text, or how the connection ended.
+    pub async fn next(&mut self) -> Result<String, End> {
+        match self.receive().await {
+            Received::Text(text) => Ok(text),
+            Received::Binary(bytes) => panic!("the gateway sends no binary: {bytes:?}"),
+            Received::Close(code, reason) => Err(Some((code, reason))),
+            Received::Gone => Err(None),
+        }
+    }
+
+    /// The next messages must be these texts.
+    pub async fn expect_texts(&mut self, texts: &[&str]) {
+        for text in texts {
+            assert_eq!(self.receive().await, Received::Text((*text).to_owned()));
         }
     }
 
@@ -142,10 +176,7 @@ impl Ws {
 
     /// The next thing must be a Close.
     pub async fn expect_close(&mut self, code: u16, reason: &str) {
-        match self.next().await {
-            Err(Some(end)) => assert_eq!(end, (code, reason.to_owned())),
-            other => panic!("expected Close {code}, got {other:?}"),
-        }
+        assert_eq!(self.receive().await, Received::Close(code, reason.to_owned()));
     }
 
     /// Everything up to here was answered: nothing else was on its way.

@@ -5,13 +5,12 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::common::gateway::Folder;
-use crate::common::{TEST_TIMEOUT, free_port};
+use crate::{TEST_TIMEOUT, TempDir, free_port};
 
 /// A server of Redis on a port of the loopback interface.
 pub struct RedisServer {
     process: Option<Child>,
-    folder: Folder,
+    folder: TempDir,
     args: Vec<String>,
     pub port: u16,
 }
@@ -24,7 +23,7 @@ impl RedisServer {
     }
 
     pub fn with(args: &[&str]) -> Self {
-        let (folder, port) = (Folder::new(), free_port());
+        let (folder, port) = (TempDir::new(), free_port());
         let own = ["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()].map(str::to_owned);
         let dir = ["--dir".to_owned(), folder.path().to_str().unwrap().to_owned()];
         let args = args.iter().map(|arg| arg.to_string());
@@ -33,7 +32,7 @@ impl RedisServer {
 
     /// A Sentinel that alone decides on the master `m`. On a busy machine a master may be silent for a second or two.
     pub fn sentinel(master: &RedisServer) -> Self {
-        let (folder, port) = (Folder::new(), free_port());
+        let (folder, port) = (TempDir::new(), free_port());
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor m 127.0.0.1 {} 1\n\
              sentinel down-after-milliseconds m 5000\nsentinel failover-timeout m 10000\n",
@@ -44,7 +43,7 @@ impl RedisServer {
         Self::run(folder, port, vec![file, "--sentinel".to_owned()])
     }
 
-    fn run(folder: Folder, port: u16, args: Vec<String>) -> Self {
+    fn run(folder: TempDir, port: u16, args: Vec<String>) -> Self {
         let mut server = Self { process: None, folder, args, port };
         server.restart();
         server
@@ -54,7 +53,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn folder(&self) -> &Folder {
+    pub fn folder(&self) -> &TempDir {
         &self.folder
     }
 

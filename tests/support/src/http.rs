@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::with_timeout;
+use crate::with_timeout;
 
 /// A stream to a gateway, of whatever kind.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -11,9 +11,9 @@ use hyper_util::rt::TokioIo;
 use lastmile::transport::config::Address;
 use serde_json::Value;
 
-use super::gateway::TestEnv;
-use super::http::{Answer, connect, send};
-use super::with_timeout;
+use crate::gateway::TestEnv;
+use crate::http::{Answer, connect, send};
+use crate::with_timeout;
 
 /// One event as a browser hands it to a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

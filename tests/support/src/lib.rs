@@ -1,25 +1,31 @@
-//! The harness of the tests over real sockets: gateways in this process, clients written against the protocol alone.
+//! Shared by the integration tests: gateways in this process or as children, clients, keys, Redis servers.
 
-// Every test binary takes what it needs of this.
-#![allow(dead_code, unused_imports)]
+// `new` makes a fresh key or folder, which is no default.
+#![allow(clippy::new_without_default)]
 
+pub mod child;
 pub mod events;
 pub mod gateway;
 pub mod http;
 pub mod keys;
 pub mod ports;
 pub mod provider;
+pub mod redis;
+pub mod temp_dir;
 pub mod ws;
 
 use std::time::Duration;
 
+pub use self::child::ChildGateway;
 pub use self::events::{Event, EventReader, Stream};
 pub use self::gateway::{TestEnv, TestGateway};
 pub use self::http::{Answer, get};
 pub use self::keys::{TestIssuer, TestPublisher, unix_now};
 pub use self::ports::free_port;
 pub use self::provider::{Behaviour, TestProvider};
-pub use self::ws::{End, Ws};
+pub use self::redis::RedisServer;
+pub use self::temp_dir::TempDir;
+pub use self::ws::{End, Received, Ws};
 
 /// The deadline of everything that is waited for: far more than it takes, also on a busy machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use super::keys::TestIssuer;
+use crate::keys::TestIssuer;
 
 /// What the provider does with requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
