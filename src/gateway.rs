@@ -13,7 +13,7 @@ use crate::auth::login::Login;
 use crate::auth::publisher::{DuplicateKey, PasswordVerifier, Whitelist};
 use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
-use crate::auth::{GeoDb, GeoError, Policy, RevocationError, Revocations};
+use crate::auth::{Policy, RevocationError, Revocations};
 use crate::broker::channel::fanout::Delivery;
 use crate::broker::connection::registry::Registry;
 use crate::broker::room::Rooms;
@@ -25,6 +25,7 @@ use crate::cluster::rooms;
 use crate::cluster::rooms::ClusterRooms;
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, Redis, RedisError};
+use crate::geo::{GeoDb, GeoError};
 use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::accept::connection_limits::ConnectionLimiter;
@@ -108,7 +109,7 @@ impl Gateway {
         let mut issuers = Issuers::new(issuers)?;
         issuers.start(fetcher.as_ref());
         let policy = Policy::new(whitelist, issuers, channels.rules.clone(), Revocations::new(limits.max_revocations));
-        policy.revocations().replace_listed(revocations, Now::read().unix())?;
+        policy.revocations().replace_from_file(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone(), spawn_delivery);
@@ -306,7 +307,7 @@ impl Reloader {
         // The last that can fail, and whole or not at all.
         let policy = &self.app.policy;
         policy.revocations().keep_for(issuers.longest_lifetime());
-        policy.revocations().replace_listed(revocations, Now::read().unix())?;
+        policy.revocations().replace_from_file(revocations, Now::read().unix())?;
         self.app.control.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
         self.app.login.replace(login, policy.revocations());
         for (certificate, key) in self.certificates.iter().zip(keys) {
@@ -334,7 +335,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     Issuers::new(config.policy.issuers.clone())?;
     let revocations = Revocations::new(config.limits.max_revocations);
     revocations.keep_for(u64::MAX);
-    revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix())?;
+    revocations.replace_from_file(config.policy.revocations.clone(), Now::read().unix())?;
     config.fetch.clone().map(Fetcher::new).transpose()?;
     config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 const MAY_USE: [(&str, &[&str]); 11] = [
     ("protocol", &[]),
     ("broker", &["protocol"]),
-    ("geo", &["auth"]),
-    ("auth", &["protocol", "broker", "geo"]),
+    ("geo", &[]),
+    ("auth", &["protocol", "broker"]),
     ("engine", &["protocol", "broker"]),
-    ("ops", &["protocol", "broker"]),
+    ("ops", &[]),
     // The arrow from `cluster` up to `transport` goes when its tasks take what they use instead of the whole state.
     ("cluster", &["protocol", "broker", "auth", "engine", "ops", "transport"]),
     ("transport", &["protocol", "broker", "auth", "engine", "ops", "geo", "cluster"]),

@@ -1,6 +1,6 @@
-//! The address that counts as the client's: for limits, for rooms that are bound to one, for GeoIP.
+//! The client address of a request, for limits, address-bound rooms and GeoIP.
 //!
-//! Pure: the socket's peer and the headers go in. A header counts only if the peer is a trusted proxy.
+//! Computed from the socket's peer and the headers. Headers count only if the peer is a trusted proxy.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,10 +11,10 @@ use http::header::FORWARDED;
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
-/// Entries of a header that are looked at, from the right.
-const MAX_ENTRIES: usize = 64;
+/// Most entries of a header that are read, from the right.
+const MAX_FORWARDED_ENTRIES: usize = 64;
 
-/// A client's address in the one form that everything compares: IPv4 inside IPv6 is IPv4.
+/// A client address in canonical form: IPv4 inside IPv6 is IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientAddr(IpAddr);
 
@@ -23,7 +23,7 @@ impl ClientAddr {
         self.0
     }
 
-    /// What limits count by: the IPv4 address, or the first address of the IPv6 /64, which one subscriber has to itself.
+    /// The key for limits: the IPv4 address, or the first address of the IPv6 /64, the usual size of one customer's network.
     pub fn limit_key(self) -> IpAddr {
         match self.0 {
             IpAddr::V4(_) => self.0,
@@ -31,7 +31,7 @@ impl ClientAddr {
         }
     }
 
-    /// Whether one of the ranges holds it. An IPv6 range of mapped addresses means the IPv4 range.
+    /// Whether one of the ranges contains it. An IPv6 range of mapped addresses equals the IPv4 range.
     fn is_in(self, ranges: &[IpNet]) -> bool {
         ranges.iter().any(|range| match (range, self.0) {
             (IpNet::V6(range), IpAddr::V4(address)) => {
@@ -57,22 +57,22 @@ impl fmt::Display for ClientAddr {
     }
 }
 
-/// Whose request this is: `peer`, or what trusted proxies say of it.
+/// The client of a request: `peer`, or the address that trusted proxies forward.
 ///
-/// Proxies append what they saw, so the right-most address that is no trusted proxy is the client; what stands
-/// left of it is the client's own invention. The answer is `peer` whenever the headers leave a doubt, because a client
-/// must never be able to choose its address: an entry on the way that is no address, more than 64 entries, nothing
-/// but trusted proxies, or `X-Forwarded-For` and `Forwarded` (RFC 7239) that disagree.
+/// Proxies append the address of their peer. So the right-most address that is not a trusted proxy is the client, and
+/// entries left of it may be forged. A client must never choose its address, so ambiguous headers yield `peer`: an
+/// entry that is not an address, more than 64 entries, only trusted proxies, or `X-Forwarded-For` and `Forwarded`
+/// (RFC 7239) with different results.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddr {
     let is_proxy = is_trusted(peer, trusted);
     let peer = ClientAddr::from(peer);
     if !is_proxy {
         return peer;
     }
-    let told = |name: &str, entries: EntriesOf| {
-        headers.contains_key(name).then(|| walk(headers, name, entries, trusted).unwrap_or(peer))
+    let forwarded_by = |name: &str, entries: EntriesOf| {
+        headers.contains_key(name).then(|| find_client(headers, name, entries, trusted).unwrap_or(peer))
     };
-    match (told(X_FORWARDED_FOR, x_forwarded_for), told(FORWARDED.as_str(), forwarded)) {
+    match (forwarded_by(X_FORWARDED_FOR, x_forwarded_for), forwarded_by(FORWARDED.as_str(), forwarded)) {
         (None, None) => peer,
         (Some(client), None) | (None, Some(client)) => client,
         (Some(one), Some(other)) if one == other => one,
@@ -80,17 +80,17 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> C
     }
 }
 
-/// Whether the socket's peer is a trusted proxy, so that its other headers about the client count too.
+/// Whether the socket's peer is a trusted proxy, so that its other headers about the client are valid too.
 pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     ClientAddr::from(peer).is_in(trusted)
 }
 
-/// The entries of one header line from the right; `None` for one that is no address.
+/// The entries of one header line from the right; `None` for an entry that is not an address.
 type EntriesOf = for<'a> fn(&'a str) -> Box<dyn Iterator<Item = Option<IpAddr>> + 'a>;
 
-/// The right-most address that is not trusted, over all lines of the header.
-fn walk(headers: &HeaderMap, name: &str, entries: EntriesOf, trusted: &[IpNet]) -> Option<ClientAddr> {
-    let mut left = MAX_ENTRIES;
+/// The right-most untrusted address over all lines of the header.
+fn find_client(headers: &HeaderMap, name: &str, entries: EntriesOf, trusted: &[IpNet]) -> Option<ClientAddr> {
+    let mut left = MAX_FORWARDED_ENTRIES;
     // Several lines are one list, in the order of the lines (RFC 9110 section 5.3).
     for line in headers.get_all(name).iter().rev() {
         for entry in entries(line.to_str().ok()?) {
@@ -109,7 +109,7 @@ fn x_forwarded_for(line: &str) -> Box<dyn Iterator<Item = Option<IpAddr>> + '_> 
 }
 
 fn forwarded(line: &str) -> Box<dyn Iterator<Item = Option<IpAddr>> + '_> {
-    // A backslash is never needed in an address and blurs where a quoted string ends.
+    // Addresses need no backslash, and it makes the end of a quoted string ambiguous.
     let Some(elements) = (!line.contains('\\')).then(|| split_unquoted(line, ',')).flatten() else {
         return Box::new(std::iter::once(None));
     };
@@ -131,8 +131,8 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
     found
 }
 
-/// Splits outside of double quotes; `None` if a quote stays open. Keeps the right-most parts only, one more than are
-/// looked at.
+/// Splits outside of double quotes; `None` if a quote is not closed. Keeps the right-most parts only, one more than
+/// are read.
 fn split_unquoted(text: &str, separator: char) -> Option<VecDeque<&str>> {
     let mut is_quoted = false;
     let mut parts = VecDeque::new();
@@ -141,7 +141,7 @@ fn split_unquoted(text: &str, separator: char) -> Option<VecDeque<&str>> {
         c == separator && !is_quoted
     });
     for part in parted {
-        if parts.len() > MAX_ENTRIES {
+        if parts.len() > MAX_FORWARDED_ENTRIES {
             parts.pop_front();
         }
         parts.push_back(part);
@@ -196,20 +196,20 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_nobody_is_trusted_by_default() {
+    fn no_proxy_is_trusted_by_default() {
         let lines = headers(&[("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1")]);
         assert_eq!(client_address(ip(PROXY), &lines, &[]).ip(), ip(PROXY));
         assert_eq!(client_address(ip("::1"), &HeaderMap::new(), &[]).ip(), ip("::1"));
     }
 
     #[test]
-    fn t_x1_a_peer_that_is_no_proxy_cannot_speak_for_others() {
+    fn headers_of_untrusted_peer_are_ignored() {
         assert_eq!(address("203.0.113.9", &[("x-forwarded-for", "1.1.1.1")]), "203.0.113.9");
         assert_eq!(address("203.0.113.9", &[("forwarded", "for=1.1.1.1")]), "203.0.113.9");
     }
 
     #[test]
-    fn t_x1_the_right_most_untrusted_address_is_the_client() {
+    fn rightmost_untrusted_address_wins() {
         assert_eq!(xff("203.0.113.9"), "203.0.113.9");
         assert_eq!(xff("127.0.0.1, 6.6.6.6, 203.0.113.9"), "203.0.113.9");
         assert_eq!(xff("6.6.6.6,203.0.113.9 ,\t10.2.3.4, fd00::7"), "203.0.113.9");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_many_header_lines_are_one_list() {
+    fn header_lines_are_one_list() {
         let lines =
             [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.1.1.1")];
         assert_eq!(address(PROXY, &lines), "203.0.113.9");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_ports_and_brackets_are_understood() {
+    fn parses_ports_and_brackets() {
         for node in ["203.0.113.9:80", "203.0.113.9"] {
             assert_eq!(xff(node), "203.0.113.9", "{node}");
             assert_eq!(fwd(&format!("for=\"{node}\"")), "203.0.113.9", "{node}");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_what_is_no_address_on_the_way_leaves_the_peer() {
+    fn invalid_entry_yields_peer() {
         for entry in [
             "",
             "unknown",
@@ -263,13 +263,13 @@ mod tests {
             assert_eq!(xff(entry), PROXY, "{entry}");
             assert_eq!(xff(&format!("6.6.6.6, {entry}, 10.9.9.9")), PROXY, "{entry}");
             assert_eq!(fwd(&format!("for=6.6.6.6, for={entry}x, for=10.9.9.9")), PROXY, "{entry}");
-            // Left of the client nobody looks.
+            // Entries left of the client are not read.
             assert_eq!(xff(&format!("{entry}, 203.0.113.9")), if entry.is_ascii() { "203.0.113.9" } else { PROXY });
         }
     }
 
     #[test]
-    fn t_x1_a_malformed_forwarded_leaves_the_peer() {
+    fn malformed_forwarded_yields_peer() {
         for value in [
             "",
             "for",
@@ -290,13 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_only_trusted_entries_leave_the_peer() {
+    fn only_trusted_entries_yield_peer() {
         assert_eq!(xff("10.1.1.1, 10.2.2.2"), PROXY);
         assert_eq!(fwd("for=10.1.1.1"), PROXY);
     }
 
     #[test]
-    fn t_x1_two_kinds_of_headers_must_agree() {
+    fn both_headers_must_agree() {
         let both = |one, other| address(PROXY, &[("x-forwarded-for", one), ("forwarded", other)]);
         assert_eq!(both("203.0.113.9", "for=203.0.113.9"), "203.0.113.9");
         assert_eq!(both("203.0.113.9", "for=6.6.6.6"), PROXY);
@@ -304,13 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn t_x1_the_connection_header_cannot_take_the_address_away() {
+    fn connection_header_has_no_effect() {
         let lines = [("connection", "x-forwarded-for, forwarded"), ("x-forwarded-for", "203.0.113.9")];
         assert_eq!(address(PROXY, &lines), "203.0.113.9");
     }
 
     #[test]
-    fn t_x1_of_ten_thousand_entries_the_last_64_are_looked_at() {
+    fn reads_the_last_64_entries() {
         let many = "6.6.6.6, ".repeat(10_000);
         assert_eq!(xff(&format!("{many}203.0.113.9")), "203.0.113.9");
         let list = |proxies: usize| format!("203.0.113.9{}", ", 10.1.1.1".repeat(proxies));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn t_x2_ipv4_is_the_same_in_every_spelling() {
+    fn mapped_ipv4_is_ipv4() {
         for text in ["127.0.0.1", "::ffff:127.0.0.1", "::127.0.0.1", "::ffff:7f00:1"] {
             let client = ClientAddr::from(ip(text));
             assert_eq!(client, ClientAddr::from(ip("127.0.0.1")), "{text}");
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn t_x2_trust_is_the_same_in_every_spelling() {
+    fn trusted_ranges_match_mapped_ipv4() {
         for peer in ["10.0.0.1", "::ffff:10.0.0.1", "::10.0.0.1"] {
             for trusted in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
                 let lines = headers(&[("x-forwarded-for", "::ffff:203.0.113.9, ::ffff:10.3.3.3")]);
@@ -342,13 +342,13 @@ mod tests {
                 assert_eq!(client.ip(), ip("203.0.113.9"), "{peer} {trusted}");
             }
         }
-        // Every IPv6 address is not every IPv4 address.
+        // The range of all IPv6 addresses contains no IPv4 address.
         let lines = headers(&[("x-forwarded-for", "6.6.6.6")]);
         assert_eq!(client_address(ip("203.0.113.9"), &lines, &["::/0".parse().unwrap()]).ip(), ip("203.0.113.9"));
     }
 
     #[test]
-    fn t_x2_limits_count_an_ipv6_network_as_one() {
+    fn limit_key_is_an_ipv6_network() {
         let key = |text| ClientAddr::from(ip(text)).limit_key();
         assert_eq!(key("2001:db8:1:2:3:4:5:6"), ip("2001:db8:1:2::"));
         assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::"));
@@ -358,7 +358,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn t_x1_no_header_makes_it_panic_or_trust_a_stranger(
+        fn any_header_keeps_untrusted_peer(
             xff in proptest::collection::vec("[\\x20-\\x7e\\t\u{80}-\u{ff}]{0,80}|([0-9a-f.:\\[\\]\", ]{0,80})", 0..4),
             fwd in proptest::collection::vec("[\\x20-\\x7e]{0,80}|(for=[0-9a-f.:\\[\\]\";, \\\\]{0,40}[,;]?){0,3}", 0..4),
             peer: std::net::IpAddr,
@@ -371,8 +371,8 @@ mod tests {
         }
 
         #[test]
-        fn t_x1_whatever_a_client_writes_a_proxy_appends_the_truth(lie in "[\\x20-\\x7e]{0,60}") {
-            prop_assert_eq!(xff(&format!("{lie}, 203.0.113.9")), "203.0.113.9");
+        fn forged_entries_have_no_effect(forged in "[\\x20-\\x7e]{0,60}") {
+            prop_assert_eq!(xff(&format!("{forged}, 203.0.113.9")), "203.0.113.9");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Ed25519 keys as people keep them: OpenSSH and PEM files, fingerprints.
+//! Ed25519 keys in OpenSSH and PEM files, and their fingerprints.
 //!
-//! Every public key that enters the program passes [`public_key_from_bytes`], which refuses weak ones.
+//! Every public key passes [`public_key_from_bytes`], which refuses weak keys.
 
+mod error;
 mod openssh;
 
 use std::fmt;
@@ -13,6 +14,8 @@ use ed25519_dalek::pkcs8::{DecodePublicKey, EncodePrivateKey, Error as Pkcs8Erro
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+pub use error::KeyError;
 
 /// `SHA256:…` as `ssh-keygen -lf` prints it: SHA-256 over the OpenSSH wire form of the public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,55 +33,7 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// Why a key cannot be used. The text never holds any part of the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyError {
-    /// Neither OpenSSH nor PEM.
-    NotAKey,
-    /// A key of another algorithm.
-    NotEd25519,
-    /// A public key is needed and this is a private one.
-    PrivateGiven,
-    /// A private key is needed and this is a public one.
-    PublicGiven,
-    /// The private key is under a passphrase.
-    Encrypted,
-    /// It begins like a key and is damaged: what is wrong.
-    Malformed(&'static str),
-    /// The public key has a small order or is not in its one canonical form: anybody could sign for it.
-    Weak,
-    NotAFingerprint,
-    /// The operating system gave no random bytes.
-    NoRandomness,
-}
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotAKey => f.write_str("this is no key: expected an OpenSSH line (`ssh-ed25519 AAAA…`) or PEM"),
-            Self::NotEd25519 => f.write_str("only ed25519 keys are used here; make one with `ssh-keygen -t ed25519`"),
-            Self::PrivateGiven => f.write_str(
-                "this is a private key and must stay with the publisher; give the public one \
-                 (`ssh-keygen -y -f FILE` or `openssl pkey -in FILE -pubout`)",
-            ),
-            Self::PublicGiven => f.write_str("this is a public key; signing needs the private one"),
-            Self::Encrypted => f.write_str(
-                "the private key is under a passphrase, which is not supported; write one without it \
-                 (`ssh-keygen -p -N '' -f FILE` or `openssl pkey -in FILE -out NEW`)",
-            ),
-            Self::Malformed(what) => write!(f, "the key is damaged: {what}"),
-            Self::Weak => f.write_str("the public key is weak: anybody could sign for it"),
-            Self::NotAFingerprint => f.write_str(
-                "this is no fingerprint: expected `SHA256:` and 43 characters of base64, as `ssh-keygen -lf` prints it",
-            ),
-            Self::NoRandomness => f.write_str("the operating system gave no random bytes"),
-        }
-    }
-}
-
-impl std::error::Error for KeyError {}
-
-/// Reads an OpenSSH line (`ssh-ed25519 AAAA… comment`) or a PEM public key (RFC 8410, `openssl pkey -pubout`).
+/// Parses an OpenSSH line (`ssh-ed25519 AAAA… comment`) or a PEM public key (RFC 8410, `openssl pkey -pubout`).
 pub fn parse_public_key(text: &str) -> Result<VerifyingKey, KeyError> {
     let text = text.trim();
     match pem_label(text) {
@@ -92,11 +47,11 @@ pub fn parse_public_key(text: &str) -> Result<VerifyingKey, KeyError> {
         Some(label) if label.ends_with("PRIVATE KEY") => Err(KeyError::PrivateGiven),
         Some(label) if label.ends_with("PUBLIC KEY") => Err(KeyError::NotEd25519),
         Some(_) => Err(KeyError::NotAKey),
-        None => openssh::parse_public_line(text),
+        None => public_key_from_bytes(&openssh::parse_public_line(text)?),
     }
 }
 
-/// Reads a PKCS#8 PEM file (`openssl genpkey -algorithm ed25519`; versions 1 and 2) or an OpenSSH private key
+/// Parses a PKCS#8 PEM file (`openssl genpkey -algorithm ed25519`; versions 1 and 2) or an OpenSSH private key
 /// without a passphrase (`ssh-keygen -t ed25519`).
 pub fn parse_private_key(text: &str) -> Result<SigningKey, KeyError> {
     let text = text.trim();
@@ -117,18 +72,18 @@ pub fn parse_private_key(text: &str) -> Result<SigningKey, KeyError> {
     }
 }
 
-/// Reads what [`Fingerprint`]'s `Display` writes, and nothing else.
+/// Parses the `Display` form of a [`Fingerprint`].
 pub fn parse_fingerprint(text: &str) -> Result<Fingerprint, KeyError> {
     let encoded = text.strip_prefix("SHA256:").ok_or(KeyError::NotAFingerprint)?;
     let bytes = STANDARD_NO_PAD.decode(encoded).map_err(|_| KeyError::NotAFingerprint)?;
     bytes.try_into().map(Fingerprint).map_err(|_| KeyError::NotAFingerprint)
 }
 
-/// Takes the 32 bytes of RFC 8032 section 5.1.2, unless they are no point, not the canonical form of one, or
-/// one of the points of small order, for which a signature can be made that fits almost every message.
+/// Decodes the 32 bytes of RFC 8032 section 5.1.2. Refuses non-canonical encodings, and points of small order: for
+/// those a signature exists that verifies with almost every message.
 pub fn public_key_from_bytes(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
     let key =
-        VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed("its bytes are no point of the curve"))?;
+        VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Malformed("its bytes are not a point of the curve"))?;
     let canonical = key.to_edwards().compress().to_bytes() == *bytes;
     if key.is_weak() || !canonical { Err(KeyError::Weak) } else { Ok(key) }
 }
@@ -139,7 +94,7 @@ pub fn generate() -> Result<SigningKey, KeyError> {
     Ok(SigningKey::from_bytes(&seed))
 }
 
-/// PKCS#8 version 1, without the public key: the form that every OpenSSL reads.
+/// PKCS#8 version 1, without the public key: every OpenSSL reads this form.
 pub fn to_pkcs8_pem(key: &SigningKey) -> Result<Zeroizing<String>, KeyError> {
     let mut pair = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
     let pem = pair.to_pkcs8_pem(LineEnding::LF);
@@ -147,12 +102,12 @@ pub fn to_pkcs8_pem(key: &SigningKey) -> Result<Zeroizing<String>, KeyError> {
     pem.map_err(|_| KeyError::Malformed("it cannot be written as PKCS#8"))
 }
 
-/// The line of a `.pub` file, without a line end.
+/// The line of a `.pub` file, without a newline.
 pub fn to_openssh_public(key: &VerifyingKey, name: &str) -> String {
     openssh::public_line(key, name)
 }
 
-/// The label of a PEM text (RFC 7468), `None` where the text is no PEM.
+/// The label of a PEM text (RFC 7468); `None` if the text is not PEM.
 fn pem_label(text: &str) -> Option<&str> {
     let (label, _) = text.strip_prefix("-----BEGIN ")?.split_once("-----")?;
     Some(label)

@@ -1,4 +1,4 @@
-//! Who is this, and what may they do: publisher keys and signatures, subscriber tokens, client addresses, places.
+//! Authentication and authorization: publisher signatures, subscriber tokens, login sessions, revocations, client addresses.
 
 pub mod client_addr;
 pub mod fetch;
@@ -10,7 +10,6 @@ pub mod revocation;
 pub mod seal;
 pub mod token;
 
-pub use crate::geo::{GeoConfig, GeoDb, GeoError, Location};
 pub use client_addr::{ClientAddr, client_address, is_trusted};
 pub use policy::Policy;
 pub use publisher::{PublisherConfig, PublisherKey};

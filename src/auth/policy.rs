@@ -1,4 +1,4 @@
-//! The policy in force: who may publish, who may vouch, what channels allow. A reload replaces all of it at once.
+//! The policy in force: whitelist, issuers, channel rules and revocations. A reload replaces it atomically.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ pub struct Policy {
     issuers: ArcSwap<Issuers>,
     rules: Arc<ArcSwap<ChannelRules>>,
     revocations: Revocations,
-    /// Counts changes, so that live sessions notice one.
+    /// Policy generation: rises with every change, so that live connections check again.
     generation: AtomicU64,
 }
 
@@ -32,19 +32,19 @@ impl Policy {
         }
     }
 
-    /// All three were checked, so nothing of this can fail half-way.
+    /// Replaces whitelist, issuers and rules. They are already validated, so no step can fail.
     pub fn replace(&self, whitelist: Whitelist, issuers: Issuers, rules: ChannelRules) {
         self.revocations.keep_for(issuers.longest_lifetime());
         self.whitelist.store(Arc::new(whitelist));
         self.issuers.store(Arc::new(issuers));
         self.rules.store(Arc::new(rules));
-        self.changed();
+        self.bump_generation();
     }
 
-    /// New channel rules alone.
+    /// Replaces the channel rules only.
     pub fn replace_rules(&self, rules: ChannelRules) {
         self.rules.store(Arc::new(rules));
-        self.changed();
+        self.bump_generation();
     }
 
     pub fn whitelist(&self) -> Arc<Whitelist> {
@@ -63,21 +63,21 @@ impl Policy {
         &self.revocations
     }
 
-    /// Takes something back; `now` in seconds since 1970. Whoever calls this wakes the connections.
+    /// Adds a revocation; `now` in seconds since 1970. The caller wakes the connections.
     pub fn revoke(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
         self.revocations.add(revocation, now)?;
-        self.changed();
+        self.bump_generation();
         Ok(())
     }
 
-    /// Whether a principal that was admitted before still is.
+    /// Whether an admitted principal is still accepted: its issuer is configured and nothing revokes it.
     pub fn check(&self, principal: &Principal) -> Result<(), CloseReason> {
         let is_admitted = self.issuers.load().knows(&principal.issuer) && !self.revocations.revokes(principal);
         if is_admitted { Ok(()) } else { Err(CloseReason::Revoked) }
     }
 
-    /// To be called after every change.
-    fn changed(&self) {
+    /// Called after every change.
+    fn bump_generation(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
 

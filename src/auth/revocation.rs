@@ -1,8 +1,7 @@
-//! What an operator or a provider took back before its time: a subject's, a session's, a token's or a whole issuer's rights.
+//! Revocations: principals of a subject, session, token or issuer that operators or providers end early.
 //!
-//! An entry ends what was issued at or before its moment; whoever logs in later counts again. It is forgotten when
-//! nothing that it ends can be alive any more. When there is no room, the new one is refused: an old one is never
-//! forgotten early.
+//! A revocation ends principals issued at or before its time; a later login is accepted. It is dropped once everything
+//! that it ends has expired. At capacity a new revocation is refused: none is dropped early.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,81 +13,81 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::Principal;
 
-/// An entry may lie this many seconds ahead, for issuers whose clocks do. Later ones would lock people out.
+/// Largest lead of `before`, for issuers with fast clocks. A larger one would refuse future logins.
 const MAX_AHEAD_SECS: u64 = 60;
 
-/// Ends the principals of an issuer that [`Revocation::what`] names and that were issued at or before a moment.
+/// Ends the principals of an issuer that [`Revocation::what`] selects and that were issued at or before a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// The `iss`, letter by letter.
+    /// Compared with `iss`, exactly.
     pub issuer: Arc<str>,
     pub what: Revoked,
-    /// Seconds since 1970, compared with `iat`. A token without `iat` counts as old.
+    /// Seconds since 1970, compared with `iat`. A token without `iat` is always older.
     pub before: u64,
 }
 
-/// Whose rights end.
+/// Selects the principals of an issuer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {
-    /// Everything of this `sub`.
+    /// Principals with this `sub`.
     Subject(Box<str>),
-    /// Everything of this `sid` (OpenID Connect Back-Channel Logout section 2.1).
+    /// Principals with this `sid` (OpenID Connect Back-Channel Logout section 2.1).
     Session(Box<str>),
-    /// The token with this `jti`.
+    /// The principal of the token with this `jti`.
     TokenId(Box<str>),
-    /// Everything of the issuer.
+    /// All principals of the issuer.
     Issuer,
 }
 
-/// Why a revocation is not taken.
+/// Why a revocation is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevocationError {
-    /// There are as many as may be remembered, this many.
+    /// The table is full. Holds its capacity.
     Full(usize),
     /// `before` is more than a minute ahead.
     Ahead,
 }
 
-/// The revocations in force. Those of the file and those that were told are apart: a file that is read again replaces
-/// its own alone.
+/// The revocations in force. Entries of the file have their own table, which a reload replaces; entries added at runtime
+/// stay.
 pub struct Revocations {
     capacity: usize,
-    /// Seconds for which something that was issued may be alive. Never falls: what was admitted under a longer limit
-    /// lives on.
+    /// Longest lifetime of tokens and sessions, in seconds. Never decreases: principals admitted under a longer limit
+    /// may be alive.
     lifetime: AtomicU64,
-    /// Whether there are any, so that most checks cost one load.
-    any: AtomicBool,
+    /// Whether there are entries, so that most checks cost one load.
+    has_entries: AtomicBool,
     tables: RwLock<Tables>,
 }
 
 struct Tables {
-    told: Table,
-    listed: Table,
-    /// No entry has an earlier `before`.
+    runtime: Table,
+    from_file: Table,
+    /// Lower bound of `before` over all entries.
     oldest: u64,
 }
 
-/// The latest `before` of each.
+/// By issuer and selection: the latest `before`.
 type Table = HashMap<Arc<str>, HashMap<Revoked, u64>>;
 
 impl Revocations {
-    /// Remembers at most `capacity`.
+    /// Stores at most `capacity` revocations.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
             lifetime: AtomicU64::new(0),
-            any: AtomicBool::new(false),
-            tables: RwLock::new(Tables { told: Table::new(), listed: Table::new(), oldest: u64::MAX }),
+            has_entries: AtomicBool::new(false),
+            tables: RwLock::new(Tables { runtime: Table::new(), from_file: Table::new(), oldest: u64::MAX }),
         }
     }
 
-    /// Tokens or sessions may live this many seconds; the largest that was ever said counts.
+    /// Raises the retention to the given lifetime of tokens or sessions.
     pub fn keep_for(&self, secs: u64) {
         self.lifetime.fetch_max(secs, Ordering::Relaxed);
     }
 
-    /// Remembers one that was told. `now` in seconds since 1970. Live connections learn of it by
-    /// [`super::Policy::revoke`] only.
+    /// Adds a revocation at runtime. `now` in seconds since 1970. Only [`super::Policy::revoke`] makes live connections
+    /// check again.
     pub fn add(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
         let Revocation { issuer, what, before } = revocation;
         if before > now.saturating_add(MAX_AHEAD_SECS) {
@@ -96,47 +95,47 @@ impl Revocations {
         }
         let mut tables = self.tables.write();
         tables.forget(now, self.lifetime());
-        let is_known = tables.told.get(&issuer).is_some_and(|of_issuer| of_issuer.contains_key(&what));
+        let is_known = tables.runtime.get(&issuer).is_some_and(|of_issuer| of_issuer.contains_key(&what));
         if !is_known && tables.len() >= self.capacity {
             return Err(RevocationError::Full(self.capacity));
         }
         tables.oldest = tables.oldest.min(before);
-        insert(&mut tables.told, Revocation { issuer, what, before });
-        self.any.store(true, Ordering::Release);
+        insert(&mut tables.runtime, Revocation { issuer, what, before });
+        self.has_entries.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Replaces all that came from the file, or leaves it as it was if there is no room for all of them.
-    pub fn replace_listed(&self, list: Vec<Revocation>, now: u64) -> Result<(), RevocationError> {
-        let mut listed = Table::new();
+    /// Replaces the entries of the file, or changes nothing if they exceed the capacity.
+    pub fn replace_from_file(&self, list: Vec<Revocation>, now: u64) -> Result<(), RevocationError> {
+        let mut from_file = Table::new();
         for revocation in list {
             if revocation.before > now.saturating_add(MAX_AHEAD_SECS) {
                 return Err(RevocationError::Ahead);
             }
-            insert(&mut listed, revocation);
+            insert(&mut from_file, revocation);
         }
-        forget(&mut listed, now, self.lifetime());
+        forget(&mut from_file, now, self.lifetime());
         let mut tables = self.tables.write();
         tables.forget(now, self.lifetime());
-        if len(&listed) + len(&tables.told) > self.capacity {
+        if len(&from_file) + len(&tables.runtime) > self.capacity {
             return Err(RevocationError::Full(self.capacity));
         }
-        tables.listed = listed;
+        tables.from_file = from_file;
         tables.oldest = 0;
-        self.any.store(tables.len() > 0, Ordering::Release);
+        self.has_entries.store(tables.len() > 0, Ordering::Release);
         Ok(())
     }
 
-    /// Whether one of them ends this principal.
+    /// Whether a revocation ends this principal.
     pub fn revokes(&self, principal: &Principal) -> bool {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.has_entries.load(Ordering::Acquire) {
             return false;
         }
         let tables = self.tables.read();
-        [&tables.told, &tables.listed].into_iter().any(|table| ends(table, principal))
+        [&tables.runtime, &tables.from_file].into_iter().any(|table| ends(table, principal))
     }
 
-    /// All that are in force, in an order that is always the same.
+    /// All revocations in force, in a stable order.
     pub fn all(&self, now: u64) -> Vec<Revocation> {
         let mut tables = self.tables.write();
         tables.forget(now, self.lifetime());
@@ -151,13 +150,13 @@ impl Revocations {
             };
             table.iter().flat_map(of_issuer).collect()
         };
-        let mut all = [entries(&tables.told), entries(&tables.listed)].concat();
+        let mut all = [entries(&tables.runtime), entries(&tables.from_file)].concat();
         all.sort_by(|a, b| (a.before, &a.issuer, a.what.key()).cmp(&(b.before, &b.issuer, b.what.key())));
         all.dedup();
         all
     }
 
-    /// How many are remembered.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.tables.read().len()
     }
@@ -166,16 +165,16 @@ impl Revocations {
         self.len() == 0
     }
 
-    /// Forgets those that can end nothing any more; to be called now and then.
+    /// Drops entries past their retention. Called regularly.
     pub fn sweep(&self, now: u64) {
-        if self.any.load(Ordering::Acquire) {
+        if self.has_entries.load(Ordering::Acquire) {
             let mut tables = self.tables.write();
             tables.forget(now, self.lifetime());
-            self.any.store(tables.len() > 0, Ordering::Release);
+            self.has_entries.store(tables.len() > 0, Ordering::Release);
         }
     }
 
-    /// Seconds for which a revocation is kept.
+    /// Retention of an entry after its `before`, in seconds.
     pub fn lifetime(&self) -> u64 {
         self.lifetime.load(Ordering::Relaxed)
     }
@@ -183,17 +182,17 @@ impl Revocations {
 
 impl Tables {
     fn len(&self) -> usize {
-        len(&self.told) + len(&self.listed)
+        len(&self.runtime) + len(&self.from_file)
     }
 
-    /// Looks at the entries only when one is due.
+    /// Drops expired entries. Scans the tables only if one is due.
     fn forget(&mut self, now: u64, lifetime: u64) {
         if now <= self.oldest.saturating_add(lifetime) {
             return;
         }
-        forget(&mut self.told, now, lifetime);
-        forget(&mut self.listed, now, lifetime);
-        let moments = [&self.told, &self.listed].into_iter().flat_map(HashMap::values).flat_map(HashMap::values);
+        forget(&mut self.runtime, now, lifetime);
+        forget(&mut self.from_file, now, lifetime);
+        let moments = [&self.runtime, &self.from_file].into_iter().flat_map(HashMap::values).flat_map(HashMap::values);
         self.oldest = moments.copied().min().unwrap_or(u64::MAX);
     }
 }
@@ -227,7 +226,7 @@ fn ends(table: &Table, principal: &Principal) -> bool {
 }
 
 impl Revoked {
-    /// What it is called outside, and its value.
+    /// The name of the selection on the wire, and its value.
     pub fn key(&self) -> (&'static str, &str) {
         match self {
             Self::Subject(subject) => ("subject", subject),
@@ -238,7 +237,7 @@ impl Revoked {
     }
 }
 
-/// A revocation as files and requests write it: `{"issuer", "subject" | "session" | "token_id" | "everyone": true,
+/// A revocation in files and requests: `{"issuer", "subject" | "session" | "token_id" | "everyone": true,
 /// "before"}`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -257,25 +256,26 @@ pub struct WrittenRevocation {
     pub before: Option<u64>,
 }
 
-/// A text that no claim of a token of 8 KiB can hold revokes nothing and is only in the way.
-const MAX_TEXT: usize = 2048;
+/// Longest issuer, subject, session or token id, in bytes. A token of 8 KiB is unlikely to have a longer claim.
+const MAX_REVOKED_BYTES: usize = 2048;
 
 impl WrittenRevocation {
-    /// `now` stands for a `before` that is left out. The error is a sentence.
+    /// `now` replaces an absent `before`. The error is text for the operator.
     pub fn read(self, now: Option<u64>) -> Result<Revocation, &'static str> {
         let Self { issuer, subject, session, token_id, everyone, before } = self;
-        let text =
-            |text: String| if text.is_empty() || text.len() > MAX_TEXT { None } else { Some(Box::<str>::from(text)) };
-        const BAD_TEXT: &str = "a name in it is empty or longer than 2048 bytes";
+        let text = |text: String| {
+            if text.is_empty() || text.len() > MAX_REVOKED_BYTES { None } else { Some(Box::<str>::from(text)) }
+        };
+        const BAD_TEXT: &str = "an entry is empty or longer than 2048 bytes";
         let issuer = text(issuer).ok_or(BAD_TEXT)?;
         let what = match (subject, session, token_id, everyone) {
             (Some(subject), None, None, false) => Revoked::Subject(text(subject).ok_or(BAD_TEXT)?),
             (None, Some(session), None, false) => Revoked::Session(text(session).ok_or(BAD_TEXT)?),
             (None, None, Some(id), false) => Revoked::TokenId(text(id).ok_or(BAD_TEXT)?),
             (None, None, None, true) => Revoked::Issuer,
-            _ => return Err("it must name one of `subject`, `session` and `token_id`, or say `\"everyone\": true`"),
+            _ => return Err("exactly one of `subject`, `session`, `token_id` and `\"everyone\": true` is needed"),
         };
-        let before = before.or(now).ok_or("`before` is missing, the seconds since 1970 up to which it counts")?;
+        let before = before.or(now).ok_or("`before` (seconds since 1970) is missing")?;
         Ok(Revocation { issuer: issuer.into(), what, before })
     }
 }
@@ -297,8 +297,8 @@ impl From<Revocation> for WrittenRevocation {
 impl fmt::Display for RevocationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(capacity) => write!(f, "there are {capacity} revocations already, as many as may be"),
-            Self::Ahead => write!(f, "`before` is more than {MAX_AHEAD_SECS} s ahead"),
+            Self::Full(capacity) => write!(f, "revocation limit reached ({capacity})"),
+            Self::Ahead => write!(f, "`before` is more than {MAX_AHEAD_SECS} s in the future"),
         }
     }
 }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_issued_up_to_the_moment_ends_and_what_comes_later_counts() {
+    fn ends_principals_issued_before() {
         for (what, claim) in [
             (Revoked::Subject("alice".into()), json!({})),
             (Revoked::Session("s1".into()), json!({"sid": "s1"})),
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn others_notice_nothing() {
+    fn other_principals_are_unaffected() {
         let revocations = revocations(10);
         revocations.add(of(Revoked::Subject("bob".into()), NOW), NOW).unwrap();
         revocations.add(of(Revoked::Session("alice".into()), NOW), NOW).unwrap();
@@ -371,17 +371,17 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_fit_is_refused_and_none_is_forgotten_early() {
+    fn full_table_refuses_new_entries() {
         let revocations = revocations(2);
         let subject = |name: &str, before| of(Revoked::Subject(name.into()), before);
         revocations.add(subject("alice", NOW), NOW).unwrap();
         revocations.add(subject("bob", NOW), NOW).unwrap();
         assert_eq!(revocations.add(subject("carol", NOW), NOW), Err(RevocationError::Full(2)));
-        // One that is there may become later, never earlier.
+        // A known entry may become later, never earlier.
         revocations.add(subject("alice", NOW + 10), NOW + 10).unwrap();
         revocations.add(subject("alice", NOW + 5), NOW + 10).unwrap();
         assert!(revocations.revokes(&principal(json!({"iat": NOW + 10}))));
-        // Bob's can end nothing any more.
+        // The entry for bob has expired.
         revocations.add(subject("carol", NOW + 101), NOW + 101).unwrap();
         assert_eq!(revocations.len(), 2);
         revocations.sweep(NOW + 1000);
@@ -389,30 +389,33 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_read_again_replaces_its_own_alone() {
+    fn reload_replaces_file_entries_only() {
         let revocations = revocations(3);
         revocations.add(of(Revoked::Session("s1".into()), NOW), NOW).unwrap();
-        revocations.replace_listed(vec![of(Revoked::Subject("alice".into()), NOW)], NOW).unwrap();
+        revocations.replace_from_file(vec![of(Revoked::Subject("alice".into()), NOW)], NOW).unwrap();
         assert!(revocations.revokes(&principal(json!({}))));
         let many = (0..3).map(|n| of(Revoked::Subject(n.to_string().into()), NOW)).collect();
-        assert_eq!(revocations.replace_listed(many, NOW), Err(RevocationError::Full(3)));
-        assert!(revocations.revokes(&principal(json!({}))), "what was in force stays");
-        revocations.replace_listed(vec![], NOW).unwrap();
+        assert_eq!(revocations.replace_from_file(many, NOW), Err(RevocationError::Full(3)));
+        assert!(revocations.revokes(&principal(json!({}))), "previous entries stay");
+        revocations.replace_from_file(vec![], NOW).unwrap();
         assert!(!revocations.revokes(&principal(json!({}))));
         assert!(revocations.revokes(&principal(json!({"sid": "s1"}))));
         assert_eq!(revocations.all(NOW).len(), 1);
     }
 
     #[test]
-    fn nobody_is_locked_out_of_the_future() {
+    fn future_revocations_are_refused() {
         let revocations = revocations(3);
         assert_eq!(revocations.add(of(Revoked::Issuer, u64::MAX), NOW), Err(RevocationError::Ahead));
-        assert_eq!(revocations.replace_listed(vec![of(Revoked::Issuer, NOW + 61)], NOW), Err(RevocationError::Ahead));
+        assert_eq!(
+            revocations.replace_from_file(vec![of(Revoked::Issuer, NOW + 61)], NOW),
+            Err(RevocationError::Ahead)
+        );
         revocations.add(of(Revoked::Issuer, NOW + 60), NOW).unwrap();
     }
 
     #[test]
-    fn the_written_form_names_exactly_one_thing() {
+    fn written_form_selects_one_thing() {
         let read = |value| serde_json::from_value::<WrittenRevocation>(value).map(|written| written.read(Some(NOW)));
         let good = read(json!({"issuer": "https://a", "subject": "alice"})).unwrap().unwrap();
         assert_eq!(good, of(Revoked::Subject("alice".into()), NOW));

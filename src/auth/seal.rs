@@ -1,7 +1,7 @@
-//! Sealing: what a browser keeps for us, so that nobody else can read, change or make it (AES-256-GCM).
+//! Sealed values in browser cookies: encrypted and authenticated with AES-256-GCM.
 //!
-//! A seal is bound to its purpose and ends by itself. Every node with the same keys opens it; the first key seals,
-//! all of them open, so that keys can be replaced one by one.
+//! A sealed value has a purpose and an expiry. Every node with the same keys can open it. The first key seals and all
+//! keys open, so keys can be replaced one by one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,40 +12,40 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// What a key file begins with.
+/// Prefix of a key file.
 const FILE_PREFIX: &str = "lastmile-seal:";
 const VERSION: u8 = 1;
 const KEY_ID_LEN: usize = 4;
 const EXPIRES_LEN: usize = 8;
-/// Characters of a sealed text; a browser keeps no larger cookie.
-const MAX_SEALED: usize = 4096;
+/// Longest sealed text, in bytes: browsers store no larger cookie.
+const MAX_SEALED_BYTES: usize = 4096;
 
-/// What a seal is for; one that was made for something else does not open.
+/// Purpose of a sealed value. A value with another purpose does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The session after a login.
     Session,
-    /// What a login remembers until its callback.
+    /// A login until its callback.
     PendingLogin,
 }
 
 /// Why a sealed text does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsealable {
-    /// Of an unknown key, changed, for another purpose, or never a seal.
+    /// Sealed with an unknown key, modified, for another purpose, or not a sealed value.
     NotOurs,
     Expired,
 }
 
-/// A secret of 256 bits, as its file keeps it. Clones share it.
+/// A secret of 256 bits. Clones share the memory.
 #[derive(Clone)]
 pub struct SealKey(Arc<Zeroizing<[u8; 32]>>);
 
-/// The text is no seal key.
+/// The text is not a seal key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotASealKey;
 
-/// The operating system gave no random bytes.
+/// The operating system returned no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRandomness;
 
@@ -57,25 +57,25 @@ pub struct Sealer {
 impl Sealer {
     /// `None` without a key.
     pub fn new(keys: &[SealKey]) -> Option<Self> {
-        // The library refuses no key of the right length.
-        let keys: Vec<_> = keys.iter().filter_map(SealKey::ready).collect();
+        // The library accepts every key of the right length.
+        let keys: Vec<_> = keys.iter().filter_map(SealKey::prepare).collect();
         (!keys.is_empty()).then_some(Self { keys })
     }
 
-    /// base64url of version, key id, nonce, and the encrypted expiry and content. `expires` in seconds since 1970.
+    /// Returns base64url of version, key id, nonce, and the encrypted expiry and content. `expires` in seconds since 1970.
     pub fn seal(&self, purpose: Purpose, content: &[u8], expires: u64) -> Result<String, NoRandomness> {
         let (id, key) = self.keys.first().ok_or(NoRandomness)?;
         let mut secret = expires.to_be_bytes().to_vec();
         secret.extend_from_slice(content);
-        let nonce = key.seal_in_place_append_tag(purpose.bound(), &mut secret).map_err(|_| NoRandomness)?;
+        let nonce = key.seal_in_place_append_tag(purpose.associated_data(), &mut secret).map_err(|_| NoRandomness)?;
         let sealed = [&[VERSION][..], id, nonce.as_ref(), &secret].concat();
         Ok(URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// The content, if it was sealed for this purpose and `now` is before its end.
+    /// The content, if it has this purpose and `now` is before its expiry.
     pub fn open(&self, purpose: Purpose, sealed: &str, now: u64) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
         const NOT_OURS: Unsealable = Unsealable::NotOurs;
-        if sealed.len() > MAX_SEALED {
+        if sealed.len() > MAX_SEALED_BYTES {
             return Err(NOT_OURS);
         }
         let sealed = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| NOT_OURS)?;
@@ -86,7 +86,7 @@ impl Sealer {
         let opened = of_id.find_map(|(_, key)| {
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut secret = Zeroizing::new(secret.to_vec());
-            let len = key.open_in_place(nonce, purpose.bound(), &mut secret).ok()?.len();
+            let len = key.open_in_place(nonce, purpose.associated_data(), &mut secret).ok()?.len();
             secret.truncate(len);
             Some(secret)
         });
@@ -100,7 +100,7 @@ impl Sealer {
 }
 
 impl Purpose {
-    fn bound(self) -> Aad<&'static [u8]> {
+    fn associated_data(self) -> Aad<&'static [u8]> {
         Aad::from(match self {
             Self::Session => b"lastmile seal 1: session".as_slice(),
             Self::PendingLogin => b"lastmile seal 1: pending login".as_slice(),
@@ -115,7 +115,7 @@ impl SealKey {
         Ok(Self(Arc::new(bytes)))
     }
 
-    /// Reads what [`SealKey::to_text`] writes.
+    /// Parses the output of [`SealKey::to_text`].
     pub fn parse(text: &str) -> Result<Self, NotASealKey> {
         let encoded = text.trim().strip_prefix(FILE_PREFIX).ok_or(NotASealKey)?;
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(|_| NotASealKey)?);
@@ -123,13 +123,13 @@ impl SealKey {
         Ok(Self(Arc::new(Zeroizing::new(bytes))))
     }
 
-    /// The line of a key file, without a line end.
+    /// The line of a key file, without a newline.
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("{FILE_PREFIX}{}", URL_SAFE_NO_PAD.encode(**self.0)))
     }
 
-    /// The key with its id: the head of a hash, which gives nothing of the key away.
-    fn ready(&self) -> Option<([u8; KEY_ID_LEN], RandomizedNonceKey)> {
+    /// The key with its id: the first bytes of a hash, which reveal nothing about the key.
+    fn prepare(&self) -> Option<([u8; KEY_ID_LEN], RandomizedNonceKey)> {
         let digest = Sha256::new().chain_update(b"lastmile seal key id").chain_update(**self.0).finalize();
         let id = *digest.first_chunk::<KEY_ID_LEN>()?;
         Some((id, RandomizedNonceKey::new(&AES_256_GCM, self.0.as_slice()).ok()?))
@@ -144,13 +144,13 @@ impl fmt::Debug for SealKey {
 
 impl fmt::Display for NotASealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a seal key; make one with `lastmile keygen --seal -o FILE`")
+        f.write_str("not a seal key; create one with `lastmile keygen --seal -o FILE`")
     }
 }
 
 impl fmt::Display for NoRandomness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the operating system gave no random bytes")
+        f.write_str("the operating system returned no random bytes")
     }
 }
 
@@ -170,18 +170,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_until_it_expires_and_for_its_purpose_alone() {
+    fn opens_until_expiry_for_its_purpose() {
         let sealer = Sealer::new(&keys(1)).unwrap();
         let sealed = sealer.seal(Purpose::Session, b"alice", 100).unwrap();
         assert_eq!(open(&sealer, &sealed), Ok(b"alice".to_vec()));
         assert!(!sealed.contains("YWxpY2"));
         assert_eq!(sealer.open(Purpose::Session, &sealed, 100).err(), Some(Unsealable::Expired));
         assert_eq!(sealer.open(Purpose::PendingLogin, &sealed, 99).err(), Some(Unsealable::NotOurs));
-        assert_ne!(sealer.seal(Purpose::Session, b"alice", 100).unwrap(), sealed, "every seal has a nonce of its own");
+        assert_ne!(
+            sealer.seal(Purpose::Session, b"alice", 100).unwrap(),
+            sealed,
+            "every sealed value has its own nonce"
+        );
     }
 
     #[test]
-    fn every_changed_bit_and_every_cut_is_noticed() {
+    fn modified_values_do_not_open() {
         let sealer = Sealer::new(&keys(1)).unwrap();
         let sealed = sealer.seal(Purpose::Session, b"alice", 100).unwrap();
         for at in 0..sealed.len() {
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_is_read_back_and_shows_in_no_debug_output() {
+    fn key_file_round_trip() {
         let key = SealKey::generate().unwrap();
         let text = key.to_text();
         let sealed = Sealer::new(std::slice::from_ref(&key)).unwrap().seal(Purpose::Session, b"x", 100).unwrap();

@@ -99,7 +99,7 @@ fn is_revoked(config: &Config, issuers: &Issuers, principal: &Principal) -> bool
     let revocations = Revocations::new(config.limits.max_revocations);
     revocations.keep_for(issuers.longest_lifetime());
     // `gateway::check` reported the mistakes of the list.
-    let listed = revocations.replace_listed(config.policy.revocations.clone(), Now::read().unix());
+    let listed = revocations.replace_from_file(config.policy.revocations.clone(), Now::read().unix());
     listed.is_ok() && revocations.revokes(principal)
 }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::auth::fetch::FetchConfig;
 use crate::auth::login::LoginConfig;
-use crate::auth::{GeoConfig, IssuerConfig, PublisherConfig, Revocation};
+use crate::auth::{IssuerConfig, PublisherConfig, Revocation};
 use crate::broker::{ConnectionLimits, ReplyLimits};
 use crate::engine::{DiskConfig, MemoryLimits, RedisConfig};
+use crate::geo::GeoConfig;
 use crate::ops::config::{LogConfig, StatsdConfig};
 use crate::transport::config::{ListenerConfig, RoomsConfig, TransportLimits};
 use crate::transport::control::WrittenRules;

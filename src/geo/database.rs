@@ -1,4 +1,4 @@
-//! One database file: read with a bound, verified, looked up.
+//! A GeoIP database file: bounded read, verification, lookup.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,18 +15,18 @@ use serde::de::IgnoredAny;
 use super::record::Field;
 use super::{Languages, Location};
 
-/// Largest file that is read, in bytes. The largest city databases have a fourth of it.
-const MAX_BYTES: u64 = 1 << 30;
+/// Largest database file, in bytes: four times the largest city databases.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// A verified database in memory.
 pub struct Database {
     reader: Reader<Vec<u8>>,
-    version: Version,
+    version: FileVersion,
 }
 
-/// What tells a file from its next version, cheaply.
+/// Identifies a version of a file by its metadata.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Version {
+pub struct FileVersion {
     modified: Option<SystemTime>,
     length: u64,
     inode: u64,
@@ -41,68 +41,68 @@ impl Database {
         Ok(database)
     }
 
-    pub fn unverified(bytes: Vec<u8>, version: Version) -> Result<Self, MaxMindDbError> {
+    pub fn unverified(bytes: Vec<u8>, version: FileVersion) -> Result<Self, MaxMindDbError> {
         Ok(Self { reader: Reader::from_source(bytes)?, version })
     }
 
-    /// Walks the whole tree, and every record once, so that a damaged file is found at the start and not by a client.
+    /// Reads the whole tree, and every record once, so that a damaged file is found at start.
     ///
-    /// The library's own `verify` also wants a description in the metadata, which free databases leave empty.
+    /// The library's own `verify` also requires a description in the metadata, which free databases leave empty.
     pub fn verify(&self) -> Result<(), MaxMindDbError> {
-        // A tree with this many nodes has fewer ends; more of them mean a circle.
-        let most = self.reader.metadata().node_count as usize * 3;
+        // A tree with this many nodes has fewer leaves; more of them mean a cycle.
+        let max_leaves = self.reader.metadata().node_count as usize * 3;
         let mut seen = HashSet::new();
         let everything = WithinOptions::default().include_networks_without_data();
         for (count, network) in self.reader.networks(everything)?.enumerate() {
             let network = network?;
-            if count > most {
-                return Err(MaxMindDbError::invalid_database("the search tree has a circle"));
+            if count > max_leaves {
+                return Err(MaxMindDbError::invalid_database("the search tree has a cycle"));
             }
             if network.offset().is_some_and(|offset| seen.insert(offset)) {
                 network.decode::<IgnoredAny>()?;
             }
         }
         if seen.is_empty() {
-            return Err(MaxMindDbError::invalid_database("it has no records"));
+            return Err(MaxMindDbError::invalid_database("no records"));
         }
         Ok(())
     }
 
-    /// Whether the file is still the one that was read; a file that is gone is not.
+    /// Whether the file is unchanged. A missing file counts as changed.
     pub fn is_current(&self, file: &Path) -> bool {
-        std::fs::metadata(file).is_ok_and(|metadata| Version::of(&metadata) == self.version)
+        std::fs::metadata(file).is_ok_and(|metadata| FileVersion::of(&metadata) == self.version)
     }
 
-    /// Fields that are missing, of another type or cannot be decoded are left out, each alone.
+    /// A field that is missing, has another type or cannot be decoded is left out; other fields are not affected.
     pub fn lookup(&self, address: IpAddr, languages: &Languages) -> Location {
-        // An error here is a broken tree, or an IPv6 address in a file for IPv4 alone: nothing is known.
+        // An error is a broken tree, or an IPv6 address in a database for IPv4.
         let Ok(record) = self.reader.lookup(address) else { return Location::default() };
         let name = |keys: &[&str]| keys.iter().find_map(|key| field(&record, key)?.name(languages));
         Location {
             city: name(&["city"]),
-            // One layout has maps with names in many languages, the other has columns of text.
+            // The nested layout has names in many languages, the flat one has text.
             region: name(&["subdivisions", "state1"]),
             country: name(&["country", "country_code"]),
         }
     }
 }
 
-impl Version {
+impl FileVersion {
     fn of(metadata: &Metadata) -> Self {
         Self { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() }
     }
 }
 
-fn read(file: &Path) -> io::Result<(Vec<u8>, Version)> {
+fn read(file: &Path) -> io::Result<(Vec<u8>, FileVersion)> {
     let file = File::open(file)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("is not a file"));
+        return Err(io::Error::other("not a file"));
     }
-    let version = Version::of(&metadata);
-    let mut bytes = Vec::with_capacity(usize::try_from(version.length.min(MAX_BYTES)).unwrap_or(0));
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
+    let version = FileVersion::of(&metadata);
+    let mut bytes = Vec::with_capacity(usize::try_from(version.length.min(MAX_FILE_BYTES)).unwrap_or(0));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other("the file is larger than 1 GiB"));
     }
     Ok((bytes, version))
@@ -122,9 +122,9 @@ pub enum GeoError {
 impl fmt::Display for GeoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { file, reason } => write!(f, "GeoIP database {} cannot be read: {reason}", file.display()),
+            Self::Read { file, reason } => write!(f, "cannot read GeoIP database {}: {reason}", file.display()),
             Self::Broken { file, reason } => {
-                write!(f, "GeoIP database {} is not a whole MaxMind DB file: {reason}", file.display())
+                write!(f, "GeoIP database {} is not a valid MaxMind DB file: {reason}", file.display())
             }
         }
     }

@@ -1,12 +1,11 @@
-//! The languages that a client asks for with `Accept-Language` (RFC 9110 section 12.5.4), out of those that databases
-//! have names in.
+//! Language preferences of a client (`Accept-Language`, RFC 9110 section 12.5.4), out of the databases' languages.
 
 use std::cmp::Reverse;
 
-/// Ranges of a header that are looked at.
-const MAX_RANGES: usize = 32;
+/// Most ranges of a header that are read.
+const MAX_LANGUAGE_RANGES: usize = 32;
 
-/// A language that databases have names in.
+/// A language in which databases have names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     German,
@@ -14,10 +13,10 @@ pub enum Language {
     Spanish,
     French,
     Japanese,
-    /// As in Brazil.
+    /// Brazilian Portuguese.
     Portuguese,
     Russian,
-    /// In simplified characters.
+    /// Simplified Chinese.
     Chinese,
 }
 
@@ -47,18 +46,19 @@ impl Language {
         }
     }
 
-    /// The language for a language range: `en-US` is English, `pt` and `pt-PT` are served by Brazilian Portuguese,
-    /// `zh` and `zh-Hans-SG` by simplified Chinese, but `zh-TW` and `zh-Hant` by nothing.
+    /// The language for a language range: English for `en-US`, Brazilian Portuguese for `pt` and `pt-PT`, simplified
+    /// Chinese for `zh` and `zh-Hans-SG`, but none for `zh-TW` and `zh-Hant`.
     pub fn of_range(range: &str) -> Option<Self> {
         let (primary, rest) = range.split_once('-').map_or((range, ""), |(primary, rest)| (primary, rest));
         let primary_of = |language: &Self| language.name().split('-').next().unwrap_or("");
         let language = Self::ALL.into_iter().find(|language| primary_of(language).eq_ignore_ascii_case(primary))?;
-        let has = |word: &str| rest.split('-').any(|subtag| subtag.eq_ignore_ascii_case(word));
+        let has = |name: &str| rest.split('-').any(|subtag| subtag.eq_ignore_ascii_case(name));
         let is_traditional = !has("hans") && ["hant", "tw", "hk", "mo"].into_iter().any(has);
         Some(language).filter(|language| *language != Self::Chinese || !is_traditional)
     }
 
-    /// Whether a range excludes the language with `q=0`: it is the tag or its beginning (RFC 4647 section 3.3.1).
+    /// Whether the range matches the language for an exclusion (`q=0`): the tag or its primary subtag (RFC 4647 section
+    /// 3.3.1).
     fn is_in(self, range: &str) -> bool {
         let tag = self.name();
         let matches = |part: &str| part.eq_ignore_ascii_case(range);
@@ -66,23 +66,23 @@ impl Language {
     }
 }
 
-/// Languages in the order in which a client wants them.
+/// Languages in the order of a client's preference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Languages(Vec<Language>);
 
 impl Languages {
-    /// Reads the header's value; several lines are one, joined with commas. By falling quality, at equal quality in the
-    /// order of the header; `q=0` excludes; `*` stands for every language that is not named. `default` comes last,
-    /// unless it is excluded. What is malformed is left out.
+    /// Parses the header; several lines are joined with commas. Sorts by descending quality, then by the order of the
+    /// header. `q=0` excludes a language; `*` matches every language that is not named. `default` is last, unless it is
+    /// excluded. Malformed ranges are ignored.
     pub fn parse(accept_language: Option<&str>, default: Language) -> Self {
         let mut ranges: Vec<(&str, u16)> = accept_language
             .unwrap_or("")
             .split(',')
             .filter(|range| !is_blank(range))
-            .take(MAX_RANGES)
+            .take(MAX_LANGUAGE_RANGES)
             .filter_map(parse_range)
             .collect();
-        // Stable, so that the order of the header stays.
+        // A stable sort preserves the order of the header.
         ranges.sort_by_key(|(_, quality)| Reverse(*quality));
 
         let is_named = |language: Language| {
@@ -94,23 +94,23 @@ impl Languages {
             };
             ranges.iter().any(excludes)
         };
-        let mut wanted = Vec::with_capacity(Language::ALL.len());
-        let mut want = |language| {
-            if !wanted.contains(&language) && !is_excluded(language) {
-                wanted.push(language);
+        let mut preferred = Vec::with_capacity(Language::ALL.len());
+        let mut add = |language| {
+            if !preferred.contains(&language) && !is_excluded(language) {
+                preferred.push(language);
             }
         };
         for (range, _) in ranges.iter().filter(|(_, quality)| *quality > 0) {
             match *range {
                 "*" => {
                     let rest = std::iter::once(default).chain(Language::ALL);
-                    rest.filter(|language| !is_named(*language)).for_each(&mut want);
+                    rest.filter(|language| !is_named(*language)).for_each(&mut add);
                 }
-                range => Language::of_range(range).into_iter().for_each(&mut want),
+                range => Language::of_range(range).into_iter().for_each(&mut add),
             }
         }
-        want(default);
-        Self(wanted)
+        add(default);
+        Self(preferred)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Language> {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_wish_it_is_the_default_language() {
+    fn default_without_preference() {
         assert_eq!(Languages::parse(None, Language::German).0, [Language::German]);
         for header in ["", " ", ",", " ,\t, ", "nl", "q=1", ";q=1", "en us", "x_y", "überlang", "abcdefghi"] {
             assert_eq!(order(header), "en", "{header:?}");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn quality_decides_and_among_equals_the_order() {
+    fn sorts_by_quality_then_order() {
         assert_eq!(order("fr"), "fr en");
         assert_eq!(order("fr,ru"), "fr ru en");
         assert_eq!(order("fr, ru"), "fr ru en");
@@ -185,19 +185,19 @@ mod tests {
     }
 
     #[test]
-    fn what_has_quality_zero_is_excluded() {
+    fn quality_zero_excludes() {
         assert_eq!(order("de, fr;q=0"), "de en");
         assert_eq!(order("de, en;q=0"), "de");
         assert_eq!(order("de, en;q=0.000, fr;q=0.5"), "de fr");
         assert_eq!(order("pt;q=0, zh;q=0, ru"), "ru en");
         assert_eq!(order("de, *;q=0"), "de");
         assert_eq!(order("*;q=0"), "");
-        // Austrian German is not wanted; German is.
+        // Excludes Austrian German, not German.
         assert_eq!(order("de, de-AT;q=0"), "de en");
     }
 
     #[test]
-    fn a_star_is_every_language_that_is_not_named() {
+    fn star_matches_unnamed_languages() {
         assert_eq!(order("*"), "en de es fr ja pt-BR ru zh-CN");
         assert_eq!(order("fr, *;q=0.5"), "fr en de es ja pt-BR ru zh-CN");
         assert_eq!(order("*, en;q=0.5, ru;q=0"), "de es fr ja pt-BR zh-CN en");
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_find_the_language_that_serves_them() {
+    fn range_maps_to_language() {
         for (range, language) in [
             ("de-CH", "de"),
             ("EN-us", "en"),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_entries_are_left_out_and_the_rest_counts() {
+    fn malformed_ranges_are_ignored() {
         for bad in ["q=2", "q=1.1", "q=-1", "q=", "q", "q=0.1234", "q=.5", "q=a", "q = 1", "p=1", "q=0.5;q=0.6"] {
             assert_eq!(order(&format!("fr;{bad}, de")), "de en", "{bad}");
         }
@@ -238,15 +238,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_ranges_of_a_long_header_are_looked_at() {
-        let header = format!("{}de, fr", "nl,".repeat(MAX_RANGES - 1));
+    fn number_of_ranges_is_bounded() {
+        let header = format!("{}de, fr", "nl,".repeat(MAX_LANGUAGE_RANGES - 1));
         assert_eq!(order(&header), "de en");
         assert_eq!(order(&",".repeat(100_000)), "en");
     }
 
     proptest! {
         #[test]
-        fn no_header_makes_it_panic_or_name_a_language_twice(header in "([a-z*-]{0,6}(;q=[0-9.]{0,5})?[ ,]{0,2}){0,40}|.{0,80}") {
+        fn any_header_yields_unique_languages(header in "([a-z*-]{0,6}(;q=[0-9.]{0,5})?[ ,]{0,2}){0,40}|.{0,80}") {
             let languages: Vec<_> = Languages::parse(Some(&header), Language::Russian).iter().collect();
             for (index, language) in languages.iter().enumerate() {
                 prop_assert!(!languages[..index].contains(language));

@@ -1,16 +1,16 @@
-//! Where a client is, by its address: city, first subdivision and country from database files of the operator, in the
-//! language that the client asks for. Only ever told to the other side of a room, never used to allow anything.
+//! GeoIP lookup: city, subdivision and country of a client address, in the client's language.
 //!
-//! The files are read into memory. Mapping them would need unsafe code, and a file that is overwritten under a mapping
-//! ends the process.
+//! Room peers receive the location; nothing is authorized by it. The operator's database files are read into memory.
+//! Memory mapping would need unsafe code, and overwriting a mapped file ends the process.
 
 mod database;
 mod languages;
-mod place;
+mod location;
 mod record;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,40 +21,39 @@ use parking_lot::Mutex;
 
 pub use database::GeoError;
 pub use languages::{Language, Languages};
-pub use place::Location;
+pub use location::Location;
 
-use crate::auth::ClientAddr;
 use database::Database;
 
-/// What a gateway is told about places.
+/// Configuration of GeoIP lookups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GeoConfig {
-    /// Databases in the MaxMind DB format; the first one that knows an address answers.
+    /// Databases in MaxMind DB format. The first one with a record for an address is used.
     pub files: Vec<PathBuf>,
-    /// For clients that ask for no language that there is.
+    /// For clients that accept no available language.
     pub default_language: Language,
 }
 
-/// The databases in force. Lookups never wait, not for a reload either.
+/// The databases in force. Lookups never block, not even during a reload.
 pub struct GeoDb {
     config: GeoConfig,
     databases: ArcSwap<Vec<Arc<Database>>>,
-    /// One reload at a time.
+    /// Serializes reloads.
     reloading: Mutex<()>,
 }
 
 impl GeoDb {
-    /// Reads and verifies every file; takes seconds for large ones.
+    /// Reads and verifies every file, which takes seconds for large ones.
     pub fn open(config: GeoConfig) -> Result<Self, GeoError> {
         let databases = config.files.iter().map(|file| Database::open(file).map(Arc::new));
         let databases = databases.collect::<Result<Vec<_>, _>>()?;
         Ok(Self { config, databases: ArcSwap::from_pointee(databases), reloading: Mutex::new(()) })
     }
 
-    /// Reads the files again that changed, and says whether there were any. What was in force stays if one of them is
-    /// missing or broken. Reads from the disk: not for a thread that serves connections.
+    /// Reads changed files again. Returns whether any changed. Keeps the previous databases if a file is missing or broken.
+    /// Blocks on disk reads: call it on a blocking thread.
     pub fn reload(&self) -> Result<bool, GeoError> {
-        let _one = self.reloading.lock();
+        let _serialized = self.reloading.lock();
         let old = self.databases.load_full();
         let again = |(file, old): (&PathBuf, &Arc<Database>)| match old.is_current(file) {
             true => Ok(old.clone()),
@@ -68,21 +67,21 @@ impl GeoDb {
         Ok(is_changed)
     }
 
-    /// Where the client of a request is, in its language. `peer_is_trusted` says whether the socket's peer is a trusted
-    /// proxy, whose word counts where no city is known.
-    pub fn place(&self, client: ClientAddr, headers: &HeaderMap, peer_is_trusted: bool) -> Location {
+    /// The location of a request's client in its language. `peer_is_trusted`: the socket's peer is a trusted proxy, whose
+    /// location header is used if the databases have no city.
+    pub fn locate(&self, client: IpAddr, headers: &HeaderMap, peer_is_trusted: bool) -> Location {
         // Several lines are one list (RFC 9110 section 5.3).
         let lines = headers.get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok());
-        let wanted = lines.collect::<Vec<_>>().join(",");
-        let languages = Languages::parse(Some(&wanted), self.config.default_language);
-        self.lookup(client, &languages).or_told(headers, peer_is_trusted)
+        let accepted = lines.collect::<Vec<_>>().join(",");
+        let languages = Languages::parse(Some(&accepted), self.config.default_language);
+        self.lookup(client, &languages).or_forwarded(headers, peer_is_trusted)
     }
 
-    /// Where the client is, in the first of its languages that the database has for each field; what is not known is
-    /// not there.
-    pub fn lookup(&self, client: ClientAddr, languages: &Languages) -> Location {
+    /// The location of an address. Each field is in the first language for which the database has a name; unknown fields
+    /// are `None`.
+    pub fn lookup(&self, client: IpAddr, languages: &Languages) -> Location {
         let databases = self.databases.load();
-        let mut places = databases.iter().map(|database| database.lookup(client.ip(), languages));
-        places.find(|place| *place != Location::default()).unwrap_or_default()
+        let mut locations = databases.iter().map(|database| database.lookup(client, languages));
+        locations.find(|location| *location != Location::default()).unwrap_or_default()
     }
 }

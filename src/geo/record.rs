@@ -1,7 +1,7 @@
-//! One field of a record, whatever its type: names by language, a text, or nothing that is of use.
+//! A field of a database record: names by language, a text, or an unusable value.
 //!
-//! Reads the nested layout (GeoIP2, GeoLite2 and DB-IP: `city.names.en`, `subdivisions[0].names.en`) and the flat one
-//! (ip-location-db: `city`, `state1`, `country_code`). Nothing but damaged bytes is an error.
+//! Supports the nested layout (GeoIP2, GeoLite2 and DB-IP: `city.names.en`, `subdivisions[0].names.en`) and the flat one
+//! (ip-location-db: `city`, `state1`, `country_code`). Only damaged bytes are an error.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use super::{Language, Languages};
 
-/// Longest name that is passed on, in bytes.
-const MAX_NAME: usize = 256;
+/// Longest name, in bytes. Longer ones are ignored.
+const MAX_NAME_BYTES: usize = 256;
 
 #[derive(Default)]
 pub struct Field<'a> {
@@ -22,11 +22,11 @@ pub struct Field<'a> {
 #[derive(Default)]
 struct Names<'a>([Option<&'a str>; Language::ALL.len()]);
 
-/// A text, or nothing if it is something else.
+/// A text; `None` for another type.
 struct Text<'a>(Option<&'a str>);
 
 impl Field<'_> {
-    /// The name in the first language that has one, otherwise the text.
+    /// The name in the first language with one, otherwise the text.
     pub fn name(&self, languages: &Languages) -> Option<String> {
         let named = languages.iter().find_map(|language| self.names.0[language as usize]);
         named.or(self.text).map(str::to_owned)
@@ -39,7 +39,7 @@ impl<'de> Deserialize<'de> for Field<'de> {
     }
 }
 
-/// An element of a list.
+/// A list element.
 struct Element<'a>(Field<'a>);
 
 impl<'de> Deserialize<'de> for Element<'de> {
@@ -67,14 +67,14 @@ impl<'de> Deserialize<'de> for Text<'de> {
 }
 
 fn usable(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty() && text.len() <= MAX_NAME)
+    Some(text).filter(|text| !text.is_empty() && text.len() <= MAX_NAME_BYTES)
 }
 
-/// Which maps mean something.
+/// Nesting level, which determines the maps and lists that are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     Field,
-    /// A field in a list. Lists in it mean nothing, so that one that holds itself has an end.
+    /// A field in a list. Lists in it are ignored, so that a list that contains itself ends.
     Element,
     Names,
     Text,
@@ -97,7 +97,7 @@ impl<'a> Any<'a> {
     }
 }
 
-/// Takes every type, so that one of them in the wrong place spoils nothing else.
+/// Accepts every type, so that an unexpected one does not affect other fields.
 struct AnyVisitor(Level);
 
 impl<'de> Visitor<'de> for AnyVisitor {
@@ -131,7 +131,7 @@ impl<'de> Visitor<'de> for AnyVisitor {
         })
     }
 
-    /// The first of a list counts: the largest subdivision comes first.
+    /// Only the first element is used: the largest subdivision comes first.
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let first = if self.0 == Level::Field { list.next_element::<Element>()? } else { None };
         while list.next_element::<IgnoredAny>()?.is_some() {}

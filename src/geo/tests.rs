@@ -52,11 +52,11 @@ fn open(name: &str) -> GeoDb {
     open_all(vec![vector(name)]).unwrap()
 }
 
-fn client(address: &str) -> ClientAddr {
-    address.parse::<std::net::IpAddr>().unwrap().into()
+fn client(address: &str) -> IpAddr {
+    address.parse().unwrap()
 }
 
-/// City, region and country, `-` for what is not known.
+/// City, region and country; `-` for an unknown field.
 fn place(db: &GeoDb, address: &str, accept_language: &str) -> String {
     let languages = Languages::parse(Some(accept_language), Language::English);
     let Location { city, region, country } = db.lookup(client(address), &languages);
@@ -64,7 +64,7 @@ fn place(db: &GeoDb, address: &str, accept_language: &str) -> String {
 }
 
 #[test]
-fn a_place_is_named_in_the_language_asked_for() {
+fn names_are_in_the_requested_language() {
     let db = open("test-city.mmdb");
     for address in ["192.0.2.1", "81.2.69.142", "2001:db8:2::7"] {
         for (language, expected) in [
@@ -72,14 +72,14 @@ fn a_place_is_named_in_the_language_asked_for() {
             ("fr-CA", "Londres/Angleterre/Royaume-Uni"),
             ("es", "Londres/Inglaterra/Reino Unido"),
             ("pt", "Londres/Inglaterra/Reino Unido"),
-            // Each field falls back alone.
+            // Each field falls back on its own.
             ("de", "London/England/Vereinigtes Königreich"),
             ("ja", "ロンドン/England/イギリス"),
             ("ru", "Лондон/England/Великобритания"),
             ("zh-CN", "London/England/英国"),
             ("zh-CN, fr;q=0.5", "Londres/Angleterre/英国"),
             ("zh-TW", "London/England/United Kingdom"),
-            // No English: better nothing than what was refused.
+            // English is excluded, so the field is absent.
             ("zh-CN, en;q=0", "-/-/英国"),
         ] {
             assert_eq!(place(&db, address, language), expected, "{address} {language}");
@@ -88,7 +88,7 @@ fn a_place_is_named_in_the_language_asked_for() {
 }
 
 #[test]
-fn ipv4_ipv6_and_ipv4_in_ipv6_are_located() {
+fn locates_ipv4_and_ipv6() {
     let db = open("test-city.mmdb");
     assert_eq!(place(&db, "2001:db8:1::1", "en"), "Tokyo/Tokyo/Japan");
     assert_eq!(place(&db, "::ffff:192.0.2.1", "en"), "London/England/United Kingdom");
@@ -97,19 +97,19 @@ fn ipv4_ipv6_and_ipv4_in_ipv6_are_located() {
 }
 
 #[test]
-fn what_is_not_known_is_not_there() {
+fn unknown_fields_are_absent() {
     let db = open("test-city.mmdb");
     assert_eq!(place(&db, "198.51.100.200", "fr"), "-/-/Bhoutan");
     assert_eq!(place(&db, "10.0.0.1", "en"), "-/-/-");
     assert_eq!(place(&db, "2001:db8:ffff::1", "en"), "-/-/-");
     assert_eq!(place(&db, "::1", "en"), "-/-/-");
-    // Only in Russian, and a country that has a code and no name.
+    // A name in Russian only, and a country with a code and no name.
     assert_eq!(place(&db, "203.0.113.1", "en"), "-/-/-");
     assert_eq!(place(&db, "203.0.113.1", "ru"), "Где-то/-/-");
 }
 
 #[test]
-fn t_g1_a_broken_record_costs_no_more_than_its_fields() {
+fn broken_record_loses_its_fields_only() {
     let db = open("test-city.mmdb");
     for address in ["203.0.113.65", "203.0.113.129", "203.0.113.193"] {
         assert_eq!(place(&db, address, "en"), "-/-/United States", "{address}");
@@ -118,7 +118,7 @@ fn t_g1_a_broken_record_costs_no_more_than_its_fields() {
 }
 
 #[test]
-fn the_flat_layout_is_read_too() {
+fn reads_flat_layout() {
     let db = open("test-flat.mmdb");
     assert_eq!(place(&db, "192.0.2.1", "fr"), "London/England/GB");
     assert_eq!(place(&db, "198.51.100.1", "en"), "-/-/BT");
@@ -126,28 +126,28 @@ fn the_flat_layout_is_read_too() {
 }
 
 #[test]
-fn an_ipv6_address_in_a_file_for_ipv4_is_not_known() {
+fn ipv6_in_ipv4_database_is_unknown() {
     let db = open("test-ipv4.mmdb");
     assert_eq!(place(&db, "192.0.2.1", "en"), "London/England/United Kingdom");
     assert_eq!(place(&db, "2001:db8:1::1", "en"), "-/-/-");
 }
 
 #[test]
-fn the_first_file_that_knows_an_address_answers() {
+fn first_database_with_record_is_used() {
     let db = open_all(vec![vector("test-ipv4.mmdb"), vector("test-flat.mmdb")]).unwrap();
     assert_eq!(place(&db, "192.0.2.1", "en"), "London/England/United Kingdom");
     assert_eq!(place(&db, "2001:db8:1::1", "en"), "Tokyo/Tokyo/JP");
 }
 
 #[test]
-fn t_x1_the_place_of_a_request_is_what_its_headers_ask_for_and_a_trusted_proxy_adds() {
+fn location_uses_request_headers() {
     let db = open("test-city.mmdb");
     let place = |address: &str, peer_is_trusted| {
         let lines =
             [("accept-language", "nl"), ("accept-language", "fr;q=0.5, ja"), ("x-client-geo-location", "CA,Paris")];
         let pair = |(name, value): (&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
         let Location { city, region, country } =
-            db.place(client(address), &lines.into_iter().map(pair).collect(), peer_is_trusted);
+            db.locate(client(address), &lines.into_iter().map(pair).collect(), peer_is_trusted);
         [city, region, country].map(|name| name.unwrap_or("-".to_owned())).join("/")
     };
     assert_eq!(place("192.0.2.1", true), "ロンドン/Angleterre/イギリス");
@@ -156,7 +156,7 @@ fn t_x1_the_place_of_a_request_is_what_its_headers_ask_for_and_a_trusted_proxy_a
 }
 
 #[test]
-fn a_file_that_is_missing_or_no_database_is_named() {
+fn error_names_the_file() {
     let directory = Directory::new();
     let error = |file: PathBuf| open_all(vec![file]).err().unwrap().to_string();
     assert!(error("/nowhere/city.mmdb".into()).contains("/nowhere/city.mmdb cannot be read"));
@@ -168,7 +168,7 @@ fn a_file_that_is_missing_or_no_database_is_named() {
 }
 
 #[test]
-fn t_g1_a_truncated_file_is_refused() {
+fn truncated_file_is_refused() {
     let directory = Directory::new();
     for name in ["test-city.mmdb", "test-flat.mmdb", "test-ipv4.mmdb"] {
         let whole = bytes(name);
@@ -179,25 +179,25 @@ fn t_g1_a_truncated_file_is_refused() {
 }
 
 #[test]
-fn t_g1_a_circle_in_the_tree_is_refused() {
+fn cyclic_tree_is_refused() {
     let directory = Directory::new();
     let mut looping = bytes("test-ipv4.mmdb");
-    // Both records of the first node lead to it again.
+    // Both records of the first node point to itself.
     looping[..6].fill(0);
     assert!(open_all(vec![directory.put("loop.mmdb", &looping)]).is_err());
 }
 
-/// A list that holds itself passes the verification, which follows no pointers, and must not exhaust the stack later.
+/// A list that contains itself passes verification, which follows no pointers. Lookup must not exhaust the stack.
 #[test]
-fn t_g1_a_list_that_holds_itself_is_nothing() {
+fn recursive_list_is_ignored() {
     let mut looping = bytes("test-ipv4.mmdb");
-    let address = client("192.0.2.1").ip();
+    let address = client("192.0.2.1");
     let reader = maxminddb::Reader::from_source(looping.clone()).unwrap();
     let tree = reader.metadata().node_count as usize * usize::from(reader.metadata().record_size) / 4 + 16;
     let record = tree + reader.lookup(address).unwrap().offset().unwrap();
     let marker = b"\xAB\xCD\xEFMaxMind.com";
     let end = looping.windows(marker.len()).rposition(|bytes| bytes == marker).unwrap();
-    // {"city": [<that list>]} behind all data, and a pointer to it in the place of the record.
+    // {"city": [<that list>]} after all data, and a pointer to it in place of the record.
     let pointer = |to: usize| [&[0x38][..], &u32::try_from(to - tree).unwrap().to_be_bytes()].concat();
     let map = [&b"\xE1\x44city\x01\x04"[..], &pointer(end + 6)].concat();
     looping.splice(end..end, map);
@@ -209,7 +209,7 @@ fn t_g1_a_list_that_holds_itself_is_nothing() {
 }
 
 #[test]
-fn a_reload_takes_a_new_file_and_keeps_the_old_state_over_a_bad_one() {
+fn failed_reload_keeps_databases() {
     let directory = Directory::new();
     let file = directory.put("city.mmdb", &bytes("test-city.mmdb"));
     let db = open_all(vec![file.clone()]).unwrap();
@@ -231,7 +231,7 @@ fn a_reload_takes_a_new_file_and_keeps_the_old_state_over_a_bad_one() {
 }
 
 #[test]
-fn t_g1_lookups_go_on_while_the_file_is_swapped() {
+fn lookups_continue_during_reload() {
     let directory = Directory::new();
     let versions = [bytes("test-city.mmdb"), bytes("test-flat.mmdb"), b"broken".to_vec()];
     let db = open_all(vec![directory.put("city.mmdb", &versions[0])]).unwrap();
@@ -259,7 +259,7 @@ fn t_g1_lookups_go_on_while_the_file_is_swapped() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn t_g1_no_damage_to_a_file_makes_it_panic(
+    fn damaged_files_do_not_panic(
         name in prop::sample::select(vec!["test-city.mmdb", "test-flat.mmdb", "test-ipv4.mmdb"]),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         address: std::net::IpAddr,
@@ -270,9 +270,9 @@ proptest! {
             bytes[index] = byte;
         }
         let Ok(database) = Database::unverified(bytes, Default::default()) else { return Ok(()) };
-        // Lookups must survive what verification lets through, and what it would refuse.
+        // Lookups must not panic, whether verification accepts the file or not.
         let _ = database.verify();
-        let known = ["192.0.2.1", "203.0.113.65", "2001:db8:1::1", "::"].map(|known| client(known).ip());
+        let known = ["192.0.2.1", "203.0.113.65", "2001:db8:1::1", "::"].map(client);
         for address in known.into_iter().chain([address]) {
             let _ = database.lookup(address, &Languages::parse(Some("ru"), Language::English));
         }

@@ -12,12 +12,13 @@ use super::publish::idempotency::Idempotency;
 use crate::auth::fetch::Fetcher;
 use crate::auth::login::Login;
 use crate::auth::publisher::PasswordVerifier;
-use crate::auth::{GeoDb, Policy, Revocation, RevocationError};
+use crate::auth::{Policy, Revocation, RevocationError};
 use crate::broker::channel::session::SessionContext;
 use crate::broker::connection::registry::Registry;
 use crate::broker::room::Rooms;
 use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
 use crate::cluster::rooms::ClusterRooms;
+use crate::geo::GeoDb;
 use crate::ops::{Lifecycle, Statsd};
 
 pub struct AppState {

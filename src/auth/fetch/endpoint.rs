@@ -1,45 +1,44 @@
-//! A URL that may be fetched: one that the configuration names, or one that such a provider names in turn.
+//! URLs of outgoing requests, from the configuration or a configured provider's document.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 
-/// An absolute `https` URL, or `http` on loopback. Nothing else can be fetched, and no token can make one.
+/// An absolute `https` URL, or `http` on loopback. Tokens never supply one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     url: Uri,
-    /// The host means this machine, and the configuration itself says so.
+    /// The host is this machine, and the configuration says so.
     own_loopback: bool,
 }
 
-/// Why a URL is no [`Endpoint`].
+/// Why a URL is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointError {
     NotAUrl,
-    /// User and password do not belong there.
+    /// The URL contains a user or password.
     Credentials,
-    /// `http` is for loopback alone.
+    /// `http` is allowed for loopback only.
     NotHttps,
 }
 
 impl Endpoint {
-    /// A URL that stands in the configuration.
+    /// A URL of the configuration.
     pub fn configured(url: &str) -> Result<Self, EndpointError> {
         let (url, is_loopback) = parse(url)?;
         let this = Self { url, own_loopback: is_loopback };
         if this.is_tls() || is_loopback { Ok(this) } else { Err(EndpointError::NotHttps) }
     }
 
-    /// A URL of the document that was found at `self`. It is no less protected than that, and means this machine
-    /// only if `self` did.
+    /// A URL in the document at `self`. It may use `http` or this machine only if `self` is on this machine.
     pub fn discovered(&self, url: &str) -> Result<Self, EndpointError> {
         let (url, is_loopback) = parse(url)?;
         let this = Self { url, own_loopback: is_loopback && self.own_loopback };
         if this.is_tls() || (this.own_loopback && !self.is_tls()) { Ok(this) } else { Err(EndpointError::NotHttps) }
     }
 
-    /// A name or an address; without brackets.
+    /// A name or an address, without brackets.
     pub fn host(&self) -> &str {
         let host = self.url.host().unwrap_or_default();
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
@@ -68,7 +67,7 @@ impl Endpoint {
 
 /// The URL, and whether its host is a loopback address or `localhost`.
 fn parse(text: &str) -> Result<(Uri, bool), EndpointError> {
-    // A fragment is never sent; the parser would pass over it.
+    // The parser ignores fragments, which are never sent.
     let url: Uri = text.parse().ok().filter(|_| !text.contains('#')).ok_or(EndpointError::NotAUrl)?;
     if !matches!(url.scheme_str(), Some("https" | "http")) {
         return Err(EndpointError::NotAUrl);
@@ -93,7 +92,7 @@ fn parse(text: &str) -> Result<(Uri, bool), EndpointError> {
 }
 
 impl fmt::Display for Endpoint {
-    /// As written.
+    /// The URL as written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.url.fmt(f)
     }
@@ -103,8 +102,8 @@ impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAUrl => "not an absolute https URL without a fragment",
-            Self::Credentials => "a URL must not hold a user or password",
-            Self::NotHttps => "must be https; http is for loopback addresses only",
+            Self::Credentials => "a URL must not contain a user or password",
+            Self::NotHttps => "must be https; http is allowed for loopback addresses only",
         })
     }
 }

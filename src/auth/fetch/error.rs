@@ -1,4 +1,4 @@
-//! Why a fetch failed, for logs and metrics. No variant carries what was sent.
+//! Errors of outgoing requests, for logs and metrics. No variant contains request data.
 
 use std::fmt;
 use std::io;
@@ -7,18 +7,18 @@ use http_body_util::LengthLimitError;
 
 #[derive(Debug)]
 pub enum FetchError {
-    /// The certificate authorities cannot be used.
+    /// The certificate authorities are unusable.
     Authorities(rustls::Error),
-    /// The host's name leads nowhere.
+    /// The host name cannot be resolved.
     Name,
-    /// Every address of the host is one that the gateway must not reach.
+    /// Every address of the host is forbidden.
     AddressRefused,
     Connect(io::Error),
-    /// No TLS, or a certificate that does not fit.
+    /// Failed TLS handshake or certificate check.
     Tls(io::Error),
-    /// Not HTTP, or cut off.
+    /// Invalid or truncated HTTP.
     Http(hyper::Error),
-    /// What was to be sent is no valid HTTP.
+    /// The request is not valid HTTP.
     Request,
     /// Redirects are not followed.
     Redirected,
@@ -29,8 +29,8 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// The word in metrics.
-    pub fn word(&self) -> &'static str {
+    /// The label in metrics.
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Authorities(_) | Self::Tls(_) => "tls",
             Self::Name => "name",
@@ -47,7 +47,7 @@ impl FetchError {
         if error.is::<LengthLimitError>() {
             return Self::TooLarge;
         }
-        // The body gives nothing else.
+        // The body yields no other errors.
         error.downcast::<hyper::Error>().map_or(Self::Request, |error| Self::Http(*error))
     }
 }
@@ -73,7 +73,7 @@ impl From<http::header::InvalidHeaderValue> for FetchError {
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Authorities(error) => write!(f, "a certificate authority cannot be used: {error}"),
+            Self::Authorities(error) => write!(f, "unusable certificate authority: {error}"),
             Self::Name => f.write_str("the host name has no address"),
             Self::AddressRefused => {
                 f.write_str("the host has a private or special address; egress_private_hosts allows private ones")
@@ -82,9 +82,9 @@ impl fmt::Display for FetchError {
             Self::Tls(error) => write!(f, "TLS failed: {error}"),
             Self::Http(error) => write!(f, "HTTP failed: {error}"),
             Self::Request => f.write_str("the request is not valid HTTP"),
-            Self::Redirected => f.write_str("the answer is a redirect, which is not followed"),
-            Self::TooLarge => f.write_str("the answer is larger than 256 KiB"),
-            Self::TimedOut => f.write_str("no whole answer within 5 s"),
+            Self::Redirected => f.write_str("the response is a redirect, which is not followed"),
+            Self::TooLarge => f.write_str("the response is larger than 256 KiB"),
+            Self::TimedOut => f.write_str("no complete response within 5 s"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The gateway's only outgoing HTTP: identity providers' key sets, discovery documents and token endpoints.
+//! Outgoing HTTP requests to identity providers: key sets, discovery documents and token endpoints.
 //!
-//! It goes nowhere but to an [`Endpoint`], which the configuration or a configured provider named, follows no
-//! redirect, and bounds time and size. With `egress = "none"` there is no [`Fetcher`] at all.
+//! The gateway sends no others. Requests go to an [`Endpoint`] only, follow no redirect, and are bounded in time and
+//! size. With `egress = "none"` there is no [`Fetcher`].
 
 mod address;
 mod endpoint;
@@ -32,33 +32,33 @@ use tokio_rustls::TlsConnector;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::FetchError;
 
-/// For a whole fetch: name, connection, handshake, answer.
-const DEADLINE: Duration = Duration::from_secs(5);
-/// For one address of several, so that a dead one leaves time for the next.
-const CONNECT: Duration = Duration::from_secs(2);
-/// Bytes of an answer's body.
-const MAX_BODY: usize = 256 * 1024;
-/// Bytes of an answer's head.
-const MAX_HEAD: usize = 32 * 1024;
+/// Deadline of a fetch: name resolution, connection, handshake and response.
+const FETCH_DEADLINE: Duration = Duration::from_secs(5);
+/// Deadline for one address, so that an unreachable one leaves time for the next.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest response body, in bytes.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+/// Largest response head, in bytes.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// What the configuration says about outgoing HTTP.
+/// Configuration of outgoing requests.
 #[derive(Clone, Debug, Default)]
 pub struct FetchConfig {
     /// Hosts that may have private and loopback addresses; names or addresses, in lower case, without brackets.
     pub private_hosts: Vec<String>,
-    /// Certificate authorities besides those of the machine.
+    /// Certificate authorities in addition to those of the machine.
     pub authorities: Vec<CertificateDer<'static>>,
 }
 
-/// The client.
+/// HTTP client for [`Endpoint`]s.
 pub struct Fetcher {
-    /// The configured authorities; the machine's join them with the first connection that needs them.
+    /// The configured authorities. The first TLS connection adds those of the machine.
     roots: RootCertStore,
     tls: OnceCell<TlsConnector>,
     private_hosts: Vec<String>,
 }
 
-/// An answer; any status but a redirect.
+/// A response with any status except a redirect.
 pub struct Fetched {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -66,14 +66,14 @@ pub struct Fetched {
 }
 
 impl fmt::Debug for Fetched {
-    /// Its status alone: the rest may hold tokens.
+    /// The status only: the rest may contain tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fetched").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
 impl Fetcher {
-    /// Opens and reads nothing yet.
+    /// Performs no I/O.
     pub fn new(config: FetchConfig) -> Result<Self, FetchError> {
         let FetchConfig { private_hosts, authorities } = config;
         let mut roots = RootCertStore::empty();
@@ -87,12 +87,12 @@ impl Fetcher {
         self.get_with(endpoint, HeaderMap::new()).await
     }
 
-    /// With further request headers, such as `If-None-Match`.
+    /// With additional request headers, such as `If-None-Match`.
     pub async fn get_with(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<Fetched, FetchError> {
         self.fetch(endpoint, Method::GET, headers, Bytes::new()).await
     }
 
-    /// `body` is already in `application/x-www-form-urlencoded`; `headers` are further ones, such as `Authorization`.
+    /// `body` is `application/x-www-form-urlencoded`; `headers` are additional ones, such as `Authorization`.
     pub async fn post_form(
         &self,
         endpoint: &Endpoint,
@@ -119,27 +119,27 @@ impl Fetcher {
             let name = ServerName::try_from(endpoint.host().to_owned()).map_err(|_| FetchError::Name)?;
             exchange(self.tls().await?.connect(name, tcp).await.map_err(FetchError::Tls)?, request).await
         };
-        timeout(DEADLINE, fetching).await.map_err(|_| FetchError::TimedOut)?
+        timeout(FETCH_DEADLINE, fetching).await.map_err(|_| FetchError::TimedOut)?
     }
 
     async fn tls(&self) -> Result<&TlsConnector, FetchError> {
         self.tls
             .get_or_try_init(async || {
                 let roots = self.roots.clone();
-                // Many files are read.
+                // Loading the authorities reads many files.
                 let building = tokio::task::spawn_blocking(move || connector(roots));
                 building.await.map_err(|ended| FetchError::Tls(ended.into()))?
             })
             .await
     }
 
-    /// To an address that was looked at: the name is not asked for a second time.
+    /// Connects to an address that was checked. The name is resolved once, so DNS rebinding has no effect.
     async fn connect(&self, endpoint: &Endpoint) -> Result<TcpStream, FetchError> {
         let found = lookup_host((endpoint.host(), endpoint.port())).await.map_err(|_| FetchError::Name)?;
         let allowed = found.filter(|address| self.allows(endpoint, *address));
         let mut failed = FetchError::AddressRefused;
         for address in allowed {
-            failed = match timeout(CONNECT, TcpStream::connect(address)).await {
+            failed = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
                 Ok(Ok(tcp)) => return Ok(tcp),
                 Ok(Err(error)) => FetchError::Connect(error),
                 Err(_) => FetchError::TimedOut,
@@ -151,10 +151,10 @@ impl Fetcher {
     fn allows(&self, endpoint: &Endpoint, address: SocketAddr) -> bool {
         let is_private_host = self.private_hosts.iter().any(|host| host.eq_ignore_ascii_case(endpoint.host()));
         match address::kind(address.ip()) {
-            address::Kind::Public => true,
-            address::Kind::Private => is_private_host,
-            address::Kind::Loopback => is_private_host || endpoint.is_own_loopback(),
-            address::Kind::Special => false,
+            address::AddressKind::Public => true,
+            address::AddressKind::Private => is_private_host,
+            address::AddressKind::Loopback => is_private_host || endpoint.is_own_loopback(),
+            address::AddressKind::Special => false,
         }
     }
 }
@@ -162,7 +162,7 @@ impl Fetcher {
 fn connector(mut roots: RootCertStore) -> Result<TlsConnector, FetchError> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        tracing::warn!("this machine has no certificate authorities; set egress_ca to reach identity providers");
+        tracing::warn!("no certificate authorities on this machine; set egress_ca to reach identity providers");
     }
     let mut tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -193,24 +193,25 @@ fn request(
     Ok(request)
 }
 
-/// One request and its answer, redirects refused. The connection ends with it.
+/// Sends one request and reads its response. Refuses redirects. Closes the connection afterwards.
 async fn exchange(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
 ) -> Result<Fetched, FetchError> {
-    let (mut sender, connection) = http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(io)).await?;
+    let (mut sender, connection) =
+        http1::Builder::new().max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(io)).await?;
     let answered = async {
         let (head, body) = sender.send_request(request).await?.into_parts();
         if head.status.is_redirection() && head.status != StatusCode::NOT_MODIFIED {
             return Err(FetchError::Redirected);
         }
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(FetchError::of_body)?.to_bytes();
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(FetchError::of_body)?.to_bytes();
         Ok(Fetched { status: head.status, headers: head.headers, body })
     };
     tokio::pin!(answered);
     tokio::select! {
         answer = &mut answered => answer,
-        // What the connection gave before it ended may still be waiting.
+        // Bytes received before the connection ended may not be read yet.
         _ = connection => answered.await,
     }
 }

@@ -1,11 +1,11 @@
-//! The client against small servers, and what it does not go to.
+//! The client against small servers, and refused addresses.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
 
-/// Answers one connection with these bytes; gives its port and, later, what it was sent.
+/// Answers one connection with these bytes. Returns the port, and a handle for the request.
 async fn server(answer: impl Into<Vec<u8>>) -> (u16, tokio::task::JoinHandle<String>) {
     let answer = answer.into();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -14,7 +14,7 @@ async fn server(answer: impl Into<Vec<u8>>) -> (u16, tokio::task::JoinHandle<Str
         let (mut socket, _) = listener.accept().await.unwrap();
         let mut request = vec![0; 4096];
         let read = socket.read(&mut request).await.unwrap();
-        // A client that has seen enough may be gone.
+        // The client may have closed the connection.
         let _ = socket.write_all(&answer).await;
         String::from_utf8_lossy(&request[..read]).into_owned()
     });
@@ -31,7 +31,7 @@ async fn get(answer: impl Into<Vec<u8>>) -> Result<Fetched, FetchError> {
 }
 
 #[tokio::test]
-async fn an_answer_comes_with_its_headers_and_the_request_is_plain() {
+async fn get_returns_headers_and_body() {
     let (port, served) = server("HTTP/1.1 200 OK\r\nEtag: \"1\"\r\nContent-Length: 2\r\n\r\n{}").await;
     let endpoint = Endpoint::configured(&format!("http://localhost:{port}/keys?a=b")).unwrap();
     let fetched = fetcher().get(&endpoint).await.unwrap();
@@ -45,7 +45,7 @@ async fn an_answer_comes_with_its_headers_and_the_request_is_plain() {
 }
 
 #[tokio::test]
-async fn a_form_is_posted_with_further_headers() {
+async fn posts_a_form() {
     let (port, served) = server("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
     let endpoint = Endpoint::configured(&format!("http://127.0.0.1:{port}/token")).unwrap();
     let headers = HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static("Basic eA=="))]);
@@ -63,7 +63,7 @@ async fn a_form_is_posted_with_further_headers() {
 }
 
 #[tokio::test]
-async fn t_o4_redirects_are_not_followed() {
+async fn redirects_are_not_followed() {
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let answer = format!("HTTP/1.1 {status}\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n");
         assert!(matches!(get(answer).await, Err(FetchError::Redirected)), "{status}");
@@ -72,34 +72,34 @@ async fn t_o4_redirects_are_not_followed() {
 }
 
 #[tokio::test]
-async fn t_o4_an_answer_has_a_largest_size_announced_or_not() {
-    let body = vec![b'x'; MAX_BODY + 1];
+async fn response_size_is_bounded() {
+    let body = vec![b'x'; MAX_BODY_BYTES + 1];
     let announced = [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
     assert!(matches!(get(announced).await, Err(FetchError::TooLarge)));
     let until_the_end = [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &body].concat();
     assert!(matches!(get(until_the_end).await, Err(FetchError::TooLarge)));
-    let head = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2 * MAX_HEAD));
+    let head = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2 * MAX_HEAD_BYTES));
     assert!(matches!(get(head).await, Err(FetchError::Http(_))));
 }
 
 #[tokio::test]
-async fn what_is_cut_off_or_not_http_is_an_error() {
+async fn truncated_response_is_an_error() {
     assert!(matches!(get("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{}").await, Err(FetchError::Http(_))));
     assert!(matches!(get("nonsense\r\n\r\n").await, Err(FetchError::Http(_))));
     assert!(matches!(get("").await, Err(FetchError::Http(_))));
 }
 
 #[tokio::test]
-async fn t_o4_a_server_that_never_answers_is_given_up() {
+async fn silent_server_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint::configured(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
     let began = std::time::Instant::now();
     assert!(matches!(fetcher().get(&endpoint).await, Err(FetchError::TimedOut)));
-    assert!(began.elapsed() < DEADLINE + Duration::from_secs(20));
+    assert!(began.elapsed() < FETCH_DEADLINE + Duration::from_secs(20));
 }
 
 #[tokio::test]
-async fn t_o4_private_addresses_are_refused_unless_the_configuration_names_the_host() {
+async fn private_addresses_need_configuration() {
     let endpoint = |url: &str| Endpoint::configured(url).unwrap();
     for url in ["https://10.0.0.1/", "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/", "https://0.0.0.0/"] {
         assert!(matches!(fetcher().get(&endpoint(url)).await, Err(FetchError::AddressRefused)), "{url}");
@@ -118,7 +118,7 @@ async fn t_o4_private_addresses_are_refused_unless_the_configuration_names_the_h
 }
 
 #[test]
-fn an_endpoint_is_https_or_loopback() {
+fn endpoint_is_https_or_loopback() {
     for good in [
         "https://a.example",
         "https://a.example:8443/k?x=y",
@@ -145,7 +145,7 @@ fn an_endpoint_is_https_or_loopback() {
 }
 
 #[test]
-fn t_j5_a_document_cannot_lead_back_into_this_machine() {
+fn document_cannot_name_this_machine() {
     let outside = Endpoint::configured("https://sso.example/").unwrap();
     assert!(outside.discovered("https://keys.example/jwks").is_ok());
     assert_eq!(outside.discovered("http://127.0.0.1/"), Err(EndpointError::NotHttps));

@@ -1,12 +1,13 @@
-//! The OpenSSH forms of an ed25519 key: the line of a `.pub` file and the `openssh-key-v1` container of a
-//! private key (OpenSSH's PROTOCOL.key; the blobs are those of RFC 8709 section 4).
+//! Ed25519 keys in OpenSSH form: lines of `.pub` files and `openssh-key-v1` containers.
+//!
+//! OpenSSH's PROTOCOL.key describes the container, RFC 8709 section 4 the blobs.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use zeroize::Zeroizing;
 
-use super::{KeyError, public_key_from_bytes};
+use super::error::KeyError;
 
 const ALGORITHM: &str = "ssh-ed25519";
 const MAGIC: &[u8] = b"openssh-key-v1\0";
@@ -25,24 +26,25 @@ pub(super) fn public_line(key: &VerifyingKey, comment: &str) -> String {
     format!("{ALGORITHM} {} {comment}", STANDARD.encode(public_blob(key))).trim_end().to_owned()
 }
 
-pub(super) fn parse_public_line(text: &str) -> Result<VerifyingKey, KeyError> {
+/// Parses one line of a `.pub` file. Gives the 32 bytes of the key, unchecked.
+pub(super) fn parse_public_line(text: &str) -> Result<[u8; 32], KeyError> {
     if text.lines().count() > 1 {
-        return Err(KeyError::Malformed("there is more than one line, and one key is one line"));
+        return Err(KeyError::Malformed("it has more than one line"));
     }
-    let mut words = text.split_ascii_whitespace();
-    match words.next() {
+    let mut fields = text.split_ascii_whitespace();
+    match fields.next() {
         Some(ALGORITHM) => {}
         Some(other) if ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| other.starts_with(prefix)) => {
             return Err(KeyError::NotEd25519);
         }
         _ => return Err(KeyError::NotAKey),
     }
-    let blob = words.next().and_then(|word| STANDARD.decode(word).ok());
+    let blob = fields.next().and_then(|field| STANDARD.decode(field).ok());
     let blob = blob.ok_or(KeyError::Malformed("the part after `ssh-ed25519` is not base64"))?;
-    public_key_from_bytes(&read_public_blob(&blob)?)
+    read_public_blob(&blob)
 }
 
-/// Reads the PEM text of an `openssh-key-v1` container with one key and no passphrase.
+/// Parses the PEM text of an `openssh-key-v1` container with one key and no passphrase.
 pub(super) fn parse_private_pem(text: &str) -> Result<SigningKey, KeyError> {
     let damaged = KeyError::Malformed("it is not an OpenSSH private key");
     let body = text
@@ -62,12 +64,12 @@ fn read_container(container: &[u8]) -> Result<SigningKey, KeyError> {
         return Err(KeyError::Encrypted);
     }
     if outer.u32()? != 1 {
-        return Err(KeyError::Malformed("the file must hold exactly one key"));
+        return Err(KeyError::Malformed("the file must contain exactly one key"));
     }
     let public_blob = outer.string()?;
     let mut inner = Reader(outer.string()?);
 
-    // The same number twice: the check that a passphrase was right. There is none, so both are plain.
+    // Two equal numbers check the passphrase on decryption. Without a passphrase they are plain.
     if inner.u32()? != inner.u32()? {
         return Err(KeyError::Malformed("its check numbers differ"));
     }
@@ -79,9 +81,9 @@ fn read_container(container: &[u8]) -> Result<SigningKey, KeyError> {
     let (seed, public_again) = pair.split_first_chunk::<32>().ok_or(TRUNCATED)?;
     let key = SigningKey::from_bytes(seed);
     let expected = key.verifying_key();
-    let halves_agree = [public, public_again].iter().all(|half| *half == expected.as_bytes().as_slice());
-    if !halves_agree || read_public_blob(public_blob)? != *expected.as_bytes() {
-        return Err(KeyError::Malformed("its private and public halves do not belong together"));
+    let matches = [public, public_again].iter().all(|half| *half == expected.as_bytes().as_slice());
+    if !matches || read_public_blob(public_blob)? != *expected.as_bytes() {
+        return Err(KeyError::Malformed("its private and public keys do not match"));
     }
     Ok(key)
 }
@@ -92,7 +94,7 @@ fn read_public_blob(blob: &[u8]) -> Result<[u8; 32], KeyError> {
         return Err(KeyError::NotEd25519);
     }
     let key = reader.string()?.try_into().map_err(|_| KeyError::Malformed("an ed25519 key has 32 bytes"))?;
-    if reader.0.is_empty() { Ok(key) } else { Err(KeyError::Malformed("something follows the key")) }
+    if reader.0.is_empty() { Ok(key) } else { Err(KeyError::Malformed("it has bytes after the key")) }
 }
 
 const TRUNCATED: KeyError = KeyError::Malformed("it ends too early");

@@ -1,4 +1,4 @@
-//! Keys made by the real `ssh-keygen` and `openssl`, and every kind of file that must be refused.
+//! Keys of `ssh-keygen` and `openssl`, and refused files.
 
 use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
@@ -12,21 +12,21 @@ macro_rules! fixture {
 }
 
 #[test]
-fn keys_of_ssh_keygen_are_read_and_their_halves_agree() {
+fn reads_ssh_keygen_keys() {
     let public = parse_public_key(fixture!("throwaway-openssh.pub")).unwrap();
     let private = parse_private_key(fixture!("throwaway-openssh")).unwrap();
     assert_eq!(private.verifying_key(), public);
 }
 
 #[test]
-fn keys_of_openssl_are_read_and_their_halves_agree() {
+fn reads_openssl_keys() {
     let public = parse_public_key(fixture!("throwaway-openssl.pub.pem")).unwrap();
     let private = parse_private_key(fixture!("throwaway-openssl.pem")).unwrap();
     assert_eq!(private.verifying_key(), public);
 }
 
 #[test]
-fn line_ends_of_windows_and_blank_lines_around_do_no_harm() {
+fn accepts_crlf_and_blank_lines() {
     for (private, public) in [
         (fixture!("throwaway-openssh"), fixture!("throwaway-openssh.pub")),
         (fixture!("throwaway-openssl.pem"), fixture!("throwaway-openssl.pub.pem")),
@@ -40,7 +40,7 @@ fn line_ends_of_windows_and_blank_lines_around_do_no_harm() {
 }
 
 #[test]
-fn a_fingerprint_is_the_one_that_ssh_keygen_prints() {
+fn fingerprint_matches_ssh_keygen() {
     let key = parse_public_key(fixture!("throwaway-openssh.pub")).unwrap();
     let printed = fixture!("throwaway-openssh.fingerprint").trim();
     assert_eq!(Fingerprint::of(&key).to_string(), printed);
@@ -48,7 +48,7 @@ fn a_fingerprint_is_the_one_that_ssh_keygen_prints() {
 }
 
 #[test]
-fn only_the_one_form_of_a_fingerprint_is_read() {
+fn fingerprint_is_canonical() {
     let printed = fixture!("throwaway-openssh.fingerprint").trim();
     let bare = printed.strip_prefix("SHA256:").unwrap();
     let md5 = "MD5:16:27:ac:a5:76:28:2d:36:63:1b:56:4d:eb:df:a6:48";
@@ -58,7 +58,7 @@ fn only_the_one_form_of_a_fingerprint_is_read() {
 }
 
 #[test]
-fn a_written_key_is_read_back() {
+fn key_round_trip() {
     let key = generate().unwrap();
     let pem = to_pkcs8_pem(&key).unwrap();
     assert_eq!(pem.lines().count(), 3, "version 1 fits on one line of base64");
@@ -72,7 +72,7 @@ fn a_written_key_is_read_back() {
 }
 
 #[test]
-fn a_written_key_is_byte_for_byte_what_openssl_writes() {
+fn pem_matches_openssl() {
     let text = fixture!("throwaway-openssl.pem");
     assert_eq!(*to_pkcs8_pem(&parse_private_key(text).unwrap()).unwrap(), text);
     let line = fixture!("throwaway-openssh.pub").trim();
@@ -80,7 +80,7 @@ fn a_written_key_is_byte_for_byte_what_openssl_writes() {
 }
 
 #[test]
-fn pkcs8_with_a_public_key_is_read_and_both_must_agree() {
+fn pkcs8_public_key_must_match() {
     let (key, other) = (generate().unwrap(), generate().unwrap());
     assert_eq!(parse_private_key(&key.to_pkcs8_pem(LineEnding::LF).unwrap()), Ok(key.clone()));
 
@@ -91,7 +91,7 @@ fn pkcs8_with_a_public_key_is_read_and_both_must_agree() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused_with_its_reason() {
+fn refusals_have_reasons() {
     let ssh_public = fixture!("throwaway-openssh.pub");
     let ssl_public = fixture!("throwaway-openssl.pub.pem");
     for (text, expected) in [
@@ -124,14 +124,14 @@ fn what_cannot_be_used_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_damaged_private_key_is_refused_and_never_panics() {
+fn damaged_private_key_is_refused() {
     let text = fixture!("throwaway-openssh").trim();
     for length in 0..text.len() {
         assert!(parse_private_key(&text[..length]).is_err(), "cut to {length}");
     }
     let encoded: String = text.lines().filter(|line| !line.starts_with('-')).collect();
     let container = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap();
-    // The comment and the padding at the end carry nothing that is checked.
+    // The comment and the final padding are not checked.
     let comment_at = container.windows(9).position(|window| window == b"throwaway").unwrap() - 4;
     for at in 0..comment_at {
         let mut damaged = container.clone();
@@ -142,8 +142,8 @@ fn a_damaged_private_key_is_refused_and_never_panics() {
     }
 }
 
-/// The points of small order in every encoding that decoders are known to take, and points in an encoding that
-/// is not their canonical one (y of p or more, or a sign for x = 0).
+/// Points of small order in every encoding that decoders are known to accept, and points in non-canonical encodings
+/// (y of p or more, or a sign for x = 0).
 #[rustfmt::skip]
 pub(crate) const WEAK_KEYS: [&str; 16] = [
     // The eight points of small order, canonical.
@@ -172,7 +172,7 @@ pub(crate) fn weak_keys() -> impl Iterator<Item = [u8; 32]> {
 }
 
 #[test]
-fn t_k1_weak_and_non_canonical_public_keys_are_refused_in_every_form() {
+fn weak_public_keys_are_refused() {
     for bytes in weak_keys() {
         assert_eq!(public_key_from_bytes(&bytes), Err(KeyError::Weak), "{bytes:02x?}");
 
@@ -188,14 +188,14 @@ fn t_k1_weak_and_non_canonical_public_keys_are_refused_in_every_form() {
 }
 
 #[test]
-fn bytes_that_are_no_point_are_refused() {
+fn invalid_points_are_refused() {
     let mut no_point = [0; 32];
     no_point[0] = 2;
     assert!(matches!(public_key_from_bytes(&no_point), Err(KeyError::Malformed(_))));
 }
 
 #[test]
-fn no_error_repeats_any_part_of_a_key() {
+fn errors_contain_no_key() {
     let secret = "c2VjcmV0LXNlY3JldA";
     for text in [secret.to_owned(), format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----")] {
         let error = parse_private_key(&text).unwrap_err();

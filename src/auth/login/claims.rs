@@ -1,4 +1,4 @@
-//! What an ID token must say (OpenID Connect Core 1.0 section 3.1.3.7), once its signature is known to be good.
+//! Claims of ID tokens (OpenID Connect Core 1.0 section 3.1.3.7), checked after the signature.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,13 +7,16 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::ConstantTimeEq;
 
-use super::{LoginError, Pending, ProviderConfig, Redeemed, pending};
-use crate::auth::token::{Issuers, TokenError, Unproven};
+use super::active::ProviderConfig;
+use super::error::LoginError;
+use super::pending::{self, Pending};
+use super::provider::Redeemed;
+use crate::auth::token::{Issuers, TokenError, unverified_issuer};
 
-/// Difference between clocks.
-const LEEWAY: u64 = 60;
+/// Accepted difference between clocks, in seconds.
+const CLOCK_LEEWAY_SECS: u64 = 60;
 
-/// Who logged in. No `Debug`: it holds a person's claims.
+/// The person who logged in. No `Debug`: it holds personal claims.
 pub struct IdToken {
     pub subject: String,
     /// `sid` (OpenID Connect Back-Channel Logout section 2.1).
@@ -21,12 +24,12 @@ pub struct IdToken {
     /// `iat`, seconds since 1970.
     pub issued: u64,
     pub groups: Vec<String>,
-    /// All of them.
+    /// All claims of the token.
     pub claims: Map<String, Value>,
 }
 
 impl IdToken {
-    /// Checks signature and claims of what a code was exchanged for.
+    /// Verifies signature and claims of a redeemed ID token.
     pub async fn verify(
         issuers: &Issuers,
         provider: &ProviderConfig,
@@ -38,7 +41,7 @@ impl IdToken {
         Self::check(claims, algorithm, provider, pending, &redeemed.access_token, now)
     }
 
-    /// `algorithm` is that of its signature; `now` in seconds since 1970.
+    /// `algorithm` is that of the signature; `now` in seconds since 1970.
     fn check(
         claims: Map<String, Value>,
         algorithm: Algorithm,
@@ -54,10 +57,10 @@ impl IdToken {
             return Err(LoginError::Claim("nonce"));
         }
         let expires = claims.get("exp").and_then(Value::as_u64).ok_or(LoginError::Claim("exp"))?;
-        if now >= expires.saturating_add(LEEWAY) {
+        if now >= expires.saturating_add(CLOCK_LEEWAY_SECS) {
             return Err(LoginError::Claim("exp"));
         }
-        let issued = issued_within(&claims, pending::MAX_AGE, now)?;
+        let issued = issued_within(&claims, pending::MAX_PENDING_SECS, now)?;
         if claims.contains_key("events") {
             return Err(LoginError::Claim("events"));
         }
@@ -79,12 +82,7 @@ impl IdToken {
     }
 }
 
-/// The words of a `scope`.
-pub fn scopes_of(text: &str) -> Vec<String> {
-    text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
-}
-
-/// The claims of a token that its issuer signed, and by which algorithm. `typ` may be missing, or one of these.
+/// The claims of a token that `issuer` signed, and the algorithm. `typ` must be absent or one of `types`.
 pub async fn signed(
     issuers: &Issuers,
     issuer: &str,
@@ -93,23 +91,23 @@ pub async fn signed(
     now: u64,
 ) -> Result<(Map<String, Value>, Algorithm), LoginError> {
     let untrusted = |error: TokenError| {
-        tracing::warn!(%error, issuer, "a token of the provider is refused");
-        LoginError::Untrusted("its token")
+        tracing::warn!(%error, issuer, "token of the provider refused");
+        LoginError::Untrusted("invalid token")
     };
-    let Unproven { algorithm, issuer: said } = Unproven::read(token).map_err(untrusted)?;
+    let (claimed, algorithm) = unverified_issuer(token).map_err(untrusted)?;
     let (typ, claims) = issuers.signed(issuer, token, now).await.map_err(untrusted)?;
-    if said != issuer {
+    if claimed != issuer {
         return Err(LoginError::Claim("iss"));
     }
     let typ = typ.map(|typ| typ.to_ascii_lowercase());
     let typ = typ.as_deref().map(|typ| typ.strip_prefix("application/").unwrap_or(typ));
     if typ.is_some_and(|typ| !types.contains(&typ)) {
-        return Err(LoginError::Untrusted("the typ of its token"));
+        return Err(LoginError::Untrusted("typ of the token"));
     }
     Ok((claims, algorithm))
 }
 
-/// Whether the token is for this client, and for no other without its consent (`azp`).
+/// Checks `aud`, and `azp` of tokens for several audiences.
 pub fn check_client(claims: &Map<String, Value>, client_id: &str) -> Result<(), LoginError> {
     let is_ours = |value: &Value| value.as_str() == Some(client_id);
     let (ours, several) = match claims.get("aud") {
@@ -127,14 +125,15 @@ pub fn check_client(claims: &Map<String, Value>, client_id: &str) -> Result<(), 
     }
 }
 
-/// `iat`, which is at most `max_age` ago and not ahead.
+/// Returns `iat`. It must be at most `max_age` seconds ago and not in the future.
 pub fn issued_within(claims: &Map<String, Value>, max_age: u64, now: u64) -> Result<u64, LoginError> {
     let issued = claims.get("iat").and_then(Value::as_u64).ok_or(LoginError::Claim("iat"))?;
-    let is_recent = issued <= now.saturating_add(LEEWAY) && now <= issued.saturating_add(max_age + LEEWAY);
+    let is_recent =
+        issued <= now.saturating_add(CLOCK_LEEWAY_SECS) && now <= issued.saturating_add(max_age + CLOCK_LEEWAY_SECS);
     if is_recent { Ok(issued) } else { Err(LoginError::Claim("iat")) }
 }
 
-/// A claim that is a text and not empty, if it is there.
+/// A claim that is absent or a non-empty string.
 pub fn optional_text<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, LoginError> {
     match claims.get(name) {
         None => Ok(None),
@@ -143,7 +142,7 @@ pub fn optional_text<'a>(claims: &'a Map<String, Value>, name: &'static str) -> 
     }
 }
 
-/// The left half of the hash that goes with the algorithm (OpenID Connect Core 1.0 section 3.1.3.6).
+/// The left half of the hash of the algorithm (OpenID Connect Core 1.0 section 3.1.3.6).
 fn half_hash(algorithm: Algorithm, text: &str) -> String {
     let hash = match algorithm {
         Algorithm::ES384 | Algorithm::RS384 | Algorithm::PS384 => Sha384::digest(text).to_vec(),

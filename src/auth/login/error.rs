@@ -1,4 +1,4 @@
-//! Why a login or a logout token is refused, for the log. People are told a code alone.
+//! Why a login or a logout token is refused, for the log. The browser receives an error code only.
 
 use std::fmt;
 
@@ -6,25 +6,25 @@ use crate::protocol::ErrorCode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginError {
-    /// No pending login in this browser fits: none, expired, of another state, or it came back before.
+    /// This browser has no matching pending login: none, expired, of another state, or already used.
     NotPending(&'static str),
-    /// The provider said no; its error code if it is one of the registered ones (RFC 6749 section 4.1.2.1).
+    /// The provider refused. Holds its error code if that is registered (RFC 6749 section 4.1.2.1).
     Refused(&'static str),
-    /// The provider's answer cannot be trusted, and why.
+    /// The provider's answer cannot be trusted. Holds the reason.
     Untrusted(&'static str),
     /// A claim of the ID token or logout token is missing or wrong.
     Claim(&'static str),
-    /// What the provider answered to the code: an error, or nothing that can be read.
+    /// The token endpoint returned an error or an unreadable answer.
     CodeRefused(&'static str),
-    /// The provider cannot be reached, or has trouble of its own.
+    /// The provider is unreachable or failing.
     Unavailable(&'static str),
-    /// What rules ask for does not fit into a cookie.
+    /// The claims that rules need do not fit into a cookie. Holds the size in bytes.
     TooLarge(usize),
     NoRandomness,
 }
 
 impl LoginError {
-    /// What people are told.
+    /// The code that the browser receives.
     pub fn code(self) -> ErrorCode {
         match self {
             Self::NotPending(_) => ErrorCode::LoginExpired,
@@ -40,18 +40,18 @@ impl LoginError {
 impl fmt::Display for LoginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPending(what) => write!(f, "no login is pending here: {what}"),
-            Self::Refused(error) => write!(f, "the provider refused: {error}"),
-            Self::Untrusted(what) => write!(f, "the provider's answer is not trusted: {what}"),
-            Self::Claim(name) => write!(f, "the claim {name} is missing or wrong"),
-            Self::CodeRefused(what) => write!(f, "the provider did not redeem the code: {what}"),
-            Self::Unavailable(what) => write!(f, "the provider cannot be used now: {what}"),
+            Self::NotPending(what) => write!(f, "no pending login: {what}"),
+            Self::Refused(error) => write!(f, "login refused by the provider: {error}"),
+            Self::Untrusted(what) => write!(f, "untrusted answer of the provider: {what}"),
+            Self::Claim(name) => write!(f, "missing or wrong claim {name}"),
+            Self::CodeRefused(what) => write!(f, "code not redeemed: {what}"),
+            Self::Unavailable(what) => write!(f, "provider unavailable: {what}"),
             Self::TooLarge(size) => write!(
                 f,
-                "the session would need a cookie of {size} bytes, and browsers keep 4096; rules ask for claims that are \
-                 too large, or the person has too many groups"
+                "session cookie of {size} bytes is too large, browsers accept 4096; claims used by rules are too large, \
+                 or the person has too many groups"
             ),
-            Self::NoRandomness => f.write_str("the operating system gave no random bytes"),
+            Self::NoRandomness => f.write_str("the operating system returned no random bytes"),
         }
     }
 }

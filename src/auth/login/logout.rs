@@ -1,55 +1,56 @@
-//! Logging out: at the provider by way of the browser (OpenID Connect RP-Initiated Logout 1.0), and on the provider's
-//! word alone (OpenID Connect Back-Channel Logout 1.0).
+//! Logout: redirect to the provider (OpenID Connect RP-Initiated Logout 1.0), and logout tokens of the provider
+//! (OpenID Connect Back-Channel Logout 1.0).
 
 use oauth2::url::Url;
 use serde_json::{Map, Value};
 
+use super::active::{Active, LOGGED_OUT, ProviderConfig};
 use super::claims::{check_client, issued_within, optional_text, signed};
-use super::{Active, LOGGED_OUT, LoginError, ProviderConfig};
-use crate::auth::token::{Issuers, Unproven};
+use super::error::LoginError;
+use crate::auth::token::{Issuers, unverified_issuer};
 
-/// Seconds that a logout token may be on its way.
-pub const MAX_AGE: u64 = 300;
+/// Longest delivery time of a logout token, in seconds.
+pub const MAX_LOGOUT_TOKEN_AGE_SECS: u64 = 300;
 
-const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
+const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-/// What a provider says about a session, or about all of a person.
+/// A provider's statement that a session, or all sessions of a subject, have ended.
 pub struct LogoutToken {
     pub id: String,
     pub subject: Option<String>,
     pub session: Option<String>,
-    /// `iat`, seconds since 1970: what was issued later goes on.
+    /// `iat`, seconds since 1970. Later sessions continue.
     pub issued: u64,
 }
 
 impl LogoutToken {
-    /// Checks signature and claims; gives the provider that it comes from, too.
+    /// Verifies signature and claims. Returns the token with its provider.
     pub async fn verify<'a>(
         login: &'a Active,
         issuers: &Issuers,
         token: &str,
         now: u64,
     ) -> Result<(&'a ProviderConfig, Self), LoginError> {
-        let said = Unproven::read(token).map_err(|_| LoginError::Untrusted("it cannot be read"))?;
-        let provider = login.provider_of(&said.issuer).ok_or(LoginError::Claim("iss"))?;
+        let (claimed, _) = unverified_issuer(token).map_err(|_| LoginError::Untrusted("malformed token"))?;
+        let provider = login.provider_of(&claimed).ok_or(LoginError::Claim("iss"))?;
         let (claims, _) = signed(issuers, &provider.issuer, token, &["logout+jwt", "jwt"], now).await?;
         Ok((provider, Self::check(&claims, provider, now)?))
     }
 
-    /// Section 2.6, once the signature is known to be good.
+    /// Section 2.6, after the signature.
     fn check(claims: &Map<String, Value>, provider: &ProviderConfig, now: u64) -> Result<Self, LoginError> {
         check_client(claims, &provider.client_id)?;
-        let issued = issued_within(claims, MAX_AGE, now)?;
-        // Older providers send none.
+        let issued = issued_within(claims, MAX_LOGOUT_TOKEN_AGE_SECS, now)?;
+        // Older providers omit it.
         if let Some(expires) = claims.get("exp")
             && expires.as_u64().is_none_or(|expires| now >= expires.saturating_add(60))
         {
             return Err(LoginError::Claim("exp"));
         }
-        if !claims.get("events").and_then(|events| events.get(EVENT)).is_some_and(Value::is_object) {
+        if !claims.get("events").and_then(|events| events.get(LOGOUT_EVENT)).is_some_and(Value::is_object) {
             return Err(LoginError::Claim("events"));
         }
-        // With it, an ID token could pass for this.
+        // An ID token with a nonce must not pass as a logout token.
         if claims.contains_key("nonce") {
             return Err(LoginError::Claim("nonce"));
         }
@@ -62,7 +63,7 @@ impl LogoutToken {
     }
 }
 
-/// Where a browser goes to log out at the provider too.
+/// The URL at which a browser logs out at the provider too.
 pub fn logout_url(login: &Active, provider: &ProviderConfig, end_session: &str) -> Option<String> {
     let mut url = Url::parse(end_session).ok()?;
     url.query_pairs_mut()

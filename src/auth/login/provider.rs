@@ -1,5 +1,4 @@
-//! What is said to a provider: the request that the browser carries (RFC 6749 section 4.1, RFC 7636), and the exchange
-//! of the code for an ID token.
+//! Requests to a provider: the authorization URL (RFC 6749 section 4.1, RFC 7636) and the exchange of the code.
 
 use std::pin::Pin;
 
@@ -13,29 +12,32 @@ use oauth2::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Active, LoginError, Pending, ProviderConfig, ReturnTo, scopes_of};
+use super::active::{Active, ProviderConfig};
+use super::error::LoginError;
+use super::pending::Pending;
+use super::return_to::ReturnTo;
 use crate::auth::fetch::{Endpoint, FetchError, Fetcher};
 use crate::auth::token::{Issuers, ProviderMetadata};
 
-/// What a provider's discovery document says about logging in.
+/// The login part of a provider's discovery document.
 pub struct Endpoints {
-    /// Where browsers go.
+    /// URL for browsers.
     pub authorization: String,
     pub token: Endpoint,
-    /// Where browsers go to log out.
+    /// URL at which browsers log out.
     pub end_session: Option<String>,
-    /// Every answer says whose it is (RFC 9207).
-    pub says_iss: bool,
-    /// The client secret goes into the form, because the provider does not take it as a header.
+    /// Every authorization response has `iss` (RFC 9207).
+    pub sends_iss: bool,
+    /// The client secret is sent in the form, because the provider does not accept the header.
     pub secret_in_form: bool,
 }
 
-/// What a code was exchanged for. No `Debug`: tokens.
+/// The tokens that a code was exchanged for. No `Debug`: they are secret.
 pub struct Redeemed {
     pub id_token: String,
-    /// For `at_hash` alone.
+    /// For `at_hash` only.
     pub access_token: String,
-    /// What the provider granted.
+    /// The granted scopes.
     pub scopes: Vec<String>,
 }
 
@@ -66,33 +68,38 @@ type OidcClient = Client<
     EndpointSet,
 >;
 
+/// The scopes in a `scope` parameter.
+fn scopes_of(text: &str) -> Vec<String> {
+    text.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
+}
+
 /// 256 random bits in base64url.
 pub fn random() -> String {
     CsrfToken::new_random_len(32).into_secret()
 }
 
 impl Endpoints {
-    /// Waits for the first answer of a provider that was never reached.
+    /// Waits for the first discovery document, if the provider was never reached.
     pub async fn of(issuers: &Issuers, issuer: &str) -> Result<Self, LoginError> {
         let metadata = issuers.metadata(issuer).await;
-        let metadata = metadata.map_err(|_| LoginError::Unavailable("its discovery document"))?;
+        let metadata = metadata.map_err(|_| LoginError::Unavailable("no discovery document"))?;
         let ProviderMetadata { authorization_endpoint, token_endpoint, end_session_endpoint, .. } = &*metadata;
         let methods = &metadata.token_endpoint_auth_methods;
-        let takes = |method: &str| methods.iter().any(|known| known == method);
+        let accepts = |method: &str| methods.iter().any(|known| known == method);
         Ok(Self {
             authorization: authorization_endpoint.as_ref().map(Endpoint::to_string).ok_or(NO_LOGIN)?,
             token: token_endpoint.clone().ok_or(NO_LOGIN)?,
             end_session: end_session_endpoint.as_ref().map(Endpoint::to_string),
-            says_iss: metadata.authorization_response_iss,
-            secret_in_form: takes("client_secret_post") && !takes("client_secret_basic"),
+            sends_iss: metadata.authorization_response_iss,
+            secret_in_form: accepts("client_secret_post") && !accepts("client_secret_basic"),
         })
     }
 }
 
-const NO_LOGIN: LoginError = LoginError::Unavailable("its discovery document names no place to log in");
+const NO_LOGIN: LoginError = LoginError::Unavailable("discovery document without login endpoints");
 
 impl Active {
-    /// Begins a login: where the browser goes, and what it keeps until it comes back.
+    /// Begins a login. Returns the authorization URL and the state for the browser.
     pub fn begin(
         &self,
         provider: &ProviderConfig,
@@ -118,7 +125,7 @@ impl Active {
         Ok((url.into(), pending))
     }
 
-    /// Exchanges the code that came back for an ID token.
+    /// Exchanges the code of a callback for an ID token.
     pub async fn redeem(
         &self,
         provider: &ProviderConfig,
@@ -134,28 +141,32 @@ impl Active {
             .set_pkce_verifier(PkceCodeVerifier::new(pending.verifier.clone()));
         let tokens = request.request_async(&http).await.map_err(|error| match error {
             RequestTokenError::Request(error) => {
-                tracing::warn!(%error, provider = provider.name, "the token endpoint does not answer");
-                LoginError::Unavailable("its token endpoint")
+                tracing::warn!(%error, provider = provider.name, "token request failed");
+                LoginError::Unavailable("token endpoint")
             }
-            // Descriptions may repeat what was sent.
+            // The description may repeat the request, so the log has the error code only.
             RequestTokenError::ServerResponse(answer) => {
-                tracing::warn!(error = answer.error().as_ref(), provider = provider.name, "the code is refused");
-                LoginError::CodeRefused("it answered with an error")
+                tracing::warn!(
+                    error = answer.error().as_ref(),
+                    provider = provider.name,
+                    "token endpoint refused the code"
+                );
+                LoginError::CodeRefused("error response")
             }
-            _ => LoginError::CodeRefused("its answer cannot be read"),
+            _ => LoginError::CodeRefused("unreadable response"),
         })?;
         let id_token = tokens.extra_fields().id_token.clone();
         let granted = tokens.scopes().map(|scopes| scopes.iter().flat_map(|scope| scopes_of(scope)).collect());
         Ok(Redeemed {
-            id_token: id_token.ok_or(LoginError::CodeRefused("its answer has no ID token"))?,
+            id_token: id_token.ok_or(LoginError::CodeRefused("no ID token"))?,
             access_token: tokens.access_token().secret().clone(),
-            // RFC 6749 section 5.1: left out, it is what was asked for.
+            // RFC 6749 section 5.1: an absent scope equals the requested one.
             scopes: granted.unwrap_or_else(|| provider.scopes.clone()),
         })
     }
 
     fn client(&self, provider: &ProviderConfig, endpoints: &Endpoints) -> Result<OidcClient, LoginError> {
-        const BAD_URL: LoginError = LoginError::Unavailable("its discovery document has a bad URL");
+        const BAD_URL: LoginError = LoginError::Unavailable("invalid URL in the discovery document");
         let client = Client::new(ClientId::new(provider.client_id.clone()))
             .set_auth_uri(AuthUrl::new(endpoints.authorization.clone()).map_err(|_| BAD_URL)?)
             .set_token_uri(TokenUrl::new(endpoints.token.to_string()).map_err(|_| BAD_URL)?)
@@ -168,22 +179,22 @@ impl Active {
     }
 }
 
-/// The library's request through our client, which reaches the provider alone.
+/// HTTP client of `oauth2`, by way of [`Fetcher`] with its limits on addresses and sizes.
 struct Http<'a> {
     fetcher: &'a Fetcher,
     endpoint: &'a Endpoint,
 }
 
 impl<'c> AsyncHttpClient<'c> for Http<'_> {
-    type Error = Failed;
-    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Failed>> + Send + 'c>>;
+    type Error = HttpError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            let fetched = self.fetcher.post_form(self.endpoint, head.headers, body).await.map_err(Failed::Fetch)?;
+            let fetched = self.fetcher.post_form(self.endpoint, head.headers, body).await.map_err(HttpError::Fetch)?;
             if fetched.status.is_server_error() {
-                return Err(Failed::Status(fetched.status));
+                return Err(HttpError::Status(fetched.status));
             }
             let mut response = HttpResponse::new(fetched.body.to_vec());
             *response.status_mut() = fetched.status;
@@ -194,18 +205,18 @@ impl<'c> AsyncHttpClient<'c> for Http<'_> {
 }
 
 #[derive(Debug)]
-enum Failed {
+enum HttpError {
     Fetch(FetchError),
     Status(http::StatusCode),
 }
 
-impl std::fmt::Display for Failed {
+impl std::fmt::Display for HttpError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Fetch(error) => error.fmt(f),
-            Self::Status(status) => write!(f, "it answered {status}"),
+            Self::Status(status) => write!(f, "response status {status}"),
         }
     }
 }
 
-impl std::error::Error for Failed {}
+impl std::error::Error for HttpError {}

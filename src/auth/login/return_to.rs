@@ -1,27 +1,28 @@
-//! Where a login leads back to: a path of this gateway, and never anywhere else.
+//! The path of this gateway to which a login returns.
 
 use percent_encoding::percent_decode_str;
 
-const MAX: usize = 1024;
-/// Decoded so often, nothing of an honest path changes any more.
-const MAX_DECODED: usize = 4;
+/// Longest path, in bytes.
+const MAX_PATH_BYTES: usize = 1024;
+/// Rounds of percent-decoding. An honest path no longer changes after so many.
+const MAX_DECODE_ROUNDS: usize = 4;
 
-/// A path of our own, as a browser reads it: it cannot lead to another host, nor back into a login.
+/// A path of this gateway as browsers interpret it: not on another host, and not of the login itself.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct ReturnTo(String);
 
 impl ReturnTo {
     pub fn parse(text: &str) -> Option<Self> {
-        // Proxies in between may decode a path; no stage of that may lead away.
+        // Proxies may decode a path, so every stage of decoding must be a path of this gateway.
         let mut stage = text.to_owned();
-        for _ in 0..MAX_DECODED {
+        for _ in 0..MAX_DECODE_ROUNDS {
             if !is_own_path(&stage) {
                 return None;
             }
             let decoded = percent_decode_str(&stage).decode_utf8().ok()?.into_owned();
             if decoded == stage {
-                let is_plain = text.len() <= MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+                let is_plain = text.len() <= MAX_PATH_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
                 return is_plain.then(|| Self(text.to_owned()));
             }
             stage = decoded;
@@ -40,7 +41,7 @@ impl Default for ReturnTo {
     }
 }
 
-/// Browsers take `\` for `/`, drop tabs and line ends, and read `//host` as another host (WHATWG URL).
+/// Browsers treat `\` as `/`, drop tabs and newlines, and read `//host` as another host (WHATWG URL).
 fn is_own_path(text: &str) -> bool {
     let path = text.split(['?', '#']).next().unwrap_or_default();
     let has_dots = path.split('/').any(|segment| segment == "." || segment == "..");
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t_o3_only_a_path_of_our_own_is_taken() {
+    fn accepts_only_own_paths() {
         for good in
             ["/", "/app", "/app/a-b_c.html?x=1&y=%20z#part", "/%C3%A9", "/a?next=https://other.example/x", "/~a/@b"]
         {
@@ -106,6 +107,6 @@ mod tests {
         ] {
             assert_eq!(ReturnTo::parse(bad), None, "{bad:?}");
         }
-        assert_eq!(ReturnTo::parse(&format!("/{}", "a".repeat(MAX))), None);
+        assert_eq!(ReturnTo::parse(&format!("/{}", "a".repeat(MAX_PATH_BYTES))), None);
     }
 }

@@ -1,19 +1,19 @@
-//! What may count once: states of logins and ids of logout tokens, remembered while they could come again.
+//! Values that are accepted once: states of logins and ids of logout tokens.
 //!
-//! Two generations bound memory. A flood can push a value out early, but the code behind a state is good once at its
-//! provider too, and a logout that is told twice ends nothing more.
+//! Two generations bound memory. A flood can evict a value early. That is harmless: the provider accepts a code once too,
+//! and a repeated logout ends nothing more.
 
 use std::collections::HashSet;
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-/// Values of one generation.
+/// Most values of one generation.
 const MAX_SEEN_VALUES: usize = 20_000;
 
 pub struct SeenOnce {
-    /// Seconds that a value is remembered, at least.
-    keep: u64,
+    /// Shortest time for which a value is remembered.
+    retention_secs: u64,
     generations: Mutex<Generations>,
 }
 
@@ -21,16 +21,16 @@ pub struct SeenOnce {
 struct Generations {
     young: HashSet<[u8; 32]>,
     old: HashSet<[u8; 32]>,
-    /// When the young generation began, in seconds since 1970.
-    began: u64,
+    /// Start of the young generation, in seconds since 1970.
+    started: u64,
 }
 
 impl SeenOnce {
-    pub fn new(keep: u64) -> Self {
-        Self { keep, generations: Mutex::default() }
+    pub fn new(retention_secs: u64) -> Self {
+        Self { retention_secs, generations: Mutex::default() }
     }
 
-    /// Whether this value comes for the first time. The parts are told apart.
+    /// Whether this pair is seen for the first time. (`a`, `bc`) and (`ab`, `c`) are different pairs.
     pub fn is_first(&self, parts: [&str; 2], now: u64) -> bool {
         let mut digest = Sha256::new();
         for part in parts {
@@ -39,14 +39,14 @@ impl SeenOnce {
         }
         let value = digest.finalize().into();
         let mut generations = self.generations.lock();
-        let Generations { young, old, began } = &mut *generations;
-        let age = now.saturating_sub(*began);
-        if age >= self.keep || young.len() >= MAX_SEEN_VALUES {
+        let Generations { young, old, started } = &mut *generations;
+        let age = now.saturating_sub(*started);
+        if age >= self.retention_secs || young.len() >= MAX_SEEN_VALUES {
             *old = std::mem::take(young);
-            if age >= self.keep.saturating_mul(2) {
+            if age >= self.retention_secs.saturating_mul(2) {
                 old.clear();
             }
-            *began = now;
+            *started = now;
         }
         !old.contains(&value) && young.insert(value)
     }
@@ -57,14 +57,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t_o2_a_value_counts_once_while_it_is_remembered() {
+    fn accepts_a_value_once() {
         let once = SeenOnce::new(600);
         assert!(once.is_first(["a", "b"], 1000));
         for now in [1000, 1300, 1599, 1600, 2199] {
             assert!(!once.is_first(["a", "b"], now), "{now}");
         }
-        assert!(once.is_first(["ab", ""], 1000), "parts do not run together");
-        assert!(once.is_first(["a", "b"], 5000), "forgotten after its time");
+        assert!(once.is_first(["ab", ""], 1000), "parts are separate");
+        assert!(once.is_first(["a", "b"], 5000), "forgotten after the retention");
     }
 
     #[test]

@@ -1,38 +1,41 @@
-//! The session after a login: what its cookie says, and the principal that it makes.
+//! Login sessions: the content of the session cookie, and its principal.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Active, IdToken, LoginError, ProviderConfig, provider::random};
+use super::active::{Active, ProviderConfig};
+use super::claims::IdToken;
+use super::error::LoginError;
+use super::provider::random;
 use crate::auth::seal::{Purpose, Unsealable};
 use crate::broker::Principal;
 
-/// Characters of the sealed value: with name and attributes a cookie must stay under 4096 bytes.
-const MAX_VALUE: usize = 3900;
+/// Longest sealed value, in bytes: a cookie with name and attributes must stay under 4096 bytes.
+const MAX_SESSION_VALUE_BYTES: usize = 3900;
 
-/// Short names, because it all goes into a cookie. No `Debug`: it holds a person's claims.
+/// Content of the session cookie, with short names to save bytes. No `Debug`: it holds personal claims.
 #[derive(Serialize, Deserialize)]
 pub struct LoginSession {
     #[serde(rename = "i")]
     pub issuer: String,
     #[serde(rename = "u")]
     pub subject: String,
-    /// 256 random bits, new with each login; revoked as the `jti` of its principal.
+    /// 256 random bits, new with each login. The `jti` of the principal, for revocation.
     #[serde(rename = "n")]
     pub id: String,
-    /// The provider's own session, by which it logs people out.
+    /// The provider's session, to which its logout tokens refer.
     #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
     pub provider_session: Option<String>,
     #[serde(rename = "o", skip_serializing_if = "Vec::is_empty", default)]
     scopes: Vec<String>,
     #[serde(rename = "g", skip_serializing_if = "Vec::is_empty", default)]
     groups: Vec<String>,
-    /// Those that rules asked for at the login, `null` for what the person lacks.
+    /// The claims that rules used at the time of login; `null` for absent ones.
     #[serde(rename = "c", skip_serializing_if = "Map::is_empty", default)]
     claims: Map<String, Value>,
-    /// By the provider's clock, like the logout that may end it.
+    /// By the provider's clock, as `iat` of a logout token is.
     #[serde(rename = "t")]
     pub issued: u64,
     #[serde(rename = "e")]
@@ -40,17 +43,17 @@ pub struct LoginSession {
 }
 
 impl LoginSession {
-    /// A new session of who `token` says; keeps the claims in `asked` alone.
+    /// A new session for the subject of `token`. Keeps only claims that rules use (`used_claims`).
     pub fn begin(
         login: &Active,
         provider: &ProviderConfig,
         token: IdToken,
         scopes: Vec<String>,
-        asked: &BTreeSet<&str>,
+        used_claims: &BTreeSet<&str>,
         now: u64,
     ) -> Self {
         let IdToken { subject, session, issued, groups, mut claims } = token;
-        let kept = asked.iter().filter(|name| !RESERVED.contains(name));
+        let kept = used_claims.iter().filter(|name| !RESERVED_CLAIMS.contains(name));
         let claims = kept.map(|name| ((*name).to_owned(), claims.remove(*name).unwrap_or_default())).collect();
         Self {
             issuer: provider.issuer.clone(),
@@ -65,15 +68,15 @@ impl LoginSession {
         }
     }
 
-    /// Whether it knows all that rules look at now. One from before a rule that asks for more could pass by a denial.
-    pub fn answers(&self, asked: &BTreeSet<&str>) -> bool {
-        asked.iter().all(|name| RESERVED.contains(name) || self.claims.contains_key(*name))
+    /// Whether it has every claim that rules use now. An older session without one could bypass a denial.
+    pub fn has_claims(&self, used_claims: &BTreeSet<&str>) -> bool {
+        used_claims.iter().all(|name| RESERVED_CLAIMS.contains(name) || self.claims.contains_key(*name))
     }
 
     pub fn seal(&self, login: &Active) -> Result<String, LoginError> {
         let text = serde_json::to_vec(self).map_err(|_| LoginError::TooLarge(0))?;
         let sealed = login.sealer().seal(Purpose::Session, &text, self.expires)?;
-        if sealed.len() > MAX_VALUE { Err(LoginError::TooLarge(sealed.len())) } else { Ok(sealed) }
+        if sealed.len() > MAX_SESSION_VALUE_BYTES { Err(LoginError::TooLarge(sealed.len())) } else { Ok(sealed) }
     }
 
     pub fn open(login: &Active, sealed: &str, now: u64) -> Result<Self, Unsealable> {
@@ -81,7 +84,7 @@ impl LoginSession {
         serde_json::from_slice(&opened).map_err(|_| Unsealable::NotOurs)
     }
 
-    /// Who this is, in the form in which rules and revocations look at everybody.
+    /// The principal for rules and revocations.
     pub fn principal(&self) -> Principal {
         let mut claims = self.claims.clone();
         claims.insert("sub".to_owned(), self.subject.clone().into());
@@ -101,5 +104,5 @@ impl LoginSession {
     }
 }
 
-/// Claims with a place of their own.
-const RESERVED: [&str; 4] = ["sub", "jti", "iat", "sid"];
+/// Claims that are fields of the session.
+const RESERVED_CLAIMS: [&str; 4] = ["sub", "jti", "iat", "sid"];

@@ -1,4 +1,4 @@
-//! Passwords of publishers that cannot sign (RFC 7617): kept as Argon2id hashes (RFC 9106) in the PHC string format.
+//! Password hashes of publishers that cannot sign (RFC 7617): Argon2id (RFC 9106) in PHC string format.
 
 use std::fmt;
 
@@ -6,38 +6,38 @@ use argon2::password_hash::phc;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params};
 
-/// Most memory of one verification, in KiB, and its most passes and lanes: a hash is checked for every stranger.
+/// Limits of one verification (memory in KiB, passes, lanes): any client can cause verifications.
 const MAX_MEMORY_KIB: u32 = 65_536;
 const MAX_PASSES: u32 = 8;
 const MAX_LANES: u32 = 4;
 
-/// How a client may publish with a password.
+/// User name and password of a publisher.
 #[derive(Clone, Debug)]
 pub struct BasicConfig {
-    /// Without a colon.
+    /// Contains no colon.
     pub username: String,
     pub hash: PasswordHash,
 }
 
-/// What a password is checked with.
+/// An Argon2id hash of a password.
 #[derive(Clone)]
 pub struct PasswordHash {
     phc: phc::PasswordHash,
     cost: u64,
 }
 
-/// Why a text is no [`PasswordHash`].
+/// Why a text is not a [`PasswordHash`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadHash {
     NotPhc,
     NotArgon2id,
     TooCostly,
-    /// No randomness, or a password that Argon2 does not take.
+    /// No randomness, or a password that Argon2 does not accept.
     NotMade,
 }
 
 impl PasswordHash {
-    /// Reads `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
+    /// Parses `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
     pub fn parse(text: &str) -> Result<Self, BadHash> {
         let phc = phc::PasswordHash::new(text).map_err(|_| BadHash::NotPhc)?;
         if phc.algorithm != Algorithm::Argon2id.ident() || phc.salt.is_none() || phc.hash.is_none() {
@@ -50,34 +50,34 @@ impl PasswordHash {
         Ok(Self { phc, cost: cost(&params) })
     }
 
-    /// Hashes a password with a fresh salt, at the costs that OWASP recommends (19 MiB, two passes).
+    /// Hashes a password with a new salt and the parameters that OWASP recommends (19 MiB, two passes).
     pub fn make(password: &str) -> Result<String, BadHash> {
         let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|_| BadHash::NotMade)?;
         Ok(hash.to_string())
     }
 
-    /// Takes a while, by design: not for a thread that others wait for.
+    /// Slow by design: call it on a blocking thread.
     pub fn verify(&self, password: &str) -> bool {
         Argon2::default().verify_password(password.as_bytes(), &self.phc).is_ok()
     }
 
-    /// For telling hashes apart; never for people.
+    /// For comparing hashes, never for output.
     pub(super) fn text(&self) -> String {
         self.phc.to_string()
     }
 
-    /// Work of one verification, to compare.
+    /// Relative cost of one verification.
     pub fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// Whether it costs less than what [`PasswordHash::make`] makes.
+    /// Whether it costs less than the hashes of [`PasswordHash::make`].
     pub fn is_weak(&self) -> bool {
         self.cost < cost(&Params::DEFAULT)
     }
 }
 
-/// Blocks of memory that are written.
+/// Number of memory blocks written.
 fn cost(params: &Params) -> u64 {
     u64::from(params.m_cost()) * u64::from(params.t_cost())
 }
@@ -91,10 +91,10 @@ impl fmt::Debug for PasswordHash {
 impl fmt::Display for BadHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPhc => f.write_str("it is not of the form $argon2id$v=19$m=…,t=…,p=…$salt$hash"),
-            Self::NotArgon2id => f.write_str("it is no complete Argon2id hash"),
+            Self::NotPhc => f.write_str("not of the form $argon2id$v=19$m=…,t=…,p=…$salt$hash"),
+            Self::NotArgon2id => f.write_str("not a complete Argon2id hash"),
             Self::TooCostly => {
-                write!(f, "it costs too much; at most m={MAX_MEMORY_KIB}, t={MAX_PASSES}, p={MAX_LANES}")
+                write!(f, "cost parameters are too large; at most m={MAX_MEMORY_KIB}, t={MAX_PASSES}, p={MAX_LANES}")
             }
             Self::NotMade => f.write_str("the password cannot be hashed"),
         }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_that_costs_too_much_or_is_of_another_kind_is_refused() {
+    fn refuses_expensive_and_other_hashes() {
         let check =
             |text: &str, expected: BadHash| assert_eq!(PasswordHash::parse(text).unwrap_err(), expected, "{text}");
         let hash = "c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_verifies_its_password_alone_and_is_never_shown() {
+    fn verifies_its_password_only() {
         let text = PasswordHash::make("pass:word é").unwrap();
         let hash = PasswordHash::parse(&text).unwrap();
         assert!(hash.verify("pass:word é") && !hash.verify("pass:word") && !hash.is_weak());

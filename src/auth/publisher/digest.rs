@@ -1,4 +1,4 @@
-//! `Content-Digest` (RFC 9530 section 2): what a body must hash to.
+//! `Content-Digest` (RFC 9530 section 2) of a request.
 
 use http::{HeaderMap, HeaderName};
 use sfv::{Dictionary, ListEntry, Parser};
@@ -8,7 +8,7 @@ use crate::protocol::{ErrorCode, Refusal};
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
-/// The digests of a request that are understood here; at least one.
+/// The supported digests of a request, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ContentDigest {
     sha256: Option<Vec<u8>>,
@@ -16,27 +16,27 @@ pub(super) struct ContentDigest {
 }
 
 impl ContentDigest {
-    /// Reads the header; `None` where there is none. Digests of other algorithms are passed over, as RFC 9530 asks.
+    /// Parses the header; `None` if it is absent. Ignores other algorithms, as RFC 9530 requires.
     pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
         if !headers.contains_key(CONTENT_DIGEST) {
             return Ok(None);
         }
         let lines: Vec<&[u8]> = headers.get_all(CONTENT_DIGEST).iter().map(|line| line.as_bytes()).collect();
-        let dictionary = Parser::new(&lines.join(b", ".as_slice())).parse::<Dictionary>().map_err(|_| useless())?;
+        let dictionary = Parser::new(&lines.join(b", ".as_slice())).parse::<Dictionary>().map_err(|_| unsupported())?;
         let digest = Self { sha256: take(&dictionary, "sha-256")?, sha512: take(&dictionary, "sha-512")? };
-        if digest.sha256.is_none() && digest.sha512.is_none() { Err(useless()) } else { Ok(Some(digest)) }
+        if digest.sha256.is_none() && digest.sha512.is_none() { Err(unsupported()) } else { Ok(Some(digest)) }
     }
 
-    /// Refuses a body that any of the digests does not fit.
+    /// Refuses a body that differs from any digest.
     pub(super) fn check(&self, body: &[u8]) -> Result<(), Refusal> {
-        let fits_sha256 = self.sha256.as_ref().is_none_or(|digest| Sha256::digest(body)[..] == digest[..]);
-        let fits_sha512 = self.sha512.as_ref().is_none_or(|digest| Sha512::digest(body)[..] == digest[..]);
-        if fits_sha256 && fits_sha512 {
+        let matches_sha256 = self.sha256.as_ref().is_none_or(|digest| Sha256::digest(body)[..] == digest[..]);
+        let matches_sha512 = self.sha512.as_ref().is_none_or(|digest| Sha512::digest(body)[..] == digest[..]);
+        if matches_sha256 && matches_sha512 {
             Ok(())
         } else {
             Err(Refusal::new(
                 ErrorCode::DigestMismatch,
-                "The body does not fit its Content-Digest. Hash the bytes exactly as they are sent.",
+                "body does not match its Content-Digest; hash the bytes exactly as they are sent",
             ))
         }
     }
@@ -46,16 +46,16 @@ fn take(dictionary: &Dictionary, algorithm: &str) -> Result<Option<Vec<u8>>, Ref
     match dictionary.get(algorithm) {
         None => Ok(None),
         Some(ListEntry::Item(item)) => {
-            item.bare_item.as_byte_sequence().map(|bytes| Some(bytes.to_vec())).ok_or_else(useless)
+            item.bare_item.as_byte_sequence().map(|bytes| Some(bytes.to_vec())).ok_or_else(unsupported)
         }
-        Some(ListEntry::InnerList(_)) => Err(useless()),
+        Some(ListEntry::InnerList(_)) => Err(unsupported()),
     }
 }
 
-fn useless() -> Refusal {
+fn unsupported() -> Refusal {
     Refusal::new(
         ErrorCode::DigestMismatch,
-        "Content-Digest must be `sha-256=:BASE64:` (RFC 9530); sha-512 is taken as well.",
+        "Content-Digest must be `sha-256=:BASE64:` or `sha-512=:BASE64:` (RFC 9530)",
     )
 }
 
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digests_of_the_rfc_fit() {
+    fn accepts_digests_of_the_rfc() {
         assert_eq!(check(&[SHA256], BODY), Ok(()));
         assert_eq!(check(&[SHA512], BODY), Ok(()));
         assert_eq!(check(&[&format!("{SHA256}, {SHA512}")], BODY), Ok(()));
@@ -92,14 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn s2_every_known_digest_must_fit() {
+    fn every_digest_must_match() {
         assert_eq!(check(&[SHA256], b"{\"hello\": \"World\"}"), Err(ErrorCode::DigestMismatch));
         assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], BODY), Err(ErrorCode::DigestMismatch));
         assert_eq!(check(&[&format!("{OTHER_SHA256}, {SHA512}")], b""), Err(ErrorCode::DigestMismatch));
     }
 
     #[test]
-    fn s2_a_digest_that_proves_nothing_is_refused() {
+    fn useless_digest_is_refused() {
         for line in ["", "md5=:1B2M2Y8AsgTpgAmY7PhCfg==:", "sha-256", "sha-256=X48E", "sha-256=:!:", "sha-256=::", "("]
         {
             assert_eq!(check(&[line], b""), Err(ErrorCode::DigestMismatch), "{line}");

@@ -1,7 +1,7 @@
-//! Publishers: the whitelist and the signatures that prove a request comes from one of them.
+//! Publishers: the whitelist, and authentication by signature or password.
 //!
-//! A request is checked in three steps: [`Whitelist::verify`] on its head, the caller's own rules (the channel, the
-//! rate), and [`Verified::accept`] with its body. Only then is its nonce used up.
+//! A signed request is checked in three steps: [`Whitelist::verify`] for its head, the caller's rules (channel, rate),
+//! and [`Verified::accept`] for its body. Only the last step consumes the nonce.
 
 mod basic;
 pub mod basic_auth;
@@ -26,28 +26,28 @@ pub use whitelist::{DuplicateKey, Publisher, Whitelist};
 use super::keys::Fingerprint;
 use crate::protocol::Pattern;
 
-/// One entry of the whitelist, as the configuration gives it.
+/// An entry of the whitelist in the configuration.
 #[derive(Clone, Debug)]
 pub struct PublisherConfig {
     pub name: String,
-    /// What its signatures are checked with; `None` for a publisher that has a password alone.
+    /// Verifies its signatures; `None` for a publisher with a password only.
     pub key: Option<PublisherKey>,
-    /// How a client of the flock dialect may publish in its name.
+    /// User name and password for flock clients.
     pub basic: Option<BasicConfig>,
-    /// What it may create and publish to.
+    /// Channels that it may create and publish to.
     pub channels: Vec<Pattern>,
-    /// Whether it may push keys of issuers, channel rules and revocations.
+    /// Whether it may push issuer keys, channel rules and revocations.
     pub control: bool,
-    /// The key is refused from this moment on.
+    /// The key is refused from this time on.
     pub not_after: Option<jiff::Timestamp>,
-    /// Publications per second with a burst of the same size; `None` for no limit.
+    /// Publications per second, with a burst of the same size; `None` for no limit.
     pub rate_limit_per_second: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublisherKey {
     Known(VerifyingKey),
-    /// The gateway knows the fingerprint alone; each request carries the key.
+    /// Only the fingerprint is configured; each request carries the key.
     Hash(Fingerprint),
 }
 

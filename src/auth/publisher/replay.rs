@@ -1,7 +1,7 @@
-//! The nonces of one publisher that were used and could be sent again.
+//! Replay window: the used nonces of one publisher that could be sent again.
 //!
-//! Invariant: a nonce is forgotten only together with raising the floor above its `created`, so what is
-//! forgotten is stale for ever, whatever the clock does afterwards.
+//! Invariant: dropping a nonce raises the floor above its `created`. So dropped nonces stay stale, even if the clock
+//! jumps back.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -11,19 +11,19 @@ use sha2::{Digest, Sha256};
 use super::signature::MAX_SKEW_SECS;
 use crate::protocol::{ErrorCode, Refusal};
 
-/// Nonces are forgotten in groups of those created in the same 16 seconds.
+/// Nonces are dropped in groups that were created within the same 16 seconds.
 const GENERATION_SECS: u64 = 16;
 
-/// Half of a SHA-256: nonces have any length, and a collision of 128 bits cannot be found.
+/// Half of a SHA-256: bounds the memory of a nonce, and collisions of 128 bits are infeasible.
 type NonceHash = [u8; 16];
 
-/// Remembers at most `limit` nonces, about 40 bytes each.
+/// Stores at most `limit` nonces, about 40 bytes each.
 #[derive(Debug)]
 pub struct ReplayWindow {
     limit: usize,
-    /// By `created / GENERATION_SECS`. None is empty.
+    /// By `created / GENERATION_SECS`. No generation is empty.
     generations: BTreeMap<u64, HashSet<NonceHash>>,
-    /// Everything created before this is stale.
+    /// Signatures created before this are stale.
     floor: u64,
 }
 
@@ -32,22 +32,22 @@ impl ReplayWindow {
         Self { limit, generations: BTreeMap::new(), floor: 0 }
     }
 
-    /// Uses up a nonce. `created` and `now` are seconds since 1970.
+    /// Consumes a nonce. `created` and `now` are seconds since 1970.
     ///
-    /// Call it only for a request whose signature and digest are good, so that nobody else can fill the window.
-    /// Refuses with `signature-replayed` a nonce that is remembered, with `signature-stale` one that may have been
-    /// forgotten, and with `rate-limited` when there is no room to remember it.
+    /// Call it only for a valid signature and digest, so that only the publisher can fill the window. Refuses a stored
+    /// nonce with `signature-replayed`, one that may have been dropped with `signature-stale`, and any nonce with
+    /// `rate-limited` while the window is full.
     pub fn insert(&mut self, created: u64, nonce: &str, now: u64) -> Result<(), Refusal> {
         self.forget_expired(now);
         if created < self.floor {
-            return Err(Refusal::new(ErrorCode::SignatureStale, "The signature is older than the gateway remembers."));
+            return Err(Refusal::new(ErrorCode::SignatureStale, "signature is older than the replay window"));
         }
         let hash = hash_of(nonce);
-        // In every generation: a nonce must not come back under another `created` either.
+        // Every generation is searched: a nonce must not return with another `created` either.
         if self.generations.values().any(|generation| generation.contains(&hash)) {
             return Err(Refusal::new(
                 ErrorCode::SignatureReplayed,
-                "The nonce was used before. Sign every request with a fresh nonce of at least 16 random bytes.",
+                "nonce was already used; sign each request with a new nonce of at least 16 random bytes",
             ));
         }
         if self.len() >= self.limit {
@@ -57,7 +57,7 @@ impl ReplayWindow {
         Ok(())
     }
 
-    /// The number of nonces that are remembered.
+    /// Number of stored nonces.
     fn len(&self) -> usize {
         self.generations.values().map(HashSet::len).sum()
     }
@@ -74,11 +74,11 @@ impl ReplayWindow {
     }
 
     fn full(&self, now: u64) -> Refusal {
-        let room_at = self.generations.keys().next().map_or(now, |oldest| end_of(*oldest) + MAX_SKEW_SECS);
-        let detail = "Too many requests of this key in a short time: no more nonces can be remembered. \
-                      Send several messages under one signature, or publish over one WebSocket.";
+        let free_at = self.generations.keys().next().map_or(now, |oldest| end_of(*oldest) + MAX_SKEW_SECS);
+        let detail = "replay window of this key is full (replay_nonces); send several messages under one signature, \
+                      or publish over a WebSocket";
         Refusal::new(ErrorCode::RateLimited, detail)
-            .retry_after(Duration::from_secs(room_at.saturating_sub(now).max(1)))
+            .retry_after(Duration::from_secs(free_at.saturating_sub(now).max(1)))
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_good_once_for_as_long_as_its_signature_could_be_fresh() {
+    fn nonce_is_accepted_once_while_fresh() {
         for offset in [-60_i64, -1, 0, 1, 60] {
             let created = NOW.saturating_add_signed(offset);
             let mut window = ReplayWindow::new(10);
@@ -122,23 +122,23 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_with_another_creation_time_is_still_the_same_nonce() {
+    fn nonce_with_other_time_is_a_replay() {
         let mut window = ReplayWindow::new(10);
         window.insert(NOW - 50, "a", NOW).unwrap();
         assert_eq!(code(window.insert(NOW + 50, "a", NOW)), Some(ErrorCode::SignatureReplayed));
     }
 
     #[test]
-    fn a_clock_that_jumps_back_does_not_open_the_window_again() {
+    fn clock_jump_does_not_reopen_window() {
         let mut window = ReplayWindow::new(10);
         window.insert(NOW, "a", NOW).unwrap();
         window.insert(NOW + 3600, "b", NOW + 3600).unwrap();
         assert_eq!(code(window.insert(NOW, "a", NOW)), Some(ErrorCode::SignatureStale));
-        assert_eq!(window.len(), 1, "the first one is forgotten");
+        assert_eq!(window.len(), 1, "the first one is dropped");
     }
 
     #[test]
-    fn a_full_window_refuses_and_says_when_there_is_room() {
+    fn full_window_has_retry_after() {
         let mut window = ReplayWindow::new(2);
         window.insert(NOW, "a", NOW).unwrap();
         window.insert(NOW, "b", NOW).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_nonces_stay_within_their_memory() {
+    fn memory_is_bounded() {
         const LIMIT: usize = 20_000;
         let mut window = ReplayWindow::new(LIMIT);
         let mut accepted = 0_u32;
@@ -167,7 +167,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clock does, one signed request (a creation time and a nonce) is accepted once.
+        /// A signed request (creation time and nonce) is accepted once, for any movement of the clock.
         #[test]
         fn no_request_is_accepted_twice(
             steps in prop::collection::vec((-200_i64..200, -60_i64..=60, 0_u8..20), 1..200),
@@ -190,9 +190,9 @@ mod tests {
             }
         }
 
-        /// With a steady clock and room enough, every fresh nonce is taken.
+        /// With a steady clock and enough capacity, every fresh nonce is accepted.
         #[test]
-        fn a_fresh_nonce_is_never_refused(steps in prop::collection::vec((0_u64..100, -60_i64..=60), 1..200)) {
+        fn fresh_nonce_is_accepted(steps in prop::collection::vec((0_u64..100, -60_i64..=60), 1..200)) {
             let mut window = ReplayWindow::new(1000);
             let mut now = NOW;
             for (number, (tick, offset)) in steps.into_iter().enumerate() {

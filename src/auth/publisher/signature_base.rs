@@ -1,19 +1,19 @@
-//! The signature base of RFC 9421 section 2.5: the text that is signed.
+//! The signature base (RFC 9421 section 2.5): the text that is signed.
 
 use std::fmt;
 
 use http::{HeaderMap, HeaderName};
 use sfv::{FieldType, InnerList, List, ListEntry};
 
-/// What of a request is signed, as the peer sent it.
+/// The parts of a request that signatures can cover, as received.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {
     pub method: &'a str,
     /// The `Host` header or the `:authority`.
     pub authority: &'a str,
-    /// Percent-encoded, never decoded before.
+    /// Percent-encoded, never decoded.
     pub path: &'a str,
-    /// Without the `?`.
+    /// Without `?`.
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
 }
@@ -23,13 +23,13 @@ pub struct RequestHead<'a> {
 pub(super) enum BaseError {
     /// The request does not have this component.
     Missing(String),
-    /// A header of the request is not ASCII, or the identifier is none that is understood here.
+    /// A header value is not ASCII, or the component is not supported.
     Unsupported(String),
 }
 
 /// Builds the base for the components and parameters of `input`.
 ///
-/// Knows `@method`, `@authority`, `@path`, `@query` and every header, none with parameters.
+/// Supports `@method`, `@authority`, `@path`, `@query` and headers, without parameters.
 pub(super) fn signature_base(head: &RequestHead<'_>, input: &InnerList) -> Result<String, BaseError> {
     let mut base = String::new();
     for item in &input.items {
@@ -41,7 +41,7 @@ pub(super) fn signature_base(head: &RequestHead<'_>, input: &InnerList) -> Resul
     Ok(base)
 }
 
-/// The strict serialization (RFC 9651 section 4.1), which section 2.3 of RFC 9421 asks for.
+/// The strict serialization (RFC 9651 section 4.1), as RFC 9421 section 2.3 requires.
 fn serialize(input: &InnerList) -> String {
     let list: List = vec![ListEntry::InnerList(input.clone())];
     list.serialize().unwrap_or_default()
@@ -59,14 +59,14 @@ fn component(head: &RequestHead<'_>, name: &str) -> Result<String, BaseError> {
 
 /// RFC 9421 section 2.2.3: in lower case and without the default port.
 ///
-/// Both default ports are dropped, because the gateway may stand behind something that ends TLS.
+/// Both default ports are removed, because a proxy may terminate TLS.
 fn normalized_authority(authority: &str) -> String {
     let authority = authority.to_ascii_lowercase();
     let host = [":80", ":443", ":"].iter().find_map(|port| authority.strip_suffix(port));
     host.unwrap_or(&authority).to_owned()
 }
 
-/// RFC 9421 section 2.1: every line of the header without white space around, joined by a comma and a space.
+/// RFC 9421 section 2.1: the trimmed lines of the header, joined by a comma and a space.
 fn header(headers: &HeaderMap, name: &str) -> Result<String, BaseError> {
     let unsupported = || BaseError::Unsupported(name.to_owned());
     let is_canonical = !name.starts_with('@') && !name.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -82,8 +82,8 @@ fn header(headers: &HeaderMap, name: &str) -> Result<String, BaseError> {
 impl fmt::Display for BaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(name) => write!(f, "`{name}` is signed and the request does not have it."),
-            Self::Unsupported(name) => write!(f, "`{name}` cannot be signed here."),
+            Self::Missing(name) => write!(f, "`{name}` is signed but missing in the request"),
+            Self::Unsupported(name) => write!(f, "component `{name}` is not supported"),
         }
     }
 }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_rfc_9421_b_2_6_is_rebuilt_byte_for_byte() {
+    fn rebuilds_rfc_9421_example_b_2_6() {
         let vector: serde_json::Value =
             serde_json::from_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/rfc9421-b26.json")))
                 .unwrap();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn t_s8_white_space_and_repeated_headers_have_one_canonical_form() {
+    fn headers_are_canonical() {
         for (lines, expected) in [
             (vec![("x", "one")], "one"),
             (vec![("x", "  one \t ")], "one"),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn t_s8_an_authority_is_in_lower_case_and_without_its_default_port() {
+    fn authority_is_normalized() {
         for (authority, expected) in [
             ("example.com", "example.com"),
             ("EXAMPLE.com", "example.com"),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn t_s8_paths_and_queries_are_taken_as_they_were_sent() {
+    fn path_and_query_are_unchanged() {
         for (path, query, expected_path, expected_query) in [
             ("", None, "/", "?"),
             ("/", Some(""), "/", "?"),
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_component_that_is_not_there_or_not_understood_gives_no_base() {
+    fn missing_component_is_an_error() {
         let headers = headers(&[("x-latin", "caf\u{e9}")]);
         let head = empty_head(&headers);
         assert_eq!(value_of("x-none", &head), Err(BaseError::Missing("x-none".into())));

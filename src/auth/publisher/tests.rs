@@ -1,4 +1,4 @@
-//! What is signed and what is refused: one test for each refusal, and tables of requests altered on the way.
+//! Signed requests: one test per refusal, and tables of altered requests.
 
 mod strict;
 
@@ -17,7 +17,7 @@ const NOW: u64 = 1_800_000_000;
 const NONCE: &str = "AAECAwQFBgcICQoLDA0ODw";
 const BODY: &[u8] = b"{\"usd\":3001.5}";
 
-/// A request as a server holds it, free to be altered.
+/// A received request that tests can alter.
 #[derive(Clone)]
 struct Request {
     method: String,
@@ -74,7 +74,7 @@ fn whitelist_by_hash() -> Whitelist {
     whitelist_of(PublisherKey::Hash(Fingerprint::of(&key().verifying_key())))
 }
 
-/// A POST of [`BODY`], signed by the client's own code.
+/// A POST of [`BODY`], signed by the Rust client.
 fn signed_by(key: SigningKey, now: u64, nonce: &str) -> Request {
     request(&key, "POST", Some(("application/json", BODY)), now, nonce)
 }
@@ -105,7 +105,7 @@ fn request(key: &SigningKey, method: &str, body: Option<(&str, &[u8])>, now: u64
     }
 }
 
-/// The key as publishers' clients read it.
+/// The key as the Rust client parses it.
 fn client_key(key: &SigningKey) -> lastmile_client::Key {
     lastmile_client::Key::from_text(&to_pkcs8_pem(key).unwrap()).unwrap()
 }
@@ -114,7 +114,7 @@ fn keyid() -> String {
     Fingerprint::of(&key().verifying_key()).to_string()
 }
 
-/// Signs what `Signature-Input` says, however wrong it is: what a publisher with a good key could send.
+/// Signs with any `Signature-Input`, valid or not, as a publisher with a valid key could.
 fn sign_again(request: &mut Request, input: &str) {
     let list = match sfv::Parser::new(input).parse::<sfv::Dictionary>().unwrap().pop() {
         Some((_, sfv::ListEntry::InnerList(list))) => list,
@@ -136,7 +136,7 @@ fn code(request: &Request) -> Option<ErrorCode> {
 }
 
 #[test]
-fn a_signed_request_is_accepted_and_names_its_publisher() {
+fn accepts_signed_request() {
     for request in [signed(), signed_get()] {
         for whitelist in [whitelist(), whitelist_by_hash()] {
             let verified = whitelist.verify(&request.head(), !request.body.is_empty(), NOW).unwrap();
@@ -147,7 +147,7 @@ fn a_signed_request_is_accepted_and_names_its_publisher() {
 }
 
 #[test]
-fn an_empty_body_may_be_signed_with_and_without_its_digest() {
+fn empty_body_needs_no_digest() {
     let with_digest = request(&key(), "POST", Some(("text/plain", b"")), NOW, NONCE);
     let without = request(&key(), "POST", None, NOW, NONCE);
     assert_eq!(code(&with_digest), None);
@@ -156,7 +156,7 @@ fn an_empty_body_may_be_signed_with_and_without_its_digest() {
 }
 
 #[test]
-fn without_signature_or_signature_input_it_is_missing() {
+fn missing_headers_are_reported() {
     assert_eq!(code(signed().remove("signature")), Some(ErrorCode::SignatureMissing));
     assert_eq!(code(signed().remove("signature-input")), Some(ErrorCode::SignatureMissing));
     let unsigned = Request { headers: HeaderMap::new(), ..signed() };
@@ -164,7 +164,7 @@ fn without_signature_or_signature_input_it_is_missing() {
 }
 
 #[test]
-fn a_key_that_is_not_listed_is_unknown() {
+fn unlisted_key_is_unknown() {
     assert_eq!(code(&signed_by(SigningKey::from_bytes(&[8; 32]), NOW, NONCE)), Some(ErrorCode::KeyUnknown));
     let mut request = signed();
     let input = request.get("signature-input").replace(&keyid(), "market-data");
@@ -172,7 +172,7 @@ fn a_key_that_is_not_listed_is_unknown() {
 }
 
 #[test]
-fn a_key_past_its_last_day_is_expired() {
+fn key_past_not_after_is_expired() {
     let config = PublisherConfig {
         name: "old".into(),
         key: Some(PublisherKey::Known(key().verifying_key())),
@@ -189,7 +189,7 @@ fn a_key_past_its_last_day_is_expired() {
 }
 
 #[test]
-fn t_s3_a_signature_is_fresh_for_sixty_seconds_both_ways() {
+fn signature_is_fresh_for_60_seconds() {
     for (offset, fresh) in [(-61, false), (-60, true), (0, true), (60, true), (61, false), (-100_000, false)] {
         let request = signed_by(key(), NOW.saturating_add_signed(offset), NONCE);
         assert_eq!(code(&request), (!fresh).then_some(ErrorCode::SignatureStale), "{offset}");
@@ -201,7 +201,7 @@ fn t_s3_a_signature_is_fresh_for_sixty_seconds_both_ways() {
 }
 
 #[test]
-fn t_s3_expires_is_honoured() {
+fn expires_is_checked() {
     for (expires, fresh) in [(NOW as i64 + 1, true), (NOW as i64, false), (NOW as i64 - 1, false), (-1, false)] {
         let mut request = signed();
         let input = request.get("signature-input").replace(";nonce", &format!(";expires={expires};nonce"));
@@ -211,21 +211,21 @@ fn t_s3_expires_is_honoured() {
 }
 
 #[test]
-fn t_s2_a_body_without_a_digest_is_refused() {
+fn body_without_digest_is_refused() {
     assert_eq!(code(signed().remove("content-digest")), Some(ErrorCode::DigestMissing));
-    // Signed as a request without a body, sent with one.
+    // Signed without a body, sent with one.
     let smuggled = Request { body: BODY.to_vec(), ..signed_get() };
     assert_eq!(code(&smuggled), Some(ErrorCode::DigestMissing));
     let mut with_header = smuggled.clone();
     with_header.set("content-digest", &signed().get("content-digest"));
     assert_eq!(code(&with_header), Some(ErrorCode::SignatureInvalid));
-    // A head that promises no body, and a body all the same.
+    // The head announces no body, but a body follows.
     let verified = whitelist().verify(&smuggled.head(), false, NOW).unwrap();
     assert_eq!(verified.accept(BODY, NOW).unwrap_err().code, ErrorCode::DigestMissing);
 }
 
 #[test]
-fn t_s2_another_body_does_not_fit_the_digest() {
+fn changed_body_is_refused() {
     for body in [&b"{\"usd\":3001.6}"[..], b"{\"usd\":3001.5} ", b"{"] {
         let altered = Request { body: body.to_vec(), ..signed() };
         assert_eq!(code(&altered), Some(ErrorCode::DigestMismatch));
@@ -235,7 +235,7 @@ fn t_s2_another_body_does_not_fit_the_digest() {
 }
 
 #[test]
-fn t_s4_a_nonce_is_good_once_and_is_used_up_by_good_requests_only() {
+fn only_valid_requests_consume_nonces() {
     let whitelist = whitelist();
     let altered = Request { body: b"x".to_vec(), ..signed() };
     assert_eq!(check(&whitelist, &altered, NOW).unwrap_err().code, ErrorCode::DigestMismatch);
@@ -251,7 +251,7 @@ fn t_s4_a_nonce_is_good_once_and_is_used_up_by_good_requests_only() {
 }
 
 #[test]
-fn t_r_a_request_altered_on_the_way_is_refused() {
+fn altered_request_is_refused() {
     type Alter = fn(&mut Request);
     let alterations: [(&str, Alter); 16] = [
         ("method", |r| r.method = "PUT".into()),
@@ -279,7 +279,7 @@ fn t_r_a_request_altered_on_the_way_is_refused() {
 }
 
 #[test]
-fn t_r_what_a_proxy_may_change_changes_nothing() {
+fn proxy_changes_are_accepted() {
     let mut request = signed();
     request.authority = "GATEWAY.example:8081".into();
     request.set("content-type", "  application/json\t").set("x-forwarded-for", "10.0.0.1").set("via", "1.1 proxy");
@@ -289,7 +289,7 @@ fn t_r_what_a_proxy_may_change_changes_nothing() {
 }
 
 #[test]
-fn t_r_parameters_altered_on_the_way_are_refused() {
+fn altered_parameters_are_refused() {
     let later = (NOW + 1).to_string();
     for (from, to) in [
         (NOW.to_string().as_str(), later.as_str()),
@@ -308,9 +308,9 @@ fn t_r_parameters_altered_on_the_way_are_refused() {
     }
 }
 
-/// The vectors that the signers of all languages share; `tests/signer.py` wrote them and checks them as well.
+/// Vectors shared by the signers of all languages, written and checked by `tests/signer.py`.
 #[test]
-fn the_shared_vectors_are_signed_and_verified_byte_for_byte() {
+fn shared_vectors_match() {
     let vectors: Value =
         serde_json::from_str(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/signatures.json")))
             .unwrap();

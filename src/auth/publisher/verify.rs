@@ -1,4 +1,4 @@
-//! The proof that a request comes from a publisher: RFC 9421 with RFC 9530, nothing optional.
+//! Verification of signed requests: RFC 9421 with RFC 9530, in one strict profile.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use super::whitelist::{Publisher, Whitelist};
 use crate::auth::keys::{Fingerprint, parse_fingerprint, public_key_from_bytes};
 use crate::protocol::{ErrorCode, Refusal};
 
-/// A request head with a good signature. Its body and its nonce are not checked yet: see [`Verified::accept`].
+/// A request head with a valid signature. [`Verified::accept`] checks body and nonce.
 #[derive(Debug)]
-#[must_use = "the body and the nonce are still to be checked"]
+#[must_use = "body and nonce are not checked yet"]
 pub struct Verified {
     publisher: Arc<Publisher>,
     created: u64,
     nonce: String,
-    /// `None` where the request was signed as one without a body.
+    /// `None` if the signature does not cover a body.
     digest: Option<ContentDigest>,
 }
 
 impl Whitelist {
-    /// Verifies the head of a request. Pure: nothing is remembered, and nothing is used up.
+    /// Verifies the head of a request. Changes no state and consumes no nonce.
     ///
-    /// `has_body` is whether bytes of a body follow; a request without one may sign the digest of nothing.
+    /// `has_body`: bytes of a body follow. A request without a body may sign the digest of zero bytes.
     /// `now_unix_secs` is seconds since 1970.
     pub fn verify(&self, head: &RequestHead<'_>, has_body: bool, now_unix_secs: u64) -> Result<Verified, Refusal> {
         let signed = RequestSignature::of(head.headers)?;
@@ -42,11 +42,11 @@ impl Whitelist {
         signed.check_components()?;
 
         let key = publisher.key_of(head.headers)?;
-        let base = signature_base(head, &signed.input).map_err(explain)?;
+        let base = signature_base(head, &signed.input).map_err(refuse_base)?;
         key.verify_strict(base.as_bytes(), &signed.signature).map_err(|_| {
             invalid(
-                "The signature does not fit the request. Something between may have changed the method, the host, \
-                 the path, the query or a signed header; or another key signed.",
+                "signature does not verify: another key signed, or a proxy changed the method, host, path, query or a \
+                 signed header",
             )
         })?;
         let digest = if signed.covers_body() { ContentDigest::of(head.headers)? } else { None };
@@ -57,14 +57,11 @@ impl Whitelist {
         let fingerprint = parse_fingerprint(keyid).map_err(|_| {
             Refusal::new(
                 ErrorCode::KeyUnknown,
-                "`keyid` must be the OpenSSH fingerprint of the key, `SHA256:…` as `ssh-keygen -lf` prints it.",
+                "`keyid` must be the OpenSSH fingerprint of the key (`SHA256:…` as `ssh-keygen -lf` prints it)",
             )
         })?;
         self.get(&fingerprint).ok_or_else(|| {
-            Refusal::new(
-                ErrorCode::KeyUnknown,
-                "The key is not on the whitelist. Give its fingerprint to the operator.",
-            )
+            Refusal::new(ErrorCode::KeyUnknown, "key is not on the whitelist; send its fingerprint to the operator")
         })
     }
 }
@@ -84,14 +81,14 @@ impl Verified {
         &self.publisher
     }
 
-    /// Names the nonce among those of all publishers, in letters, digits, `-` and `_`.
+    /// A name for the nonce that is unique over all publishers, of letters, digits, `-` and `_`.
     pub fn nonce_name(&self, key: &Fingerprint) -> String {
         let digest = Sha256::new().chain_update(key.0).chain_update(self.nonce.as_bytes()).finalize();
         URL_SAFE_NO_PAD.encode(digest)
     }
 
-    /// The last step: the body must be the one that was signed and the nonce is used up, in this order, so that
-    /// nobody but the publisher can use up a nonce. Pass an empty body for a request without one.
+    /// The last step: checks the body, then consumes the nonce. The order matters: only the publisher can consume a
+    /// nonce. Pass an empty body for a request without one.
     pub fn accept(self, body: &[u8], now_unix_secs: u64) -> Result<Arc<Publisher>, Refusal> {
         self.check_body(body)?;
         self.publisher.use_nonce(self.created, &self.nonce, now_unix_secs)?;
@@ -112,39 +109,41 @@ fn check_body_headers(headers: &HeaderMap, has_body: bool, covers_body: bool) ->
         return Err(digest_missing());
     }
     if has_body && !covers_body {
-        return Err(invalid("A request with a body must sign \"content-digest\" \"content-type\" as well."));
+        return Err(invalid("a request with a body must also sign \"content-digest\" \"content-type\""));
     }
-    // Two lines and one line with a comma have the same base: which one the publisher meant must not be a guess.
+    // Two lines and one line with a comma have the same base, so the meaning would be ambiguous.
     if covers_body && headers.get_all(CONTENT_TYPE).iter().count() > 1 {
-        return Err(invalid("Content-Type must be sent once."));
+        return Err(invalid("Content-Type must be sent once"));
     }
     Ok(())
 }
 
-/// The key that a request carries, where the whitelist knows its hash alone.
+/// The key in the request, for a whitelist entry with a fingerprint only.
 fn carried_key(headers: &HeaderMap, fingerprint: &Fingerprint) -> Result<VerifyingKey, Refusal> {
     let mut lines = headers.get_all(PUBLIC_KEY).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else {
-        return Err(invalid("The gateway knows this key by its hash alone: send it in Lastmile-Public-Key, once."));
+        return Err(invalid(
+            "only the fingerprint of this key is configured; send the key once, in Lastmile-Public-Key",
+        ));
     };
     let bytes = STANDARD.decode(line.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    let bytes = bytes.ok_or_else(|| invalid("Lastmile-Public-Key must be the base64 of the 32 bytes of the key."))?;
+    let bytes = bytes.ok_or_else(|| invalid("Lastmile-Public-Key must be base64 of the 32 bytes of the key"))?;
     let key =
-        public_key_from_bytes(&bytes).map_err(|_| invalid("The key in Lastmile-Public-Key is weak or no key."))?;
+        public_key_from_bytes(&bytes).map_err(|_| invalid("the key in Lastmile-Public-Key is weak or invalid"))?;
     if Fingerprint::of(&key) == *fingerprint {
         Ok(key)
     } else {
-        Err(invalid("The key in Lastmile-Public-Key is not the one that `keyid` names."))
+        Err(invalid("the key in Lastmile-Public-Key does not match `keyid`"))
     }
 }
 
 fn digest_missing() -> Refusal {
     Refusal::new(
         ErrorCode::DigestMissing,
-        "A request with a body needs `Content-Digest: sha-256=:BASE64:` (RFC 9530), and must sign it.",
+        "a request with a body needs `Content-Digest: sha-256=:BASE64:` (RFC 9530) and must sign it",
     )
 }
 
-fn explain(error: BaseError) -> Refusal {
+fn refuse_base(error: BaseError) -> Refusal {
     Refusal::new(ErrorCode::SignatureInvalid, error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Who may publish: the keys, what each may use, and what is remembered of each.
+//! The whitelist: publishers with their keys, channels, rate limits and replay windows.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,7 +13,9 @@ use crate::auth::keys::Fingerprint;
 use crate::broker::RateLimit;
 use crate::protocol::{ChannelName, ErrorCode, Pattern, Refusal};
 
-/// The publishers by the fingerprint of their key, and by the user name of those with a password. A reload makes a new one with [`Whitelist::rebuild`].
+/// Publishers by key fingerprint, and by user name for those with a password.
+///
+/// A reload replaces the whitelist by means of [`Whitelist::rebuild`].
 #[derive(Debug)]
 pub struct Whitelist {
     publishers: HashMap<Fingerprint, Arc<Publisher>>,
@@ -21,7 +23,7 @@ pub struct Whitelist {
     replay_nonces: usize,
 }
 
-/// One key, or one user name, is on the whitelist under two names.
+/// Two publishers have the same key or user name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateKey {
     pub first: String,
@@ -29,13 +31,13 @@ pub struct DuplicateKey {
 }
 
 impl Whitelist {
-    /// `replay_nonces` is how many nonces are remembered for each publisher.
+    /// `replay_nonces`: size of each publisher's replay window.
     pub fn new(configs: Vec<PublisherConfig>, replay_nonces: usize) -> Result<Self, DuplicateKey> {
         Self { publishers: HashMap::new(), users: HashMap::new(), replay_nonces }.rebuild(configs)
     }
 
-    /// The whitelist of a new configuration. Keys that are on both keep their replay window, and their rate limit
-    /// where it is the same one; the state is shared with requests that are still under way on the old whitelist.
+    /// The whitelist of a new configuration. Keys in both keep their replay window, and their rate limit if it did not
+    /// change. Both share this state with requests in flight on the old whitelist.
     pub fn rebuild(&self, configs: Vec<PublisherConfig>) -> Result<Self, DuplicateKey> {
         let mut new = Self {
             publishers: HashMap::with_capacity(configs.len()),
@@ -69,12 +71,12 @@ impl Whitelist {
         self.publishers.get(fingerprint)
     }
 
-    /// The publisher with a password that has this user name.
+    /// The publisher with this user name and a password.
     pub fn user(&self, username: &str) -> Option<&Arc<Publisher>> {
         self.users.get(username)
     }
 
-    /// The hash that costs most of all: what is checked for a user that does not exist.
+    /// The most expensive hash, which is verified for an unknown user.
     pub fn costliest_hash(&self) -> Option<&PasswordHash> {
         self.users.values().filter_map(|publisher| publisher.password()).max_by_key(|hash| hash.cost())
     }
@@ -84,7 +86,7 @@ impl Whitelist {
     }
 }
 
-/// A key on the whitelist and what is remembered of it.
+/// A publisher on the whitelist, with its replay window and rate limit.
 #[derive(Debug)]
 pub struct Publisher {
     name: Arc<str>,
@@ -110,7 +112,7 @@ impl Publisher {
         Self { name: name.into(), key, basic, channels, control, not_after, per_second, replay, rate }
     }
 
-    /// The name that the configuration gives it.
+    /// The configured name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -120,12 +122,12 @@ impl Publisher {
         self.key.as_ref().map(PublisherKey::fingerprint)
     }
 
-    /// What its password is checked with, if it has one.
+    /// The hash of its password, if it has one.
     pub fn password(&self) -> Option<&PasswordHash> {
         self.basic.as_ref().map(|basic| &basic.hash)
     }
 
-    /// From this moment on the key is refused.
+    /// The key is refused from this time on.
     pub fn not_after(&self) -> Option<jiff::Timestamp> {
         self.not_after
     }
@@ -135,25 +137,26 @@ impl Publisher {
         self.channels.iter().any(|pattern| pattern.matches(channel))
     }
 
-    /// Whether it may push keys of issuers, channel rules and revocations.
+    /// Whether it may push issuer keys, channel rules and revocations.
     pub fn may_control(&self) -> bool {
         self.control
     }
 
-    /// Counts one publication against the rate limit; refuses with `rate-limited` and when to try again.
+    /// Counts one publication against the rate limit. Refuses with `rate-limited` and the time to retry.
     pub fn check_rate(&self, now: Instant) -> Result<(), Refusal> {
         self.rate.lock().try_take(now).map_err(|wait| {
-            Refusal::new(ErrorCode::RateLimited, "This key publishes faster than it may.").retry_after(wait)
+            Refusal::new(ErrorCode::RateLimited, "publisher exceeds its rate limit (rate_limit_per_second)")
+                .retry_after(wait)
         })
     }
 
-    /// Refuses with `key-expired`. Ask again now and then on a connection that lives long.
+    /// Refuses with `key-expired`. Long-lived connections check again regularly.
     pub fn check_not_after(&self, now_unix_secs: u64) -> Result<(), Refusal> {
         let is_ahead = |end: jiff::Timestamp| u64::try_from(end.as_second()).is_ok_and(|end| now_unix_secs < end);
         match self.not_after {
             Some(end) if !is_ahead(end) => Err(Refusal::new(
                 ErrorCode::KeyExpired,
-                "The `not_after` of this key on the whitelist has passed. Give the operator a new key, or ask for more time.",
+                "`not_after` of this key has passed; ask the operator to extend it, or send a new key",
             )),
             _ => Ok(()),
         }
@@ -167,7 +170,7 @@ impl Publisher {
 impl fmt::Display for DuplicateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { first, second } = self;
-        write!(f, "the publishers `{first}` and `{second}` have the same key or user name; each may stand once only")
+        write!(f, "the publishers `{first}` and `{second}` have the same key or user name")
     }
 }
 
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_under_two_names_is_an_error_that_names_both() {
+    fn duplicate_key_names_both_publishers() {
         let key = key();
         let configs = vec![
             config("market-data", key.clone(), None),
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_may_use_its_own_channels_only() {
+    fn publisher_uses_only_its_channels() {
         let key = key();
         let whitelist = Whitelist::new(vec![config("market-data", key.clone(), None)], 10).unwrap();
         let publisher = whitelist.get(&key.fingerprint()).unwrap();
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn t_s4_a_reload_forgets_no_nonce_and_no_debt() {
+    fn reload_keeps_nonces_and_rate() {
         let key = key();
         let old = Whitelist::new(vec![config("a", key.clone(), Some(1))], 10).unwrap();
         let now = Instant::now();
@@ -230,7 +233,7 @@ mod tests {
         publisher.use_nonce(NOW, "nonce", NOW).unwrap();
         publisher.check_rate(now).unwrap();
 
-        // Under another name, and known by hash alone: it is the key that counts.
+        // The same key under another name, and by fingerprint.
         let hash = PublisherKey::Hash(key.fingerprint());
         let new = old.rebuild(vec![config("b", hash, Some(1)), config("c", self::key(), None)]).unwrap();
         let reloaded = new.get(&key.fingerprint()).unwrap();
@@ -238,13 +241,13 @@ mod tests {
         assert_eq!(reloaded.use_nonce(NOW, "nonce", NOW).unwrap_err().code, ErrorCode::SignatureReplayed);
         assert_eq!(reloaded.check_rate(now).unwrap_err().code, ErrorCode::RateLimited);
 
-        // A request that began before the reload counts on the new whitelist as well.
+        // A request from before the reload counts on the new whitelist too.
         publisher.use_nonce(NOW, "in flight", NOW).unwrap();
         assert_eq!(reloaded.use_nonce(NOW, "in flight", NOW).unwrap_err().code, ErrorCode::SignatureReplayed);
     }
 
     #[test]
-    fn a_reload_takes_away_what_is_no_longer_listed_and_changes_limits() {
+    fn reload_removes_publishers_and_changes_limits() {
         let (gone, stays) = (key(), key());
         let old = Whitelist::new(vec![config("gone", gone.clone(), None), config("stays", stays.clone(), Some(1))], 10)
             .unwrap();
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_limit_says_when_to_try_again() {
+    fn rate_limit_has_retry_after() {
         let key = key();
         let whitelist = Whitelist::new(vec![config("a", key.clone(), Some(2))], 10).unwrap();
         let (publisher, now) = (whitelist.get(&key.fingerprint()).unwrap(), Instant::now());
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_refused_from_its_last_moment_on() {
+    fn expired_key_is_refused() {
         let key = key();
         let end = |second| Some(jiff::Timestamp::from_second(second).unwrap());
         for (not_after, expected) in

@@ -1,7 +1,7 @@
-//! Tokens that were verified before: a client that connects again costs a hash, not a signature.
+//! Cache of verified tokens: a reconnecting client costs a hash instead of a signature check.
 //!
-//! Two generations bound the size: when the young one is full it becomes the old one, and what was not
-//! asked for since then is forgotten. Only tokens that were accepted get in, so nobody can fill it with rubbish.
+//! Two generations bound the size: a full young generation becomes the old one, and unused entries of the old one are
+//! dropped. Only accepted tokens are cached, so invalid tokens cannot fill it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,7 +22,7 @@ impl TokenDigest {
     }
 }
 
-pub struct Verified {
+pub struct TokenCache {
     generation_size: usize,
     generations: Mutex<Generations>,
 }
@@ -35,20 +35,19 @@ struct Generations {
 
 struct Entry {
     principal: Arc<Principal>,
-    /// Of the keys that verified it.
+    /// Generation of the keys that verified it.
     keys: u64,
-    /// Seconds since 1970, as when it was verified.
+    /// Seconds since 1970 in which the token is accepted.
     admitted: Range<u64>,
 }
 
-impl Verified {
-    /// Holds at most `capacity` tokens, and at least half as many.
+impl TokenCache {
+    /// Stores at most `capacity` tokens, and retains at least half as many.
     pub fn new(capacity: usize) -> Self {
         Self { generation_size: (capacity / 2).max(1), generations: Mutex::default() }
     }
 
-    /// The principal, if this token was accepted before and would be again at `now`, with the generation of the keys
-    /// that verified it.
+    /// The principal of a cached token that is accepted at `now`, and the generation of the keys that verified it.
     pub fn get(&self, digest: &TokenDigest, now: u64) -> Option<(Arc<Principal>, u64)> {
         let mut generations = self.generations.lock();
         if let Some(entry) = generations.young.get(digest) {
@@ -102,8 +101,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_remembered_while_it_is_valid() {
-        let cache = Verified::new(4);
+    fn returns_tokens_while_valid() {
+        let cache = TokenCache::new(4);
         let digest = TokenDigest::of("token");
         cache.insert(digest, principal(), 1, 10..20);
         assert!(cache.get(&digest, 9).is_none());
@@ -114,8 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn it_never_holds_more_than_its_capacity_and_keeps_what_is_used() {
-        let cache = Verified::new(100);
+    fn bounded_and_keeps_used_tokens() {
+        let cache = TokenCache::new(100);
         let used = TokenDigest::of("used");
         cache.insert(used, principal(), 1, 0..u64::MAX);
         for number in 0..1000 {

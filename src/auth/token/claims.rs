@@ -1,4 +1,4 @@
-//! What a token must say (RFC 7519 section 4.1, RFC 8725 sections 3.8 to 3.12), once its signature is known to be good.
+//! Claims of access tokens (RFC 7519 section 4.1, RFC 8725 sections 3.8 to 3.12), checked after the signature.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,30 +8,30 @@ use serde_json::{Map, Value};
 use super::error::TokenError;
 use crate::broker::Principal;
 
-/// What one issuer's tokens are held to.
-pub struct Rules {
+/// Requirements for the claims of one issuer.
+pub struct ClaimRules {
     pub issuer: Arc<str>,
     pub audiences: Vec<String>,
     pub leeway_secs: u64,
     pub max_lifetime_secs: u64,
 }
 
-/// A token that was accepted.
+/// An accepted token.
 pub struct Accepted {
     pub principal: Principal,
-    /// The seconds since 1970 in which the same token is accepted again, leeway included.
+    /// The seconds since 1970 in which the token is accepted, including leeway.
     pub admitted: Range<u64>,
 }
 
-impl Rules {
-    /// `now` in seconds since 1970. `iss` was compared before, to find the issuer's keys.
+impl ClaimRules {
+    /// `now` in seconds since 1970. `iss` already selected the issuer's keys.
     pub fn check(&self, claims: Map<String, Value>, now: u64) -> Result<Accepted, TokenError> {
         if claims.contains_key("events") {
             return Err(TokenError::SecurityEvent);
         }
         self.check_audience(&claims)?;
         let subject = required_string(&claims, "sub")?;
-        // RFC 9068 section 2.2: rules may rest on them, so one of another type is refused, never taken for absent.
+        // RFC 9068 section 2.2: channel rules may use them, so a wrong type is refused and not treated as absent.
         optional_string(&claims, "client_id")?;
         optional_string(&claims, "jti")?;
         let expires = time(&claims, "exp")?.ok_or(TokenError::ClaimMissing("exp"))?;
@@ -40,7 +40,7 @@ impl Rules {
             return Err(TokenError::Expired);
         }
         if now < admitted.start {
-            // Without `iat` the start of the longest life counts, so this token is merely too long.
+            // Without `iat`, the start derives from the longest lifetime, so the lifetime is too long.
             let dated = claims.contains_key("iat") || claims.contains_key("nbf");
             return Err(if dated { TokenError::NotYetValid } else { TokenError::LifetimeTooLong });
         }
@@ -48,14 +48,14 @@ impl Rules {
             issuer: self.issuer.clone(),
             subject: subject.into(),
             scopes: scopes(&claims)?,
-            groups: words(claims.get("groups"), "groups")?,
+            groups: strings(claims.get("groups"), "groups")?,
             expires,
             claims,
         };
         Ok(Accepted { principal, admitted })
     }
 
-    /// When the token may open a session. Leeway widens this alone: what is open ends at `exp` itself.
+    /// When the token may open a session. Leeway extends admission only: open sessions end at `exp`.
     fn admission(&self, expires: u64, issued: Option<u64>, not_before: Option<u64>) -> Result<Range<u64>, TokenError> {
         let earliest = expires.saturating_sub(self.max_lifetime_secs);
         let start = match issued {
@@ -79,7 +79,7 @@ impl Rules {
     }
 }
 
-/// A claim that must be there and not be empty.
+/// A required, non-empty string claim.
 pub fn required_string<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, TokenError> {
     match claims.get(name) {
         None => Err(TokenError::ClaimMissing(name)),
@@ -88,30 +88,30 @@ pub fn required_string<'a>(claims: &'a Map<String, Value>, name: &'static str) -
     }
 }
 
-/// A claim that may be left out, but not be empty or anything else.
+/// A string claim that is absent or non-empty.
 fn optional_string(claims: &Map<String, Value>, name: &'static str) -> Result<(), TokenError> {
     if claims.contains_key(name) { required_string(claims, name).map(drop) } else { Ok(()) }
 }
 
-/// A NumericDate in whole seconds. A date of another type is refused, never taken for absent.
+/// A NumericDate in whole seconds. Another type is refused and not treated as absent.
 fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, TokenError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     value.as_u64().map(Some).ok_or(TokenError::ClaimInvalid(name))
 }
 
-/// `scope` is one string of words (RFC 8693 section 4.2); without it, `scp` is that or a list.
+/// `scope` is a space-separated string (RFC 8693 section 4.2). Without it, `scp` is such a string or a list.
 fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
     match (claims.get("scope"), claims.get("scp")) {
-        (Some(Value::String(words)), _) | (None, Some(Value::String(words))) => {
-            Ok(words.split(' ').filter(|word| !word.is_empty()).map(String::from).collect())
+        (Some(Value::String(scopes)), _) | (None, Some(Value::String(scopes))) => {
+            Ok(scopes.split(' ').filter(|scope| !scope.is_empty()).map(String::from).collect())
         }
         (Some(_), _) => Err(TokenError::ClaimInvalid("scope")),
-        (None, scp) => words(scp, "scp"),
+        (None, scp) => strings(scp, "scp"),
     }
 }
 
 /// A list of strings, or one string.
-fn words(value: Option<&Value>, name: &'static str) -> Result<Vec<String>, TokenError> {
+fn strings(value: Option<&Value>, name: &'static str) -> Result<Vec<String>, TokenError> {
     match value {
         None => Ok(Vec::new()),
         Some(Value::String(one)) => Ok(vec![one.clone()]),

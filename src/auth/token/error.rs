@@ -1,6 +1,6 @@
-//! Why a token is refused, for logs and `check`. The peer only ever hears `unauthenticated`.
+//! Why a token is refused, for logs and `check`. Clients receive `unauthenticated` only.
 //!
-//! No variant carries text of the token, so that none can reach a log.
+//! No variant contains text of the token, so none can reach a log.
 
 use std::fmt;
 
@@ -18,40 +18,40 @@ pub enum TokenError {
     /// More than 8 KiB.
     TooLong,
     NotThreeParts,
-    /// Padding, foreign characters, or bits left over at the end.
+    /// Padding, foreign characters, or trailing bits.
     NotBase64url(Part),
-    /// Not one JSON object, or a name twice, or nested too deep.
+    /// Not one JSON object, a repeated name, or nested too deep.
     NotAnObject(Part),
-    /// A header parameter that changes how the token is to be read.
+    /// A header parameter that changes the meaning of the token.
     HeaderForbidden(&'static str),
     /// A header parameter of the wrong JSON type.
     HeaderType(&'static str),
     AlgorithmNone,
-    /// Unknown, symmetric, not on the issuer's list, or not one of the key.
+    /// Unknown, symmetric, not allowed for the issuer, or not supported by the key.
     AlgorithmNotAllowed,
     TypNotAllowed,
     IssuerUnknown,
     KeyUnknown,
-    /// None have come yet from the provider.
+    /// No keys were fetched from the provider yet.
     KeysMissing,
-    /// Nobody confirmed them for `jwks_max_age_secs`.
+    /// The keys were not confirmed for `jwks_max_age_secs`.
     KeysTooOld,
-    /// The token names no key and several would do.
+    /// The token names no key and several keys match.
     KeyAmbiguous,
     SignatureInvalid,
     ClaimMissing(&'static str),
-    /// A claim of the wrong JSON type, or empty where something is needed.
+    /// A claim of the wrong JSON type, or a required claim that is empty.
     ClaimInvalid(&'static str),
     AudienceMismatch,
     Expired,
     NotYetValid,
     LifetimeTooLong,
-    /// A logout token or another security event (RFC 8417) is no proof of a session.
+    /// A logout token or another security event (RFC 8417).
     SecurityEvent,
 }
 
 impl TokenError {
-    /// Whether other keys of the same issuer might do.
+    /// Whether newer keys of the issuer may verify the token.
     pub fn is_about_keys(self) -> bool {
         matches!(self, Self::KeyUnknown | Self::KeysMissing | Self::KeysTooOld)
     }
@@ -73,24 +73,24 @@ impl fmt::Display for TokenError {
             Self::TooLong => f.write_str("the token is longer than 8 KiB"),
             Self::NotThreeParts => f.write_str("the token is not a compact JWS of three parts"),
             Self::NotBase64url(part) => write!(f, "the {part} is not canonical base64url"),
-            Self::NotAnObject(part) => write!(f, "the {part} is not a plain JSON object"),
-            Self::HeaderForbidden(name) => write!(f, "the header has {name}, which is refused"),
-            Self::HeaderType(name) => write!(f, "{name} in the header is missing or of the wrong type"),
+            Self::NotAnObject(part) => write!(f, "the {part} is not a valid JSON object"),
+            Self::HeaderForbidden(name) => write!(f, "the header parameter {name} is not allowed"),
+            Self::HeaderType(name) => write!(f, "the header parameter {name} is missing or has the wrong type"),
             Self::AlgorithmNone => f.write_str("the token is not signed (alg none)"),
             Self::AlgorithmNotAllowed => f.write_str("alg is not allowed for this issuer and key"),
             Self::TypNotAllowed => f.write_str("typ is not that of an access token"),
             Self::IssuerUnknown => f.write_str("iss is not a configured issuer"),
             Self::KeyUnknown => f.write_str("the issuer has no such key"),
-            Self::KeysMissing => f.write_str("the issuer's keys have not come yet"),
+            Self::KeysMissing => f.write_str("the issuer's keys are not fetched yet"),
             Self::KeysTooOld => f.write_str("the issuer's keys are older than jwks_max_age_secs"),
             Self::KeyAmbiguous => f.write_str("the token names no key and the issuer has several"),
             Self::SignatureInvalid => f.write_str("the signature does not verify"),
             Self::ClaimMissing(name) => write!(f, "the claim {name} is missing"),
             Self::ClaimInvalid(name) => write!(f, "the claim {name} is malformed"),
-            Self::AudienceMismatch => f.write_str("aud holds none of the issuer's audiences"),
+            Self::AudienceMismatch => f.write_str("aud contains none of the issuer's audiences"),
             Self::Expired => f.write_str("the token has expired"),
             Self::NotYetValid => f.write_str("the token is not valid yet (nbf or iat)"),
-            Self::LifetimeTooLong => f.write_str("the token lives longer than max_lifetime_secs"),
+            Self::LifetimeTooLong => f.write_str("the lifetime exceeds max_lifetime_secs"),
             Self::SecurityEvent => f.write_str("the token is a security event, not an access token"),
         }
     }

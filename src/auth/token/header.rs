@@ -1,4 +1,4 @@
-//! The outer form of a token: a compact JWS and its header (RFC 7515). Decides nothing about keys and claims.
+//! Compact JWS form and header of a token (RFC 7515), without keys and claims.
 
 use std::str::FromStr;
 
@@ -6,20 +6,24 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
+use super::claims::required_string;
 use super::error::{Part, TokenError};
 use super::json;
 
-/// Header parameters that change what is signed, how it is encoded, or where keys come from.
-///
-/// `crit` names extensions, and we know none; `b64` is one of them (RFC 7797); `zip` and `enc` belong to JWE;
-/// `jku` and `x5u` ask for a fetch. `jwk`, `x5c` and the thumbprints are ignored: keys come from the configuration alone.
-const FORBIDDEN: [&str; 6] = ["crit", "b64", "zip", "enc", "jku", "x5u"];
+/// Longest token, in bytes. Bounds all work on unverified tokens.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// A token taken apart; nothing in it is trusted yet.
+/// Header parameters that change the signed content, its encoding, or the source of keys.
+///
+/// `crit` names extensions, and none is supported; `b64` is one of them (RFC 7797); `zip` and `enc` belong to JWE;
+/// `jku` and `x5u` are URLs of keys. `jwk`, `x5c` and the thumbprints are ignored: keys come from the configuration only.
+const FORBIDDEN_PARAMETERS: [&str; 6] = ["crit", "b64", "zip", "enc", "jku", "x5u"];
+
+/// A parsed token whose signature is not verified.
 pub struct Unverified<'a> {
     pub header: Header,
     pub claims: Map<String, Value>,
-    /// What the signature covers.
+    /// The text that the signature covers.
     pub signed: &'a str,
     /// Canonical base64url.
     pub signature: &'a str,
@@ -32,9 +36,11 @@ pub struct Header {
 }
 
 impl<'a> Unverified<'a> {
-    /// `token` is at most 8 KiB, which bounds all work here.
     pub fn parse(token: &'a str) -> Result<Self, TokenError> {
-        // A fourth dot (a JWE has four) ends the splitting.
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        // The limit bounds the work on a text of many dots. A JWE has four dots.
         let mut parts = token.splitn(4, '.');
         let (Some(header), Some(claims), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -51,30 +57,36 @@ impl<'a> Unverified<'a> {
     }
 }
 
+/// `iss` and `alg` of an unverified token. Use them only to select the keys that verify it.
+pub fn unverified_issuer(token: &str) -> Result<(String, Algorithm), TokenError> {
+    let token = Unverified::parse(token)?;
+    Ok((required_string(&token.claims, "iss")?.to_owned(), token.header.algorithm))
+}
+
 impl Header {
     fn from_members(members: Map<String, Value>) -> Result<Self, TokenError> {
-        if let Some(name) = FORBIDDEN.into_iter().find(|name| members.contains_key(*name)) {
+        if let Some(name) = FORBIDDEN_PARAMETERS.into_iter().find(|name| members.contains_key(*name)) {
             return Err(TokenError::HeaderForbidden(name));
         }
         let typ = string(&members, "typ")?;
         let content = string(&members, "cty")?;
         if content.is_some_and(|content| is_media_type(&content, "jwt")) {
-            // A token inside a token.
+            // A nested token.
             return Err(TokenError::HeaderForbidden("cty"));
         }
         let algorithm = string(&members, "alg")?.ok_or(TokenError::HeaderType("alg"))?;
         Ok(Self { algorithm: parse_algorithm(&algorithm)?, key_id: string(&members, "kid")?, typ })
     }
 
-    /// Whether `typ` is what the issuer's tokens carry (RFC 8725 section 3.11, RFC 9068 section 2.1).
+    /// Whether `typ` is that of the issuer's tokens (RFC 8725 section 3.11, RFC 9068 section 2.1).
     ///
-    /// Without a wish, `at+jwt`, `JWT` and no `typ` will do; `logout+jwt`, `dpop+jwt` and the like never do.
-    pub fn has_typ(&self, wanted: Option<&str>) -> bool {
-        match (wanted, self.typ.as_deref()) {
+    /// If none is `required`, `at+jwt`, `JWT` and no `typ` are accepted; `logout+jwt`, `dpop+jwt` and others are not.
+    pub fn has_typ(&self, required: Option<&str>) -> bool {
+        match (required, self.typ.as_deref()) {
             (None, None) => true,
             (None, Some(typ)) => is_media_type(typ, "at+jwt") || is_media_type(typ, "jwt"),
             (Some(_), None) => false,
-            (Some(wanted), Some(typ)) => is_media_type(typ, without_prefix(wanted)),
+            (Some(required), Some(typ)) => is_media_type(typ, without_prefix(required)),
         }
     }
 }
@@ -83,7 +95,7 @@ fn object(part: &str, which: Part) -> Result<Map<String, Value>, TokenError> {
     json::parse_object(&decode(part, which)?).ok_or(TokenError::NotAnObject(which))
 }
 
-/// The decoder takes no padding, no space and no bits left over, so that a token has one spelling.
+/// Refuses padding, white space and trailing bits, so that a token has a single encoding.
 fn decode(part: &str, which: Part) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::NotBase64url(which))
 }
@@ -108,8 +120,8 @@ fn parse_algorithm(name: &str) -> Result<Algorithm, TokenError> {
 }
 
 /// Media types compare without case, and `application/` may be left out (RFC 7515 section 4.1.9).
-fn is_media_type(value: &str, wanted: &str) -> bool {
-    without_prefix(value).eq_ignore_ascii_case(wanted)
+fn is_media_type(value: &str, expected: &str) -> bool {
+    without_prefix(value).eq_ignore_ascii_case(expected)
 }
 
 fn without_prefix(value: &str) -> &str {

@@ -1,4 +1,4 @@
-//! Why an issuer cannot be used as configured, its provider not be asked, or its keys not be replaced.
+//! Errors of issuers: unusable configuration, missing provider metadata, refused keys.
 
 use std::fmt;
 
@@ -15,34 +15,34 @@ pub struct IssuerError {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IssuerProblem {
-    /// The same issuer is configured before.
+    /// The issuer is configured twice.
     Duplicate,
     NoIssuer,
     NoAudience,
     NoAlgorithm,
     /// HS256 and the like.
     SymmetricAlgorithm(Algorithm),
-    /// Two keys with this `kid` go with the same algorithm.
+    /// Two keys with this `kid` support the same algorithm.
     DuplicateKeyId(String),
-    /// No key can verify anything, and why.
+    /// No key can verify signatures. Holds the reasons.
     NoUsableKey(Vec<SkippedKey>),
 }
 
-/// Why there is no metadata of a provider.
+/// Why the metadata of a provider is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetadataError {
     IssuerUnknown,
     /// The issuer is configured without `discovery = true`.
     NoDiscovery,
-    /// The provider did not answer, or not well; the log says how.
+    /// The fetch failed; the log has the cause.
     Unavailable,
 }
 
-/// Why pushed keys are not taken; those before them stay.
+/// Why pushed keys are refused. The previous keys stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplaceError {
     IssuerUnknown,
-    /// The issuer's keys are fetched, and would be replaced again.
+    /// The issuer's keys are fetched, so the next fetch would replace pushed ones.
     Fetched,
     Unusable(IssuerProblem),
 }
@@ -57,11 +57,11 @@ impl fmt::Display for IssuerProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Duplicate => f.write_str("configured twice"),
-            Self::NoIssuer => f.write_str("the name is empty"),
-            Self::NoAudience => f.write_str("an audience is needed"),
-            Self::NoAlgorithm => f.write_str("an algorithm is needed"),
+            Self::NoIssuer => f.write_str("issuer is empty"),
+            Self::NoAudience => f.write_str("no audience"),
+            Self::NoAlgorithm => f.write_str("no algorithm"),
             Self::SymmetricAlgorithm(algorithm) => {
-                write!(f, "{algorithm:?} is symmetric; name algorithms of public keys, such as ES256")
+                write!(f, "{algorithm:?} is symmetric; use algorithms of public keys, such as ES256")
             }
             Self::DuplicateKeyId(key_id) => write!(f, "two keys have the kid {key_id:?}"),
             Self::NoUsableKey(skipped) => {

@@ -1,16 +1,16 @@
-//! JSON as a token may hold it: one object, every name once, little nesting.
+//! Strict JSON of tokens: one object, unique names, bounded nesting.
 //!
-//! Two readers that disagree on which of two equal names counts can be played against each other (RFC 8725 section 2.6).
+//! Parsers that disagree on repeated names can be exploited (RFC 8725 section 2.6).
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Levels of objects and lists, the outermost included.
+/// Most levels of objects and lists, including the outermost.
 const MAX_DEPTH: usize = 32;
 
-/// Reads exactly one JSON object; `None` for anything else, a repeated name at any level, or too much nesting.
+/// Parses exactly one JSON object. `None` for anything else, a repeated name at any level, or too much nesting.
 pub fn parse_object(bytes: &[u8]) -> Option<Map<String, Value>> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth_left: MAX_DEPTH }.deserialize(&mut reader).ok()?;
@@ -99,13 +99,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_is_read_as_serde_json_reads_it() {
+    fn agrees_with_serde_json() {
         let text = r#"{"a":[1,-2,2.5,null,true,{"b":"\u00e9"}],"c":{}}"#;
         assert_eq!(parse_object(text.as_bytes()).map(Value::Object), serde_json::from_str(text).ok());
     }
 
     #[test]
-    fn a_repeated_name_is_refused_at_every_level() {
+    fn repeated_names_are_refused() {
         for text in [r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"b":2}]}"#, r#"{"a":1,"\u0061":2}"#]
         {
             assert_eq!(parse_object(text.as_bytes()), None, "{text}");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_whole_object_is_read() {
+    fn accepts_one_object_only() {
         for text in
             ["", "[]", "1", "null", "\"a\"", "{}{}", "{} x", "{", r#"{"a":1,}"#, r#"{"a":1e400}"#, "{\"a\":\"\u{1}\"}"]
         {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_ends_at_32_levels() {
+    fn nesting_is_bounded() {
         let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         assert!(parse_object(nested(31).as_bytes()).is_some());
         assert!(parse_object(nested(32).as_bytes()).is_none());

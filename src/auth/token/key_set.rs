@@ -1,6 +1,6 @@
-//! The public keys of one issuer, read once and ready to verify (RFC 7517).
+//! A parsed JWK Set of one issuer (RFC 7517).
 //!
-//! A key that cannot be used is skipped, as RFC 7517 section 5 asks, and remembered with the reason for `check`.
+//! Unusable keys are skipped, as RFC 7517 section 5 requires, and listed with the reason for `check`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,36 +12,36 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use super::error::TokenError;
 
-/// Characters of a `kid`.
-const MAX_KEY_ID: usize = 256;
+/// Longest `kid`, in characters.
+const MAX_KEY_ID_CHARS: usize = 256;
 
-/// A key, and what it may verify. The algorithm is a property of the key, never of the token (RFC 8725 section 3.1).
+/// A key with its algorithms, which depend on the key and never on the token (RFC 8725 section 3.1).
 pub struct Key {
     pub decoding: DecodingKey,
     algorithms: Vec<Algorithm>,
 }
 
-/// A key of the set that verifies nothing.
+/// An unusable key of the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedKey {
     pub key_id: Option<String>,
     pub reason: Unusable,
 }
 
-/// Why a key verifies nothing.
+/// Why a key is unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// `use` or `key_ops` says that it does something else.
+    /// `use` or `key_ops` excludes signatures.
     NotForSignatures,
-    /// A kind of key or curve that is not known here.
+    /// Unsupported `kty` or `crv`.
     UnknownKind,
-    /// A shared secret has no place beside public keys.
+    /// A shared secret.
     Symmetric,
-    /// None of the issuer's algorithms goes with it.
+    /// It supports none of the issuer's algorithms.
     AlgorithmNotAllowed,
     /// Not base64url, or of the wrong length.
     Malformed,
-    /// An RSA key outside 2048 to 8192 bits, or an Ed25519 key that would verify anything.
+    /// An RSA key outside 2048 to 8192 bits, or an Ed25519 key for which signatures can be forged.
     Weak,
     /// A `kid` of more than 256 characters.
     KeyIdTooLong,
@@ -54,12 +54,12 @@ pub struct KeySet {
     pub skipped: Vec<SkippedKey>,
 }
 
-/// Two keys have this `kid` and go with the same algorithm.
+/// Two keys with this `kid` support the same algorithm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateKeyId(pub String);
 
 impl KeySet {
-    /// Keeps the keys that go with one of `algorithms`.
+    /// Keeps keys that support one of `algorithms`.
     pub fn new(set: &JwkSet, algorithms: &[Algorithm]) -> Result<Self, DuplicateKeyId> {
         let mut this = Self { keys: Vec::new(), by_id: HashMap::new(), skipped: Vec::new() };
         for jwk in &set.keys {
@@ -76,30 +76,30 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// The key that the token names, or the only one that would do if it names none.
+    /// The key that the token names, or the only matching one if it names none.
     pub fn find(&self, key_id: Option<&str>, algorithm: Algorithm) -> Result<&Key, TokenError> {
         let Some(key_id) = key_id else {
-            let mut fitting = self.keys.iter().filter(|key| key.goes_with(algorithm));
-            return match (fitting.next(), fitting.next()) {
+            let mut matching = self.keys.iter().filter(|key| key.supports(algorithm));
+            return match (matching.next(), matching.next()) {
                 (Some(key), None) => Ok(key),
                 (None, _) => Err(TokenError::AlgorithmNotAllowed),
                 (Some(_), Some(_)) => Err(TokenError::KeyAmbiguous),
             };
         };
-        // Only ever compared: never a path, a URL or a query.
-        if key_id.chars().nth(MAX_KEY_ID).is_some() {
+        // A `kid` is compared only: never used in a path, URL or query.
+        if key_id.chars().nth(MAX_KEY_ID_CHARS).is_some() {
             return Err(TokenError::KeyUnknown);
         }
         let named = self.by_id.get(key_id).ok_or(TokenError::KeyUnknown)?;
-        let fitting = named.iter().map(|index| &self.keys[*index]).find(|key| key.goes_with(algorithm));
-        fitting.ok_or(TokenError::AlgorithmNotAllowed)
+        let matching = named.iter().map(|index| &self.keys[*index]).find(|key| key.supports(algorithm));
+        matching.ok_or(TokenError::AlgorithmNotAllowed)
     }
 
     fn add(&mut self, key_id: Option<String>, key: Key) -> Result<(), DuplicateKeyId> {
         if let Some(key_id) = key_id {
             let named = self.by_id.entry(key_id.clone()).or_default();
             // Keys of different kinds may share a kid (RFC 7517 section 4.5).
-            if named.iter().any(|index| key.algorithms.iter().any(|one| self.keys[*index].goes_with(*one))) {
+            if named.iter().any(|index| key.algorithms.iter().any(|one| self.keys[*index].supports(*one))) {
                 return Err(DuplicateKeyId(key_id));
             }
             named.push(self.keys.len());
@@ -111,19 +111,20 @@ impl KeySet {
 
 impl Key {
     fn new(jwk: &Jwk, allowed: &[Algorithm]) -> Result<Self, Unusable> {
-        if jwk.common.key_id.as_ref().is_some_and(|id| id.chars().nth(MAX_KEY_ID).is_some()) {
+        if jwk.common.key_id.as_ref().is_some_and(|id| id.chars().nth(MAX_KEY_ID_CHARS).is_some()) {
             return Err(Unusable::KeyIdTooLong);
         }
-        let use_fits = jwk.common.public_key_use.as_ref().is_none_or(|wanted| *wanted == PublicKeyUse::Signature);
+        let is_for_signatures =
+            jwk.common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature);
         let operations = jwk.common.key_operations.as_ref();
-        if !use_fits || operations.is_some_and(|all| !all.contains(&KeyOperations::Verify)) {
+        if !is_for_signatures || operations.is_some_and(|all| !all.contains(&KeyOperations::Verify)) {
             return Err(Unusable::NotForSignatures);
         }
         let (decoding, possible) = read(&jwk.algorithm)?;
         let algorithms: Vec<_> = possible
             .iter()
             .copied()
-            .filter(|one| allowed.contains(one) && announces(jwk.common.key_algorithm, *one))
+            .filter(|one| allowed.contains(one) && allows(jwk.common.key_algorithm, *one))
             .collect();
         if algorithms.is_empty() {
             return Err(Unusable::AlgorithmNotAllowed);
@@ -131,22 +132,22 @@ impl Key {
         Ok(Self { decoding, algorithms })
     }
 
-    fn goes_with(&self, algorithm: Algorithm) -> bool {
+    fn supports(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
     }
 }
 
-/// Whether the `alg` of a key leaves room for `algorithm`.
-fn announces(announced: Option<KeyAlgorithm>, algorithm: Algorithm) -> bool {
-    match announced {
+/// Whether the `alg` of a key allows `algorithm`.
+fn allows(key_algorithm: Option<KeyAlgorithm>, algorithm: Algorithm) -> bool {
+    match key_algorithm {
         None => true,
-        // `Ed25519` (RFC 9864) is not yet a word of the library; such a key has no other use.
+        // The library does not know `Ed25519` (RFC 9864). Such a key has no other algorithm.
         Some(KeyAlgorithm::UNKNOWN_ALGORITHM) => algorithm == Algorithm::EdDSA,
-        Some(announced) => announced == KeyAlgorithm::from(algorithm),
+        Some(key_algorithm) => key_algorithm == KeyAlgorithm::from(algorithm),
     }
 }
 
-/// The key, and every algorithm that its kind and curve go with.
+/// The key, and the algorithms of its type and curve.
 fn read(parameters: &AlgorithmParameters) -> Result<(DecodingKey, &'static [Algorithm]), Unusable> {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     match parameters {
@@ -157,7 +158,7 @@ fn read(parameters: &AlgorithmParameters) -> Result<(DecodingKey, &'static [Algo
                 EllipticCurve::P384 => (48, &[ES384]),
                 _ => return Err(Unusable::UnknownKind),
             };
-            // The library joins the two without looking at their lengths.
+            // The library concatenates them without checking their lengths.
             if decode(&ec.x)?.len() != bytes || decode(&ec.y)?.len() != bytes {
                 return Err(Unusable::Malformed);
             }
@@ -179,11 +180,11 @@ fn read(parameters: &AlgorithmParameters) -> Result<(DecodingKey, &'static [Algo
 
 fn read_rsa(modulus: &str, exponent: &str) -> Result<DecodingKey, Unusable> {
     let (modulus, exponent) = (decode(modulus)?, decode(exponent)?);
-    // Some issuers write a sign byte before the number.
+    // Some issuers write a sign byte first.
     let (modulus, exponent) = (without_zeros(&modulus), without_zeros(&exponent));
     let bits = modulus.len() * 8 - modulus.first().map_or(0, |first| first.leading_zeros() as usize);
     let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
-    // An exponent of one would verify whatever anybody writes.
+    // With an exponent of one, every signature can be forged.
     if !(2048..=8192).contains(&bits) || !odd(modulus) || !odd(exponent) || exponent == [1] || exponent.len() > 4 {
         return Err(Unusable::Weak);
     }
@@ -199,7 +200,7 @@ fn decode(text: &str) -> Result<Vec<u8>, Unusable> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| Unusable::Malformed)
 }
 
-/// Whether an issuer may list it: a shared secret would have to live here, and could forge.
+/// Whether the algorithm uses a public key. A gateway with a shared secret could forge tokens.
 pub fn is_asymmetric(algorithm: Algorithm) -> bool {
     algorithm.family() != AlgorithmFamily::Hmac
 }
@@ -207,10 +208,10 @@ pub fn is_asymmetric(algorithm: Algorithm) -> bool {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotForSignatures => "not meant for signatures (use, key_ops)",
+            Self::NotForSignatures => "not for signatures (use, key_ops)",
             Self::UnknownKind => "unknown kty or crv",
             Self::Symmetric => "a shared secret (kty oct)",
-            Self::AlgorithmNotAllowed => "goes with none of the issuer's algorithms",
+            Self::AlgorithmNotAllowed => "supports none of the issuer's algorithms",
             Self::Malformed => "malformed",
             Self::Weak => "too weak",
             Self::KeyIdTooLong => "a kid of more than 256 characters",

@@ -1,4 +1,4 @@
-//! Makes tokens: for development, and for applications that vouch for their own users. The gateway itself never does.
+//! Creation of tokens, for development and for applications that are issuers. The gateway itself never creates any.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-/// What stands before the 32 bytes of a private key in PKCS#8 (RFC 8410 section 7).
+/// PKCS#8 prefix of the 32 bytes of a private key (RFC 8410 section 7).
 const ED25519_PKCS8_PREFIX: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
 
-/// A private key that signs tokens, with its public half.
+/// A private key that signs tokens, with its public key.
 pub struct MintingKey {
     algorithm: Algorithm,
     private: EncodingKey,
@@ -24,28 +24,28 @@ pub struct MintingKey {
     key_id: String,
 }
 
-/// What a token shall say.
+/// Claims of a new token.
 #[derive(Clone, Debug, Default)]
 pub struct TokenRequest {
     pub issuer: String,
     pub subject: String,
-    /// One is written as a string, several as a list.
+    /// A single one is written as a string, several as a list.
     pub audiences: Vec<String>,
     pub lifetime_secs: u64,
     pub scopes: Vec<String>,
     pub groups: Vec<String>,
-    /// Further claims; none of those above.
+    /// Further claims, without the names above.
     pub claims: Map<String, Value>,
 }
 
-/// Why no token was made.
+/// Why no token was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MintError {
     /// Not an Ed25519, P-256 or P-384 key in PKCS#8.
     UnsupportedKey,
     /// A part of the request is empty.
     Missing(&'static str),
-    /// A further claim has the name of one that is set here.
+    /// A further claim has the name of another member.
     ReservedClaim(String),
     LifetimeTooLong,
     Signing,
@@ -100,12 +100,12 @@ impl MintingKey {
         self.algorithm
     }
 
-    /// The public half.
+    /// The public key.
     pub fn jwk(&self) -> &Jwk {
         &self.public
     }
 
-    /// The public half as a key set: what `jwks_file` wants.
+    /// The public key as a JWK Set, for `jwks_file`.
     pub fn jwks(&self) -> JwkSet {
         JwkSet { keys: vec![self.public.clone()] }
     }
@@ -172,7 +172,7 @@ impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnsupportedKey => {
-                f.write_str("not a usable private key: Ed25519, P-256 or P-384 in PKCS#8 (BEGIN PRIVATE KEY) is needed")
+                f.write_str("unsupported private key: Ed25519, P-256 or P-384 in PKCS#8 (BEGIN PRIVATE KEY) is needed")
             }
             Self::Missing(name) => write!(f, "a token needs: {name}"),
             Self::ReservedClaim(name) => write!(f, "the claim {name:?} is already set"),

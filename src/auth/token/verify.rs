@@ -1,4 +1,4 @@
-//! From a token to the principal it proves. Every failure is a [`TokenError`].
+//! Verification of tokens: issuers, their keys, and the principals that tokens prove.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::IssuerConfig;
-use super::cache::{TokenDigest, Verified};
-use super::claims::{Accepted, Rules, required_string};
+use super::cache::{TokenCache, TokenDigest};
+use super::claims::{Accepted, ClaimRules, required_string};
 use super::error::TokenError;
-use super::header::Unverified;
+use super::header::{MAX_TOKEN_BYTES, Unverified};
 use super::issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 use super::jwks::discovery::ProviderMetadata;
 use super::jwks::metrics::JwksMetrics;
@@ -25,65 +25,64 @@ use super::key_set::{SkippedKey, is_asymmetric};
 use crate::auth::fetch::Fetcher;
 use crate::broker::Principal;
 
-/// Bytes of a token; checked before anything else is done with it.
-pub const MAX_TOKEN: usize = 8 * 1024;
-/// Tokens remembered as verified.
-const REMEMBERED: usize = 10_000;
+/// Most verified tokens in the cache.
+const MAX_CACHED_TOKENS: usize = 10_000;
 
-/// The issuers of one configuration. A reload makes a new value, and with it forgets what was verified.
+/// The issuers of one configuration. A reload creates a new value with an empty token cache.
 pub struct Issuers {
     by_name: HashMap<Arc<str>, Issuer>,
-    verified: Verified,
+    verified: TokenCache,
 }
 
-/// Keys belong to their issuer, so that two issuers with the same `kid` never mix.
+/// Each issuer has its own keys, so equal `kid`s of two issuers never mix.
 struct Issuer {
-    ring: Arc<JwksCache>,
+    jwks: Arc<JwksCache>,
     algorithms: Vec<Algorithm>,
     typ: Option<String>,
-    rules: Rules,
-    /// Since [`Issuers::start`].
-    upkeep: Option<Arc<Upkeep>>,
+    rules: ClaimRules,
+    /// Set by [`Issuers::start`].
+    background: Option<Arc<BackgroundWork>>,
 }
 
-/// What goes on around a ring for as long as it is used.
-struct Upkeep {
-    gauges: JwksMetrics,
-    /// If its keys are fetched.
-    _renewal: Option<Background>,
+/// Metrics and fetches of an issuer's keys. Ends with the last configuration that uses them.
+struct BackgroundWork {
+    metrics: JwksMetrics,
+    /// Set if the keys are fetched.
+    _refresh: Option<Background>,
 }
 
 impl Issuers {
-    /// Reads every key once. An empty list accepts no token. Nothing is fetched before [`Issuers::start`].
+    /// Parses all keys. An empty list accepts no token. [`Issuers::start`] starts the fetches.
     pub fn new(configs: Vec<IssuerConfig>) -> Result<Self, IssuerError> {
         Self::build(configs, &HashMap::new())
     }
 
-    /// The issuers of another configuration. Fetched and pushed keys stay where the source of the keys is the same.
+    /// The issuers of another configuration. Keeps fetched and pushed keys of issuers with the same key source.
     pub fn rebuild(&self, configs: Vec<IssuerConfig>) -> Result<Self, IssuerError> {
         Self::build(configs, &self.by_name)
     }
 
-    /// Begins to fetch and to measure. Needs a tokio runtime; without a fetcher, remote keys never come.
+    /// Starts fetches and metrics. Needs a tokio runtime. Without a fetcher, remote keys are never fetched.
     pub fn start(&mut self, fetcher: Option<&Arc<Fetcher>>) {
-        for issuer in self.by_name.values_mut().filter(|issuer| issuer.upkeep.is_none()) {
-            let remote = match &issuer.ring.source {
+        for issuer in self.by_name.values_mut().filter(|issuer| issuer.background.is_none()) {
+            let remote = match &issuer.jwks.source {
                 KeySource::Remote(remote) => Some(remote.clone()),
                 KeySource::File { .. } => None,
             };
-            let renewal = fetcher
+            let refresh = fetcher
                 .zip(remote)
-                .map(|(fetcher, remote)| Background::start(issuer.ring.clone(), remote, fetcher.clone()));
-            let gauges = JwksMetrics::new(&issuer.ring.issuer);
-            issuer.upkeep = Some(Arc::new(Upkeep { gauges, _renewal: renewal }));
+                .map(|(fetcher, remote)| Background::start(issuer.jwks.clone(), remote, fetcher.clone()));
+            let metrics = JwksMetrics::new(&issuer.jwks.issuer);
+            issuer.background = Some(Arc::new(BackgroundWork { metrics, _refresh: refresh }));
         }
     }
 
-    /// Who the bearer of `token` is; `now` in seconds since 1970.
+    /// The principal that `token` proves; `now` in seconds since 1970.
     ///
-    /// The issuer's leeway counts for this admission only: a session ends at [`Principal::expires`].
+    /// The issuer's leeway applies to this admission only: a session ends at [`Principal::expires`].
     pub fn verify(&self, token: &str, now: u64) -> Result<Arc<Principal>, TokenError> {
-        if token.len() > MAX_TOKEN {
+        // Before the digest, which reads the whole token.
+        if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
         let digest = TokenDigest::of(token);
@@ -101,74 +100,71 @@ impl Issuers {
         Ok(principal)
     }
 
-    /// As [`Issuers::verify`]; a token with a key that is not known yet waits for one fetch of its issuer's keys.
+    /// Like [`Issuers::verify`], but a token with an unknown key waits for a fetch of its issuer's keys.
     pub async fn admit(&self, token: &str, now: u64) -> Result<Arc<Principal>, TokenError> {
         match self.verify(token, now) {
             Err(error) if error.is_about_keys() => {
-                self.issuer_of(&Unverified::parse(token)?)?.ring.demand.wait().await;
+                self.issuer_of(&Unverified::parse(token)?)?.jwks.fetch_gate.wait().await;
                 self.verify(token, now)
             }
-            verdict => verdict,
+            result => result,
         }
     }
 
-    /// The `typ` and the claims of a token that `issuer` signed, be it for access, an identity or a logout. None of
-    /// the claims is checked, not even `iss`. Waits as [`Issuers::admit`] does.
+    /// `typ` and claims of an access, ID or logout token with a signature of `issuer`. Checks no claim, not even `iss`.
+    /// Waits like [`Issuers::admit`].
     pub async fn signed(
         &self,
         issuer: &str,
         token: &str,
         now: u64,
     ) -> Result<(Option<String>, Map<String, Value>), TokenError> {
-        if token.len() > MAX_TOKEN {
-            return Err(TokenError::TooLong);
-        }
         let token = Unverified::parse(token)?;
         let issuer = self.by_name.get(issuer).ok_or(TokenError::IssuerUnknown)?;
         match issuer.check_signature(&token, now) {
             Err(error) if error.is_about_keys() => {
-                issuer.ring.demand.wait().await;
+                issuer.jwks.fetch_gate.wait().await;
                 issuer.check_signature(&token, now)?;
             }
-            verdict => drop(verdict?),
+            result => drop(result?),
         }
         Ok((token.header.typ, token.claims))
     }
 
-    /// What an issuer with `discovery = true` says of itself; waits for the first answer.
+    /// The discovery document of an issuer with `discovery = true`. Waits for the first fetch.
     pub async fn metadata(&self, issuer: &str) -> Result<Arc<ProviderMetadata>, MetadataError> {
-        let ring = &self.by_name.get(issuer).ok_or(MetadataError::IssuerUnknown)?.ring;
-        if !matches!(ring.source, KeySource::Remote(Remote::Discovery(_))) {
+        let jwks = &self.by_name.get(issuer).ok_or(MetadataError::IssuerUnknown)?.jwks;
+        if !matches!(jwks.source, KeySource::Remote(Remote::Discovery(_))) {
             return Err(MetadataError::NoDiscovery);
         }
-        if ring.provider.load().is_none() {
-            ring.demand.wait().await;
+        if jwks.provider.load().is_none() {
+            jwks.fetch_gate.wait().await;
         }
-        ring.provider.load_full().ok_or(MetadataError::Unavailable)
+        jwks.provider.load_full().ok_or(MetadataError::Unavailable)
     }
 
-    /// Puts pushed keys in force for an issuer with a `jwks_file`, until the file changes or the process ends. `pushed`
-    /// in seconds since 1970.
+    /// Replaces the keys of an issuer with a `jwks_file`, until the file changes or the process ends. `pushed` in seconds
+    /// since 1970.
     pub fn replace_keys(&self, issuer: &str, keys: JwkSet, pushed: u64) -> Result<(), ReplaceError> {
-        let (ring, _) = self.filed(issuer)?;
-        ring.put(keys, pushed).map_err(ReplaceError::Unusable)
+        let (jwks, _) = self.with_key_file(issuer)?;
+        jwks.put(keys, pushed).map_err(ReplaceError::Unusable)
     }
 
-    /// Whether [`Issuers::replace_keys`] would take these keys. Gives a digest of what stands in the issuer's file.
+    /// Whether [`Issuers::replace_keys`] would accept these keys. Returns a digest of the keys in the issuer's file.
     pub fn check_keys(&self, issuer: &str, keys: &JwkSet) -> Result<String, ReplaceError> {
-        let (ring, file) = self.filed(issuer)?;
-        ring.usable(keys).map_err(ReplaceError::Unusable)?;
-        // Of what was read of it, so that nodes may have it with other blanks.
+        let (jwks, file) = self.with_key_file(issuer)?;
+        jwks.usable(keys).map_err(ReplaceError::Unusable)?;
+        // Hash of the parsed key set: white space may differ between nodes.
         let file = serde_json::to_vec(file).unwrap_or_default();
         Ok(URL_SAFE_NO_PAD.encode(Sha256::digest(file)))
     }
 
-    /// The ring of an issuer with a `jwks_file`, and the keys in that.
-    fn filed(&self, issuer: &str) -> Result<(&JwksCache, &JwkSet), ReplaceError> {
-        let ring = &self.by_name.get(issuer).ok_or(ReplaceError::IssuerUnknown)?.ring;
-        match &ring.source {
+    /// The cache of an issuer with a `jwks_file`, and the keys in that file.
+    fn with_key_file(&self, issuer: &str) -> Result<(&JwksCache, &JwkSet), ReplaceError> {
+        let jwks = &self.by_name.get(issuer).ok_or(ReplaceError::IssuerUnknown)?.jwks;
+        match &jwks.source {
             KeySource::Remote(_) => Err(ReplaceError::Fetched),
-            KeySource::File { keys, .. } => Ok((ring, keys)),
+            KeySource::File { keys, .. } => Ok((jwks, keys)),
         }
     }
 
@@ -176,29 +172,29 @@ impl Issuers {
         self.by_name.keys()
     }
 
-    /// Whether this issuer may vouch for anybody.
+    /// Whether this issuer is configured.
     pub fn knows(&self, issuer: &str) -> bool {
         self.by_name.contains_key(issuer)
     }
 
-    /// Seconds that a token of any of them may be alive, from its `iat` to the end of its leeway.
+    /// Longest lifetime of a token of any issuer, from `iat` to the end of the leeway, in seconds.
     pub fn longest_lifetime(&self) -> u64 {
         let lifetime = |issuer: &Issuer| issuer.rules.max_lifetime_secs.saturating_add(issuer.rules.leeway_secs);
         self.by_name.values().map(lifetime).max().unwrap_or(0)
     }
 
-    /// The keys that were skipped, with the issuer's name.
+    /// Skipped keys, with the names of their issuers.
     pub fn skipped_keys(&self) -> Vec<(Arc<str>, SkippedKey)> {
-        let rings = self.by_name.values().map(|issuer| &issuer.ring);
-        let sets = rings.filter_map(|ring| Some((ring.issuer.clone(), ring.latest()?)));
+        let caches = self.by_name.values().map(|issuer| &issuer.jwks);
+        let sets = caches.filter_map(|jwks| Some((jwks.issuer.clone(), jwks.latest()?)));
         sets.flat_map(|(name, keys)| keys.set.skipped.clone().into_iter().map(move |key| (name.clone(), key))).collect()
     }
 
-    /// Measures how old keys are; `now` in seconds since 1970.
+    /// Updates the metrics of key ages; `now` in seconds since 1970.
     pub fn sweep(&self, now: u64) {
         for issuer in self.by_name.values() {
-            if let Some(upkeep) = &issuer.upkeep {
-                upkeep.gauges.update(&issuer.ring, now);
+            if let Some(background) = &issuer.background {
+                background.metrics.update(&issuer.jwks, now);
             }
         }
     }
@@ -213,19 +209,19 @@ impl Issuers {
                 return Err(failed(IssuerProblem::Duplicate));
             }
         }
-        Ok(Self { by_name, verified: Verified::new(REMEMBERED) })
+        Ok(Self { by_name, verified: TokenCache::new(MAX_CACHED_TOKENS) })
     }
 
-    /// Unproven as yet, `iss` only chooses among what is configured.
+    /// `iss` is not verified yet, so it only selects a configured issuer.
     fn issuer_of(&self, token: &Unverified<'_>) -> Result<&Issuer, TokenError> {
         let name = required_string(&token.claims, "iss")?;
         self.by_name.get(name).ok_or(TokenError::IssuerUnknown)
     }
 
-    /// Whether what these keys verified still counts.
+    /// Whether this generation of the issuer's keys is in force.
     fn are_in_force(&self, issuer: &str, keys: u64, now: u64) -> bool {
-        let ring = self.by_name.get(issuer).map(|issuer| &issuer.ring);
-        ring.is_some_and(|ring| ring.keys(now).is_ok_and(|current| current.generation == keys))
+        let jwks = self.by_name.get(issuer).map(|issuer| &issuer.jwks);
+        jwks.is_some_and(|jwks| jwks.keys(now).is_ok_and(|current| current.generation == keys))
     }
 }
 
@@ -253,15 +249,15 @@ impl Issuer {
         if let Some(symmetric) = algorithms.iter().find(|algorithm| !is_asymmetric(**algorithm)) {
             return Err(IssuerProblem::SymmetricAlgorithm(*symmetric));
         }
-        let ring_before = before.map(|before| &before.ring);
-        let ring = JwksCache::new(name.clone(), keys, algorithms.clone(), keys_max_age_secs, ring_before)?;
-        let same = before.filter(|before| Arc::ptr_eq(&before.ring, &ring));
-        let upkeep = same.and_then(|before| before.upkeep.clone());
-        let rules = Rules { issuer: name, audiences, leeway_secs, max_lifetime_secs };
-        Ok(Self { ring, algorithms, typ, rules, upkeep })
+        let previous = before.map(|before| &before.jwks);
+        let jwks = JwksCache::new(name.clone(), keys, algorithms.clone(), keys_max_age_secs, previous)?;
+        let same = before.filter(|before| Arc::ptr_eq(&before.jwks, &jwks));
+        let background = same.and_then(|before| before.background.clone());
+        let rules = ClaimRules { issuer: name, audiences, leeway_secs, max_lifetime_secs };
+        Ok(Self { jwks, algorithms, typ, rules, background })
     }
 
-    /// Whether an access token is this issuer's; gives the generation of the keys.
+    /// Checks `typ` and signature of an access token. Returns the generation of the keys.
     fn check(&self, token: &Unverified<'_>, now: u64) -> Result<u64, TokenError> {
         if !token.header.has_typ(self.typ.as_deref()) {
             return Err(TokenError::TypNotAllowed);
@@ -274,7 +270,7 @@ impl Issuer {
         if !self.algorithms.contains(&algorithm) {
             return Err(TokenError::AlgorithmNotAllowed);
         }
-        let keys = self.ring.keys(now)?;
+        let keys = self.jwks.keys(now)?;
         let key = keys.set.find(token.header.key_id.as_deref(), algorithm)?;
         match jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), &key.decoding, algorithm) {
             Ok(true) => Ok(keys.generation),
@@ -284,7 +280,7 @@ impl Issuer {
 }
 
 impl fmt::Debug for Issuers {
-    /// Names alone: the cache holds people's claims.
+    /// Names only: the cache contains personal claims.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.by_name.keys()).finish()
     }

@@ -1,12 +1,11 @@
 //! GeoIP databases. Their content is checked when they are opened.
 
-use crate::auth::GeoConfig;
 use crate::config::files::{Files, open};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::{Geoip, OneOrMany};
 use crate::config::suggest::one_of;
-use crate::geo::Language;
+use crate::geo::{GeoConfig, Language};
 
 const DATABASE_HINT: &str = "must be a city database in the MaxMind DB format; mmdb/fetch downloads a free one";
 

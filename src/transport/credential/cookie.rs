@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, header};
 use warp::reply::Response;
 
-use crate::auth::login::{Active, LoginSession, PENDING_SECS};
+use crate::auth::login::{Active, LoginSession, MAX_PENDING_SECS};
 use crate::broker::{Now, Principal};
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
@@ -29,7 +29,7 @@ pub fn open(app: &AppState, login: &Active, call: &RequestContext) -> Option<(Lo
     // Of several, one was planted, and it is unknown which.
     let (sealed, None) = (values.next()?, values.next()) else { return None };
     let session = LoginSession::open(login, sealed, Now::read().unix()).ok()?;
-    if !session.answers(&app.policy.rules().load().claims()) {
+    if !session.has_claims(&app.policy.rules().load().claims()) {
         return None;
     }
     let principal = session.principal();
@@ -108,7 +108,7 @@ pub fn set_session(login: &Active, sealed: &str) -> Option<HeaderValue> {
 }
 
 pub fn set_pending(login: &Active, name: &str, sealed: &str) -> Option<HeaderValue> {
-    set(login, name, sealed, PENDING_SECS)
+    set(login, name, sealed, MAX_PENDING_SECS)
 }
 
 /// Clears a cookie.

@@ -73,7 +73,7 @@ async fn log_in(
         login.provider_of(&pending.issuer).ok_or(LoginError::Untrusted("the provider is no longer configured"))?;
     let issuers = app.policy.issuers();
     let endpoints = Endpoints::of(&issuers, &provider.issuer).await?;
-    check_issuer(provider, parameters.get("iss"), endpoints.says_iss)?;
+    check_issuer(provider, parameters.get("iss"), endpoints.sends_iss)?;
     if let Some(error) = parameters.get("error") {
         return Err(LoginError::Refused(known_error(error)));
     }

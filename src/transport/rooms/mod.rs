@@ -19,10 +19,11 @@ use super::http::request::RequestContext;
 use super::state::AppState;
 use super::websocket::upgrade::Handshake;
 use super::{credential, publish};
-use crate::auth::{Location, is_trusted};
+use crate::auth::is_trusted;
 use crate::broker::room::{JoinRequest, Relayed, Seat};
 use crate::broker::{Connection, Phase, Principal};
 use crate::cluster::rooms::{RoomForwarder, RoomTarget};
+use crate::geo::Location;
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::frame::room_frames::Sender;
 use crate::protocol::websocket::Bounds;
@@ -44,7 +45,7 @@ impl Caller {
     pub fn of(app: &AppState, call: &RequestContext) -> Self {
         let is_trusted = call.peer().address.is_some_and(|peer| is_trusted(peer, &app.limits.trusted_proxies));
         let located = app.places.as_ref().zip(call.client());
-        let place = located.map(|(places, client)| places.place(client, call.headers(), is_trusted));
+        let place = located.map(|(places, client)| places.locate(client.ip(), call.headers(), is_trusted));
         let Location { city, region, country } = place.unwrap_or_default();
         let sender = Sender {
             remote: call.client().map(|client| client.ip().to_string()),

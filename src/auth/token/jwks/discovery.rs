@@ -1,4 +1,4 @@
-//! What a provider says of itself: its discovery document (OpenID Connect Discovery 1.0 section 3, RFC 8414).
+//! Discovery document of a provider (OpenID Connect Discovery 1.0 section 3, RFC 8414).
 
 use std::fmt;
 
@@ -7,32 +7,32 @@ use serde::Deserialize;
 use super::document::shortened;
 use crate::auth::fetch::{Endpoint, EndpointError};
 
-/// A provider's discovery document, as far as it is used here.
+/// The used members of a discovery document.
 #[derive(Clone, Debug)]
 pub struct ProviderMetadata {
-    /// As configured, letter by letter.
+    /// Equal to the configured issuer.
     pub issuer: String,
     pub jwks: Endpoint,
-    /// Where a browser begins to log in.
+    /// Where browsers begin a login.
     pub authorization_endpoint: Option<Endpoint>,
     pub token_endpoint: Option<Endpoint>,
-    /// How the gateway may say who it is at the token endpoint; `client_secret_basic` if the document does not tell.
+    /// Client authentication at the token endpoint; `client_secret_basic` if the document has none.
     pub token_endpoint_auth_methods: Vec<String>,
-    /// Where a browser logs out.
+    /// Where browsers log out.
     pub end_session_endpoint: Option<Endpoint>,
-    /// Answers of the authorization endpoint carry `iss` (RFC 9207).
+    /// Authorization responses have `iss` (RFC 9207).
     pub authorization_response_iss: bool,
     /// OpenID Connect Back-Channel Logout 1.0.
     pub backchannel_logout: bool,
-    /// Logout tokens carry `sid`.
+    /// Logout tokens have `sid`.
     pub backchannel_logout_session: bool,
 }
 
-/// Why a document is not believed.
+/// Why a discovery document is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderError {
     NotADocument(String),
-    /// It speaks for somebody else (OpenID Connect Discovery 1.0 section 4.3).
+    /// The document is of another issuer (OpenID Connect Discovery 1.0 section 4.3).
     IssuerMismatch,
     Endpoint(&'static str, EndpointError),
 }
@@ -55,7 +55,7 @@ struct Document {
 }
 
 impl ProviderMetadata {
-    /// The document that `at` answered with, if it is `issuer`'s.
+    /// Parses the document at `at`. Refuses one of another issuer.
     pub fn read(document: &[u8], issuer: &str, at: &Endpoint) -> Result<Self, ProviderError> {
         let document: Document =
             serde_json::from_slice(document).map_err(|error| ProviderError::NotADocument(shortened(&error)))?;
@@ -78,7 +78,7 @@ impl ProviderMetadata {
     }
 }
 
-/// Where an issuer's discovery document is (OpenID Connect Discovery 1.0 section 4).
+/// URL of an issuer's discovery document (OpenID Connect Discovery 1.0 section 4).
 pub fn discovery_endpoint(issuer: &str) -> Result<Endpoint, EndpointError> {
     if issuer.contains('?') {
         return Err(EndpointError::NotAUrl);
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn t_o2_a_document_must_be_its_issuer_s_and_lead_outward() {
+    fn document_must_match_issuer_and_endpoints() {
         let at = discovery_endpoint("https://sso.example/realm/").unwrap();
         assert_eq!(at.to_string(), "https://sso.example/realm/.well-known/openid-configuration");
         let read = |document: serde_json::Value| {

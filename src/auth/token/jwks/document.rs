@@ -1,21 +1,21 @@
-//! Reading a JWK Set (RFC 7517), be it a file, a push or a provider's answer.
+//! Parsing of JWK Sets (RFC 7517) in files, pushes and provider responses.
 
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use serde_json::Value;
 
-/// A set of public keys; the error is a sentence. Keys that cannot be read are passed over, but a set with a secret is
-/// refused: a gateway that was broken into must not give one away, and nobody else should.
+/// Parses a set of public keys; the error is text for the operator. Skips keys that cannot be parsed. Refuses a set with
+/// a secret, which a compromised gateway would expose.
 pub fn read_key_set(text: &[u8]) -> Result<JwkSet, String> {
     let mut set: Value = serde_json::from_slice(text).map_err(|error| format!("not JSON ({})", shortened(&error)))?;
-    let keys = set.get_mut("keys").and_then(Value::as_array_mut).ok_or("it has no list `keys`")?;
+    let keys = set.get_mut("keys").and_then(Value::as_array_mut).ok_or("no list `keys`")?;
     if keys.is_empty() {
-        return Err("it has no keys".to_owned());
+        return Err("no keys".to_owned());
     }
     if keys.iter().any(|key| key.get("d").is_some()) {
-        return Err("it holds a private key, which belongs to the issuer alone".to_owned());
+        return Err("contains a private key, which must stay with the issuer".to_owned());
     }
     if keys.iter().any(|key| key.get("kty").is_some_and(|kty| kty == "oct")) {
-        return Err("it holds a shared secret, with which tokens could be made".to_owned());
+        return Err("contains a shared secret, with which tokens can be forged".to_owned());
     }
     let mut readable = Vec::with_capacity(keys.len());
     let mut unreadable = String::new();
@@ -28,7 +28,7 @@ pub fn read_key_set(text: &[u8]) -> Result<JwkSet, String> {
     if readable.is_empty() { Err(unreadable) } else { Ok(JwkSet { keys: readable }) }
 }
 
-/// What is wrong with a document, without most of what it says: it may say a lot.
+/// The error text, cut: it may quote a large part of the document.
 pub fn shortened(error: &serde_json::Error) -> String {
     error.to_string().chars().take(200).collect()
 }
@@ -40,7 +40,7 @@ mod tests {
     const GOOD: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
     #[test]
-    fn unreadable_keys_are_passed_over_and_secrets_are_refused() {
+    fn skips_unreadable_keys_and_refuses_secrets() {
         let read = |keys: &str| read_key_set(format!("{{\"keys\":[{keys}]}}").as_bytes());
         assert_eq!(read(GOOD).unwrap().keys.len(), 1);
         assert!(read(&format!(r#"7,{GOOD},{{"kid":8}}"#)).unwrap().find("a").is_some());

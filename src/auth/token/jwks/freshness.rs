@@ -1,4 +1,4 @@
-//! How long a fetched document stays fresh (RFC 9111), within bounds that an operator can rely on.
+//! Freshness of fetched documents (RFC 9111), within fixed bounds.
 
 use std::time::Duration;
 
@@ -8,17 +8,19 @@ const MIN_FRESHNESS_SECS: u64 = 60;
 const MAX_FRESHNESS_SECS: u64 = 24 * 60 * 60;
 const DEFAULT_FRESHNESS_SECS: u64 = 60 * 60;
 
-/// The time until it must be asked for again: `max-age` less the age it had already, else an hour.
+/// The time until the next fetch: `max-age` minus `Age`, or an hour without `max-age`.
 pub fn of(headers: &HeaderMap) -> Duration {
     let directives = || {
         let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
         lines.flat_map(|line| line.split(',')).map(str::trim)
     };
-    if directives().any(|word| word.eq_ignore_ascii_case("no-store") || word.eq_ignore_ascii_case("no-cache")) {
+    if directives()
+        .any(|directive| directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("no-cache"))
+    {
         return Duration::from_secs(MIN_FRESHNESS_SECS);
     }
-    let max_age = directives().find_map(|word| {
-        let (name, value) = word.split_once('=')?;
+    let max_age = directives().find_map(|directive| {
+        let (name, value) = directive.split_once('=')?;
         name.eq_ignore_ascii_case("max-age").then(|| value.trim_matches('"').parse::<u64>().ok())?
     });
     let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
@@ -31,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn max_age_counts_within_a_minute_and_a_day() {
+    fn max_age_is_clamped() {
         for (cache_control, age, secs) in [
             (None, None, 3600),
             (Some("public, max-age=900"), None, 900),

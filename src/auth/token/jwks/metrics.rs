@@ -1,4 +1,4 @@
-//! How old an issuer's keys are, for metrics and, once they grow old, for the log.
+//! Metrics of the age of an issuer's keys, and a log line when they become stale.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +13,7 @@ pub struct JwksMetrics {
 }
 
 impl JwksMetrics {
-    /// Measures where the recorder is current.
+    /// Registers with the current recorder.
     pub fn new(issuer: &str) -> Self {
         let issuer = issuer.to_owned();
         Self {
@@ -23,22 +23,22 @@ impl JwksMetrics {
         }
     }
 
-    /// `now` in seconds since 1970. Keys that never came are stale, and have no age.
-    pub fn update(&self, ring: &JwksCache, now: u64) {
-        let age = ring.latest().map(|keys| keys.age(now));
-        let is_stale = age.is_none_or(|age| ring.is_stale(age));
+    /// `now` in seconds since 1970. Keys that were never fetched are stale and have age 0.
+    pub fn update(&self, jwks: &JwksCache, now: u64) {
+        let age = jwks.latest().map(|keys| keys.age(now));
+        let is_stale = age.is_none_or(|age| jwks.is_stale(age));
         self.age.set(age.unwrap_or(0) as f64);
         self.stale.set(if is_stale { 1.0 } else { 0.0 });
-        // That none have come yet is told by whoever fetches them.
+        // The fetch task already logs that no keys have arrived.
         let was_stale = self.warned.swap(is_stale && age.is_some(), Ordering::Relaxed);
         if let Some(age_secs) = age.filter(|_| is_stale && !was_stale) {
-            tracing::warn!(issuer = %ring.issuer, age_secs, "the issuer's keys have grown old; see jwks_max_age_secs");
+            tracing::warn!(issuer = %jwks.issuer, age_secs, "issuer keys are stale (jwks_max_age_secs)");
         }
     }
 }
 
 impl Drop for JwksMetrics {
-    /// The issuer is gone: a series stays, but raises no alarm.
+    /// The issuer was removed. Its series remain, so reset them to values without an alarm.
     fn drop(&mut self) {
         self.age.set(0.0);
         self.stale.set(0.0);

@@ -1,4 +1,4 @@
-//! The keys of one issuer as they come and go: from a file, by a push, or fetched. A ring outlives reloads.
+//! Cached keys of one issuer, from a file, a push or a fetch. A cache outlives reloads.
 
 pub mod discovery;
 pub mod document;
@@ -22,10 +22,10 @@ use crate::auth::fetch::Endpoint;
 use discovery::ProviderMetadata;
 use single_flight::FetchGate;
 
-/// Where an issuer's keys come from.
+/// Source of an issuer's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// What stood in a file that was changed then, in seconds since 1970. Pushes put other keys in its place.
+    /// The keys of a file, and its modification time in seconds since 1970. Pushes replace them.
     File {
         keys: JwkSet,
         changed: u64,
@@ -33,7 +33,7 @@ pub enum KeySource {
     Remote(Remote),
 }
 
-/// The URL of a JWK Set, or of a discovery document that names one.
+/// URL of a JWK Set, or of a discovery document that names one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remote {
     KeySet(Endpoint),
@@ -44,13 +44,13 @@ pub struct JwksCache {
     pub issuer: Arc<str>,
     pub source: KeySource,
     algorithms: Vec<Algorithm>,
-    /// Seconds after which the keys count no more; 0 = never.
+    /// Age since the last confirmation from which keys are rejected; 0 = never.
     pub max_age_secs: u64,
     keys: ArcSwapOption<Keys>,
-    /// What the discovery document said last.
+    /// The last valid discovery document.
     pub provider: ArcSwapOption<ProviderMetadata>,
-    pub demand: FetchGate,
-    /// One change at a time.
+    pub fetch_gate: FetchGate,
+    /// Serializes changes.
     changes: Mutex<()>,
 }
 
@@ -59,12 +59,12 @@ pub struct Keys {
     pub set: KeySet,
     pub generation: u64,
     document: JwkSet,
-    /// When they were known to be right, in seconds since 1970.
+    /// Last confirmation, in seconds since 1970.
     confirmed: AtomicU64,
 }
 
 impl JwksCache {
-    /// Takes over what `before`, the issuer's ring until now, knows, if the keys still come from the same source.
+    /// Takes over keys and metadata of `before`, the issuer's previous cache, if the source is the same.
     pub fn new(
         issuer: Arc<str>,
         source: KeySource,
@@ -76,29 +76,29 @@ impl JwksCache {
         if let Some(same) = before.filter(|it| it.algorithms == algorithms && it.max_age_secs == max_age_secs) {
             return Ok(same.clone());
         }
-        let ring = Self {
+        let cache = Self {
             issuer,
             source,
             algorithms,
             max_age_secs,
             keys: ArcSwapOption::empty(),
             provider: ArcSwapOption::new(before.and_then(|before| before.provider.load_full())),
-            demand: FetchGate::default(),
+            fetch_gate: FetchGate::default(),
             changes: Mutex::default(),
         };
         let known = before.and_then(|before| before.keys.load_full());
-        // Under other algorithms they may verify nothing any more.
+        // With other algorithms the keys may be unusable.
         let are_carried_over =
-            known.is_some_and(|keys| ring.put(keys.document.clone(), keys.confirmed.load(Ordering::Relaxed)).is_ok());
-        if let (false, KeySource::File { keys, changed }) = (are_carried_over, &ring.source) {
-            ring.put(keys.clone(), *changed)?;
+            known.is_some_and(|keys| cache.put(keys.document.clone(), keys.confirmed.load(Ordering::Relaxed)).is_ok());
+        if let (false, KeySource::File { keys, changed }) = (are_carried_over, &cache.source) {
+            cache.put(keys.clone(), *changed)?;
         }
-        Ok(Arc::new(ring))
+        Ok(Arc::new(cache))
     }
 
-    /// Puts these keys in force, which were right at `now`; keys that verify nothing change nothing.
+    /// Replaces the keys, confirmed at `now`. A set without usable keys changes nothing.
     pub fn put(&self, document: JwkSet, now: u64) -> Result<(), IssuerProblem> {
-        let _changing = self.changes.lock();
+        let _serialized = self.changes.lock();
         if let Some(keys) = self.keys.load().as_ref().filter(|keys| keys.document == document) {
             keys.confirmed.store(now, Ordering::Relaxed);
             return Ok(());
@@ -109,21 +109,21 @@ impl JwksCache {
         Ok(())
     }
 
-    /// What of a key set verifies something here.
+    /// The usable keys of a JWK Set.
     pub fn usable(&self, document: &JwkSet) -> Result<KeySet, IssuerProblem> {
         let set =
             KeySet::new(document, &self.algorithms).map_err(|duplicate| IssuerProblem::DuplicateKeyId(duplicate.0))?;
         if set.is_empty() { Err(IssuerProblem::NoUsableKey(set.skipped)) } else { Ok(set) }
     }
 
-    /// The keys in force are still right.
+    /// Confirms the current keys.
     pub fn confirm(&self, now: u64) {
         if let Some(keys) = self.keys.load().as_ref() {
             keys.confirmed.store(now, Ordering::Relaxed);
         }
     }
 
-    /// The keys that count at `now`, in seconds since 1970.
+    /// The keys, unless they are too old at `now`, in seconds since 1970.
     pub fn keys(&self, now: u64) -> Result<Arc<Keys>, TokenError> {
         let keys = self.keys.load_full().ok_or(TokenError::KeysMissing)?;
         if self.max_age_secs > 0 && keys.age(now) > self.max_age_secs {
@@ -132,26 +132,25 @@ impl JwksCache {
         Ok(keys)
     }
 
-    /// The keys in force, however old.
+    /// The keys regardless of their age.
     pub fn latest(&self) -> Option<Arc<Keys>> {
         self.keys.load_full()
     }
 
-    /// Whether half of the time is over after which the keys count no more.
+    /// Whether keys of this age have passed half of `max_age_secs`.
     pub fn is_stale(&self, age: u64) -> bool {
         self.max_age_secs > 0 && age > self.max_age_secs / 2
     }
 }
 
 impl Keys {
-    /// In seconds.
+    /// Seconds since the last confirmation.
     pub fn age(&self, now: u64) -> u64 {
         now.saturating_sub(self.confirmed.load(Ordering::Relaxed))
     }
 }
 
-/// Never the same twice in this process, so that a token that was verified by keys of one ring is not taken for
-/// verified by another's.
+/// Unique in this process, so that keys of one cache never validate tokens that keys of another cache verified.
 fn next_generation() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -1,5 +1,6 @@
-//! The task that keeps one issuer's keys fresh: it fetches before they run out, when a token names an unknown key,
-//! and again and again, ever more seldom, while the provider is away. What it gets in vain changes nothing.
+//! Task that refreshes one issuer's keys, with backoff while the provider fails.
+//!
+//! It fetches before the keys lose freshness, and when a token names an unknown key. A failure keeps the previous keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use crate::auth::fetch::{Endpoint, FetchError, Fetched, Fetcher};
 use crate::auth::token::issuer_error::IssuerProblem;
 use crate::broker::Now;
 
-/// Longest wait before the next try.
+/// Longest wait before a retry.
 const MAX_BACKOFF_SECS: u64 = 60;
 
-/// Every value of the label `result`.
-const RESULTS: [&str; 13] = [
+/// All values of the metric label `result`.
+const RESULT_LABELS: [&str; 13] = [
     "ok",
     "unchanged",
     "status",
@@ -35,15 +36,15 @@ const RESULTS: [&str; 13] = [
     "timeout",
 ];
 
-/// Ends with the last issuer that uses it.
+/// A running refresh task, which ends when this is dropped.
 pub struct Background(tokio::task::JoinHandle<()>);
 
 impl Background {
-    /// Begins to fetch, at once. Needs a tokio runtime; counts where the recorder is current.
-    pub fn start(ring: Arc<JwksCache>, remote: Remote, fetcher: Arc<Fetcher>) -> Self {
-        let counters = RESULTS.map(|result| (result, counter!("lastmile_key_fetches_total", "result" => result)));
-        ring.demand.serve();
-        Self(tokio::spawn(Refresher { ring, remote, fetcher, counters, etag: None, provider_fresh: None }.run()))
+    /// Starts fetching at once. Needs a tokio runtime. Counts with the current recorder.
+    pub fn start(jwks: Arc<JwksCache>, remote: Remote, fetcher: Arc<Fetcher>) -> Self {
+        let counters = RESULT_LABELS.map(|result| (result, counter!("lastmile_key_fetches_total", "result" => result)));
+        jwks.fetch_gate.serve();
+        Self(tokio::spawn(Refresher { jwks, remote, fetcher, counters, etag: None, provider_fresh: None }.run()))
     }
 }
 
@@ -54,12 +55,12 @@ impl Drop for Background {
 }
 
 struct Refresher {
-    ring: Arc<JwksCache>,
+    jwks: Arc<JwksCache>,
     remote: Remote,
     fetcher: Arc<Fetcher>,
-    counters: [(&'static str, Counter); RESULTS.len()],
+    counters: [(&'static str, Counter); RESULT_LABELS.len()],
     etag: Option<HeaderValue>,
-    /// Until when the discovery document need not be asked for.
+    /// End of the discovery document's freshness.
     provider_fresh: Option<Instant>,
 }
 
@@ -67,72 +68,72 @@ impl Refresher {
     async fn run(mut self) {
         let mut failures = 0;
         loop {
-            self.ring.demand.begin();
-            let wait = match self.renew().await {
+            self.jwks.fetch_gate.begin();
+            let wait = match self.refresh().await {
                 Ok(fresh) => {
                     failures = 0;
-                    // Before they run out, so that nobody meets keys that are not fresh.
-                    match self.ring.max_age_secs {
+                    // Refresh before the keys lose freshness, so that no token meets stale keys.
+                    match self.jwks.max_age_secs {
                         0 => fresh.mul_f32(0.9),
                         max_age => fresh.min(Duration::from_secs(max_age / 2)).mul_f32(0.9),
                     }
                 }
                 Err(error) => {
-                    self.count(error.word());
+                    self.count(error.label());
                     let wait = backoff(failures);
                     failures += 1;
-                    let has_keys = self.ring.latest().is_some();
+                    let has_keys = self.jwks.latest().is_some();
                     tracing::warn!(
-                        issuer = %self.ring.issuer, %error, has_keys, retry_secs = wait.as_secs(),
-                        "the issuer's keys could not be fetched; those before them stay"
+                        issuer = %self.jwks.issuer, %error, has_keys, retry_secs = wait.as_secs(),
+                        "cannot fetch issuer keys, keeping the previous ones"
                     );
                     wait
                 }
             };
-            self.ring.demand.end();
+            self.jwks.fetch_gate.end();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.ring.demand.asked() => {}
+                () = self.jwks.fetch_gate.requested() => {}
             }
         }
     }
 
-    /// Gives how long the keys stay fresh.
-    async fn renew(&mut self) -> Result<Duration, RefreshError> {
+    /// Fetches the keys. Returns their freshness.
+    async fn refresh(&mut self) -> Result<Duration, RefreshError> {
         let endpoint = self.key_set_endpoint().await?;
-        let known = self.etag.take().filter(|_| self.ring.latest().is_some());
+        let known = self.etag.take().filter(|_| self.jwks.latest().is_some());
         let headers = HeaderMap::from_iter(known.clone().map(|etag| (header::IF_NONE_MATCH, etag)));
         let fetched = self.fetcher.get_with(&endpoint, headers).await?;
         let fresh = freshness::of(&fetched.headers);
         if fetched.status == StatusCode::NOT_MODIFIED && known.is_some() {
             self.etag = known;
-            self.ring.confirm(Now::read().unix());
+            self.jwks.confirm(Now::read().unix());
             self.count("unchanged");
             return Ok(fresh);
         }
         let Fetched { headers, body, .. } = success(fetched)?;
         let keys = read_key_set(&body).map_err(RefreshError::KeySet)?;
-        self.ring.put(keys, Now::read().unix())?;
+        self.jwks.put(keys, Now::read().unix())?;
         self.etag = headers.get(header::ETAG).cloned();
         self.count("ok");
-        tracing::info!(issuer = %self.ring.issuer, fresh_secs = fresh.as_secs(), "the issuer's keys are fetched");
+        tracing::info!(issuer = %self.jwks.issuer, fresh_secs = fresh.as_secs(), "issuer keys fetched");
         Ok(fresh)
     }
 
-    /// Where the keys are. A discovery document that was good once does until a newer one is.
+    /// URL of the keys. If the discovery document cannot be refreshed, the previous one is used.
     async fn key_set_endpoint(&mut self) -> Result<Endpoint, RefreshError> {
         let at = match &self.remote {
             Remote::KeySet(endpoint) => return Ok(endpoint.clone()),
             Remote::Discovery(endpoint) => endpoint.clone(),
         };
-        let known = self.ring.provider.load_full();
+        let known = self.jwks.provider.load_full();
         match known {
             Some(known) if self.provider_fresh.is_some_and(|fresh| Instant::now() < fresh) => Ok(known.jwks.clone()),
             Some(known) => match self.discover(&at).await {
                 Ok(provider) => Ok(provider.jwks.clone()),
                 Err(error) => {
-                    self.count(error.word());
-                    tracing::warn!(issuer = %self.ring.issuer, %error, "the discovery document before it stays");
+                    self.count(error.label());
+                    tracing::warn!(issuer = %self.jwks.issuer, %error, "cannot fetch discovery document, keeping the previous one");
                     Ok(known.jwks.clone())
                 }
             },
@@ -142,9 +143,9 @@ impl Refresher {
 
     async fn discover(&mut self, at: &Endpoint) -> Result<Arc<ProviderMetadata>, RefreshError> {
         let Fetched { headers, body, .. } = success(self.fetcher.get(at).await?)?;
-        let provider = Arc::new(ProviderMetadata::read(&body, &self.ring.issuer, at)?);
+        let provider = Arc::new(ProviderMetadata::read(&body, &self.jwks.issuer, at)?);
         self.provider_fresh = Some(Instant::now() + freshness::of(&headers));
-        self.ring.provider.store(Some(provider.clone()));
+        self.jwks.provider.store(Some(provider.clone()));
         Ok(provider)
     }
 
@@ -164,7 +165,7 @@ fn backoff(failures: u32) -> Duration {
     Duration::from_secs(1_u64.checked_shl(failures.min(16)).unwrap_or(MAX_BACKOFF_SECS).min(MAX_BACKOFF_SECS))
 }
 
-/// Why nothing new came.
+/// Why a refresh failed.
 #[derive(Debug)]
 enum RefreshError {
     Fetch(FetchError),
@@ -175,9 +176,9 @@ enum RefreshError {
 }
 
 impl RefreshError {
-    fn word(&self) -> &'static str {
+    fn label(&self) -> &'static str {
         match self {
-            Self::Fetch(error) => error.word(),
+            Self::Fetch(error) => error.label(),
             Self::Status(_) => "status",
             Self::Provider(_) => "document",
             Self::KeySet(_) | Self::Keys(_) => "keys",
@@ -207,7 +208,7 @@ impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fetch(error) => error.fmt(f),
-            Self::Status(status) => write!(f, "the answer has the status {status}"),
+            Self::Status(status) => write!(f, "response status {status}"),
             Self::Provider(error) => error.fmt(f),
             Self::KeySet(reason) => write!(f, "not a JWK Set with public keys: {reason}"),
             Self::Keys(problem) => problem.fmt(f),

@@ -1,4 +1,4 @@
-//! Who may cause a fetch, and who waits for one: however many ask, one fetch runs, and tokens cause one a minute.
+//! Single-flight gate for fetches of an issuer's keys: tokens cause at most one fetch a minute, and all wait for it.
 
 use std::time::{Duration, Instant};
 
@@ -6,76 +6,76 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-/// Tokens with unknown keys cause no second fetch before that, so that nobody can make the gateway a flood.
+/// Shortest time between fetches that tokens with unknown keys cause. Prevents a flood of requests to the provider.
 const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(60);
-/// Longest wait for somebody else's provider: a document and a key set.
+/// Longest wait of a token for the fetch of a discovery document and a key set.
 const FETCH_WAIT_TIMEOUT: Duration = Duration::from_secs(8);
 
 pub struct FetchGate {
     state: Mutex<GateState>,
-    asked: Notify,
-    /// Counts fetches that ended, well or not.
+    requested: Notify,
+    /// Counts finished fetches, successful or not.
     ended: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct GateState {
-    /// Somebody fetches at all.
+    /// A refresh task exists.
     is_served: bool,
-    under_way: bool,
-    last_asked: Option<Instant>,
+    in_progress: bool,
+    last_request: Option<Instant>,
 }
 
 impl Default for FetchGate {
     fn default() -> Self {
-        Self { state: Mutex::default(), asked: Notify::new(), ended: watch::Sender::new(0) }
+        Self { state: Mutex::default(), requested: Notify::new(), ended: watch::Sender::new(0) }
     }
 }
 
 impl FetchGate {
-    /// Waits for the end of the fetch that is under way, or of one that this call causes. Returns at once if there
-    /// was one lately.
+    /// Waits for the end of the fetch in progress, or of one that this call causes. Returns at once if one was requested
+    /// within [`MIN_FETCH_INTERVAL`].
     pub async fn wait(&self) {
-        // Before the question, so that no end is missed in between.
+        // Subscribe first, so that no end is missed.
         let mut ended = self.ended.subscribe();
         if self.join() {
             let _ = timeout(FETCH_WAIT_TIMEOUT, ended.changed()).await;
         }
     }
 
-    /// From now on somebody fetches, and at once.
+    /// Called by the refresh task before its first fetch, which it starts at once.
     pub fn serve(&self) {
-        *self.state.lock() = GateState { is_served: true, under_way: true, last_asked: None };
+        *self.state.lock() = GateState { is_served: true, in_progress: true, last_request: None };
     }
 
-    /// The fetching side: until somebody asks.
-    pub async fn asked(&self) {
-        self.asked.notified().await;
+    /// Refresh task: waits for a request.
+    pub async fn requested(&self) {
+        self.requested.notified().await;
     }
 
-    /// The fetching side: a fetch begins.
+    /// Refresh task: a fetch begins.
     pub fn begin(&self) {
-        self.state.lock().under_way = true;
+        self.state.lock().in_progress = true;
     }
 
-    /// The fetching side: it has ended.
+    /// Refresh task: the fetch has ended.
     pub fn end(&self) {
-        self.state.lock().under_way = false;
+        self.state.lock().in_progress = false;
         self.ended.send_modify(|ended| *ended += 1);
     }
 
-    /// Whether there is an end to wait for.
+    /// Whether a fetch is in progress or was requested, so that there is an end to wait for.
     fn join(&self) -> bool {
         let mut state = self.state.lock();
-        if !state.is_served || state.under_way {
-            return state.under_way;
+        if !state.is_served || state.in_progress {
+            return state.in_progress;
         }
-        if state.last_asked.is_some_and(|last| last.elapsed() < MIN_FETCH_INTERVAL) {
+        if state.last_request.is_some_and(|last| last.elapsed() < MIN_FETCH_INTERVAL) {
             return false;
         }
-        state.last_asked = Some(Instant::now());
-        state.under_way = true;
-        self.asked.notify_one();
+        state.last_request = Some(Instant::now());
+        state.in_progress = true;
+        self.requested.notify_one();
         true
     }
 }
@@ -88,16 +88,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn t_j7_many_callers_cause_one_fetch_and_wait_for_it() {
-        let (demand, fetches) = (Arc::new(FetchGate::default()), Arc::new(AtomicU32::new(0)));
-        // Without somebody who fetches nobody waits.
-        demand.wait().await;
-        demand.serve();
-        demand.end();
-        let (serving, counted) = (demand.clone(), fetches.clone());
+    async fn many_callers_share_one_fetch() {
+        let (gate, fetches) = (Arc::new(FetchGate::default()), Arc::new(AtomicU32::new(0)));
+        // Without a refresh task there is no wait.
+        gate.wait().await;
+        gate.serve();
+        gate.end();
+        let (serving, counted) = (gate.clone(), fetches.clone());
         let server = tokio::spawn(async move {
             loop {
-                serving.asked().await;
+                serving.requested().await;
                 serving.begin();
                 counted.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -106,9 +106,9 @@ mod tests {
         });
         let callers: Vec<_> = (0..1000)
             .map(|_| {
-                let (demand, fetches) = (demand.clone(), fetches.clone());
+                let (gate, fetches) = (gate.clone(), fetches.clone());
                 tokio::spawn(async move {
-                    demand.wait().await;
+                    gate.wait().await;
                     fetches.load(Ordering::SeqCst)
                 })
             })
@@ -116,8 +116,8 @@ mod tests {
         for caller in callers {
             assert_eq!(caller.await.unwrap(), 1);
         }
-        // The minute is not over.
-        demand.wait().await;
+        // Within the minute, no second fetch.
+        gate.wait().await;
         assert_eq!(fetches.load(Ordering::SeqCst), 1);
         server.abort();
     }

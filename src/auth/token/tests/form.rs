@@ -1,15 +1,15 @@
-//! What a token must look like: its parts, its header, its signature.
+//! Form of tokens: parts, header, signature.
 
 use super::*;
 
 #[test]
-fn t_j2_a_token_cannot_choose_its_algorithm() {
+fn token_cannot_choose_its_algorithm() {
     let issuers = issuers(vec![RSA.jwk(json!({"kid": "r", "alg": "RS256"}))], &[Algorithm::RS256, Algorithm::PS256]);
     let signed = |alg: &str, key: &EncodingKey, with| {
         sign(&json!({"alg": alg, "kid": "r"}).to_string(), &claims().to_string(), key, with)
     };
     assert!(verdict(&issuers, &signed("RS256", &RSA.private, Algorithm::RS256)).is_ok());
-    // Allowed to the issuer, but not what this key is for; and another algorithm than the one that signed.
+    // Allowed for the issuer but not for this key, and an algorithm other than that of the signature.
     assert_eq!(
         verdict(&issuers, &signed("PS256", &RSA.private, Algorithm::PS256)),
         Err(TokenError::AlgorithmNotAllowed)
@@ -22,7 +22,7 @@ fn t_j2_a_token_cannot_choose_its_algorithm() {
 }
 
 #[test]
-fn t_j2_a_public_key_is_never_a_shared_secret() {
+fn public_key_is_not_a_shared_secret() {
     let jwk = RSA.jwk(json!({"kid": "r"}));
     let issuers = issuers(vec![jwk.clone()], &[Algorithm::RS256]);
     let der = rcgen::KeyPair::from_pem(&RSA.pem).unwrap();
@@ -47,7 +47,7 @@ fn t_j2_a_public_key_is_never_a_shared_secret() {
 }
 
 #[test]
-fn t_j2_an_unsigned_token_is_refused_however_it_spells_none() {
+fn unsigned_token_is_refused() {
     let good = token(header(), claims());
     let signature = good.rsplit('.').next().unwrap();
     for alg in ["none", "None", "NONE", "nOnE", " none", "none\t"] {
@@ -60,7 +60,7 @@ fn t_j2_an_unsigned_token_is_refused_however_it_spells_none() {
     let unsigned = good.strip_suffix(signature).unwrap();
     assert_eq!(verdict(&p256(), unsigned), Err(TokenError::SignatureInvalid));
     assert_eq!(verdict(&p256(), unsigned.strip_suffix('.').unwrap()), Err(TokenError::NotThreeParts));
-    // r = s = 0, the signature of nobody.
+    // r = s = 0.
     assert_eq!(verdict(&p256(), &format!("{unsigned}{}", B64.encode([0; 64]))), Err(TokenError::SignatureInvalid));
     for alg in [json!(null), json!(1), json!(["ES256"])] {
         assert_eq!(refused(json!({"alg": alg, "kid": "k1"}), claims()), TokenError::HeaderType("alg"));
@@ -69,7 +69,7 @@ fn t_j2_an_unsigned_token_is_refused_however_it_spells_none() {
 }
 
 #[test]
-fn t_j2_encrypted_nested_and_compressed_tokens_are_refused() {
+fn encrypted_and_nested_tokens_are_refused() {
     let good = token(header(), claims());
     assert_eq!(verdict(&p256(), &format!("{good}.x.y")), Err(TokenError::NotThreeParts));
     assert_eq!(verdict(&p256(), &format!("{good}.")), Err(TokenError::NotThreeParts));
@@ -83,7 +83,7 @@ fn t_j2_encrypted_nested_and_compressed_tokens_are_refused() {
 }
 
 #[test]
-fn t_j3_extensions_and_key_addresses_in_the_header_are_refused() {
+fn forbidden_header_parameters_are_refused() {
     for (name, value) in [
         ("crit", json!(["exp"])),
         ("crit", json!([])),
@@ -98,7 +98,7 @@ fn t_j3_extensions_and_key_addresses_in_the_header_are_refused() {
 }
 
 #[test]
-fn t_j3_a_key_in_the_header_is_never_used() {
+fn key_in_header_is_ignored() {
     let evil = minting(9);
     let evil_key = EncodingKey::from_ed_pem(&ed25519_pem(9)).unwrap();
     let issuers = issuers(vec![minting(1).jwk().clone()], &[Algorithm::EdDSA]);
@@ -109,13 +109,13 @@ fn t_j3_a_key_in_the_header_is_never_used() {
         let token = sign(&Value::Object(header).to_string(), &claims().to_string(), &evil_key, Algorithm::EdDSA);
         assert_eq!(verdict(&issuers, &token), Err(TokenError::SignatureInvalid));
     }
-    // Beside a good signature they change nothing.
+    // With a valid signature they have no effect.
     let header = json!({"alg": "ES256", "kid": "k1", "jwk": evil.jwk(), "x5c": ["AAAA"], "x5t": "x"});
     assert!(verdict(&p256(), &token(header, claims())).is_ok());
 }
 
 #[test]
-fn t_j4_a_key_id_is_only_ever_looked_up() {
+fn hostile_key_ids_are_unknown() {
     let long = "k".repeat(257);
     let many = "k".repeat(4000);
     for kid in ["../../dev/null", "' OR 1=1 --", "k1\0", "", "K1", "k1 ", "https://evil.example/", &long, &many] {
@@ -132,7 +132,7 @@ fn t_j4_a_key_id_is_only_ever_looked_up() {
 }
 
 #[test]
-fn t_j4_without_a_key_id_the_only_key_that_fits_is_taken() {
+fn missing_key_id_selects_only_key() {
     let token = token(json!({"alg": "ES256"}), claims());
     let (rsa, one) = (RSA.jwk(json!({"kid": "r"})), P256.jwk(json!({"kid": "k1"})));
     let both = &[Algorithm::ES256, Algorithm::RS256];
@@ -144,7 +144,7 @@ fn t_j4_without_a_key_id_the_only_key_that_fits_is_taken() {
 }
 
 #[test]
-fn t_j9_a_long_token_is_refused_before_it_is_read() {
+fn long_token_is_refused() {
     assert_eq!(verdict(&p256(), &".".repeat(1 << 20)), Err(TokenError::TooLong));
     assert_eq!(verdict(&p256(), &".".repeat(8192)), Err(TokenError::NotThreeParts));
     let filled = |length| token(header(), claims_with(json!({"pad": "x".repeat(length)})));
@@ -156,7 +156,7 @@ fn t_j9_a_long_token_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn t_j10_a_token_with_one_character_changed_is_refused() {
+fn modified_token_is_refused() {
     let key = minting(3);
     let request = TokenRequest {
         issuer: ISSUER.to_owned(),
@@ -188,8 +188,8 @@ fn t_j10_a_token_with_one_character_changed_is_refused() {
 }
 
 #[test]
-fn t_j10_bits_left_over_in_base64url_are_refused() {
-    // 64 bytes end in a character that carries two bits; the other four must be zero.
+fn trailing_bits_are_refused() {
+    // The last character for 64 bytes has two bits of data; the other four must be zero.
     let good = token(header(), claims());
     let (start, last) = good.split_at(good.len() - 1);
     for character in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_".chars() {

@@ -1,4 +1,4 @@
-//! Keys that change while the gateway runs: pushes, ages, reloads.
+//! Key changes at runtime: pushes, age, reloads.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn p256_key() -> Jwk {
 }
 
 #[test]
-fn pushed_keys_count_at_once_and_outlive_reloads_until_the_file_changes() {
+fn pushed_keys_outlive_reloads() {
     let before = Issuers::new(vec![file(vec![p256_key()], 1, 0)]).unwrap();
     let old = token(header(), claims());
     assert!(before.verify(&old, NOW).is_ok());
@@ -28,7 +28,7 @@ fn pushed_keys_count_at_once_and_outlive_reloads_until_the_file_changes() {
 
     let same = before.rebuild(vec![file(vec![p256_key()], 1, 0)]).unwrap();
     assert!(same.verify(&new, NOW).is_ok());
-    // Another age is no other source.
+    // Another maximum age is still the same source.
     let aged = same.rebuild(vec![file(vec![p256_key()], 1, 1 << 40)]).unwrap();
     assert!(aged.verify(&new, NOW).is_ok());
     let changed = aged.rebuild(vec![file(vec![p256_key()], 2, 0)]).unwrap();
@@ -37,7 +37,7 @@ fn pushed_keys_count_at_once_and_outlive_reloads_until_the_file_changes() {
 }
 
 #[test]
-fn a_push_that_verifies_nothing_changes_nothing() {
+fn unusable_push_is_refused() {
     let issuers = p256();
     let cases = [
         (vec![], "no usable key"),
@@ -59,19 +59,19 @@ fn a_push_that_verifies_nothing_changes_nothing() {
 }
 
 #[test]
-fn keys_older_than_their_maximum_count_no_more_not_even_for_remembered_tokens() {
+fn old_keys_are_refused_for_cached_tokens() {
     let issuers = Issuers::new(vec![file(vec![p256_key()], NOW - 100, 120)]).unwrap();
     let token = token(header(), claims());
     assert!(issuers.verify(&token, NOW).is_ok());
     assert!(issuers.verify(&token, NOW + 20).is_ok());
     assert_eq!(issuers.verify(&token, NOW + 21).unwrap_err(), TokenError::KeysTooOld);
-    // The same file, confirmed by a newer time of change.
+    // The same file, confirmed by a newer modification time.
     let confirmed = issuers.rebuild(vec![file(vec![p256_key()], NOW + 21, 120)]).unwrap();
     assert!(confirmed.verify(&token, NOW + 21).is_ok());
 }
 
 #[test]
-fn the_age_of_keys_is_measured_and_old_ones_raise_an_alarm() {
+fn key_age_metrics() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     let mut issuers = Issuers::new(vec![file(vec![p256_key()], NOW, 120)]).unwrap();

@@ -1,9 +1,9 @@
-//! Issuers, their keys, and what is remembered.
+//! Issuers, their keys, and the token cache.
 
 use super::*;
 
 #[test]
-fn every_asymmetric_algorithm_is_verified() {
+fn verifies_every_asymmetric_algorithm() {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     let ed = minting(1);
     let keys = vec![
@@ -34,9 +34,9 @@ fn every_asymmetric_algorithm_is_verified() {
     assert_eq!(verdict(&issuers, &ed.mint(request, NOW).unwrap()), Ok("bob".to_owned()));
 }
 
-/// RFC 7515 appendix A.3: a signature that others made. Its claims lack `aud`, which is looked at only after the signature.
+/// RFC 7515 appendix A.3: a foreign signature. Its claims lack `aud`, which is checked after the signature.
 #[test]
-fn the_example_of_rfc_7515_verifies() {
+fn verifies_rfc_7515_example() {
     let jwk = json!({"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
                      "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"});
     let mut config = config(vec![serde_json::from_value(jwk).unwrap()], &[Algorithm::ES256]);
@@ -50,7 +50,7 @@ fn the_example_of_rfc_7515_verifies() {
 }
 
 #[test]
-fn t_j6_two_issuers_with_the_same_key_id_never_mix() {
+fn issuers_do_not_share_key_ids() {
     let pem = |seed| EncodingKey::from_ed_pem(&ed25519_pem(seed)).unwrap();
     let jwk = |seed| {
         let mut jwk = minting(seed).jwk().clone();
@@ -98,7 +98,7 @@ fn t_j6_two_issuers_with_the_same_key_id_never_mix() {
 }
 
 #[test]
-fn the_same_token_again_costs_no_signature_and_a_reload_forgets_it() {
+fn cached_token_until_reload() {
     let token = token(header(), claims());
     let issuers = p256();
     let first = issuers.verify(&token, NOW).unwrap();
@@ -108,7 +108,7 @@ fn the_same_token_again_costs_no_signature_and_a_reload_forgets_it() {
 }
 
 #[test]
-fn keys_that_cannot_verify_are_skipped_and_a_set_without_any_is_an_error() {
+fn unusable_keys_are_skipped() {
     let okp = |x: &[u8]| json!({"kty": "OKP", "crv": "Ed25519", "x": B64.encode(x)});
     let (one, big) = (B64.encode([1]), B64.encode([0xff; 256]));
     let cases = [
@@ -127,7 +127,7 @@ fn keys_that_cannot_verify_are_skipped_and_a_set_without_any_is_an_error() {
         (json!({"kty": "RSA", "n": "", "e": "AQAB"}), Unusable::Weak),
         (json!({"kty": "RSA", "n": "+/+/", "e": "AQAB"}), Unusable::Malformed),
         (okp(&[1; 31]), Unusable::Malformed),
-        // The neutral element and the point of order two: a forged signature verifies under them.
+        // The neutral element and the point of order two: forged signatures verify with them.
         (okp(&[&[1][..], &[0; 31]].concat()), Unusable::Weak),
         (okp(&[0; 32]), Unusable::Weak),
     ];
@@ -149,7 +149,7 @@ fn keys_that_cannot_verify_are_skipped_and_a_set_without_any_is_an_error() {
 }
 
 #[test]
-fn an_issuer_that_would_accept_anything_or_nothing_is_an_error() {
+fn bad_issuer_is_an_error() {
     let good = || config(vec![P256.jwk(json!({"kid": "k1"}))], &[Algorithm::ES256]);
     let problem = |config| Issuers::new(vec![config]).unwrap_err().problem;
     assert_eq!(problem(IssuerConfig { audiences: vec![], ..good() }), IssuerProblem::NoAudience);
@@ -167,7 +167,7 @@ fn an_issuer_that_would_accept_anything_or_nothing_is_an_error() {
 }
 
 #[test]
-fn keys_of_different_kinds_may_share_a_key_id() {
+fn key_types_may_share_a_key_id() {
     let keys = vec![RSA.jwk(json!({"kid": "k1"})), P256.jwk(json!({"kid": "k1"}))];
     let issuers = issuers(keys, &[Algorithm::ES256, Algorithm::RS256]);
     assert!(verdict(&issuers, &token(header(), claims())).is_ok());
@@ -177,7 +177,7 @@ fn keys_of_different_kinds_may_share_a_key_id() {
 
 /// The newer name of EdDSA, in tokens and in key sets (RFC 9864).
 #[test]
-fn ed25519_is_a_name_of_eddsa() {
+fn ed25519_is_eddsa() {
     let mut jwk = serde_json::to_value(minting(5).jwk()).unwrap();
     jwk["alg"] = json!("Ed25519");
     let issuers = issuers(vec![serde_json::from_value(jwk).unwrap()], &[Algorithm::EdDSA]);

@@ -1,15 +1,15 @@
-//! Tokens made here.
+//! Creation of tokens.
 
 use super::*;
 
 #[test]
-fn a_minted_token_is_accepted_with_the_key_set_that_goes_with_it() {
+fn minted_token_is_accepted() {
     let ed25519 = String::from_utf8(ed25519_pem(4)).unwrap();
     for (pem, algorithm) in [(&ed25519, Algorithm::EdDSA), (&P256.pem, Algorithm::ES256), (&P384.pem, Algorithm::ES384)]
     {
         let key = MintingKey::from_pkcs8_pem(pem).unwrap();
         assert_eq!(key.algorithm(), algorithm);
-        // As `jwks_file` would hold it.
+        // In the form of a `jwks_file`.
         let set: JwkSet = serde_json::from_str(&serde_json::to_string(&key.jwks()).unwrap()).unwrap();
         let config = IssuerConfig { typ: Some("at+jwt".to_owned()), ..config(set.keys, &[algorithm]) };
         let issuers = Issuers::new(vec![config]).unwrap();
@@ -36,7 +36,7 @@ fn a_minted_token_is_accepted_with_the_key_set_that_goes_with_it() {
 
 /// RFC 8037 appendix A.3.
 #[test]
-fn the_key_id_is_the_thumbprint_of_rfc_7638() {
+fn key_id_is_rfc_7638_thumbprint() {
     let seed = B64.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").unwrap();
     let key = MintingKey::from_ed25519(&SigningKey::from_bytes(&seed.try_into().unwrap())).unwrap();
     assert_eq!(key.key_id(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
@@ -50,7 +50,7 @@ fn the_key_id_is_the_thumbprint_of_rfc_7638() {
 }
 
 #[test]
-fn a_token_that_would_be_refused_is_not_minted() {
+fn invalid_requests_are_refused() {
     let good = || TokenRequest {
         issuer: ISSUER.to_owned(),
         subject: "alice".to_owned(),

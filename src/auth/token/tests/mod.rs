@@ -1,4 +1,4 @@
-//! One test per rule that a token is held to, with the attack's row in its name.
+//! Tests of token verification, one per rule.
 
 mod claims;
 mod form;
@@ -19,7 +19,7 @@ use super::*;
 const NOW: u64 = 1_800_000_000;
 const ISSUER: &str = "https://sso.example.com";
 
-/// A private key with the public half as an issuer would publish it.
+/// A private key with its public key as an issuer publishes it.
 struct TestKey {
     private: EncodingKey,
     public: Value,
@@ -34,7 +34,7 @@ impl TestKey {
         Self { private, public, pem }
     }
 
-    /// The public half with further members; `null` takes one away.
+    /// The public key with additional members; `null` removes one.
     fn jwk(&self, members: Value) -> Jwk {
         let mut jwk = self.public.clone();
         for (name, value) in members.as_object().unwrap() {
@@ -86,7 +86,7 @@ fn claims() -> Value {
     json!({"iss": ISSUER, "sub": "alice", "aud": "lastmile", "iat": NOW, "exp": NOW + 600})
 }
 
-/// Good claims, changed; `null` takes one away.
+/// Valid claims with changes; `null` removes one.
 fn claims_with(changes: Value) -> Value {
     let mut claims = claims();
     for (name, value) in changes.as_object().unwrap() {
@@ -96,7 +96,7 @@ fn claims_with(changes: Value) -> Value {
     claims
 }
 
-/// Any bytes as header and claims, really signed.
+/// Any bytes as header and claims, with a valid signature.
 fn sign(header: &str, claims: &str, key: &EncodingKey, algorithm: Algorithm) -> String {
     let signed = format!("{}.{}", B64.encode(header), B64.encode(claims));
     let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), key, algorithm).unwrap();
