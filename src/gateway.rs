@@ -1,4 +1,4 @@
-//! The composition root: a checked configuration in, a running gateway out; the order of start and of stop.
+//! The composition root: builds a gateway from a checked configuration, runs it, reloads its policy, drains it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,11 +18,10 @@ use crate::broker::channel::fanout::Delivery;
 use crate::broker::connection::registry::Registry;
 use crate::broker::room::Rooms;
 use crate::broker::{Connection, Counters, Engine, Hub, Now, Replies};
-use crate::cluster::membership;
-use crate::cluster::presence;
-use crate::cluster::replies;
-use crate::cluster::rooms;
-use crate::cluster::rooms::ClusterRooms;
+use crate::cluster::Cluster;
+use crate::cluster::membership::Member;
+use crate::cluster::pushed_policy::{PolicyReaders, PolicySync};
+use crate::cluster::rooms::{ClusterRooms, RemotePeerContext};
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, Redis, RedisError};
 use crate::geo::{GeoDb, GeoError};
@@ -33,54 +32,54 @@ use crate::transport::accept::listener::{ListenError, Listener, load_tls};
 use crate::transport::accept::tls::{Certificate, TlsError};
 use crate::transport::compat::flock::subscribe as flock;
 use crate::transport::config::{Address, ListenerConfig, TransportLimits};
-use crate::transport::control::{Control, Readers};
+use crate::transport::control::ControlCounters;
 use crate::transport::credential::tickets::Tickets;
 use crate::transport::publish::idempotency::Idempotency;
+use crate::transport::rooms::remote::remote_peer_handler;
 use crate::transport::routes::routes;
 use crate::transport::state::AppState;
 
 /// Subscribers that a delivery writes to before other tasks have their turn.
 const MAX_SUBSCRIBERS_PER_TURN: usize = 128;
 
-/// How often deadlines, lifespans and pings are looked at.
-const SWEEP: Duration = Duration::from_secs(1);
+/// How often deadlines, lifespans and pings are checked.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the stop waits for the last counts to be sent, and for the last word to other nodes.
-const LAST_COUNTS: Duration = Duration::from_millis(500);
-const LAST_WORD: Duration = Duration::from_millis(500);
+/// How often the drain checks whether the last connection ended.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long other nodes are given to hear of those that went last.
-const LAST_SWEEP: Duration = Duration::from_millis(250);
+/// How long the stop waits for the last StatsD counts to be sent.
+const STATSD_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A gateway whose listeners are bound and do not accept yet.
 pub struct Gateway {
     app: Arc<AppState>,
     listeners: Vec<Listener>,
-    admission: Arc<ConnectionLimiter>,
+    connection_limiter: Arc<ConnectionLimiter>,
     drain: DrainConfig,
-    reloads: Reloads,
+    reload_metrics: ReloadMetrics,
 }
 
-/// What a drain found and left.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainReport {
-    /// Connections that were told to go.
+    /// Connections that were closed.
     pub closed: usize,
-    /// Connections that were still there at the deadline.
+    /// Connections that were still open at the deadline.
     pub left: usize,
 }
 
-/// Changes the policy of a running gateway.
+/// Replaces the policy of a running gateway.
 #[derive(Clone)]
 pub struct Reloader {
     app: Arc<AppState>,
     certificates: Vec<Arc<Certificate>>,
-    reloads: Reloads,
+    reload_metrics: ReloadMetrics,
 }
 
 #[derive(Clone)]
-struct Reloads {
-    /// What a new issuer's metrics are made with.
+struct ReloadMetrics {
+    /// Registers the metrics of new issuers.
     recorder: Arc<PrometheusRecorder>,
     applied: Counter,
     refused: Counter,
@@ -100,7 +99,7 @@ impl Gateway {
         metrics: PrometheusHandle,
         recorder: Arc<PrometheusRecorder>,
     ) -> Result<Self, StartError> {
-        // `egress` needs nothing here: it was held against whatever opens a connection. `log` is the process's own.
+        // `egress` was checked against every outgoing connection. `log` was applied when the process started.
         let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
             config;
         let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
@@ -108,7 +107,8 @@ impl Gateway {
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
         issuers.start(fetcher.as_ref());
-        let policy = Policy::new(whitelist, issuers, channels.rules.clone(), Revocations::new(limits.max_revocations));
+        let revocations_in_force = Revocations::new(limits.max_revocations);
+        let policy = Arc::new(Policy::new(whitelist, issuers, channels.rules.clone(), revocations_in_force));
         policy.revocations().replace_from_file(revocations, Now::read().unix())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
@@ -124,44 +124,49 @@ impl Gateway {
             }
         };
         let TransportLimits { max_connections, max_connections_per_address, .. } = limits.transport;
-        let admission = ConnectionLimiter::new(max_connections, max_connections_per_address);
+        let connection_limiter = ConnectionLimiter::new(max_connections, max_connections_per_address);
+        let registry = Registry::new(counters);
+        let readers = PolicyReaders { rules: config::read_rules, keys: config::read_keys };
+        let policy_sync = PolicySync::new(readers, channels, engine.clone(), policy.clone(), registry.clone());
+        let room_table = Rooms::new(rooms.limits.clone());
         let app = Arc::new(AppState {
             limits: limits.transport,
             max_subscriptions: limits.max_subscriptions,
             connection_limits: Arc::new(limits.connection),
             room_connection_limits: Arc::new(rooms.connection_limits(&limits.connection)),
             flock_connection_limits: Arc::new(flock::connection_limits(&limits.connection)),
-            basic: PasswordVerifier::default(),
-            rooms: Rooms::new(rooms.limits.clone()),
-            elsewhere: ClusterRooms::new(&engine, &rooms.limits),
+            passwords: PasswordVerifier::default(),
+            cluster_rooms: ClusterRooms::new(&engine, &room_table, &rooms.limits),
+            rooms: room_table,
             rooms_config: rooms,
             login: Login::new(login, policy.revocations())?,
             policy,
+            policy_sync: Arc::new(policy_sync),
             fetcher,
             engine,
             hub,
             replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency),
-            registry: Registry::new(counters),
-            lifecycle: Lifecycle::default(),
+            registry,
+            lifecycle: Arc::new(Lifecycle::default()),
             refusals: Default::default(),
-            control: Control::new(Readers { rules: config::read_rules, keys: config::read_keys }, channels),
+            control_counters: ControlCounters::default(),
             tickets: Tickets::new(limits.max_tickets),
-            places: geoip.map(GeoDb::open).transpose()?,
+            geo: geoip.map(GeoDb::open).transpose()?,
             statsd: Statsd::new(statsd),
             metrics,
             demo,
         });
         let listeners = Listener::bind_all(listeners, &app.connection_limits)?;
-        let reloads = Reloads {
+        let reload_metrics = ReloadMetrics {
             recorder,
             applied: counter!("lastmile_reloads_total"),
             refused: counter!("lastmile_reload_failures_total"),
         };
-        Ok(Self { app, listeners, admission, drain, reloads })
+        Ok(Self { app, listeners, connection_limiter, drain, reload_metrics })
     }
 
-    /// Each listener with where it really listens.
+    /// Each listener with its bound address.
     pub fn listeners(&self) -> impl Iterator<Item = (&ListenerConfig, Address)> {
         self.listeners.iter().map(|listener| (listener.config(), listener.local_address()))
     }
@@ -170,23 +175,19 @@ impl Gateway {
         Reloader {
             app: self.app.clone(),
             certificates: self.listeners.iter().filter_map(Listener::certificate).collect(),
-            reloads: self.reloads.clone(),
+            reload_metrics: self.reload_metrics.clone(),
         }
     }
 
     /// Serves until `shutdown`, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> DrainReport {
-        let Self { app, listeners, admission, drain, reloads: _ } = self;
+        let Self { app, listeners, connection_limiter, drain, reload_metrics: _ } = self;
         let routes = routes(app.clone());
-        let mut tasks = JoinSet::new();
+        let mut accepting = JoinSet::new();
         for listener in listeners {
-            tasks.spawn(listener.run(app.clone(), admission.clone(), routes.clone()));
+            accepting.spawn(listener.run(app.clone(), connection_limiter.clone(), routes.clone()));
         }
-        let sweeper = tokio::spawn(sweep(app.clone()));
-        let listener = tokio::spawn(membership::run(app.clone()));
-        let carrier = tokio::spawn(replies::run(app.clone()));
-        let neighbour = tokio::spawn(rooms::run(app.clone()));
-        let watcher = tokio::spawn(presence::run(app.clone()));
+        let cluster = start_cluster(&app);
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -194,38 +195,25 @@ impl Gateway {
 
         shutdown.await;
 
-        // From here on nothing is accepted and readiness says so.
+        // Listeners stop accepting, and readiness fails.
         app.lifecycle.enter(Phase::Draining);
         let deadline = tokio::time::Instant::now() + drain.deadline;
         let closing = close_evenly(app.registry.begin_drain(), drain.window);
         let closed = tokio::time::timeout_at(deadline, closing).await.unwrap_or_else(|_| app.registry.len());
-        let gone = async {
-            while !app.registry.is_empty() || app.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.is_used()) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        let has_forwarded_peers = || app.cluster_rooms.as_ref().is_some_and(|rooms| !rooms.forwarded.is_empty());
+        let ended = async {
+            while !app.registry.is_empty() || has_forwarded_peers() {
+                tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
             }
             app.lifecycle.enter(Phase::Stopped);
-            while tasks.join_next().await.is_some() {}
+            while accepting.join_next().await.is_some() {}
         };
-        // What is left at the deadline is the report's matter.
-        let _ = tokio::time::timeout_at(deadline, gone).await;
+        // The report names the connections that are left at the deadline.
+        let _ = tokio::time::timeout_at(deadline, ended).await;
         app.lifecycle.enter(Phase::Stopped);
-        if app.engine.node_bus().is_some() {
-            // Other nodes are told of the last who went, and get their places.
-            app.engine.sweep(Now::read());
-            tokio::time::sleep(LAST_SWEEP).await;
-        }
-        sweeper.abort();
-        listener.abort();
-        carrier.abort();
-        watcher.abort();
-        neighbour.abort();
-        if let Some(shared) = app.engine.shared_store() {
-            // Otherwise its presence ends by itself.
-            let _ = tokio::time::timeout(LAST_WORD, shared.deregister()).await;
-        }
-        // What was counted last is still sent, if that is done at once.
+        cluster.stop().await;
         drop(stop_statsd);
-        let _ = tokio::time::timeout(LAST_COUNTS, statsd).await;
+        let _ = tokio::time::timeout(STATSD_FLUSH_TIMEOUT, statsd).await;
         DrainReport { closed, left: app.registry.len() }
     }
 }
@@ -251,9 +239,28 @@ pub fn spawn_delivery(mut delivery: Delivery) {
     });
 }
 
+fn start_cluster(app: &Arc<AppState>) -> Cluster {
+    let member = Member {
+        engine: app.engine.clone(),
+        policy: app.policy.clone(),
+        policy_sync: app.policy_sync.clone(),
+        registry: app.registry.clone(),
+        lifecycle: app.lifecycle.clone(),
+    };
+    let rooms = app.cluster_rooms.clone().map(|rooms| {
+        let context = RemotePeerContext {
+            registry: app.registry.clone(),
+            limits: app.room_connection_limits.clone(),
+            new_handler: remote_peer_handler(app.clone()),
+        };
+        (rooms, context)
+    });
+    Cluster::start(member, app.hub.clone(), app.replies.clone(), rooms, sweep(app.clone()))
+}
+
 async fn sweep(app: Arc<AppState>) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    // After a stall one sweep is due, not one for every second that was missed.
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    // After a stall one sweep is due, not one per missed second.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -274,17 +281,17 @@ impl Reloader {
         let began = Instant::now();
         let result = self.try_reload(policy);
         match &result {
-            Ok(()) => self.reloads.applied.increment(1),
+            Ok(()) => self.reload_metrics.applied.increment(1),
             Err(_) => self.refused(),
         }
         tracing::debug!(took_ms = began.elapsed().as_millis() as u64, "reload");
         result
     }
 
-    /// Takes new databases of places, apart from the rest: reading them takes seconds. Whether there were any.
-    pub async fn reload_places(&self) -> Result<bool, StartError> {
+    /// Reads the GeoIP databases again, apart from the policy because it takes seconds. Returns whether any changed.
+    pub async fn reload_geo(&self) -> Result<bool, StartError> {
         let app = self.app.clone();
-        let reading = tokio::task::spawn_blocking(move || app.places.as_ref().map(GeoDb::reload).transpose());
+        let reading = tokio::task::spawn_blocking(move || app.geo.as_ref().map(GeoDb::reload).transpose());
         match reading.await {
             Ok(result) => Ok(result?.unwrap_or(false)),
             // The runtime is ending.
@@ -292,9 +299,9 @@ impl Reloader {
         }
     }
 
-    /// Counts a reload that did not even come to [`Reloader::reload`].
+    /// Counts a reload that failed before [`Reloader::reload`].
     pub fn refused(&self) {
-        self.reloads.refused.increment(1);
+        self.reload_metrics.refused.increment(1);
     }
 
     fn try_reload(&self, policy: PolicyConfig) -> Result<(), StartError> {
@@ -303,12 +310,12 @@ impl Reloader {
         let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
-        ::metrics::with_local_recorder(&*self.reloads.recorder, || issuers.start(self.app.fetcher.as_ref()));
-        // The last that can fail, and whole or not at all.
+        ::metrics::with_local_recorder(&*self.reload_metrics.recorder, || issuers.start(self.app.fetcher.as_ref()));
+        // The last step that can fail; it changes nothing if it does.
         let policy = &self.app.policy;
         policy.revocations().keep_for(issuers.longest_lifetime());
         policy.revocations().replace_from_file(revocations, Now::read().unix())?;
-        self.app.control.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
+        self.app.policy_sync.reload(channels, |rules| policy.replace(whitelist, issuers, rules));
         self.app.login.replace(login, policy.revocations());
         for (certificate, key) in self.certificates.iter().zip(keys) {
             certificate.replace(key);
@@ -319,7 +326,7 @@ impl Reloader {
 }
 
 impl StartError {
-    /// Whether the configuration is at fault, and not the state of the machine.
+    /// Whether the cause is the configuration and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
         match self {
             Self::Listen(ListenError::Bind { .. }) | Self::Randomness(_) => false,
@@ -329,7 +336,7 @@ impl StartError {
     }
 }
 
-/// Checks what only the composition can tell: certificates, key sets, keys that are listed twice, databases of places.
+/// Checks certificates, key sets, duplicate keys and GeoIP databases by loading them.
 pub fn check(config: &Config) -> Result<(), StartError> {
     Whitelist::new(config.policy.publishers.clone(), config.limits.max_replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
@@ -342,7 +349,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Why a gateway does not start, or does not take a new policy.
+/// Why a gateway does not start, or refuses a new policy.
 #[derive(Debug)]
 pub enum StartError {
     Listen(ListenError),
@@ -350,7 +357,7 @@ pub enum StartError {
     Publishers(DuplicateKey),
     Issuers(IssuerError),
     Egress(FetchError),
-    Places(GeoError),
+    Geo(GeoError),
     Engine(DiskError),
     Redis(RedisError),
     Revocations(RevocationError),
@@ -365,7 +372,7 @@ impl fmt::Display for StartError {
             Self::Publishers(error) => error.fmt(f),
             Self::Issuers(error) => error.fmt(f),
             Self::Egress(error) => error.fmt(f),
-            Self::Places(error) => error.fmt(f),
+            Self::Geo(error) => error.fmt(f),
             Self::Engine(error) => error.fmt(f),
             Self::Redis(error) => error.fmt(f),
             Self::Revocations(error) => write!(f, "revocations_file: {error}"),
@@ -376,62 +383,25 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-impl From<DiskError> for StartError {
-    fn from(error: DiskError) -> Self {
-        Self::Engine(error)
-    }
+macro_rules! start_error_from {
+    ($($variant:ident($error:ty),)*) => {
+        $(impl From<$error> for StartError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
 }
 
-impl From<RedisError> for StartError {
-    fn from(error: RedisError) -> Self {
-        Self::Redis(error)
-    }
-}
-
-impl From<RevocationError> for StartError {
-    fn from(error: RevocationError) -> Self {
-        Self::Revocations(error)
-    }
-}
-
-impl From<NoRandomness> for StartError {
-    fn from(error: NoRandomness) -> Self {
-        Self::Randomness(error)
-    }
-}
-
-impl From<FetchError> for StartError {
-    fn from(error: FetchError) -> Self {
-        Self::Egress(error)
-    }
-}
-
-impl From<GeoError> for StartError {
-    fn from(error: GeoError) -> Self {
-        Self::Places(error)
-    }
-}
-
-impl From<ListenError> for StartError {
-    fn from(error: ListenError) -> Self {
-        Self::Listen(error)
-    }
-}
-
-impl From<TlsError> for StartError {
-    fn from(error: TlsError) -> Self {
-        Self::Tls(error)
-    }
-}
-
-impl From<DuplicateKey> for StartError {
-    fn from(error: DuplicateKey) -> Self {
-        Self::Publishers(error)
-    }
-}
-
-impl From<IssuerError> for StartError {
-    fn from(error: IssuerError) -> Self {
-        Self::Issuers(error)
-    }
+start_error_from! {
+    Listen(ListenError),
+    Tls(TlsError),
+    Publishers(DuplicateKey),
+    Issuers(IssuerError),
+    Egress(FetchError),
+    Geo(GeoError),
+    Engine(DiskError),
+    Redis(RedisError),
+    Revocations(RevocationError),
+    Randomness(NoRandomness),
 }

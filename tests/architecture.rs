@@ -11,8 +11,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("auth", &["protocol", "broker"]),
     ("engine", &["protocol", "broker"]),
     ("ops", &[]),
-    // The arrow from `cluster` up to `transport` goes when its tasks take what they use instead of the whole state.
-    ("cluster", &["protocol", "broker", "auth", "engine", "ops", "transport"]),
+    ("cluster", &["protocol", "broker", "auth", "engine", "ops"]),
     ("transport", &["protocol", "broker", "auth", "engine", "ops", "geo", "cluster"]),
     ("config", &["protocol", "broker", "auth", "engine", "ops", "geo", "cluster", "transport"]),
     ("gateway", &["protocol", "broker", "auth", "engine", "ops", "geo", "cluster", "transport", "config"]),

@@ -89,7 +89,7 @@ async fn reload(args: ConfigArgs, reloader: Reloader, mut hangup: Signal, mut fi
         if !files.have_changed() && !is_signalled {
             continue;
         }
-        match reloader.reload_places().await {
+        match reloader.reload_geo().await {
             Ok(true) => tracing::info!("GeoIP databases reloaded"),
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "keeping the previous GeoIP databases"),

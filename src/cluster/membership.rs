@@ -1,79 +1,57 @@
-//! What one node is told and all must know: revocations and pushes, over the memory that the nodes share. And which nodes
-//! there are.
+//! This node's heartbeat in the shared store, and its polling for revocations and pushed policy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::auth::Revocation;
-use crate::auth::revocation::{RevocationError, WrittenRevocation};
-use crate::broker::Now;
-use crate::ops::Phase;
-use crate::protocol::{ErrorCode, Refusal};
-use crate::transport::control;
-use crate::transport::state::AppState;
+use super::pushed_policy::PolicySync;
+use super::revocations;
+use crate::auth::Policy;
+use crate::broker::connection::registry::Registry;
+use crate::broker::{Engine, Now};
+use crate::ops::{Lifecycle, Phase};
 
-/// How often a node asks for what others were told.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Tokens without a longest lifetime are taken to live so long, and no revocation is forgotten earlier.
-const MIN_REVOCATION_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-const MAX_REVOCATION_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Interval until the pushed policy was read once: a new node is behind all others.
+const FIRST_POLL_INTERVAL: Duration = POLL_INTERVAL.checked_div(10).unwrap();
 
-/// Lets all other nodes know of a revocation; those that run have it within a second.
-pub async fn share_revocation(app: &AppState, revocation: &Revocation) -> Result<(), Refusal> {
-    let Some(shared) = app.engine.shared_store() else { return Ok(()) };
-    let written = serde_json::to_vec(&WrittenRevocation::from(revocation.clone()));
-    let lives = Duration::from_secs(app.policy.revocations().lifetime()).clamp(MIN_REVOCATION_TTL, MAX_REVOCATION_TTL);
-    shared.append_log(&written.map_err(|_| Refusal::from(ErrorCode::Internal))?, lives).await
+pub struct Member {
+    pub engine: Arc<dyn Engine>,
+    pub policy: Arc<Policy>,
+    pub policy_sync: Arc<PolicySync>,
+    pub registry: Arc<Registry>,
+    pub lifecycle: Arc<Lifecycle>,
 }
 
-/// Takes over what other nodes were told, from the oldest that is remembered on, and says that this node is there.
-/// Runs until it is dropped; returns at once where nothing is shared.
-pub async fn run(app: Arc<AppState>) {
-    let Some(shared) = app.engine.shared_store() else { return };
-    let since = Now::read().wall;
-    let (mut after, mut is_whole) = (String::new(), false);
-    loop {
-        // What fails now comes next time.
-        if let Ok(told) = shared.read_log(&after).await
-            && let Some((last, _)) = told.last()
-        {
-            after.clone_from(last);
-            told.iter().for_each(|(_, word)| apply_revocation(&app, word));
-            app.registry.wake_all();
+impl Member {
+    /// Runs until it is dropped; returns at once without a shared store. Failed steps are repeated at the next poll.
+    pub async fn run(self) {
+        let Some(shared) = self.engine.shared_store() else { return };
+        let since = Now::read().wall;
+        let (mut last_position, mut has_synced) = (String::new(), false);
+        loop {
+            if let Ok(entries) = shared.read_log(&last_position).await
+                && let Some((last, _)) = entries.last()
+            {
+                last_position.clone_from(last);
+                entries.iter().for_each(|(_, entry)| revocations::apply(&self.policy, entry));
+                self.registry.wake_all();
+            }
+            has_synced |= self.policy_sync.sync().await.is_ok();
+            let state = match self.lifecycle.phase() {
+                Phase::Ready => "ready",
+                phase => phase.unready_reason().unwrap_or("ready"),
+            };
+            let status = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "state": self.engine.unavailable_reason().filter(|_| state == "ready").unwrap_or(state),
+                "connections": self.registry.clients(),
+                "since": format!("{since:.0}"),
+            });
+            let _ = shared.heartbeat(status.to_string().as_bytes()).await;
+            tokio::time::sleep(if has_synced { POLL_INTERVAL } else { FIRST_POLL_INTERVAL }).await;
         }
-        // The same.
-        is_whole |= control::sync(&app).await.is_ok();
-        let state = match app.lifecycle.phase() {
-            Phase::Ready => "ready",
-            phase => phase.unready_reason().unwrap_or("ready"),
-        };
-        let about = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "state": app.engine.unavailable_reason().filter(|_| state == "ready").unwrap_or(state),
-            "connections": app.registry.clients(),
-            "since": format!("{since:.0}"),
-        });
-        let _ = shared.heartbeat(about.to_string().as_bytes()).await;
-        // One that begins is behind all others.
-        tokio::time::sleep(if is_whole { POLL_INTERVAL } else { POLL_INTERVAL / 10 }).await;
-    }
-}
-
-fn apply_revocation(app: &AppState, word: &[u8]) {
-    let now = Now::read().unix();
-    let written = serde_json::from_slice::<WrittenRevocation>(word).ok();
-    let Some(revocation) = written.and_then(|written| written.read(Some(now)).ok()) else {
-        tracing::warn!("a revocation of another node cannot be read");
-        return;
-    };
-    match app.policy.revoke(revocation, now) {
-        Ok(()) => {}
-        Err(error @ RevocationError::Full(_)) => {
-            tracing::error!(%error, "a revocation of another node is not in force")
-        }
-        Err(error) => tracing::warn!(%error, "a revocation of another node is not in force"),
     }
 }

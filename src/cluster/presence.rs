@@ -1,4 +1,4 @@
-//! Lets publishers that watch a channel know of its subscribers on other nodes.
+//! Exchanges presence updates of watched channels between nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,76 +9,71 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::timeout;
 
-use crate::broker::NodeBus;
 use crate::broker::channel::presence::{PRESENCE_LEASE, Presence, PresenceUpdate, RefreshList};
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
+use crate::broker::{Hub, NodeBus};
 use crate::protocol::ChannelName;
-use crate::transport::state::AppState;
 
-/// How often a node says what it watches, and how many subscribers it has of what others watch.
+/// How often a node renews its watches, and resends its counts to nodes that watch.
 const REFRESH_INTERVAL: Duration = PRESENCE_LEASE.checked_div(3).unwrap();
 
-/// Between numbers of so many channels as go out together.
+/// Pause between chunks of resent counts, so that events find room in the queue.
 const REFRESH_CHUNK_PAUSE: Duration = Duration::from_millis(10);
 
-/// What is known of other nodes is waited for so long.
+/// Counts of nodes that answer later come with their first update.
 const REMOTE_COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Notices that go out together, and channels that are renewed at once.
+/// Updates of one message, and watches renewed at the same time.
 const MAX_UPDATES_PER_MESSAGE: usize = 256;
 
-/// Asks for a channel's subscribers on other nodes, which from now on tell who comes and goes there. Those that are not
-/// known in time are counted once they are heard of.
-pub fn remote_counts(app: &AppState, channel: ChannelName) -> BoxFuture<'static, Vec<(String, u64)>> {
-    let bus = app.engine.node_bus();
+/// Subscribes to presence updates of a channel from other nodes, and returns their current counts by node.
+pub fn remote_counts(bus: Option<Arc<dyn NodeBus>>, channel: ChannelName) -> BoxFuture<'static, Vec<(String, u64)>> {
     Box::pin(async move {
         let Some(bus) = bus else { return Vec::new() };
         timeout(REMOTE_COUNT_TIMEOUT, bus.watch_presence(&channel)).await.ok().and_then(Result::ok).unwrap_or_default()
     })
 }
 
-/// Runs until it is dropped; returns at once where there are no other nodes.
-pub async fn run(app: Arc<AppState>) {
-    let Some(bus) = app.engine.node_bus() else { return };
-    let observers = app.hub.observers();
-    let notices = observers.enable_cluster(bus.node());
-    tokio::join!(send(&*bus, notices), receive(observers, bus.subscribe(Topic::Presence)), refresh(&*bus, observers));
+/// Runs until it is dropped.
+pub async fn run(bus: Arc<dyn NodeBus>, hub: Hub) {
+    let presence = hub.observers();
+    let updates = presence.enable_cluster(bus.node());
+    tokio::join!(send(&*bus, updates), receive(presence, bus.subscribe(Topic::Presence)), refresh(&*bus, presence));
 }
 
-/// One bundle after the other, so that each node hears of things in their order.
-async fn send(bus: &dyn NodeBus, mut notices: Receiver<(Arc<str>, PresenceUpdate)>) {
-    let mut bundle = Vec::new();
-    while notices.recv_many(&mut bundle, MAX_UPDATES_PER_MESSAGE).await > 0 {
+/// One chunk after the other, so that each node receives updates in their order.
+async fn send(bus: &dyn NodeBus, mut updates: Receiver<(Arc<str>, PresenceUpdate)>) {
+    let mut chunk = Vec::new();
+    while updates.recv_many(&mut chunk, MAX_UPDATES_PER_MESSAGE).await > 0 {
         let mut by_node = BTreeMap::<Arc<str>, Vec<PresenceUpdate>>::new();
-        bundle.drain(..).for_each(|(node, notice)| by_node.entry(node).or_default().push(notice));
-        let written = by_node.iter().filter_map(|(node, notices)| Some((node, serde_json::to_vec(notices).ok()?)));
-        // What is lost on the way is set right by the next number.
-        join_all(written.map(|(node, bytes)| bus.send(node, Topic::Presence, &bytes))).await;
+        chunk.drain(..).for_each(|(node, update)| by_node.entry(node).or_default().push(update));
+        let encoded = by_node.iter().filter_map(|(node, updates)| Some((node, serde_json::to_vec(updates).ok()?)));
+        // The next count corrects a lost update.
+        join_all(encoded.map(|(node, bytes)| bus.send(node, Topic::Presence, &bytes))).await;
     }
 }
 
-async fn receive(observers: &Presence, mut words: UnboundedReceiver<NodeMessage>) {
-    while let Some(word) = words.recv().await {
-        match serde_json::from_slice::<Vec<PresenceUpdate>>(&word.bytes) {
-            Ok(notices) => {
-                notices.iter().for_each(|notice| observers.on_remote_update(&word.from, notice, Instant::now()))
+async fn receive(presence: &Presence, mut messages: UnboundedReceiver<NodeMessage>) {
+    while let Some(message) = messages.recv().await {
+        match serde_json::from_slice::<Vec<PresenceUpdate>>(&message.bytes) {
+            Ok(updates) => {
+                updates.iter().for_each(|update| presence.on_remote_update(&message.from, update, Instant::now()))
             }
-            Err(_) => tracing::warn!(node = word.from, "a word of another node cannot be read"),
+            Err(error) => tracing::warn!(node = message.from, %error, "cannot decode message from node"),
         }
     }
 }
 
-async fn refresh(bus: &dyn NodeBus, observers: &Presence) {
+async fn refresh(bus: &dyn NodeBus, presence: &Presence) {
     loop {
         tokio::time::sleep(REFRESH_INTERVAL).await;
-        let RefreshList { local: here, remote: elsewhere } = observers.refresh(Instant::now());
-        for some in elsewhere.chunks(MAX_UPDATES_PER_MESSAGE) {
-            some.iter().for_each(|channel| observers.resend_counts(channel));
-            // There is always room for what happens.
+        let RefreshList { local, remote } = presence.refresh(Instant::now());
+        for chunk in remote.chunks(MAX_UPDATES_PER_MESSAGE) {
+            chunk.iter().for_each(|channel| presence.resend_counts(channel));
             tokio::time::sleep(REFRESH_CHUNK_PAUSE).await;
         }
-        // What fails is said again soon.
-        stream::iter(&here)
+        // A failed renewal is repeated at the next refresh.
+        stream::iter(&local)
             .for_each_concurrent(MAX_UPDATES_PER_MESSAGE, |channel| async { drop(bus.watch_presence(channel).await) })
             .await;
     }

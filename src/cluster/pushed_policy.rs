@@ -1,5 +1,7 @@
-//! What is pushed, over nodes: the newest push of each kind stands in the memory that the nodes share, and every node
-//! takes it from there, also the one that was asked. So the order of that memory decides, the same for all.
+//! Channel rules and issuer keys that control requests push: in force here, and in the shared store for all nodes.
+//!
+//! The newest push of each kind stands in the shared store. Every node reads it from there, the one that received the
+//! request too, so all nodes apply pushes in the store's order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -7,24 +9,41 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jsonwebtoken::jwk::JwkSet;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 
+use crate::auth::Policy;
 use crate::auth::token::{Issuers, ReplaceError};
-use crate::broker::{Now, SharedStore};
+use crate::broker::connection::registry::Registry;
+use crate::broker::{ChannelRules, Engine, Now, SharedStore};
 use crate::protocol::{ErrorCode, Refusal};
-use crate::transport::state::AppState;
 
-/// How long a push is remembered, by nodes that begin after all others have ended.
+/// How long the shared store keeps a push for nodes that start after all others have ended.
 const PUSH_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Another one after every push.
+/// Changes with every push.
 const TAG_KEY: &str = "pushed:tag";
 
 const RULES_KEY: &str = "pushed:channels";
 const JWKS_KEY_PREFIX: &str = "pushed:jwks:";
 
-/// A push that was read and checked.
+/// Channel rules with the JSON that they were read from, `{"channels":[…],"channel_defaults":{…}}`.
+#[derive(Clone, Debug)]
+pub struct WrittenRules {
+    pub rules: ChannelRules,
+    pub written: Value,
+}
+
+/// Parse and check pushed bodies with the code that reads files. The errors are texts for the client.
+#[derive(Clone, Copy)]
+pub struct PolicyReaders {
+    pub rules: fn(&[u8]) -> Result<WrittenRules, String>,
+    pub keys: fn(&[u8]) -> Result<JwkSet, String>,
+}
+
+/// A push that was parsed and checked.
 pub enum PushedPolicy<'a> {
-    /// Channel rules, or none to go back to those of the files.
+    /// Channel rules; `None` returns to those of the files.
     Rules(Option<&'a [u8]>),
     Keys {
         issuer: &'a str,
@@ -33,73 +52,171 @@ pub enum PushedPolicy<'a> {
     },
 }
 
-/// What this node found in the shared memory last.
+/// Applies pushes to this node's policy.
+pub struct PolicySync {
+    pub readers: PolicyReaders,
+    engine: Arc<dyn Engine>,
+    policy: Arc<Policy>,
+    registry: Arc<Registry>,
+    /// Locked over every change of the rules, so that no reload overwrites a concurrent push.
+    sources: Mutex<RuleSources>,
+    applied: tokio::sync::Mutex<Applied>,
+}
+
+struct RuleSources {
+    files: WrittenRules,
+    pushed: Option<WrittenRules>,
+}
+
+/// The state of the shared store that this node applied last.
 #[derive(Default)]
-pub struct Applied {
+struct Applied {
     tag: Option<Bytes>,
-    /// Of whom keys were looked for; a reload makes others.
+    /// The issuers whose keys were applied. A reload replaces them.
     issuers: Weak<Issuers>,
-    /// By name, as they stand there.
+    /// By name, as stored.
     pushes: HashMap<String, Bytes>,
 }
 
-/// Puts a push in force. Where nodes share a memory, an error leaves open whether it will be.
-pub async fn push(app: &AppState, push: PushedPolicy<'_>) -> Result<(), Refusal> {
-    let (issuers, now) = (app.policy.issuers(), Now::read().unix());
-    let Some(shared) = app.engine.shared_store() else {
-        return match push {
-            PushedPolicy::Rules(body) => apply_rules(app, body),
-            PushedPolicy::Keys { issuer, keys, .. } => issuers.replace_keys(issuer, keys, now).map_err(unusable),
+impl PolicySync {
+    pub fn new(
+        readers: PolicyReaders,
+        files: WrittenRules,
+        engine: Arc<dyn Engine>,
+        policy: Arc<Policy>,
+        registry: Arc<Registry>,
+    ) -> Self {
+        let sources = Mutex::new(RuleSources { files, pushed: None });
+        Self { readers, engine, policy, registry, sources, applied: tokio::sync::Mutex::default() }
+    }
+
+    /// Replaces the rules of the files. `apply` receives the rules in force, which are the pushed ones if there are any.
+    pub fn reload(&self, files: WrittenRules, apply: impl FnOnce(ChannelRules)) {
+        let mut sources = self.sources.lock();
+        sources.files = files;
+        apply(sources.in_force());
+    }
+
+    /// The rules in force and their source, as JSON.
+    pub fn describe(&self) -> Value {
+        let sources = self.sources.lock();
+        match &sources.pushed {
+            Some(pushed) => json!({ "source": "pushed", "rules": pushed.written }),
+            None => json!({ "source": "files", "rules": sources.files.written }),
+        }
+    }
+
+    /// Puts a push in force. After an error with a shared store, it is unknown whether the push takes effect.
+    pub async fn push(&self, push: PushedPolicy<'_>) -> Result<(), Refusal> {
+        let (issuers, now) = (self.policy.issuers(), Now::read().unix());
+        let Some(shared) = self.engine.shared_store() else {
+            return match push {
+                PushedPolicy::Rules(body) => self.apply_rules(body),
+                PushedPolicy::Keys { issuer, keys, .. } => issuers.replace_keys(issuer, keys, now).map_err(unusable),
+            };
         };
-    };
-    let (name, value) = match push {
-        PushedPolicy::Rules(body) => (RULES_KEY.to_owned(), body.unwrap_or_default().to_vec()),
-        PushedPolicy::Keys { issuer, keys, body } => {
-            let source = issuers.check_keys(issuer, &keys).map_err(unusable)?;
-            (format!("{JWKS_KEY_PREFIX}{issuer}"), [format!("{now} {source} ").as_bytes(), body].concat())
+        let (name, value) = match push {
+            PushedPolicy::Rules(body) => (RULES_KEY.to_owned(), body.unwrap_or_default().to_vec()),
+            PushedPolicy::Keys { issuer, keys, body } => {
+                let source = issuers.check_keys(issuer, &keys).map_err(unusable)?;
+                (format!("{JWKS_KEY_PREFIX}{issuer}"), [format!("{now} {source} ").as_bytes(), body].concat())
+            }
+        };
+        shared.put(&name, &value, PUSH_TTL).await?;
+        let mut tag = [0; 16];
+        getrandom::fill(&mut tag).map_err(|_| Refusal::from(ErrorCode::Internal))?;
+        // The tag is written last: a node that sees the new tag also sees the value.
+        shared.put(TAG_KEY, &tag, PUSH_TTL).await?;
+        self.sync().await
+    }
+
+    /// Applies the pushes of all nodes since the last call. Returns at once without a shared store.
+    pub async fn sync(&self) -> Result<(), Refusal> {
+        let Some(shared) = self.engine.shared_store() else { return Ok(()) };
+        // Serialized, so the newest state that was read is also the one applied last.
+        let mut applied = self.applied.lock().await;
+        let (tag, issuers) = (shared.get(TAG_KEY).await?, self.policy.issuers());
+        let is_reloaded = applied.issuers.as_ptr() != Arc::as_ptr(&issuers);
+        if tag == applied.tag && !is_reloaded {
+            return Ok(());
         }
-    };
-    shared.put(&name, &value, PUSH_TTL).await?;
-    let mut tag = [0; 16];
-    getrandom::fill(&mut tag).map_err(|_| Refusal::from(ErrorCode::Internal))?;
-    // Behind the push, so that whoever sees it finds the push.
-    shared.put(TAG_KEY, &tag, PUSH_TTL).await?;
-    sync(app).await
+        let names = issuers.names().map(|issuer| format!("{JWKS_KEY_PREFIX}{issuer}")).chain([RULES_KEY.to_owned()]);
+        let mut pushes = HashMap::new();
+        for name in names {
+            let before = applied.pushes.get(&name);
+            let Some(value) = read(shared, &name, before).await? else { continue };
+            if before != Some(&value) || (is_reloaded && name != RULES_KEY) {
+                self.apply(&issuers, &name, &value);
+            }
+            pushes.insert(name, value);
+        }
+        let tag = match (tag, &applied.tag) {
+            // Redis lost its data; `read` has restored the pushes.
+            (None, Some(known)) => {
+                shared.set_if_absent(TAG_KEY, known, PUSH_TTL).await?;
+                Some(known.clone())
+            }
+            (tag, _) => tag,
+        };
+        *applied = Applied { tag, issuers: Arc::downgrade(&issuers), pushes };
+        Ok(())
+    }
+
+    /// A push that another node accepted and this node cannot use changes nothing here.
+    fn apply(&self, issuers: &Issuers, name: &str, value: &[u8]) {
+        let applied = match name.strip_prefix(JWKS_KEY_PREFIX) {
+            None => {
+                let body = Some(value).filter(|body| !body.is_empty());
+                self.apply_rules(body).map_err(|refusal| refusal.detail.into())
+            }
+            Some(issuer) => self.apply_keys(issuers, issuer, value),
+        };
+        match applied {
+            Ok(()) => {
+                tracing::info!(push = name, "pushed policy applied");
+                self.registry.wake_all();
+            }
+            Err(error) => tracing::warn!(push = name, error, "pushed policy not applied"),
+        }
+    }
+
+    fn apply_rules(&self, body: Option<&[u8]>) -> Result<(), Refusal> {
+        let pushed = body.map(self.readers.rules).transpose();
+        let pushed = pushed.map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
+        let mut sources = self.sources.lock();
+        sources.pushed = pushed;
+        self.policy.replace_rules(sources.in_force());
+        Ok(())
+    }
+
+    /// The value is `SECONDS SOURCE BODY`: the time of the push, and a hash of the configured keys that it replaces.
+    fn apply_keys(&self, issuers: &Issuers, issuer: &str, value: &[u8]) -> Result<(), String> {
+        const UNREADABLE: &str = "the stored value cannot be decoded";
+        let mut parts = value.splitn(3, |byte| *byte == b' ');
+        let mut text = || std::str::from_utf8(parts.next().unwrap_or_default()).map_err(|_| UNREADABLE.to_owned());
+        let (pushed, source, body) = (text()?, text()?, text()?);
+        let pushed = pushed.parse().map_err(|_| UNREADABLE)?;
+        let keys = (self.readers.keys)(body.as_bytes())?;
+        let own = issuers.check_keys(issuer, &keys).map_err(|error| error.to_string())?;
+        // A changed file replaces earlier pushes, also after a restart.
+        if own != source {
+            return Err("the key file of this issuer has changed since the push".to_owned());
+        }
+        issuers.replace_keys(issuer, keys, pushed).map_err(|error| error.to_string())
+    }
 }
 
-/// Takes over what was pushed to any node since the last time. Returns at once where nothing is shared.
-pub async fn sync(app: &AppState) -> Result<(), Refusal> {
-    let Some(shared) = app.engine.shared_store() else { return Ok(()) };
-    // One after the other, so that the last one to change anything is the last one that looked.
-    let mut taken = app.control.taken.lock().await;
-    let (tag, issuers) = (shared.get(TAG_KEY).await?, app.policy.issuers());
-    let is_reloaded = taken.issuers.as_ptr() != Arc::as_ptr(&issuers);
-    if tag == taken.tag && !is_reloaded {
-        return Ok(());
-    }
-    let names = issuers.names().map(|issuer| format!("{JWKS_KEY_PREFIX}{issuer}")).chain([RULES_KEY.to_owned()]);
-    let mut pushes = HashMap::new();
-    for name in names {
-        let before = taken.pushes.get(&name);
-        let Some(value) = read(shared, &name, before).await? else { continue };
-        if before != Some(&value) || (is_reloaded && name != RULES_KEY) {
-            apply(app, &issuers, &name, &value);
+impl RuleSources {
+    /// The limits of each issuer's tokens always come from the files.
+    fn in_force(&self) -> ChannelRules {
+        match &self.pushed {
+            Some(pushed) => ChannelRules { issuers: self.files.rules.issuers.clone(), ..pushed.rules.clone() },
+            None => self.files.rules.clone(),
         }
-        pushes.insert(name, value);
     }
-    let tag = match (tag, &taken.tag) {
-        // Redis lost its memory; the pushes stand there again by now.
-        (None, Some(known)) => {
-            shared.set_if_absent(TAG_KEY, known, PUSH_TTL).await?;
-            Some(known.clone())
-        }
-        (tag, _) => tag,
-    };
-    *taken = Applied { tag, issuers: Arc::downgrade(&issuers), pushes };
-    Ok(())
 }
 
-/// A push as the memory has it; one that was lost there is put back.
+/// A push from the shared store. One that the store lost is restored there.
 async fn read(shared: &dyn SharedStore, name: &str, known: Option<&Bytes>) -> Result<Option<Bytes>, Refusal> {
     match (shared.get(name).await?, known) {
         (None, Some(known)) => {
@@ -108,42 +225,6 @@ async fn read(shared: &dyn SharedStore, name: &str, known: Option<&Bytes>) -> Re
         }
         (found, _) => Ok(found),
     }
-}
-
-/// A push that counts on another node but cannot be read here changes nothing.
-fn apply(app: &AppState, issuers: &Issuers, name: &str, value: &[u8]) {
-    let taken = match name.strip_prefix(JWKS_KEY_PREFIX) {
-        None => apply_rules(app, Some(value).filter(|body| !body.is_empty())).map_err(|refusal| refusal.detail.into()),
-        Some(issuer) => apply_keys(app, issuers, issuer, value),
-    };
-    match taken {
-        Ok(()) => {
-            tracing::info!(push = name, "took over what a control request pushed");
-            app.registry.wake_all();
-        }
-        Err(why) => tracing::warn!(push = name, why, "what was pushed to another node is not in force here"),
-    }
-}
-
-fn apply_rules(app: &AppState, body: Option<&[u8]>) -> Result<(), Refusal> {
-    let rules = body.map(app.control.readers.rules).transpose();
-    app.control.put(rules.map_err(|error| Refusal::new(ErrorCode::Malformed, error))?, &app.policy);
-    Ok(())
-}
-
-/// `SECONDS SOURCE BODY`: when they were pushed, and in the place of which keys.
-fn apply_keys(app: &AppState, issuers: &Issuers, issuer: &str, value: &[u8]) -> Result<(), String> {
-    let mut parts = value.splitn(3, |byte| *byte == b' ');
-    let mut text = || std::str::from_utf8(parts.next().unwrap_or_default()).map_err(|_| "it cannot be read".to_owned());
-    let (pushed, source, body) = (text()?, text()?, text()?);
-    let pushed = pushed.parse().map_err(|_| "it cannot be read")?;
-    let keys = (app.control.readers.keys)(body.as_bytes())?;
-    let own = issuers.check_keys(issuer, &keys).map_err(|error| error.to_string())?;
-    // Whoever changes the file means to begin anew with it, also with a restart.
-    if own != source {
-        return Err("the file of this issuer's keys is another one than it was then".to_owned());
-    }
-    issuers.replace_keys(issuer, keys, pushed).map_err(|error| error.to_string())
 }
 
 fn unusable(error: ReplaceError) -> Refusal {

@@ -1,4 +1,4 @@
-//! Carries replies and what becomes of them between nodes: does the errands of this node and answers those of others.
+//! Sends replies and their outcomes to the nodes that own them, and serves such requests of other nodes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,12 +13,11 @@ use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::broker::replies::{QueuedTask, RemoteTask, ReplyOutcome};
 use crate::broker::{NodeBus, Replies};
 use crate::protocol::{ErrorCode, Refusal};
-use crate::transport::state::AppState;
 
-/// Errands, and words of others, that are done at once.
+/// Tasks, and requests of other nodes, that run at the same time.
 const MAX_CONCURRENT_TASKS: usize = 256;
 
-/// How often a node says which publishers it has.
+/// How often a node registers its connected publishers.
 const PUBLISHER_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A request to another node. The serde names are those of every version that may share a Redis.
@@ -27,6 +26,7 @@ enum Request {
     /// Deliver a reply to its publisher.
     #[serde(rename = "Show")]
     Deliver { publisher: Arc<str>, json: Arc<str> },
+    /// Record a reply's outcome on the node that keeps the reply.
     #[serde(rename = "Settle")]
     Complete(ReplyOutcome),
 }
@@ -35,21 +35,19 @@ enum Request {
 #[derive(Serialize, Deserialize)]
 enum Response {
     Done,
-    /// The publisher has no connection there.
+    /// The publisher has no connection to the responding node.
     Absent,
-    /// The reply is not there, and why.
+    /// The responding node does not keep the reply; with the detail for the publisher.
     Unknown(String),
 }
 
-/// Runs until it is dropped; returns at once where there are no other nodes.
-pub async fn run(app: Arc<AppState>) {
-    let Some(bus) = app.engine.node_bus() else { return };
-    let replies = app.replies.clone();
-    let errands = stream(replies.enable_cluster(bus.node()));
-    let words = stream(bus.subscribe(Topic::Replies));
+/// Runs until it is dropped.
+pub async fn run(bus: Arc<dyn NodeBus>, replies: Replies) {
+    let tasks = stream(replies.enable_cluster(bus.node()));
+    let requests = stream(bus.subscribe(Topic::Replies));
     tokio::join!(
-        errands.for_each_concurrent(MAX_CONCURRENT_TASKS, |errand| run_task(bus.clone(), replies.clone(), errand)),
-        words.for_each_concurrent(MAX_CONCURRENT_TASKS, |word| respond(bus.clone(), replies.clone(), word)),
+        tasks.for_each_concurrent(MAX_CONCURRENT_TASKS, |task| run_task(bus.clone(), replies.clone(), task)),
+        requests.for_each_concurrent(MAX_CONCURRENT_TASKS, |message| respond(bus.clone(), replies.clone(), message)),
         heartbeat_publishers(bus.clone(), replies.clone()),
     );
 }
@@ -58,16 +56,16 @@ fn stream<T>(receiver: UnboundedReceiver<T>) -> impl futures_util::Stream<Item =
     unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
 }
 
-async fn run_task(bus: Arc<dyn NodeBus>, replies: Replies, (errand, _held): QueuedTask) {
-    match errand {
+async fn run_task(bus: Arc<dyn NodeBus>, replies: Replies, (task, _permit): QueuedTask) {
+    match task {
         RemoteTask::Forward { publisher, name, json } => {
             if forward(&*bus, &publisher, &json).await.is_err() {
-                // It is tried again within a second, as long as it is kept.
+                // Sent again within a second while the reply is kept.
                 replies.requeue(&publisher, &name);
             }
         }
-        RemoteTask::Settle { node, settlement, done } => {
-            let settled = match request(&*bus, &node, &Request::Complete(settlement)).await {
+        RemoteTask::Settle { node, settlement: outcome, done } => {
+            let settled = match request(&*bus, &node, &Request::Complete(outcome)).await {
                 Ok(Response::Done) => Ok(()),
                 Ok(Response::Unknown(detail)) => Err(Refusal::new(ErrorCode::ReplyUnknown, detail)),
                 Err(Refusal { code: ErrorCode::NotFound, .. }) | Ok(Response::Absent) => {
@@ -75,71 +73,71 @@ async fn run_task(bus: Arc<dyn NodeBus>, replies: Replies, (errand, _held): Queu
                 }
                 Err(refusal) => Err(refusal),
             };
-            // The publisher may have gone meanwhile.
+            // The publisher may have disconnected.
             let _ = done.send(settled);
         }
-        // What fails is said again soon.
+        // A failure is corrected by the next heartbeat.
         RemoteTask::Publisher(publisher) if replies.has(&publisher) => drop(bus.register_publisher(&publisher).await),
         RemoteTask::Publisher(publisher) => drop(bus.unregister_publisher(&publisher, bus.node()).await),
     }
 }
 
-/// Shows a reply to its publisher wherever that is. An error says that it is nowhere.
+/// Delivers a reply on a node where its publisher is connected. An error means that there is none.
 async fn forward(bus: &dyn NodeBus, publisher: &Arc<str>, json: &Arc<str>) -> Result<(), Refusal> {
     for node in bus.nodes_with_publisher(publisher).await?.iter().filter(|node| *node != bus.node()) {
-        let asked = Request::Deliver { publisher: publisher.clone(), json: json.clone() };
-        match request(bus, node, &asked).await {
+        let deliver = Request::Deliver { publisher: publisher.clone(), json: json.clone() };
+        match request(bus, node, &deliver).await {
             Ok(Response::Done) => return Ok(()),
             Ok(Response::Absent | Response::Unknown(_)) => {}
             Err(Refusal { code: ErrorCode::NotFound, .. }) => drop(bus.unregister_publisher(publisher, node).await),
-            // It may have been shown. If it was not, that is noticed when nobody says `received`.
+            // Possibly delivered. If not, the missing `received` makes it overdue, and it is sent again.
             Err(_) => return Ok(()),
         }
     }
     Err(ErrorCode::PublisherAbsent.into())
 }
 
-async fn request(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
-    let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(ErrorCode::Internal))?;
-    let answer = bus.request(node, Topic::Replies, &asked).await?;
-    serde_json::from_slice(&answer).map_err(|_| ErrorCode::EngineUnavailable.into())
+async fn request(bus: &dyn NodeBus, node: &str, request: &Request) -> Result<Response, Refusal> {
+    let request = serde_json::to_vec(request).map_err(|_| Refusal::from(ErrorCode::Internal))?;
+    let response = bus.request(node, Topic::Replies, &request).await?;
+    serde_json::from_slice(&response).map_err(|_| ErrorCode::EngineUnavailable.into())
 }
 
-async fn respond(bus: Arc<dyn NodeBus>, replies: Replies, word: NodeMessage) {
-    let answer = match serde_json::from_slice(&word.bytes) {
+async fn respond(bus: Arc<dyn NodeBus>, replies: Replies, message: NodeMessage) {
+    let response = match serde_json::from_slice(&message.bytes) {
         Ok(Request::Deliver { publisher, json }) if replies.deliver(&publisher, &json) => Response::Done,
         Ok(Request::Deliver { .. }) => Response::Absent,
-        Ok(Request::Complete(settlement)) => match replies.settle(&settlement) {
+        Ok(Request::Complete(outcome)) => match replies.settle(&outcome) {
             Ok(()) => Response::Done,
             Err(refusal) => Response::Unknown(refusal.detail.into_owned()),
         },
-        Err(_) => {
-            tracing::warn!(node = word.from, "a word of another node cannot be read");
+        Err(error) => {
+            tracing::warn!(node = message.from, %error, "cannot decode message from node");
             return;
         }
     };
-    if let Ok(answer) = serde_json::to_vec(&answer) {
-        // Whoever asked goes on without.
-        let _ = bus.answer(word, &answer).await;
+    if let Ok(response) = serde_json::to_vec(&response) {
+        // A lost response is a timeout on the requesting node.
+        let _ = bus.answer(message, &response).await;
     }
 }
 
-/// Says again and again which publishers are here, also to a Redis that lost its memory, and which are not any more.
+/// Registers this node's publishers again and again, in case Redis lost its data, and unregisters those that left.
 async fn heartbeat_publishers(bus: Arc<dyn NodeBus>, replies: Replies) {
-    let mut said = HashSet::new();
+    let mut registered = HashSet::new();
     loop {
-        // What fails is said again soon.
+        // Failures are corrected by the next round.
         for publisher in replies.publishers() {
             let _ = bus.register_publisher(&publisher).await;
-            said.insert(publisher);
+            registered.insert(publisher);
         }
-        let mut gone = Vec::new();
-        for publisher in said.iter().filter(|publisher| !replies.has(publisher)) {
+        let mut removed = Vec::new();
+        for publisher in registered.iter().filter(|publisher| !replies.has(publisher)) {
             if bus.unregister_publisher(publisher, bus.node()).await.is_ok() {
-                gone.push(publisher.clone());
+                removed.push(publisher.clone());
             }
         }
-        said.retain(|publisher| !gone.contains(publisher));
+        registered.retain(|publisher| !removed.contains(publisher));
         tokio::time::sleep(PUBLISHER_HEARTBEAT_INTERVAL).await;
     }
 }

@@ -6,11 +6,11 @@ use crate::auth::fetch::FetchConfig;
 use crate::auth::login::LoginConfig;
 use crate::auth::{IssuerConfig, PublisherConfig, Revocation};
 use crate::broker::{ConnectionLimits, ReplyLimits};
+use crate::cluster::pushed_policy::WrittenRules;
 use crate::engine::{DiskConfig, MemoryLimits, RedisConfig};
 use crate::geo::GeoConfig;
 use crate::ops::config::{LogConfig, StatsdConfig};
 use crate::transport::config::{ListenerConfig, RoomsConfig, TransportLimits};
-use crate::transport::control::WrittenRules;
 use crate::transport::publish::idempotency::IdempotencyLimits;
 
 #[derive(Clone, Debug)]

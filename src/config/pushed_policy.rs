@@ -11,7 +11,7 @@ use super::report::Report;
 use super::schema::Schema;
 use super::settings::{Channel, ChannelDefaults};
 use super::validate_schema;
-use crate::transport::control::WrittenRules;
+use crate::cluster::pushed_policy::WrittenRules;
 
 /// The body of a request with channel rules.
 #[derive(Deserialize, Default)]

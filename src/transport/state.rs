@@ -1,11 +1,11 @@
-//! What every request handler shares.
+//! State that request handlers share.
 
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{RoomsConfig, TransportLimits};
-use super::control::Control;
+use super::control::ControlCounters;
 use super::credential::tickets::Tickets;
 use super::http::problem::Refusals;
 use super::publish::idempotency::Idempotency;
@@ -17,6 +17,7 @@ use crate::broker::channel::session::SessionContext;
 use crate::broker::connection::registry::Registry;
 use crate::broker::room::Rooms;
 use crate::broker::{ConnectionLimits, Engine, Hub, Now, Replies};
+use crate::cluster::pushed_policy::PolicySync;
 use crate::cluster::rooms::ClusterRooms;
 use crate::geo::GeoDb;
 use crate::ops::{Lifecycle, Statsd};
@@ -25,48 +26,48 @@ pub struct AppState {
     pub limits: TransportLimits,
     /// Channels that one connection may subscribe to.
     pub max_subscriptions: usize,
-    /// The limits of every connection that has no others.
+    /// The limits of subscribers and publishers.
     pub connection_limits: Arc<ConnectionLimits>,
-    /// The same for subscribers of the flock dialect.
+    /// The limits of subscribers of the `flock` protocol.
     pub flock_connection_limits: Arc<ConnectionLimits>,
-    /// Checks passwords of publishers.
-    pub basic: PasswordVerifier,
+    pub passwords: PasswordVerifier,
     pub rooms_config: RoomsConfig,
-    /// The same for peers of rooms.
+    /// The limits of room peers.
     pub room_connection_limits: Arc<ConnectionLimits>,
     pub rooms: Rooms,
-    /// Rooms of other nodes; `None` where there are none.
-    pub elsewhere: Option<Arc<ClusterRooms>>,
-    pub policy: Policy,
+    /// `None` if the engine connects no nodes.
+    pub cluster_rooms: Option<Arc<ClusterRooms>>,
+    pub policy: Arc<Policy>,
+    pub policy_sync: Arc<PolicySync>,
     pub login: Login,
-    /// The only way out over HTTP; `None` beside `egress = "none"`.
+    /// The only client for outgoing HTTP; `None` with `egress = "none"`.
     pub fetcher: Option<Arc<Fetcher>>,
     pub engine: Arc<dyn Engine>,
     pub hub: Hub,
     pub replies: Replies,
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
-    pub lifecycle: Lifecycle,
+    pub lifecycle: Arc<Lifecycle>,
     pub refusals: Refusals,
-    pub control: Control,
+    pub control_counters: ControlCounters,
     pub tickets: Tickets,
     pub metrics: PrometheusHandle,
-    /// Where peers of rooms are, if that is on.
-    pub places: Option<GeoDb>,
+    /// Locations of room peers, if configured.
+    pub geo: Option<GeoDb>,
     pub statsd: Statsd,
-    /// Serves the demonstration page.
+    /// Whether the demo page is served.
     pub demo: bool,
 }
 
 impl AppState {
-    /// Takes something back: the connections that it ends are closed within a second.
+    /// Revokes tokens. The connections that use them are closed within a second.
     pub fn revoke(&self, revocation: Revocation) -> Result<(), RevocationError> {
         self.policy.revoke(revocation, Now::read().unix())?;
         self.registry.wake_all();
         Ok(())
     }
 
-    /// What a subscriber's session needs.
+    /// The parts that a subscriber's session uses.
     pub fn channels(&self) -> SessionContext {
         SessionContext {
             engine: self.engine.clone(),

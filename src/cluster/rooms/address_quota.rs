@@ -9,7 +9,7 @@ use std::time::Instant;
 use futures_util::{StreamExt, stream};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{DIRECTORY_LEASE, DIRECTORY_REFRESH_INTERVAL, MAX_CONCURRENT_REQUESTS};
+use super::directory::{DIRECTORY_LEASE, DIRECTORY_REFRESH_INTERVAL, MAX_CONCURRENT_REQUESTS};
 use crate::broker::SharedStore;
 use crate::broker::room::{RoomLimits, Rooms};
 use crate::protocol::{ErrorCode, Refusal};

@@ -12,11 +12,19 @@ use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{DIRECTORY_LEASE, MAX_CONCURRENT_REQUESTS};
 use crate::broker::room::code::{MAX_WRONG_CODES, MAX_WRONG_CODES_PER_ADDRESS, WRONG_CODE_WINDOW, canonical};
 use crate::broker::room::{Key, Rooms};
 use crate::broker::{Engine, SharedStore};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
+
+/// Directory entries expire after this time without a refresh, so those of a lost node expire too.
+pub const DIRECTORY_LEASE: Duration = Duration::from_secs(120);
+
+/// How often a node refreshes its directory entries.
+pub const DIRECTORY_REFRESH_INTERVAL: Duration = Duration::from_secs(40);
+
+/// Requests to the shared store at the same time.
+pub const MAX_CONCURRENT_REQUESTS: usize = 64;
 
 /// Locks over the names.
 const LOCK_STRIPES: usize = 64;

@@ -1,88 +1,127 @@
-//! A connection of this node whose peer is in a room of another node: what it says goes there, what comes from there goes
-//! to its socket.
+//! Forwards a local connection to the node that owns its room, and that node's frames back to the socket.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::task::AtomicWaker;
+use metrics::{Gauge, gauge};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::wire::{ClientFrame, PeerLost, Request, Response, RoomTarget, send_reliably};
-use super::{BACKPRESSURE_BYTES, ClusterRooms};
+use super::caller::Caller;
+use super::wire::{
+    BACKPRESSURE_BYTES, ClientFrame, PEER_LOST_TIMEOUT, PeerLost, Request, Response, RoomTarget, request, send_reliably,
+};
 use crate::broker::{Connection, NodeBus, Phase};
 use crate::protocol::CloseReason;
 use crate::protocol::frame::room_frames::Sender;
-use crate::transport::rooms::Caller;
 
-/// Bytes that go at once.
+/// Bytes of one batch.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// More is not read from the client while so much of what it said waits, so that the queue has a bound.
+/// The client is not read from while this much of its data waits. Bounds the queue.
 const MAX_QUEUED_BYTES: usize = 64 * 1024;
 
-/// Held by the connection's handler.
+/// How often a node confirms its forwarded peers to the owners of their rooms.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The connections of this node whose rooms are on other nodes, by connection id.
+pub struct ForwardedPeers {
+    bus: Arc<dyn NodeBus>,
+    peers: Mutex<HashMap<u64, Arc<ForwardedPeer>>>,
+    count: Gauge,
+}
+
+impl ForwardedPeers {
+    /// Registers its metrics with the current recorder.
+    pub fn new(bus: Arc<dyn NodeBus>) -> Self {
+        Self { bus, peers: Mutex::default(), count: gauge!("lastmile_carried_peers") }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.peers.lock().is_empty()
+    }
+
+    /// Applies a batch of the owner node.
+    pub fn on_server_frames(
+        &self,
+        from: &str,
+        peer: u64,
+        number: u64,
+        frames: Vec<u8>,
+        close: Option<u16>,
+    ) -> Response {
+        let peer = self.peers.lock().get(&peer).cloned();
+        peer.map_or(Response::UnknownPeer, |peer| peer.on_frames(from, number, frames, close))
+    }
+}
+
+/// The sending half, owned by the connection's handler.
 pub struct RoomForwarder {
     frames: mpsc::UnboundedSender<ClientFrame>,
-    waiting: Arc<Backlogged>,
+    queued: Arc<QueuedBytes>,
     connection: Arc<Connection>,
 }
 
 #[derive(Default)]
-struct Backlogged {
+struct QueuedBytes {
     bytes: AtomicUsize,
     task: AtomicWaker,
 }
 
-/// What the node knows of a strand while it leads somewhere.
-pub struct ForwardedPeer {
-    pub node: String,
-    pub connection: Arc<Connection>,
-    state: Mutex<State>,
+/// One forwarded connection, as its node and the owner node know it.
+struct ForwardedPeer {
+    node: String,
+    connection: Arc<Connection>,
+    state: Mutex<ForwardedState>,
 }
 
 #[derive(Default)]
-struct State {
-    /// The room's node knows it.
+struct ForwardedState {
+    /// The owner node acknowledged the join.
     is_known: bool,
-    /// The number of the newest batch that was taken.
-    heard: u64,
+    /// The number of the newest batch that was applied.
+    last_number: u64,
 }
 
 impl RoomForwarder {
+    /// Joins the room on its owner node, in a task of its own.
     pub fn begin(
-        elsewhere: &Arc<ClusterRooms>,
+        peers: &Arc<ForwardedPeers>,
         node: String,
         target: RoomTarget,
         caller: &Caller,
         connection: Arc<Connection>,
     ) -> Self {
         let Caller { sender, address, .. } = caller;
-        let enter = Request::Join { peer: connection.id, target, sender: Sender::clone(sender), address: *address };
-        let line = ForwardedPeer { node, connection: connection.clone(), state: Mutex::default() };
-        let (strand, to_say) = Self::new(connection);
-        tokio::spawn(run(elsewhere.clone(), Arc::new(line), enter, to_say, strand.waiting.clone()));
-        strand
+        let join = Request::Join { peer: connection.id, target, sender: Sender::clone(sender), address: *address };
+        let peer = ForwardedPeer { node, connection: connection.clone(), state: Mutex::default() };
+        let (forwarder, frames) = Self::new(connection);
+        tokio::spawn(run(peers.clone(), Arc::new(peer), join, frames, forwarder.queued.clone()));
+        forwarder
     }
 
     fn new(connection: Arc<Connection>) -> (Self, mpsc::UnboundedReceiver<ClientFrame>) {
-        // Bounded, as nothing is read from the client unless `poll_ready` is.
-        let (said, to_say) = mpsc::unbounded_channel();
-        (Self { frames: said, waiting: Arc::default(), connection }, to_say)
+        // Bounded by `poll_ready`, without which nothing is read from the client.
+        let (frames, receiver) = mpsc::unbounded_channel();
+        (Self { frames, queued: Arc::default(), connection }, receiver)
     }
 
-    pub fn forward(&self, said: ClientFrame) {
-        self.waiting.bytes.fetch_add(said.size(), Ordering::Relaxed);
-        // If nobody carries it any more, the connection was closed.
-        let _ = self.frames.send(said);
+    pub fn forward(&self, frame: ClientFrame) {
+        self.queued.bytes.fetch_add(frame.size(), Ordering::Relaxed);
+        // Without a receiver the connection was closed.
+        let _ = self.frames.send(frame);
     }
 
-    /// Pending while too much waits.
+    /// Pending while more than [`MAX_QUEUED_BYTES`] wait.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
-        self.waiting.task.register(cx.waker());
-        let is_ready = self.waiting.bytes.load(Ordering::Acquire) <= MAX_QUEUED_BYTES || self.frames.is_closed();
+        self.queued.task.register(cx.waker());
+        let is_ready = self.queued.bytes.load(Ordering::Acquire) <= MAX_QUEUED_BYTES || self.frames.is_closed();
         if is_ready { Poll::Ready(()) } else { Poll::Pending }
     }
 }
@@ -98,87 +137,119 @@ impl Drop for RoomForwarder {
 }
 
 impl ForwardedPeer {
-    /// Takes a batch of the room's node.
-    pub fn on_frames(&self, from: &str, number: u64, frames: Vec<u8>, close: Option<u16>) -> Response {
+    fn on_frames(&self, from: &str, number: u64, frames: Vec<u8>, close: Option<u16>) -> Response {
         if from != self.node || self.connection.phase() != Phase::Open {
             return Response::UnknownPeer;
         }
         let mut state = self.state.lock();
-        if number == state.heard + 1 {
-            state.heard = number;
+        if number == state.last_number + 1 {
+            state.last_number = number;
             if !frames.is_empty() {
                 self.connection.send(&Bytes::from(frames));
             }
             if let Some(code) = close {
                 self.connection.close(CloseReason::of(code).unwrap_or(CloseReason::EngineUnavailable));
             }
-        } else if number != state.heard {
+        } else if number != state.last_number {
             return Response::UnknownPeer;
         }
         Response::Ack { backpressure: close.is_none() && self.connection.waiting_bytes() > BACKPRESSURE_BYTES }
     }
 
-    pub fn is_known(&self) -> bool {
+    fn is_known(&self) -> bool {
         self.state.lock().is_known
     }
 
-    /// The room is out of reach.
-    pub fn disconnect(&self) {
+    /// The owner node is unreachable, or does not know this peer.
+    fn disconnect(&self) {
         self.connection.close(CloseReason::EngineUnavailable);
     }
 }
 
-/// Runs as long as there is something to say, and until the room's node knows that the connection is over.
+/// Runs until the owner node knows that the connection ended, or until that node is lost.
 async fn run(
-    elsewhere: Arc<ClusterRooms>,
-    line: Arc<ForwardedPeer>,
-    enter: Request,
-    mut to_say: mpsc::UnboundedReceiver<ClientFrame>,
-    waiting: Arc<Backlogged>,
+    peers: Arc<ForwardedPeers>,
+    peer: Arc<ForwardedPeer>,
+    join: Request,
+    mut frames: mpsc::UnboundedReceiver<ClientFrame>,
+    queued: Arc<QueuedBytes>,
 ) {
-    let strand = line.connection.id;
-    elsewhere.forwarded.lock().insert(strand, line.clone());
-    elsewhere.carried.increment(1);
-    let carried = async {
-        send_reliably(&*elsewhere.bus, &line.node, enter).await?;
-        line.state.lock().is_known = true;
+    let id = peer.connection.id;
+    peers.peers.lock().insert(id, peer.clone());
+    peers.count.increment(1);
+    let forwarding = async {
+        send_reliably(&*peers.bus, &peer.node, join).await?;
+        peer.state.lock().is_known = true;
         let mut number = 0;
-        while let Some(first) = to_say.recv().await {
+        while let Some(first) = frames.recv().await {
             number += 1;
-            send_frames(&*elsewhere.bus, &line, number, first, &mut to_say, &waiting).await?;
+            send_frames(&*peers.bus, &peer, number, first, &mut frames, &queued).await?;
         }
         Ok(())
     };
-    if let Err(PeerLost) = carried.await {
-        line.disconnect();
+    if let Err(PeerLost) = forwarding.await {
+        peer.disconnect();
     }
-    drop(to_say);
-    waiting.task.wake();
-    elsewhere.forwarded.lock().remove(&strand);
-    elsewhere.carried.decrement(1);
+    drop(frames);
+    queued.task.wake();
+    peers.peers.lock().remove(&id);
+    peers.count.decrement(1);
 }
 
-/// Sends all that waits, as far as it goes at once.
+/// Sends one batch: the first frame and the queued frames behind it.
 async fn send_frames(
     bus: &dyn NodeBus,
-    line: &ForwardedPeer,
+    peer: &ForwardedPeer,
     number: u64,
     first: ClientFrame,
-    to_say: &mut mpsc::UnboundedReceiver<ClientFrame>,
-    waiting: &Backlogged,
+    queue: &mut mpsc::UnboundedReceiver<ClientFrame>,
+    queued: &QueuedBytes,
 ) -> Result<(), PeerLost> {
     let mut bytes = first.size();
     let mut frames = vec![first];
     while bytes < BATCH_BYTES
-        && let Ok(next) = to_say.try_recv()
+        && let Ok(next) = queue.try_recv()
     {
         bytes += next.size();
         frames.push(next);
     }
-    send_reliably(bus, &line.node, Request::ClientFrames { peer: line.connection.id, number, frames }).await?;
-    waiting.bytes.fetch_sub(bytes, Ordering::Release);
-    waiting.task.wake();
+    send_reliably(bus, &peer.node, Request::ClientFrames { peer: peer.connection.id, number, frames }).await?;
+    queued.bytes.fetch_sub(bytes, Ordering::Release);
+    queued.task.wake();
     Ok(())
+}
+
+/// Confirms the forwarded peers to the owners of their rooms, and disconnects those whose owner does not know them.
+pub async fn send_keep_alives(peers: &ForwardedPeers) {
+    let mut last_answers: HashMap<String, Instant> = HashMap::new();
+    loop {
+        let mut nodes: HashMap<String, Vec<Arc<ForwardedPeer>>> = HashMap::new();
+        for peer in peers.peers.lock().values().filter(|peer| peer.is_known()) {
+            nodes.entry(peer.node.clone()).or_default().push(peer.clone());
+        }
+        last_answers.retain(|node, _| nodes.contains_key(node));
+        let requests = nodes.iter().map(|(node, peers_of_node)| {
+            let ids = peers_of_node.iter().map(|peer| peer.connection.id).collect();
+            async move { (node, request(&*peers.bus, node, &Request::KeepAlive { peers: ids }).await) }
+        });
+        for (node, response) in join_all(requests).await {
+            let (peers_of_node, now) = (&nodes[node], Instant::now());
+            let last_answer = last_answers.entry(node.clone()).or_insert(now);
+            match response {
+                Ok(Response::KeptAlive { unknown }) => {
+                    *last_answer = now;
+                    let unknown: HashSet<u64> = unknown.into_iter().collect();
+                    let lost = peers_of_node.iter().filter(|peer| unknown.contains(&peer.connection.id));
+                    lost.for_each(|peer| peer.disconnect());
+                }
+                _ if last_answer.elapsed() > PEER_LOST_TIMEOUT => {
+                    peers_of_node.iter().for_each(|peer| peer.disconnect());
+                }
+                _ => {}
+            }
+        }
+        tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
+    }
 }
 
 #[cfg(test)]
@@ -190,17 +261,17 @@ mod tests {
     use crate::broker::room::tests::connection_limits;
 
     #[test]
-    fn a_client_is_not_read_from_while_much_waits_even_if_all_of_it_is_empty() {
-        let (strand, mut to_say) =
+    fn empty_frames_count_towards_queue_limit() {
+        let (forwarder, mut frames) =
             RoomForwarder::new(Arc::new(Connection::new(1, Arc::new(connection_limits()), BufferedSocket)));
         let cx = Context::from_waker(Waker::noop());
         for _ in 0..10_000 {
-            if strand.poll_ready(&cx).is_ready() {
-                strand.forward(ClientFrame::Text(String::new()));
+            if forwarder.poll_ready(&cx).is_ready() {
+                forwarder.forward(ClientFrame::Text(String::new()));
             }
         }
-        assert!((1..2_000).contains(&to_say.len()), "{} wait", to_say.len());
-        to_say.close();
-        assert!(strand.poll_ready(&cx).is_ready(), "nobody carries it any more, so it ends");
+        assert!((1..2_000).contains(&frames.len()), "{} frames wait", frames.len());
+        frames.close();
+        assert!(forwarder.poll_ready(&cx).is_ready(), "without a receiver the connection ends");
     }
 }

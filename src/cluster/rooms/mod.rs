@@ -1,218 +1,129 @@
-//! Rooms with peers on several nodes. A room is on one node, so all its rules stay one step under its lock. A client that is
-//! connected to another node keeps its socket there; a strand carries its words over the bus to the room's node, where a
-//! guest takes its seat, and back.
+//! Rooms over several nodes: each room has one owner node, and other nodes forward their clients' frames to it.
 //!
-//! Words arrive at most once, so each batch is numbered, acknowledged and sent again until it is; each side stops while the
-//! other is full. Both sides give up what they cannot reach for some seconds: the client is told to connect again.
+//! All rules of a room stay under its lock on the owner node. A client of another node keeps its socket there:
+//! a [`RoomForwarder`] sends its frames over the node bus to the owner, where a remote peer takes the seat.
+//!
+//! The bus delivers at most once. Batches are therefore numbered, acknowledged, and repeated until acknowledged.
+//! Each side pauses while the other reports backpressure. Both give up a peer after seconds without an answer, and its
+//! client is closed with a reason that lets it reconnect.
 
 pub mod address_quota;
+pub mod caller;
 pub mod directory;
 pub mod forwarder;
 pub mod remote_peer;
 pub mod wire;
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::future::join_all;
-use metrics::{Gauge, gauge};
-use parking_lot::Mutex;
-
-use self::address_quota::{AddressQuota, Reservation};
+use self::address_quota::AddressQuota;
+pub use self::address_quota::Reservation;
+pub use self::caller::Caller;
+use self::directory::DIRECTORY_REFRESH_INTERVAL;
 pub use self::directory::RoomDirectory;
-use self::forwarder::ForwardedPeer;
 pub use self::forwarder::RoomForwarder;
-use self::remote_peer::RemotePeer;
+use self::forwarder::{ForwardedPeers, send_keep_alives};
+use self::remote_peer::RemotePeers;
+pub use self::remote_peer::{NewPeerHandler, RemotePeerContext};
 pub use self::wire::{Base64Bytes, ClientFrame, RoomTarget};
-use self::wire::{PEER_LOST_TIMEOUT, Request, Response, request};
+use self::wire::{Request, Response};
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
-use crate::broker::room::RoomLimits;
+use crate::broker::room::{RoomLimits, Rooms};
 use crate::broker::{Engine, NodeBus};
 use crate::protocol::Refusal;
-use crate::transport::rooms::Caller;
-use crate::transport::state::AppState;
 
-/// A side that has not dealt with so much takes no more.
-const BACKPRESSURE_BYTES: usize = 256 * 1024;
-
-/// How often what is over is looked for.
+/// How often expired remote peers are removed and the address quota is reported.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often nodes tell each other which peers there are.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
-
-/// What is told of rooms is remembered so long without being renewed. What a node told that is gone counts no more.
-const DIRECTORY_LEASE: Duration = Duration::from_secs(120);
-
-/// How often it is renewed.
-const DIRECTORY_REFRESH_INTERVAL: Duration = Duration::from_secs(40);
-
-/// As many at once.
-const MAX_CONCURRENT_REQUESTS: usize = 64;
-
-/// What a node knows of other nodes' rooms, and where its own can be found.
+/// Owners of rooms, rooms per address, and the forwarded peers of this node.
 pub struct ClusterRooms {
+    engine: Arc<dyn Engine>,
     bus: Arc<dyn NodeBus>,
+    rooms: Rooms,
     pub directory: RoomDirectory,
     address_quota: AddressQuota,
-    /// Strands of connections of this node, by connection.
-    forwarded: Mutex<HashMap<u64, Arc<ForwardedPeer>>>,
-    carried: Gauge,
+    pub forwarded: Arc<ForwardedPeers>,
 }
 
 impl ClusterRooms {
-    /// `None` where there are no other nodes. Registers its metrics with the current recorder.
-    pub fn new(engine: &Arc<dyn Engine>, limits: &RoomLimits) -> Option<Arc<Self>> {
+    /// `None` if the engine connects no nodes. Registers its metrics with the current recorder.
+    pub fn new(engine: &Arc<dyn Engine>, rooms: &Rooms, limits: &RoomLimits) -> Option<Arc<Self>> {
         let bus = engine.node_bus()?;
-        let whereabouts = RoomDirectory::new(engine.clone(), bus.node().to_owned());
-        let carried = gauge!("lastmile_carried_peers");
-        let openers = AddressQuota::new(limits);
         Some(Arc::new(Self {
+            directory: RoomDirectory::new(engine.clone(), bus.node().to_owned()),
+            address_quota: AddressQuota::new(limits),
+            forwarded: Arc::new(ForwardedPeers::new(bus.clone())),
+            engine: engine.clone(),
+            rooms: rooms.clone(),
             bus,
-            directory: whereabouts,
-            address_quota: openers,
-            forwarded: Mutex::default(),
-            carried,
         }))
     }
 
-    /// Whether a connection of this node is a peer elsewhere, or was until just now.
-    pub fn is_used(&self) -> bool {
-        !self.forwarded.lock().is_empty()
+    /// Reserves one room of an address on all nodes together; to be held until the room is open.
+    pub async fn reserve(&self, address: Option<IpAddr>) -> Result<Option<Reservation>, Refusal> {
+        self.address_quota.reserve(self.engine.shared_store(), &self.rooms, address).await
     }
 
-    fn forwarded_peer(&self, strand: u64) -> Option<Arc<ForwardedPeer>> {
-        self.forwarded.lock().get(&strand).cloned()
-    }
-}
-
-/// Keeps a place for a room that an address is about to open, where there are other nodes that count with this one.
-pub async fn reserve(app: &AppState, address: Option<IpAddr>) -> Result<Option<Reservation>, Refusal> {
-    match &app.elsewhere {
-        Some(elsewhere) => elsewhere.address_quota.reserve(app.engine.shared_store(), &app.rooms, address).await,
-        None => Ok(None),
-    }
-}
-
-/// Guests of this node by the node they are connected to, and their strand there.
-type RemotePeers = HashMap<String, HashMap<u64, RemotePeer>>;
-
-/// Runs until it is dropped; returns at once where there are no other nodes.
-pub async fn run(app: Arc<AppState>) {
-    let Some(elsewhere) = app.elsewhere.clone() else { return };
-    let (rooms, forgetful, runtime) = (app.rooms.clone(), elsewhere.clone(), tokio::runtime::Handle::current());
-    app.rooms.on_deleted(move |key| {
-        let (rooms, elsewhere, key) = (rooms.clone(), forgetful.clone(), key.clone());
-        runtime.spawn(async move { elsewhere.directory.release(&rooms, &key).await });
-    });
-    let guests = Mutex::new(RemotePeers::new());
-    let mut words = elsewhere.bus.subscribe(Topic::Rooms);
-    let take_words = async {
-        while let Some(word) = words.recv().await {
-            on_message(&app, &elsewhere, &guests, word);
-        }
-    };
-    let renew = async {
-        loop {
-            tokio::time::sleep(DIRECTORY_REFRESH_INTERVAL).await;
-            elsewhere.directory.renew(&app.rooms).await;
-        }
-    };
-    let keep = async {
-        loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
-            if let Some(shared) = app.engine.shared_store() {
-                elsewhere.address_quota.refresh(shared, &app.rooms).await;
-            }
-        }
-    };
-    tokio::join!(take_words, renew, keep, send_keep_alives(&elsewhere), sweep(&guests));
-}
-
-/// Answers one word. What it asks for is done at once, so that words are taken in their order.
-fn on_message(app: &Arc<AppState>, elsewhere: &Arc<ClusterRooms>, guests: &Mutex<RemotePeers>, word: NodeMessage) {
-    let answer = match serde_json::from_slice(&word.bytes) {
-        Ok(Request::Join { peer, target, sender, address }) => {
-            let caller = Caller { sender: Arc::new(sender), address, is_guest: true };
-            let mut guests = guests.lock();
-            let of_node = guests.entry(word.from.clone()).or_default();
-            of_node.entry(peer).or_insert_with(|| {
-                RemotePeer::join(app, elsewhere.bus.clone(), word.from.clone(), peer, target, caller)
-            });
-            Response::Ack { backpressure: false }
-        }
-        Ok(Request::ClientFrames { peer, number, frames }) => {
-            let guests = guests.lock();
-            let guest = guests.get(&word.from).and_then(|of_node| of_node.get(&peer));
-            guest.map_or(Response::UnknownPeer, |guest| guest.on_client_frames(number, frames))
-        }
-        Ok(Request::ServerFrames { peer, number, frames, close }) => match elsewhere.forwarded_peer(peer) {
-            Some(line) => line.on_frames(&word.from, number, frames.0, close),
-            None => Response::UnknownPeer,
-        },
-        Ok(Request::KeepAlive { mut peers }) => {
-            let (guests, now) = (guests.lock(), Instant::now());
-            let of_node = guests.get(&word.from);
-            peers.retain(|strand| match of_node.and_then(|of_node| of_node.get(strand)) {
-                Some(guest) => {
-                    guest.keep_alive(now);
-                    false
-                }
-                None => true,
-            });
-            Response::KeptAlive { unknown: peers }
-        }
-        Err(_) => return tracing::warn!(node = word.from, "a word of another node cannot be read"),
-    };
-    let Ok(answer) = serde_json::to_vec(&answer) else { return };
-    let answered = elsewhere.bus.answer(word, &answer);
-    // Whoever asked asks again if this is lost.
-    tokio::spawn(answered);
-}
-
-/// Lets the nodes to which peers lead know that they are there, and cuts those that lead nowhere.
-async fn send_keep_alives(elsewhere: &ClusterRooms) {
-    let mut reached: HashMap<String, Instant> = HashMap::new();
-    loop {
-        let mut nodes: HashMap<String, Vec<Arc<ForwardedPeer>>> = HashMap::new();
-        for line in elsewhere.forwarded.lock().values().filter(|line| line.is_known()) {
-            nodes.entry(line.node.clone()).or_default().push(line.clone());
-        }
-        reached.retain(|node, _| nodes.contains_key(node));
-        let asked = nodes.iter().map(|(node, lines)| {
-            let peers = lines.iter().map(|line| line.connection.id).collect();
-            async move { (node, request(&*elsewhere.bus, node, &Request::KeepAlive { peers }).await) }
+    /// Runs until it is dropped.
+    pub async fn run(self: Arc<Self>, context: RemotePeerContext) {
+        let (cluster, runtime) = (self.clone(), tokio::runtime::Handle::current());
+        self.rooms.on_deleted(move |key| {
+            let (cluster, key) = (cluster.clone(), key.clone());
+            runtime.spawn(async move { cluster.directory.release(&cluster.rooms, &key).await });
         });
-        for (node, answer) in join_all(asked).await {
-            let (lines, now) = (&nodes[node], Instant::now());
-            let since = reached.entry(node.clone()).or_insert(now);
-            match answer {
-                Ok(Response::KeptAlive { unknown }) => {
-                    *since = now;
-                    let unknown: HashSet<u64> = unknown.into_iter().collect();
-                    lines
-                        .iter()
-                        .filter(|line| unknown.contains(&line.connection.id))
-                        .for_each(|line| line.disconnect());
-                }
-                _ if since.elapsed() > PEER_LOST_TIMEOUT => lines.iter().for_each(|line| line.disconnect()),
-                _ => {}
+        let remote = RemotePeers::new(self.bus.clone(), context);
+        let mut messages = self.bus.subscribe(Topic::Rooms);
+        let read_messages = async {
+            while let Some(message) = messages.recv().await {
+                self.on_message(&remote, message);
             }
-        }
-        tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
+        };
+        let refresh_directory = async {
+            loop {
+                tokio::time::sleep(DIRECTORY_REFRESH_INTERVAL).await;
+                self.directory.renew(&self.rooms).await;
+            }
+        };
+        let refresh_quota = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                if let Some(shared) = self.engine.shared_store() {
+                    self.address_quota.refresh(shared, &self.rooms).await;
+                }
+            }
+        };
+        let sweep = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                remote.sweep();
+            }
+        };
+        tokio::join!(read_messages, refresh_directory, refresh_quota, sweep, send_keep_alives(&self.forwarded));
     }
-}
 
-/// Forgets guests that are over.
-async fn sweep(guests: &Mutex<RemotePeers>) {
-    loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        let now = Instant::now();
-        guests.lock().retain(|_, of_node| {
-            of_node.retain(|_, guest| !guest.is_expired(now));
-            !of_node.is_empty()
-        });
+    /// Synchronous, so that messages are applied in their order.
+    fn on_message(&self, remote: &RemotePeers, message: NodeMessage) {
+        let response = match serde_json::from_slice(&message.bytes) {
+            Ok(Request::Join { peer, target, sender, address }) => {
+                let caller = Caller { sender: Arc::new(sender), address, is_remote: true };
+                remote.join(&message.from, peer, target, caller);
+                Response::Ack { backpressure: false }
+            }
+            Ok(Request::ClientFrames { peer, number, frames }) => {
+                remote.on_client_frames(&message.from, peer, number, frames)
+            }
+            Ok(Request::ServerFrames { peer, number, frames, close }) => {
+                self.forwarded.on_server_frames(&message.from, peer, number, frames.0, close)
+            }
+            Ok(Request::KeepAlive { peers }) => {
+                Response::KeptAlive { unknown: remote.keep_alive(&message.from, peers) }
+            }
+            Err(error) => return tracing::warn!(node = message.from, %error, "cannot decode message from node"),
+        };
+        let Ok(response) = serde_json::to_vec(&response) else { return };
+        // A lost response makes the sender repeat its request.
+        tokio::spawn(self.bus.answer(message, &response));
     }
 }

@@ -1,4 +1,4 @@
-//! What nodes say to each other about peers whose room is on another node.
+//! Messages between nodes about room peers whose client is on another node.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,30 +13,34 @@ use crate::broker::engine::node_bus::Topic;
 use crate::protocol::frame::room_frames::{RoomId, Sender};
 use crate::protocol::{ErrorCode, Refusal};
 
-/// What cannot be delivered for so long is given up, with the strand that it belongs to.
+/// A peer whose messages cannot be delivered for this long is lost.
 pub const PEER_LOST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a word of a client takes besides its data, of which it may have none.
+/// Memory of a queued client frame besides its data, so that empty frames count too.
 const FRAME_OVERHEAD_BYTES: usize = 64;
 
-/// Between two tries.
+/// Pause before a failed request is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Between two questions whether the other side takes more.
+/// Pause before a node that reported backpressure is asked again.
 const BACKPRESSURE_PAUSE: Duration = Duration::from_millis(30);
 
-/// The room that a client wants to enter.
+/// A node reports backpressure while more than this waits for one peer.
+pub const BACKPRESSURE_BYTES: usize = 256 * 1024;
+
+/// The room that a client joins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RoomTarget {
     Channel(RoomId),
     Relay(String),
-    /// What opens it is in the first text; a code alone names its room.
+    /// The credential is in the first text. Without an id, the short code names the room.
     Native(Option<RoomId>),
 }
 
-/// A request to another node about a forwarded peer: a client of one node that is in a room of another. Frames of one direction go in
-/// batches, numbered from 1; a repeated number is acknowledged and not applied again. The serde names are those of every version
-/// that may share a Redis.
+/// A request to another node about a forwarded peer: a client of one node that is in a room of another.
+///
+/// Frames of one direction are sent in batches, numbered from 1. A repeated number is acknowledged and not applied
+/// again. The serde names are those of every version that may share a Redis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// To the room's node: a client joins.
@@ -79,7 +83,7 @@ pub enum Request {
 pub enum ClientFrame {
     Text(String),
     Binary(Base64Bytes),
-    /// Its Close frame's payload.
+    /// The payload of the client's Close frame.
     Close(Base64Bytes),
     /// The connection ended, with this close code.
     #[serde(rename = "Gone")]
@@ -87,7 +91,7 @@ pub enum ClientFrame {
 }
 
 impl ClientFrame {
-    /// Bytes that it takes.
+    /// Bytes of memory.
     pub fn size(&self) -> usize {
         FRAME_OVERHEAD_BYTES
             + match self {
@@ -98,7 +102,7 @@ impl ClientFrame {
     }
 }
 
-/// Bytes, in base64 where there are only texts.
+/// Bytes, as base64 in JSON.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Base64Bytes(pub Vec<u8>);
 
@@ -117,7 +121,7 @@ impl<'de> Deserialize<'de> for Base64Bytes {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Response {
-    /// The batch was applied, now or before. With backpressure, the sender waits and repeats it.
+    /// The batch was applied, now or before. Under backpressure the sender waits and repeats it.
     #[serde(rename = "Taken")]
     Ack {
         #[serde(rename = "is_full")]
@@ -125,30 +129,30 @@ pub enum Response {
     },
     #[serde(rename = "Unknown")]
     UnknownPeer,
-    /// The named peers that this node does not know.
+    /// The named peers that the responding node does not know.
     #[serde(rename = "Held")]
     KeptAlive { unknown: Vec<u64> },
 }
 
-/// The strand is of no use any more.
+/// The other node is unreachable or does not know the peer.
 #[derive(Debug)]
 pub struct PeerLost;
 
-pub async fn request(bus: &dyn NodeBus, node: &str, asked: &Request) -> Result<Response, Refusal> {
-    let asked = serde_json::to_vec(asked).map_err(|_| Refusal::from(ErrorCode::Internal))?;
-    let answer = bus.request(node, Topic::Rooms, &asked).await?;
-    serde_json::from_slice(&answer).map_err(|_| ErrorCode::EngineUnavailable.into())
+pub async fn request(bus: &dyn NodeBus, node: &str, request: &Request) -> Result<Response, Refusal> {
+    let request = serde_json::to_vec(request).map_err(|_| Refusal::from(ErrorCode::Internal))?;
+    let response = bus.request(node, Topic::Rooms, &request).await?;
+    serde_json::from_slice(&response).map_err(|_| ErrorCode::EngineUnavailable.into())
 }
 
-/// Asks until the other side has taken it and takes more.
-pub async fn send_reliably(bus: &dyn NodeBus, node: &str, mut asked: Request) -> Result<(), PeerLost> {
-    let mut since = Instant::now();
-    while since.elapsed() < PEER_LOST_TIMEOUT {
-        match request(bus, node, &asked).await {
+/// Repeats a message until the other node acknowledged it and reports no backpressure.
+pub async fn send_reliably(bus: &dyn NodeBus, node: &str, mut message: Request) -> Result<(), PeerLost> {
+    let mut last_answer = Instant::now();
+    while last_answer.elapsed() < PEER_LOST_TIMEOUT {
+        match request(bus, node, &message).await {
             Ok(Response::Ack { backpressure: false }) => return Ok(()),
             Ok(Response::Ack { backpressure: true }) => {
-                asked.empty();
-                since = Instant::now();
+                message.clear_frames();
+                last_answer = Instant::now();
                 sleep(BACKPRESSURE_PAUSE).await;
             }
             Ok(Response::UnknownPeer | Response::KeptAlive { .. }) => return Err(PeerLost),
@@ -159,8 +163,8 @@ pub async fn send_reliably(bus: &dyn NodeBus, node: &str, mut asked: Request) ->
 }
 
 impl Request {
-    /// It was taken, and is only repeated to hear whether there is room for more.
-    fn empty(&mut self) {
+    /// The batch was applied; its repetition only polls for the end of the backpressure.
+    fn clear_frames(&mut self) {
         match self {
             Self::ClientFrames { frames, .. } => frames.clear(),
             Self::ServerFrames { frames, .. } => frames.0.clear(),

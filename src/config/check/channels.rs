@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::numbers::Numbers;
 use crate::broker::channel::rules::Requirements as Matching;
 use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, ClaimPattern, SlowConsumer};
+use crate::cluster::pushed_policy::WrittenRules;
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::{Channel, ChannelDefaults, OneOrManyRequirements, Requirements, Subscribers};
 use crate::config::suggest::one_of;
 use crate::protocol::channel::TOPIC_PREFIX;
 use crate::protocol::{ChannelName, Pattern};
-use crate::transport::control::WrittenRules;
 
 pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Report) -> WrittenRules {
     let mut written = json!({ "channels": channels, "channel_defaults": defaults });

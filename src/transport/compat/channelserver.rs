@@ -13,8 +13,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::broker::Connection;
 use crate::broker::room::{JoinRequest, Key, Seat, new_id};
-use crate::cluster::rooms;
-use crate::cluster::rooms::ClientFrame;
+use crate::cluster::rooms::{Caller, ClientFrame, RoomTarget};
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::compat::channelserver;
 use crate::protocol::compat::channelserver::RequestedRoom;
@@ -24,7 +23,9 @@ use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::endpoints;
 use crate::transport::http::problem::method_not_allowed;
 use crate::transport::http::request::RequestContext;
-use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, older_handshake};
+use crate::transport::rooms::{
+    JoinOutcome, Peer, authorize, caller_of, close_reason_for, decoded, older_handshake, reserve,
+};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
@@ -51,7 +52,7 @@ pub async fn upgrade(
         None => authorize(&app, &call, body, 0).await?.principal,
         Some(_) => None,
     };
-    let (shared, caller) = (app.clone(), Caller::of(&app, &call));
+    let (shared, caller) = (app.clone(), caller_of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let mut channelserver = peer(shared, connection.clone(), caller, wanted);
         channelserver.peer = channelserver.peer.with_principal(principal);
@@ -67,7 +68,7 @@ pub fn peer(
     wanted: Option<RequestedRoom>,
 ) -> Channelserver {
     let sender = caller.sender.to_json().into();
-    let peer = Peer::entering(app, connection, caller, move |app, request| async move {
+    let peer = Peer::joining(app, connection, caller, move |app, request| async move {
         match wanted {
             None => open(&app, request).await.into(),
             Some(RequestedRoom::Room(id)) => join(&app, id, request).await,
@@ -79,18 +80,18 @@ pub fn peer(
 
 async fn open(app: &AppState, request: JoinRequest) -> Result<Seat, CloseReason> {
     let id = new_id().map_err(|_| CloseReason::RateLimited)?;
-    let _reservation = rooms::reserve(app, request.address).await.map_err(|refusal| close_reason_for(&refusal))?;
-    if let Some(elsewhere) = &app.elsewhere {
-        elsewhere.directory.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
+    let _reservation = reserve(app, request.address).await.map_err(|refusal| close_reason_for(&refusal))?;
+    if let Some(cluster) = &app.cluster_rooms {
+        cluster.directory.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
     }
     app.rooms.open_channel(id, request, Instant::now())
 }
 
 async fn join(app: &AppState, id: RoomId, request: JoinRequest) -> JoinOutcome {
     let key = Key::Channel(id);
-    if let Some(elsewhere) = app.elsewhere.as_ref().filter(|_| !app.rooms.has(&key)) {
-        match elsewhere.directory.lookup_owner(&key).await {
-            Ok(Some(node)) => return JoinOutcome::OtherNode(node, rooms::RoomTarget::Channel(id)),
+    if let Some(cluster) = app.cluster_rooms.as_ref().filter(|_| !app.rooms.has(&key)) {
+        match cluster.directory.lookup_owner(&key).await {
+            Ok(Some(node)) => return JoinOutcome::OtherNode(node, RoomTarget::Channel(id)),
             Ok(None) => {}
             Err(_) => return JoinOutcome::Refused(CloseReason::EngineUnavailable),
         }
@@ -114,7 +115,7 @@ impl Handler for Channelserver {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if let Some(forwarder) = self.peer.elsewhere() {
+        if let Some(forwarder) = self.peer.forwarder() {
             forwarder.forward(ClientFrame::Text(text.to_owned()));
             return Ok(());
         }

@@ -12,13 +12,15 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::broker::Connection;
 use crate::broker::room::{JoinRequest, Key, Relayed};
-use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget, reserve};
+use crate::cluster::rooms::{Base64Bytes, Caller, ClientFrame, RoomTarget};
 use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_control, not_received};
 use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::Role;
 use crate::transport::http::request::RequestContext;
-use crate::transport::rooms::{Caller, JoinOutcome, Peer, authorize, close_reason_for, decoded, older_handshake};
+use crate::transport::rooms::{
+    JoinOutcome, Peer, authorize, caller_of, close_reason_for, decoded, older_handshake, reserve,
+};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
@@ -32,7 +34,7 @@ pub async fn upgrade(
     let handshake = older_handshake(&call, upgrade)?;
     // The first peer opens a room.
     let principal = authorize(&app, &call, body, 0).await?.principal;
-    let (shared, caller) = (app.clone(), Caller::of(&app, &call));
+    let (shared, caller) = (app.clone(), caller_of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
         let mut relay = peer(shared, connection.clone(), caller, id);
         relay.peer = relay.peer.with_principal(principal);
@@ -43,18 +45,18 @@ pub async fn upgrade(
 /// A peer of the room with this id.
 pub fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, id: String) -> Relay {
     let strict = app.rooms_config.relay_strict;
-    let peer = Peer::entering(app, connection, caller, |app, request| join(app, id, request));
+    let peer = Peer::joining(app, connection, caller, |app, request| join(app, id, request));
     Relay { peer, strict }
 }
 
 async fn join(app: Arc<AppState>, id: String, request: JoinRequest) -> JoinOutcome {
     let key = Key::Relay(id.as_str().into());
     let mut name_lock = None;
-    if let Some(elsewhere) = &app.elsewhere {
+    if let Some(cluster) = &app.cluster_rooms {
         // The name is not released until the join is complete.
-        name_lock = Some(elsewhere.directory.lock_name(&key).await);
+        name_lock = Some(cluster.directory.lock_name(&key).await);
         if !app.rooms.has(&key) {
-            match elsewhere.directory.claim(&key).await {
+            match cluster.directory.claim(&key).await {
                 Ok(Some(node)) => return JoinOutcome::OtherNode(node, RoomTarget::Relay(id)),
                 Ok(None) => {}
                 Err(_) => return JoinOutcome::Refused(CloseReason::EngineUnavailable),
@@ -69,8 +71,8 @@ async fn join(app: Arc<AppState>, id: String, request: JoinRequest) -> JoinOutco
         },
     };
     drop(name_lock);
-    if let (Err(_), Some(elsewhere)) = (&joined, &app.elsewhere) {
-        elsewhere.directory.release(&app.rooms, &key).await;
+    if let (Err(_), Some(cluster)) = (&joined, &app.cluster_rooms) {
+        cluster.directory.release(&app.rooms, &key).await;
     }
     joined.into()
 }
@@ -115,7 +117,7 @@ impl Handler for Relay {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if let Some(forwarder) = self.peer.elsewhere() {
+        if let Some(forwarder) = self.peer.forwarder() {
             forwarder.forward(ClientFrame::Text(text.to_owned()));
         } else if self.strict && looks_like_control(text) {
             self.peer.connection.send(&not_received(text));
@@ -126,7 +128,7 @@ impl Handler for Relay {
     }
 
     fn on_binary(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
-        match self.peer.elsewhere() {
+        match self.peer.forwarder() {
             Some(forwarder) => forwarder.forward(ClientFrame::Binary(Base64Bytes(bytes.to_owned()))),
             None => self.relay(bytes, "", binary_frame),
         }

@@ -1,4 +1,4 @@
-//! The control requests. Each is checked whole before anything changes; then every connection looks again.
+//! Handlers of control requests. Each request is checked completely, then applied, then every connection rechecks.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use warp::Reply;
 use crate::auth::publisher::Publisher;
 use crate::auth::revocation::{RevocationError, WrittenRevocation};
 use crate::broker::Now;
-use crate::cluster::membership;
-use crate::cluster::pushed_policy::{PushedPolicy, push};
+use crate::cluster::pushed_policy::PushedPolicy;
+use crate::cluster::revocations;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::publish::{Signed, authenticate};
 use crate::transport::state::AppState;
 
-/// Rules and key sets are files' contents.
+/// Room for a file of rules or keys.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// `PUT`, `GET` and `DELETE /v1/control/channels`: the channel rules in force.
@@ -30,15 +30,15 @@ pub async fn channels(
 ) -> Result<warp::reply::Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
     match call.method() {
-        "GET" => return Ok(json(StatusCode::OK, &app.control.describe())),
-        "DELETE" => push(&app, PushedPolicy::Rules(None)).await?,
+        "GET" => return Ok(json(StatusCode::OK, &app.policy_sync.describe())),
+        "DELETE" => app.policy_sync.push(PushedPolicy::Rules(None)).await?,
         "PUT" => {
-            (app.control.readers.rules)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
-            push(&app, PushedPolicy::Rules(Some(&body))).await?;
+            (app.policy_sync.readers.rules)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
+            app.policy_sync.push(PushedPolicy::Rules(Some(&body))).await?;
         }
         _ => return Err(ErrorCode::MethodNotAllowed.into()),
     }
-    changed(&app, &publisher, "channels", &app.control.counters.channels);
+    changed(&app, &publisher, "channels", &app.control_counters.channels);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -56,13 +56,13 @@ pub async fn jwks(
     let issuer = percent_encoding::percent_decode_str(&segment)
         .decode_utf8()
         .map_err(|_| Refusal::new(ErrorCode::Malformed, "the issuer is not UTF-8"))?;
-    let keys = (app.control.readers.keys)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
-    push(&app, PushedPolicy::Keys { issuer: &issuer, keys, body: &body }).await?;
-    changed(&app, &publisher, "jwks", &app.control.counters.jwks);
+    let keys = (app.policy_sync.readers.keys)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
+    app.policy_sync.push(PushedPolicy::Keys { issuer: &issuer, keys, body: &body }).await?;
+    changed(&app, &publisher, "jwks", &app.control_counters.jwks);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST` and `GET /v1/control/revocations`: what was taken back before its time.
+/// `POST` and `GET /v1/control/revocations`: tokens revoked before they expire.
 pub async fn revocations(
     app: Arc<AppState>,
     call: RequestContext,
@@ -79,7 +79,7 @@ pub async fn revocations(
         "POST" => {}
         _ => return Err(ErrorCode::MethodNotAllowed.into()),
     }
-    // The library would take a list for the members in their order.
+    // serde would also accept an array with the members in order.
     let written: WrittenRevocation = match body.trim_ascii_start() {
         body if body.starts_with(b"{") => serde_json::from_slice(body)
             .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("not a revocation: {error}")))?,
@@ -93,13 +93,13 @@ pub async fn revocations(
         RevocationError::Full(_) => Refusal::new(ErrorCode::LimitReached, error.to_string()),
         RevocationError::Ahead => Refusal::new(ErrorCode::Malformed, error.to_string()),
     })?;
-    // In force here already; if this fails, the request can be sent again.
-    membership::share_revocation(&app, &revocation).await?;
-    changed(&app, &publisher, "revocations", &app.control.counters.revocations);
+    // Already in force on this node; after an error the client may repeat the request.
+    revocations::share(&*app.engine, &app.policy, &revocation).await?;
+    changed(&app, &publisher, "revocations", &app.control_counters.revocations);
     Ok(json(StatusCode::CREATED, &WrittenRevocation::from(revocation)))
 }
 
-/// Lets through publishers that may control; gives the body.
+/// Admits publishers with `control = true`, and returns the body.
 async fn authorize(
     app: &AppState,
     call: &RequestContext,
@@ -107,16 +107,16 @@ async fn authorize(
 ) -> Result<(Arc<Publisher>, Bytes), Refusal> {
     let Signed { publisher, body } = authenticate(app, call, body, MAX_BODY_BYTES).await?;
     if !publisher.may_control() {
-        return Err(Refusal::new(ErrorCode::Forbidden, "this key publishes only; `control = true` lets it control"));
+        return Err(Refusal::new(ErrorCode::Forbidden, "this key lacks `control = true`"));
     }
     Ok((publisher, body))
 }
 
-/// Makes every connection look again, and says who changed what.
+/// Makes every connection recheck its policy, and logs the change.
 fn changed(app: &AppState, publisher: &Publisher, what: &str, counter: &Counter) {
     app.registry.wake_all();
     counter.increment(1);
-    tracing::info!(publisher = %publisher.name(), what, "changed by a control request");
+    tracing::info!(publisher = %publisher.name(), what, "control request applied");
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> warp::reply::Response {

@@ -1,6 +1,7 @@
 //! Who is calling: the one place that turns the credential of a request, or of a message, into a principal.
 
 pub mod cookie;
+pub mod policy_watch;
 pub mod tickets;
 
 use std::sync::Arc;

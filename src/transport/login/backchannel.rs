@@ -14,7 +14,7 @@ use super::query::Parameters;
 use crate::auth::login::LogoutToken;
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
-use crate::cluster::membership;
+use crate::cluster::revocations;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::publish::read_body;
@@ -60,7 +60,7 @@ pub async fn backchannel(
         tracing::error!(%error, "cannot store revocation for the provider's logout");
         Refusal::from(ErrorCode::LimitReached)
     })?;
-    membership::share_revocation(&app, &revocation).await?;
+    revocations::share(&*app.engine, &app.policy, &revocation).await?;
     tracing::info!(provider = provider.name, "logged out by the provider");
     Ok(String::new().into_response())
 }

@@ -11,7 +11,7 @@ use super::{active, page};
 use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
-use crate::cluster::membership;
+use crate::cluster::revocations;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential::cookie;
 use crate::transport::http::origin;
@@ -61,7 +61,7 @@ async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
         tracing::error!(%error, "cannot revoke session; its cookie is cleared, its connections stay open");
         Refusal::new(ErrorCode::LimitReached, "the cookie is cleared, but the session's connections stay open")
     })?;
-    membership::share_revocation(app, &revocation).await?;
+    revocations::share(&*app.engine, &app.policy, &revocation).await?;
     tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");
     Ok(())
 }

@@ -180,7 +180,7 @@ impl PublishStream {
     fn watch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = self.channel_of(command)?;
         let id = command.id().map(str::to_owned);
-        let elsewhere = presence::remote_counts(&self.app, channel.clone());
+        let elsewhere = presence::remote_counts(self.app.engine.node_bus(), channel.clone());
         self.awaited.push_back(PendingAnswer::Watch { id, channel, elsewhere });
         Ok(())
     }

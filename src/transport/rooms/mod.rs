@@ -1,7 +1,8 @@
-//! The roles `pair` and `relay`: rooms of peers, in three forms.
+//! The roles `pair` and `relay`: the part that connections to rooms of all three forms share.
 
 pub mod native;
 pub mod open;
+pub mod remote;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use http::header;
 use hyper::upgrade::OnUpgrade;
 
 use super::config::OpenTo;
+use super::credential::policy_watch::PolicyWatch;
 use super::http::request::RequestContext;
 use super::state::AppState;
 use super::websocket::upgrade::Handshake;
@@ -22,70 +24,66 @@ use super::{credential, publish};
 use crate::auth::is_trusted;
 use crate::broker::room::{JoinRequest, Relayed, Seat};
 use crate::broker::{Connection, Phase, Principal};
-use crate::cluster::rooms::{RoomForwarder, RoomTarget};
+use crate::cluster::rooms::{Caller, Reservation, RoomForwarder, RoomTarget};
 use crate::geo::Location;
 use crate::ops::statsd::RoomEvent;
 use crate::protocol::frame::room_frames::Sender;
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
-/// Characters of a `User-Agent` that peers learn: every message carries it.
+/// Characters of a `User-Agent` in a peer's metadata, which the older protocols repeat in every message.
 const MAX_UA_CHARS: usize = 512;
 
-/// Who is calling, kept until its connection is there.
-#[derive(Clone)]
-pub struct Caller {
-    pub sender: Arc<Sender>,
-    pub address: Option<IpAddr>,
-    /// Its connection is on another node, which sent it here.
-    pub is_guest: bool,
+/// The caller of a request on this node.
+pub fn caller_of(app: &AppState, call: &RequestContext) -> Caller {
+    let is_trusted = call.peer().address.is_some_and(|peer| is_trusted(peer, &app.limits.trusted_proxies));
+    let located = app.geo.as_ref().zip(call.client());
+    let location = located.map(|(geo, client)| geo.locate(client.ip(), call.headers(), is_trusted));
+    let Location { city, region, country } = location.unwrap_or_default();
+    let sender = Sender {
+        remote: call.client().map(|client| client.ip().to_string()),
+        ua: call.header(header::USER_AGENT).map(|ua| ua.chars().take(MAX_UA_CHARS).collect()),
+        city,
+        country,
+        region,
+    };
+    let address = call.client().map(|client| client.limit_key());
+    Caller { sender: Arc::new(sender), address, is_remote: false }
 }
 
-impl Caller {
-    pub fn of(app: &AppState, call: &RequestContext) -> Self {
-        let is_trusted = call.peer().address.is_some_and(|peer| is_trusted(peer, &app.limits.trusted_proxies));
-        let located = app.places.as_ref().zip(call.client());
-        let place = located.map(|(places, client)| places.locate(client.ip(), call.headers(), is_trusted));
-        let Location { city, region, country } = place.unwrap_or_default();
-        let sender = Sender {
-            remote: call.client().map(|client| client.ip().to_string()),
-            ua: call.header(header::USER_AGENT).map(|ua| ua.chars().take(MAX_UA_CHARS).collect()),
-            city,
-            country,
-            region,
-        };
-        let address = call.client().map(|client| client.limit_key());
-        Self { sender: Arc::new(sender), address, is_guest: false }
+/// Reserves one more room for an address, if nodes count rooms together; to be held until the room is open.
+pub async fn reserve(app: &AppState, address: Option<IpAddr>) -> Result<Option<Reservation>, Refusal> {
+    match &app.cluster_rooms {
+        Some(cluster) => cluster.reserve(address).await,
+        None => Ok(None),
     }
 }
 
-/// What the connections of all forms have in common.
+/// The state that connections of all room forms share.
 pub struct Peer {
     pub app: Arc<AppState>,
     pub connection: Arc<Connection>,
     pub caller: Caller,
-    pub stand: Membership,
+    pub membership: Membership,
     pub began: Instant,
-    /// Who opened a room with a login.
+    /// The principal that opened the room, if rooms are opened with a login.
     pub principal: Option<Arc<Principal>>,
-    /// The policy that the principal was checked against.
-    pub checked: u64,
+    pub policy_watch: PolicyWatch,
 }
 
-/// Where a peer is.
+/// The state of a peer's place in a room.
 pub enum Membership {
-    /// It has not joined, or has left.
+    /// Not joined yet, or left.
     Outside,
     Joining(BoxFuture<'static, JoinOutcome>),
     Seated(Seat),
-    /// In a room of another node.
+    /// In a room that another node owns.
     Forwarded(RoomForwarder),
 }
 
-/// What came of entering.
 pub enum JoinOutcome {
     Seated(Seat),
-    /// The room is on this other node.
+    /// The node that owns the room.
     OtherNode(String, RoomTarget),
     Refused(CloseReason),
 }
@@ -97,33 +95,33 @@ impl From<Result<Seat, CloseReason>> for JoinOutcome {
 }
 
 impl Peer {
-    /// A connection that has yet to say what it wants.
+    /// A connection whose first message names its room.
     pub fn unknown(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller) -> Self {
-        if !caller.is_guest {
+        if !caller.is_remote {
             app.statsd.count(RoomEvent::Create);
         }
-        let checked = app.policy.generation();
-        Self { app, connection, caller, stand: Membership::Outside, began: Instant::now(), principal: None, checked }
+        let policy_watch = PolicyWatch::current(&app.policy);
+        let (membership, began) = (Membership::Outside, Instant::now());
+        Self { app, connection, caller, membership, began, principal: None, policy_watch }
     }
 
-    /// A connection whose request says what it wants.
-    pub fn entering<F: Future<Output = JoinOutcome> + Send + 'static>(
+    /// A connection whose request names its room; joins at once.
+    pub fn joining<F: Future<Output = JoinOutcome> + Send + 'static>(
         app: Arc<AppState>,
         connection: Arc<Connection>,
         caller: Caller,
-        enter: impl FnOnce(Arc<AppState>, JoinRequest) -> F,
+        join: impl FnOnce(Arc<AppState>, JoinRequest) -> F,
     ) -> Self {
         connection.set_authenticated(None);
         let mut peer = Self::unknown(app, connection, caller);
-        peer.stand = Membership::Joining(Box::pin(enter(peer.app.clone(), peer.joiner())));
+        peer.membership = Membership::Joining(Box::pin(join(peer.app.clone(), peer.join_request())));
         peer
     }
 
-    /// Stays for as long as this principal may be here.
+    /// Ties the connection to a principal: a revocation closes it.
     pub fn with_principal(mut self, principal: Option<Arc<Principal>>) -> Self {
         self.set_principal(principal);
-        // It may have been revoked since it was admitted.
-        self.checked = 0;
+        self.policy_watch = PolicyWatch::due();
         self
     }
 
@@ -134,29 +132,28 @@ impl Peer {
         self.principal = principal;
     }
 
-    pub fn joiner(&self) -> JoinRequest {
+    pub fn join_request(&self) -> JoinRequest {
         let Caller { sender, address, .. } = &self.caller;
         JoinRequest { connection: self.connection.clone(), sender: sender.clone(), address: *address }
     }
 
-    /// To be called when the policy may have changed.
+    /// Checks the principal again if the policy changed.
     pub fn recheck(&mut self) -> Result<(), CloseReason> {
-        let generation = self.app.policy.generation();
         match &self.principal {
-            Some(principal) if std::mem::replace(&mut self.checked, generation) != generation => {
-                self.app.policy.check(principal)
-            }
+            Some(principal) if self.policy_watch.is_due(&self.app.policy) => self.app.policy.check(principal),
             _ => Ok(()),
         }
     }
 
-    pub fn enter(&mut self, entered: JoinOutcome) -> Result<(), CloseReason> {
-        self.stand = match (entered, &self.app.elsewhere) {
+    pub fn on_joined(&mut self, outcome: JoinOutcome) -> Result<(), CloseReason> {
+        self.membership = match (outcome, &self.app.cluster_rooms) {
             (JoinOutcome::Seated(seat), _) => Membership::Seated(seat),
-            (JoinOutcome::OtherNode(node, wanted), Some(elsewhere)) if !self.caller.is_guest => Membership::Forwarded(
-                RoomForwarder::begin(elsewhere, node, wanted, &self.caller, self.connection.clone()),
-            ),
-            // Nobody is sent on a second time: the room moved just now.
+            (JoinOutcome::OtherNode(node, target), Some(cluster)) if !self.caller.is_remote => {
+                let connection = self.connection.clone();
+                let peers = &cluster.forwarded;
+                Membership::Forwarded(RoomForwarder::begin(peers, node, target, &self.caller, connection))
+            }
+            // No second forwarding: the room has just moved.
             (JoinOutcome::OtherNode(..), _) => return Err(CloseReason::EngineUnavailable),
             (JoinOutcome::Refused(reason), _) => {
                 if reason == CloseReason::ConnectionLimit {
@@ -169,25 +166,25 @@ impl Peer {
     }
 
     pub fn seat(&self) -> Option<&Seat> {
-        if let Membership::Seated(seat) = &self.stand { Some(seat) } else { None }
+        if let Membership::Seated(seat) = &self.membership { Some(seat) } else { None }
     }
 
     pub fn take_seat(&mut self) -> Option<Seat> {
-        match std::mem::replace(&mut self.stand, Membership::Outside) {
+        match std::mem::replace(&mut self.membership, Membership::Outside) {
             Membership::Seated(seat) => Some(seat),
             other => {
-                self.stand = other;
+                self.membership = other;
                 None
             }
         }
     }
 
-    /// Where what it says has to go, if its room is on another node.
-    pub fn elsewhere(&self) -> Option<&RoomForwarder> {
-        if let Membership::Forwarded(strand) = &self.stand { Some(strand) } else { None }
+    /// The forwarder of its frames, if its room is on another node.
+    pub fn forwarder(&self) -> Option<&RoomForwarder> {
+        if let Membership::Forwarded(forwarder) = &self.membership { Some(forwarder) } else { None }
     }
 
-    /// Hands a message to the others; `frame` is given the number of the message.
+    /// Sends a message to the other peers; `frame` encodes it with its sequence number.
     pub fn relay(&self, bytes: usize, frame: impl FnOnce(u64) -> Bytes) -> Option<Relayed> {
         let relayed = self.seat()?.relay(bytes, Instant::now(), frame);
         if relayed == Relayed::Ended {
@@ -200,9 +197,9 @@ impl Peer {
         Some(relayed)
     }
 
-    /// Gives the seat up as soon as the connection is of no use.
+    /// Frees the seat when the connection ends.
     pub fn on_end(&mut self) {
-        let Membership::Seated(seat) = std::mem::replace(&mut self.stand, Membership::Outside) else { return };
+        let Membership::Seated(seat) = std::mem::replace(&mut self.membership, Membership::Outside) else { return };
         self.app.statsd.time(self.began.elapsed());
         match self.connection.phase() {
             Phase::Closing(CloseReason::PingTimeout) | Phase::Closed(CloseReason::PingTimeout) => {
@@ -221,30 +218,30 @@ impl Peer {
         Bounds { message_bytes, fragments: self.app.limits.max_fragments }
     }
 
-    /// Enters. A sender waits for peers who read slowly.
+    /// Completes a join. Later, pending while the other peers' outboxes or the forwarder's queue are full.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Membership::Joining(entering) = &mut self.stand {
-            let entered = ready!(entering.as_mut().poll(cx));
-            if let Err(reason) = self.enter(entered) {
+        if let Membership::Joining(joining) = &mut self.membership {
+            let outcome = ready!(joining.as_mut().poll(cx));
+            if let Err(reason) = self.on_joined(outcome) {
                 self.connection.close(reason);
             }
         }
-        match &self.stand {
+        match &self.membership {
             Membership::Seated(seat) => seat.poll_drained(cx),
-            Membership::Forwarded(strand) => strand.poll_ready(cx),
+            Membership::Forwarded(forwarder) => forwarder.poll_ready(cx),
             Membership::Outside | Membership::Joining(_) => Poll::Ready(()),
         }
     }
 }
 
-/// Who may open a room, with the body of the request.
+/// An admitted request to open a room.
 pub struct Authorized {
-    /// If rooms are opened with a login.
+    /// Set if rooms are opened with a login.
     pub principal: Option<Arc<Principal>>,
     pub body: Bytes,
 }
 
-/// Lets through whoever may open a room.
+/// Admits a request by the setting `rooms.open`.
 pub async fn authorize(
     app: &AppState,
     call: &RequestContext,
@@ -263,7 +260,7 @@ pub async fn authorize(
     Ok(Authorized { principal, body })
 }
 
-/// How a connection is closed that is refused a room.
+/// The reason that closes a connection when its room cannot be opened.
 pub fn close_reason_for(refusal: &Refusal) -> CloseReason {
     match refusal.code {
         ErrorCode::Malformed => CloseReason::Malformed,
@@ -272,7 +269,7 @@ pub fn close_reason_for(refusal: &Refusal) -> CloseReason {
     }
 }
 
-/// The older systems answer 400 to what is no upgrade.
+/// Reads a handshake. The older protocols answer 400 to a request that is no upgrade.
 pub fn older_handshake(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
     Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(ErrorCode::Malformed, refusal.detail))
 }

@@ -1,4 +1,4 @@
-//! `/v1/rooms` and `/v1/rooms/{room}`: our own form, subprotocol `lastmile.pair.v1`.
+//! `/v1/rooms` and `/v1/rooms/{room}`: native rooms, subprotocol `lastmile.pair.v1`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
-use super::{Caller, JoinOutcome, Peer, authorize, close_reason_for, open};
+use super::{JoinOutcome, Peer, authorize, caller_of, close_reason_for, open};
 use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Principal};
-use crate::cluster::rooms::{Base64Bytes, ClientFrame, RoomTarget};
+use crate::cluster::rooms::{Base64Bytes, Caller, ClientFrame, RoomTarget};
 use crate::protocol::frame::command::Unreadable;
 use crate::protocol::frame::room_frames::{RoomCommand, RoomId, RoomServerFrame, message};
 use crate::protocol::websocket::{Bounds, text_frame};
@@ -37,7 +37,7 @@ pub async fn handle(
     upgrade: Option<OnUpgrade>,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
-    // A room that does not exist and a text that cannot be a room's id are the same to whoever guesses.
+    // The same answer for an unknown room and for an invalid id, so that guesses learn nothing.
     let room = match call.path().strip_prefix("/v1/rooms").ok_or(ErrorCode::NotFound)? {
         "" => None,
         rest => Some(rest.strip_prefix('/').and_then(RoomId::parse).ok_or(ErrorCode::NotFound)?),
@@ -59,7 +59,7 @@ async fn join(
 ) -> Result<warp::reply::Response, Refusal> {
     let handshake = Handshake::read(call, upgrade)?;
     origin::check(call)?;
-    // Joining needs no credential, so only one that is there is looked at.
+    // Joining needs no credential; one that is sent is checked, because it may allow opening.
     let (may_open, principal) = match app.rooms_config.open {
         OpenTo::Anyone => (true, None),
         OpenTo::Login => {
@@ -72,11 +72,11 @@ async fn join(
         }
         OpenTo::Publisher => (false, None),
     };
-    let is_spoken = handshake.accepts_protocol(SUBPROTOCOL);
-    let (shared, caller) = (app.clone(), Caller::of(app, call));
-    let protocol = is_spoken.then_some(SUBPROTOCOL);
+    let is_supported = handshake.accepts_protocol(SUBPROTOCOL);
+    let (shared, caller) = (app.clone(), caller_of(app, call));
+    let protocol = is_supported.then_some(SUBPROTOCOL);
     Ok(handshake.accept_with(app, call, &app.room_connection_limits, protocol, move |connection| {
-        if is_spoken {
+        if is_supported {
             connection.expect_hello(shared.limits.hello);
         } else {
             connection.close(CloseReason::UnsupportedProtocol);
@@ -88,32 +88,32 @@ async fn join(
     }))
 }
 
-/// A peer whose first text says what opens its room. It may open none.
+/// A peer that joins with the credential in its first text. It may not open a room.
 fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
     let sender = caller.sender.to_json().into();
-    Native { peer: Peer::unknown(app, connection, caller), room, sender, may_open: false, work: None }
+    Native { peer: Peer::unknown(app, connection, caller), room, sender, may_open: false, pending: None }
 }
 
 /// The same for a client of another node.
-pub fn guest(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
+pub fn remote_peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
     connection.expect_hello(app.limits.hello);
     peer(app, connection, caller, room)
 }
 
 pub struct Native {
     peer: Peer,
-    /// The room of the path; a code alone names its room.
+    /// The room of the path. Without one, the short code names the room.
     room: Option<RoomId>,
     /// The peer's metadata as JSON.
     sender: Box<str>,
     may_open: bool,
-    work: Option<Box<PendingJoin>>,
+    pending: Option<Box<PendingJoin>>,
 }
 
-/// What a first text waits for.
+/// A first text whose step is not done yet.
 struct PendingJoin {
-    doing: Step,
-    /// That text and what came behind it. Nothing more is read meanwhile, so this is what one read held.
+    step: Step,
+    /// That text and the later texts of the same read. No more is read until the step is done.
     texts: VecDeque<String>,
 }
 
@@ -121,92 +121,92 @@ enum Step {
     /// The token of an `open`.
     Verifying(BoxFuture<'static, Result<Arc<Principal>, Refusal>>),
     Opening(BoxFuture<'static, Result<Opened, Refusal>>),
-    /// The node that has the room, if it is another one.
-    Finding(BoxFuture<'static, Result<Option<String>, Refusal>>),
+    /// The node that owns the room, if it is another one.
+    LookingUp(BoxFuture<'static, Result<Option<String>, Refusal>>),
 }
 
-/// What came of it.
 enum StepResult {
     Verified(Option<Arc<Principal>>),
     Opened(Result<Opened, Refusal>),
-    Found(Result<Option<String>, Refusal>),
+    LookedUp(Result<Option<String>, Refusal>),
 }
 
 impl Step {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<StepResult> {
         match self {
-            Self::Verifying(work) => work.as_mut().poll(cx).map(|verified| StepResult::Verified(verified.ok())),
-            Self::Opening(work) => work.as_mut().poll(cx).map(StepResult::Opened),
-            Self::Finding(work) => work.as_mut().poll(cx).map(StepResult::Found),
+            Self::Verifying(future) => future.as_mut().poll(cx).map(|verified| StepResult::Verified(verified.ok())),
+            Self::Opening(future) => future.as_mut().poll(cx).map(StepResult::Opened),
+            Self::LookingUp(future) => future.as_mut().poll(cx).map(StepResult::LookedUp),
         }
     }
 }
 
 impl Native {
-    /// The first text says what opens the room.
+    /// The first text carries the credential for the room.
     fn on_first(&mut self, command: &RoomCommand<'_>, text: &str) -> Result<(), CloseReason> {
         if command.kind.0 == "open" {
             return self.open(command, text);
         }
-        let claim = claim_of(command)?;
-        match self.find(claim) {
-            Some(finding) => self.begin(Step::Finding(finding), text),
-            None => self.enter(claim)?,
+        let credential = credential_of(command)?;
+        match self.look_up(credential) {
+            Some(lookup) => self.begin(Step::LookingUp(lookup), text),
+            None => self.join(credential)?,
         }
         Ok(())
     }
 
-    fn begin(&mut self, doing: Step, text: &str) {
-        self.work = Some(Box::new(PendingJoin { doing, texts: [text.to_owned()].into() }));
+    fn begin(&mut self, step: Step, text: &str) {
+        self.pending = Some(Box::new(PendingJoin { step, texts: [text.to_owned()].into() }));
     }
 
-    /// Asks where the room is, if it may be elsewhere, and whether this client may try another code.
-    fn find(&self, claim: Credential<'_>) -> Option<BoxFuture<'static, Result<Option<String>, Refusal>>> {
+    /// Looks up the owner node if it may be another one, after checking the limit of wrong codes.
+    fn look_up(&self, credential: Credential<'_>) -> Option<BoxFuture<'static, Result<Option<String>, Refusal>>> {
         let Peer { app, caller, .. } = &self.peer;
-        // The node that sent a guest has looked.
-        let elsewhere = app.elsewhere.clone().filter(|_| !caller.is_guest)?;
+        // The client's node has looked it up for a remote peer.
+        let cluster = app.cluster_rooms.clone().filter(|_| !caller.is_remote)?;
         let key = self.room.map(Key::Native);
-        let is_here = key.as_ref().is_some_and(|key| app.rooms.has(key));
-        if let Credential::Code(code) = claim {
-            let is_here = is_here || (key.is_none() && app.rooms.has_code(code));
+        let is_local = key.as_ref().is_some_and(|key| app.rooms.has(key));
+        if let Credential::Code(code) = credential {
+            let is_local = is_local || (key.is_none() && app.rooms.has_code(code));
             let (code, address) = (code.to_owned(), caller.address);
             return Some(Box::pin(async move {
-                let whereabouts = &elsewhere.directory;
-                whereabouts.check_code_attempts(address).await?;
+                let directory = &cluster.directory;
+                directory.check_code_attempts(address).await?;
                 match key {
-                    _ if is_here => Ok(None),
-                    Some(key) => whereabouts.lookup_owner(&key).await,
-                    None => whereabouts.lookup_code(&code).await,
+                    _ if is_local => Ok(None),
+                    Some(key) => directory.lookup_owner(&key).await,
+                    None => directory.lookup_code(&code).await,
                 }
             }));
         }
-        let key = key.filter(|_| !is_here)?;
-        Some(Box::pin(async move { elsewhere.directory.lookup_owner(&key).await }))
+        let key = key.filter(|_| !is_local)?;
+        Some(Box::pin(async move { cluster.directory.lookup_owner(&key).await }))
     }
 
-    fn enter(&mut self, claim: Credential<'_>) -> Result<(), CloseReason> {
-        let entered = self.peer.app.rooms.join_native(self.room, claim, self.peer.joiner(), Instant::now());
-        if let (Credential::Code(_), Err(_), Some(elsewhere)) = (claim, &entered, self.peer.app.elsewhere.clone()) {
+    fn join(&mut self, credential: Credential<'_>) -> Result<(), CloseReason> {
+        let app = &self.peer.app;
+        let joined = app.rooms.join_native(self.room, credential, self.peer.join_request(), Instant::now());
+        if let (Credential::Code(_), Err(_), Some(cluster)) = (credential, &joined, app.cluster_rooms.clone()) {
             let address = self.peer.caller.address;
-            // Whether it is counted or not, this one is refused.
-            tokio::spawn(async move { elsewhere.directory.count_wrong_code(address).await });
+            // Refused even if the count fails.
+            tokio::spawn(async move { cluster.directory.count_wrong_code(address).await });
         }
-        let seat = entered?;
+        let seat = joined?;
         self.peer.connection.set_authenticated(None);
-        if matches!(claim, Credential::Resume { .. }) {
+        if matches!(credential, Credential::Resume { .. }) {
             tracing::info!(connection = self.peer.connection.id, peer = seat.name(), "seat resumed");
         }
-        self.peer.enter(JoinOutcome::Seated(seat))
+        self.peer.on_joined(JoinOutcome::Seated(seat))
     }
 
-    /// Opens a room and takes its first seat, for clients that make one connection only.
+    /// Opens a room and joins it, for clients that make one connection only.
     fn open(&mut self, command: &RoomCommand<'_>, text: &str) -> Result<(), CloseReason> {
         let app = self.peer.app.clone();
         if self.room.is_some() {
             return Err(CloseReason::Malformed);
         }
         if !self.may_open {
-            // Browsers can set no header, so a token may come here.
+            // Browsers cannot set headers on a WebSocket, so the token may be in the message.
             let token = command.token.as_ref().filter(|_| app.rooms_config.open == OpenTo::Login);
             let token = token.ok_or(CloseReason::Unauthenticated)?.0.clone().into_owned();
             let verified = Box::pin(async move { credential::verify(&app, &token).await });
@@ -215,7 +215,7 @@ impl Native {
         }
         let code = match &command.code {
             None => None,
-            Some(form) => Some(CodeFormat::of(&form.0).ok_or(CloseReason::Malformed)?),
+            Some(format) => Some(CodeFormat::of(&format.0).ok_or(CloseReason::Malformed)?),
         };
         let (options, address) = (OpenOptions { max_seats: command.max_seats, code }, self.peer.caller.address);
         self.begin(Step::Opening(Box::pin(async move { open::open(&app, options, address).await })), text);
@@ -236,12 +236,12 @@ impl Native {
             code_secs: opened.code.as_ref().map(|_| self.peer.app.rooms_config.limits.code.as_secs()),
         });
         self.room = Some(opened.room);
-        self.enter(Credential::Secret(&opened.join_secret))
+        self.join(Credential::Secret(&opened.join_secret))
     }
 
-    /// Goes on with what waited.
-    fn on_done(&mut self, done: StepResult, mut texts: VecDeque<String>) -> Result<(), CloseReason> {
-        match done {
+    /// Continues with the texts that waited for a step.
+    fn on_step_result(&mut self, result: StepResult, mut texts: VecDeque<String>) -> Result<(), CloseReason> {
+        match result {
             StepResult::Verified(principal) => {
                 self.may_open = principal.is_some();
                 self.peer.set_principal(principal);
@@ -254,18 +254,18 @@ impl Native {
                 let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
                 self.on_opened(opened, command.id())?;
             }
-            StepResult::Found(Err(refusal)) if refusal.code == ErrorCode::RateLimited => {
+            StepResult::LookedUp(Err(refusal)) if refusal.code == ErrorCode::RateLimited => {
                 return Err(CloseReason::RateLimited);
             }
-            StepResult::Found(Err(_)) => return Err(CloseReason::EngineUnavailable),
-            StepResult::Found(Ok(Some(node))) => {
+            StepResult::LookedUp(Err(_)) => return Err(CloseReason::EngineUnavailable),
+            StepResult::LookedUp(Ok(Some(node))) => {
                 self.peer.connection.set_authenticated(None);
-                self.peer.enter(JoinOutcome::OtherNode(node, RoomTarget::Native(self.room)))?;
+                self.peer.on_joined(JoinOutcome::OtherNode(node, RoomTarget::Native(self.room)))?;
             }
-            StepResult::Found(Ok(None)) => {
+            StepResult::LookedUp(Ok(None)) => {
                 let first = texts.pop_front().unwrap_or_default();
                 let command = RoomCommand::parse(&first).map_err(|_| CloseReason::Malformed)?;
-                self.enter(claim_of(&command)?)?;
+                self.join(credential_of(&command)?)?;
             }
         }
         texts.iter().try_for_each(|text| self.on_text(text))
@@ -295,7 +295,7 @@ impl Native {
                 }
                 Ok(())
             }
-            "open" | "join" | "resume" => Err(malformed("the connection has its seat")),
+            "open" | "join" | "resume" => Err(malformed("already in a room")),
             other => Err(Refusal::new(ErrorCode::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
@@ -305,7 +305,7 @@ impl Native {
         let frame = |seq| text_frame(message(seq, seat.name(), id, data, &self.sender).as_bytes());
         match self.peer.relay(data.len(), frame) {
             Some(Relayed::NoPeer) => Err(ErrorCode::PeerAbsent.into()),
-            // If the room has ended, this connection was closed with it.
+            // The end of a room closes this connection.
             Some(Relayed::Sent | Relayed::Ended) | None => Ok(()),
         }
     }
@@ -325,12 +325,12 @@ impl Handler for Native {
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {
-        if let Some(work) = &mut self.work {
-            work.texts.push_back(text.to_owned());
+        if let Some(pending) = &mut self.pending {
+            pending.texts.push_back(text.to_owned());
             return Ok(());
         }
-        if let Some(strand) = self.peer.elsewhere() {
-            strand.forward(ClientFrame::Text(text.to_owned()));
+        if let Some(forwarder) = self.peer.forwarder() {
+            forwarder.forward(ClientFrame::Text(text.to_owned()));
             return Ok(());
         }
         let command = match RoomCommand::parse(text) {
@@ -348,11 +348,11 @@ impl Handler for Native {
         Ok(())
     }
 
-    /// A peer that closes normally, or says no reason, is not coming back.
+    /// A peer that closes normally, or without a code, leaves for good: its seat is freed.
     fn on_close(&mut self, payload: &[u8]) {
         const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
-        if let Some(strand) = self.peer.elsewhere() {
-            strand.forward(ClientFrame::Close(Base64Bytes(payload.to_owned())));
+        if let Some(forwarder) = self.peer.forwarder() {
+            forwarder.forward(ClientFrame::Close(Base64Bytes(payload.to_owned())));
         } else if (payload.is_empty() || payload.starts_with(&NORMAL))
             && let Some(seat) = self.peer.take_seat()
         {
@@ -369,10 +369,10 @@ impl Handler for Native {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(work) = &mut self.work {
-            let done = ready!(work.doing.poll(cx));
-            let texts = self.work.take().map(|work| work.texts).unwrap_or_default();
-            if let Err(reason) = self.on_done(done, texts) {
+        while let Some(pending) = &mut self.pending {
+            let result = ready!(pending.step.poll(cx));
+            let texts = self.pending.take().map(|pending| pending.texts).unwrap_or_default();
+            if let Err(reason) = self.on_step_result(result, texts) {
                 self.peer.connection.close(reason);
             }
         }
@@ -380,8 +380,8 @@ impl Handler for Native {
     }
 }
 
-/// What a client shows for its seat.
-fn claim_of<'a>(command: &'a RoomCommand<'_>) -> Result<Credential<'a>, CloseReason> {
+/// The credential for a seat in a first text.
+fn credential_of<'a>(command: &'a RoomCommand<'_>) -> Result<Credential<'a>, CloseReason> {
     match (command.kind.0.as_ref(), &command.secret, &command.code, &command.resume) {
         ("join", Some(secret), None, _) => Ok(Credential::Secret(&secret.0)),
         ("join", None, Some(code), _) => Ok(Credential::Code(&code.0)),

@@ -1,4 +1,4 @@
-//! `POST /v1/rooms`: opens a room of our own form.
+//! `POST /v1/rooms`: opens a native room.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,22 +10,20 @@ use serde::Deserialize;
 use serde_json::json;
 use warp::Reply;
 
-use super::authorize;
+use super::{authorize, reserve};
 use crate::broker::Now;
 use crate::broker::room::{CodeFormat, Key, OpenOptions, Opened};
-use crate::cluster::rooms::reserve;
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
-/// What may be asked for is small.
 const MAX_BODY_BYTES: usize = 4096;
 
-/// Tries for a short code that no other node has given out.
-const CODE_TRIES: usize = 4;
+/// Attempts to find a short code that no other node has assigned.
+const MAX_CODE_ATTEMPTS: usize = 4;
 
-/// The body; none at all asks for two seats and no code.
+/// The request body; an empty one opens a room of two seats without a code.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct OpenRequest {
@@ -36,9 +34,9 @@ struct OpenRequest {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum CodeRequest {
-    /// `true` is six digits.
-    Any(bool),
-    Form(CodeFormat),
+    /// `true` means six digits.
+    Default(bool),
+    Format(CodeFormat),
 }
 
 pub async fn post(
@@ -48,51 +46,52 @@ pub async fn post(
 ) -> Result<warp::reply::Response, Refusal> {
     origin::check(&call)?;
     let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?.body;
-    let asked = match &body[..] {
+    let request = match &body[..] {
         [] => OpenRequest::default(),
-        body => read(body)
-            .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("not a description of a room: {error}")))?,
+        body => {
+            read(body).map_err(|error| Refusal::new(ErrorCode::Malformed, format!("invalid room options: {error}")))?
+        }
     };
-    let code = match asked.code {
-        None | Some(CodeRequest::Any(false)) => None,
-        Some(CodeRequest::Any(true)) => Some(CodeFormat::Digits),
-        Some(CodeRequest::Form(form)) => Some(form),
+    let code = match request.code {
+        None | Some(CodeRequest::Default(false)) => None,
+        Some(CodeRequest::Default(true)) => Some(CodeFormat::Digits),
+        Some(CodeRequest::Format(format)) => Some(format),
     };
-    let options = OpenOptions { max_seats: asked.max_seats, code };
+    let options = OpenOptions { max_seats: request.max_seats, code };
     let address = call.client().map(|client| client.limit_key());
     let opened = open(&app, options, address).await?;
     let link = link(&opened);
-    let mut answer = json!({
+    let mut body = json!({
         "room": opened.room.to_string(),
         "link": link,
         "join_secret": opened.join_secret,
         "expires": opened.expires,
     });
     if let Some(code) = opened.code {
-        answer["code"] = code.into();
-        answer["code_secs"] = app.rooms_config.limits.code.as_secs().into();
+        body["code"] = code.into();
+        body["code_secs"] = app.rooms_config.limits.code.as_secs().into();
     }
-    let mut response = warp::reply::with_status(warp::reply::json(&answer), StatusCode::CREATED).into_response();
+    let mut response = warp::reply::with_status(warp::reply::json(&body), StatusCode::CREATED).into_response();
     if let Ok(link) = HeaderValue::try_from(link) {
         response.headers_mut().insert(header::LOCATION, link);
     }
     Ok(response)
 }
 
-/// Opens a room that every node can find.
+/// Opens a room, and registers it in the directory of all nodes.
 pub async fn open(app: &AppState, options: OpenOptions, address: Option<IpAddr>) -> Result<Opened, Refusal> {
-    for _ in 0..CODE_TRIES {
+    for _ in 0..MAX_CODE_ATTEMPTS {
         let opened = {
-            let _opening = reserve(app, address).await?;
+            let _reservation = reserve(app, address).await?;
             app.rooms.open(options, address, Now::read())?
         };
-        let Some(elsewhere) = &app.elsewhere else { return Ok(opened) };
+        let Some(cluster) = &app.cluster_rooms else { return Ok(opened) };
         let key = Key::Native(opened.room);
-        let whereabouts = &elsewhere.directory;
+        let directory = &cluster.directory;
         let claimed = async {
-            whereabouts.claim(&key).await?;
+            directory.claim(&key).await?;
             match &opened.code {
-                Some(code) => whereabouts.claim_code(code, app.rooms_config.limits.code).await,
+                Some(code) => directory.claim_code(code, app.rooms_config.limits.code).await,
                 None => Ok(true),
             }
         };
@@ -103,15 +102,15 @@ pub async fn open(app: &AppState, options: OpenOptions, address: Option<IpAddr>)
         app.rooms.end(&key, CloseReason::EngineUnavailable);
         claimed?;
     }
-    Err(Refusal::new(ErrorCode::LimitReached, "there are too many codes at the moment"))
+    Err(Refusal::new(ErrorCode::LimitReached, "no free short code, retry later"))
 }
 
 fn read(body: &[u8]) -> serde_json::Result<OpenRequest> {
-    // An object: a struct by itself would also be read from an array.
+    // Read as an object first: serde would also read a struct from an array.
     serde_json::from_slice::<serde_json::Map<_, _>>(body).and_then(|object| serde_json::from_value(object.into()))
 }
 
-/// Where a room is on its gateway.
+/// The path of a room.
 pub fn link(opened: &Opened) -> String {
     format!("/v1/rooms/{}", opened.room)
 }

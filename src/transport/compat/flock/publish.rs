@@ -70,7 +70,7 @@ async fn publish(
 async fn authenticate(app: &AppState, call: &RequestContext) -> Result<Arc<Publisher>, Refusal> {
     let (username, password) = credentials(call).ok_or(ErrorCode::Unauthenticated)?;
     let address = call.client().map(|client| client.limit_key());
-    let publisher = app.basic.verify(&app.policy.whitelist(), address, &username, password).await?;
+    let publisher = app.passwords.verify(&app.policy.whitelist(), address, &username, password).await?;
     publisher.check_not_after(Now::read().unix())?;
     Ok(publisher)
 }

@@ -1,0 +1,35 @@
+//! Revocations in the shared store's log, so that each one is in force on every node within a second.
+
+use std::time::Duration;
+
+use crate::auth::Policy;
+use crate::auth::revocation::{Revocation, RevocationError, WrittenRevocation};
+use crate::broker::{Engine, Now};
+use crate::protocol::{ErrorCode, Refusal};
+
+/// Bounds of a revocation's lifetime in the log, which is otherwise the longest lifetime of a token.
+const MIN_REVOCATION_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_REVOCATION_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// Appends a revocation to the log. No error where no other node reads it.
+pub async fn share(engine: &dyn Engine, policy: &Policy, revocation: &Revocation) -> Result<(), Refusal> {
+    let Some(shared) = engine.shared_store() else { return Ok(()) };
+    let written = serde_json::to_vec(&WrittenRevocation::from(revocation.clone()));
+    let ttl = Duration::from_secs(policy.revocations().lifetime()).clamp(MIN_REVOCATION_TTL, MAX_REVOCATION_TTL);
+    shared.append_log(&written.map_err(|_| Refusal::from(ErrorCode::Internal))?, ttl).await
+}
+
+/// Puts a log entry of another node in force.
+pub fn apply(policy: &Policy, entry: &[u8]) {
+    let now = Now::read().unix();
+    let written = serde_json::from_slice::<WrittenRevocation>(entry).ok();
+    let Some(revocation) = written.and_then(|written| written.read(Some(now)).ok()) else {
+        tracing::warn!("cannot decode revocation from node");
+        return;
+    };
+    match policy.revoke(revocation, now) {
+        Ok(()) => {}
+        Err(error @ RevocationError::Full(_)) => tracing::error!(%error, "revocation from node not applied"),
+        Err(error) => tracing::warn!(%error, "revocation from node not applied"),
+    }
+}
