@@ -179,7 +179,7 @@ impl Gateway {
         }
     }
 
-    /// Serves until `shutdown`, then drains.
+    /// Serves until `shutdown`, then drains. The gateway is ready when `shutdown` is polled for the first time.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> DrainReport {
         let Self { app, listeners, connection_limiter, drain, reload_metrics: _ } = self;
         let routes = routes(app.clone());

@@ -147,13 +147,13 @@ impl Stream {
 
     /// Sends until the input ends or Ctrl-C, then waits for the responses.
     async fn run(&mut self, payloads: mpsc::Receiver<Result<String, Failure>>, signals: Signals) -> Ended {
-        match self.pump(payloads, signals).await {
+        match self.send_all(payloads, signals).await {
             Ok(()) => Ended::Done,
             Err(ended) => ended,
         }
     }
 
-    async fn pump(
+    async fn send_all(
         &mut self,
         mut payloads: mpsc::Receiver<Result<String, Failure>>,
         signals: Signals,

@@ -216,7 +216,7 @@ fn rule_text(title: &str, rule: &ChannelRule) -> String {
     let mut text = String::new();
     line(&mut text, 0, title);
     if let Some(pattern) = claim_pattern {
-        line(&mut text, 1, &format!("owner: the token whose claims give {:?}", pattern.text()));
+        line(&mut text, 1, &format!("each belongs to the principal whose claims fill {:?}", pattern.text()));
     }
     line(&mut text, 1, &format!("subscribers: {}", audience_text(subscribers)));
     deny.iter().for_each(|denied| line(&mut text, 1, &format!("denied: a token with {}", requirements_text(denied))));

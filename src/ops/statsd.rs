@@ -196,9 +196,9 @@ impl<'a> Sender<'a> {
         match connected {
             Ok(target) => self.target = Some(target),
             Err(error) if is_first => {
-                tracing::warn!(host = self.config.host, %error, "cannot resolve statsd host, retrying");
+                tracing::warn!(host = self.config.host, %error, "statsd unreachable, retrying");
             }
-            Err(error) => tracing::debug!(host = self.config.host, %error, "cannot resolve statsd host"),
+            Err(error) => tracing::debug!(host = self.config.host, %error, "statsd unreachable"),
         }
     }
 }

@@ -139,7 +139,10 @@ fn check_values(
     let deny_path = path.key("deny");
     let deny = deny.map(|deny| check_tables(deny, &deny_path, report)).unwrap_or_default();
     if subscribers == Audience::Anyone && !deny.is_empty() && claim_pattern.is_none() {
-        report.warn(&deny_path, "has little effect: subscribers is \"anyone\", so denied tokens can be left out");
+        report.warn(
+            &deny_path,
+            "has little effect: subscribers is \"anyone\", so a denied client can connect without its token",
+        );
     }
     let slow_consumer = match slow_consumer.as_str() {
         "disconnect" => SlowConsumer::Disconnect,
