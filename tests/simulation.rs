@@ -81,7 +81,7 @@ impl Socket for Fake {
     }
 }
 
-/// What a compressed frame holds; it stands for itself.
+/// Inflates a compressed frame. No context is kept between frames.
 fn inflate(deflated: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(65536);
     let whole = [deflated, &[0, 0, 0xff, 0xff]].concat();
@@ -146,15 +146,15 @@ fn channel() -> ChannelName {
 
 fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (Membership, u64, bool) {
     let newcomer = JoinRequest { connection: connection.clone(), principal: None, form: Form::Native, tag: 1 };
-    let mut told = (0, false);
+    let mut result = (0, false);
     let mut announce = |joined: Joined<'_>| {
-        told = (joined.position.offset, joined.recovered);
+        result = (joined.position.offset, joined.recovered);
         for publication in joined.history {
             connection.send(publication.frame(Form::Native));
         }
     };
     let membership = engine.subscribe(&channel(), newcomer, start, Now::read(), &mut announce).unwrap();
-    (membership, told.0, told.1)
+    (membership, result.0, result.1)
 }
 
 fn publish(engine: &Memory) -> Vec<Delivery> {
@@ -168,7 +168,7 @@ fn append(engine: &Memory, now: Now) -> Result<Accepted, Refusal> {
     }
 }
 
-/// What is ready at once.
+/// The result of a future that is ready at once.
 fn now<T>(answer: BoxFuture<'_, Result<T, Refusal>>) -> T {
     answer.now_or_never().expect("the memory engine answers at once").unwrap()
 }
@@ -343,8 +343,8 @@ fn recovered_only_if_complete() {
     let epoch = now(engine.describe(&channel())).unwrap().position.epoch;
     let check = |start: Start, expected: &[u64], recovered: bool| {
         let connection = connection(1, usize::MAX);
-        let (_membership, _, told) = join(&engine, &connection, start.clone());
-        assert_eq!((connection.socket().offsets().as_slice(), told), (expected, recovered), "{start:?}");
+        let (_membership, _, is_recovered) = join(&engine, &connection, start.clone());
+        assert_eq!((connection.socket().offsets().as_slice(), is_recovered), (expected, recovered), "{start:?}");
     };
     let since = |offset| Start::Since(Position { epoch: epoch.clone(), offset });
     check(Start::Live, &[], false);
@@ -389,7 +389,7 @@ fn unused_channels_are_removed() {
     assert_eq!(refused.map(|refusal| refusal.code), Some(ErrorCode::LimitReached));
 }
 
-/// What one publication holds, and no other.
+/// Content that is unique to one publication.
 fn marked(channel: usize, offset: u64) -> String {
     let mark = format!("c{channel}:{offset};");
     // Some are too short to be compressed.
@@ -414,8 +414,8 @@ fn mixed() -> impl Strategy<Value = Mixed> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Two channels, each with subscribers that take compressed frames and some that do not: however their sockets
-    /// stop and go on, each gets whole frames of its own channel and not a byte of the other.
+    /// Two channels, with and without compression: each subscriber receives complete frames of its own channel only,
+    /// however its socket stalls.
     #[test]
     fn frames_reach_only_their_subscribers(steps in proptest::collection::vec(mixed(), 1..200)) {
         let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);

@@ -1,4 +1,4 @@
-//! Sealed: with `egress = "none"` the gateway opens no connection, and new keys come in as files.
+//! `egress = "none"`: the gateway opens no connection, and new keys arrive as files.
 
 use std::process::Command;
 
@@ -28,16 +28,16 @@ fn rest(scratch: &Scratch) -> String {
 }
 
 /// Whether a token is good for a subscription: the backlog comes.
-fn hears(scratch: &Scratch, url: &str, token: &str) -> bool {
+fn receives_backlog(scratch: &Scratch, url: &str, token: &str) -> bool {
     let mut command = scratch.lastmile(["subscribe", "c", "--backlog", "1", "--url", url]);
     let mut subscriber = Running::start({
         command.env("LASTMILE_TOKEN", token);
         command
     });
-    let heard = subscriber.stdout.next().is_some();
+    let received = subscriber.stdout.next().is_some();
     subscriber.signal("INT");
     subscriber.wait();
-    heard
+    received
 }
 
 #[test]
@@ -46,18 +46,18 @@ fn changed_key_set_needs_no_signal() {
     let gateway = Gateway::start(&scratch, &rest(&scratch));
     scratch.run(["publish", "c", "1", "--url", &gateway.publish, "--key", "p.key"]).ok();
     let one = token(&scratch, "one");
-    assert!(hears(&scratch, &gateway.public, &one));
-    // Another length, so that the change is seen whatever the clock says.
+    assert!(receives_backlog(&scratch, &gateway.public, &one));
+    // Another length makes the change visible at any clock resolution.
     let two = key_set(&scratch, "two");
     scratch.write("sso.json", &format!("{two} \n"));
     gateway.running.stderr.wait_for("\"reloaded\"");
-    assert!(hears(&scratch, &gateway.public, &token(&scratch, "two")));
-    assert!(!hears(&scratch, &gateway.public, &one));
+    assert!(receives_backlog(&scratch, &gateway.public, &token(&scratch, "two")));
+    assert!(!receives_backlog(&scratch, &gateway.public, &one));
 
-    // What is no key set changes nothing.
+    // An invalid key set changes nothing.
     scratch.write("sso.json", "{\"keys\":");
     gateway.running.stderr.wait_for("reload failed");
-    assert!(hears(&scratch, &gateway.public, &token(&scratch, "two")));
+    assert!(receives_backlog(&scratch, &gateway.public, &token(&scratch, "two")));
 }
 
 /// From start to stop, with a publisher, a subscriber and a token that asks for an unknown key.
@@ -76,8 +76,8 @@ fn egress_none_never_connects() {
     }
     let mut gateway = Gateway::of(Running::start(traced));
     scratch.run(["publish", "c", "1", "--url", &gateway.publish, "--key", "p.key"]).ok();
-    assert!(hears(&scratch, &gateway.public, &token(&scratch, "one")));
-    assert!(!hears(&scratch, &gateway.public, &token(&scratch, "stranger")));
+    assert!(receives_backlog(&scratch, &gateway.public, &token(&scratch, "one")));
+    assert!(!receives_backlog(&scratch, &gateway.public, &token(&scratch, "stranger")));
     let pid = until(|| {
         let children = Command::new("pgrep").args(["-P", &gateway.running.id().to_string()]).output().unwrap();
         String::from_utf8(children.stdout).unwrap().trim().parse::<u32>().ok()

@@ -1,4 +1,4 @@
-//! What stands in `docker/` names files, settings and commands that exist.
+//! The files of `docker/` name files, settings and commands that exist.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -13,7 +13,7 @@ fn bad_setting_exits_64_before_binding() {
     let scratch = Scratch::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // The port is taken: whoever tried to bind it would fail with another message.
+    // The port is in use: an attempt to bind it would fail with another message.
     scratch.write(
         "bad.toml",
         &format!(
@@ -131,7 +131,7 @@ fn sighup_reloads_the_whitelist() {
     publish(&scratch, &gateway, "two.key").ok();
     publish(&scratch, &gateway, "one.key").failed(1, "key-unknown");
 
-    // Both keys under two names: another length, so that the change is seen whatever the clock says.
+    // Both keys under two names: another length makes the change visible at any clock resolution.
     scratch.write("gateway.toml", &format!("{}[publishers.q]\n{one}\nchannels = [\"*\"]\n", config(&two)));
     gateway.running.stderr.wait_for("\"reloaded\"");
     publish(&scratch, &gateway, "one.key").ok();
@@ -165,7 +165,7 @@ fn bad_file_keeps_previous_configuration() {
     publish(&scratch, &gateway, "one.key").ok();
     assert!(get(&gateway.ops, "/metrics").1.contains("lastmile_reload_failures_total 1"));
 
-    // And it goes on once the file is good again.
+    // A valid file is loaded again.
     scratch.write("gateway.toml", &format!("{LISTENERS}{rest}# mended\n"));
     gateway.running.stderr.wait_for("\"reloaded\"");
     publish(&scratch, &gateway, "one.key").ok();

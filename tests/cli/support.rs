@@ -1,4 +1,4 @@
-//! Runs the program and waits for what it says; never for time to pass.
+//! Runs the program and waits for its output, never for a time.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -27,7 +27,7 @@ impl Scratch {
         self.0.write(name, text)
     }
 
-    /// The program, run here and without the settings of whoever runs the tests.
+    /// The program, run in this folder and without the developer's settings.
     pub fn lastmile<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
         command.args(args).current_dir(self.0.path()).env("TMPDIR", self.0.path());
@@ -53,7 +53,7 @@ impl Scratch {
     }
 }
 
-/// What a command printed, and its exit code.
+/// The output and the exit code of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
@@ -208,7 +208,7 @@ impl Gateway {
         Self::of(Running::start(scratch.lastmile(["serve", "--config", file].iter().chain(args))))
     }
 
-    /// A gateway that was started and says where it listens.
+    /// A started gateway, with the addresses of its log.
     pub fn of(running: Running) -> Self {
         let mut urls = BTreeMap::new();
         while urls.len() < 3 {
@@ -233,7 +233,7 @@ pub fn get(url: &str, path: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-/// Asks again and again until the answer is as wanted.
+/// Repeats `ask` until it returns a value.
 #[track_caller]
 pub fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();

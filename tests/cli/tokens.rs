@@ -36,16 +36,16 @@ fn check_lists_allowed_channels() {
     let rest = issuer(&scratch);
     scratch.write("gateway.toml", &format!("{LISTENERS}{rest}"));
     let plain = token(&scratch, &[]);
-    let said = check(&scratch, &plain, &[]).ok().stdout;
-    assert!(said.contains("token of \"alice\""), "{said}");
-    assert!(said.contains("  does not open channels \"alerts\": the token lacks"), "{said}");
-    assert!(said.contains("  opens channels \"members\""), "{said}");
+    let output = check(&scratch, &plain, &[]).ok().stdout;
+    assert!(output.contains("token of \"alice\""), "{output}");
+    assert!(output.contains("  does not open channels \"alerts\": the token lacks"), "{output}");
+    assert!(output.contains("  opens channels \"members\""), "{output}");
 
     let claims = ["--claim", "tenant=acme", "--claim", "level=3", "--group", "staff", "--scope", "read"];
     let full = token(&scratch, &claims);
-    let said = check(&scratch, &full, &["--channel", "alerts"]).ok().stdout;
-    assert!(said.contains("  opens channel \"alerts\""), "{said}");
-    assert!(said.contains("groups: staff"), "{said}");
+    let output = check(&scratch, &full, &["--channel", "alerts"]).ok().stdout;
+    assert!(output.contains("  opens channel \"alerts\""), "{output}");
+    assert!(output.contains("groups: staff"), "{output}");
 }
 
 #[test]
@@ -91,12 +91,12 @@ fn check_covers_templates_and_revocations() {
     scratch.write("gateway.toml", &format!("revocations_file = \"revoked\"\n{LISTENERS}{rest}{rules}"));
     scratch.write("revoked", "");
     let token = token(&scratch, &["--group", "leavers"]);
-    let said = check(&scratch, &token, &[]).ok().stdout;
-    assert!(said.contains("  opens channels \"user.{sub}\": \"user.alice\""), "{said}");
-    assert!(said.contains("  does not open channels \"t.{tenant}\": the token lacks a claim"), "{said}");
-    assert!(said.contains("  does not open channels \"d\": deny meets"), "{said}");
-    let said = check(&scratch, &token, &["--channel", "user.bob"]).ok().stdout;
-    assert!(said.contains("does not open channel \"user.bob\": it is another one's"), "{said}");
+    let output = check(&scratch, &token, &[]).ok().stdout;
+    assert!(output.contains("  opens channels \"user.{sub}\": \"user.alice\""), "{output}");
+    assert!(output.contains("  does not open channels \"t.{tenant}\": the token lacks a claim"), "{output}");
+    assert!(output.contains("  does not open channels \"d\": deny meets"), "{output}");
+    let output = check(&scratch, &token, &["--channel", "user.bob"]).ok().stdout;
+    assert!(output.contains("does not open channel \"user.bob\": it is another one's"), "{output}");
     let line = format!("{{\"issuer\":\"{ISSUER}\",\"subject\":\"alice\",\"before\":{}}}", 1u64 << 20);
     scratch.write("revoked", &line);
     check(&scratch, &token, &[]).ok();

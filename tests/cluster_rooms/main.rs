@@ -19,7 +19,7 @@ mod statsd;
 
 use test_support::RedisServer;
 
-/// What is done at the same time where there is much of it: no more than Redis answers in two seconds on a busy machine.
+/// As many as Redis answers within two seconds on a busy machine.
 const MAX_CONCURRENT_JOINS: usize = 40;
 
 async fn start(more: &str) -> test_support::TestEnv {

@@ -1,4 +1,4 @@
-//! What only several nodes can show: races between them, and what becomes of a room's peers when a node or Redis goes.
+//! Rooms over several nodes: races for seats, killed nodes, restarts of Redis.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const PAIR: &str = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair
 /// Races that are run at once.
 const MAX_CONCURRENT_RACES: usize = 8;
 
-/// Runs as many races as `ROOM_RACES` says, or a few.
+/// Runs `ROOM_RACES` races, 200 by default.
 async fn run_races<F: Future<Output = ()> + Send + 'static>(race: impl Fn(usize) -> F) {
     let count = std::env::var("ROOM_RACES").map_or(200, |count| count.parse().expect("a number"));
     for first in (0..count).step_by(MAX_CONCURRENT_RACES) {
@@ -29,15 +29,15 @@ async fn run_races<F: Future<Output = ()> + Send + 'static>(race: impl Fn(usize)
     }
 }
 
-/// Who raced for the seat, by what they were told.
+/// The first message of each peer that raced for the seat.
 async fn outcomes(peers: Vec<Ws>) -> Vec<Received> {
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     for mut peer in peers {
         let first = peer.receive().await;
-        // It stays until all were told.
-        told.push((peer, first));
+        // It stays until all have received theirs.
+        received.push((peer, first));
     }
-    told.into_iter().map(|(_, first)| first).collect()
+    received.into_iter().map(|(_, first)| first).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +55,8 @@ async fn two_nodes_race_for_last_seat() {
             };
             let (one, other) = tokio::join!(late(), late());
             let outcomes = outcomes(vec![one, other]).await;
-            let seated = outcomes.iter().filter(|told| matches!(told, Received::Text(text) if text.contains("joined")));
+            let seated =
+                outcomes.iter().filter(|received| matches!(received, Received::Text(text) if text.contains("joined")));
             assert_eq!(seated.count(), 1, "{outcomes:?}");
             assert!(outcomes.contains(&Received::Close(4508, "connection_limit".into())), "{outcomes:?}");
         }
@@ -80,7 +81,7 @@ async fn ten_on_three_nodes_form_pairs() {
                     other => panic!("{other}"),
                 }
             }
-            // Each says its number and hears that of one other, which hears its own.
+            // Each sends its number and receives that of its partner.
             for (number, peer) in peers.iter_mut().enumerate() {
                 peer.send_text(&number.to_string()).await;
             }
@@ -125,21 +126,21 @@ async fn drain_closes_forwarded_peers() {
             let drained = if drains_first { std::mem::replace(&mut env.gateway, other) } else { other };
             let began = Instant::now();
             let mut drain = drained.shut_down();
-            // Whoever was on that node is told so; so is everybody if the room was there. Who is left hears on.
+            // Peers of that node receive the close, and all peers do if the node owned the room.
             let (mut one, mut other) = (pin!(end(&mut a)), pin!(end(&mut b)));
             let (mut ends, mut report) = ([None, None], None);
-            let is_told = |end: &Option<Received>| *end == Some(Received::Close(4000, "draining".into()));
-            while report.is_none() || !ends.iter().any(is_told) {
+            let is_draining = |end: &Option<Received>| *end == Some(Received::Close(4000, "draining".into()));
+            while report.is_none() || !ends.iter().any(is_draining) {
                 tokio::select! {
                     drained = &mut drain, if report.is_none() => report = Some(drained.unwrap()),
                     end = &mut one, if ends[0].is_none() => ends[0] = Some(end),
                     end = &mut other, if ends[1].is_none() => ends[1] = Some(end),
-                    else => panic!("{form}: nobody is told: {ends:?}"),
+                    else => panic!("{form}: no peer was closed with 4000: {ends:?}"),
                 }
             }
             assert_eq!(report.unwrap().left, 0);
-            // Less than a word to another node waits that nobody takes.
-            assert!(began.elapsed() < Duration::from_secs(8), "what was said last had to wait");
+            // Shorter than the timeout of a message to another node.
+            assert!(began.elapsed() < Duration::from_secs(8), "the last message had to wait");
         }
     }
 }
@@ -154,7 +155,7 @@ async fn end(peer: &mut Ws) -> Received {
     }
 }
 
-/// What both say while Redis is killed and comes back arrives once and in order.
+/// Messages of both peers during a restart of Redis arrive once and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_restart_loses_no_message() {
     let server = RedisServer::start(true);
@@ -191,7 +192,7 @@ struct Process {
 }
 
 impl Process {
-    /// `rooms` goes on in the table of rooms.
+    /// `rooms` continues the table of rooms.
     fn start(rooms: &str, engine: &str) -> Self {
         let folder = TempDir::new();
         let key = TestPublisher::new().toml("unused", &["*"]);
@@ -244,8 +245,8 @@ async fn late_reader_gets_everything() {
         // The room is on the node of the first.
         let (here, afar) = pair(&env, "relay").await;
         let (mut sender, mut late) = if is_afar_late { (here, afar) } else { (afar, here) };
-        let said = Arc::new(AtomicUsize::new(0));
-        let counted = said.clone();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = sent.clone();
         let flood = tokio::spawn(async move {
             for n in 0..400 {
                 sender.send_text(&format!("{n:060000}")).await;
@@ -255,8 +256,8 @@ async fn late_reader_gets_everything() {
         });
         // Until nothing moves any more.
         let mut before = usize::MAX;
-        while before != said.load(Ordering::Relaxed) {
-            before = said.load(Ordering::Relaxed);
+        while before != sent.load(Ordering::Relaxed) {
+            before = sent.load(Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(700)).await;
         }
         assert!(before < 400, "the sender did not have to wait");
@@ -311,7 +312,7 @@ async fn address_quota_spans_nodes() {
     let mut peers = ten(&env, 0).await;
     assert_eq!(peers.len(), 3);
     for round in 1..50 {
-        // What ended is free within a moment, wherever it was.
+        // The slot of an ended room is released soon, on any node.
         eventually("three rooms", async || {
             futures_util::future::join_all(peers.drain(..).map(end_room)).await;
             peers = ten(&env, round).await;
@@ -393,7 +394,7 @@ async fn quota_is_rebuilt_after_redis_loss() {
     for node in env.nodes() {
         eventually("readiness", async || (get(node.address("ops"), "/readyz").await.status == 200).then_some(())).await;
     }
-    // Whoever comes to another node before this one has told may be let in.
+    // Until this node has reported its room, another node may still accept one.
     eventually("a refusal", async || {
         let refused = Received::Close(4004, "rate_limited".to_owned());
         (Ws::connect(other, "/v1/ws/", &[]).await.unwrap().receive().await == refused).then_some(())
@@ -416,10 +417,10 @@ async fn forwarded_peer_counts_once() {
     // Each of five rooms is on the node of its first peer, and its second one is on the other node.
     let mut peers = Vec::new();
     for n in 0..5 {
-        for (node, told) in [(&env.gateway, "/status:waiting"), (&env.others[0], "/status:connected")] {
+        for (node, status) in [(&env.gateway, "/status:waiting"), (&env.others[0], "/status:connected")] {
             let path = format!("/v1/relay/{n}");
             let mut peer = Ws::connect(node.address("pair"), &path, &[]).await.unwrap();
-            peer.expect_texts(&[told]).await;
+            peer.expect_texts(&[status]).await;
             peers.push(peer);
         }
     }

@@ -1,4 +1,4 @@
-//! A Redis Cluster of three masters: channels are spread over it, and what stands on the masters that live goes on.
+//! A Redis Cluster of three masters: channels are spread over it, and those of living masters continue.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ struct Cluster([RedisServer; 3]);
 impl Cluster {
     fn start() -> Self {
         let config = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"];
-        // What is written before the answer is there after `kill -9`, synced or not.
+        // Data written before the answer survives `kill -9`, synced or not.
         let more = ["--appendonly", "yes", "--appendfsync", "no"];
         let masters = [(); 3].map(|()| RedisServer::with(&[&config[..], &more[..]].concat()));
         for (at, master) in masters.iter().enumerate() {
@@ -41,7 +41,7 @@ impl Cluster {
         cluster
     }
 
-    /// Returns once all masters say that all are there: where they do not, one that dies is one too many.
+    /// Returns once all masters see each other. Otherwise one dead master would cost the majority.
     fn wait_until_whole(&self) {
         // Those that took one for dead wait 30 seconds before they believe that it lives.
         let deadline = Instant::now() + Duration::from_secs(90);
@@ -109,7 +109,7 @@ impl Drop for Watch {
     }
 }
 
-/// What came of publishing again and again: how many were accepted, and how soon which were not.
+/// Results of repeated publishing: the accepted ones, and the time to each refusal.
 async fn keep_publishing(engine: Arc<Redis>, channel: String, end: Instant) -> (usize, Vec<(Duration, Refusal)>) {
     let (mut accepted, mut refused) = (0, Vec::new());
     while Instant::now() < end {
@@ -140,7 +140,7 @@ async fn dead_master_stops_its_channels_only() {
         let of = |dead: usize| channels.iter().filter(|c| cluster.master_of(c) == dead).cloned().collect::<Vec<_>>();
         let (dying, living) = (of(dead), [of((dead + 1) % 3), of((dead + 2) % 3)].concat());
         assert!(dying.len() > 1 && living.len() > 3, "{dying:?} and {living:?}");
-        // Before Redis 7 one connection of a node hears all: first to the first master, then to the second.
+        // Before Redis 7 one connection of a node receives all messages, from the first master and then from the second.
         let is_heard = is_sharded || dead == 2;
 
         cluster.0[dead].kill();
@@ -158,7 +158,7 @@ async fn dead_master_stops_its_channels_only() {
             assert!(refused.iter().all(|(_, refusal)| refusal.code == ErrorCode::EngineUnavailable));
             // It may take two seconds.
             let slowest = refused.iter().map(|(took, _)| *took).max().unwrap();
-            assert!(slowest < Duration::from_secs(4), "told after {slowest:?}");
+            assert!(slowest < Duration::from_secs(4), "reported after {slowest:?}");
         }
         for published in to_living {
             let (_, refused) = published.await.unwrap();
@@ -193,19 +193,19 @@ async fn dead_master_stops_its_channels_only() {
             assert_eq!(watches.each_ref().map(|watch| watch.since(began)), [None; 2], "when master {dead} came back");
         }
     }
-    // Nodes hear each other again, though the master of each one's name was away.
+    // Nodes reach each other again, although the masters of their names were down.
     let buses = nodes.each_ref().map(|node| node.engine.node_bus().unwrap());
-    for (teller, told) in [(0, 1), (1, 0)] {
-        let mut words = buses[told].subscribe(Topic::Replies);
-        eventually("a word", async || {
-            buses[teller].send(buses[told].node(), Topic::Replies, b"x").await.ok()?;
-            tokio::time::timeout(Duration::from_millis(200), words.recv()).await.ok().flatten()
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut messages = buses[to].subscribe(Topic::Replies);
+        eventually("a message", async || {
+            buses[from].send(buses[to].node(), Topic::Replies, b"x").await.ok()?;
+            tokio::time::timeout(Duration::from_millis(200), messages.recv()).await.ok().flatten()
         })
         .await;
     }
 }
 
-/// No subscriber missed anything or was told that it did.
+/// No subscriber missed anything or received a gap report.
 async fn all_have_everything(node: &Node, subscribers: impl Iterator<Item = &(String, Subscriber)>) {
     for (channel, subscriber) in subscribers {
         let state = eventually("the state", async || node.engine.describe(&name(channel)).await.ok().flatten()).await;
@@ -221,7 +221,7 @@ async fn silent_connection_is_replaced() {
     let subscriber = node.join("c", Start::Live);
     node.publish("c", "x").await;
     cluster.0.iter().for_each(|master| master.signal("-STOP"));
-    // Without a connection nobody has to wait for a refusal.
+    // Without a connection a refusal needs no timeout.
     let append = || node.engine.append(&name("c"), "p", Payload::Text("x"), Now::read());
     assert_eq!(eventually("a refusal at once", async || append().err()).await.code, ErrorCode::EngineUnavailable);
     cluster.0.iter().for_each(|master| master.signal("-CONT"));

@@ -111,7 +111,7 @@ async fn gateway_kill_9_loses_nothing_acknowledged() {
     let mut epoch = None::<String>;
     for round in 0..=KILLS {
         let mut node = Node::start(&folder, &key, "", &[]);
-        // Who comes back with its cursor misses nothing.
+        // A subscriber that resumes at its cursor misses nothing.
         let mut subscriber = node.subscriber().await;
         let newest = match &epoch {
             None => subscriber.subscribe("c").await["offset"].as_u64().unwrap(),
@@ -145,7 +145,7 @@ async fn gateway_kill_9_loses_nothing_acknowledged() {
         }
         seen.extend(with_timeout("the subscriber", listening).await.unwrap());
     }
-    // What was acknowledged last may not have reached the subscriber before the kill.
+    // The last acknowledged publications may not have reached the subscriber before the kill.
     let node = Node::start(&folder, &key, "", &[]);
     let mut subscriber = node.subscriber().await;
     let epoch: Value = serde_json::from_str(&epoch.unwrap()).unwrap();
@@ -163,8 +163,8 @@ async fn gateway_kill_9_loses_nothing_acknowledged() {
     }
     // And all of it can still be read from the start.
     let mut late = node.subscriber().await;
-    let told = late.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
-    assert_eq!(told["recovered"], true);
+    let subscribed = late.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
+    assert_eq!(subscribed["recovered"], true);
     for (offset, data) in &seen {
         let message = late.expect("message").await;
         assert_eq!((&message["offset"], &message["data"]), (&json!(offset), data));

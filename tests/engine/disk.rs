@@ -63,7 +63,7 @@ async fn file_size_is_bounded_by_backlog() {
         pass(&env).await;
     }
     assert!(size(&env) <= 2 * first && size(&env) < 8 * (2 << 20), "{first} {}", size(&env));
-    // What was dropped from memory is not in the file either.
+    // Publications that left the memory are not in the file either.
     let kept = |env: &TestEnv| (0..37).map(|n| env.backlog(&format!("c{n}"), Start::Backlog(999)).0.len()).sum();
     let before: usize = kept(&env);
     env.engine().sweep(Now::read());

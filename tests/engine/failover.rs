@@ -49,7 +49,7 @@ async fn sentinel_failover_is_followed() {
     }
 
     master.kill();
-    // What the replica has of it is unknown, so it is a new epoch, and everybody is told.
+    // The state of the replica is unknown, so a new epoch begins, and all subscribers are sent it.
     for (subscriber, node) in subscribers.iter().zip(&nodes) {
         eventually("the word", async || {
             subscriber.frames().last().filter(|frame| frame["reason"] == "engine_unavailable").map(|_| ())

@@ -1,5 +1,5 @@
-//! A Redis that is killed, hangs, forgets, or whose connections are cut, under load: what was acknowledged is delivered,
-//! in order and once, subscribers stay, and where that cannot be they are told.
+//! A Redis that is killed, hangs, forgets, or whose connections are cut, under load: acknowledged publications are
+//! delivered once and in order, or subscribers are sent a gap report.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use tokio::task::JoinHandle;
 use crate::nodes::{Node, expect};
 use crate::support::{Subscriber, name, publish, rule};
 
-/// A publisher that is refused is told within this: three seconds, and the rest is for a busy machine.
-const TOLD: Duration = Duration::from_secs(20);
+/// A refusal takes up to three seconds; the rest is for a busy machine.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// All goes on within this once Redis is back: three seconds, and the rest is for a busy machine.
-const BACK: Duration = Duration::from_secs(60);
+/// Recovery after the return of Redis takes up to three seconds; the rest is for a busy machine.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What must have been acknowledged before a test ends.
-const ENOUGH: usize = 100;
+/// Acknowledged publications before a test may end.
+const MIN_ACKNOWLEDGED: usize = 100;
 
-/// Publishers of two nodes that go on whatever happens, and a subscriber of each.
+/// Publishers of two nodes that retry after any error, and a subscriber of each node.
 struct Load {
     nodes: [Node; 2],
     subscribers: [Subscriber; 2],
@@ -58,7 +58,7 @@ impl Load {
                             }
                             Err(refusal) => {
                                 assert_eq!(refusal.code, ErrorCode::EngineUnavailable);
-                                assert!(began.elapsed() < TOLD, "told after {:?}", began.elapsed());
+                                assert!(began.elapsed() < REFUSAL_TIMEOUT, "reported after {:?}", began.elapsed());
                                 tokio::time::sleep(Duration::from_millis(20)).await;
                             }
                         }
@@ -84,7 +84,8 @@ impl Load {
 
     /// Everything that was acknowledged came to both subscribers, each once, in order, in one epoch.
     async fn check(self) {
-        eventually("enough", async || (self.acknowledged.load(Ordering::Relaxed) > ENOUGH).then_some(())).await;
+        eventually("enough", async || (self.acknowledged.load(Ordering::Relaxed) > MIN_ACKNOWLEDGED).then_some(()))
+            .await;
         self.stop.store(true, Ordering::Relaxed);
         let mut acknowledged = BTreeMap::new();
         for publisher in self.publishers {
@@ -124,7 +125,7 @@ async fn redis_kill_with_aof_loses_nothing() {
         server.restart();
         let back = Instant::now();
         load.flows().await;
-        assert!(back.elapsed() < BACK, "it took {:?}", back.elapsed());
+        assert!(back.elapsed() < RECOVERY_TIMEOUT, "it took {:?}", back.elapsed());
     }
     eventually("readiness", async || {
         load.nodes.iter().all(|node| node.engine.unavailable_reason().is_none()).then_some(())
@@ -157,7 +158,7 @@ async fn hanging_redis_is_reported_in_time() {
         load.nodes.iter().all(|node| node.engine.unavailable_reason().is_some()).then_some(())
     })
     .await;
-    assert!(began.elapsed() < TOLD, "known after {:?}", began.elapsed());
+    assert!(began.elapsed() < REFUSAL_TIMEOUT, "known after {:?}", began.elapsed());
     // Refused at once from now on, without a question, and a subscriber after a little patience.
     let ask = || load.nodes[0].engine.append(&name("c"), "p", Payload::Text("x"), Now::read());
     let refused = eventually("a refusal at once", async || ask().err()).await;
@@ -165,11 +166,11 @@ async fn hanging_redis_is_reported_in_time() {
     let began = Instant::now();
     let refused = Subscriber::join(&*load.nodes[0].engine, "c", Start::Live).err().unwrap();
     assert_eq!(refused.code, ErrorCode::EngineUnavailable);
-    assert!(began.elapsed() < TOLD, "told after {:?}", began.elapsed());
+    assert!(began.elapsed() < REFUSAL_TIMEOUT, "reported after {:?}", began.elapsed());
     server.signal("-CONT");
     let back = Instant::now();
     load.flows().await;
-    assert!(back.elapsed() < BACK, "it took {:?}", back.elapsed());
+    assert!(back.elapsed() < RECOVERY_TIMEOUT, "it took {:?}", back.elapsed());
     load.check().await;
 }
 

@@ -1,4 +1,4 @@
-//! A full disk: nothing is acknowledged that is not kept, readiness says so, and it goes on when there is room again.
+//! A full disk: publications are refused, readiness reports it, and publishing continues when there is space again.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use test_support::{TempDir, TestPublisher, eventually};
 
 use crate::crash::Node;
 
-/// Bytes that a file of the program may have: what a disk without room is like, for whoever may not mount one.
+/// Limits the size of the process's files, like a full disk, without the rights to mount one.
 fn set_limit(pid: u32, limit: &str) {
     let set = Command::new("prlimit").args([&format!("--pid={pid}"), &format!("--fsize={limit}:unlimited")]).status();
     assert!(set.expect("prlimit of util-linux").success());
@@ -60,6 +60,6 @@ async fn full_disk_refuses_then_recovers() {
     drop(node);
     let node = Node::start(&folder, &key, "", &[]);
     let mut late = node.subscriber().await;
-    let told = late.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
-    assert_eq!((&told["recovered"], &told["offset"]), (&json!(true), &json!(acknowledged + 1)));
+    let subscribed = late.subscribe_with("c", json!({"since": {"epoch": epoch, "offset": 0}})).await;
+    assert_eq!((&subscribed["recovered"], &subscribed["offset"]), (&json!(true), &json!(acknowledged + 1)));
 }

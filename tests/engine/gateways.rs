@@ -102,8 +102,7 @@ pub async fn readiness(gateway: &TestGateway) -> (u16, String) {
     (answer.status.into(), answer.text().trim().to_owned())
 }
 
-/// The next frame, which must be of this type, whether or not the subscriber was told before that its node is cut off:
-/// Redis may be away for longer than that on a busy machine.
+/// The next frame, which must be of this type. `degraded` may come before it: on a busy machine Redis is away for long.
 pub async fn expect_past_degraded(ws: &mut Ws, kind: &str) -> Value {
     let mut frame = ws.json().await;
     while matches!(frame["type"].as_str(), Some("degraded" | "restored")) {
@@ -227,9 +226,8 @@ async fn nodes_are_listed_with_state_and_load() {
     .await;
 }
 
-/// Subscribes as clients do, who try again when they are told that the trouble is temporary: a node that just began may
-/// take longer than it may for reading a channel on a busy machine.
-async fn subscribe_at_last(ws: &mut Ws, more: Value) -> Value {
+/// Subscribes, and retries on temporary errors as clients do: a new node reads channels slowly on a busy machine.
+async fn subscribe_with_retries(ws: &mut Ws, more: Value) -> Value {
     let mut command = json!({"type": "subscribe", "id": "s", "channel": "c"});
     command.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     eventually("a subscription", async || {
@@ -241,8 +239,7 @@ async fn subscribe_at_last(ws: &mut Ws, more: Value) -> Value {
     .await
 }
 
-/// A node that is killed under load takes nothing with it: what it acknowledged is everywhere, and its subscribers go on
-/// elsewhere.
+/// A node is killed under load: its acknowledged publications are on all nodes, and its subscribers resume on another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_node_affects_no_other() {
     let server = RedisServer::start(false);
@@ -261,16 +258,16 @@ async fn killed_node_affects_no_other() {
         for (who, seen) in seen.iter().enumerate() {
             let mut ws = nodes[(who + round as usize) % 3].subscriber().await;
             let offset = seen.last().map_or(0, |(offset, _)| *offset);
-            let told = match &epoch {
-                None => subscribe_at_last(&mut ws, json!({})).await,
+            let subscribed = match &epoch {
+                None => subscribe_with_retries(&mut ws, json!({})).await,
                 Some(epoch) => {
                     let since = json!({"since": {"epoch": epoch, "offset": offset}});
-                    let told = subscribe_at_last(&mut ws, since).await;
-                    assert_eq!(told["recovered"], true, "round {round}");
-                    told
+                    let subscribed = subscribe_with_retries(&mut ws, since).await;
+                    assert_eq!(subscribed["recovered"], true, "round {round}");
+                    subscribed
                 }
             };
-            epoch.get_or_insert(told["epoch"].clone());
+            epoch.get_or_insert(subscribed["epoch"].clone());
             listening.push(tokio::spawn(listen(ws)));
         }
         for (who, node) in nodes.iter().enumerate() {
@@ -297,10 +294,10 @@ async fn killed_node_affects_no_other() {
         }
     }
     let mut late = nodes[0].subscriber().await;
-    let told = subscribe_at_last(&mut late, json!({"since": {"epoch": epoch, "offset": 0}})).await;
-    assert_eq!(told["recovered"], true);
+    let subscribed = subscribe_with_retries(&mut late, json!({"since": {"epoch": epoch, "offset": 0}})).await;
+    assert_eq!(subscribed["recovered"], true);
     let mut all = Vec::new();
-    while all.len() as u64 != told["offset"].as_u64().unwrap() {
+    while all.len() as u64 != subscribed["offset"].as_u64().unwrap() {
         let message = late.expect("message").await;
         all.push((message["offset"].as_u64().unwrap(), message["data"].clone()));
     }
@@ -344,9 +341,9 @@ async fn readiness_follows_redis() {
         eventually("readiness", async || (readiness(gateway).await.0 == 200).then_some(())).await;
     }
     assert_eq!(send(pair.publish_address(1), pair.request(b"2")).await.status, 200);
-    let mut told = [ws.json().await, ws.json().await];
-    told.sort_by_key(|frame| frame["type"].to_string());
-    assert_eq!((&told[0]["data"], &told[1]["type"]), (&json!(2), &json!("restored")));
+    let mut frames = [ws.json().await, ws.json().await];
+    frames.sort_by_key(|frame| frame["type"].to_string());
+    assert_eq!((&frames[0]["data"], &frames[1]["type"]), (&json!(2), &json!("restored")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,5 @@
-//! What every engine must do, run against each of them; and what the durable engine does beside that: restarts,
-//! `kill -9`, full disks, damaged files; and what the engine of many nodes does: nodes that share, and a Redis that is
-//! killed, cut off, or a Cluster.
+//! One suite against every engine. The disk engine: restarts, `kill -9`, full disks, damaged files.
+//! The Redis engine: several nodes, failures of Redis, a Cluster.
 
 mod support;
 

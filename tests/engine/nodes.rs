@@ -227,7 +227,7 @@ async fn unused_channels_leave_nothing() {
     let used = nodes[0].join("used", Start::Live);
     drop(nodes[1].join("c1", Start::Live));
     assert_ne!(server.command("DBSIZE").unwrap(), ":0\r\n");
-    // What somebody listens to stays, though nobody publishes there.
+    // A channel with a subscriber stays, even without publications.
     eventually("all others to go", async || {
         let names = server.command("PUBSUB CHANNELS test:*:live").unwrap();
         let keys = server.command("KEYS *").unwrap();

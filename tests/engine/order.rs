@@ -1,4 +1,4 @@
-//! The hand-over from backlog to live, with real threads: whoever comes whenever sees everything once and in order.
+//! From backlog to live, with real threads: a subscriber receives everything once and in order, whenever it joins.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -60,16 +60,16 @@ async fn backlog_and_live_join_without_gap(kind: Kind) {
     });
     let last = PUBLISHERS as u64 * EACH;
     for (start, subscriber) in &subscribers {
-        let told = subscriber.position.offset;
+        let joined_at = subscriber.position.offset;
         let first = match start {
-            Start::Live => told + 1,
-            Start::Backlog(count) => told.saturating_sub(*count) + 1,
+            Start::Live => joined_at + 1,
+            Start::Backlog(count) => joined_at.saturating_sub(*count) + 1,
             Start::Since(position) => position.offset + 1,
         };
-        eventually(&format!("everything behind {start:?}, told {told}"), async || {
+        eventually(&format!("everything behind {start:?}, joined at {joined_at}"), async || {
             let offsets = subscriber.offsets();
             let expected: Vec<u64> = (first..=last).take(offsets.len()).collect();
-            assert_eq!(offsets, expected, "{start:?}, told {told}");
+            assert_eq!(offsets, expected, "{start:?}, joined at {joined_at}");
             (offsets.len() as u64 == last + 1 - first).then_some(())
         })
         .await;

@@ -1,4 +1,4 @@
-//! A node without its Redis tells its subscribers so, and when all is whole again; one whose Redis is full is not ready.
+//! A node without its Redis sends `degraded`, then `restored`; a node whose Redis is full is not ready.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::gateways::{Pair, is_up, readiness};
 
-/// A way to Redis that can be closed: what was sent then arrives later, and nobody is told.
+/// A path to Redis that can be closed: bytes sent meanwhile arrive later, without an error.
 struct Way {
     address: SocketAddr,
     is_open: watch::Sender<bool>,
@@ -43,7 +43,7 @@ async fn pass(
 ) {
     let mut bytes = vec![0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut bytes).await {
-        // The test is over if nobody can open it any more.
+        // The test has ended if the other side is dropped.
         if open.wait_for(|is_open| *is_open).await.is_err() || to.write_all(&bytes[..read]).await.is_err() {
             return;
         }
@@ -70,11 +70,11 @@ async fn partition_reports_degraded_then_recovered() {
 
     let began = Instant::now();
     way.is_open.send_replace(false);
-    let mut told =
+    let mut degraded =
         [cut_off.expect("degraded").await, cut_off.expect("degraded").await].map(|frame| frame["channel"].clone());
-    told.sort_by_key(|channel| channel.to_string());
-    assert_eq!(told, [json!("c"), json!("d")]);
-    assert!(began.elapsed() < Duration::from_secs(30), "told after {:?}", began.elapsed());
+    degraded.sort_by_key(|channel| channel.to_string());
+    assert_eq!(degraded, [json!("c"), json!("d")]);
+    assert!(began.elapsed() < Duration::from_secs(30), "reported after {:?}", began.elapsed());
     assert_eq!(stream.expect("degraded").await.json(), json!({"type": "degraded", "channel": "c"}));
     for n in 1..=3 {
         assert_eq!(send(pair.publish_address(1), pair.request(n.to_string().as_bytes())).await.status, 200);

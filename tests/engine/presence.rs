@@ -1,4 +1,4 @@
-//! Who listens, over nodes: a publisher on one hears of subscribers on another, with the number of all.
+//! Presence over nodes: a publisher receives the subscribers of other nodes, and the count of all.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ async fn drained_node_leaves_count_at_once() {
     assert!(began.elapsed() < PRESENCE_LEASE, "after {:?}", began.elapsed());
 }
 
-/// What each node says when asked over HTTP.
+/// The answer of each node over HTTP.
 async fn counts(pair: &Pair) -> [Option<u64>; 2] {
     let mut counts = [None; 2];
     for (node, count) in counts.iter_mut().enumerate() {
@@ -105,7 +105,7 @@ async fn presence_events_span_nodes() {
     assert_eq!((&too["event"], &too["connections"]), (&json!("subscribed"), &json!(2)));
     assert_ne!(came["node"].as_str().unwrap(), too["node"].as_str().unwrap());
 
-    // Whoever begins to watch later is told of those that are there.
+    // A later watcher receives the present subscribers.
     counted(&pair, 2).await;
     let mut other = pair.publisher_ws(1).await;
     assert_eq!(watch(&mut other, "c").await, 2);
@@ -131,7 +131,7 @@ async fn presence_events_span_nodes() {
         assert_eq!(ended["reason"], "channel_closed");
     }
 
-    // Nothing more is told once it is not wanted, and the others still are.
+    // A watcher that left receives no more events, and the others still do.
     publisher.send(json!({"type": "unwatch", "channel": "c"})).await;
     publisher.expect("unwatched").await;
     let mut back = pair.subscriber(1).await;
@@ -181,11 +181,11 @@ async fn missed_presence_arrives_as_count() {
     let [mut stays, mut goes] = there;
     goes.send(json!({"type": "unsubscribe", "channel": "c"})).await;
     expect_past_degraded(&mut goes, "unsubscribed").await;
-    // What is not known is no reason to refuse.
+    // An unknown count is no reason to refuse.
     assert_eq!(watch(&mut publisher, "d").await, 0);
     server.restart();
     assert_eq!(event(&mut publisher).await, (json!("counted"), Some(1)));
-    // From then on each is told again.
+    // From then on each event is sent again.
     stays.send(json!({"type": "unsubscribe", "channel": "c"})).await;
     assert_eq!(event(&mut publisher).await, (json!("unsubscribed"), Some(0)));
 }
@@ -197,10 +197,10 @@ async fn silent_node_is_not_counted() {
     let mut notices = observers.enable_cluster("here");
     let now = Instant::now();
     let connection = crate::support::connection();
-    let mut told = None;
+    let mut total = None;
     let _observation =
-        hub.watch_presence(name("c"), connection.clone(), vec![("there".into(), 3)], now, |sum| told = Some(sum));
-    assert_eq!(told, Some(3));
+        hub.watch_presence(name("c"), connection.clone(), vec![("there".into(), 3)], now, |sum| total = Some(sum));
+    assert_eq!(total, Some(3));
     let notice = |count: u64| -> PresenceUpdate {
         serde_json::from_value(json!({"channel": "c", "what": null, "connections": count, "missed": 0})).unwrap()
     };
@@ -214,7 +214,7 @@ async fn silent_node_is_not_counted() {
     assert_eq!(last(), Some((json!("counted"), 7)));
     assert_eq!(observers.refresh(now + PRESENCE_LEASE).local, [name("c")]);
     assert_eq!(last(), Some((json!("counted"), 4)));
-    // The other way round: who watches is told for as long as it asks.
+    // In the other direction: a watcher receives events as long as it renews.
     hub.add_remote_watcher(&name("d"), "there", now + PRESENCE_LEASE);
     assert_eq!(notices.try_recv().unwrap().0[..], *"there");
     assert_eq!(observers.refresh(now + PRESENCE_LEASE / 2).remote, [name("d")]);

@@ -52,14 +52,14 @@ async fn pushed_rules_apply_and_revert_on_all_nodes() {
     let mut alice = pair.subscriber(1).await;
     alice.subscribe("c").await;
     assert_eq!(control(&pair, &pair.gateways[0], "PUT", CHANNELS, rules("c")).await.status, 204);
-    assert_eq!(in_force(&pair, &pair.gateways[0]).await, ("pushed".into(), "c".into()), "at once where it was said");
+    assert_eq!(in_force(&pair, &pair.gateways[0]).await, ("pushed".into(), "c".into()), "at once on the pushed node");
     assert_eq!(alice.expect("unsubscribed").await["reason"], "forbidden");
     holds(&pair, &pair.gateways[1], "pushed", "c").await;
     let folder = TempDir::new();
     let third = pair.another(&folder).await;
     holds(&pair, &third, "pushed", "c").await;
 
-    // What is wrong changes nothing anywhere.
+    // An invalid push changes nothing on any node.
     let wrong = Some(json!({"channels": [{"macth": "x"}]}));
     assert_eq!(control(&pair, &third, "PUT", CHANNELS, wrong).await.refusal(), (400, "malformed".into()));
     assert_eq!(control(&pair, &third, "PUT", CHANNELS, rules("d")).await.status, 204);
@@ -110,7 +110,7 @@ async fn pushed_keys_apply_on_all_nodes() {
     assert!(!is_welcome(&pair.gateways[1], &next).await);
     let keys = serde_json::from_str(&next.jwks()).unwrap();
     assert_eq!(control(&pair, &pair.gateways[0], "PUT", &jwks_path(), Some(keys)).await.status, 204);
-    assert!(is_welcome(&pair.gateways[0], &next).await, "at once where it was said");
+    assert!(is_welcome(&pair.gateways[0], &next).await, "at once on the pushed node");
     let folder = TempDir::new();
     let third = pair.another(&folder).await;
     for gateway in [&pair.gateways[1], &third] {

@@ -131,15 +131,15 @@ async fn node_request_is_answered_or_reported() {
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
     words_go_both_ways(&nodes).await;
     let [one, two] = nodes.each_ref().map(|node| node.engine.node_bus().unwrap());
-    let nobody = one.request("abcdefgh", Topic::Replies, b"").await.unwrap_err();
-    assert_eq!(nobody.code, ErrorCode::NotFound);
-    // It came, and nobody says anything.
+    let unanswered = one.request("abcdefgh", Topic::Replies, b"").await.unwrap_err();
+    assert_eq!(unanswered.code, ErrorCode::NotFound);
+    // The request arrived, and no answer was sent.
     let mut words = two.subscribe(Topic::Replies);
     let began = Instant::now();
     let unanswered = one.request(two.node(), Topic::Replies, b"hello").await.unwrap_err();
     assert_eq!(unanswered.code, ErrorCode::EngineUnavailable);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    // An answer that is late is nobody's.
+    // A late answer is dropped.
     two.answer(words.recv().await.unwrap(), b"late").await.unwrap();
     one.register_publisher("p").await.unwrap();
     two.register_publisher("p").await.unwrap();
@@ -180,7 +180,7 @@ pub async fn words_go_both_ways(nodes: &[Node; 2]) {
     }
 }
 
-/// Nobody does the errands of a node whose way to the others is slow.
+/// The queue of tasks for other nodes while none is taken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_task_per_reply_with_bounded_queue() {
     const MEGABYTE: usize = 1 << 20;
@@ -188,7 +188,7 @@ async fn one_task_per_reply_with_bounded_queue() {
     let limits =
         ReplyLimits { max_replies: 1000, max_replies_per_connection: 1000, max_bytes: 1000 * MEGABYTE, keep: hour };
     let replies = Replies::new(limits);
-    let mut errands = replies.enable_cluster("abcdefgh");
+    let mut tasks = replies.enable_cluster("abcdefgh");
     let env = crate::support::TestEnv::new(crate::support::Kind::Memory, rule());
     let to = env.publish("c", "Shall I?").await;
     let subscriber = env.join("c", Start::Live);
@@ -212,23 +212,23 @@ async fn one_task_per_reply_with_bounded_queue() {
     for secs in 1..100 {
         replies.sweep(now.monotonic + Duration::from_secs(secs));
     }
-    assert_eq!(errands.len(), 1, "it is on its way already");
+    assert_eq!(tasks.len(), 1, "it is on its way already");
     (0..20).for_each(|_| send(MEGABYTE));
-    assert_eq!(errands.len(), 16);
-    // Another publisher, which is here, can say nothing about what others keep.
+    assert_eq!(tasks.len(), 16);
+    // A publisher of this node cannot answer replies that another node keeps.
     let recipient = replies.attach("q".into(), crate::support::connection());
     let answer = "x".repeat(MEGABYTE);
     let Err(refused) = recipient.answer("r-1-bbbbbbbb", &answer) else { panic!("taken") };
     assert_eq!(refused.code, ErrorCode::EngineUnavailable);
-    // What could not go at first goes once there is room; what was done without success is tried again.
+    // Refused tasks are queued once there is space; failed ones are tried again.
     let mut carried = 0;
     while carried < 100 {
-        while let Ok((errand, _held)) = errands.try_recv() {
-            carried += usize::from(matches!(errand, RemoteTask::Forward { .. }));
+        while let Ok((task, _held)) = tasks.try_recv() {
+            carried += usize::from(matches!(task, RemoteTask::Forward { .. }));
         }
         replies.sweep(now.monotonic + Duration::from_secs(200 + carried as u64));
-        assert!(errands.len() <= 16);
+        assert!(tasks.len() <= 16);
     }
-    while errands.try_recv().is_ok() {}
+    while tasks.try_recv().is_ok() {}
     assert!(recipient.answer("r-1-bbbbbbbb", &answer).is_ok());
 }

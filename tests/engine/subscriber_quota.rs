@@ -71,7 +71,7 @@ async fn subscriber_quota_frees_slots_of_dead_node() {
     let server = RedisServer::start(false);
     let nodes = [Node::on(&server, &rule()), Node::on(&server, &rule())];
     places_are_counted_together(&nodes).await;
-    // What stays is forgotten by itself.
+    // A remaining entry expires.
     for name in ["n", "n0"] {
         let lives = server.command(&format!("PTTL test:once:{name}")).unwrap();
         let lives: i64 = lives.trim().trim_start_matches(':').parse().unwrap();
@@ -88,7 +88,7 @@ pub async fn places_are_counted_together(nodes: &[Node; 2]) {
         }
     };
     for race in 0..500 {
-        // Whoever did not say so for ten seconds is gone.
+        // A node without a heartbeat for ten seconds is dead.
         present().await;
         let name = format!("n{race}");
         // One is taken already, on either node.
@@ -100,13 +100,13 @@ pub async fn places_are_counted_together(nodes: &[Node; 2]) {
     present().await;
     assert_eq!(one.reserve("n", 0, 3, 3, MINUTE).await, Ok(3));
     assert_eq!(two.reserve("n", 0, 1, 3, MINUTE).await, Ok(0));
-    // What is given back is free, and what is there is there whatever the limit says.
+    // Released slots are free, and held ones stay even above the limit.
     assert_eq!(one.reserve("n", 2, 2, 3, MINUTE).await, Ok(2));
     assert_eq!(two.reserve("n", 0, 2, 3, MINUTE).await, Ok(1));
     assert_eq!(two.reserve("n", 2, 3, 3, MINUTE).await, Ok(2));
     one.deregister().await.unwrap();
     assert_eq!(two.reserve("n", 2, 3, 3, MINUTE).await, Ok(3));
-    // It was not gone.
+    // It was still alive.
     one.heartbeat(b"{}").await.unwrap();
     assert_eq!(one.reserve("n", 2, 2, 3, MINUTE).await, Ok(2));
     assert_eq!(two.reserve("n", 3, 4, 3, MINUTE).await, Ok(3));

@@ -1,4 +1,4 @@
-//! What every engine must do, one step after the other.
+//! The suite for every engine.
 
 use std::time::{Duration, Instant};
 
@@ -158,7 +158,7 @@ async fn only_unused_channels_are_removed(kind: Kind) {
     env.engine().sweep(later(61));
     eventually("the idle channel to go", async || env.describe("idle").await.is_none().then_some(())).await;
     assert!(env.describe("used").await.is_some());
-    // Until it is gone from the store as well, publishers are asked to try again.
+    // Until it is removed from the store as well, publishers receive a temporary error.
     let begun_anew = eventually("a new channel", async || env.try_publish("idle", "1").await.ok()).await;
     assert_eq!(begun_anew.offset, 1);
 }

@@ -121,7 +121,7 @@ impl TestEnv {
     }
 }
 
-/// What an engine is made of, with one rule for all channels.
+/// The parts of an engine, with one rule for all channels.
 pub fn parts(rule: &ChannelRule) -> (Arc<ArcSwap<ChannelRules>>, Hub, Arc<Counters>) {
     let counters = Arc::new(Counters::default());
     let rules = ChannelRules { rules: Vec::new(), default: rule.clone(), issuers: Default::default() };
@@ -226,7 +226,7 @@ pub fn connection() -> Arc<Connection<Sink>> {
 pub struct Subscriber {
     pub connection: Arc<Connection<Sink>>,
     pub membership: Membership,
-    /// What it was told.
+    /// The position of its `subscribed`.
     pub position: Position,
     pub recovered: bool,
 }
@@ -244,15 +244,15 @@ impl Subscriber {
     pub fn attached(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
         let connection = connection();
         let newcomer = JoinRequest { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };
-        let mut told = None;
+        let mut result = None;
         let mut announce = |joined: Joined<'_>| {
-            told = Some((joined.position.clone(), joined.recovered));
+            result = Some((joined.position.clone(), joined.recovered));
             for publication in joined.history {
                 connection.send(publication.frame(Form::Native));
             }
         };
         let membership = engine.subscribe(&name(channel), newcomer, start, Now::read(), &mut announce)?;
-        let (position, recovered) = told.unwrap();
+        let (position, recovered) = result.unwrap();
         Ok(Self { connection, membership, position, recovered })
     }
 

@@ -1,4 +1,4 @@
-//! What the tests share: a gateway with both roles, a flight's client, a publisher's requests.
+//! Shared by the flock tests: a gateway with both roles, a subscriber, a publisher's requests.
 
 use ::http::Request;
 use base64::Engine as _;
@@ -28,7 +28,7 @@ pub async fn start(more: &str) -> TestEnv {
     TestEnv::start(&file).await
 }
 
-/// The same with channels that are open to everybody.
+/// The same with channels for anyone.
 pub async fn start_open() -> TestEnv {
     start("[channel_defaults]\nsubscribers = \"anyone\"\n").await
 }

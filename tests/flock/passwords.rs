@@ -1,4 +1,4 @@
-//! Passwords: failures are limited, a reload takes them back, and the gateway says what the signed way gives.
+//! Passwords: failures are limited, and a reload revokes them.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Publishers: the statuses and bodies of the older system, and what is told where that one kept silent.
+//! Publishers: statuses and bodies of flock, and errors where flock sent none.
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -88,7 +88,7 @@ async fn paths_types_and_methods_match_flock() {
     assert_eq!(status("GET", "/api/v1/event/t", json).await, (405, "POST".into()));
     assert_eq!(status("POST", "/api/v1/event", json).await, no(404));
     assert_eq!(status("POST", "/api/v1/event%2Ft", json).await, no(404));
-    // What its parts said to each other is not served.
+    // Internal paths of flock are not served.
     assert_eq!(status("PUT", "/api/v1/subscription/t?host=a&port=1", json).await, no(404));
     assert_eq!(status("DELETE", "/api/v1/subscription?host=a&port=1", json).await, no(404));
     assert_eq!(status("GET", "/api/v1/services/flight", json).await, no(404));

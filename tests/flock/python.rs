@@ -51,7 +51,7 @@ async fn python_client_publishes_and_reads_errors() {
     let output =
         with_timeout("the client", tokio::task::spawn_blocking(move || command.output())).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // What follows `?` and `#` the client itself loses.
+    // The client itself drops the part after `?` and `#`.
     for (payload, topic) in
         [(r#"{"message": "hello"}"#, "t1"), ("1", "a/b c"), ("[null]", "é🦆"), ("2", "a"), ("3", "c")]
     {

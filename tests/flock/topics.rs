@@ -113,7 +113,7 @@ async fn odd_spelling_bypasses_no_rule() {
     .await;
     let mut ws = connect(&env).await;
     assert!(!subscribe(&mut ws, "secret").await);
-    // Another channel, and nothing of the first one is heard there.
+    // Another channel, without the publications of the first.
     assert!(subscribe(&mut ws, "secret\0").await);
     assert!(subscribe(&mut ws, "%73ecret").await);
     publish(&env, "secret", "1").await;

@@ -1,4 +1,4 @@
-//! Who may listen to what, over the life of a connection: templates, denials, issuers' rights, expiry, refresh, reload.
+//! Rights to subscribe over the life of a connection: templates, denials, issuers, expiry, refresh, reload.
 
 use serde_json::{Value, json};
 use test_support::gateway::ISSUER;
@@ -25,7 +25,7 @@ async fn template_opens_own_channel_only() {
     for other in ["user.bob", "user.alice.x", "user.*", "user.{sub}", "t.other.acme.x"] {
         alice.subscribe_refused(other, "forbidden").await;
     }
-    // No rule speaks of this one.
+    // No rule matches this one.
     alice.subscribe("t.acme").await;
     env.publish("user.alice", "1").await;
     env.publish("user.bob", "2").await;
@@ -98,7 +98,7 @@ async fn issuer_is_limited_to_its_channels() {
         ours.subscribe(channel).await;
     }
 
-    // What is taken from an issuer goes at once, for those who are connected too.
+    // A right taken from an issuer ends at once, on open connections too.
     env.reload(&publisher, &rules.replace("\"shared.*\", ", ""));
     assert_eq!(theirs.expect("unsubscribed").await["channel"], "shared.a");
     theirs.subscribe_refused("shared.a", "forbidden").await;

@@ -67,7 +67,7 @@ async fn pushed_rules_apply_and_revert() {
     env.reload(&publishers, "[[channels]]\nmatch = \"a\"\nsubscribers = \"anyone\"\n");
     anonymous.subscribe_refused("a", "unauthenticated").await;
 
-    // What `GET` gave can be put again, and taken back for what the files say.
+    // The result of `GET` can be pushed again, and the files' policy restored.
     assert_eq!(control(&env, &ops, "PUT", CHANNELS, Some(pushed["rules"].clone())).await.status, 204);
     assert_eq!(control(&env, &ops, "DELETE", CHANNELS, None).await.status, 204);
     anonymous.subscribe("a").await;
@@ -123,6 +123,6 @@ async fn pushed_keys_replace_issuer_keys() {
     assert_eq!(control(&env, &ops, "PUT", &jwks_path(), Some(keys)).await.status, 204);
     assert!(hello(&env, next.token("alice")).await);
     assert!(!hello(&env, old).await, "also one that was verified before");
-    // A key that is replaced takes nobody's session; that is what revocations are for.
+    // A replaced key ends no session; revocations do.
     connected.expect_silence().await;
 }

@@ -1,4 +1,4 @@
-//! What pages of other origins may do.
+//! Rights of pages of other origins (CORS).
 
 use test_support::TestEnv;
 use test_support::events::request;
@@ -27,7 +27,7 @@ async fn listed_origin_reads_answers() {
         assert!(answer.header("vary").contains("Origin"));
         assert_eq!(answer.header("cache-control"), "no-store");
     }
-    // Without an origin there is nothing to say, but caches must know that there might have been.
+    // Without an origin there is no grant, but caches must know that answers vary.
     let answer = ask(&env, "GET", "/v1/poll?channel=c", &[]).await;
     assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, ""));
     assert!(answer.header("vary").contains("Origin"));
@@ -63,7 +63,7 @@ async fn preflight_lists_allowed_headers() {
     assert_eq!(answer.header("access-control-allow-methods"), "GET, POST");
     assert_eq!(answer.header("access-control-allow-headers"), "Accept, Authorization, Content-Type, Last-Event-ID");
     assert_eq!(answer.header("access-control-max-age"), "600");
-    // What is not for pages has no preflight.
+    // Endpoints that are not for pages have no preflight.
     assert_eq!(ask(&env, "OPTIONS", "/v1/subscribe", &headers).await.status, 405);
 }
 

@@ -1,4 +1,4 @@
-//! Cursors: good on every transport and for nobody else.
+//! Cursors: valid on every transport, for their channels and principal only.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ async fn reconnect_header_beats_address() {
     }
 }
 
-/// From where the next transport goes on.
+/// The position at which the next transport resumes.
 #[derive(Clone, Debug)]
 enum Place {
     Cursor(String),

@@ -1,4 +1,4 @@
-//! The end of a gateway: everybody is told, nobody is left.
+//! The drain: every connection is closed with a code, and none is left.
 
 use std::time::{Duration, Instant};
 

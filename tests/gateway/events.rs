@@ -1,4 +1,4 @@
-//! `GET /v1/events`: what a stream tells, how it goes on, and how it ends.
+//! `GET /v1/events`: content, resume and end of a stream.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -126,11 +126,11 @@ async fn stream_ends_with_its_token() {
     let close = json!({"type": "close", "code": 4003, "reason": "token_expired"});
     assert_eq!(events.expect("close").await.json(), close);
     assert!(events.next().await.is_none());
-    let mut told = Vec::new();
+    let mut rest = Vec::new();
     while let Some(line) = lines.line().await {
-        told.push(line);
+        rest.push(line);
     }
-    assert_eq!(told.last(), Some(&close));
+    assert_eq!(rest.last(), Some(&close));
     env.await_metric("lastmile_connections", 0.0).await;
 }
 
@@ -275,7 +275,7 @@ async fn unread_stream_closes_alone() {
     };
     assert_eq!(close, json!({"type": "close", "code": 4001, "reason": "slow_consumer"}));
     assert!(expected < 400);
-    // It comes back and is told the truth about what was kept.
+    // It reconnects, and `recovered` states correctly if anything is missing.
     let mut back = env.events(&format!("channel=c&cursor={cursor}")).await;
     let recovered = back.expect("subscribed").await.json()["recovered"].as_bool().unwrap();
     let next = back.expect("message").await.json()["offset"].as_u64().unwrap();
@@ -328,7 +328,7 @@ async fn old_and_odd_requests_are_answered() {
             assert!(text.starts_with("HTTP/1.1 405 "), "{method} {path}: {text}");
         }
     }
-    // HTTP/1.0 knows no chunks: the body goes on until the connection ends.
+    // HTTP/1.0 has no chunks: the body lasts until the connection ends.
     let mut tcp = raw(format!("GET /v1/events?channel=c HTTP/1.0\r\nHost: {address}\r\n\r\n")).await;
     env.await_metric("lastmile_subscriptions", 1.0).await;
     env.publish("c", "1").await;

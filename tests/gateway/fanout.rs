@@ -1,4 +1,4 @@
-//! Many publishers, many subscribers, and others who come and go: everybody sees each message once, in order.
+//! Many publishers, and subscribers that join and leave: each receives every message once, in order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ async fn order_holds_while_subscribers_change() {
     let mut readers = Vec::new();
     for n in 0..SUBSCRIBERS {
         let mut ws = env.subscriber().await;
-        // Everybody listens to two of the channels.
+        // Each subscriber has two of the channels.
         let channels = vec![format!("c.{}", n % CHANNELS), format!("c.{}", (n + 1) % CHANNELS)];
         for channel in &channels {
             ws.subscribe(channel).await;
@@ -82,7 +82,7 @@ async fn order_holds_while_subscribers_change() {
     for (n, reader) in readers.into_iter().enumerate() {
         let seen = reader.await.unwrap();
         for (channel, messages) in [n % CHANNELS, (n + 1) % CHANNELS].into_iter().zip(seen) {
-            // The same order for everybody.
+            // The same order for all.
             assert_eq!(*all.entry(channel).or_insert_with(|| messages.clone()), messages);
         }
     }

@@ -15,7 +15,7 @@ use test_support::{
     Behaviour, TempDir, TestEnv, TestGateway, TestIssuer, TestProvider, TestPublisher, eventually, unix_now,
 };
 
-/// A gateway that has its keys from the provider; `keys` is the line that says how.
+/// A gateway with keys of the provider; `keys` is the line of the configuration.
 async fn env(provider: &TestProvider, issuer: TestIssuer, keys: &str) -> TestEnv {
     let (publisher, folder) = (TestPublisher::new(), TempDir::new());
     let gateway = TestGateway::start(&toml(provider, &publisher, &folder, keys), &folder).await;
@@ -72,7 +72,7 @@ fn key_set(provider: &TestProvider) -> Remote {
     Remote::KeySet(Endpoint::configured(&format!("{}/jwks", provider.url)).unwrap())
 }
 
-/// A token in the issuer's name that nobody signed, with this header.
+/// A token in the issuer's name with this header and an invalid signature.
 fn forged(issuer: &str, header: Value) -> String {
     let now = unix_now();
     let claims = json!({"iss": issuer, "sub": "mallory", "aud": "lastmile", "iat": now, "exp": now + 60});
@@ -90,7 +90,7 @@ async fn discovery_over_tls_with_authority() {
     assert_eq!(provider.requests("/.well-known/openid-configuration"), 1);
     env.await_metric("lastmile_issuer_keys_stale", 0.0).await;
 
-    // Without the authority the certificate is not believed, and nobody gets in.
+    // Without the authority the certificate is not trusted, and every token is refused.
     let (folder, publisher) = (TempDir::new(), TestPublisher::new());
     let toml = toml(&provider, &publisher, &folder, "discovery = true").replace("egress_ca = \"ca.pem\"", "");
     let gateway = TestGateway::start(&toml, &folder).await;

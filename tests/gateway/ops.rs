@@ -32,7 +32,7 @@ async fn draining_gateway_is_live_not_ready() {
     let ready = get(&ops, "/readyz").await;
     assert_eq!((ready.status.as_u16(), ready.text()), (503, "draining\n"));
     assert_eq!(get(&ops, "/healthz").await.status, 200);
-    // The first one is gone as soon as its answer to the Close has arrived.
+    // The first one ends when its answer to the Close has arrived.
     let is_one = async || get(&ops, "/metrics").await.text().contains("\nlastmile_connections 1\n").then_some(());
     test_support::eventually("one connection left", is_one).await;
     assert!(tokio::net::TcpStream::connect(public.to_string()).await.is_err());
@@ -160,7 +160,7 @@ async fn unix_socket_is_a_listener() {
     let request = env.publisher.request("localhost", "POST", "/v1/channels/c/messages", body);
     assert_eq!(http::send(&address, request).await.status, 200);
     assert_eq!(alice.expect("message").await["data"], 1);
-    // What comes over TCP reaches it as well.
+    // Publications of TCP clients reach it as well.
     env.publish("c", "2").await;
     assert_eq!(alice.expect("message").await["data"], json!(2));
     alice.close(1000, "").await;
@@ -176,9 +176,9 @@ async fn listener_connection_limit_frees_slots() {
     let open = async || Ws::open(address, Ws::request(&authority, "/v1/subscribe", &[])).await;
     let first = open().await.expect("an upgrade");
     let _second = open().await.expect("an upgrade");
-    // It is said at once, without waiting for a request.
-    let said = said_unasked(address).await;
-    assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("\r\nretry-after: 5\r\n"), "{said}");
+    // The answer comes at once, without a request.
+    let answer = unsolicited_answer(address).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nretry-after: 5\r\n"), "{answer}");
     drop(first);
     // The second one, and the question itself.
     env.await_metric("lastmile_sockets", 2.0).await;
@@ -190,8 +190,11 @@ async fn address_connection_limit_holds() {
     let env = TestEnv::start("[limits]\nmax_connections_per_address = 2\n").await;
     let first = env.connect().await;
     let _second = env.connect().await;
-    assert!(said_unasked(env.gateway.address("public")).await.starts_with("HTTP/1.1 503 "));
-    assert!(said_unasked(env.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "), "over all listeners");
+    assert!(unsolicited_answer(env.gateway.address("public")).await.starts_with("HTTP/1.1 503 "));
+    assert!(
+        unsolicited_answer(env.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "),
+        "over all listeners"
+    );
     drop(first);
     healthy_at_last(&env).await;
 }
@@ -203,7 +206,7 @@ async fn total_connection_limit_holds() {
     for _ in 0..3 {
         open.push(env.subscriber().await);
     }
-    assert!(said_unasked(env.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "));
+    assert!(unsolicited_answer(env.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "));
     open.pop();
     healthy_at_last(&env).await;
 }
@@ -211,17 +214,17 @@ async fn total_connection_limit_holds() {
 /// Waits until there is room for one connection more.
 async fn healthy_at_last(env: &TestEnv) {
     test_support::eventually("room", async || {
-        let (mut io, mut said) = (http::connect(env.gateway.address("ops")).await, String::new());
+        let (mut io, mut answer) = (http::connect(env.gateway.address("ops")).await, String::new());
         let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-        let asked = io.write_all(request).await.is_ok() && io.read_to_string(&mut said).await.is_ok();
-        (asked && said.starts_with("HTTP/1.1 200 ")).then_some(())
+        let exchanged = io.write_all(request).await.is_ok() && io.read_to_string(&mut answer).await.is_ok();
+        (exchanged && answer.starts_with("HTTP/1.1 200 ")).then_some(())
     })
     .await;
 }
 
-/// What a listener says to a connection that asks nothing.
-async fn said_unasked(address: &Address) -> String {
-    let (mut io, mut said) = (http::connect(address).await, String::new());
-    test_support::with_timeout("an answer", io.read_to_string(&mut said)).await.unwrap();
-    said
+/// The answer of a listener to a connection that sends nothing.
+async fn unsolicited_answer(address: &Address) -> String {
+    let (mut io, mut answer) = (http::connect(address).await, String::new());
+    test_support::with_timeout("an answer", io.read_to_string(&mut answer)).await.unwrap();
+    answer
 }

@@ -18,7 +18,7 @@ async fn first_poll_gives_cursor() {
     let first = env.poll("channel=c").await;
     assert_eq!(first["messages"], json!([]));
     assert_eq!(first["subscribed"][0]["offset"], 1);
-    // What comes between two polls is there at once.
+    // Messages between two polls are returned at once.
     env.publish("c", "1").await;
     let second = env.poll(&next(&first)).await;
     assert_eq!((&second["messages"][0]["data"], &second["recovered"]), (&json!(1), &json!(true)));

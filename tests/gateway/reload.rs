@@ -1,4 +1,4 @@
-//! A new policy for a running gateway: what it takes away goes at once, the rest goes on.
+//! A new policy for a running gateway: removed rights end at once, the rest continues.
 
 use serde_json::json;
 use test_support::{TestEnv, TestPublisher, Ws};
@@ -85,7 +85,7 @@ async fn removed_issuer_tokens_are_refused() {
     let mut others = env.connect().await;
     others.hello(Some(&other.token("alice"))).await;
 
-    // Whoever came with the old issuer's word has no right to stay.
+    // A session of the removed issuer has no right to stay.
     before.expect_close(4503, "revoked").await;
 }
 

@@ -34,7 +34,7 @@ async fn reply_is_confirmed_end_to_end() {
     let got: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&got["type"], &got["channel"], &got["to"]), (&json!("reply"), &json!("support"), &json!(message)));
     assert_eq!(got["principal"], json!({"issuer": "https://sso.example.com", "subject": "alice"}));
-    // The publisher has not said that it has it, so the subscriber knows nothing yet.
+    // The publisher has not acknowledged it, so the subscriber has no result yet.
     alice.expect_silence().await;
     publisher.send(json!({"type": "received", "reply": got["reply"]})).await;
     assert_eq!(alice.json().await, json!({"type": "replied", "id": "5"}));
@@ -75,7 +75,7 @@ async fn replies_wait_for_publisher() {
     alice.expect_silence().await;
     let mut back = env.publisher_ws().await;
     let got = back.expect("reply").await;
-    // It goes away again without a word; what it had goes to the next connection.
+    // It disconnects without an acknowledgement; its replies go to the next connection.
     drop(back);
     let mut again = env.publisher_ws().await;
     let same = again.expect("reply").await;

@@ -1,4 +1,4 @@
-//! What an operator takes back ends within a second, and nobody else notices.
+//! Revocations end matching connections within a second, and no others.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Who may publish: every way in which a signed request is refused, and what the refusal says.
+//! Signed requests: every reason for a refusal, and its code.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};

@@ -69,7 +69,7 @@ async fn mistakes_are_answered_without_close() {
     }
     alice.send_text(&format!("{}1{}", "[".repeat(33), "]".repeat(33))).await;
     alice.expect_error("malformed").await;
-    // What a newer client may say besides is no mistake.
+    // Unknown members of a newer client are no error.
     alice.send(json!({"type": "ping", "id": "p", "new": {"a": 1}})).await;
     assert_eq!(alice.json().await, json!({"type": "pong", "id": "p"}));
     env.publish("c", "1").await;
@@ -132,7 +132,7 @@ async fn channel_subscriber_limit_frees_slots() {
     alice.expect("unsubscribed").await;
     carol.subscribe("c").await;
     alice.subscribe_refused("c", "connection_limit").await;
-    // A connection that is gone gives its place back as well.
+    // A closed connection releases its slot as well.
     drop(bob);
     env.await_metric("lastmile_connections", 2.0).await;
     alice.subscribe("c").await;

@@ -1,4 +1,4 @@
-//! Who may subscribe: tokens, rules, and how a session begins, goes on and ends.
+//! Tokens and rules for subscribers; begin, refresh and end of a session.
 
 use serde_json::json;
 use test_support::{TestEnv, TestIssuer, unix_now};
@@ -164,7 +164,7 @@ async fn refresh_extends_session_of_same_person() {
     let lost = ws.expect("unsubscribed").await;
     assert_eq!((&lost["channel"], &lost["reason"]), (&json!("scope.1"), &json!("forbidden")));
 
-    // Past the end of the first token the session goes on.
+    // The session outlives the first token.
     test_support::eventually("the first token's end", async || (unix_now() > ends + 1).then_some(())).await;
     env.publish("plain", "1").await;
     assert_eq!(ws.expect("message").await["channel"], "plain");

@@ -25,7 +25,7 @@ pub fn deflate(bytes: &[u8]) -> Vec<u8> {
     deflated
 }
 
-/// What a compressed message holds. Every message stands for itself.
+/// Inflates a message. No context is kept between messages.
 pub fn inflate(deflated: &[u8]) -> Vec<u8> {
     let mut state = Decompress::new(false);
     let mut bytes = Vec::with_capacity(1 << 20);
@@ -93,7 +93,7 @@ async fn secret_channels_are_not_compressed() {
         let due = if data.to_string().len() < 100 { (takes.deflated, plain.deflated) } else { (deflated, 0) };
         assert_eq!((takes.deflated, plain.deflated), due, "{channel}");
     }
-    // What was kept is made anew for each reader, and so goes plain.
+    // Backlog is encoded for each reader, so it is not compressed.
     let mut late = greeted(&node).await;
     late.send(&command(json!({"type": "subscribe", "id": "s", "channel": "open.kept", "backlog": 1}))).await;
     assert_eq!(late.json().await["type"], "subscribed");

@@ -54,7 +54,7 @@ async fn empty_fragments_are_bounded_by_count() {
     for (state, mut ws) in in_every_state(&node).await {
         ws.send(&flood).await;
         let end = ws.end().await;
-        // What follows the Close is not read, so the socket may be reset before the Close is seen.
+        // Bytes after the Close are not read, so the socket may be reset before the Close is seen.
         assert!(end == End::Cut || end.code() == 1009, "{state}: {end:?}");
     }
     healthy.check_served(&node).await;
@@ -259,7 +259,7 @@ async fn close_is_echoed_and_socket_ends() {
     let normal = [&1000u16.to_be_bytes()[..], b"bye"].concat();
     for payload in [&normal[..], b"", &1001u16.to_be_bytes(), &4999u16.to_be_bytes()] {
         for (state, mut ws) in in_every_state(&node).await {
-            // What follows a Close is no longer looked at, whatever it is.
+            // Frames after a Close are ignored.
             ws.send(&[frame(CLOSE, payload), b"\xff\xff\xffnonsense".to_vec()].concat()).await;
             let Err(End::Close(code, reason)) = ws.frame().await else { panic!("{state}: no Close") };
             let mut echo = if payload.is_empty() { Vec::new() } else { code.to_be_bytes().to_vec() };

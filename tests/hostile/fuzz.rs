@@ -162,7 +162,7 @@ async fn garbage_costs_one_connection() {
             let steps = steps.new_tree(&mut runner).unwrap().current();
             let mut ws = state.reach(&node).await;
             ws.send(&steps.concat()).await;
-            // Whatever is still half said after this, the gateway is told that it is over.
+            // The client's side is closed, which ends any incomplete message.
             ws.send(&frame(CLOSE, &1000u16.to_be_bytes())).await;
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut ws.stream).await;
             check(state, &mut ws, &steps).await;
@@ -180,7 +180,7 @@ async fn refused_command_keeps_session() {
     let objects = object();
     for _ in 0..300 {
         let object = objects.new_tree(&mut runner).unwrap().current();
-        // What is no JSON at all may end it; that is tested elsewhere.
+        // Text that is no JSON may end the connection; another test covers it.
         if serde_json::from_str::<Value>(&object).is_err() {
             continue;
         }

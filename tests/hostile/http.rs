@@ -10,10 +10,10 @@ use crate::ws::upgrade;
 
 const PATH: &str = "/v1/subscribe";
 
-/// What a request says closes a connection, and not its silence.
+/// Long enough that the request, and not a timeout, closes the connection.
 const PATIENT: Setup<'_> = Setup { public: "", limits: "handshake_secs = 300", top: "", more: "", log: "info" };
 
-/// How long a client goes on that sends a byte now and then.
+/// Duration of a client that sends a byte now and then.
 const TRICKLE: Duration = Duration::from_secs(30);
 
 /// How many responses are in `bytes`.

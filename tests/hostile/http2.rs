@@ -239,18 +239,18 @@ impl RawH2 {
 
     /// Reads until the connection ends; gives the error codes of the GOAWAYs.
     async fn end(&mut self) -> Vec<u32> {
-        let mut said = Vec::new();
+        let mut codes = Vec::new();
         while let Some((kind, _, payload)) = self.frame().await {
             if kind == GOAWAY {
-                said.push(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+                codes.push(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
             }
         }
-        said
+        codes
     }
 }
 
-/// Sends `flood` in pieces while what comes back is read; the connection must end, nobody else notice, and little
-/// memory be taken.
+/// Sends `flood` in pieces and reads the answers. The connection must end, others must not be affected, and memory must
+/// stay low.
 async fn floods(what: &str, flood: Vec<u8>) {
     let _turn = heavy().await;
     let certified = Certified::new();
@@ -344,7 +344,7 @@ async fn unread_answers_end_connection() {
     let limits = "handshake_secs = 3";
     let node = certified.node(Setup { more: ALL, limits, ..Setup::default() }).await;
     let (start, mut before) = (node.rss(), 0);
-    // No window at all, and one that lets a single byte through. What the first two took may stay for the next ones.
+    // No window at all, and one of a single byte. Memory of the first two may stay for the next ones.
     for (round, window) in [0, 1, 0, 1, 0, 1].into_iter().enumerate() {
         if round == 2 {
             before = node.await_rss(start + 24 * 1024, "the first unread answers").await;
@@ -356,7 +356,7 @@ async fn unread_answers_end_connection() {
         send(&mut peer.0, &requests).await;
         let (healthy, _connection) = client(&certified, node.address("all")).await;
         assert_eq!(ask(&healthy, get_healthz(&node)).await.0, 200);
-        // It answers every ping, so nothing says that it is gone.
+        // It answers every ping, so it appears alive.
         let begun = Instant::now();
         let mut resets = 0;
         while let Some((kind, _, payload)) = peer.frame().await {
@@ -388,7 +388,7 @@ async fn idle_connection_ends() {
     send(&mut half.0, &frame(HEADERS, END_STREAM, 1, &fields("/healthz"))).await;
     let mut speechless = certified.connect_to(address, &[b"h2"]).await.unwrap();
     let begun = Instant::now();
-    assert!(unused.end().await.contains(&0), "it is told to go");
+    assert!(unused.end().await.contains(&0), "it receives a GOAWAY");
     half.end().await;
     assert!(crate::raw::read_to_end(&mut speechless, TEST_TIMEOUT).await.is_some());
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
@@ -406,21 +406,21 @@ async fn drain_sends_goaway() {
     let certified = Certified::new();
     let more = "[drain]\nwindow_secs = 2\ndeadline_secs = 10";
     let mut node = certified.node(Setup { more, ..Setup::default() }).await;
-    // Somebody whose connection the drain waits for.
+    // A subscriber for whose connection the drain waits.
     let mut held = certified.subscriber(&node, "open.a").await;
     let mut peer = RawH2::open(&certified, node.public(), &[]).await;
     send(&mut peer.0, &frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields("/problems/malformed"))).await;
     eventually("an answer", async || (peer.frame().await?.0 == HEADERS).then_some(())).await;
     node.signal("TERM");
-    let mut said = Vec::new();
+    let mut codes = Vec::new();
     while let Some((kind, _, payload)) = peer.frame().await {
         match kind {
-            GOAWAY => said.push(u32::from_be_bytes(payload[4..8].try_into().unwrap())),
+            GOAWAY => codes.push(u32::from_be_bytes(payload[4..8].try_into().unwrap())),
             PING => send(&mut peer.0, &frame(PING, 1, 0, &payload)).await,
             _ => {}
         }
     }
-    assert!(!said.is_empty() && said.iter().all(|code| *code == 0), "{said:?}");
+    assert!(!codes.is_empty() && codes.iter().all(|code| *code == 0), "{codes:?}");
     assert_eq!(held.end().await.code(), 4000);
     assert!(node.exit(TEST_TIMEOUT).await.success());
 }

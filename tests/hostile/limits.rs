@@ -7,7 +7,7 @@ use crate::node::{Node, Setup};
 use crate::raw::{ask, connect, read_reply, send};
 use crate::ws::{End, PING, RawWs, command, frame, upgrade};
 
-/// Opens a subscriber's WebSocket, or says with which status that was refused.
+/// Opens a subscriber's WebSocket, or returns the status of the refusal.
 async fn open(node: &Node) -> Result<RawWs, u16> {
     RawWs::open(node.public(), "/v1/subscribe", "").await.map_err(|reply| reply.status)
 }

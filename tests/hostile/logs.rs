@@ -1,4 +1,4 @@
-//! L-b, T-L1, T-S4: what the gateway says about its clients: never a secret, never a message, always one line.
+//! Logs: no secrets, no messages, one line for each event.
 
 use serde_json::{Value, json};
 use test_support::{TempDir, eventually};
@@ -200,8 +200,8 @@ async fn configuration_errors_hide_secrets() {
         let listener = format!("[listeners.tslm]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\n{wrong}\n");
         folder.write("lastmile.toml", &listener);
         let output = serve(&folder).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(64), "{wrong}: {said}");
-        assert!(!said.contains(CANARY), "{wrong}: {said}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{wrong}: {errors}");
+        assert!(!errors.contains(CANARY), "{wrong}: {errors}");
     }
 }

@@ -1,8 +1,7 @@
-//! Hostile clients against the real program over real sockets: one test for each row of the security table that speaks
-//! of framing, of the HTTP front, of TLS, of proxies, of limits and of logs.
+//! Hostile clients against the real program: framing, HTTP, TLS, proxies, limits, logs. docs/security.md lists the attacks.
 //!
-//! Every gateway here is a child process, so that its memory, its log and its exit code can be looked at. Whatever a
-//! test does, its child must not have panicked when the test ends.
+//! Every gateway is a child process, so that tests can check its memory, log and exit code. A test fails if its gateway
+//! panicked.
 
 mod node;
 mod raw;

@@ -121,7 +121,7 @@ async fn memory_returns_after_churn() {
         assert_eq!(node.metric("lastmile_subscriptions").await, 0.0);
         match round {
             0 => after_first = node.rss(),
-            // Fifteen thousand more have come and gone.
+            // Fifteen thousand more were opened and closed.
             _ => _ = node.await_rss(after_first + 12 * 1024, "memory grows with connections that are gone").await,
         }
     }
@@ -138,7 +138,7 @@ async fn drain_closes_all_in_time() {
         _ => node.subscriber("open.drain").await,
     })
     .await;
-    // These never answer, and these never spoke.
+    // These never answer, and these never sent a byte.
     let sleepers = open_many(10, async |_| node.subscriber("open.drain").await).await;
     let silent = open_many(10, async |_| connect(node.public()).await).await;
     let address = node.public();
@@ -153,7 +153,7 @@ async fn drain_closes_all_in_time() {
     assert_eq!(status.code(), Some(0));
     // The deadline, and the rest is for a busy machine.
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
-    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).await.is_err(), "the port is still open");
     for mut ws in sleepers {
         assert_eq!(with_timeout("the Close", ws.frame()).await.unwrap_err(), End::Close(4000, "draining".into()));
     }

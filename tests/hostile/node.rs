@@ -1,4 +1,4 @@
-//! The program as a child process: where it listens, what it logs, how much memory it has, how it ends.
+//! The program as a child process, with its memory, metrics, publisher and subscribers.
 
 use std::net::SocketAddr;
 use std::process::{Command, ExitStatus};
@@ -12,7 +12,7 @@ use test_support::{ChildGateway, TEST_TIMEOUT, TempDir, TestIssuer, TestPublishe
 use crate::raw::{Reply, ask, request_bytes};
 use crate::ws::RawWs;
 
-/// What differs from one test's configuration to the next.
+/// The parts of the configuration that differ between tests.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
     /// Lines for `[listeners.public]`.
@@ -34,12 +34,12 @@ impl Default for Setup<'_> {
 }
 
 impl Setup<'_> {
-    /// Everybody may subscribe to `open.*`; everything else needs a token.
+    /// Anyone may subscribe to `open.*`; other channels need a token.
     fn toml(&self, publisher: &TestPublisher) -> String {
         let Self { public, limits, top, more, log } = self;
         let publisher = publisher.toml("market-data", &["*"]);
         let close = if limits.contains("close_secs") { "" } else { "close_secs = 1" };
-        // Raw clients answer no pings, and where there are thousands a busy machine takes long until each has said hello.
+        // Raw clients answer no pings, and thousands of `hello`s take long on a busy machine.
         let ping = if limits.contains("ping_secs") { "" } else { "ping_secs = 300" };
         let hello = if limits.contains("hello_secs") { "" } else { "hello_secs = 300" };
         let drain = if more.contains("[drain]") { "" } else { "[drain]\nwindow_secs = 0\ndeadline_secs = 5" };
@@ -142,7 +142,7 @@ impl Node {
         self.gateway.exit(timeout).await
     }
 
-    /// Publishes a body of a type; gives whatever comes.
+    /// Publishes a body of a type; returns any answer.
     pub async fn post(&self, channel: &str, content_type: &str, body: &[u8]) -> Reply {
         let path = format!("/v1/channels/{channel}/messages");
         self.signed("POST", &path, Some((content_type, body))).await
@@ -182,7 +182,7 @@ impl Node {
         ws
     }
 
-    /// A connection to the listener `public` that has said nothing yet.
+    /// A connection to the listener `public`, before `hello`.
     pub async fn connect(&self) -> RawWs {
         RawWs::open(self.public(), "/v1/subscribe", "sec-websocket-protocol: lastmile.v1\r\n")
             .await
@@ -242,7 +242,7 @@ pub fn command(folder: &TempDir) -> Command {
     child::serve(env!("CARGO_BIN_EXE_lastmile"), folder)
 }
 
-/// A subscriber who is served before, during and after whatever else happens.
+/// A well-behaved subscriber, which must be served during and after every attack.
 pub struct HealthySubscriber {
     ws: RawWs,
     next: u64,

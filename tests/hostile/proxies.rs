@@ -120,7 +120,7 @@ async fn proxy_header_names_client() {
     assert_eq!(behind(&header(0x21, 0x21, &mapped), "").await.0, Some(503), "IPv4 inside IPv6");
     let (status, _other) = behind(&from_v4(2), "").await;
     assert_eq!(status, Some(101), "another client");
-    // The balancer's own connections are counted for nobody.
+    // The balancer's own connections count for no client.
     let (one, _stream) = behind(&header(0x20, 0, &[]), "").await;
     let (two, _stream) = behind(&header(0x20, 0, &[]), "").await;
     assert_eq!((one, two), (Some(101), Some(101)));

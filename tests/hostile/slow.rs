@@ -1,4 +1,4 @@
-//! T-REL-SLOW for WebSocket: a subscriber that does not read costs a bounded amount of memory and nobody else anything.
+//! Slow WebSocket subscribers: bounded memory, and no effect on others.
 
 use std::net::SocketAddr;
 
@@ -58,7 +58,7 @@ async fn unread_subscriber_costs_its_outbox() {
     let node = Node::start(Setup { limits, ..Setup::default() }).await;
     let mut readers = [node.subscriber("open.big").await, node.subscriber("open.big").await];
     let mut publisher = node.publisher_ws().await;
-    // What a reader that keeps up costs.
+    // The cost of a reader that keeps up.
     publish(&mut publisher, "open.big", 1, WINDOW * 4, &mut readers).await;
     let before = node.rss();
     let mut asleep = sleeper(&node, "open.big").await;
@@ -93,7 +93,7 @@ async fn latest_subscriber_is_never_closed() {
     let limits = "ping_secs = 300\noutbox_stall_secs = 300";
     let node = Node::start(Setup { more, limits, ..Setup::default() }).await;
     let mut publisher = node.publisher_ws().await;
-    // What publishing costs without a subscriber.
+    // The cost of publishing without a subscriber.
     publish(&mut publisher, "latest", 1, WINDOW * 4, &mut []).await;
     let before = node.rss();
     let mut asleep = sleeper(&node, "latest").await;

@@ -127,7 +127,7 @@ async fn mismatched_key_is_not_loaded() {
 #[tokio::test]
 async fn unusable_certificate_fails_before_binding() {
     let (one, other) = (Certified::new(), Certified::new());
-    // Somebody has this port: a gateway that tried to bind would say so.
+    // The port is in use: an attempt to bind it would fail with another message.
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap();
     for (certificate, key, named) in [
@@ -148,12 +148,12 @@ async fn unusable_certificate_fails_before_binding() {
             ),
         );
         let output = command(&folder).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(64), "{said}");
-        assert!(said.contains("listeners.b.tls") && said.contains(named), "{said}");
-        assert!(!said.contains("listeners.a"), "{said}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{errors}");
+        assert!(errors.contains("listeners.b.tls") && errors.contains(named), "{errors}");
+        assert!(!errors.contains("listeners.a"), "{errors}");
         let secret = one.key.lines().nth(1).unwrap();
-        assert!(!said.contains(secret), "the key is in the message");
+        assert!(!errors.contains(secret), "the key is in the message");
     }
 }
 

@@ -115,7 +115,7 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> RawWs<S> {
         assert_eq!(reply.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         let extension = reply.header("sec-websocket-extensions").map(str::to_owned);
         let offers = request.windows(18).any(|bytes| bytes == b"permessage-deflate");
-        assert!(offers || extension.is_none(), "nobody asked for {extension:?}");
+        assert!(offers || extension.is_none(), "{extension:?} was not offered");
         Ok(Self { stream, held: BytesMut::new(), extension, deflated: 0 })
     }
 

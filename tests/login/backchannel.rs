@@ -51,12 +51,12 @@ async fn named_sessions_end_within_a_second() {
         people.push((browser, ws));
     }
     let answer = tell(&env, &token(&provider, json!({"sid": "s1", "sub": "alice"}))).await;
-    let told = Instant::now();
+    let began = Instant::now();
     assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, "no-store"), "{answer:?}");
     let (mut first, mut ended) = people.remove(0);
     ended.expect_close(4503, "revoked").await;
     // The rest is for a busy machine.
-    assert!(told.elapsed() < Duration::from_secs(20), "{:?}", told.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(first.get("/v1/auth/session").await.status, 401);
     assert_eq!(first.session(), None);
     for (_, ws) in &mut people {
@@ -67,7 +67,7 @@ async fn named_sessions_end_within_a_second() {
     let all = unix_now();
     people[0].1.expect_close(4503, "revoked").await;
     people[1].1.expect_silence().await;
-    // Whoever logs in later counts again; the clock of tokens counts seconds.
+    // A later login is valid again; times of tokens are whole seconds.
     eventually("the next second", async || (unix_now() > all).then_some(())).await;
     assert_eq!(provider.log_in(&mut first, json!({"sid": "s9"})).await.status, 303);
     first.live().await;
@@ -127,15 +127,15 @@ async fn invalid_logout_token_ends_nothing() {
         assert_eq!(answer.refusal(), (400, "malformed".into()), "{what}");
     }
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let mut nobody = Browser::new(&env.url);
+    let mut anonymous = Browser::new(&env.url);
     let path = "/v1/auth/backchannel-logout";
     let good = token(&provider, json!({}));
     let twice = format!("logout_token={good}&logout_token={good}");
-    assert_eq!(nobody.send("POST", path, &form, &twice).await.status, 400);
-    assert_eq!(nobody.send("POST", path, &form, "").await.status, 400);
-    assert_eq!(nobody.send("POST", path, &form, &"x".repeat(20_000)).await.status, 413);
-    assert_eq!(nobody.send("POST", path, &[("content-type", "application/json")], "{}").await.status, 415);
-    assert_eq!(nobody.get(path).await.status, 405);
+    assert_eq!(anonymous.send("POST", path, &form, &twice).await.status, 400);
+    assert_eq!(anonymous.send("POST", path, &form, "").await.status, 400);
+    assert_eq!(anonymous.send("POST", path, &form, &"x".repeat(20_000)).await.status, 413);
+    assert_eq!(anonymous.send("POST", path, &[("content-type", "application/json")], "{}").await.status, 415);
+    assert_eq!(anonymous.get(path).await.status, 405);
     ws.expect_silence().await;
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
 }
@@ -154,7 +154,7 @@ async fn logout_token_counts_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logout_spares_other_persons() {
     let provider = Provider::start().await;
-    // Nobody reads before all are there, so nobody answers pings.
+    // No client reads before all are connected, so none answers pings.
     let env = LoginEnv::start(&provider.toml("company"), "[limits]\nping_secs = 300\n").await;
     let mut people = Vec::new();
     for person in 0..20 {
@@ -170,12 +170,12 @@ async fn logout_spares_other_persons() {
         people.push(connections);
     }
     let answer = tell(&env, &token(&provider, json!({"sid": "person-7", "sub": "person-7"}))).await;
-    let told = Instant::now();
+    let began = Instant::now();
     assert_eq!(answer.status.as_u16(), 200);
     for ws in &mut people.remove(7) {
         ws.expect_close(4503, "revoked").await;
     }
-    println!("100 connections of 2,000 were closed {:?} after the provider was answered", told.elapsed());
+    println!("100 connections of 2,000 were closed {:?} after the provider was answered", began.elapsed());
     let published = env.base.publish("news", "1").await;
     for ws in people.iter_mut().flatten() {
         assert_eq!(ws.expect("message").await["message_id"], published["id"]);

@@ -1,4 +1,4 @@
-//! What a browser does during a login: keeps cookies, follows redirects, sends forms. One jar, as ports share theirs.
+//! A browser during a login: cookies, redirects, forms. One cookie jar, because ports of a host share theirs.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub struct Browser {
     pub cookies: BTreeMap<String, String>,
 }
 
-/// A login that has begun: what the redirect to the provider says.
+/// A begun login: the parameters of the redirect to the provider.
 #[derive(Clone, Debug)]
 pub struct Begun {
     pub location: Url,

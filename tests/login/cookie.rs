@@ -39,7 +39,7 @@ async fn cookie_counts_from_own_pages() {
         assert_eq!(answer.refusal(), (403, "origin-forbidden".into()), "{origin}");
         assert!(browser.session().is_some(), "the session is not the page's to end");
     }
-    // W2: without an Origin, and with a cookie, nobody upgrades.
+    // An upgrade with a cookie needs an Origin.
     let answer = browser.subscribe(None).await.err().expect("a refusal");
     assert_eq!(answer.refusal(), (403, "origin-forbidden".into()));
     for origin in [env.url.clone(), "https://app.example.com".to_owned()] {
@@ -86,7 +86,7 @@ async fn bearer_token_beats_cookie() {
             assert_eq!((&answer.json()["principal"], &answer.json()["method"]), (&json!("carol"), &json!("bearer")));
         }
     }
-    // A page cannot know of its cookie, so it may say hello; a token in it decides.
+    // A page cannot see its cookie, so it may send `hello`; a token there takes precedence.
     let mut ws = browser.live().await;
     assert_eq!(ws.hello(Some(&own.token("carol"))).await["principal"], "carol");
     ws.subscribe("c").await;
@@ -155,7 +155,7 @@ async fn session_and_connection_end_together() {
     let kept = browser.clone();
     let mut ws = browser.live().await;
     ws.expect_close(4003, "token_expired").await;
-    // A clock of the browser that is behind helps nobody.
+    // A browser whose clock is late gains nothing.
     let mut late = kept;
     assert_eq!(late.get("/v1/auth/session").await.refusal(), (401, "unauthenticated".into()));
     assert_eq!(late.session(), None);

@@ -1,4 +1,4 @@
-//! A provider that a test plays: its discovery document, its keys, and a token endpoint that says what the test wants.
+//! A fake provider: discovery document, keys, and a token endpoint with answers of the test's choice.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub struct Provider {
     state: Arc<Mutex<State>>,
 }
 
-/// What it does and what it saw.
+/// Its behaviour, and the requests so far.
 pub struct State {
     /// The body of the next answers of the token endpoint.
     pub token_answer: Value,

@@ -156,10 +156,10 @@ async fn logout_ends_session_and_connections() {
     assert_eq!(answer.json(), json!({"logout_url": expected}));
     assert_eq!(browser.session(), None, "the cookie is cleared");
     ws.expect_close(4503, "revoked").await;
-    // The other session of the same person goes on.
+    // The other session of the same person continues.
     others.expect_silence().await;
 
-    // Whoever kept the cookie has nothing of it, and is told to forget it.
+    // A kept copy of the cookie is useless, and is cleared.
     let mut thief = stolen.clone();
     let refused = thief.get("/v1/auth/session").await;
     assert_eq!(refused.refusal(), (401, "unauthenticated".into()));

@@ -1,4 +1,4 @@
-//! ID tokens that must not log anybody in.
+//! ID tokens that must be refused.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -54,8 +54,8 @@ impl Real {
             BufReader::new(output).read_line(&mut line).map(|_| line)
         });
         let line = with_timeout("the provider", reading).await.unwrap().unwrap();
-        let said: Value = serde_json::from_str(&line).expect("a provider: `npm ci --prefix tests/oidc_provider`");
-        Self { issuer: said["issuer"].as_str().unwrap().to_owned(), process }
+        let started: Value = serde_json::from_str(&line).expect("a provider: `npm ci --prefix tests/oidc_provider`");
+        Self { issuer: started["issuer"].as_str().unwrap().to_owned(), process }
     }
 
     fn toml(&self) -> String {

@@ -33,7 +33,7 @@ async fn channelserver_transcript_is_reproduced() {
     a.expect_texts(&[r#"{"message":"frag","sender":{"remote":"127.0.0.1","ua":"Mozilla/5.0 X"}}"#]).await;
     a.send_text(r#"{"channelid":"x"} "q" \ é"#).await;
     b.expect_texts(&[r#"{"message":"{\"channelid\":\"x\"} \"q\" \\ é","sender":{"remote":"127.0.0.1"}}"#]).await;
-    // A third one hears and is heard by all others.
+    // A third peer exchanges messages with all others.
     let mut c = open(&env, &format!("/v1/ws/{id}")).await;
     assert_eq!(c.text().await, first);
     c.send_text("c").await;
@@ -41,7 +41,7 @@ async fn channelserver_transcript_is_reproduced() {
     a.expect_texts(&[from_c]).await;
     b.expect_texts(&[from_c]).await;
     open(&env, &format!("/v1/ws/{id}")).await.expect_close(4508, "connection_limit").await;
-    // Who leaves can come back while somebody is there; with the last one the room is gone.
+    // A peer can come back while another one is connected; the last one ends the room.
     a.close(1000, "").await;
     assert_eq!(a.receive().await, Received::Close(1000, String::new()));
     let mut again = open(&env, &format!("/v1/ws/{id}")).await;

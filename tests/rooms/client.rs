@@ -48,7 +48,7 @@ pub async fn channel(env: &TestEnv) -> (String, Ws) {
     (link, peer)
 }
 
-/// A room of our own form: what the gateway says of it.
+/// Opens a native room; returns the gateway's description.
 pub async fn open_room(env: &TestEnv, asked: Value) -> Value {
     let answer = post_room(env, asked).await;
     assert_eq!(answer.status, 201, "{answer:?}");
@@ -107,7 +107,7 @@ pub fn encode(form: &str, text: &str) -> String {
     if form == "native" { json!({"type": "message", "data": text}).to_string() } else { text.to_owned() }
 }
 
-/// The text in what the other peer hears.
+/// The text in a message that the other peer receives.
 pub fn decode(form: &str, text: &str) -> String {
     let member = match form {
         "relay" => return text.to_owned(),

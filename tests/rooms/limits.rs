@@ -31,7 +31,7 @@ async fn byte_limit_ends_room() {
     let env = env("max_data_bytes = 100\nmax_exchanges = 0").await;
     for form in FORMS {
         let (mut a, mut b) = pair(&env, form).await;
-        // What the form counts around the text: the envelope, nothing, the quotes of JSON.
+        // Bytes that the form counts around the text: the envelope, nothing, the quotes of JSON.
         let around = match form {
             "channelserver" => r#"{"message":"","sender":{"remote":"127.0.0.1"}}"#.len(),
             "relay" => 0,
@@ -154,12 +154,12 @@ async fn unread_peer_slows_sender_then_closes() {
     // The sender is held back until its peer is given up.
     assert!(tokio::time::timeout(Duration::from_secs(3), flood).await.is_err());
     let relayed = env.metric("lastmile_room_messages_total").await;
-    assert!(relayed < 500.0, "{relayed} messages went to somebody who reads nothing");
+    assert!(relayed < 500.0, "{relayed} messages were relayed to a peer that reads nothing");
     loop {
         match a.receive().await {
             Received::Text(text) if text == "/remote:close" => break,
             Received::Text(_) => {}
-            other => panic!("expected the word that the peer left, got {other:?}"),
+            other => panic!("expected `/remote:close`, got {other:?}"),
         }
     }
     drop(b);

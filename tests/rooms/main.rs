@@ -1,4 +1,4 @@
-//! Rooms over real sockets: what unchanged clients of the older systems see byte for byte, and our own form.
+//! Rooms over real sockets: the older forms byte for byte, and the native form.
 
 mod channelserver;
 mod client;
@@ -9,7 +9,6 @@ mod native;
 mod relay;
 mod statsd;
 
-/// What is done at the same time where there is much of it.
 const MAX_CONCURRENT_JOINS: usize = 200;
 
 async fn start(more: &str) -> test_support::TestEnv {

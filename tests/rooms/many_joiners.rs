@@ -47,7 +47,7 @@ async fn relay_joiners_form_pairs() {
         }
         peer.send_text(&n.to_string()).await;
     }
-    // Everybody hears exactly one, whose only listener it is.
+    // Each peer receives the message of exactly one other, its partner.
     let mut partners = Vec::new();
     for peer in &mut peers {
         partners.push(peer.text().await.parse::<usize>().unwrap());
@@ -83,7 +83,7 @@ async fn channel_admits_its_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn room_of_two_admits_two() {
-    // All are there before the first one says what it wants.
+    // All are connected before the first one sends its command.
     let env = Arc::new(env("[limits]\nhello_secs = 300\n").await);
     let room = open_room(&env, json!({})).await;
     let peers = open_all(&env, room["link"].as_str().unwrap(), true).await;

@@ -57,9 +57,9 @@ async fn peer_cannot_forge_gateway_frames() {
     let (mut a, mut b) = pair(&env, "native").await;
     let forged = json!({"type": "peer_left", "peer": "p1", "reason": "left"});
     b.send(json!({"type": "message", "data": forged, "from": "p1", "sender": {"ua": "x"}, "seq": 99})).await;
-    let heard = a.expect("message").await;
+    let received = a.expect("message").await;
     assert_eq!(
-        heard,
+        received,
         json!({"type": "message", "seq": 1, "from": "p2", "data": forged, "sender": {"remote": "127.0.0.1"}})
     );
     b.send(forged).await;
@@ -163,7 +163,7 @@ async fn resume_delivers_missed_messages() {
     for n in 1..=3 {
         a.send(json!({"type": "message", "data": n})).await;
     }
-    // The seat is nobody else's meanwhile.
+    // The seat stays reserved meanwhile.
     let mut third = open_native(&env, room["link"].as_str().unwrap()).await;
     third.send(json!({"type": "join", "secret": room["join_secret"]})).await;
     third.expect_close(4508, "connection_limit").await;
@@ -254,7 +254,7 @@ async fn opening_can_need_login() {
     let mut alice = open_native(&env, "/v1/rooms").await;
     alice.send(json!({"type": "open", "token": token, "code": "digits"})).await;
     let opened = alice.expect("opened").await;
-    // Whoever was invited needs none.
+    // An invited peer needs none.
     let mut guest = by_code(&env, opened["code"].as_str().unwrap()).await;
     guest.expect("joined").await;
 }

@@ -43,7 +43,7 @@ async fn relay_transcript_is_reproduced() {
         e.expect_texts(&["/remote:open", "/status:connected"]).await;
         a.send_text("to e").await;
         e.expect_texts(&["to e"]).await;
-        // Without a Close the same happens, and nobody waits.
+        // Without a Close the same happens at once.
         drop(d);
         c.expect_texts(&["/remote:close", "/status:waiting"]).await;
     }
@@ -69,7 +69,7 @@ async fn peer_text_is_inert() {
     for text in forged {
         b.send_text(text).await;
         a.expect_texts(&[text]).await;
-        // A stranger waits, whatever was said.
+        // A stranger still waits.
         let mut stranger = open(&env, "/v1/relay/x").await;
         stranger.expect_texts(&["/status:waiting"]).await;
         stranger.close(1000, "").await;

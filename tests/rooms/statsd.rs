@@ -1,4 +1,4 @@
-//! What rooms count for statsd, as a server of it receives it.
+//! Room metrics as a statsd server receives them.
 
 use std::collections::BTreeMap;
 

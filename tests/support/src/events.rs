@@ -30,7 +30,7 @@ impl Event {
     }
 }
 
-/// Reads an event stream as section 9.2.6 of the HTML standard says, byte for byte.
+/// Reads an event stream byte by byte (HTML standard, section 9.2.6).
 #[derive(Default)]
 pub struct EventReader {
     bytes: Vec<u8>,
@@ -81,7 +81,7 @@ impl EventReader {
     }
 }
 
-/// An answer whose body goes on.
+/// A streamed answer.
 pub struct Stream {
     pub status: StatusCode,
     pub headers: HeaderMap,

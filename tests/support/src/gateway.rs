@@ -74,14 +74,14 @@ fn load(toml: &str, folder: &TempDir) -> Result<config::Config, String> {
     Ok(config::load(&sources).map_err(|error| error.to_string())?.config)
 }
 
-/// What most tests need: a gateway with the listeners `public`, `publish` and `ops`, one publisher (`market-data`)
+/// The environment of most tests: a gateway with the listeners `public`, `publish` and `ops`, one publisher (`market-data`)
 /// and one issuer.
 pub struct TestEnv {
     pub gateway: TestGateway,
     /// Other nodes of the same engine.
     pub others: Vec<TestGateway>,
     next: AtomicUsize,
-    /// What has to be there as long as the gateways.
+    /// Dropped after the gateways, for example their Redis.
     _kept: Option<Box<dyn Any + Send + Sync>>,
     pub folder: TempDir,
     pub publisher: TestPublisher,
@@ -146,7 +146,7 @@ impl TestEnv {
 
     /// A whole configuration with these publishers.
     pub fn toml(publishers: &str, more: &str) -> String {
-        // A test that says nothing of drains does not wait for one.
+        // Without settings of its own, a test does not wait for a drain.
         let drain = if more.contains("[drain]") { "" } else { "[drain]\nwindow_secs = 0\ndeadline_secs = 10\n" };
         format!(
             r#"
@@ -202,7 +202,7 @@ impl TestEnv {
         Ws::open(self.gateway.address("publish"), request).await
     }
 
-    /// A connection to the listener `public` that has said nothing yet.
+    /// A connection to the listener `public`, before `hello`.
     pub async fn connect(&self) -> Ws {
         self.connect_with(&[("sec-websocket-protocol", "lastmile.v1")]).await.expect("an upgrade")
     }

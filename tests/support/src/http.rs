@@ -13,11 +13,11 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::with_timeout;
 
-/// A stream to a gateway, of whatever kind.
+/// A TCP or Unix stream to a gateway.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// What a gateway answered.
+/// The answer of a gateway.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,

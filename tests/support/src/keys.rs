@@ -1,4 +1,4 @@
-//! Who the tests are: publishers that sign requests, issuers that vouch for subscribers.
+//! Keys of the tests: publishers that sign requests, issuers that sign tokens.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -27,7 +27,7 @@ pub use self::redis::RedisServer;
 pub use self::temp_dir::TempDir;
 pub use self::ws::{End, Received, Ws};
 
-/// The deadline of everything that is waited for: far more than it takes, also on a busy machine.
+/// The timeout of every wait: far more than any takes, also on a busy machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits for `future`, and fails with `what` if it takes too long.
@@ -35,7 +35,7 @@ pub async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
-/// Asks again and again until `probe` has an answer.
+/// Repeats `probe` until it returns a value.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     with_timeout(what, async {
         loop {

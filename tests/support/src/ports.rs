@@ -3,12 +3,12 @@
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Mutex;
 
-/// Below the ports that the kernel gives to whoever asks for any, so that no connection and no listener of another test
-/// takes one in between. A node of a Redis Cluster speaks on a port that is 10,000 higher, which is still below them.
+/// Below the kernel's ephemeral ports, so that no connection and no other test's listener takes one in between. A node of
+/// a Redis Cluster also uses the port 10,000 higher, which is still below them.
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 11_000;
 
-/// A port that nobody listens on, and that nobody else who asks here gets, in this process or another one.
+/// A free port, given to one caller only, in this process and others.
 pub fn free_port() -> u16 {
     // The UDP port of the same number stands for it until the process ends.
     static TAKEN: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());

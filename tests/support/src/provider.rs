@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::keys::TestIssuer;
 
-/// What the provider does with requests.
+/// How the provider answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behaviour {
     Good,
@@ -28,7 +28,7 @@ pub enum Behaviour {
 pub struct TestProvider {
     /// The issuer's name, where it really listens.
     pub url: String,
-    /// The certificate to trust, in PEM, if it speaks TLS.
+    /// The certificate to trust, in PEM, if it uses TLS.
     pub certificate: Option<String>,
     state: Arc<Mutex<State>>,
     server: JoinHandle<()>,
@@ -94,7 +94,7 @@ impl TestProvider {
         self.state.lock().unwrap().document[name] = value.into();
     }
 
-    /// Somebody who signs in this provider's name; nothing is published yet.
+    /// A signer in this provider's name; its key is not published yet.
     pub fn issuer(&self) -> TestIssuer {
         TestIssuer::new(&self.url)
     }
@@ -126,7 +126,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<Mutex
         tokio::spawn(async move {
             match tls {
                 Some(tls) => {
-                    // Whoever does not trust the certificate goes away.
+                    // A client that does not trust the certificate disconnects.
                     if let Ok(stream) = tls.accept(tcp).await {
                         answer(stream, &state).await;
                     }
@@ -160,7 +160,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, state: &Mutex<
         Behaviour::Silent => std::future::pending().await,
         Behaviour::Says(bytes) => bytes,
     };
-    // The client may have heard enough.
+    // The client may have disconnected.
     let _ = stream.write_all(&bytes).await;
     let _ = stream.shutdown().await;
 }

@@ -16,8 +16,8 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// With or without an append-only file, and never with snapshots. What is in the file is there after a `kill`: with
-    /// `everysec`, which is the default, Redis holds back what it acknowledged while an fsync takes long.
+    /// With or without an append-only file, never with snapshots. `always`, because with `everysec` a killed Redis loses
+    /// acknowledged writes while an fsync is slow.
     pub fn start(appendonly: bool) -> Self {
         Self::with(&["--appendonly", if appendonly { "yes" } else { "no" }, "--appendfsync", "always"])
     }
@@ -77,7 +77,7 @@ impl RedisServer {
         }
     }
 
-    /// Stops it without an end, as a machine that hangs, or lets it go on.
+    /// Stops the process, like a hanging machine, or continues it.
     pub fn signal(&self, signal: &str) {
         let pid = self.process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! A WebSocket client on a whole library, with the words of our protocol.
+//! A WebSocket client on a complete library, with the commands of the protocol.
 
 use base64::Engine;
 use bytes::Bytes;
@@ -144,7 +144,7 @@ impl Ws {
         }
     }
 
-    /// Says Close; the answer is still to be read.
+    /// Sends a Close; the answer is still to be read.
     pub async fn close(&mut self, code: u16, reason: &str) {
         let frame = CloseFrame { code: code.into(), reason: reason.into() };
         self.send_message(Message::Close(Some(frame))).await;
@@ -179,7 +179,7 @@ impl Ws {
         assert_eq!(self.receive().await, Received::Close(code, reason.to_owned()));
     }
 
-    /// Everything up to here was answered: nothing else was on its way.
+    /// No frame is pending before the answer to a ping.
     pub async fn expect_silence(&mut self) {
         let id = self.new_id();
         self.send(json!({"type": "ping", "id": id})).await;
@@ -187,7 +187,7 @@ impl Ws {
         assert_eq!(frame, json!({"type": "pong", "id": id}), "expected nothing");
     }
 
-    /// Says who this is; gives the `welcome`.
+    /// Sends `hello`; returns the `welcome`.
     pub async fn hello(&mut self, token: Option<&str>) -> Value {
         let hello = match token {
             Some(token) => json!({"type": "hello", "token": token}),
