@@ -1,4 +1,4 @@
-//! T-WS12: the client protocol under structured nonsense, in every state of a connection. The seeds are fixed.
+//! Random commands in every state of a connection. The seeds are fixed.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;

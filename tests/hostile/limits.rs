@@ -1,4 +1,4 @@
-//! T-LIM: each limit holds at its value and not before, and what is given back can be had again.
+//! Each limit holds at its value and not before, and released slots are available again.
 
 use serde_json::json;
 use test_support::eventually;
@@ -30,7 +30,7 @@ async fn connections_of_a_listener() {
         let reply = read_reply(&mut refused).await.expect("a refusal");
         assert_eq!((reply.status, reply.header("retry-after")), (503, Some("5")));
     }
-    // T-H7: the same verdict for a request that is no upgrade.
+    // The same verdict for a request that is no upgrade.
     let plain = ask(node.public(), b"GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n").await;
     assert_eq!(plain.expect("a refusal").status, 503);
     node.publish("open.a", "1").await;

@@ -1,4 +1,4 @@
-//! T-X1, T-X2: who the client is behind proxies, seen through the limit of connections per address.
+//! The client address behind proxies, seen through the limit of connections per address.
 
 use test_support::TEST_TIMEOUT;
 use tokio::net::TcpStream;
@@ -43,7 +43,7 @@ async fn trusted_proxy_names_clients() {
     ] {
         assert_eq!(behind(same).await.0, 429, "{same}");
     }
-    // T-H7: the same verdict for a request that is no upgrade.
+    // The same verdict for a request that is no upgrade.
     let plain = "GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\nx-forwarded-for: 203.0.113.1\r\n\r\n";
     assert_eq!(ask(node.public(), plain.as_bytes()).await.unwrap().problem(), "connection-limit");
     let (status, _other) = behind("x-forwarded-for: 203.0.113.2\r\n").await;
