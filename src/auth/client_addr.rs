@@ -23,7 +23,8 @@ impl ClientAddr {
         self.0
     }
 
-    /// The key for limits: the IPv4 address, or the first address of the IPv6 /64, the usual size of one customer's network.
+    /// The key for limits: the IPv4 address, or the first address of the IPv6 /64, the usual size of one customer's
+    /// network.
     pub fn limit_key(self) -> IpAddr {
         match self.0 {
             IpAddr::V4(_) => self.0,

@@ -1,4 +1,4 @@
-//! Authentication and authorization: publisher signatures, subscriber tokens, login sessions, revocations, client addresses.
+//! Authentication and authorization: signatures, tokens, login sessions, revocations, client addresses.
 
 pub mod client_addr;
 pub mod fetch;

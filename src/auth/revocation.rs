@@ -48,8 +48,8 @@ pub enum RevocationError {
     Ahead,
 }
 
-/// The revocations in force. Entries of the file have their own table, which a reload replaces; entries added at runtime
-/// stay.
+/// The revocations in force. Entries of the file have their own table, which a reload replaces; entries added at
+/// runtime stay.
 pub struct Revocations {
     capacity: usize,
     /// Longest lifetime of tokens and sessions, in seconds. Never decreases: principals admitted under a longer limit

@@ -62,7 +62,8 @@ impl Sealer {
         (!keys.is_empty()).then_some(Self { keys })
     }
 
-    /// Returns base64url of version, key id, nonce, and the encrypted expiry and content. `expires` in seconds since 1970.
+    /// Returns base64url of version, key id, nonce, and the encrypted expiry and content. `expires` in seconds since
+    /// 1970.
     pub fn seal(&self, purpose: Purpose, content: &[u8], expires: u64) -> Result<String, NoRandomness> {
         let (id, key) = self.keys.first().ok_or(NoRandomness)?;
         let mut secret = expires.to_be_bytes().to_vec();

@@ -18,8 +18,8 @@ pub struct Location {
 }
 
 impl Location {
-    /// Uses region and city of `X-Client-Geo-Location: <region>,<city>` if the city is unknown. The header counts only if
-    /// the socket's peer is a trusted proxy and the header occurs once: any client can send it.
+    /// Uses region and city of `X-Client-Geo-Location: <region>,<city>` if the city is unknown. The header counts only
+    /// if the socket's peer is a trusted proxy and the header occurs once: any client can send it.
     pub fn or_forwarded(self, headers: &HeaderMap, peer_is_trusted: bool) -> Self {
         if self.city.is_some() || !peer_is_trusted {
             return self;

@@ -50,8 +50,8 @@ impl GeoDb {
         Ok(Self { config, databases: ArcSwap::from_pointee(databases), reloading: Mutex::new(()) })
     }
 
-    /// Reads changed files again. Returns whether any changed. Keeps the previous databases if a file is missing or broken.
-    /// Blocks on disk reads: call it on a blocking thread.
+    /// Reads changed files again. Returns whether any changed. Keeps the previous databases if a file is missing or
+    /// broken. Blocks on disk reads: call it on a blocking thread.
     pub fn reload(&self) -> Result<bool, GeoError> {
         let _serialized = self.reloading.lock();
         let old = self.databases.load_full();
@@ -67,8 +67,8 @@ impl GeoDb {
         Ok(is_changed)
     }
 
-    /// The location of a request's client in its language. `peer_is_trusted`: the socket's peer is a trusted proxy, whose
-    /// location header is used if the databases have no city.
+    /// The location of a request's client in its language. `peer_is_trusted`: the socket's peer is a trusted proxy,
+    /// whose location header is used if the databases have no city.
     pub fn locate(&self, client: IpAddr, headers: &HeaderMap, peer_is_trusted: bool) -> Location {
         // Several lines are one list (RFC 9110 section 5.3).
         let lines = headers.get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok());
@@ -77,11 +77,11 @@ impl GeoDb {
         self.lookup(client, &languages).or_forwarded(headers, peer_is_trusted)
     }
 
-    /// The location of an address. Each field is in the first language for which the database has a name; unknown fields
-    /// are `None`.
+    /// The location of an address; IPv4 in IPv6 is IPv4. Each field is in the first language for which the database has
+    /// a name; unknown fields are `None`.
     pub fn lookup(&self, client: IpAddr, languages: &Languages) -> Location {
         let databases = self.databases.load();
-        let mut locations = databases.iter().map(|database| database.lookup(client, languages));
+        let mut locations = databases.iter().map(|database| database.lookup(client.to_canonical(), languages));
         locations.find(|location| *location != Location::default()).unwrap_or_default()
     }
 }

@@ -1,7 +1,7 @@
 //! A field of a database record: names by language, a text, or an unusable value.
 //!
-//! Supports the nested layout (GeoIP2, GeoLite2 and DB-IP: `city.names.en`, `subdivisions[0].names.en`) and the flat one
-//! (ip-location-db: `city`, `state1`, `country_code`). Only damaged bytes are an error.
+//! Supports the nested layout (GeoIP2, GeoLite2 and DB-IP: `city.names.en`, `subdivisions[0].names.en`) and the flat
+//! one (ip-location-db: `city`, `state1`, `country_code`). Only damaged bytes are an error.
 
 use std::fmt;
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A directory that goes away with the test.
+/// A directory that is removed after the test.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -159,11 +159,11 @@ fn location_uses_request_headers() {
 fn error_names_the_file() {
     let directory = Directory::new();
     let error = |file: PathBuf| open_all(vec![file]).err().unwrap().to_string();
-    assert!(error("/nowhere/city.mmdb".into()).contains("/nowhere/city.mmdb cannot be read"));
+    assert!(error("/nowhere/city.mmdb".into()).contains("cannot read GeoIP database /nowhere/city.mmdb"));
     assert!(error(directory.0.clone()).contains("is not a file"));
     for bytes in [&b""[..], b"<html>not found</html>", b"\xab\xcd\xefMaxMind.com"] {
         let error = error(directory.put("bad.mmdb", bytes));
-        assert!(error.contains("bad.mmdb is not a whole MaxMind DB file"), "{error}");
+        assert!(error.contains("bad.mmdb is not a valid MaxMind DB file"), "{error}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! Login at an identity provider (OpenID Connect Core 1.0, RFC 9700), without HTTP.
 //!
-//! A login begins with a sealed [`Pending`] in the browser and ends with a sealed [`LoginSession`]. The node stores only
-//! values that must be accepted once, so any node with the same keys can take the next step. Access tokens of a login
-//! are dropped, and no refresh token is requested.
+//! A login begins with a sealed [`Pending`] in the browser and ends with a sealed [`LoginSession`]. The node stores
+//! only values that must be accepted once, so any node with the same keys can take the next step. Access tokens of a
+//! login are dropped, and no refresh token is requested.
 
 mod active;
 mod claims;

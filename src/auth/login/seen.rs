@@ -1,7 +1,7 @@
 //! Values that are accepted once: states of logins and ids of logout tokens.
 //!
-//! Two generations bound memory. A flood can evict a value early. That is harmless: the provider accepts a code once too,
-//! and a repeated logout ends nothing more.
+//! Two generations bound memory. A flood can evict a value early. That is harmless: the provider accepts a code once
+//! too, and a repeated logout ends nothing more.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 const MAX_SEEN_VALUES: usize = 20_000;
 
 pub struct SeenOnce {
-    /// Shortest time for which a value is remembered.
+    /// Shortest time for which a value is stored.
     retention_secs: u64,
     generations: Mutex<Generations>,
 }

@@ -70,8 +70,8 @@ impl Default for PasswordVerifier {
 }
 
 impl PasswordVerifier {
-    /// The publisher with this user name and password. Refuses with `unauthenticated` after the same time whether the user
-    /// or the password is wrong, and with `rate-limited` after too many failures of an address.
+    /// The publisher with this user name and password. Refuses with `unauthenticated` after the same time whether the
+    /// user or the password is wrong, and with `rate-limited` after too many failures of an address.
     pub async fn verify(
         &self,
         whitelist: &Whitelist,
@@ -106,7 +106,7 @@ impl PasswordVerifier {
         let verifying = tokio::task::spawn_blocking(move || {
             let is_valid = hash.verify(&password) && is_user;
             match digest {
-                Some(digest) if is_valid => inner.remember(digest),
+                Some(digest) if is_valid => inner.cache(digest),
                 _ if !is_valid => inner.count_failure(address),
                 _ => {}
             }
@@ -139,7 +139,7 @@ impl VerifierState {
         }
     }
 
-    fn remember(&self, digest: Digest) {
+    fn cache(&self, digest: Digest) {
         let now = Instant::now();
         let mut verified = self.verified.lock();
         if verified.len() >= MAX_CACHED_CREDENTIALS {

@@ -18,7 +18,7 @@ pub struct RequestHead<'a> {
     pub headers: &'a HeaderMap,
 }
 
-/// Why there is no signature base.
+/// Why a signature base cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BaseError {
     /// The request does not have this component.

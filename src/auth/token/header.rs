@@ -16,7 +16,8 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Header parameters that change the signed content, its encoding, or the source of keys.
 ///
 /// `crit` names extensions, and none is supported; `b64` is one of them (RFC 7797); `zip` and `enc` belong to JWE;
-/// `jku` and `x5u` are URLs of keys. `jwk`, `x5c` and the thumbprints are ignored: keys come from the configuration only.
+/// `jku` and `x5u` are URLs of keys. `jwk`, `x5c` and the thumbprints are ignored: keys come from the configuration
+/// only.
 const FORBIDDEN_PARAMETERS: [&str; 6] = ["crit", "b64", "zip", "enc", "jku", "x5u"];
 
 /// A parsed token whose signature is not verified.

@@ -143,8 +143,8 @@ impl Issuers {
         jwks.provider.load_full().ok_or(MetadataError::Unavailable)
     }
 
-    /// Replaces the keys of an issuer with a `jwks_file`, until the file changes or the process ends. `pushed` in seconds
-    /// since 1970.
+    /// Replaces the keys of an issuer with a `jwks_file`, until the file changes or the process ends. `pushed` in
+    /// seconds since 1970.
     pub fn replace_keys(&self, issuer: &str, keys: JwkSet, pushed: u64) -> Result<(), ReplaceError> {
         let (jwks, _) = self.with_key_file(issuer)?;
         jwks.put(keys, pushed).map_err(ReplaceError::Unusable)

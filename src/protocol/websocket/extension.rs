@@ -101,10 +101,10 @@ impl<'a> Rest<'a> {
         self.0.is_empty()
     }
 
-    fn eat(&mut self, wanted: u8) -> bool {
+    fn eat(&mut self, expected: u8) -> bool {
         self.skip_spaces();
         match self.0 {
-            [first, rest @ ..] if *first == wanted => {
+            [first, rest @ ..] if *first == expected => {
                 self.0 = rest;
                 true
             }

@@ -3,8 +3,8 @@
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use serde_json::Value;
 
-/// Parses a set of public keys; the error is text for the operator. Skips keys that cannot be parsed. Refuses a set with
-/// a secret, which a compromised gateway would expose.
+/// Parses a set of public keys; the error is text for the operator. Skips keys that cannot be parsed. Refuses a set
+/// with a secret, which a compromised gateway would expose.
 pub fn read_key_set(text: &[u8]) -> Result<JwkSet, String> {
     let mut set: Value = serde_json::from_slice(text).map_err(|error| format!("not JSON ({})", shortened(&error)))?;
     let keys = set.get_mut("keys").and_then(Value::as_array_mut).ok_or("no list `keys`")?;

@@ -133,7 +133,10 @@ impl Refresher {
                 Ok(provider) => Ok(provider.jwks.clone()),
                 Err(error) => {
                     self.count(error.label());
-                    tracing::warn!(issuer = %self.jwks.issuer, %error, "cannot fetch discovery document, keeping the previous one");
+                    tracing::warn!(
+                        issuer = %self.jwks.issuer, %error,
+                        "cannot fetch discovery document, keeping the previous one"
+                    );
                     Ok(known.jwks.clone())
                 }
             },

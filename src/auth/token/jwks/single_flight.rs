@@ -33,8 +33,8 @@ impl Default for FetchGate {
 }
 
 impl FetchGate {
-    /// Waits for the end of the fetch in progress, or of one that this call causes. Returns at once if one was requested
-    /// within [`MIN_FETCH_INTERVAL`].
+    /// Waits for the end of the fetch in progress, or of one that this call causes. Returns at once if one was
+    /// requested within [`MIN_FETCH_INTERVAL`].
     pub async fn wait(&self) {
         // Subscribe first, so that no end is missed.
         let mut ended = self.ended.subscribe();

@@ -108,9 +108,9 @@ fn token_for_other_audience_is_refused() {
 
 #[test]
 fn other_token_types_are_refused() {
-    let check = |wanted: Option<&str>, typ: Value| {
+    let check = |required: Option<&str>, typ: Value| {
         let config = IssuerConfig {
-            typ: wanted.map(String::from),
+            typ: required.map(String::from),
             ..config(vec![P256.jwk(json!({"kid": "k1"}))], &[Algorithm::ES256])
         };
         let mut header = header();
