@@ -14,6 +14,7 @@ use crate::protocol::compat::tslm::{Command, Content, ServerFrame};
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Payload, Refusal};
 use crate::transport::config::ListenerConfig;
+use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -60,8 +61,7 @@ struct Tslm {
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
     commands: CommandSequencer<CommandHandler>,
-    /// The policy generation that the subscriptions were checked against.
-    checked: u64,
+    policy_watch: PolicyWatch,
 }
 
 /// Executes a client's commands.
@@ -83,14 +83,20 @@ impl Tslm {
             frame_rate: (rate > 0).then(|| RateLimit::new(rate, rate)),
             subscriptions: Subscriptions::default(),
         };
-        Self { checked: app.policy.generation(), app, connection, listener, commands: CommandSequencer::Idle(handler) }
+        Self {
+            policy_watch: PolicyWatch::current(&app.policy),
+            app,
+            connection,
+            listener,
+            commands: CommandSequencer::Idle(handler),
+        }
     }
 
     /// The protocol has no message for a subscription that the gateway ends, so the connection is closed.
     fn recheck(&mut self) -> Result<(), CloseReason> {
-        let generation = self.app.policy.generation();
-        let Some(handler) = self.commands.idle().filter(|_| self.checked != generation) else { return Ok(()) };
-        self.checked = generation;
+        let Some(handler) = self.commands.idle().filter(|_| self.policy_watch.is_due(&self.app.policy)) else {
+            return Ok(());
+        };
         let rules = self.app.policy.rules().load();
         if handler.subscriptions.any(|channel| rules.of(channel).is_restricted()) {
             Err(CloseReason::Forbidden)

@@ -1,4 +1,4 @@
-//! Who is calling: the one place that turns the credential of a request, or of a message, into a principal.
+//! Turns the credential of a request or message into a principal.
 
 pub mod cookie;
 pub mod policy_watch;
@@ -11,8 +11,9 @@ use super::state::AppState;
 use crate::broker::{Now, Principal};
 use crate::protocol::{ErrorCode, Refusal};
 
-/// Who a request speaks for; `None` if it brings no credential. A bad one is refused, never passed over. Of several,
-/// what the client says itself counts before the cookie that its browser sends along. Comes after the Origin check.
+/// The principal of a request; `None` without a credential. A bad credential is refused, never ignored.
+///
+/// A token or ticket takes precedence over the cookie that the browser adds. Called after the check of `Origin`.
 pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
@@ -23,11 +24,11 @@ pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<A
     }
 }
 
-/// Who a token speaks for.
+/// The principal of a token.
 pub async fn verify(app: &AppState, token: &str) -> Result<Arc<Principal>, Refusal> {
     let refused = |cause: &dyn std::fmt::Display| {
         tracing::info!(%cause, "token refused");
-        // The peer is told a code, never a cause.
+        // The client receives a code, never the cause.
         Refusal::new(ErrorCode::Unauthenticated, "the token is not valid here")
     };
     let admitted = app.policy.issuers().admit(token, Now::read().unix()).await;

@@ -17,10 +17,9 @@ use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
-/// A description of limits is small.
 const MAX_BODY_BYTES: usize = 4096;
 
-/// The body of `PUT`: what is left out stays as configured.
+/// The body of `PUT`: limits of the channel. Omitted ones stay as configured.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Declared {
@@ -53,12 +52,12 @@ pub async fn put(
     let (channel, signed) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
     let declared: Declared = match &signed.body[..] {
         [] => Declared::default(),
-        // The library would take a list for the members in their order.
+        // serde would also accept an array with the members in order.
         body if !body.trim_ascii_start().starts_with(b"{") => {
-            return Err(Refusal::new(ErrorCode::Malformed, "a description of limits is an object"));
+            return Err(Refusal::new(ErrorCode::Malformed, "limits must be an object"));
         }
         body => serde_json::from_slice(body)
-            .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("not a description of limits: {error}")))?,
+            .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("invalid limits: {error}")))?,
     };
     let limits = declared.over(&app.policy.rules().load().of(&channel).limits);
     let status = match app.engine.create(&channel, Some(limits), Now::read()).await? {

@@ -12,6 +12,7 @@ use super::idempotency::{self, SharedIdempotency};
 use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
+use crate::broker::channel::delivery::Deliveries;
 use crate::broker::engine::{Appended, Stored, stored};
 use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Refusal};
@@ -20,12 +21,6 @@ use crate::transport::http::request::{RequestContext, channel_in};
 use crate::transport::state::AppState;
 
 const NDJSON: &str = "application/x-ndjson";
-
-/// A publication that has its place, or will have it.
-pub enum Placed {
-    Now(Stored),
-    Later(tokio::sync::oneshot::Receiver<Result<Stored, Refusal>>),
-}
 
 pub async fn post(
     app: Arc<AppState>,
@@ -51,9 +46,9 @@ pub async fn post(
     let slot = app.idempotency.slot(owner, key, &request, Now::read().monotonic)?;
     let elsewhere = SharedIdempotency::new(&owner, key, &slot);
     let media_type = media_type.to_owned();
-    // A task of its own: a publisher that hangs up meanwhile is told the truth when it asks again.
+    // A task of its own, so that the answer is kept for a retry even if the publisher disconnects.
     let publishing = tokio::spawn(async move {
-        // Held over the publication, so that the same key twice at once publishes once.
+        // Locked over the publication, so that two concurrent requests with one key publish once.
         let mut answer = slot.answer().await;
         match &*answer {
             Some(answer) => Ok(answer.clone()),
@@ -75,7 +70,7 @@ fn json(body: Bytes) -> warp::reply::Response {
     warp::reply::with_header(answer, header::CONTENT_TYPE, "application/json").into_response()
 }
 
-/// What the publisher is answered.
+/// Publishes the body, and returns the response body.
 async fn publish(app: &AppState, signed: &Signed, channel: &ChannelName, media_type: &str) -> Result<Bytes, Refusal> {
     match media_type {
         NDJSON => publish_lines(app, &signed.publisher, channel, &signed.body).await,
@@ -91,19 +86,19 @@ async fn publish_one(
     body: &[u8],
 ) -> Result<Bytes, Refusal> {
     let payload = match media_type {
-        "" => return Err(Refusal::new(ErrorCode::UnsupportedMediaType, "a Content-Type is needed")),
+        "" => return Err(Refusal::new(ErrorCode::UnsupportedMediaType, "Content-Type is missing")),
         "application/json" => Payload::Json(check_json(body)?),
         text if text.starts_with("text/") => Payload::Text(
             std::str::from_utf8(body).map_err(|_| Refusal::new(ErrorCode::Malformed, "the text is not UTF-8"))?,
         ),
         _ => Payload::Binary(body),
     };
-    let position = append(app, publisher, channel, payload)?.position().await?;
+    let position = append_and_wait(app, publisher, channel, payload).await?;
     Ok(described(channel, &position).to_string().into())
 }
 
-/// Every line is checked before the first is published. What the channel refuses after that (a limit) stands in
-/// the answer at the line's place.
+/// Checks every line before it publishes the first. A later refusal, for instance of a limit, is returned in the
+/// answer in place of that line's position.
 async fn publish_lines(
     app: &AppState,
     publisher: &Publisher,
@@ -125,19 +120,27 @@ async fn publish_lines(
     if payloads.is_empty() {
         return Err(Refusal::new(ErrorCode::Malformed, "the batch is empty"));
     }
-    // All are on their way before the first is waited for.
-    let mut placed = Vec::with_capacity(payloads.len());
+    // All are appended before the first is awaited.
+    let mut deliveries = Deliveries::default();
+    let mut appended = Vec::with_capacity(payloads.len());
     for json in payloads {
         match append(app, publisher, channel, Payload::Json(json)) {
             // Nothing was published yet, so the whole request is refused.
-            Err(refusal) if placed.is_empty() => return Err(refusal),
-            result => placed.push(result),
+            Err(refusal) if appended.is_empty() => return Err(refusal),
+            Ok(Appended::Done(mut accepted)) => {
+                deliveries.add(std::mem::take(&mut accepted.deliveries));
+                appended.push(Ok(Appended::Done(accepted)));
+            }
+            result => appended.push(result),
         }
     }
-    let mut answers = Vec::with_capacity(placed.len());
-    for one in placed {
+    if let Some(backpressure) = deliveries.run() {
+        backpressure.wait().await;
+    }
+    let mut answers = Vec::with_capacity(appended.len());
+    for one in appended {
         let position = match one {
-            Ok(placed) => placed.position().await,
+            Ok(appended) => position_of(appended).await,
             Err(refusal) => Err(refusal),
         };
         match position {
@@ -149,35 +152,37 @@ async fn publish_lines(
     Ok(serde_json::Value::from(answers).to_string().into())
 }
 
-/// Publishes one payload, counted against the publisher's rate.
-pub fn append(
+/// Appends one payload, counted against the publisher's rate.
+fn append(
     app: &AppState,
     publisher: &Publisher,
     channel: &ChannelName,
     payload: Payload<'_>,
-) -> Result<Placed, Refusal> {
+) -> Result<Appended, Refusal> {
     let now = Now::read();
     publisher.check_rate(now.monotonic)?;
-    Ok(match app.engine.append(channel, publisher.name(), payload, now)? {
-        Appended::Done(accepted) => {
-            Placed::Now(Stored { position: accepted.position, backpressure: accepted.deliveries.run() })
-        }
-        Appended::Pending(answer) => Placed::Later(answer),
-    })
+    app.engine.append(channel, publisher.name(), payload, now)
 }
 
-impl Placed {
-    /// Waits for the place, and until subscribers are not too far behind.
-    pub async fn position(self) -> Result<Position, Refusal> {
-        let Stored { position, backpressure: congestion } = match self {
-            Self::Now(settled) => settled,
-            Self::Later(answer) => stored(answer).await?,
-        };
-        if let Some(congestion) = congestion {
-            congestion.wait().await;
-        }
-        Ok(position)
+/// Publishes one payload. Returns its position once it is stored and subscribers are not too far behind.
+pub async fn append_and_wait(
+    app: &AppState,
+    publisher: &Publisher,
+    channel: &ChannelName,
+    payload: Payload<'_>,
+) -> Result<Position, Refusal> {
+    position_of(append(app, publisher, channel, payload)?).await
+}
+
+async fn position_of(appended: Appended) -> Result<Position, Refusal> {
+    let Stored { position, backpressure } = match appended {
+        Appended::Done(accepted) => Stored { position: accepted.position, backpressure: accepted.deliveries.run() },
+        Appended::Pending(answer) => stored(answer).await?,
+    };
+    if let Some(backpressure) = backpressure {
+        backpressure.wait().await;
     }
+    Ok(position)
 }
 
 fn described(channel: &ChannelName, position: &Position) -> serde_json::Value {

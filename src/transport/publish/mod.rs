@@ -1,8 +1,9 @@
-//! The role `publish`: signed requests that publish, and that create, describe and close channels.
+//! The role `publish`: signed requests that publish messages and manage channels.
 
 pub mod channel;
 pub mod idempotency;
 pub mod message;
+mod ordered_answers;
 pub mod stream;
 
 use std::sync::Arc;
@@ -18,13 +19,13 @@ use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
 use crate::broker::Now;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
-/// A body that takes longer comes after its signature is stale anyway.
+/// After this time the signature of the request is stale anyway.
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(2 * MAX_SKEW_SECS);
 
-/// How long a nonce is remembered by all nodes: until no clock takes its signature for fresh.
+/// How long all nodes remember a nonce: until every clock finds its signature stale.
 const NONCE_TTL: Duration = Duration::from_secs(3 * MAX_SKEW_SECS);
 
-/// A request whose signature, digest and nonce were good.
+/// A request with a valid signature, digest and nonce.
 pub struct Signed {
     pub publisher: Arc<Publisher>,
     pub body: Bytes,
@@ -32,8 +33,8 @@ pub struct Signed {
 
 /// Authenticates a request and reads its body, of at most `max_bytes`.
 ///
-/// The signature is checked before the body is read, so that strangers cannot make the gateway hold anything;
-/// the nonce is spent last, so that a body that does not arrive spends none.
+/// The signature is checked before the body is read, so that strangers cannot make the gateway buffer bodies.
+/// The nonce is used up last, so that a request whose body does not arrive can be repeated.
 pub async fn authenticate(
     app: &AppState,
     call: &RequestContext,
@@ -51,7 +52,7 @@ pub async fn authenticate(
     let body = read_body(app, body, max_bytes).await?;
     let name = verified.publisher().fingerprint().map(|key| format!("nonce:{}", verified.nonce_name(&key)));
     let publisher = verified.accept(&body, Now::read().unix())?;
-    // This node has not seen it; another one may have.
+    // This node has not seen the nonce; another node may have.
     if let (Some(shared), Some(name)) = (app.engine.shared_store(), name)
         && !shared.set_if_absent(&name, b"", NONCE_TTL).await?
     {
@@ -60,7 +61,7 @@ pub async fn authenticate(
     Ok(Signed { publisher, body })
 }
 
-/// The whole body of a request, of at most `max_bytes`, if it comes in time.
+/// Reads the body of a request, of at most `max_bytes`, within a time limit.
 pub async fn read_body(
     app: &AppState,
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
@@ -91,10 +92,10 @@ async fn read(
 }
 
 fn too_slow() -> Refusal {
-    Refusal::new(ErrorCode::Malformed, "the body does not come to its end")
+    Refusal::new(ErrorCode::Malformed, "the body is incomplete (timeout)")
 }
 
-/// Authenticates a request that is about the channel of a path segment, which the publisher must be allowed to use.
+/// Authenticates a request for the channel in a path segment, and checks that the publisher may use the channel.
 pub async fn authenticate_for(
     app: &AppState,
     call: &RequestContext,
@@ -108,7 +109,7 @@ pub async fn authenticate_for(
     Ok((channel, signed))
 }
 
-/// Whether a publisher may use a channel at all.
+/// Refuses a channel that the publisher's key does not allow.
 pub fn check_channel(publisher: &Publisher, channel: &ChannelName) -> Result<(), Refusal> {
     if publisher.may_use(channel) { Ok(()) } else { Err(ErrorCode::ChannelForbidden.into()) }
 }

@@ -1,31 +1,29 @@
-//! `GET /v1/publish`: one signed handshake, then publications as JSON frames, pipelined.
+//! `GET /v1/publish`: a signed handshake, then pipelined publications as JSON frames.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 use futures_util::Stream;
-use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
+use super::ordered_answers::{DueStep, OrderedAnswers, PendingAnswer};
 use super::{authenticate, check_channel};
 use crate::auth::publisher::Publisher;
-use tokio::sync::oneshot;
-
 use crate::broker::channel::delivery::Deliveries;
 use crate::broker::channel::fanout::Backpressure;
 use crate::broker::channel::presence::PresenceSubscription;
-use crate::broker::engine::{Appended, Stored};
-use crate::broker::replies::{PendingOutcome, ReplyInbox};
+use crate::broker::engine::Appended;
+use crate::broker::replies::ReplyInbox;
 use crate::broker::{Connection, Now};
 use crate::cluster::presence;
 use crate::protocol::frame::command::{Command, Unreadable};
 use crate::protocol::frame::server_frame::{ServerFrame, published};
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Refusal};
+use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -58,72 +56,37 @@ pub async fn upgrade(
     }))
 }
 
-/// Answers that are not known yet; nothing more is read while there are so many.
-const MAX_AWAITED: usize = 4096;
-
-/// An answer in its place.
-enum PendingAnswer {
-    Publication {
-        id: Option<String>,
-        channel: ChannelName,
-        answer: oneshot::Receiver<Result<Stored, Refusal>>,
-    },
-    /// What this publisher said about a reply that another node keeps.
-    Settled {
-        id: Option<String>,
-        is_answer: bool,
-        settling: PendingOutcome,
-    },
-    /// What other nodes know of a channel that is to be watched from then on.
-    Watch {
-        id: Option<String>,
-        channel: ChannelName,
-        elsewhere: BoxFuture<'static, Vec<(String, u64)>>,
-    },
-    Unwatch {
-        id: Option<String>,
-        channel: ChannelName,
-    },
-    Known(String),
-}
-
 struct PublishStream {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     publisher: Arc<Publisher>,
-    generation: u64,
-    /// The channel of the last publication: most publishers have few.
+    policy_watch: PolicyWatch,
+    /// The channel of the last publication: most publishers use few.
     channel: Option<ChannelName>,
-    /// Takes replies while the connection is of use.
-    recipient: Option<ReplyInbox>,
-    /// The channels that it is told about.
-    observations: Vec<PresenceSubscription>,
-    /// Answers of one read, written together.
-    answers: BytesMut,
-    /// Answers that are not known yet, and those behind them.
-    awaited: VecDeque<PendingAnswer>,
-    /// What the publications of one read asked for.
-    walks: Deliveries,
-    /// Too much waits before subscribers: nothing more is read until it has moved on.
-    relief: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Receives replies until the connection ends.
+    inbox: Option<ReplyInbox>,
+    watched: Vec<PresenceSubscription>,
+    answers: OrderedAnswers,
+    /// The deliveries of one read's publications.
+    deliveries: Deliveries,
+    /// Subscribers are too far behind: no more is read until this future is done.
+    backpressure: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl PublishStream {
     fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, publisher: Arc<Publisher>) -> Self {
-        let generation = app.policy.generation();
-        let recipient = Some(app.replies.attach(publisher.name().clone(), connection.clone()));
+        let inbox = Some(app.replies.attach(publisher.name().clone(), connection.clone()));
         Self {
+            policy_watch: PolicyWatch::current(&app.policy),
             app,
             connection,
             publisher,
-            recipient,
-            observations: Vec::new(),
-            generation,
+            inbox,
+            watched: Vec::new(),
             channel: None,
-            answers: BytesMut::new(),
-            awaited: VecDeque::new(),
-            walks: Deliveries::default(),
-            relief: None,
+            answers: OrderedAnswers::default(),
+            deliveries: Deliveries::default(),
+            backpressure: None,
         }
     }
 
@@ -132,32 +95,32 @@ impl PublishStream {
             "publish" => {
                 match self.publish(command)? {
                     (channel, Appended::Done(accepted)) => {
-                        self.walks.add(accepted.deliveries);
+                        self.deliveries.add(accepted.deliveries);
                         let mut json = String::with_capacity(128);
                         published(&mut json, command.id(), channel.as_str(), &accepted.position);
-                        self.answer(json);
+                        self.answers.push(json);
                     }
-                    (channel, Appended::Pending(answer)) => {
+                    (channel, Appended::Pending(stored)) => {
                         let id = command.id().map(str::to_owned);
-                        self.awaited.push_back(PendingAnswer::Publication { id, channel, answer });
+                        self.answers.push_pending(PendingAnswer::Publication { id, channel, stored });
                     }
                 }
                 Ok(())
             }
             "received" => {
-                if let Some(settling) = self.recipient()?.received(named_reply(command)?)? {
+                if let Some(outcome) = self.inbox()?.received(named_reply(command)?)? {
                     let id = command.id().map(str::to_owned);
-                    self.awaited.push_back(PendingAnswer::Settled { id, is_answer: false, settling });
+                    self.answers.push_pending(PendingAnswer::Reply { id, is_answer: false, outcome });
                 }
                 Ok(())
             }
             "answer" => {
                 let data = command.data.ok_or(Refusal::new(ErrorCode::Malformed, "`data` is missing"))?.get();
-                match self.recipient()?.answer(named_reply(command)?, data)? {
-                    None => self.answer(ServerFrame::Answered { id: command.id() }.to_json()),
-                    Some(settling) => {
+                match self.inbox()?.answer(named_reply(command)?, data)? {
+                    None => self.answers.push(ServerFrame::Answered { id: command.id() }.to_json()),
+                    Some(outcome) => {
                         let id = command.id().map(str::to_owned);
-                        self.awaited.push_back(PendingAnswer::Settled { id, is_answer: true, settling });
+                        self.answers.push_pending(PendingAnswer::Reply { id, is_answer: true, outcome });
                     }
                 }
                 Ok(())
@@ -165,69 +128,69 @@ impl PublishStream {
             "watch" => self.watch(command),
             "unwatch" => self.unwatch(command),
             "ping" => {
-                self.answer(ServerFrame::Pong { id: command.id() }.to_json());
+                self.answers.push(ServerFrame::Pong { id: command.id() }.to_json());
                 Ok(())
             }
             other => Err(Refusal::new(ErrorCode::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
 
-    fn recipient(&self) -> Result<&ReplyInbox, Refusal> {
-        self.recipient.as_ref().ok_or(ErrorCode::ReplyUnknown.into())
+    fn inbox(&self) -> Result<&ReplyInbox, Refusal> {
+        self.inbox.as_ref().ok_or(ErrorCode::ReplyUnknown.into())
     }
 
-    /// Tells this publisher who listens to one of its channels.
+    /// Subscribes this publisher to the presence of one of its channels, once the counts of other nodes are known.
     fn watch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = self.channel_of(command)?;
         let id = command.id().map(str::to_owned);
-        let elsewhere = presence::remote_counts(self.app.engine.node_bus(), channel.clone());
-        self.awaited.push_back(PendingAnswer::Watch { id, channel, elsewhere });
+        let remote_counts = presence::remote_counts(self.app.engine.node_bus(), channel.clone());
+        self.answers.push_pending(PendingAnswer::Watch { id, channel, remote_counts });
         Ok(())
     }
 
     fn unwatch(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         let channel = self.channel_of(command)?;
-        // Behind a `watch` that waits.
-        self.awaited.push_back(PendingAnswer::Unwatch { id: command.id().map(str::to_owned), channel });
+        // Queued, because a `watch` may be pending.
+        let id = command.id().map(str::to_owned);
+        self.answers.push_pending(PendingAnswer::Unwatch { id, channel });
         Ok(())
     }
 
-    fn observe(
+    fn start_watching(
         &mut self,
         id: Option<&str>,
         channel: ChannelName,
-        elsewhere: Vec<(String, u64)>,
+        remote_counts: Vec<(String, u64)>,
     ) -> Result<(), Refusal> {
-        // The rules may have changed meanwhile.
+        // The whitelist may have changed since the command.
         check_channel(&self.publisher, &channel)?;
-        if self.observations.iter().any(|observation| observation.channel == channel) {
+        if self.watched.iter().any(|watched| watched.channel == channel) {
             return Err(ErrorCode::AlreadySubscribed.into());
         }
-        if self.observations.len() >= self.app.max_subscriptions {
-            return Err(Refusal::new(ErrorCode::LimitReached, "the connection watches as many channels as it may"));
+        if self.watched.len() >= self.app.max_subscriptions {
+            return Err(Refusal::new(
+                ErrorCode::LimitReached,
+                "too many watched channels on this connection (max_subscriptions)",
+            ));
         }
-        let (mut frames, connection, name) = (self.answers.split(), self.connection.clone(), channel.clone());
-        // The answer comes before the first event.
-        let announce = move |connections| {
+        let (mut frames, connection, name) = (self.answers.frames.split(), self.connection.clone(), channel.clone());
+        // The answer is sent before the first event.
+        let on_watching = move |connections| {
             let watching = ServerFrame::Watching { id, channel: name.as_str(), connections };
             frames.extend_from_slice(&text_frame(watching.to_json().as_bytes()));
             connection.send(&frames.freeze());
         };
         let now = Now::read().monotonic;
-        self.observations.push(self.app.hub.watch_presence(channel, self.connection.clone(), elsewhere, now, announce));
+        let connection = self.connection.clone();
+        self.watched.push(self.app.hub.watch_presence(channel, connection, remote_counts, now, on_watching));
         Ok(())
     }
 
-    fn stop_observing(&mut self, id: Option<&str>, channel: &ChannelName) -> Result<(), Refusal> {
-        let at = self.observations.iter().position(|observation| observation.channel == *channel);
-        self.observations.swap_remove(at.ok_or(ErrorCode::NotSubscribed)?);
-        let unwatched = ServerFrame::Unwatched { id, channel: channel.as_str() };
-        self.answers.extend_from_slice(&text_frame(unwatched.to_json().as_bytes()));
+    fn stop_watching(&mut self, id: Option<&str>, channel: &ChannelName) -> Result<(), Refusal> {
+        let at = self.watched.iter().position(|watched| watched.channel == *channel);
+        self.watched.swap_remove(at.ok_or(ErrorCode::NotSubscribed)?);
+        self.answers.write(&ServerFrame::Unwatched { id, channel: channel.as_str() }.to_json());
         Ok(())
-    }
-
-    fn refuse(&mut self, id: Option<&str>, refusal: &Refusal) {
-        self.answers.extend_from_slice(&text_frame(ServerFrame::error(id, refusal).to_json().as_bytes()));
     }
 
     /// The channel that a command names, if this publisher may use it.
@@ -266,70 +229,34 @@ impl PublishStream {
         Ok((channel, appended))
     }
 
-    /// Answers stand in the order of what they answer.
-    fn answer(&mut self, json: String) {
-        match self.awaited.is_empty() {
-            true => self.answers.extend_from_slice(&text_frame(json.as_bytes())),
-            false => self.awaited.push_back(PendingAnswer::Known(json)),
-        }
-    }
-
-    /// Writes the answers that are known by now. Ready when not too many are missing.
-    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(first) = self.awaited.front_mut() {
-            let json = match first {
-                PendingAnswer::Known(json) => std::mem::take(json),
-                PendingAnswer::Watch { id, channel, elsewhere } => {
-                    let Poll::Ready(elsewhere) = elsewhere.as_mut().poll(cx) else { break };
-                    let (id, channel) = (id.take(), channel.clone());
-                    self.awaited.pop_front();
-                    if let Err(refusal) = self.observe(id.as_deref(), channel, elsewhere) {
-                        self.refuse(id.as_deref(), &refusal);
-                    }
+    /// Sends the answers that are known by now. Ready unless too many are pending.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(due) = self.answers.poll_due(cx) {
+            let (id, result) = match due {
+                DueStep::Watch { id, channel, remote_counts } => {
+                    let result = self.start_watching(id.as_deref(), channel, remote_counts);
+                    (id, result)
+                }
+                DueStep::Unwatch { id, channel } => {
+                    let result = self.stop_watching(id.as_deref(), &channel);
+                    (id, result)
+                }
+                DueStep::Wait(backpressure) => {
+                    self.backpressure = Some(Box::pin(backpressure.wait()));
                     continue;
-                }
-                PendingAnswer::Unwatch { id, channel } => {
-                    let (id, channel) = (id.take(), channel.clone());
-                    self.awaited.pop_front();
-                    if let Err(refusal) = self.stop_observing(id.as_deref(), &channel) {
-                        self.refuse(id.as_deref(), &refusal);
-                    }
-                    continue;
-                }
-                PendingAnswer::Settled { id, is_answer, settling } => {
-                    let Poll::Ready(settled) = Pin::new(settling).poll(cx) else { break };
-                    match settled.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into())) {
-                        Ok(()) if *is_answer => ServerFrame::Answered { id: id.as_deref() }.to_json(),
-                        Ok(()) => {
-                            self.awaited.pop_front();
-                            continue;
-                        }
-                        Err(refusal) => ServerFrame::error(id.as_deref(), &refusal).to_json(),
-                    }
-                }
-                PendingAnswer::Publication { id, channel, answer } => {
-                    let Poll::Ready(settled) = Pin::new(answer).poll(cx) else { break };
-                    match settled.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into())) {
-                        Ok(Stored { position, backpressure: congestion }) => {
-                            let mut json = String::with_capacity(128);
-                            published(&mut json, id.as_deref(), channel.as_str(), &position);
-                            self.relief = congestion.map(|congestion| Box::pin(congestion.wait()) as _);
-                            json
-                        }
-                        Err(refusal) => ServerFrame::error(id.as_deref(), &refusal).to_json(),
-                    }
                 }
             };
-            self.awaited.pop_front();
-            self.answers.extend_from_slice(&text_frame(json.as_bytes()));
+            if let Err(refusal) = result {
+                self.answers.write(&ServerFrame::error(id.as_deref(), &refusal).to_json());
+            }
         }
         self.send_answers();
-        if self.awaited.len() < MAX_AWAITED { Poll::Ready(()) } else { Poll::Pending }
+        if self.answers.is_full() { Poll::Pending } else { Poll::Ready(()) }
     }
 
     fn send_answers(&mut self) {
-        if !self.answers.is_empty() {
-            self.connection.send(&self.answers.split().freeze());
+        if !self.answers.frames.is_empty() {
+            self.connection.send(&self.answers.frames.split().freeze());
         }
     }
 }
@@ -353,10 +280,10 @@ impl Handler for PublishStream {
         match Command::parse(text) {
             Ok(command) => {
                 if let Err(refusal) = self.on_command(&command) {
-                    self.answer(ServerFrame::error(command.id(), &refusal).to_json());
+                    self.answers.push(ServerFrame::error(command.id(), &refusal).to_json());
                 }
             }
-            Err(Unreadable::Refused(refusal)) => self.answer(ServerFrame::error(None, &refusal).to_json()),
+            Err(Unreadable::Refused(refusal)) => self.answers.push(ServerFrame::error(None, &refusal).to_json()),
             Err(Unreadable::NotJson) => return Err(CloseReason::Malformed),
         }
         Ok(())
@@ -364,36 +291,35 @@ impl Handler for PublishStream {
 
     fn on_read_end(&mut self) {
         self.send_answers();
-        let congestion = std::mem::take(&mut self.walks).run();
-        self.relief = congestion.map(|congestion| Box::pin(Backpressure::wait(congestion)) as _);
+        let backpressure = std::mem::take(&mut self.deliveries).run();
+        self.backpressure = backpressure.map(|backpressure| Box::pin(Backpressure::wait(backpressure)) as _);
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        std::task::ready!(self.poll_pending(cx));
-        if let Some(relief) = &mut self.relief {
-            std::task::ready!(relief.as_mut().poll(cx));
-            self.relief = None;
+        std::task::ready!(self.poll_answers(cx));
+        if let Some(backpressure) = &mut self.backpressure {
+            std::task::ready!(backpressure.as_mut().poll(cx));
+            self.backpressure = None;
         }
         Poll::Ready(())
     }
 
     fn on_end(&mut self) {
-        // What it had without saying so may go to another connection of the publisher.
-        self.recipient = None;
-        self.observations.clear();
+        // Unconfirmed replies may now go to another connection of the publisher.
+        self.inbox = None;
+        self.watched.clear();
     }
 
     fn on_wake(&mut self) -> Result<(), CloseReason> {
-        let generation = self.app.policy.generation();
-        if std::mem::replace(&mut self.generation, generation) == generation {
+        if !self.policy_watch.is_due(&self.app.policy) {
             return Ok(());
         }
-        // The whitelist may know the key under new terms, or not at all any more.
+        // The whitelist may list the key with other rights, or not at all.
         self.channel = None;
         let whitelist = self.app.policy.whitelist();
         let known = self.publisher.fingerprint().and_then(|fingerprint| whitelist.get(&fingerprint).cloned());
         self.publisher = known.ok_or(CloseReason::Revoked)?;
-        self.observations.retain(|observation| check_channel(&self.publisher, &observation.channel).is_ok());
+        self.watched.retain(|watched| check_channel(&self.publisher, &watched.channel).is_ok());
         Ok(())
     }
 }

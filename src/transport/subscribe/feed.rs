@@ -16,6 +16,7 @@ use crate::protocol::publication::Head;
 use crate::protocol::websocket::{text_frame, written_texts};
 use crate::protocol::{ChannelName, CloseReason, Cursor, Form, InvalidCursor, Owner, Position, Refusal};
 use crate::transport::credential;
+use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -30,8 +31,7 @@ pub struct EventFeed {
     ready: VecDeque<Bytes>,
     /// No publication is missing since the cursor or `since`.
     recovered: bool,
-    /// The policy generation that the session was checked against.
-    checked: u64,
+    policy_watch: PolicyWatch,
     _registered: Registered,
 }
 
@@ -62,7 +62,7 @@ impl EventFeed {
         fallback: Fallback,
     ) -> Result<Self, Refusal> {
         origin::check(call)?;
-        let checked = app.policy.generation();
+        let policy_watch = PolicyWatch::current(&app.policy);
         let principal = credential::principal(&app, call).await?;
         let owner = principal.as_ref().map_or(Owner::ANONYMOUS, |who| Owner::of(&who.issuer, &who.subject));
         if let Some(cursor) = &query.cursor {
@@ -78,7 +78,7 @@ impl EventFeed {
             cursor: Cursor::new(owner),
             ready: VecDeque::new(),
             recovered: query.is_resuming(),
-            checked,
+            policy_watch,
             app,
             _registered: registered,
         };
@@ -156,8 +156,7 @@ impl EventFeed {
 
     /// Checks the authorization again if the policy has changed.
     fn recheck(&mut self) {
-        let generation = self.app.policy.generation();
-        if std::mem::replace(&mut self.checked, generation) == generation {
+        if !self.policy_watch.is_due(&self.app.policy) {
             return;
         }
         if let Some(principal) = self.session.principal()

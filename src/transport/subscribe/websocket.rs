@@ -14,6 +14,7 @@ use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{CloseReason, ErrorCode, Form, Refusal};
 use crate::transport::credential;
+use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -70,25 +71,23 @@ struct Subscriber {
     /// The principal after the last command.
     principal: Option<Arc<Principal>>,
     frame_rate: RateLimit,
-    /// The policy generations that the principal and the subscriptions were checked against.
-    principal_generation: u64,
-    session_generation: u64,
+    principal_watch: PolicyWatch,
+    session_watch: PolicyWatch,
 }
 
 impl Subscriber {
     fn new(handler: CommandHandler) -> Self {
         let (app, connection) = (handler.app.clone(), handler.connection.clone());
         let rate = app.limits.max_commands_per_second;
-        let generation = app.policy.generation();
         Self {
+            // A revocation may have arrived since the credential was verified.
+            principal_watch: PolicyWatch::due(),
+            session_watch: PolicyWatch::current(&app.policy),
             app,
             connection,
             principal: handler.principal().cloned(),
             commands: CommandSequencer::Idle(handler),
             frame_rate: RateLimit::new(rate, rate.saturating_mul(COMMAND_BURST_FACTOR)),
-            // A revocation may have arrived since the credential was verified.
-            principal_generation: 0,
-            session_generation: generation,
         }
     }
 
@@ -98,17 +97,15 @@ impl Subscriber {
         if let Some(handler) = self.commands.idle() {
             if self.principal.as_ref().map(Arc::as_ptr) != handler.principal().map(Arc::as_ptr) {
                 self.principal = handler.principal().cloned();
-                self.principal_generation = 0;
+                self.principal_watch = PolicyWatch::due();
             }
-            let generation = self.app.policy.generation();
-            if std::mem::replace(&mut self.session_generation, generation) != generation
+            if self.session_watch.is_due(&self.app.policy)
                 && let Some(session) = &mut handler.session
             {
                 session.recheck();
             }
         }
-        let generation = self.app.policy.generation();
-        if std::mem::replace(&mut self.principal_generation, generation) != generation
+        if self.principal_watch.is_due(&self.app.policy)
             && let Some(principal) = &self.principal
         {
             self.app.policy.check(principal)?;

@@ -63,7 +63,7 @@ async fn publish(
     };
     let body = read_body(app, body, max_bytes).await?;
     let json = check_json(&body)?;
-    message::append(app, &publisher, &channel, Payload::Json(json))?.position().await?;
+    message::append_and_wait(app, &publisher, &channel, Payload::Json(json)).await?;
     Ok(())
 }
 

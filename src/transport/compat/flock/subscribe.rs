@@ -14,6 +14,7 @@ use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Refusal};
 use crate::transport::config::ListenerConfig;
+use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -53,8 +54,7 @@ struct Flock {
     connection: Arc<Connection<RawSocket>>,
     commands: CommandSequencer<CommandHandler>,
     frame_rate: RateLimit,
-    /// The policy generation that the subscriptions were checked against.
-    checked: u64,
+    policy_watch: PolicyWatch,
 }
 
 /// Executes a client's commands.
@@ -75,7 +75,7 @@ impl Flock {
             subscriptions: Subscriptions::default(),
         };
         Self {
-            checked: app.policy.generation(),
+            policy_watch: PolicyWatch::current(&app.policy),
             app,
             connection,
             commands: CommandSequencer::Idle(handler),
@@ -86,12 +86,9 @@ impl Flock {
     /// The protocol has no message for a subscription that the gateway ends, so the connection is closed. Its client
     /// reconnects and gets a response for each topic.
     fn recheck(&mut self) -> Result<(), CloseReason> {
-        let generation = self.app.policy.generation();
-        if self.checked == generation {
+        let Some(handler) = self.commands.idle().filter(|_| self.policy_watch.is_due(&self.app.policy)) else {
             return Ok(());
-        }
-        let Some(handler) = self.commands.idle() else { return Ok(()) };
-        self.checked = generation;
+        };
         let is_lost = |channel: &ChannelName| handler.check_audience(channel).is_err();
         if handler.subscriptions.any(is_lost) { Err(CloseReason::Forbidden) } else { Ok(()) }
     }
