@@ -1,8 +1,8 @@
-//! What the broker counts. Names are part of the contract with operators.
+//! Metrics of the broker. Their names are part of the contract with operators.
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-/// Handles, so that counting is one atomic addition.
+/// Metric handles: counting is one atomic addition.
 pub struct Counters {
     pub publications: Counter,
     pub deliveries: Counter,
@@ -13,7 +13,7 @@ pub struct Counters {
 }
 
 impl Default for Counters {
-    /// Registers with the recorder that is current where this is called.
+    /// Registers with the current recorder.
     fn default() -> Self {
         Self {
             publications: counter!("lastmile_publications_total"),

@@ -1,4 +1,4 @@
-//! The rules: who listens here, fan-out, limits. Synchronous; time is an argument; owns no task and no socket.
+//! The rules of channels, connections and rooms. Synchronous: time is an argument; owns no task and no socket.
 
 pub mod channel;
 pub mod connection;

@@ -36,7 +36,7 @@ pub fn remote_counts(bus: Option<Arc<dyn NodeBus>>, channel: ChannelName) -> Box
 
 /// Runs until it is dropped.
 pub async fn run(bus: Arc<dyn NodeBus>, hub: Hub) {
-    let presence = hub.observers();
+    let presence = hub.presence();
     let updates = presence.enable_cluster(bus.node());
     tokio::join!(send(&*bus, updates), receive(presence, bus.subscribe(Topic::Presence)), refresh(&*bus, presence));
 }

@@ -64,7 +64,7 @@ async fn run_task(bus: Arc<dyn NodeBus>, replies: Replies, (task, _permit): Queu
                 replies.requeue(&publisher, &name);
             }
         }
-        RemoteTask::Settle { node, settlement: outcome, done } => {
+        RemoteTask::Settle { node, outcome, done } => {
             let settled = match request(&*bus, &node, &Request::Complete(outcome)).await {
                 Ok(Response::Done) => Ok(()),
                 Ok(Response::Unknown(detail)) => Err(Refusal::new(ErrorCode::ReplyUnknown, detail)),

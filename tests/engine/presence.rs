@@ -193,7 +193,7 @@ async fn missed_presence_arrives_as_count() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_node_is_not_counted() {
     let (_, hub, _) = crate::support::parts(&rule());
-    let observers = hub.observers().clone();
+    let observers = hub.presence().clone();
     let mut notices = observers.enable_cluster("here");
     let now = Instant::now();
     let connection = crate::support::connection();

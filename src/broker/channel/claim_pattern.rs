@@ -1,7 +1,7 @@
-//! Patterns of channel names with places for what a subscriber's token says: `user.{sub}`, `{claim.tenant}.orders.*`.
+//! Patterns of channel names with claims of the subscriber's token: `user.{sub}`, `{claim.tenant}.orders.*`.
 //!
-//! A value stands for one whole segment and for nothing but itself: what could end a segment or be a wildcard is
-//! percent-encoded before the comparison, so that no value widens a match and no two values meet in one channel.
+//! A value stands for exactly one segment. Characters that end a segment or are wildcards are percent-encoded before
+//! the comparison. So no value widens a match, and two values never give the same channel.
 
 use std::fmt::Write as _;
 
@@ -18,24 +18,24 @@ pub struct ClaimPattern {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Part {
-    /// With its `*`.
+    /// Text, with `*` as the wildcard.
     Text(Box<str>),
     Claim(Box<str>),
 }
 
-/// Why a text is no template.
+/// The error in a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimPatternError {
-    /// A brace without its other one.
+    /// A brace without its counterpart.
     Unbalanced,
     /// `{}` or `{claim.}`
     Nameless,
-    /// Something stands beside the braces in their segment.
+    /// The braces are not a whole segment.
     NotASegment,
 }
 
 impl ClaimPattern {
-    /// `None` for a pattern that asks for nothing of the token.
+    /// `None` for a pattern without claims.
     pub fn parse(text: &str) -> Result<Option<Self>, ClaimPatternError> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -65,7 +65,7 @@ impl ClaimPattern {
         Ok(Some(Self { parts }))
     }
 
-    /// Every channel that it may stand for, whoever asks: limits go by this.
+    /// The pattern of all channels that match for any principal: limits use this.
     pub fn shape(&self) -> Pattern {
         let parts = self.parts.iter().map(|part| match part {
             Part::Text(text) => text,
@@ -74,16 +74,16 @@ impl ClaimPattern {
         Pattern::new(&parts.collect::<String>())
     }
 
-    /// Whether the channel is the principal's.
+    /// Whether the channel matches with the principal's claims.
     pub fn matches(&self, channel: &ChannelName, principal: &Principal) -> bool {
         self.pattern_of(principal).is_some_and(|pattern| pattern.matches(channel))
     }
 
-    /// The principal's own channels. A claim that is missing, empty, or neither a string nor a whole number stands for
-    /// none.
+    /// The pattern with the principal's claims. `None` if a claim is missing, empty, or neither a string nor an
+    /// integer.
     pub fn pattern_of(&self, principal: &Principal) -> Option<Pattern> {
         let mut pattern = String::with_capacity(64);
-        let is_whole = self.parts.iter().all(|part| match part {
+        let is_complete = self.parts.iter().all(|part| match part {
             Part::Text(text) => {
                 pattern.push_str(text);
                 true
@@ -99,10 +99,10 @@ impl ClaimPattern {
                 _ => false,
             },
         });
-        is_whole.then(|| Pattern::new(&pattern))
+        is_complete.then(|| Pattern::new(&pattern))
     }
 
-    /// The names of the claims that it asks for.
+    /// The names of the claims in the pattern.
     pub fn claims(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Text(_) => None,
@@ -110,7 +110,7 @@ impl ClaimPattern {
         })
     }
 
-    /// As it was written, in its shortest form.
+    /// The configured text, in its shortest form.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for part in &self.parts {
@@ -123,7 +123,8 @@ impl ClaimPattern {
     }
 }
 
-/// A value as one segment of a channel name: `.`, `*`, `%` and what a name cannot hold are percent-encoded.
+/// Appends a value as one segment: `.`, `*`, `%` and characters that no channel name may have are percent-encoded.
+/// `false` for an empty value.
 fn push_segment(pattern: &mut String, value: &str) -> bool {
     for c in value.chars() {
         if matches!(c, '.' | '*' | '%') || is_unprintable(c) {
@@ -141,7 +142,7 @@ fn push_segment(pattern: &mut String, value: &str) -> bool {
 impl std::fmt::Display for ClaimPatternError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Unbalanced => "a brace stands without its other one",
+            Self::Unbalanced => "a brace has no counterpart",
             Self::Nameless => "braces must hold the name of a claim, like {sub}",
             Self::NotASegment => "a claim in braces must be a whole part between dots, like user.{sub}",
         })
@@ -168,15 +169,15 @@ mod tests {
         }
     }
 
-    fn matches(template: &str, principal: &Principal, channel: &str) -> bool {
-        let template = ClaimPattern::parse(template).unwrap().expect("a template");
-        template.matches(&ChannelName::parse(channel).unwrap(), principal)
+    fn matches(pattern: &str, principal: &Principal, channel: &str) -> bool {
+        let pattern = ClaimPattern::parse(pattern).unwrap().expect("a pattern");
+        pattern.matches(&ChannelName::parse(channel).unwrap(), principal)
     }
 
     #[test]
-    fn a_value_opens_its_own_channel_alone() {
+    fn value_matches_its_own_channel_only() {
         let alice = principal("alice", json!({"tenant": "acme", "https://x.example/t": "t", "level": 7}));
-        for (template, channel, expected) in [
+        for (pattern, channel, expected) in [
             ("user.{sub}", "user.alice", true),
             ("user.{sub}", "user.bob", false),
             ("user.{sub}", "user.alice.x", false),
@@ -193,12 +194,12 @@ mod tests {
             ("level.{level}", "level.7", true),
             ("level.{level}", "level.70", false),
         ] {
-            assert_eq!(matches(template, &alice, channel), expected, "{template} and {channel}");
+            assert_eq!(matches(pattern, &alice, channel), expected, "{pattern} and {channel}");
         }
     }
 
     #[test]
-    fn t_j10_no_value_widens_a_match() {
+    fn no_value_widens_a_match() {
         for (subject, own) in [
             ("*", "user.%2A"),
             ("a*", "user.a%2A"),
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn t_j10_two_values_never_meet_in_one_channel() {
+    fn two_values_never_share_a_channel() {
         let one = principal("b.c", json!({"tenant": "a"}));
         let other = principal("c", json!({"tenant": "a.b"}));
         assert!(matches("{tenant}.{sub}", &one, "a.b%2Ec"));
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_no_name_stands_for_no_channel() {
+    fn unusable_claim_matches_no_channel() {
         for value in [json!(null), json!(true), json!(1.5), json!([]), json!(["x"]), json!({"x": 1}), json!("")] {
             let who = principal("alice", json!({"tenant": value}));
             for channel in ["t.x", "t.", "t.true", "t.null", "t.1.5", "t.*"] {
@@ -241,18 +242,18 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_holds_whoever_asks() {
-        for (template, shape) in
+    fn shape_has_wildcards_for_claims() {
+        for (pattern, shape) in
             [("user.{sub}", "user.*"), ("{a}.{claim.b}.x", "*.*.x"), ("{sub}", "*"), ("a.{sub}.*", "a.*.*")]
         {
-            assert_eq!(ClaimPattern::parse(template).unwrap().unwrap().shape().as_str(), shape);
+            assert_eq!(ClaimPattern::parse(pattern).unwrap().unwrap().shape().as_str(), shape);
         }
         assert_eq!(ClaimPattern::parse("prices.*"), Ok(None));
         assert_eq!(ClaimPattern::parse("a.{claim.b}.c").unwrap().unwrap().text(), "a.{b}.c");
     }
 
     #[test]
-    fn braces_hold_a_name_and_stand_alone_in_their_segment() {
+    fn braces_are_a_whole_segment() {
         use ClaimPatternError::{Nameless, NotASegment, Unbalanced};
         for (text, error) in [
             ("user.{sub", Unbalanced),

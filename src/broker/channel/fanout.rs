@@ -1,9 +1,9 @@
-//! Fan-out of one channel on this node: its members in slices, and the walks over them.
+//! Fan-out of one channel on this node: its subscribers in shards, and the deliveries to them.
 //!
-//! A publication is put before every slice; a walk then writes everything that waits before a slice to each
-//! of its members in one go, so publications that arrive faster than sockets can be walked share a system
-//! call, and one that comes alone waits for nothing. At most one walk is on a slice at a time, which keeps
-//! the order of each member; different slices are walked on different cores.
+//! A publication is queued for every shard. A delivery then writes all queued publications to each subscriber of
+//! its shard. So a single publication is never delayed, and publications that arrive faster share a system call.
+//! A shard has at most one delivery at a time, which keeps the order for each subscriber. Shards are delivered in
+//! parallel on all cores.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,10 +20,10 @@ use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::publication::Form;
 use crate::protocol::{ChannelName, CloseReason, Publication};
 
-/// A slice takes this many members before the next one is begun.
+/// Subscribers of a shard before another shard is created.
 const SHARD_CAPACITY: usize = 256;
 
-/// Bytes that may wait before a slice until publishers are asked to wait.
+/// Publishers wait while more bytes than this wait for a shard.
 const BACKPRESSURE_BYTES: usize = 128 * 1024;
 
 /// One subscription of one connection.
@@ -31,9 +31,9 @@ pub struct Subscriber {
     connection: Arc<Connection>,
     form: Form,
     slow_consumer: SlowConsumer,
-    /// Names the channel among those of the connection, for [`SlowConsumer::Latest`].
+    /// Identifies the channel within the connection, for [`SlowConsumer::Latest`].
     tag: u64,
-    /// The newest offset it was sent. This and `active` change only under the connection's lock.
+    /// The newest offset that was sent. This and `active` change only under the connection's lock.
     seen: AtomicU64,
     active: AtomicBool,
 }
@@ -48,7 +48,7 @@ impl Subscriber {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// Nothing of the channel is sent any more once this returns. `false` if it was so before.
+    /// Ends the subscription: nothing of the channel is sent after this returns. `false` if it had ended before.
     pub fn deactivate(&self) -> bool {
         let _outgoing = self.connection.lock();
         let was_active = self.active.swap(false, Ordering::Relaxed);
@@ -58,8 +58,8 @@ impl Subscriber {
         was_active
     }
 
-    /// Tells the subscriber that its subscription ended. A connection whose last channel ends is closed with the
-    /// same reason, so that its client knows whether to come back. `false` if it had ended before.
+    /// Ends the subscription and reports the reason. A connection whose last channel ends is closed with the same
+    /// reason, so that its client knows whether to reconnect. `false` if it had ended before.
     fn end(&self, channel: &ChannelName, reason: CloseReason) -> bool {
         {
             let mut outgoing = self.connection.lock();
@@ -77,13 +77,13 @@ impl Subscriber {
         true
     }
 
-    /// Sends something that is no publication, if our own protocol is spoken.
+    /// Sends a frame that is no publication to a client of the native protocol.
     fn send(&self, frame: &Bytes) -> Option<Sent> {
         let mut outgoing = self.connection.lock();
         (self.form.is_native() && self.is_active()).then(|| outgoing.send(frame, None))
     }
 
-    /// Sends what of `batch` it has not been sent.
+    /// Sends the publications of `batch` that were not sent before.
     fn deliver(&self, batch: &Batch, tally: &mut Tally) {
         let mut outgoing = self.connection.lock();
         if !self.active.load(Ordering::Relaxed) {
@@ -95,20 +95,24 @@ impl Subscriber {
         self.seen.store(newest.offset, Ordering::Relaxed);
         let mut send = |frame: &Bytes, latest, count: usize| match outgoing.send(frame, latest) {
             Sent::Written | Sent::Queued => tally.delivered += count as u64,
-            Sent::Overflowed => tally.slow += 1,
+            Sent::Overflowed => tally.overflowed += 1,
             Sent::Gone => {}
         };
         match self.slow_consumer {
             SlowConsumer::Disconnect if fresh.len() == batch.publications.len() => {
                 send(batch.joined(self.form), None, fresh.len());
             }
-            SlowConsumer::Disconnect => fresh.iter().for_each(|one| send(one.frame(self.form), None, 1)),
-            SlowConsumer::Latest => fresh.iter().for_each(|one| send(one.frame(self.form), Some(self.tag), 1)),
+            SlowConsumer::Disconnect => {
+                fresh.iter().for_each(|publication| send(publication.frame(self.form), None, 1))
+            }
+            SlowConsumer::Latest => {
+                fresh.iter().for_each(|publication| send(publication.frame(self.form), Some(self.tag), 1))
+            }
         }
     }
 }
 
-/// Publications that go out together.
+/// Publications that are sent together.
 struct Batch {
     publications: Vec<Arc<Publication>>,
     /// All frames of a form in one buffer.
@@ -120,11 +124,11 @@ impl Batch {
         Self { publications, joined: Default::default() }
     }
 
-    /// Those behind an offset; offsets rise.
+    /// The publications after an offset; offsets rise.
     fn after(&self, seen: u64) -> &[Arc<Publication>] {
         match self.publications.first() {
             Some(first) if first.offset > seen => &self.publications,
-            _ => &self.publications[self.publications.partition_point(|one| one.offset <= seen)..],
+            _ => &self.publications[self.publications.partition_point(|publication| publication.offset <= seen)..],
         }
     }
 
@@ -133,9 +137,9 @@ impl Batch {
             return only.frame(form);
         }
         self.joined[form as usize].get_or_init(|| {
-            let length = self.publications.iter().map(|one| one.frame(form).len()).sum();
+            let length = self.publications.iter().map(|publication| publication.frame(form).len()).sum();
             let mut joined = BytesMut::with_capacity(length);
-            self.publications.iter().for_each(|one| joined.extend_from_slice(one.frame(form)));
+            self.publications.iter().for_each(|publication| joined.extend_from_slice(publication.frame(form)));
             joined.freeze()
         })
     }
@@ -144,13 +148,13 @@ impl Batch {
 #[derive(Default)]
 struct Tally {
     delivered: u64,
-    slow: u64,
+    overflowed: u64,
 }
 
-/// A part of a channel's members, walked by one task at a time.
+/// A part of a channel's subscribers, served by one delivery at a time.
 pub struct Shard {
     state: Mutex<ShardState>,
-    /// Tells publishers that the walk took what waited.
+    /// Notifies publishers that the delivery took the queued publications.
     space_available: Notify,
     counters: Arc<Counters>,
 }
@@ -158,12 +162,12 @@ pub struct Shard {
 #[derive(Default)]
 struct ShardState {
     subscribers: Slab<Arc<Subscriber>>,
-    /// The members as an array, made anew by the first walk after a change.
+    /// The subscribers as an array, made by the first delivery after a change.
     snapshot: Option<Arc<[Arc<Subscriber>]>>,
     pending: Vec<Arc<Publication>>,
     pending_bytes: usize,
     is_delivering: bool,
-    /// What the walk is at.
+    /// The batch that is being delivered.
     in_flight: Option<Arc<Batch>>,
 }
 
@@ -180,10 +184,10 @@ impl Shard {
         self.state.lock().subscribers.len()
     }
 
-    pub fn add(&self, member: Arc<Subscriber>) -> usize {
+    pub fn add(&self, subscriber: Arc<Subscriber>) -> usize {
         let mut state = self.state.lock();
         state.snapshot = None;
-        state.subscribers.insert(member)
+        state.subscribers.insert(subscriber)
     }
 
     pub fn remove(&self, at: usize) {
@@ -192,7 +196,7 @@ impl Shard {
         state.subscribers.try_remove(at);
     }
 
-    /// Puts a publication before the slice. Returns a walk if none is under way: it has to be run.
+    /// Queues a publication. Returns a delivery if the shard has none; the caller has to run it.
     pub fn push(self: &Arc<Self>, publication: Arc<Publication>) -> Option<Delivery> {
         let mut state = self.state.lock();
         if state.subscribers.is_empty() {
@@ -206,38 +210,40 @@ impl Shard {
         Some(Delivery { shard: self.clone(), in_flight: None })
     }
 
-    /// Sends `member` what it has not been sent, before the walk comes to it.
-    pub fn catch_up(&self, member: &Subscriber) {
+    /// Sends `subscriber` the queued publications before the delivery reaches it.
+    pub fn catch_up(&self, subscriber: &Subscriber) {
         let (in_flight, pending) = {
             let state = self.state.lock();
             (state.in_flight.clone(), Batch::new(state.pending.clone()))
         };
         let mut tally = Tally::default();
-        in_flight.iter().for_each(|batch| member.deliver(batch, &mut tally));
-        member.deliver(&pending, &mut tally);
+        in_flight.iter().for_each(|batch| subscriber.deliver(batch, &mut tally));
+        subscriber.deliver(&pending, &mut tally);
         self.count(&tally);
     }
 
-    /// Sends every member something that is no publication, behind those that were accepted before.
+    /// Sends every subscriber a frame that is no publication, after the publications that were accepted before.
     pub fn send_to_all(&self, frame: &Bytes) {
-        let members: Vec<_> = self.state.lock().subscribers.iter().map(|(_, member)| member.clone()).collect();
+        let subscribers: Vec<_> =
+            self.state.lock().subscribers.iter().map(|(_, subscriber)| subscriber.clone()).collect();
         let mut tally = Tally::default();
-        for member in members {
-            self.catch_up(&member);
-            tally.slow += u64::from(matches!(member.send(frame), Some(Sent::Overflowed)));
+        for subscriber in subscribers {
+            self.catch_up(&subscriber);
+            tally.overflowed += u64::from(matches!(subscriber.send(frame), Some(Sent::Overflowed)));
         }
         self.count(&tally);
     }
 
-    /// Ends the subscription of every member and removes it. Returns how many there were.
+    /// Ends and removes the subscription of every subscriber. Returns their number.
     pub fn end(&self, channel: &ChannelName, reason: CloseReason) -> u64 {
-        let members: Vec<_> = self.state.lock().subscribers.iter().map(|(at, member)| (at, member.clone())).collect();
+        let subscribers: Vec<_> =
+            self.state.lock().subscribers.iter().map(|(at, subscriber)| (at, subscriber.clone())).collect();
         let mut ended = 0;
-        for (at, member) in members {
+        for (at, subscriber) in subscribers {
             // Publications that were accepted before the end are delivered before it.
-            self.catch_up(&member);
-            // Whoever ends a membership removes it: its place may be another's right after.
-            if member.end(channel, reason) {
+            self.catch_up(&subscriber);
+            // Only the caller that ended it removes it: another subscriber may get the slot right after.
+            if subscriber.end(channel, reason) {
                 self.remove(at);
                 ended += 1;
             }
@@ -252,13 +258,13 @@ impl Shard {
 
     fn count(&self, tally: &Tally) {
         self.counters.deliveries.increment(tally.delivered);
-        if tally.slow > 0 {
-            self.counters.slow_consumers.increment(tally.slow);
+        if tally.overflowed > 0 {
+            self.counters.slow_consumers.increment(tally.overflowed);
         }
     }
 }
 
-/// A walk over one slice. Dropping it leaves the slice free for the next one.
+/// One pass over a shard. Dropping it lets the next publication start another one.
 #[must_use = "subscribers are written to only when it is run"]
 pub struct Delivery {
     shard: Arc<Shard>,
@@ -272,28 +278,28 @@ struct InFlight {
 }
 
 impl Delivery {
-    /// Members that it leads to, about.
+    /// Subscribers of the shard at this time.
     pub fn subscriber_count(&self) -> usize {
         self.shard.subscriber_count()
     }
 
-    /// Writes to at most `count` members; `false` when nothing is left to do.
+    /// Writes to at most `count` subscribers; `false` when the delivery is complete.
     pub fn run_some(&mut self, count: usize) -> bool {
-        let Some(load) = self.in_flight.as_mut() else {
+        let Some(in_flight) = self.in_flight.as_mut() else {
             return self.take_pending();
         };
         let mut tally = Tally::default();
-        let end = load.subscribers.len().min(load.at + count);
-        for member in &load.subscribers[load.at..end] {
-            member.deliver(&load.batch, &mut tally);
+        let end = in_flight.subscribers.len().min(in_flight.at + count);
+        for subscriber in &in_flight.subscribers[in_flight.at..end] {
+            subscriber.deliver(&in_flight.batch, &mut tally);
         }
-        load.at = end;
-        let done = end == load.subscribers.len();
+        in_flight.at = end;
+        let done = end == in_flight.subscribers.len();
         self.shard.count(&tally);
         if done { self.take_pending() } else { true }
     }
 
-    /// Takes what waits before the slice; `false` if nothing does.
+    /// Takes the queued publications; `false` if there are none.
     fn take_pending(&mut self) -> bool {
         let mut state = self.shard.state.lock();
         self.in_flight = None;
@@ -305,9 +311,10 @@ impl Delivery {
         let batch = Arc::new(Batch::new(std::mem::take(&mut state.pending)));
         state.pending_bytes = 0;
         state.in_flight = Some(batch.clone());
-        let ShardState { subscribers: members, snapshot, .. } = &mut *state;
-        let members = snapshot.get_or_insert_with(|| members.iter().map(|(_, member)| member.clone()).collect());
-        self.in_flight = Some(InFlight { batch, subscribers: members.clone(), at: 0 });
+        let ShardState { subscribers, snapshot, .. } = &mut *state;
+        let snapshot =
+            snapshot.get_or_insert_with(|| subscribers.iter().map(|(_, subscriber)| subscriber.clone()).collect());
+        self.in_flight = Some(InFlight { batch, subscribers: snapshot.clone(), at: 0 });
         drop(state);
         self.shard.space_available.notify_waiters();
         true
@@ -323,23 +330,23 @@ impl Drop for Delivery {
     }
 }
 
-/// A slice before which too much waits.
+/// A shard for which too many bytes wait.
 pub struct Backpressure(Arc<Shard>);
 
 impl Backpressure {
-    pub fn of(slice: &Arc<Shard>) -> Option<Self> {
-        slice.is_behind().then(|| Self(slice.clone()))
+    pub fn of(shard: &Arc<Shard>) -> Option<Self> {
+        shard.is_behind().then(|| Self(shard.clone()))
     }
 
-    /// Waits until the slice's walk took what waited.
+    /// Waits until the shard's delivery took the queued publications.
     pub async fn wait(self) {
         loop {
-            let mut relief = std::pin::pin!(self.0.space_available.notified());
-            relief.as_mut().enable();
+            let mut space = std::pin::pin!(self.0.space_available.notified());
+            space.as_mut().enable();
             if !self.0.is_behind() {
                 return;
             }
-            relief.await;
+            space.await;
         }
     }
 }

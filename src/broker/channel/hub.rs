@@ -1,4 +1,4 @@
-//! Who listens here: the channels of this node that have members, and the fan-out to them.
+//! The hub: the subscribers of this node by channel, and the fan-out to them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -28,14 +28,14 @@ pub struct Hub(Arc<Inner>);
 struct Inner {
     lock_stripes: Vec<RwLock<HashMap<ChannelName, Arc<Subscribers>>>>,
     hasher: RandomState,
-    /// Slices of a large channel: one for each core.
+    /// Shards of a large channel: one for each core.
     max_shards: usize,
     spawn: SpawnDelivery,
     counters: Arc<Counters>,
     presence: Presence,
 }
 
-/// The members of one channel.
+/// The subscribers of one channel.
 #[derive(Default)]
 struct Subscribers {
     state: Mutex<SubscribersState>,
@@ -43,11 +43,11 @@ struct Subscribers {
 
 #[derive(Default)]
 struct SubscribersState {
-    members: u64,
+    count: u64,
     shards: Vec<Arc<Shard>>,
 }
 
-/// Who wants to join a channel.
+/// A new subscriber of a channel.
 pub struct JoinRequest {
     pub connection: Arc<Connection>,
     /// `None` for a client without a token.
@@ -57,7 +57,7 @@ pub struct JoinRequest {
     pub tag: u64,
 }
 
-/// A place among a channel's members; it is given up when this is dropped.
+/// A subscription to a channel; ends when this is dropped.
 pub struct Membership {
     hub: Hub,
     channel: ChannelName,
@@ -70,9 +70,9 @@ pub struct Membership {
 
 impl Hub {
     pub fn new(max_shards: usize, counters: Arc<Counters>, spawn: SpawnDelivery) -> Self {
-        let shards = (0..LOCK_STRIPES).map(|_| RwLock::default()).collect();
+        let lock_stripes = (0..LOCK_STRIPES).map(|_| RwLock::default()).collect();
         Self(Arc::new(Inner {
-            lock_stripes: shards,
+            lock_stripes,
             hasher: RandomState::new(),
             max_shards: max_shards.max(1),
             spawn,
@@ -81,123 +81,123 @@ impl Hub {
         }))
     }
 
-    /// Adds a member that is sent everything behind offset `seen`. `max_members` of 0 means no limit.
+    /// Adds a subscriber, which receives every offset after `seen`. `max_subscribers` of 0 means no limit.
     pub fn join(
         &self,
         channel: &ChannelName,
-        newcomer: JoinRequest,
+        request: JoinRequest,
         slow_consumer: SlowConsumer,
         seen: u64,
-        max_members: u64,
+        max_subscribers: u64,
     ) -> Result<Membership, Refusal> {
-        let mut shard = self.lock_stripe(channel).write();
-        let listeners = shard.entry(channel.clone()).or_default().clone();
-        let mut state = listeners.state.lock();
-        if max_members != 0 && state.members >= max_members {
-            return Err(Refusal::new(ErrorCode::ConnectionLimit, "the channel has as many subscribers as it may have"));
+        let mut stripe = self.lock_stripe(channel).write();
+        let subscribers = stripe.entry(channel.clone()).or_default().clone();
+        let mut state = subscribers.state.lock();
+        if max_subscribers != 0 && state.count >= max_subscribers {
+            return Err(Refusal::new(ErrorCode::ConnectionLimit, "channel is full (max_connections)"));
         }
-        state.members += 1;
-        let JoinRequest { connection, principal, form, tag } = newcomer;
-        let who = PresenceEvent::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
-        self.0.presence.on_local_event(channel, who, state.members);
-        let slice = state.shard_with_room(self.0.max_shards, &self.0.counters);
+        state.count += 1;
+        let JoinRequest { connection, principal, form, tag } = request;
+        let event = PresenceEvent::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
+        self.0.presence.on_local_event(channel, event, state.count);
+        let shard = state.shard_with_room(self.0.max_shards, &self.0.counters);
         drop(state);
-        drop(shard);
-        let number = connection.id;
-        let member = Arc::new(Subscriber::new(connection, form, slow_consumer, tag, seen));
-        let at = slice.add(member.clone());
+        drop(stripe);
+        let connection_id = connection.id;
+        let subscriber = Arc::new(Subscriber::new(connection, form, slow_consumer, tag, seen));
+        let at = shard.add(subscriber.clone());
         self.0.counters.subscriptions.increment(1);
         Ok(Membership {
             hub: self.clone(),
             channel: channel.clone(),
-            subscriber: member,
-            shard: slice,
+            subscriber,
+            shard,
             at,
-            connection: number,
+            connection: connection_id,
             principal,
         })
     }
 
-    /// Whether anybody here wants the publications of a channel.
+    /// Whether the channel has subscribers on this node.
     pub fn has_subscribers_or_watchers(&self, channel: &ChannelName) -> bool {
         self.lock_stripe(channel).read().contains_key(channel)
     }
 
-    /// Puts a publication before every member. To be called in the order of offsets.
+    /// Queues a publication for every subscriber. To be called in the order of offsets.
     pub fn fan_out(&self, channel: &ChannelName, publication: &Arc<Publication>) -> Deliveries {
-        let Some(listeners) = self.subscribers_of(channel) else {
+        let Some(subscribers) = self.subscribers_of(channel) else {
             return Deliveries::default();
         };
-        let state = listeners.state.lock();
-        let mut walks = Deliveries::new(self.0.spawn);
-        for slice in &state.shards {
-            walks.list.extend(slice.push(publication.clone()));
-            walks.backpressure = walks.backpressure.or_else(|| Backpressure::of(slice));
+        let state = subscribers.state.lock();
+        let mut deliveries = Deliveries::new(self.0.spawn);
+        for shard in &state.shards {
+            deliveries.list.extend(shard.push(publication.clone()));
+            deliveries.backpressure = deliveries.backpressure.or_else(|| Backpressure::of(shard));
         }
-        walks
+        deliveries
     }
 
-    /// Tells every member that the channel is cut off from other nodes, or whole again.
+    /// Sends every subscriber that the channel is degraded or restored.
     pub fn send_state(&self, channel: &ChannelName, state: &ServerFrame<'_>) {
-        let Some(listeners) = self.subscribers_of(channel) else { return };
-        let (slices, frame) = (listeners.state.lock().shards.clone(), text_frame(state.to_json().as_bytes()));
-        slices.iter().for_each(|slice| slice.send_to_all(&frame));
+        let Some(subscribers) = self.subscribers_of(channel) else { return };
+        let (shards, frame) = (subscribers.state.lock().shards.clone(), text_frame(state.to_json().as_bytes()));
+        shards.iter().for_each(|shard| shard.send_to_all(&frame));
     }
 
     /// Ends every subscription to a channel.
     pub fn end(&self, channel: &ChannelName, reason: CloseReason) {
-        if let Some(listeners) = self.subscribers_of(channel) {
-            let slices = listeners.state.lock().shards.clone();
-            let ended = slices.iter().map(|slice| slice.end(channel, reason)).sum();
+        if let Some(subscribers) = self.subscribers_of(channel) {
+            let shards = subscribers.state.lock().shards.clone();
+            let ended = shards.iter().map(|shard| shard.end(channel, reason)).sum();
             self.leave(channel, ended, PresenceEvent::Ended(reason));
         }
     }
 
-    /// Tells `connection` who comes and goes, from the number of members of all nodes on that `announce` is called with.
-    /// `elsewhere` is what is known of other nodes.
+    /// Sends presence events to `connection`. Before the first event, `on_counted` is called with the number of subscribers
+    /// on all nodes. `remote` are the counts of other nodes.
     pub fn watch_presence(
         &self,
         channel: ChannelName,
         connection: Arc<Connection>,
-        elsewhere: Vec<(String, u64)>,
+        remote: Vec<(String, u64)>,
         now: Instant,
-        announce: impl FnOnce(u64),
+        on_counted: impl FnOnce(u64),
     ) -> PresenceSubscription {
-        // No one joins or leaves meanwhile.
-        let shard = self.lock_stripe(&channel).write();
-        let members = shard.get(&channel).map_or(0, |listeners| listeners.state.lock().members);
-        self.0.presence.add_local_watcher(channel, connection, members, elsewhere, now, announce)
+        // Locked, so that the count changes only with an event.
+        let stripe = self.lock_stripe(&channel).write();
+        let local = stripe.get(&channel).map_or(0, |subscribers| subscribers.state.lock().count);
+        self.0.presence.add_local_watcher(channel, connection, local, remote, now, on_counted)
     }
 
-    /// Tells another node who comes and goes here, for so long, and at once how many there are.
+    /// Sends presence events to another node until a time, and the current count at once.
     pub fn add_remote_watcher(&self, channel: &ChannelName, node: &str, until: Instant) {
-        let shard = self.lock_stripe(channel).write();
-        let members = shard.get(channel).map_or(0, |listeners| listeners.state.lock().members);
-        self.0.presence.add_remote_watcher(channel, node, members, until);
+        let stripe = self.lock_stripe(channel).write();
+        let local = stripe.get(channel).map_or(0, |subscribers| subscribers.state.lock().count);
+        self.0.presence.add_remote_watcher(channel, node, local, until);
     }
 
-    pub fn observers(&self) -> &Presence {
+    pub fn presence(&self) -> &Presence {
         &self.0.presence
     }
 
-    /// Members of a channel on this node.
+    /// Subscribers of a channel on this node.
     pub fn subscriber_count(&self, channel: &ChannelName) -> u64 {
-        self.subscribers_of(channel).map_or(0, |listeners| listeners.state.lock().members)
+        self.subscribers_of(channel).map_or(0, |subscribers| subscribers.state.lock().count)
     }
 
-    /// So many members were removed from their slices.
-    fn leave(&self, channel: &ChannelName, count: u64, happened: PresenceEvent<'_>) {
+    /// Counts subscribers that were removed from their shards.
+    fn leave(&self, channel: &ChannelName, count: u64, event: PresenceEvent<'_>) {
         self.0.counters.subscriptions.decrement(count as f64);
-        let mut shard = self.lock_stripe(channel).write();
-        let Some(listeners) = shard.get(channel) else { return };
-        let left = {
-            let mut state = listeners.state.lock();
-            state.members -= count;
-            self.0.presence.on_local_event(channel, happened, state.members);
-            state.members
+        let mut stripe = self.lock_stripe(channel).write();
+        let Some(subscribers) = stripe.get(channel) else { return };
+        let remaining = {
+            let mut state = subscribers.state.lock();
+            state.count -= count;
+            self.0.presence.on_local_event(channel, event, state.count);
+            state.count
         };
-        if left == 0 {
-            shard.remove(channel);
+        if remaining == 0 {
+            stripe.remove(channel);
         }
     }
 
@@ -211,15 +211,19 @@ impl Hub {
 }
 
 impl SubscribersState {
-    fn shard_with_room(&mut self, max_slices: usize, counters: &Arc<Counters>) -> Arc<Shard> {
-        let room = self.shards.iter().find(|slice| !slice.is_full()).cloned();
-        if let Some(slice) = room {
-            return slice;
+    fn shard_with_room(&mut self, max_shards: usize, counters: &Arc<Counters>) -> Arc<Shard> {
+        let free = self.shards.iter().find(|shard| !shard.is_full()).cloned();
+        if let Some(shard) = free {
+            return shard;
         }
-        if self.shards.len() < max_slices {
+        if self.shards.len() < max_shards {
             self.shards.push(Shard::new(counters.clone()));
         }
-        self.shards.iter().min_by_key(|slice| slice.subscriber_count()).expect("there is at least one slice").clone()
+        self.shards
+            .iter()
+            .min_by_key(|shard| shard.subscriber_count())
+            .expect("a channel has at least one shard")
+            .clone()
     }
 }
 
@@ -232,16 +236,16 @@ impl Membership {
         &self.channel
     }
 
-    pub(in crate::broker) fn member(&self) -> Arc<Subscriber> {
+    pub(in crate::broker) fn subscriber(&self) -> Arc<Subscriber> {
         self.subscriber.clone()
     }
 
-    /// `false` once the gateway has ended the subscription.
+    /// `false` once the gateway ended the subscription.
     pub fn is_active(&self) -> bool {
         self.subscriber.is_active()
     }
 
-    /// Sends the member what was published so far, before anything that the caller sends next.
+    /// Sends the waiting publications to the subscriber, before anything that the caller sends next.
     pub fn catch_up(&self) {
         self.shard.catch_up(&self.subscriber);
     }
@@ -249,12 +253,12 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        // If the gateway ended it, it was removed then, and its place may be another's.
+        // If the gateway ended it, it was removed then, and another subscriber may have its slot.
         if self.subscriber.deactivate() {
             self.shard.remove(self.at);
             let person = person(self.principal.as_deref());
-            let who = PresenceEvent::Unsubscribed { connection: self.connection, person };
-            self.hub.leave(&self.channel, 1, who);
+            let event = PresenceEvent::Unsubscribed { connection: self.connection, person };
+            self.hub.leave(&self.channel, 1, event);
         }
     }
 }

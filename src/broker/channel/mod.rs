@@ -1,4 +1,4 @@
-//! Channels: rules, the hub and its fan-out, sessions, presence.
+//! Channels: rules, the hub and its fan-out, deliveries, sessions, presence.
 
 pub mod claim_pattern;
 pub mod delivery;

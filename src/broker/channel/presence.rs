@@ -1,7 +1,7 @@
-//! Publishers that want to know who listens to their channels, on this node and on others.
+//! Presence: reports the subscribers of a channel, on all nodes, to publishers that watch it.
 //!
-//! A node tells those on which somebody watches what happens to its own subscribers, each time with how many they are
-//! then, and the number alone now and then. So whatever is lost on the way is set right soon.
+//! Each node sends its own join and leave events, with its count of subscribers, to the nodes that have a watcher. It
+//! also sends the bare count every few seconds, which corrects lost events.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,13 +16,13 @@ use crate::broker::Connection;
 use crate::protocol::frame::server_frame::{Event, Person, ServerFrame};
 use crate::protocol::{ChannelName, CloseReason};
 
-/// An observer whose socket is this far behind is told less, and how much less.
+/// A watcher with more bytes than this in its outbox misses events, and is sent their number later.
 const WATCHER_BEHIND_BYTES: usize = 64 * 1024;
 
-/// A node is told for so long after it asked, and its subscribers count for so long after it was heard of.
+/// How long a node is sent updates after its last request, and how long its count is valid after its last update.
 pub const PRESENCE_LEASE: Duration = Duration::from_secs(15);
 
-/// Words for other nodes that wait.
+/// Updates that wait for other nodes.
 const MAX_QUEUED_UPDATES: usize = 4096;
 
 #[derive(Clone, Default)]
@@ -30,64 +30,64 @@ pub struct Presence(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Asked before anything is locked: most channels have no observer.
+    /// Watched channels. Read before the lock: most channels have no watcher.
     count: AtomicUsize,
-    next: AtomicU64,
+    next_id: AtomicU64,
     by_channel: Mutex<HashMap<ChannelName, WatchedChannel>>,
     nodes: OnceLock<Nodes>,
 }
 
-/// The way to other nodes.
+/// The queue to other nodes.
 struct Nodes {
     own: Arc<str>,
     outgoing: mpsc::Sender<(Arc<str>, PresenceUpdate)>,
 }
 
-/// A channel that somebody watches, here or on another node.
+/// A channel with a watcher, on this node or on another one.
 #[derive(Default)]
 struct WatchedChannel {
     /// Subscribers of this node.
     local: u64,
-    /// Those of other nodes, and when they were heard of.
+    /// Counts of other nodes, with the time of the last update.
     remote: HashMap<Arc<str>, (u64, Instant)>,
-    /// The sum that observers were told last.
+    /// The sum that local watchers were sent last.
     last_reported: u64,
-    /// Told, and nobody came since.
+    /// The end was reported, and no subscriber joined since.
     is_ended: bool,
     local_watchers: Vec<LocalWatcher>,
     remote_watchers: HashMap<Arc<str>, RemoteWatcher>,
 }
 
 struct LocalWatcher {
-    number: u64,
+    id: u64,
     connection: Arc<Connection>,
-    /// Events that it was not told.
+    /// Events that were not sent.
     missed: u64,
 }
 
-/// A node on which somebody watches.
+/// A node that has a watcher.
 struct RemoteWatcher {
     until: Instant,
     missed: u64,
 }
 
-/// What has to be said again every few seconds.
+/// Channels whose watches have to be renewed every few seconds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RefreshList {
-    /// Channels that are watched here, for [`Bus::watch`](crate::broker::Bus::watch).
+    /// Channels with a watcher here, for [`NodeBus::watch_presence`](crate::broker::NodeBus::watch_presence).
     pub local: Vec<ChannelName>,
-    /// Channels that are watched on other nodes, for [`Presence::repeat`].
+    /// Channels with a watcher on another node, for [`Presence::resend_counts`].
     pub remote: Vec<ChannelName>,
 }
 
-/// Tells a connection about a channel until it is dropped.
+/// Sends presence events of a channel to a connection until it is dropped.
 pub struct PresenceSubscription {
     presence: Presence,
     pub channel: ChannelName,
-    number: u64,
+    id: u64,
 }
 
-/// What happened to a channel's subscribers on this node.
+/// An event of a channel's subscribers.
 #[derive(Clone, Copy)]
 pub enum PresenceEvent<'a> {
     Subscribed { connection: u64, person: Option<Person<'a>> },
@@ -95,19 +95,19 @@ pub enum PresenceEvent<'a> {
     Ended(CloseReason),
 }
 
-/// What one node tells another.
+/// A message from one node to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PresenceUpdate {
     channel: Arc<str>,
-    /// `None` where there is only the number to tell.
+    /// `None` for the bare count.
     what: Option<WireEvent>,
-    /// Subscribers of the node after it.
+    /// Subscribers of the node after the event.
     connections: u64,
-    /// Notices of the channel before this one that were left out.
+    /// Events of the channel that were dropped before this one.
     missed: u64,
 }
 
-/// [`PresenceEvent`], as it is written.
+/// [`PresenceEvent`], as nodes send it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum WireEvent {
     Subscribed { connection: u64, person: Option<(Arc<str>, Arc<str>)> },
@@ -116,108 +116,108 @@ enum WireEvent {
 }
 
 impl Presence {
-    /// From now on other nodes are told and counted. Returns the words for them, each with its node.
+    /// Starts to exchange presence with other nodes. Returns the updates to send, each with its node. To be called once.
     pub fn enable_cluster(&self, own: &str) -> mpsc::Receiver<(Arc<str>, PresenceUpdate)> {
-        let (outward, notices) = mpsc::channel(MAX_QUEUED_UPDATES);
-        // Whoever asks again gets words that nobody sends.
-        let _ = self.0.nodes.set(Nodes { own: own.into(), outgoing: outward });
-        notices
+        let (outgoing, updates) = mpsc::channel(MAX_QUEUED_UPDATES);
+        // After the first call the returned queue stays empty.
+        let _ = self.0.nodes.set(Nodes { own: own.into(), outgoing });
+        updates
     }
 
-    /// Tells `connection` from now on. `here` are the subscribers of this node, `elsewhere` what is known of others;
-    /// `announce` is called with their sum, before the first event.
+    /// Sends events to `connection` from now on. `local` is the count of this node, `remote` the counts of others.
+    /// `on_counted` is called with their sum, before the first event.
     pub(super) fn add_local_watcher(
         &self,
         channel: ChannelName,
         connection: Arc<Connection>,
-        here: u64,
-        elsewhere: Vec<(String, u64)>,
+        local: u64,
+        remote: Vec<(String, u64)>,
         now: Instant,
-        announce: impl FnOnce(u64),
+        on_counted: impl FnOnce(u64),
     ) -> PresenceSubscription {
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let mut by_channel = self.0.by_channel.lock();
         let watched = by_channel.entry(channel.clone()).or_default();
-        watched.local = here;
-        for (node, count) in elsewhere {
-            // What the node itself said is newer.
+        watched.local = local;
+        for (node, count) in remote {
+            // An update of the node itself is newer.
             watched.remote.entry(node.into()).or_insert((count, now));
         }
-        // Those that watch already are told with the next event.
+        // Other watchers receive the new count with the next event.
         watched.last_reported = watched.sum();
-        watched.local_watchers.push(LocalWatcher { number, connection, missed: 0 });
-        announce(watched.last_reported);
+        watched.local_watchers.push(LocalWatcher { id, connection, missed: 0 });
+        on_counted(watched.last_reported);
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
-        PresenceSubscription { presence: self.clone(), channel, number }
+        PresenceSubscription { presence: self.clone(), channel, id }
     }
 
-    /// Tells `node` until then, and at once how many subscribers there are here.
-    pub(super) fn add_remote_watcher(&self, channel: &ChannelName, node: &str, here: u64, until: Instant) {
+    /// Sends events to `node` until a time, and the current count at once.
+    pub(super) fn add_remote_watcher(&self, channel: &ChannelName, node: &str, local: u64, until: Instant) {
         let Some(nodes) = self.0.nodes.get() else { return };
         let mut by_channel = self.0.by_channel.lock();
         let watched = by_channel.entry(channel.clone()).or_default();
-        watched.local = here;
+        watched.local = local;
         let node = Arc::<str>::from(node);
         let watcher = watched.remote_watchers.entry(node.clone()).or_insert(RemoteWatcher { until, missed: 0 });
         watcher.until = until;
-        watcher.notify(nodes, &node, channel, None, here);
+        watcher.notify(nodes, &node, channel, None, local);
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
     }
 
-    /// `here` listen now on this node. To be called in the order of what happens.
-    pub(super) fn on_local_event(&self, channel: &ChannelName, happened: PresenceEvent<'_>, here: u64) {
+    /// `local` is the count of this node after the event. To be called in the order of events.
+    pub(super) fn on_local_event(&self, channel: &ChannelName, event: PresenceEvent<'_>, local: u64) {
         if self.0.count.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut by_channel = self.0.by_channel.lock();
         let Some(watched) = by_channel.get_mut(channel) else { return };
-        watched.local = here;
+        watched.local = local;
         let nodes = self.0.nodes.get();
-        watched.on_event(channel, happened, nodes.map(|nodes| &*nodes.own));
+        watched.on_event(channel, event, nodes.map(|nodes| &*nodes.own));
         if let Some(nodes) = nodes {
             for (node, watcher) in &mut watched.remote_watchers {
-                watcher.notify(nodes, node, channel, Some(WireEvent::of(happened)), here);
+                watcher.notify(nodes, node, channel, Some(WireEvent::of(event)), local);
             }
         }
     }
 
-    /// Another node told something about its subscribers. To be called in the order of what it says.
-    pub fn on_remote_update(&self, node: &str, notice: &PresenceUpdate, now: Instant) {
-        let PresenceUpdate { channel, what, connections, missed } = notice;
+    /// Handles an update of another node. To be called in the order of its updates.
+    pub fn on_remote_update(&self, node: &str, update: &PresenceUpdate, now: Instant) {
+        let PresenceUpdate { channel, what, connections, missed } = update;
         let Ok(channel) = ChannelName::from_dialect(channel) else { return };
         let mut by_channel = self.0.by_channel.lock();
         let Some(watched) = by_channel.get_mut(&channel).filter(|watched| !watched.local_watchers.is_empty()) else {
             return;
         };
         watched.remote.insert(node.into(), (*connections, now));
-        watched.local_watchers.iter_mut().for_each(|observer| observer.missed += missed);
-        match what.as_ref().and_then(WireEvent::happened) {
-            Some(happened) => watched.on_event(&channel, happened, Some(node)),
+        watched.local_watchers.iter_mut().for_each(|watcher| watcher.missed += missed);
+        match what.as_ref().and_then(WireEvent::event) {
+            Some(event) => watched.on_event(&channel, event, Some(node)),
             None => watched.send_count_if_changed(&channel),
         }
     }
 
-    /// Forgets nodes that were not heard of for too long. To be called every few seconds; gives what is to be said again.
+    /// Drops the counts of nodes without a recent update. To be called every few seconds.
     pub fn refresh(&self, now: Instant) -> RefreshList {
         let mut by_channel = self.0.by_channel.lock();
-        let mut renewal = RefreshList::default();
+        let mut refresh = RefreshList::default();
         for (channel, watched) in by_channel.iter_mut() {
             watched.remote_watchers.retain(|_, watcher| watcher.until > now);
             if !watched.remote_watchers.is_empty() {
-                renewal.remote.push(channel.clone());
+                refresh.remote.push(channel.clone());
             }
             if !watched.local_watchers.is_empty() {
-                watched.remote.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < PRESENCE_LEASE);
+                watched.remote.retain(|_, (_, updated)| now.saturating_duration_since(*updated) < PRESENCE_LEASE);
                 watched.send_count_if_changed(channel);
-                renewal.local.push(channel.clone());
+                refresh.local.push(channel.clone());
             }
         }
-        by_channel.retain(|_, watched| watched.is_wanted());
+        by_channel.retain(|_, watched| watched.is_watched());
         self.0.count.store(by_channel.len(), Ordering::Relaxed);
-        renewal
+        refresh
     }
 
-    /// Tells the nodes that watch a channel how many there are here.
+    /// Sends the count of this node to the nodes that watch a channel.
     pub fn resend_counts(&self, channel: &ChannelName) {
         let Some(nodes) = self.0.nodes.get() else { return };
         if let Some(watched) = self.0.by_channel.lock().get_mut(channel) {
@@ -233,18 +233,18 @@ impl WatchedChannel {
         self.local + self.remote.values().map(|(count, _)| count).sum::<u64>()
     }
 
-    fn is_wanted(&self) -> bool {
+    fn is_watched(&self) -> bool {
         !self.local_watchers.is_empty() || !self.remote_watchers.is_empty()
     }
 
-    /// `node` is where it happened.
-    fn on_event(&mut self, channel: &ChannelName, happened: PresenceEvent<'_>, node: Option<&str>) {
-        match happened {
-            // Each node ends the subscriptions of its own; that is one end.
+    /// `node` is the node of the subscriber.
+    fn on_event(&mut self, channel: &ChannelName, event: PresenceEvent<'_>, node: Option<&str>) {
+        match event {
+            // Each node ends its own subscriptions: the first report counts.
             PresenceEvent::Ended(_) if self.is_ended => return self.send_count_if_changed(channel),
             PresenceEvent::Ended(reason) => {
                 self.is_ended = true;
-                // The others are about to say so.
+                // After an unavailable engine, the other nodes report their own counts.
                 if reason != CloseReason::EngineUnavailable {
                     self.local = 0;
                     self.remote.values_mut().for_each(|(count, _)| *count = 0);
@@ -254,25 +254,25 @@ impl WatchedChannel {
             PresenceEvent::Unsubscribed { .. } => {}
         }
         self.last_reported = self.sum();
-        for observer in &mut self.local_watchers {
-            observer.tell(channel, Some(happened), node, self.last_reported);
+        for watcher in &mut self.local_watchers {
+            watcher.notify(channel, Some(event), node, self.last_reported);
         }
     }
 
-    /// Tells the number if it is another one than was told.
+    /// Sends the count if it changed since the last report.
     fn send_count_if_changed(&mut self, channel: &ChannelName) {
         let sum = self.sum();
         if std::mem::replace(&mut self.last_reported, sum) != sum {
-            self.local_watchers.iter_mut().for_each(|observer| observer.tell(channel, None, None, sum));
+            self.local_watchers.iter_mut().for_each(|watcher| watcher.notify(channel, None, None, sum));
         }
     }
 }
 
 impl LocalWatcher {
-    fn tell(
+    fn notify(
         &mut self,
         channel: &ChannelName,
-        happened: Option<PresenceEvent<'_>>,
+        event: Option<PresenceEvent<'_>>,
         node: Option<&str>,
         connections: u64,
     ) {
@@ -280,7 +280,7 @@ impl LocalWatcher {
             self.missed += 1;
             return;
         }
-        let (event, who, reason) = match happened {
+        let (event, subscriber, reason) = match event {
             Some(PresenceEvent::Subscribed { connection, person }) => {
                 (Event::Subscribed, Some((connection, person)), None)
             }
@@ -290,13 +290,13 @@ impl LocalWatcher {
             Some(PresenceEvent::Ended(reason)) => (Event::Ended, None, Some(reason.name())),
             None => (Event::Counted, None, None),
         };
-        let name = who.map(|(connection, _)| format!("c-{connection:x}"));
+        let name = subscriber.map(|(connection, _)| format!("c-{connection:x}"));
         let event = ServerFrame::Event {
             channel: channel.as_str(),
             event,
             connection: name.as_deref(),
-            node: node.filter(|_| who.is_some()),
-            principal: who.and_then(|(_, person)| person),
+            node: node.filter(|_| subscriber.is_some()),
+            principal: subscriber.and_then(|(_, person)| person),
             reason,
             connections,
             missed: std::mem::take(&mut self.missed),
@@ -315,8 +315,8 @@ impl RemoteWatcher {
         connections: u64,
     ) {
         let is_event = what.is_some();
-        let notice = PresenceUpdate { channel: channel.as_str().into(), what, connections, missed: self.missed };
-        match nodes.outgoing.try_send((node.clone(), notice)) {
+        let update = PresenceUpdate { channel: channel.as_str().into(), what, connections, missed: self.missed };
+        match nodes.outgoing.try_send((node.clone(), update)) {
             Ok(()) => self.missed = 0,
             Err(_) => self.missed += u64::from(is_event),
         }
@@ -324,9 +324,9 @@ impl RemoteWatcher {
 }
 
 impl WireEvent {
-    fn of(happened: PresenceEvent<'_>) -> Self {
+    fn of(event: PresenceEvent<'_>) -> Self {
         let owned = |person: Option<Person<'_>>| person.map(|person| (person.issuer.into(), person.subject.into()));
-        match happened {
+        match event {
             PresenceEvent::Subscribed { connection, person } => Self::Subscribed { connection, person: owned(person) },
             PresenceEvent::Unsubscribed { connection, person } => {
                 Self::Unsubscribed { connection, person: owned(person) }
@@ -335,17 +335,17 @@ impl WireEvent {
         }
     }
 
-    /// `None` for what only a newer node says.
-    fn happened(&self) -> Option<PresenceEvent<'_>> {
+    /// `None` for an event of a newer version.
+    fn event(&self) -> Option<PresenceEvent<'_>> {
         fn person(person: &Option<(Arc<str>, Arc<str>)>) -> Option<Person<'_>> {
             person.as_ref().map(|(issuer, subject)| Person { issuer, subject })
         }
         Some(match self {
-            Self::Subscribed { connection, person: who } => {
-                PresenceEvent::Subscribed { connection: *connection, person: person(who) }
+            Self::Subscribed { connection, person: subscriber } => {
+                PresenceEvent::Subscribed { connection: *connection, person: person(subscriber) }
             }
-            Self::Unsubscribed { connection, person: who } => {
-                PresenceEvent::Unsubscribed { connection: *connection, person: person(who) }
+            Self::Unsubscribed { connection, person: subscriber } => {
+                PresenceEvent::Unsubscribed { connection: *connection, person: person(subscriber) }
             }
             Self::Ended(name) => {
                 PresenceEvent::Ended(CloseReason::ALL.into_iter().find(|reason| reason.name() == name)?)
@@ -358,11 +358,11 @@ impl Drop for PresenceSubscription {
     fn drop(&mut self) {
         let mut by_channel = self.presence.0.by_channel.lock();
         let Some(watched) = by_channel.get_mut(&self.channel) else { return };
-        watched.local_watchers.retain(|observer| observer.number != self.number);
+        watched.local_watchers.retain(|watcher| watcher.id != self.id);
         if watched.local_watchers.is_empty() {
             watched.remote.clear();
         }
-        if !watched.is_wanted() {
+        if !watched.is_watched() {
             by_channel.remove(&self.channel);
         }
         self.presence.0.count.store(by_channel.len(), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What the operator says about channels: who may subscribe, and the limits.
+//! The configured rules of channels: subscribers, limits, backlog.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use serde_json::Value;
 use crate::broker::{ClaimPattern, Principal};
 use crate::protocol::{ChannelName, Pattern};
 
-/// Who may subscribe to a channel.
+/// The clients that may subscribe to a channel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Audience {
-    /// Everybody, also without a token.
+    /// All clients, also without a token.
     Anyone,
-    /// Everybody with a valid token.
+    /// All clients with a valid token.
     Authenticated,
-    /// Everybody whose token has all of what one of these asks for.
+    /// Clients whose token meets one of these.
     Matching(Vec<Requirements>),
 }
 
-/// What a token must hold; every part that is set must be met.
+/// Conditions on a token; every condition that is set must be met.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Requirements {
-    /// This issuer vouches for it.
+    /// The token has this issuer.
     pub issuer: Option<String>,
-    /// This word is among the scopes.
+    /// The scopes include this one.
     pub scope: Option<String>,
-    /// One of these is among the groups; empty asks for none.
+    /// The groups include one of these; no condition if empty.
     pub groups: Vec<String>,
-    /// Each claim has this value, or is a list that holds it.
+    /// Each claim has this value, or is a list that includes it.
     pub claims: BTreeMap<String, Value>,
 }
 
@@ -58,12 +58,12 @@ impl Requirements {
     }
 }
 
-/// What happens to a subscriber that does not read fast enough.
+/// The treatment of a subscriber that does not read fast enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlowConsumer {
     /// Its connection is closed with `slow_consumer`.
     Disconnect,
-    /// It keeps only the newest publication of the channel.
+    /// Its outbox keeps only the newest publication of the channel.
     Latest,
 }
 
@@ -83,7 +83,7 @@ pub struct ChannelLimits {
 }
 
 impl ChannelLimits {
-    /// The tighter of both in every respect.
+    /// The lower of both limits, for each limit.
     pub fn narrowed_by(&self, other: &Self) -> Self {
         let tighter = |a: u64, b: u64| if a == 0 || (b != 0 && b < a) { b } else { a };
         Self {
@@ -99,38 +99,38 @@ impl ChannelLimits {
     }
 }
 
-/// What the configuration says of the channels that match a pattern.
+/// The settings of all channels that match a pattern.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChannelRule {
-    /// With `*` where a template has a claim: limits do not depend on who asks.
+    /// With `*` for each claim: limits do not depend on the principal.
     pub pattern: Pattern,
-    /// Whose channels these are, where the pattern was written with claims in braces.
+    /// Set if the configured pattern has claims in braces: a principal may subscribe to its own channels alone.
     pub claim_pattern: Option<ClaimPattern>,
-    /// Who meets one of these may not subscribe, whatever else holds.
+    /// A principal that meets one of these may not subscribe; takes precedence.
     pub deny: Vec<Requirements>,
     pub subscribers: Audience,
     pub limits: ChannelLimits,
     pub slow_consumer: SlowConsumer,
-    /// Publications may be compressed for those who take it.
+    /// Publications may be compressed for clients that negotiated it.
     pub compress: bool,
-    /// Publications kept for those who come back; 0 keeps none.
+    /// Publications kept for subscribers that reconnect; 0 keeps none.
     pub backlog_messages: u64,
-    /// How long they are kept; zero for as long as there is room.
+    /// How long they are kept; zero for no limit of time.
     pub backlog_age: Duration,
-    /// Bytes of memory that they may take; 0 for no limit of this channel.
+    /// Bytes of memory for them; 0 for no limit of this channel.
     pub backlog_bytes: u64,
     /// Whether subscribers may reply to the publisher.
     pub replies: bool,
 }
 
 impl ChannelRule {
-    /// Denials first, then whose channel it is, then who may subscribe.
+    /// Checks `deny`, then the claim pattern, then `subscribers`.
     fn allows(&self, channel: &ChannelName, principal: Option<&Principal>) -> bool {
         !principal.is_some_and(|principal| self.denies(principal))
             && self
                 .claim_pattern
                 .as_ref()
-                .is_none_or(|template| principal.is_some_and(|who| template.matches(channel, who)))
+                .is_none_or(|pattern| principal.is_some_and(|principal| pattern.matches(channel, principal)))
             && self.subscribers.allows(principal)
     }
 
@@ -138,18 +138,18 @@ impl ChannelRule {
         self.deny.iter().any(|denied| denied.met_by(principal))
     }
 
-    /// Why it refuses a principal on every channel, in words for the operator.
+    /// The reason to refuse a principal on every channel of the rule, as text for the operator.
     pub fn refuses(&self, principal: &Principal) -> Option<&'static str> {
         if self.denies(principal) {
-            Some("deny meets the token")
+            Some("token matches deny")
         } else if !self.subscribers.allows(Some(principal)) {
-            Some("the token lacks what subscribers asks for")
+            Some("token does not meet subscribers")
         } else {
             None
         }
     }
 
-    /// Whether it asks for more than some valid token.
+    /// Whether a valid token alone does not suffice.
     pub fn is_restricted(&self) -> bool {
         matches!(self.subscribers, Audience::Matching(_)) || self.claim_pattern.is_some() || !self.deny.is_empty()
     }
@@ -161,12 +161,12 @@ pub struct ChannelRules {
     pub rules: Vec<ChannelRule>,
     /// For every channel that no rule matches.
     pub default: ChannelRule,
-    /// What the tokens of an issuer may open at most; everything for one that is not here.
+    /// The channels that the tokens of an issuer may subscribe to; all for an issuer without an entry.
     pub issuers: HashMap<Arc<str>, Vec<Pattern>>,
 }
 
 impl ChannelRules {
-    /// The claims that rules look at.
+    /// The claims that rules use.
     pub fn claims(&self) -> BTreeSet<&str> {
         let all = self.rules.iter().chain([&self.default]);
         all.flat_map(|rule| {
@@ -184,23 +184,23 @@ impl ChannelRules {
         self.rules.iter().find(|rule| rule.pattern.matches(channel)).unwrap_or(&self.default)
     }
 
-    /// Whether somebody may listen to a channel; `None` is somebody without a token. Costs no allocation where no
-    /// template is met.
+    /// Whether a client may subscribe to a channel; `None` is a client without a token. Allocates only for a rule with
+    /// a claim pattern.
     pub fn may_subscribe(&self, channel: &ChannelName, principal: Option<&Principal>) -> bool {
         self.is_within_issuer(channel, principal) && self.of(channel).allows(channel, principal)
     }
 
-    /// Why somebody may not listen to a channel, in words for the operator.
+    /// The reason to refuse a channel, as text for the operator.
     pub fn verdict(&self, channel: &ChannelName, principal: &Principal) -> &'static str {
         if !self.is_within_issuer(channel, Some(principal)) {
-            return "its issuer does not open it to anybody";
+            return "issuer of the token may not grant the channel";
         }
-        self.of(channel).refuses(principal).unwrap_or("it is another one's, by the claims of the token")
+        self.of(channel).refuses(principal).unwrap_or("claims of the token do not match the channel")
     }
 
-    /// Whether the issuer of a principal may open this channel to anybody.
+    /// Whether tokens of the principal's issuer may subscribe to this channel.
     fn is_within_issuer(&self, channel: &ChannelName, principal: Option<&Principal>) -> bool {
-        let rights = principal.and_then(|principal| self.issuers.get(&principal.issuer));
-        rights.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(channel)))
+        let patterns = principal.and_then(|principal| self.issuers.get(&principal.issuer));
+        patterns.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(channel)))
     }
 }

@@ -1,4 +1,4 @@
-//! A subscriber's session: what an authenticated connection may do, and the channels it listens to.
+//! A subscriber's session: the principal of a connection, and its subscriptions.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::publication::Position;
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Refusal};
 
-/// What every session shares.
+/// The parts that all sessions share.
 #[derive(Clone)]
 pub struct SessionContext {
     pub engine: Arc<dyn Engine>,
     pub rules: Arc<ArcSwap<ChannelRules>>,
     pub replies: Replies,
-    /// Channels of one connection.
+    /// Maximum of channels of one connection.
     pub max_subscriptions: usize,
 }
 
@@ -32,7 +32,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// `principal` is `None` for a client without a token, who may listen to what is for anyone.
+    /// `principal` is `None` for a client without a token, which may subscribe to channels for anyone.
     pub fn new(connection: Arc<Connection>, context: SessionContext, principal: Option<Arc<Principal>>) -> Self {
         connection.set_authenticated(principal.as_ref().map(|principal| principal.expires));
         if let Some(principal) = &principal {
@@ -41,18 +41,18 @@ impl Session {
         Self { connection, context, principal, form: Form::Native, subscriptions: Subscriptions::default() }
     }
 
-    /// The same for a connection that takes publications in another form.
+    /// Sets another form of publications for this connection.
     pub fn with_form(self, form: Form) -> Self {
         Self { form, ..self }
     }
 
-    /// Who this is; `None` without a token.
+    /// `None` without a token.
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.principal.as_ref()
     }
 
-    /// Carries out a command and sends the answer, if it is none that has to wait for something: see
-    /// [`Session::subscribe`] and [`Session::refresh`].
+    /// Handles a command and sends the response. Commands that wait have their own methods: [`Session::subscribe`],
+    /// [`Session::refresh`].
     pub fn on_command(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
         match command.kind.0.as_ref() {
             "unsubscribe" => self.unsubscribe(command),
@@ -60,22 +60,23 @@ impl Session {
                 self.reply(&ServerFrame::Pong { id: command.id() });
                 Ok(())
             }
-            "hello" => {
-                Err(Refusal::new(ErrorCode::Malformed, "`hello` comes first and once; use `refresh` for a new token"))
-            }
+            "hello" => Err(Refusal::new(
+                ErrorCode::Malformed,
+                "`hello` must be the first message, and sent once; use `refresh` for a new token",
+            )),
             "reply" => self.send_reply(command),
             other => Err(Refusal::new(ErrorCode::Malformed, format!("unknown type `{}`", other.escape_debug()))),
         }
     }
 
-    /// Goes on with a newer token of the same person.
+    /// Replaces the token with a newer one of the same subject.
     pub fn refresh(&mut self, id: Option<&str>, principal: Arc<Principal>) -> Result<(), Refusal> {
-        let same = self
+        let is_same_subject = self
             .principal
             .as_ref()
             .is_none_or(|before| (&before.issuer, &before.subject) == (&principal.issuer, &principal.subject));
-        if !same {
-            return Err(Refusal::new(ErrorCode::Forbidden, "the token is another person's; open a new connection"));
+        if !is_same_subject {
+            return Err(Refusal::new(ErrorCode::Forbidden, "the token has another subject; open a new connection"));
         }
         self.connection.set_authenticated(Some(principal.expires));
         self.connection.set_subject(principal.subject.clone());
@@ -100,31 +101,32 @@ impl Session {
         self.reply(&ServerFrame::error(id, refusal));
     }
 
-    /// The channel of a `subscribe`, if this session may listen to it.
+    /// The channel of a `subscribe` command, if this session may subscribe to it.
     pub fn may_subscribe(&self, command: &Command<'_>) -> Result<ChannelName, Refusal> {
         let channel = channel_of(command)?;
         self.may_listen(&channel)?;
         Ok(channel)
     }
 
-    /// Refuses a channel that this session may not listen to.
+    /// Refuses a channel that this session may not subscribe to.
     pub fn may_listen(&self, channel: &ChannelName) -> Result<(), Refusal> {
         let principal = self.principal.as_deref();
         if self.context.rules.load().may_subscribe(channel, principal) {
             return Ok(());
         }
         Err(match principal {
-            None => Refusal::new(ErrorCode::Unauthenticated, "this channel needs a token"),
-            Some(_) => Refusal::new(ErrorCode::Forbidden, "the token does not open this channel"),
+            None => Refusal::new(ErrorCode::Unauthenticated, "the channel requires a token"),
+            Some(_) => Refusal::new(ErrorCode::Forbidden, "token does not grant this channel"),
         })
     }
 
-    /// Whether it listens to nothing.
+    /// Whether it has no active subscription.
     pub fn is_idle(&self) -> bool {
         !self.subscriptions.any(|_| true)
     }
 
-    /// Begins to listen to a channel that the engine is attached to, and sends the answer.
+    /// Subscribes to a channel and sends the response. [`subscriber_slot`](crate::broker::engine::subscriber_slot) has to
+    /// complete before.
     pub fn subscribe(&mut self, command: &Command<'_>, now: Now) -> Result<(), Refusal> {
         let channel = channel_of(command)?;
         let start = match (&command.since, command.backlog) {
@@ -133,33 +135,33 @@ impl Session {
             (None, None) => Start::Live,
         };
         let connection = self.connection.clone();
-        let mut announce = |joined: Joined<'_>| {
+        let mut on_joined = |joined: Joined<'_>| {
             connection.send_text(&subscribed(command.id(), channel.as_str(), &joined).to_json());
             for publication in joined.history {
                 connection.send(publication.frame(Form::Native));
             }
         };
-        self.listen(&channel, start, now, &mut announce)
+        self.listen(&channel, start, now, &mut on_joined)
     }
 
-    /// The same, where telling the subscriber is the caller's: `announce` is called before any publication comes.
+    /// The same without a response: `on_joined` is called before the first publication.
     pub fn listen(
         &mut self,
         channel: &ChannelName,
         start: Start,
         now: Now,
-        announce: &mut dyn FnMut(Joined<'_>),
+        on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<(), Refusal> {
-        // Once more: the rules may have changed while the engine was waited for.
+        // Checked again: the rules may have changed while the caller waited for the engine.
         self.may_listen(channel)?;
         let tag = self.subscriptions.prepare(channel, self.context.max_subscriptions)?;
-        let newcomer = JoinRequest {
+        let request = JoinRequest {
             connection: self.connection.clone(),
             principal: self.principal.clone(),
             form: self.form,
             tag,
         };
-        let membership = self.context.engine.subscribe(channel, newcomer, start, now, announce)?;
+        let membership = self.context.engine.subscribe(channel, request, start, now, on_joined)?;
         self.subscriptions.insert(membership);
         Ok(())
     }
@@ -176,7 +178,7 @@ impl Session {
         Ok(())
     }
 
-    /// Hands a reply on to whoever published the message.
+    /// Forwards a reply to the publisher of the message.
     fn send_reply(&self, command: &Command<'_>) -> Result<(), Refusal> {
         let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
         let channel = channel_of(command)?;
@@ -184,7 +186,7 @@ impl Session {
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
         let membership = self.subscriptions.get(&channel).ok_or(ErrorCode::NotSubscribed)?;
         if !self.context.rules.load().of(&channel).replies {
-            return Err(Refusal::new(ErrorCode::Forbidden, "the channel takes no replies"));
+            return Err(Refusal::new(ErrorCode::Forbidden, "replies are not enabled for the channel"));
         }
         let to = Position::of_message(&to.0).ok_or(ErrorCode::MessageUnknown)?;
         let publisher = self.context.engine.publisher_of(&channel, &to).ok_or(ErrorCode::MessageUnknown)?;
@@ -206,7 +208,7 @@ impl Session {
     }
 }
 
-/// What a subscriber is told first.
+/// The first frame of a subscription.
 pub fn subscribed<'a>(id: Option<&'a str>, channel: &'a str, joined: &'a Joined<'_>) -> ServerFrame<'a> {
     let Position { epoch, offset } = &joined.position;
     ServerFrame::Subscribed { id, channel, epoch, offset: *offset, recovered: joined.recovered }
@@ -219,7 +221,7 @@ fn channel_of(command: &Command<'_>) -> Result<ChannelName, Refusal> {
     ChannelName::parse(&channel.0).map_err(|error| Refusal::new(ErrorCode::ChannelInvalid, error.to_string()))
 }
 
-/// Seconds since 1970 as people and protocols write them.
+/// Formats seconds since 1970 as RFC 3339.
 pub fn rfc3339(unix: u64) -> String {
     let second = i64::try_from(unix).ok().and_then(|second| jiff::Timestamp::from_second(second).ok());
     second.unwrap_or(jiff::Timestamp::MAX).to_string()

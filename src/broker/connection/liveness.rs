@@ -1,4 +1,4 @@
-//! The watch over one connection: silence, stalls, deadlines. Counts sweeps, which come once a second.
+//! Liveness of one connection: silence, stalls, deadlines. Counts sweeps, one a second.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use crate::protocol::CloseReason;
 
 #[derive(Debug)]
 pub struct Liveness {
-    /// Sweeps since something arrived.
+    /// Sweeps since the last input.
     silent_sweeps: u16,
-    /// Sweeps in which something waited and the socket took nothing.
+    /// Sweeps in which frames waited and the socket accepted nothing.
     stalled_sweeps: u16,
     /// Sweeps since the close began.
     closing_sweeps: u16,
-    /// Sweeps left for the first message; 0 when the peer is known.
+    /// Sweeps left for the first message; 0 once the peer is authenticated.
     hello_sweeps: u16,
-    /// Sweeps of silence after which this connection is pinged: spread, so that pings do not come in waves.
+    /// Sweeps of silence before a ping. Differs by connection, so that pings do not come in waves.
     ping_after: u16,
     /// Seconds since 1970; 0 for never.
     expires: u64,
 }
 
-/// What a sweep asks for.
+/// The action of the connection after a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     None,
     Ping,
     Close(CloseReason),
-    /// The peer does not even take its Close.
+    /// The peer did not read its Close in time.
     Abandon,
 }
 
@@ -57,9 +57,9 @@ impl Liveness {
 
     pub fn sweep(
         &mut self,
-        heard: bool,
-        waiting: bool,
-        moved: bool,
+        has_input: bool,
+        has_waiting: bool,
+        has_progress: bool,
         phase: Phase,
         now_unix: u64,
         limits: &ConnectionLimits,
@@ -72,8 +72,8 @@ impl Liveness {
                 return if self.closing_sweeps > sweeps(limits.close) { Action::Abandon } else { Action::None };
             }
         }
-        self.stalled_sweeps = if waiting && !moved { self.stalled_sweeps.saturating_add(1) } else { 0 };
-        self.silent_sweeps = if heard { 0 } else { self.silent_sweeps.saturating_add(1) };
+        self.stalled_sweeps = if has_waiting && !has_progress { self.stalled_sweeps.saturating_add(1) } else { 0 };
+        self.silent_sweeps = if has_input { 0 } else { self.silent_sweeps.saturating_add(1) };
         if self.expires != 0 && now_unix >= self.expires {
             return Action::Close(CloseReason::TokenExpired);
         }
@@ -89,20 +89,20 @@ impl Liveness {
         if self.silent_sweeps == self.ping_after && limits.close_silent_without_ping.is_none() {
             return Action::Ping;
         }
-        // A peer whose socket is full cannot be heard answering; the stall decides about it.
-        if self.silent_sweeps > sweeps(limits.ping).saturating_add(whole(limits.pong)) && !waiting {
+        // A peer whose socket is full cannot receive the ping; the stall limit applies to it.
+        if self.silent_sweeps > sweeps(limits.ping).saturating_add(whole_secs(limits.pong)) && !has_waiting {
             return Action::Close(CloseReason::PingTimeout);
         }
         Action::None
     }
 }
 
-/// Whole seconds, at least one.
+/// Seconds, at least one.
 fn sweeps(time: Duration) -> u16 {
-    whole(time).max(1)
+    whole_secs(time).max(1)
 }
 
-fn whole(time: Duration) -> u16 {
+fn whole_secs(time: Duration) -> u16 {
     u16::try_from(time.as_secs()).unwrap_or(u16::MAX)
 }
 
@@ -120,66 +120,66 @@ mod tests {
         close_silent_without_ping: None,
     };
 
-    /// The sweeps at which something other than `Fine` was said, up to the first end.
-    fn run(watch: &mut Liveness, mut event: impl FnMut(u64) -> (bool, bool, bool)) -> Vec<(u64, Action)> {
-        let mut said = Vec::new();
+    /// The sweeps with an action, up to the first close.
+    fn run(liveness: &mut Liveness, mut event: impl FnMut(u64) -> (bool, bool, bool)) -> Vec<(u64, Action)> {
+        let mut actions = Vec::new();
         for second in 1..60 {
-            let (heard, waiting, moved) = event(second);
-            match watch.sweep(heard, waiting, moved, Phase::Open, second, &LIMITS) {
+            let (has_input, has_waiting, has_progress) = event(second);
+            match liveness.sweep(has_input, has_waiting, has_progress, Phase::Open, second, &LIMITS) {
                 Action::None => {}
                 end @ Action::Close(_) => {
-                    said.push((second, end));
+                    actions.push((second, end));
                     break;
                 }
-                other => said.push((second, other)),
+                other => actions.push((second, other)),
             }
         }
-        said
+        actions
     }
 
     #[test]
-    fn w7_a_silent_peer_is_pinged_and_then_ended() {
-        let said = run(&mut Liveness::new(0, &LIMITS), |_| (false, false, false));
-        assert_eq!(said, [(10, Action::Ping), (15, Action::Close(CloseReason::PingTimeout))]);
-        let said = run(&mut Liveness::new(1, &LIMITS), |second| (second == 12, false, false));
-        assert_eq!(said[..2], [(9, Action::Ping), (21, Action::Ping)]);
+    fn silent_peer_is_pinged_then_closed() {
+        let actions = run(&mut Liveness::new(0, &LIMITS), |_| (false, false, false));
+        assert_eq!(actions, [(10, Action::Ping), (15, Action::Close(CloseReason::PingTimeout))]);
+        let actions = run(&mut Liveness::new(1, &LIMITS), |second| (second == 12, false, false));
+        assert_eq!(actions[..2], [(9, Action::Ping), (21, Action::Ping)]);
     }
 
     #[test]
-    fn w7_a_peer_that_is_not_asked_is_ended_after_its_silence() {
+    fn silent_peer_is_closed_without_ping() {
         let limits =
             ConnectionLimits { pong: Duration::ZERO, close_silent_without_ping: Some((1000, "bye")), ..LIMITS };
-        let mut watch = Liveness::new(3, &limits);
-        let verdicts = (1..=11).map(|second| watch.sweep(false, false, false, Phase::Open, second, &limits));
-        let said: Vec<_> = verdicts.filter(|verdict| *verdict != Action::None).collect();
-        assert_eq!(said, [Action::Close(CloseReason::PingTimeout)]);
+        let mut liveness = Liveness::new(3, &limits);
+        let all = (1..=11).map(|second| liveness.sweep(false, false, false, Phase::Open, second, &limits));
+        let actions: Vec<_> = all.filter(|action| *action != Action::None).collect();
+        assert_eq!(actions, [Action::Close(CloseReason::PingTimeout)]);
     }
 
     #[test]
-    fn a_socket_that_takes_nothing_is_a_slow_consumer() {
-        let said = run(&mut Liveness::new(0, &LIMITS), |second| (false, true, second < 5));
-        assert_eq!(said, [(8, Action::Close(CloseReason::SlowConsumer))]);
+    fn stalled_socket_is_slow_consumer() {
+        let actions = run(&mut Liveness::new(0, &LIMITS), |second| (false, true, second < 5));
+        assert_eq!(actions, [(8, Action::Close(CloseReason::SlowConsumer))]);
     }
 
     #[test]
-    fn the_first_message_has_a_deadline() {
-        let mut watch = Liveness::new(0, &LIMITS);
-        watch.expect_hello(Duration::from_secs(5));
-        assert_eq!(run(&mut watch, |_| (true, false, false)), [(5, Action::Close(CloseReason::Unauthenticated))]);
+    fn first_message_has_deadline() {
+        let mut liveness = Liveness::new(0, &LIMITS);
+        liveness.expect_hello(Duration::from_secs(5));
+        assert_eq!(run(&mut liveness, |_| (true, false, false)), [(5, Action::Close(CloseReason::Unauthenticated))]);
     }
 
     #[test]
-    fn t_j12_a_right_ends_at_its_second() {
-        let mut watch = Liveness::new(0, &LIMITS);
-        watch.set_authenticated(Some(7));
-        assert_eq!(run(&mut watch, |_| (true, false, false)), [(7, Action::Close(CloseReason::TokenExpired))]);
+    fn token_expiry_closes_at_its_second() {
+        let mut liveness = Liveness::new(0, &LIMITS);
+        liveness.set_authenticated(Some(7));
+        assert_eq!(run(&mut liveness, |_| (true, false, false)), [(7, Action::Close(CloseReason::TokenExpired))]);
     }
 
     #[test]
-    fn a_close_that_is_not_taken_is_abandoned() {
-        let mut watch = Liveness::new(0, &LIMITS);
+    fn unread_close_is_abandoned() {
+        let mut liveness = Liveness::new(0, &LIMITS);
         let phase = Phase::Closing(CloseReason::Draining);
-        let verdicts: Vec<_> = (0..3).map(|_| watch.sweep(false, true, false, phase, 0, &LIMITS)).collect();
-        assert_eq!(verdicts, [Action::None, Action::None, Action::Abandon]);
+        let all: Vec<_> = (0..3).map(|_| liveness.sweep(false, true, false, phase, 0, &LIMITS)).collect();
+        assert_eq!(all, [Action::None, Action::None, Action::Abandon]);
     }
 }

@@ -1,5 +1,4 @@
-//! One connection as the broker sees it: a socket that takes bytes, an outbox for what it does not take,
-//! and the watch over its silence and its end.
+//! One connection: a socket, an outbox for the frames that the socket does not accept yet, and liveness.
 
 pub mod handler;
 mod limits;
@@ -26,56 +25,56 @@ pub use self::phase::Phase;
 pub use self::socket::{BufferedSocket, Socket};
 use crate::protocol::{CloseReason, websocket};
 
-/// What a cork holds back: a welcome, an answer and some messages.
+/// Limits of a batch: a welcome, a response and some messages.
 const BATCH_BYTES: usize = 16 * 1024;
 const BATCH_FRAMES: usize = 64;
 
-/// A connection, shared by its own task, the fan-out and the sweep. One allocation, one lock.
+/// A connection, shared by its own task, the fan-out and the sweep: one allocation, one lock.
 pub struct Connection<S: ?Sized = dyn Socket> {
     pub id: u64,
     limits: Arc<ConnectionLimits>,
-    /// Something arrived since the last sweep.
+    /// Input arrived since the last sweep.
     was_heard_from: AtomicBool,
-    /// Channels it listens to.
+    /// Number of channels it subscribes to.
     subscriptions: AtomicU32,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     socket: S,
 }
 
-struct State {
+struct ConnectionState {
     outbox: Outbox,
-    /// What is sent waits for what is sent next.
+    /// Frames wait for the end of the batch.
     is_batching: bool,
     phase: Phase,
     liveness: Liveness,
-    /// Whom the peer authenticated as, for the log.
+    /// The authenticated subject or publisher, for the log.
     subject: Option<Arc<str>>,
-    /// The connection's own task, which writes what waits and ends the connection.
+    /// The connection's own task, which writes the outbox and ends the connection.
     task: Option<Waker>,
-    /// Those who wait until less waits here.
+    /// Tasks that wait until the outbox is shorter.
     drain_waiters: Vec<Waker>,
 }
 
-/// What became of a frame.
+/// The result of sending a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     Written,
-    /// It waits in the outbox.
+    /// The frame waits in the outbox.
     Queued,
     /// The outbox was full, so this connection is being closed as a slow consumer.
     Overflowed,
-    /// The connection is on its way out.
+    /// The connection is closing or closed; the frame was dropped.
     Gone,
 }
 
 impl<S: Socket> Connection<S> {
     pub fn new(id: u64, limits: Arc<ConnectionLimits>, socket: S) -> Self {
-        let watch = Liveness::new(id, &limits);
-        let state = State {
+        let liveness = Liveness::new(id, &limits);
+        let state = ConnectionState {
             outbox: Outbox::default(),
             is_batching: false,
             phase: Phase::Open,
-            liveness: watch,
+            liveness,
             subject: None,
             task: None,
             drain_waiters: Vec::new(),
@@ -96,7 +95,7 @@ impl<S: Socket> Connection<S> {
 }
 
 impl<S: Socket + ?Sized> Connection<S> {
-    /// Sends one frame: straight to the socket if nothing waits, else into the outbox.
+    /// Sends one frame: directly to the socket while the outbox is empty, otherwise into the outbox.
     pub fn send(&self, frame: &Bytes) -> Sent {
         self.lock().send(frame, None)
     }
@@ -106,7 +105,7 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.send(&websocket::text_frame(text.as_bytes()))
     }
 
-    /// From here on what is sent waits, as far as it is little, for [`Connection::uncork`], which writes it in one go.
+    /// Small frames wait for [`Connection::end_batch`] from now on, which writes them in one system call.
     pub fn begin_batch(&self) {
         self.state.lock().is_batching = true;
     }
@@ -118,27 +117,27 @@ impl<S: Socket + ?Sized> Connection<S> {
         }
     }
 
-    /// Locks the outgoing side, so that several frames and a decision about them are one step.
+    /// Locks the outgoing side, so that a decision and its frames are one step.
     pub fn lock(&self) -> WriteGuard<'_, S> {
         WriteGuard { connection: self, state: self.state.lock() }
     }
 
-    /// Ends the connection with a Close frame after what already waits.
+    /// Closes the connection with a Close frame behind the outbox.
     pub fn close(&self, reason: CloseReason) {
         self.lock().close(reason, websocket::close_frame(reason));
     }
 
-    /// The same in the words of an older dialect; as much of `text` as fits into the frame.
+    /// The same with code and text of an older protocol. `text` is cut to the size of the frame.
     pub fn close_with(&self, reason: CloseReason, code: u16, text: &str) {
         self.lock().close(reason, websocket::close_frame_with(code, text));
     }
 
-    /// Answers the peer's Close.
+    /// Responds to the peer's Close.
     pub fn close_echo(&self, payload: &[u8]) {
         self.lock().close(CloseReason::Normal, websocket::close_frame_echo(payload));
     }
 
-    /// The socket is gone, or its time is up: nothing more is written.
+    /// Drops the outbox: the socket is closed, or a deadline passed. Nothing more is written.
     pub fn abandon(&self) {
         self.lock().abandon();
     }
@@ -147,17 +146,17 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.state.lock().phase
     }
 
-    /// Something arrived from the peer.
+    /// Records input from the peer.
     pub fn mark_alive(&self) {
         self.was_heard_from.store(true, Ordering::Relaxed);
     }
 
-    /// Bytes that wait for the socket.
+    /// Bytes in the outbox.
     pub fn waiting_bytes(&self) -> usize {
         self.state.lock().outbox.bytes()
     }
 
-    /// Remembers the task that is to be woken when something waits or the phase changes.
+    /// Sets the task to wake when the outbox gets a frame or the phase changes.
     pub fn set_task(&self, waker: &Waker) {
         let mut state = self.state.lock();
         if !state.task.as_ref().is_some_and(|task| task.will_wake(waker)) {
@@ -173,8 +172,8 @@ impl<S: Socket + ?Sized> Connection<S> {
         }
     }
 
-    /// Ready while at most `bytes` wait for the socket, and when the connection is on its way out. Otherwise the
-    /// task of `cx` is woken when something of it was written.
+    /// Ready while the outbox has at most `bytes`, and when the connection is closing. Otherwise the task of `cx` is
+    /// woken after the next write.
     pub fn poll_drained(&self, cx: &Context<'_>, bytes: usize) -> Poll<()> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open || state.outbox.bytes() <= bytes {
@@ -186,35 +185,35 @@ impl<S: Socket + ?Sized> Connection<S> {
         Poll::Pending
     }
 
-    /// Writes what waits until it is gone (`true`) or the socket is full.
+    /// Writes the outbox until it is empty (`true`) or the socket is full.
     pub fn flush(&self) -> io::Result<bool> {
         self.lock().flush()
     }
 
-    /// Takes the oldest frames that wait, for a socket that takes none itself: see [`BufferedSocket`].
+    /// Removes the oldest frames from the outbox, for a [`BufferedSocket`].
     pub fn pop_frames(&self) -> Option<Bytes> {
         let mut outgoing = self.lock();
-        let taken = outgoing.state.outbox.pop_frames();
+        let frames = outgoing.state.outbox.pop_frames();
         outgoing.wake_drain_waiters();
-        taken
+        frames
     }
 
-    /// The peer took something that never waited here, so it is not stalled.
+    /// The peer accepted data that was never in the outbox, so it is not stalled.
     pub fn mark_progress(&self) {
         self.state.lock().outbox.mark_progress();
     }
 
-    /// Whether the connection's task has something to write.
+    /// Whether the connection's task has bytes to write.
     pub fn wants_write(&self) -> bool {
         !self.state.lock().outbox.is_empty() || self.socket.has_unsent()
     }
 
-    /// Ends the connection with [`CloseReason::Unauthenticated`] unless [`Connection::admit`] comes in time.
+    /// Closes with [`CloseReason::Unauthenticated`] unless [`Connection::set_authenticated`] is called within a time.
     pub fn expect_hello(&self, within: Duration) {
         self.state.lock().liveness.expect_hello(within);
     }
 
-    /// The peer is known; its right ends at `expires` (seconds since 1970), if it does.
+    /// Ends the deadline of [`Connection::expect_hello`]. Closes the connection at `expires` (seconds since 1970).
     pub fn set_authenticated(&self, expires: Option<u64>) {
         self.state.lock().liveness.set_authenticated(expires);
     }
@@ -228,14 +227,14 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.state.lock().subject.clone()
     }
 
-    /// To be called once a second. Returns why the connection is being ended, if it is since this call.
+    /// To be called once a second. Returns the close reason if this call closes the connection.
     pub fn sweep(&self, now_unix: u64) -> Option<CloseReason> {
-        let heard = self.was_heard_from.swap(false, Ordering::Relaxed);
+        let has_input = self.was_heard_from.swap(false, Ordering::Relaxed);
         let mut outgoing = self.lock();
         let state = &mut *outgoing.state;
-        let waiting = !state.outbox.is_empty();
-        let moved = state.outbox.take_progress();
-        match state.liveness.sweep(heard, waiting, moved, state.phase, now_unix, &self.limits) {
+        let has_waiting = !state.outbox.is_empty();
+        let has_progress = state.outbox.take_progress();
+        match state.liveness.sweep(has_input, has_waiting, has_progress, state.phase, now_unix, &self.limits) {
             Action::None => None,
             Action::Ping => {
                 outgoing.send(&websocket::ping_frame(), None);
@@ -260,7 +259,7 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.subscriptions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how many subscriptions are left.
+    /// Returns the number of subscriptions left.
     pub(super) fn unsubscribed(&self) -> u32 {
         self.subscriptions.fetch_sub(1, Ordering::Relaxed) - 1
     }
@@ -269,24 +268,24 @@ impl<S: Socket + ?Sized> Connection<S> {
 /// The locked outgoing side of a connection.
 pub struct WriteGuard<'a, S: Socket + ?Sized = dyn Socket> {
     connection: &'a Connection<S>,
-    state: MutexGuard<'a, State>,
+    state: MutexGuard<'a, ConnectionState>,
 }
 
 impl<S: Socket + ?Sized> WriteGuard<'_, S> {
-    /// `latest` names a channel of which only the newest frame may wait.
+    /// `latest`: the tag of a channel of which only the newest frame may wait.
     pub fn send(&mut self, frame: &Bytes, latest: Option<u64>) -> Sent {
         if self.state.phase != Phase::Open {
             return Sent::Gone;
         }
-        let is_held = self.holds(frame);
-        if self.state.is_batching && !is_held {
+        let is_batched = self.is_batched(frame);
+        if self.state.is_batching && !is_batched {
             self.end_batch();
             if self.state.phase != Phase::Open {
                 return Sent::Gone;
             }
         }
         let mut written = 0;
-        if !is_held && self.state.outbox.is_empty() && !self.connection.socket.has_unsent() {
+        if !is_batched && self.state.outbox.is_empty() && !self.connection.socket.has_unsent() {
             written = match self.connection.socket.try_write(frame) {
                 Ok(written) => written,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
@@ -304,7 +303,7 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
         }
         let ConnectionLimits { outbox_bytes, outbox_frames, .. } = *self.connection.limits;
         match self.state.outbox.push(frame.clone(), written, latest, outbox_bytes, outbox_frames) {
-            Pushed::First if !is_held => self.wake(),
+            Pushed::First if !is_batched => self.wake(),
             Pushed::First | Pushed::Behind => {}
             Pushed::Full => {
                 let reason = CloseReason::SlowConsumer;
@@ -315,10 +314,10 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
         Sent::Queued
     }
 
-    /// Whether a frame waits for the cork to be drawn.
-    fn holds(&self, frame: &Bytes) -> bool {
-        let (State { is_batching: is_corked, outbox, .. }, limits) = (&*self.state, &self.connection.limits);
-        *is_corked
+    /// Whether a frame waits for the end of the batch.
+    fn is_batched(&self, frame: &Bytes) -> bool {
+        let (ConnectionState { is_batching, outbox, .. }, limits) = (&*self.state, &self.connection.limits);
+        *is_batching
             && outbox.frames() < limits.outbox_frames.min(BATCH_FRAMES)
             && outbox.bytes() + frame.len() <= limits.outbox_bytes.min(BATCH_BYTES)
     }
@@ -342,7 +341,7 @@ impl<S: Socket + ?Sized> WriteGuard<'_, S> {
         if reason == CloseReason::SlowConsumer {
             self.state.outbox.drop_whole_frames();
         }
-        // The last frame may always wait.
+        // The Close frame always fits.
         self.state.outbox.push(frame, 0, None, usize::MAX, usize::MAX);
         self.state.phase = Phase::Closing(reason);
         if self.flush().is_err() {

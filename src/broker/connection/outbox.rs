@@ -1,4 +1,4 @@
-//! What a socket did not take yet: frames in order, bounded in number and in bytes.
+//! The outbox of a connection: frames that the socket has not accepted yet, bounded in number and bytes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,33 +7,33 @@ use bytes::Bytes;
 
 use super::socket::Socket;
 
-/// Buffers of one vectored write: more do not make a system call cheaper.
+/// Buffers of one vectored write: more would not make the system call cheaper.
 const MAX_WRITE_BUFFERS: usize = 64;
 
 #[derive(Default)]
 pub struct Outbox {
     queue: VecDeque<QueuedFrame>,
-    /// Bytes of the first frame that the socket has taken.
+    /// Bytes of the first frame that the socket has accepted.
     head_written: usize,
-    /// Bytes that wait.
+    /// Bytes that the socket has not accepted.
     bytes: usize,
-    /// The socket took something since the last [`Outbox::take_progress`].
+    /// The socket accepted bytes since the last [`Outbox::take_progress`].
     progress: bool,
 }
 
 struct QueuedFrame {
     frame: Bytes,
-    /// Only the newest frame of this channel needs to be sent.
+    /// The tag of a channel of which only the newest frame needs to be sent.
     latest: Option<u64>,
 }
 
-/// What became of a frame.
+/// The result of queueing a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// It is the only one: somebody has to start writing.
+    /// It is the only frame: the connection's task has to start writing.
     First,
     Behind,
-    /// It does not fit; nothing was taken.
+    /// It does not fit and was not queued.
     Full,
 }
 
@@ -50,12 +50,12 @@ impl Outbox {
         self.queue.len()
     }
 
-    /// Whether the socket took anything since the last call.
+    /// Whether the socket accepted bytes since the last call.
     pub fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.progress)
     }
 
-    /// Appends a frame of which the socket has taken `written` bytes (only ever of the first one).
+    /// Appends a frame. The socket has accepted `written` of its bytes, which is 0 unless the outbox is empty.
     pub fn push(
         &mut self,
         frame: Bytes,
@@ -69,7 +69,7 @@ impl Outbox {
         }
         let waiting = frame.len() - written;
         if self.queue.len() >= max_frames || self.bytes.saturating_add(waiting) > max_bytes {
-            // A frame that was begun must be finished.
+            // A frame that was written in part must be completed.
             if written > 0 {
                 self.append(frame, written, latest);
             }
@@ -88,7 +88,7 @@ impl Outbox {
         self.queue.push_back(QueuedFrame { frame, latest });
     }
 
-    /// Removes the frame of the same channel that waits, unless it was begun.
+    /// Removes the waiting frame of the same channel, unless it was written in part.
     fn drop_older(&mut self, latest: Option<u64>) {
         let begun = usize::from(self.head_written > 0);
         let older = self.queue.iter().skip(begun).position(|waiting| waiting.latest == latest);
@@ -97,14 +97,14 @@ impl Outbox {
         }
     }
 
-    /// Forgets every frame that was not begun.
+    /// Removes every frame that was not written in part.
     pub fn drop_whole_frames(&mut self) {
         self.queue.truncate(usize::from(self.head_written > 0));
         self.queue.shrink_to_fit();
         self.bytes = self.queue.front().map_or(0, |head| head.frame.len() - self.head_written);
     }
 
-    /// Takes the oldest of the frames that wait, where no socket takes any.
+    /// Removes the oldest frame, for a connection without a socket.
     pub fn pop_frames(&mut self) -> Option<Bytes> {
         let QueuedFrame { frame, .. } = self.queue.pop_front()?;
         self.bytes -= frame.len();
@@ -115,12 +115,12 @@ impl Outbox {
         Some(frame)
     }
 
-    /// The peer took something that never waited here.
+    /// The peer accepted data that was never in the outbox.
     pub fn mark_progress(&mut self) {
         self.progress = true;
     }
 
-    /// Writes once, as much as one system call takes. Not to be called when empty.
+    /// Writes as much as one system call accepts. Not to be called when empty.
     pub fn write_to(&mut self, socket: &(impl Socket + ?Sized)) -> io::Result<()> {
         let mut slices = [io::IoSlice::new(&[]); MAX_WRITE_BUFFERS];
         let mut count = 0;
@@ -145,7 +145,7 @@ impl Outbox {
             self.head_written = 0;
             self.queue.pop_front();
         }
-        // The queue's own memory goes back too: most connections never need it again.
+        // Free the queue's own memory too: most connections never need it again.
         self.queue = VecDeque::new();
         Ok(())
     }

@@ -2,22 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-/// Allows `per_second` takes a second in the long run and `burst` of them at once after a pause.
+/// Allows `per_second` events a second on average, and `burst` at once after a pause.
 #[derive(Clone, Debug)]
 pub struct RateLimit {
     per_second: u32,
     burst: u32,
-    /// When the bucket would be full again; everything before now means full.
+    /// When the bucket is full again; a time in the past means full.
     full_at: Option<Instant>,
 }
 
 impl RateLimit {
-    /// `per_second` of 0 is no limit; `burst` is at least 1.
+    /// `per_second` of 0 means no limit; `burst` is at least 1.
     pub fn new(per_second: u32, burst: u32) -> Self {
         Self { per_second, burst: burst.max(1), full_at: None }
     }
 
-    /// Takes one, or says how long to wait until one can be taken. A refused take costs nothing.
+    /// Counts one event, or returns the time until one is allowed. A refused event is not counted.
     pub fn try_take(&mut self, now: Instant) -> Result<(), Duration> {
         if self.per_second == 0 {
             return Ok(());
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_and_then_one_for_each_interval() {
+    fn burst_then_one_per_interval() {
         let start = Instant::now();
         let mut limit = RateLimit::new(10, 3);
         for _ in 0..3 {
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_it_names_is_enough() {
+    fn returned_wait_is_enough() {
         let mut now = Instant::now();
         let mut limit = RateLimit::new(7, 1);
         for _ in 0..100 {
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_gives_back_a_burst_and_no_more() {
+    fn pause_restores_one_burst() {
         let start = Instant::now();
         let mut limit = RateLimit::new(1000, 5);
         let takes = |limit: &mut RateLimit, at| (0..100).filter(|_| limit.try_take(at).is_ok()).count();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_long_run_the_rate_is_the_one_asked_for() {
+    fn average_rate_is_exact() {
         let start = Instant::now();
         let mut limit = RateLimit::new(50, 1);
         let passed =
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows_at_the_ends_of_the_range() {
+    fn extreme_limits_do_not_overflow() {
         let now = Instant::now();
         for (per_second, burst) in [(0, 0), (1, u32::MAX), (u32::MAX, u32::MAX), (u32::MAX, 0)] {
             let mut limit = RateLimit::new(per_second, burst);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn time_that_stands_still_or_goes_back_gives_nothing_away() {
+    fn clock_going_back_refuses() {
         let start = Instant::now();
         let mut limit = RateLimit::new(1, 1);
         assert!(limit.try_take(start + Duration::from_secs(10)).is_ok());

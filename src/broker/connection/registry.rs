@@ -1,4 +1,4 @@
-//! Every live connection of this node: for the sweep, for reloads and for the drain.
+//! All live connections of this node, for the sweep, policy changes and the drain.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{Connection, Phase};
 use crate::broker::Counters;
 use crate::protocol::CloseReason;
 
-/// Locks over the connections, so that connecting and sweeping rarely meet.
+/// Locks over the connections, so that new connections rarely wait for the sweep.
 const REGISTRY_SHARDS: usize = 16;
 
 pub struct Registry {
@@ -27,7 +27,7 @@ pub struct Registry {
     is_draining: AtomicBool,
 }
 
-/// Transports beside the WebSocket.
+/// Transports other than the WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     Events,
@@ -47,20 +47,20 @@ impl Fallback {
     }
 }
 
-/// A connection's place; it is given up when this is dropped.
+/// An entry of the registry; removed when this is dropped.
 pub struct Registered {
     registry: Arc<Registry>,
     connection: Arc<Connection>,
     at: usize,
-    kind: Kind,
+    kind: ConnectionKind,
 }
 
-/// What stands behind a connection.
+/// The client side of a connection.
 #[derive(Clone, Copy)]
-enum Kind {
+enum ConnectionKind {
     Socket,
     Fallback(Fallback),
-    /// A peer of a room whose client is connected to another node, and is counted there.
+    /// A remote peer: the node of its client counts it.
     RemotePeer,
 }
 
@@ -81,31 +81,34 @@ impl Registry {
         })
     }
 
-    /// A number that no other connection of this process has.
+    /// A connection id, unique in this process.
     pub fn new_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Adds a WebSocket. Closes it at once if the drain has begun.
     pub fn register(self: &Arc<Self>, connection: Arc<Connection>) -> Registered {
-        self.register_as(connection, Kind::Socket)
+        self.register_as(connection, ConnectionKind::Socket)
     }
 
+    /// Adds a remote peer; the same.
     pub fn register_remote_peer(self: &Arc<Self>, connection: Arc<Connection>) -> Registered {
-        self.register_as(connection, Kind::RemotePeer)
+        self.register_as(connection, ConnectionKind::RemotePeer)
     }
 
+    /// Adds an event stream or poll; the same.
     pub fn register_fallback(self: &Arc<Self>, connection: Arc<Connection>, fallback: Fallback) -> Registered {
         self.fallbacks[fallback as usize].increment(1);
-        self.register_as(connection, Kind::Fallback(fallback))
+        self.register_as(connection, ConnectionKind::Fallback(fallback))
     }
 
-    fn register_as(self: &Arc<Self>, connection: Arc<Connection>, kind: Kind) -> Registered {
+    fn register_as(self: &Arc<Self>, connection: Arc<Connection>, kind: ConnectionKind) -> Registered {
         let at = self.shard(connection.id).lock().insert(connection.clone());
         // Read after the insertion: a drain that began before it did not see this connection.
         if self.is_draining.load(Ordering::SeqCst) {
             connection.close(CloseReason::Draining);
         }
-        if matches!(kind, Kind::RemotePeer) {
+        if matches!(kind, ConnectionKind::RemotePeer) {
             self.remote_peers.fetch_add(1, Ordering::Relaxed);
         } else {
             self.open.increment(1);
@@ -114,12 +117,12 @@ impl Registry {
         Registered { registry: self.clone(), connection, at, kind }
     }
 
-    /// Connections of clients to this node, without guests.
+    /// Connections of clients to this node, without remote peers.
     pub fn clients(&self) -> usize {
         self.len().saturating_sub(self.remote_peers.load(Ordering::Relaxed))
     }
 
-    /// All of them, guests too.
+    /// All connections, with remote peers.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
@@ -132,7 +135,7 @@ impl Registry {
     pub fn sweep(&self, now_unix: u64) {
         for shard in &self.shards {
             for (_, connection) in shard.lock().iter() {
-                // A full outbox is counted where it overflows, a stalled one here.
+                // Stalled outboxes are counted here, full ones by the fan-out.
                 if connection.sweep(now_unix) == Some(CloseReason::SlowConsumer) {
                     self.counters.slow_consumers.increment(1);
                 }
@@ -140,7 +143,7 @@ impl Registry {
         }
     }
 
-    /// Wakes every connection's task, so that it looks at the rules again.
+    /// Wakes every connection's task, which then checks its authorization again.
     pub fn wake_all(&self) {
         for shard in &self.shards {
             shard.lock().iter().for_each(|(_, connection)| connection.wake());
@@ -163,12 +166,12 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.shard(self.connection.id).lock().remove(self.at);
         match self.kind {
-            Kind::RemotePeer => {
+            ConnectionKind::RemotePeer => {
                 self.registry.remote_peers.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
-            Kind::Fallback(fallback) => self.registry.fallbacks[fallback as usize].decrement(1),
-            Kind::Socket => {}
+            ConnectionKind::Fallback(fallback) => self.registry.fallbacks[fallback as usize].decrement(1),
+            ConnectionKind::Socket => {}
         }
         self.registry.open.decrement(1);
         if let Phase::Closing(reason) | Phase::Closed(reason) = self.connection.phase() {

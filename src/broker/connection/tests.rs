@@ -1,12 +1,12 @@
-//! What a cork holds back, and what it does not.
+//! Batches of frames: what waits, and what is written at once.
 
 use super::*;
 
-/// Takes everything, and keeps what each write brought.
+/// Accepts everything and records each write.
 #[derive(Default)]
-struct Writes(Mutex<Vec<Vec<u8>>>);
+struct RecordingSocket(Mutex<Vec<Vec<u8>>>);
 
-impl Socket for Writes {
+impl Socket for RecordingSocket {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().push(bytes.to_vec());
         Ok(bytes.len())
@@ -17,7 +17,7 @@ impl Socket for Writes {
     }
 }
 
-fn connection(outbox_frames: usize) -> Connection<Writes> {
+fn connection(outbox_frames: usize) -> Connection<RecordingSocket> {
     let limits = ConnectionLimits {
         outbox_bytes: 1 << 20,
         outbox_frames,
@@ -27,7 +27,7 @@ fn connection(outbox_frames: usize) -> Connection<Writes> {
         pong: Duration::MAX,
         close_silent_without_ping: None,
     };
-    Connection::new(1, Arc::new(limits), Writes::default())
+    Connection::new(1, Arc::new(limits), RecordingSocket::default())
 }
 
 fn frames(texts: &[&str]) -> Vec<u8> {
@@ -35,7 +35,7 @@ fn frames(texts: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_sent_under_a_cork_goes_out_in_one_write_and_what_comes_after_it_alone() {
+fn batch_is_one_write() {
     let connection = connection(1024);
     connection.begin_batch();
     for text in ["a", "b"] {
@@ -48,7 +48,7 @@ fn what_is_sent_under_a_cork_goes_out_in_one_write_and_what_comes_after_it_alone
 }
 
 #[test]
-fn a_cork_holds_no_more_than_the_outbox_may_and_ends_nobody() {
+fn full_batch_does_not_overflow() {
     let (connection, long) = (connection(4), "x".repeat(9000));
     let texts = ["a", "b", "c", "d", "e", "f", &long, &long, &long, "g"];
     connection.begin_batch();
@@ -61,7 +61,7 @@ fn a_cork_holds_no_more_than_the_outbox_may_and_ends_nobody() {
 }
 
 #[test]
-fn a_close_goes_out_behind_what_a_cork_holds() {
+fn close_follows_batch() {
     let connection = connection(1024);
     connection.begin_batch();
     connection.send_text("a");

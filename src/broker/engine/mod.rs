@@ -1,4 +1,4 @@
-//! What the broker asks of an engine: the order of publications, their memory, and the limits of channels.
+//! The engine trait: order of publications, backlogs, and limits of channels.
 
 pub mod node_bus;
 pub mod shared_store;
@@ -22,7 +22,7 @@ use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Publication, Re
 pub struct Now {
     /// For lifespans and ages.
     pub monotonic: Instant,
-    /// For people.
+    /// For timestamps that clients see.
     pub wall: jiff::Timestamp,
 }
 
@@ -37,56 +37,55 @@ impl Now {
     }
 }
 
-/// A publication that has its place.
+/// A publication with its offset.
 pub struct Accepted {
     pub position: Position,
     pub deliveries: Deliveries,
 }
 
-/// What came of appending a publication.
+/// The result of appending a publication.
 pub enum Appended {
-    /// It has its place; its walks are the caller's to run.
+    /// The offset is assigned; the caller runs the deliveries.
     Done(Accepted),
-    /// It is on its way to where it is kept. Nobody gets it before that, and a sender that is dropped says that it
-    /// is unknown whether it arrived.
+    /// Not delivered until it is stored. If the sender is dropped, the outcome is unknown.
     Pending(oneshot::Receiver<Result<Stored, Refusal>>),
 }
 
-/// A publication that has its place and was handed to this node's subscribers by the engine.
+/// A publication that is stored; the engine delivers it to this node's subscribers.
 pub struct Stored {
     pub position: Position,
-    /// Where the publisher ought to wait, if anywhere.
+    /// The shard that the publisher should wait for, if one is behind.
     pub backpressure: Option<Backpressure>,
 }
 
-/// A place of a channel that is kept for a newcomer until this is dropped. Most engines keep none.
+/// A reservation for one subscriber in the quota of a channel, until this is dropped. Most engines reserve nothing.
 #[derive(Default)]
 pub struct SubscriberSlot {
     _guard: Option<Box<dyn Send + Sync>>,
 }
 
 impl SubscriberSlot {
-    /// Kept as long as `guard` lives.
+    /// Reserved until `guard` is dropped.
     pub fn kept_by(guard: impl Send + Sync + 'static) -> Self {
         Self { _guard: Some(Box::new(guard)) }
     }
 }
 
-/// From where a subscriber wants to listen.
+/// The first publication that a subscriber requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// From now on.
+    /// The next one.
     Live,
-    /// With the newest so many publications.
+    /// The newest publications of the backlog, at most so many.
     Backlog(u64),
-    /// With everything behind a position.
+    /// All publications after a position.
     Since(Position),
 }
 
-/// What a subscriber is told before the first publication.
+/// The data of a subscription before its first live publication.
 pub struct Joined<'a> {
     pub position: Position,
-    /// Nothing is missing between the start that was asked for and now.
+    /// No publication is missing since the requested start.
     pub recovered: bool,
     pub history: &'a [Arc<Publication>],
 }
@@ -101,20 +100,20 @@ pub struct ChannelState {
     pub limits: ChannelLimits,
 }
 
-/// What came of creating a channel.
+/// The result of creating a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     New,
-    /// It was created before with the same limits.
+    /// The channel exists with the same limits.
     Again,
 }
 
-/// Order and memory of channels. Appending is one step with handing the publication to the hub, so offsets reach
-/// every member in order.
+/// Assigns offsets and keeps backlogs. Appending and queueing for the hub is one step, so each subscriber receives
+/// offsets in order.
 ///
-/// What is called for every publication and subscription answers at once where it can; the rest may wait.
+/// Methods on the path of every publication and subscription return at once where they can; the others may wait.
 pub trait Engine: Send + Sync + 'static {
-    /// Gives a publication its place. A channel comes into being with its first publication.
+    /// Appends a publication. The first publication creates the channel.
     fn append(
         &self,
         channel: &ChannelName,
@@ -123,21 +122,21 @@ pub trait Engine: Send + Sync + 'static {
         now: Now,
     ) -> Result<Appended, Refusal>;
 
-    /// What has to be waited for before [`Engine::subscribe`] can be called; `None` if nothing has. The place is to be
-    /// kept until that returned.
+    /// To be awaited before [`Engine::subscribe`]; `None` if that can be called at once. The slot has to be kept until
+    /// it returned.
     fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>>;
 
-    /// Makes a member of `newcomer`. `announce` is called before any publication can reach it.
+    /// Adds a subscriber. `on_joined` is called before its first live publication.
     fn subscribe(
         &self,
         channel: &ChannelName,
-        newcomer: JoinRequest,
+        request: JoinRequest,
         start: Start,
         now: Now,
-        announce: &mut dyn FnMut(Joined<'_>),
+        on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refusal>;
 
-    /// Creates a channel, with limits no wider than `narrowed` says; `None` takes what is configured.
+    /// Creates a channel with the lower of `limits` and the configured limits; `None` for the configured ones.
     fn create<'a>(
         &'a self,
         channel: &'a ChannelName,
@@ -148,40 +147,40 @@ pub trait Engine: Send + Sync + 'static {
     /// `None` if there is no such channel.
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>>;
 
-    /// Who published the message at a position of a channel that takes replies; `None` if that is not known any more.
+    /// The publisher of the message at a position of a channel with replies; `None` once it is not known any more.
     fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>>;
 
-    /// Ends a channel and forgets it. `false` if there is none.
+    /// Ends a channel and deletes it. `false` if there is none.
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>>;
 
-    /// To be called once a second: ends what has outlived its lifespan and forgets what nobody uses.
+    /// To be called once a second: ends channels past their lifespan and evicts idle ones.
     fn sweep(&self, now: Now);
 
-    /// What all nodes remember together; `None` for an engine of one node.
+    /// The shared store; `None` for an engine of one node.
     fn shared_store(&self) -> Option<&dyn SharedStore> {
         None
     }
 
-    /// The way to other nodes; `None` for an engine of one node.
+    /// The node bus; `None` for an engine of one node.
     fn node_bus(&self) -> Option<Arc<dyn NodeBus>> {
         None
     }
 
-    /// Why no publications are taken now, in one word; `None` while all is well.
+    /// The reason why publications are refused now, as one word; `None` while available.
     fn unavailable_reason(&self) -> Option<&'static str> {
         None
     }
 }
 
-/// Waits for what [`Engine::append`] promised. Gives where the publisher ought to wait, with the position.
-pub async fn stored(answer: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
-    answer.await.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into()))
+/// Waits for the result of a pending [`Engine::append`].
+pub async fn stored(result: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
+    result.await.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into()))
 }
 
-/// Waits until [`Engine::subscribe`] can be called. The place is to be kept until that returned.
+/// Waits until [`Engine::subscribe`] can be called. The slot has to be kept until it returned.
 pub async fn subscriber_slot(engine: &dyn Engine, channel: &ChannelName) -> Result<SubscriberSlot, Refusal> {
     match engine.prepare_subscribe(channel) {
-        Some(attached) => attached.await,
+        Some(slot) => slot.await,
         None => Ok(SubscriberSlot::default()),
     }
 }

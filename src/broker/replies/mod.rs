@@ -1,8 +1,7 @@
-//! What subscribers reply, on its way to the publisher over the connection that the publisher opened outward, and
-//! what the publisher answers to one of them. Nothing here opens a connection.
+//! Replies of subscribers to the publisher, over connections that the publisher opened, and its answers.
 //!
-//! A reply is kept, and its time is watched, on the subscriber's node. Where the publisher is on another node, what has to
-//! go there is an [`RemoteTask`].
+//! The subscriber's node keeps a reply and its deadline. If the publisher is on another node, each message to it is a
+//! [`RemoteTask`].
 
 pub mod outbound;
 
@@ -23,18 +22,18 @@ use crate::protocol::json::push_json_string;
 use crate::protocol::publication::Position;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
-/// A publisher's connection that does not say `received` within this is passed over for another one.
+/// After this without `received`, a reply is sent to another connection of the publisher.
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyLimits {
-    /// Replies that wait for one publisher, or for its answer.
+    /// Replies that wait for one publisher or for its answer.
     pub max_replies: usize,
-    /// Those of one subscriber's connection, so that one cannot take the place of all.
+    /// Replies of one subscriber's connection, so that it cannot use up the limit of all.
     pub max_replies_per_connection: usize,
-    /// Their bytes.
+    /// Bytes of the replies that wait for one publisher.
     pub max_bytes: usize,
-    /// How long a reply is kept for a publisher that is away, and how long its answer may take.
+    /// How long a reply waits for an absent publisher, and for its answer.
     pub keep: Duration,
 }
 
@@ -45,15 +44,15 @@ pub struct Replies(Arc<Inner>);
 struct Inner {
     limits: ReplyLimits,
     mailboxes: Mutex<HashMap<Arc<str>, Mailbox>>,
-    counters: Counters,
-    /// For other nodes, where there are some.
+    counters: ReplyCounters,
+    /// The queue to other nodes; unset on a single node.
     remote: OnceLock<RemoteQueue>,
 }
 
-/// Whether a reply was settled, if that is not known at once.
+/// The outcome of a reply that another node keeps.
 pub type PendingOutcome = oneshot::Receiver<Result<(), Refusal>>;
 
-struct Counters {
+struct ReplyCounters {
     received: Counter,
     refused: Counter,
     expired: Counter,
@@ -65,19 +64,19 @@ struct Counters {
 struct Mailbox {
     connections: Vec<Arc<Connection>>,
     /// Oldest first.
-    replies: VecDeque<Pending>,
+    replies: VecDeque<PendingReply>,
     bytes: usize,
 }
 
-/// A reply that is not settled.
-struct Pending {
+/// A reply without an outcome.
+struct PendingReply {
     name: Arc<str>,
-    /// What the publisher gets.
+    /// The frame for the publisher.
     json: Arc<str>,
     from: Arc<Connection>,
-    /// Its subscription to the channel: who lost it gets no answer.
-    member: Arc<Subscriber>,
-    /// What the subscriber called its command.
+    /// The subscription to the channel: without it, the subscriber receives no answer.
+    subscriber: Arc<Subscriber>,
+    /// The `id` of the subscriber's command.
     id: Option<String>,
     channel: ChannelName,
     wants_answer: bool,
@@ -87,15 +86,15 @@ struct Pending {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nobody has it.
+    /// Not sent.
     Waiting,
-    /// Written to the connection with this number, or on its way to another node.
+    /// Sent at a time to the connection with this id, or with `None` to another node.
     Sent(Option<u64>, Instant),
-    /// The publisher has it.
+    /// The publisher confirmed it.
     Received,
 }
 
-/// What a subscriber sends.
+/// A reply from a subscriber.
 pub struct NewReply<'a> {
     pub from: &'a Arc<Connection>,
     pub membership: &'a Membership,
@@ -103,12 +102,12 @@ pub struct NewReply<'a> {
     pub id: Option<&'a str>,
     pub channel: &'a ChannelName,
     pub to: &'a Position,
-    /// Checked JSON.
+    /// Valid JSON.
     pub data: &'a str,
     pub wants_answer: bool,
 }
 
-/// A publisher's connection that takes replies, until it is dropped.
+/// Registers a publisher's connection for replies until it is dropped.
 pub struct ReplyInbox {
     replies: Replies,
     publisher: Arc<str>,
@@ -119,7 +118,7 @@ impl Replies {
     /// Registers its metrics with the current recorder.
     pub fn new(limits: ReplyLimits) -> Self {
         let counter = |result: &'static str| counter!("lastmile_replies_total", "result" => result);
-        let counters = Counters {
+        let counters = ReplyCounters {
             received: counter("received"),
             refused: counter("refused"),
             expired: counter("expired"),
@@ -128,8 +127,8 @@ impl Replies {
         Self(Arc::new(Inner { limits, mailboxes: Mutex::default(), counters, remote: OnceLock::new() }))
     }
 
-    /// Takes a reply for `publisher`. The subscriber hears `replied` once the publisher says that it has it, or an
-    /// `error` when nobody took it in time.
+    /// Accepts a reply for `publisher`. The subscriber receives `replied` once the publisher confirms it, or an `error`
+    /// after [`ReplyLimits::keep`].
     pub fn send(&self, publisher: &Arc<str>, reply: NewReply<'_>, now: Now) -> Result<(), Refusal> {
         let NewReply { from, membership, principal, id, channel, to, data, wants_answer } = reply;
         let number = getrandom::u64().map_err(|_| Refusal::from(ErrorCode::Internal))?;
@@ -138,24 +137,24 @@ impl Replies {
             Some(RemoteQueue { node, .. }) => format!("r-{number:016x}-{node}"),
         }
         .into();
-        let json: Arc<str> = json(&name, from.id, principal, channel, to, data, now.wall).into();
+        let json: Arc<str> = reply_json(&name, from.id, principal, channel, to, data, now.wall).into();
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.entry(publisher.clone()).or_default();
         let ReplyLimits { max_replies, max_replies_per_connection, max_bytes, keep: _ } = self.0.limits;
-        let own = mailbox.replies.iter().filter(|reply| reply.from.id == from.id).count();
-        if own >= max_replies_per_connection
+        let from_connection = mailbox.replies.iter().filter(|reply| reply.from.id == from.id).count();
+        if from_connection >= max_replies_per_connection
             || mailbox.replies.len() >= max_replies
             || mailbox.bytes + json.len() > max_bytes
         {
             self.0.counters.refused.increment(1);
-            return Err(Refusal::new(ErrorCode::RateLimited, "too many replies wait for this publisher"));
+            return Err(Refusal::new(ErrorCode::RateLimited, "reply queue of the publisher is full, retry later"));
         }
         mailbox.bytes += json.len();
-        mailbox.replies.push_back(Pending {
+        mailbox.replies.push_back(PendingReply {
             name,
             json,
             from: from.clone(),
-            member: membership.member(),
+            subscriber: membership.subscriber(),
             id: id.map(str::to_owned),
             channel: channel.clone(),
             wants_answer,
@@ -166,14 +165,14 @@ impl Replies {
         Ok(())
     }
 
-    /// A publisher's connection from now on takes what waits and what comes.
+    /// Sends waiting and new replies to a publisher's connection from now on.
     pub fn attach(&self, publisher: Arc<str>, connection: Arc<Connection>) -> ReplyInbox {
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.entry(publisher.clone()).or_default();
         mailbox.connections.push(connection.clone());
         mailbox.dispatch(&publisher, &self.0, Instant::now());
         if mailbox.connections.len() == 1 {
-            self.0.tell_of(&publisher);
+            self.0.announce_publisher(&publisher);
         }
         ReplyInbox { replies: self.clone(), publisher, connection }
     }
@@ -195,20 +194,19 @@ impl Replies {
         });
     }
 
-    /// From now on there are other nodes, and `node` is the name of this one. To be called once; the errands are the
-    /// caller's to do.
+    /// Enables tasks for other nodes. `node` is the name of this node. To be called once; the caller runs the tasks.
     pub fn enable_cluster(&self, node: &str) -> mpsc::UnboundedReceiver<QueuedTask> {
-        let (errands, taker) = RemoteQueue::new(node);
-        // Set before: those errands have their taker, and this one ends at once.
-        let _ = self.0.remote.set(errands);
-        taker
+        let (queue, tasks) = RemoteQueue::new(node);
+        // A second call is ignored: its receiver ends at once.
+        let _ = self.0.remote.set(queue);
+        tasks
     }
 
-    /// The publishers that have a connection here. To be told to other nodes every few seconds.
+    /// The publishers with a connection here. To be registered on the node bus every few seconds.
     pub fn publishers(&self) -> Vec<Arc<str>> {
         let mailboxes = self.0.mailboxes.lock();
-        let here = mailboxes.iter().filter(|(_, mailbox)| !mailbox.connections.is_empty());
-        here.map(|(publisher, _)| publisher.clone()).collect()
+        let connected = mailboxes.iter().filter(|(_, mailbox)| !mailbox.connections.is_empty());
+        connected.map(|(publisher, _)| publisher.clone()).collect()
     }
 
     /// Whether a publisher has a connection here.
@@ -216,7 +214,7 @@ impl Replies {
         self.0.mailboxes.lock().get(publisher).is_some_and(|mailbox| !mailbox.connections.is_empty())
     }
 
-    /// Shows a reply of another node to its publisher; `false` if it has no connection here.
+    /// Sends a reply of another node to its publisher; `false` if it has no connection here.
     pub fn deliver(&self, publisher: &str, json: &str) -> bool {
         let mut mailboxes = self.0.mailboxes.lock();
         let Some(connection) = mailboxes.get_mut(publisher).and_then(Mailbox::connection) else { return false };
@@ -224,7 +222,7 @@ impl Replies {
         true
     }
 
-    /// No node has the publisher of a reply: it waits on.
+    /// No node has a connection of the publisher: the reply waits again.
     pub fn requeue(&self, publisher: &str, name: &str) {
         let mut mailboxes = self.0.mailboxes.lock();
         let Some(mailbox) = mailboxes.get_mut(publisher) else { return };
@@ -235,9 +233,9 @@ impl Replies {
         }
     }
 
-    /// Settles a reply that is kept here.
-    pub fn settle(&self, settlement: &ReplyOutcome) -> Result<(), Refusal> {
-        let ReplyOutcome { publisher, name, answer } = settlement;
+    /// Applies the outcome of a reply that this node keeps.
+    pub fn settle(&self, outcome: &ReplyOutcome) -> Result<(), Refusal> {
+        let ReplyOutcome { publisher, name, answer } = outcome;
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.get_mut(publisher).ok_or(ErrorCode::ReplyUnknown)?;
         let at = mailbox.find(name).ok_or(ErrorCode::ReplyUnknown)?;
@@ -246,45 +244,45 @@ impl Replies {
             return Ok(());
         }
         let (Some(reply), Some(data)) = (mailbox.take(at), answer) else { return Ok(()) };
-        if reply.from.phase() != Phase::Open || !reply.member.is_active() {
-            return Err(Refusal::new(ErrorCode::ReplyUnknown, "the subscriber is gone"));
+        if reply.from.phase() != Phase::Open || !reply.subscriber.is_active() {
+            return Err(Refusal::new(ErrorCode::ReplyUnknown, "subscriber is not connected"));
         }
         self.0.counters.answered.increment(1);
-        reply.from.send_text(&json_of_answer(reply.id.as_deref(), &reply.channel, publisher, data));
+        reply.from.send_text(&answer_json(reply.id.as_deref(), &reply.channel, publisher, data));
         Ok(())
     }
 }
 
 impl Inner {
-    /// Other nodes are told that a publisher came or went. If too much waits, they are told within seconds.
-    fn tell_of(&self, publisher: &Arc<str>) {
-        if let Some(errands) = self.remote.get() {
-            errands.add(RemoteTask::Publisher(publisher.clone()));
+    /// Queues an update of the registration of a publisher. If the queue is full, the periodic renewal corrects it.
+    fn announce_publisher(&self, publisher: &Arc<str>) {
+        if let Some(queue) = self.remote.get() {
+            queue.add(RemoteTask::Publisher(publisher.clone()));
         }
     }
 }
 
 impl Mailbox {
-    /// A connection of the publisher: the newest, as an older one may be gone without having said so.
+    /// The newest open connection of the publisher: an older one may be dead without notice.
     fn connection(&mut self) -> Option<Arc<Connection>> {
         self.connections.retain(|connection| connection.phase() == Phase::Open);
         self.connections.last().cloned()
     }
 
-    /// Writes what nobody has to a connection of the publisher, if need be on another node.
+    /// Sends waiting replies to a connection of the publisher, here or on another node.
     fn dispatch(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
-        let (connection, errands) = (self.connection(), inner.remote.get());
+        let (connection, queue) = (self.connection(), inner.remote.get());
         for reply in self.replies.iter_mut().filter(|reply| reply.stage == Stage::Waiting) {
-            let Pending { name, json, .. } = &*reply;
-            match (&connection, errands) {
+            let PendingReply { name, json, .. } = &*reply;
+            match (&connection, queue) {
                 (Some(connection), _) => {
                     connection.send_text(json);
                 }
-                // An errand of this reply has the JSON as well, until it is done.
+                // A task for this reply is still queued: it holds a reference to the JSON.
                 (None, Some(_)) if Arc::strong_count(json) > 1 => continue,
-                (None, Some(errands)) => {
+                (None, Some(queue)) => {
                     let (publisher, name, json) = (publisher.clone(), name.clone(), json.clone());
-                    if !errands.add(RemoteTask::Forward { publisher, name, json }) {
+                    if !queue.add(RemoteTask::Forward { publisher, name, json }) {
                         return;
                     }
                 }
@@ -294,11 +292,10 @@ impl Mailbox {
         }
     }
 
-    /// Takes back what a connection has had for too long without a word, and gives it to the next one. What waits may
-    /// find its publisher on another node by now.
+    /// Sends replies without a confirmation to the next connection. Waiting replies are tried again too: the publisher
+    /// may be on another node by now.
     fn redispatch_overdue(&mut self, publisher: &Arc<str>, inner: &Inner, now: Instant) {
-        let is_late =
-            |reply: &Pending| matches!(reply.stage, Stage::Sent(_, at) if now.duration_since(at) >= RECEIPT_TIMEOUT);
+        let is_late = |reply: &PendingReply| matches!(reply.stage, Stage::Sent(_, at) if now.duration_since(at) >= RECEIPT_TIMEOUT);
         if !self.replies.iter().any(is_late) {
             self.dispatch(publisher, inner, now);
             return;
@@ -316,65 +313,65 @@ impl Mailbox {
         self.replies.iter().position(|reply| &*reply.name == name)
     }
 
-    fn take(&mut self, at: usize) -> Option<Pending> {
+    fn take(&mut self, at: usize) -> Option<PendingReply> {
         let taken = self.replies.remove(at)?;
         self.bytes -= taken.json.len();
         Some(taken)
     }
 }
 
-impl Pending {
-    fn tell(&self, reply: &ServerFrame<'_>) {
+impl PendingReply {
+    fn respond(&self, reply: &ServerFrame<'_>) {
         self.from.send_text(&reply.to_json());
     }
 
-    fn confirm(&mut self, counters: &Counters) {
+    fn confirm(&mut self, counters: &ReplyCounters) {
         if self.stage != Stage::Received {
             self.stage = Stage::Received;
             counters.received.increment(1);
-            self.tell(&ServerFrame::Replied { id: self.id.as_deref() });
+            self.respond(&ServerFrame::Replied { id: self.id.as_deref() });
         }
     }
 
-    fn expire(&self, counters: &Counters) {
+    fn expire(&self, counters: &ReplyCounters) {
         let code = match self.stage {
             Stage::Received if self.wants_answer => ErrorCode::AnswerTimeout,
             Stage::Received => return,
             _ => ErrorCode::PublisherAbsent,
         };
         counters.expired.increment(1);
-        self.tell(&ServerFrame::error(self.id.as_deref(), &code.into()));
+        self.respond(&ServerFrame::error(self.id.as_deref(), &code.into()));
     }
 }
 
 impl ReplyInbox {
-    /// The publisher has a reply.
+    /// The publisher confirms a reply.
     pub fn received(&self, name: &str) -> Result<Option<PendingOutcome>, Refusal> {
         self.settle(name, None)
     }
 
-    /// The publisher answers whoever replied. `data` is checked JSON.
+    /// The publisher answers a reply. `data` is valid JSON.
     pub fn answer(&self, name: &str, data: &str) -> Result<Option<PendingOutcome>, Refusal> {
         self.settle(name, Some(data.into()))
     }
 
-    /// Here and at once, or on the node that keeps the reply.
+    /// Applies the outcome here, or queues it for the node that keeps the reply.
     fn settle(&self, name: &str, answer: Option<Box<str>>) -> Result<Option<PendingOutcome>, Refusal> {
-        let settlement = ReplyOutcome { publisher: self.publisher.clone(), name: name.into(), answer };
-        let errands = self.replies.0.remote.get();
-        let Some((errands, node)) = errands.and_then(|errands| Some((errands, errands.owner_node(name)?))) else {
-            return self.replies.settle(&settlement).map(|()| None);
+        let outcome = ReplyOutcome { publisher: self.publisher.clone(), name: name.into(), answer };
+        let queue = self.replies.0.remote.get();
+        let Some((queue, node)) = queue.and_then(|queue| Some((queue, queue.owner_node(name)?))) else {
+            return self.replies.settle(&outcome).map(|()| None);
         };
-        let (done, settling) = oneshot::channel();
-        if !errands.add(RemoteTask::Settle { node, settlement, done }) {
-            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too much waits for other nodes; try again later"));
+        let (done, pending) = oneshot::channel();
+        if !queue.add(RemoteTask::Settle { node, outcome, done }) {
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "inter-node queue full, retry later"));
         }
-        Ok(Some(settling))
+        Ok(Some(pending))
     }
 }
 
 impl Drop for ReplyInbox {
-    /// What this connection had without saying so goes to another one, or waits for the publisher to come back.
+    /// Unconfirmed replies of this connection go to another one, or wait for the publisher to reconnect.
     fn drop(&mut self) {
         let mut mailboxes = self.replies.0.mailboxes.lock();
         let Some(mailbox) = mailboxes.get_mut(&self.publisher) else { return };
@@ -386,13 +383,13 @@ impl Drop for ReplyInbox {
         }
         mailbox.dispatch(&self.publisher, &self.replies.0, Instant::now());
         if mailbox.connections.is_empty() {
-            self.replies.0.tell_of(&self.publisher);
+            self.replies.0.announce_publisher(&self.publisher);
         }
     }
 }
 
-/// What the publisher gets.
-fn json(
+/// The frame for the publisher.
+fn reply_json(
     name: &str,
     connection: u64,
     principal: Option<&Principal>,
@@ -423,8 +420,8 @@ fn json(
     json
 }
 
-/// What the subscriber gets. The publisher's JSON goes byte for byte.
-fn json_of_answer(id: Option<&str>, channel: &ChannelName, publisher: &str, data: &str) -> String {
+/// The frame for the subscriber. The publisher's JSON is copied byte for byte.
+fn answer_json(id: Option<&str>, channel: &ChannelName, publisher: &str, data: &str) -> String {
     let mut json = String::from(r#"{"type":"answer","#);
     if let Some(id) = id {
         json.push_str(r#""id":"#);

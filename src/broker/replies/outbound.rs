@@ -1,4 +1,4 @@
-//! What has to be done on other nodes for replies, in a queue that has a bound.
+//! Tasks on other nodes for replies, in a bounded queue.
 
 use std::sync::Arc;
 
@@ -7,39 +7,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::protocol::Refusal;
 
-/// Bytes of errands that are not done. What is too much is not begun: a reply waits on, and a settlement is refused.
+/// Bytes of unfinished tasks. Beyond that a reply waits, and an outcome is refused.
 const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 
-/// What an errand takes besides its data.
+/// Memory of a task besides its data.
 const TASK_OVERHEAD_BYTES: usize = 256;
 
 pub enum RemoteTask {
-    /// A reply whose publisher is not here is to be shown to it ([`Replies::show`]); if that fails, it is to be given
-    /// back ([`Replies::give_back`]).
+    /// Sends a reply to a node that has the publisher ([`Replies::deliver`]); [`Replies::requeue`] if that fails.
     ///
-    /// [`Replies::show`]: super::Replies::show
-    /// [`Replies::give_back`]: super::Replies::give_back
+    /// [`Replies::deliver`]: super::Replies::deliver
+    /// [`Replies::requeue`]: super::Replies::requeue
     Forward { publisher: Arc<str>, name: Arc<str>, json: Arc<str> },
-    /// What a publisher said about a reply that `node` keeps ([`Replies::settle`]).
+    /// Sends an outcome to the node that keeps the reply ([`Replies::settle`]).
     ///
     /// [`Replies::settle`]: super::Replies::settle
-    Settle { node: String, settlement: ReplyOutcome, done: oneshot::Sender<Result<(), Refusal>> },
-    /// The publisher has its first connection here, or none any more ([`Replies::has`]).
+    Settle { node: String, outcome: ReplyOutcome, done: oneshot::Sender<Result<(), Refusal>> },
+    /// Updates the registration of a publisher, which got its first or lost its last connection here ([`Replies::has`]).
     ///
     /// [`Replies::has`]: super::Replies::has
     Publisher(Arc<str>),
 }
 
-/// An errand, and its part of the memory for all: to be kept until it is done.
+/// A task with its part of the byte budget, which has to be kept until the task is complete.
 pub type QueuedTask = (RemoteTask, OwnedSemaphorePermit);
 
-/// What a publisher said about a reply.
+/// The outcome of a reply, from its publisher.
 #[derive(Serialize, Deserialize)]
 pub struct ReplyOutcome {
     pub publisher: Arc<str>,
-    /// The reply.
+    /// The name of the reply.
     pub name: Arc<str>,
-    /// JSON; without one it has the reply and no more.
+    /// The answer as JSON; `None` confirms the reply only.
     pub answer: Option<Box<str>>,
 }
 
@@ -52,19 +51,19 @@ pub struct RemoteQueue {
 
 impl RemoteQueue {
     pub fn new(node: &str) -> (Self, mpsc::UnboundedReceiver<QueuedTask>) {
-        // Bounded by the permits for `room`.
-        let (sender, errands) = mpsc::unbounded_channel();
-        (Self { node: node.to_owned(), sender, byte_budget: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }, errands)
+        // Bounded by the permits of `byte_budget`.
+        let (sender, tasks) = mpsc::unbounded_channel();
+        (Self { node: node.to_owned(), sender, byte_budget: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)) }, tasks)
     }
 
-    /// `false` if nobody will do it: too much waits, or the gateway stops.
-    pub fn add(&self, errand: RemoteTask) -> bool {
-        let size = u32::try_from(errand.bytes() + TASK_OVERHEAD_BYTES).unwrap_or(u32::MAX);
-        let held = self.byte_budget.clone().try_acquire_many_owned(size);
-        held.is_ok_and(|held| self.sender.send((errand, held)).is_ok())
+    /// `false` if the task was dropped: the queue is full, or the gateway stops.
+    pub fn add(&self, task: RemoteTask) -> bool {
+        let size = u32::try_from(task.bytes() + TASK_OVERHEAD_BYTES).unwrap_or(u32::MAX);
+        let permit = self.byte_budget.clone().try_acquire_many_owned(size);
+        permit.is_ok_and(|permit| self.sender.send((task, permit)).is_ok())
     }
 
-    /// The other node that keeps a reply of this name.
+    /// The node that keeps the reply of this name; `None` for this node.
     pub fn owner_node(&self, name: &str) -> Option<String> {
         let node = name.splitn(3, '-').nth(2)?;
         let is_node = node.len() == self.node.len() && node.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -73,11 +72,11 @@ impl RemoteQueue {
 }
 
 impl RemoteTask {
-    /// Of its data.
+    /// Bytes of its data.
     fn bytes(&self) -> usize {
         match self {
             Self::Forward { json, .. } => json.len(),
-            Self::Settle { settlement, .. } => settlement.answer.as_ref().map_or(0, |answer| answer.len()),
+            Self::Settle { outcome, .. } => outcome.answer.as_ref().map_or(0, |answer| answer.len()),
             Self::Publisher(_) => 0,
         }
     }

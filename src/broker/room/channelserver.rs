@@ -1,5 +1,4 @@
-//! The channelserver form: one room under one id, in which everybody hears all others. Nobody is told who comes and
-//! goes, and the room is gone with its last peer.
+//! The channelserver protocol: one room under one id, without join and leave events; it ends with its last peer.
 
 use std::time::Instant;
 
@@ -12,48 +11,48 @@ use crate::protocol::websocket::text_frame;
 
 impl RoomTable {
     /// Opens the room of a new id.
-    pub fn open_channel(&self, id: RoomId, room: Room, joiner: JoinRequest) -> (usize, u64) {
+    pub fn open_channel(&self, id: RoomId, room: Room, request: JoinRequest) -> (usize, u64) {
         let mut state = self.lock();
         let room = state.rooms.insert(room);
-        welcome(&mut state, id, room, joiner)
+        welcome(&mut state, id, room, request)
     }
 
     pub fn join_channel(
         &self,
         id: RoomId,
-        joiner: JoinRequest,
+        request: JoinRequest,
         now: Instant,
-        shared: &RoomContext,
+        context: &RoomContext,
     ) -> Result<(usize, u64), CloseReason> {
         let mut state = self.lock();
         let found = state.rooms.iter().find(|(_, room)| !room.usage.is_over(now));
         let Some((number, room)) = found else { return Err(CloseReason::UnknownRoom) };
-        // Those whose end is not noticed yet are not in the way of those who come back.
-        let here = room.members.iter().filter(|member| state.is_here(**member)).count();
-        if here >= shared.limits.max_connections {
+        // Dead connections that were not cleaned up yet do not count towards the limit.
+        let connected = room.members.iter().filter(|member| state.is_connected(**member)).count();
+        if connected >= context.limits.max_connections {
             return Err(CloseReason::ConnectionLimit);
         }
-        // Two who have met stay among themselves, wherever they reconnect from that was seen before.
-        let is_known = joiner.address.is_some_and(|address| room.addresses.contains(&address));
+        // After two joins, only addresses that joined before may join.
+        let is_known = request.address.is_some_and(|address| room.addresses.contains(&address));
         if room.joins >= 2 && !is_known {
             return Err(CloseReason::Forbidden);
         }
-        Ok(welcome(&mut state, id, number, joiner))
+        Ok(welcome(&mut state, id, number, request))
     }
 
-    pub fn leave_channel(&self, (at, token): (usize, u64), shared: &RoomContext) -> bool {
+    pub fn leave_channel(&self, (at, token): (usize, u64), context: &RoomContext) -> bool {
         let mut state = self.lock();
         if state.peer(at, token).is_some() {
-            let room = state.rise(at);
+            let room = state.remove_peer(at);
             if state.rooms[room].members.is_empty() {
-                state.remove_room(room, CloseReason::Normal, shared);
+                state.remove_room(room, CloseReason::Normal, context);
             }
         }
         self.mark_if_empty(&state)
     }
 }
 
-fn welcome(state: &mut TableState, id: RoomId, room: usize, joiner: JoinRequest) -> (usize, u64) {
-    joiner.connection.send(&text_frame(channelserver::hello(id).as_bytes()));
-    state.sit(room, joiner, None)
+fn welcome(state: &mut TableState, id: RoomId, room: usize, request: JoinRequest) -> (usize, u64) {
+    request.connection.send(&text_frame(channelserver::hello(id).as_bytes()));
+    state.add_peer(room, request, None)
 }

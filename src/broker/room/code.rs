@@ -1,4 +1,4 @@
-//! Short codes that people read out: six digits, or three words. Short-lived, good for one pair, few tries.
+//! Short codes that people read out: six digits or three words; short-lived, single use, few attempts.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,19 +13,19 @@ use crate::protocol::frame::room_frames::RoomId;
 /// 256 short words that are easy to tell apart.
 const WORDS: &str = include_str!("words.txt");
 
-/// Wrong codes are counted over this time.
+/// Wrong codes are counted over this window.
 pub const WRONG_CODE_WINDOW: Duration = Duration::from_secs(60);
 
-/// Wrong codes in a window, from one address and from all: guessing six digits has to stay hopeless.
+/// Wrong codes in a window, by address and in all: limits the chance to guess six digits.
 pub const MAX_WRONG_CODES_PER_ADDRESS: u32 = 10;
 pub const MAX_WRONG_CODES: u32 = 600;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CodeFormat {
-    /// Six of them.
+    /// Six digits.
     Digits,
-    /// Three of them, with `-` between.
+    /// Three words, joined by `-`.
     Words,
 }
 
@@ -39,10 +39,10 @@ impl CodeFormat {
     }
 }
 
-/// A new code; the caller makes sure that no other room has it.
-pub fn new_code(form: CodeFormat) -> Result<String, Refusal> {
-    match form {
-        // 2^64 is so much more than a million that no code is noticeably more likely.
+/// A random code; the caller checks that no other room has it.
+pub fn new_code(format: CodeFormat) -> Result<String, Refusal> {
+    match format {
+        // 2^64 is far above a million: the bias of the remainder is negligible.
         CodeFormat::Digits => Ok(format!("{:06}", u64::from_le_bytes(random()?) % 1_000_000)),
         CodeFormat::Words => {
             let words: Vec<_> = WORDS.lines().collect();
@@ -52,7 +52,7 @@ pub fn new_code(form: CodeFormat) -> Result<String, Refusal> {
     }
 }
 
-/// A code in its one spelling, whatever people put between its parts.
+/// The canonical spelling of a code: lower case, separators normalized.
 pub fn canonical(code: &str) -> String {
     let code = code.trim().to_lowercase();
     if code.starts_with(|first: char| first.is_ascii_digit()) {
@@ -62,7 +62,7 @@ pub fn canonical(code: &str) -> String {
     }
 }
 
-/// The code of one room. It lives in the room, so that it ends with it.
+/// The code of one room, dropped with the room.
 pub struct RoomCode {
     pub digest: Digest,
     pub text: String,
@@ -70,7 +70,7 @@ pub struct RoomCode {
     pub tries_left: u32,
 }
 
-/// Which room a code opens, and who guesses wrong.
+/// The room of each code, and the counts of wrong codes.
 #[derive(Default)]
 pub struct Codes {
     rooms: HashMap<String, RoomId>,
@@ -97,12 +97,12 @@ impl Codes {
         self.rooms.get(code).copied()
     }
 
-    /// Whether `address` may try another code.
+    /// Whether the limits of wrong codes allow another attempt of `address`.
     pub fn may_try(&mut self, address: Option<IpAddr>, now: Instant) -> bool {
         if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WRONG_CODE_WINDOW) {
             self.window = Some(now);
             self.wrong = 0;
-            // As large as the number of wrong codes at most.
+            // Bounded by the number of wrong codes in a window.
             self.wrong_by_address = HashMap::new();
         }
         let by_address = address.and_then(|address| self.wrong_by_address.get(&address)).copied().unwrap_or(0);
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_are_256_and_differ_early() {
+    fn word_list_has_256_words() {
         let words: Vec<_> = WORDS.lines().collect();
         assert_eq!(words.len(), 256);
         assert_eq!(words.iter().collect::<HashSet<_>>().len(), 256);
@@ -138,18 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_found_however_it_is_typed() {
+    fn canonical_ignores_separators_and_case() {
         assert_eq!(canonical(" 123 456 "), "123456");
         assert_eq!(canonical("123-456"), "123456");
         assert_eq!(canonical("Apple  river-STONE"), "apple-river-stone");
-        for form in [CodeFormat::Digits, CodeFormat::Words] {
-            let code = new_code(form).unwrap();
+        for format in [CodeFormat::Digits, CodeFormat::Words] {
+            let code = new_code(format).unwrap();
             assert_eq!(canonical(&code), code);
         }
     }
 
     #[test]
-    fn t_p4_wrong_codes_are_limited_by_address_and_in_all() {
+    fn wrong_codes_are_limited() {
         let start = Instant::now();
         let mut codes = Codes::default();
         let address = |n: u32| Some(IpAddr::from(n.to_be_bytes()));

@@ -1,10 +1,10 @@
-//! What is counted of rooms. Names are part of the contract with operators.
+//! Metrics of rooms. Their names are part of the contract with operators.
 
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::protocol::CloseReason;
 
-/// Handles, so that counting is one atomic addition.
+/// Metric handles: counting is one atomic addition.
 pub struct RoomCounters {
     pub open: Gauge,
     pub opened: Counter,
@@ -14,8 +14,8 @@ pub struct RoomCounters {
     closed: Vec<(CloseReason, Counter)>,
 }
 
-/// Why rooms end. [`CloseReason::Normal`] is the last peer leaving.
-const ENDS: [CloseReason; 6] = [
+/// The reasons why rooms end. [`CloseReason::Normal`]: the last peer left.
+const ROOM_END_REASONS: [CloseReason; 6] = [
     CloseReason::Normal,
     CloseReason::PeerLeft,
     CloseReason::LifespanExpired,
@@ -25,7 +25,7 @@ const ENDS: [CloseReason; 6] = [
 ];
 
 impl Default for RoomCounters {
-    /// Registers with the recorder that is current where this is called.
+    /// Registers with the current recorder.
     fn default() -> Self {
         let name = |reason: CloseReason| if reason == CloseReason::Normal { "left" } else { reason.name() };
         let closed = |reason| (reason, counter!("lastmile_rooms_closed_total", "reason" => name(reason)));
@@ -34,7 +34,7 @@ impl Default for RoomCounters {
             opened: counter!("lastmile_rooms_opened_total"),
             messages: counter!("lastmile_room_messages_total"),
             timeouts: counter!("lastmile_room_timeouts_total"),
-            closed: ENDS.map(closed).into(),
+            closed: ROOM_END_REASONS.map(closed).into(),
         }
     }
 }

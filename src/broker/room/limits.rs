@@ -1,40 +1,41 @@
-//! What rooms may use, and what one room has used.
+//! Limits of rooms, and the usage of one room.
 
 use std::time::{Duration, Instant};
 
 use crate::protocol::CloseReason;
 
-/// Limits of every room. Counts, bytes and times of 0 mean no limit only where the comment says so.
+/// Limits of all rooms. 0 means no limit only where noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomLimits {
-    /// Messages of one room in all; 0 for no limit.
+    /// Messages of one room over its life; 0 for no limit.
     pub max_exchanges: u64,
     /// Bytes of all messages of one room; 0 for no limit.
     pub max_data_bytes: u64,
-    /// From a room's creation to its end, whatever its traffic; 0 for no limit.
+    /// From a room's creation to its end; 0 for no limit.
     pub lifespan: Duration,
-    /// For the relay form, where it differs.
+    /// Limits of the relay protocol, if they differ.
     pub relay: Option<RoomCaps>,
-    /// Peers of one room of the channelserver form at once.
+    /// Peers of one room of the channelserver protocol at once.
     pub max_connections: usize,
     /// Rooms of this node at once.
     pub max_rooms: u64,
     /// Rooms at once that one address opened, on all nodes together; 0 for no limit.
     pub max_rooms_per_address: u64,
-    /// Seats that a room of our own form may ask for.
+    /// Highest number of seats of a native room.
     pub max_seats: usize,
     /// How long a seat is kept for a peer whose connection was lost.
     pub resume: Duration,
-    /// The newest messages of a room that are kept for peers who come back.
+    /// Messages of a room that are kept for peers that reconnect.
     pub resume_messages: usize,
+    /// Bytes of these messages.
     pub resume_bytes: usize,
-    /// Life of a short code.
+    /// Validity of a short code.
     pub code: Duration,
-    /// Wrong codes that one room bears.
+    /// Wrong codes until the code of a room is dropped.
     pub code_attempts: u32,
 }
 
-/// What one room may use; 0 means no limit.
+/// Limits of one room; 0 means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoomCaps {
     pub max_exchanges: u64,
@@ -53,7 +54,7 @@ impl RoomLimits {
     }
 }
 
-/// What one room has used.
+/// The usage of one room against its limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     caps: RoomCaps,
@@ -78,7 +79,7 @@ impl Usage {
         !lifespan.is_zero() && now.saturating_duration_since(self.created) >= lifespan
     }
 
-    /// Counts a message of `bytes`; an error ends the room, and the message is not delivered.
+    /// Counts a message of `bytes`. After an error the room ends, and the message is not relayed.
     pub fn charge(&mut self, bytes: usize, now: Instant) -> Result<(), CloseReason> {
         let RoomCaps { max_exchanges, max_data_bytes, lifespan: _ } = self.caps;
         if self.is_over(now) {
@@ -96,7 +97,7 @@ impl Usage {
         Ok(())
     }
 
-    /// Of two rooms that become one: nobody gains by it.
+    /// The usage of two rooms that become one: the higher of both, so that a merge resets nothing.
     pub fn merge(self, other: Self) -> Self {
         Self {
             caps: self.caps,

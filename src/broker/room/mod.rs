@@ -1,8 +1,8 @@
-//! Rooms: two peers (or a few) who relay messages to each other. One model for three forms of clients.
+//! Rooms: relay messages between a few peers. One model for three protocols: native, channelserver, relay.
 //!
-//! A [`Rooms`] handle knows every room of this node. What stands under one name is a [`lobby::Lobby`], behind one
-//! lock: a single room, or for the relay form any number of pairs and at most one peer that waits. Whoever joins gets
-//! a [`Seat`], which is given up when it is dropped. Limits belong to the room, so coming back resets none.
+//! [`Rooms`] has all rooms of this node. A name stands for a [`table::RoomTable`] behind one lock: a single room, or in
+//! the relay protocol any number of pairs and at most one waiting peer. A peer that joins gets a [`Seat`], which it leaves
+//! when that is dropped. Limits belong to the room, so reconnecting does not reset them.
 
 pub mod channelserver;
 pub mod code;

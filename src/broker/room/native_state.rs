@@ -10,29 +10,29 @@ use super::context::RoomContext;
 use super::limits::RoomLimits;
 use super::secret::Digest;
 
-/// What only rooms of our own form have.
+/// The state of a native room.
 pub struct Native {
     pub join: Digest,
     pub seats: usize,
     pub code: Option<RoomCode>,
     pub expires: Option<String>,
-    /// The number of the newest guest.
+    /// Members so far: the number of the newest one.
     pub members_total: u64,
-    /// The newest messages, for peers who come back.
+    /// The newest messages, for peers that reconnect.
     retained: VecDeque<RetainedMessage>,
     retained_bytes: usize,
-    /// Nobody is in it, since the sweep at this time.
+    /// The sweep that first found the room without peers.
     pub empty_since: Option<Instant>,
 }
 
-/// A message that was sent.
+/// A message that was relayed.
 struct RetainedMessage {
     seq: u64,
     from: u64,
     frame: Bytes,
 }
 
-/// A peer of such a room.
+/// A peer of a native room.
 pub struct Member {
     pub number: u64,
     /// `p1`, `p2`, …
@@ -42,19 +42,27 @@ pub struct Member {
 }
 
 pub struct Disconnected {
-    /// The newest message when it left.
+    /// The newest message at the disconnect.
     pub seq: u64,
-    /// The first sweep that found it away.
+    /// The first sweep that found it disconnected.
     pub since: Option<Instant>,
 }
 
 impl Native {
     pub fn new(join: Digest, seats: usize, code: Option<RoomCode>, expires: Option<String>) -> Self {
-        let kept = VecDeque::new();
-        Self { join, seats, code, expires, members_total: 0, retained: kept, retained_bytes: 0, empty_since: None }
+        Self {
+            join,
+            seats,
+            code,
+            expires,
+            members_total: 0,
+            retained: VecDeque::new(),
+            retained_bytes: 0,
+            empty_since: None,
+        }
     }
 
-    /// Keeps a message for those who come back.
+    /// Keeps a message for peers that reconnect.
     pub fn retain(&mut self, seq: u64, from: u64, frame: Bytes, limits: &RoomLimits) {
         self.retained_bytes += frame.len();
         self.retained.push_back(RetainedMessage { seq, from, frame });
@@ -64,33 +72,33 @@ impl Native {
         }
     }
 
-    /// The messages behind `seen`, of others than `to`, and whether none of them is missing. `newest` is the number of
-    /// the newest message of all.
+    /// The messages after `seen` from other members than `to`, and whether all of them are retained. `newest` is the number of
+    /// the newest message.
     pub fn unread(&self, seen: u64, to: u64, newest: u64) -> (bool, impl Iterator<Item = &Bytes>) {
-        let oldest = self.retained.front().map_or(newest + 1, |kept| kept.seq);
-        let unread = self.retained.iter().filter(move |kept| kept.seq > seen && kept.from != to);
-        (seen.saturating_add(1) >= oldest, unread.map(|kept| &kept.frame))
+        let oldest = self.retained.front().map_or(newest + 1, |message| message.seq);
+        let unread = self.retained.iter().filter(move |message| message.seq > seen && message.from != to);
+        (seen.saturating_add(1) >= oldest, unread.map(|message| &message.frame))
     }
 
-    pub fn drop_code(&mut self, shared: &RoomContext) {
+    pub fn drop_code(&mut self, context: &RoomContext) {
         if let Some(code) = self.code.take() {
-            shared.codes.lock().remove(&code.text);
+            context.codes.lock().remove(&code.text);
         }
     }
 
-    /// Whether a code opens this room. A wrong one counts.
-    pub fn try_code(&mut self, written: &str, now: Instant, shared: &RoomContext) -> bool {
+    /// Whether a code is valid for this room. Counts failed attempts.
+    pub fn try_code(&mut self, text: &str, now: Instant, context: &RoomContext) -> bool {
         let Some(code) = &mut self.code else {
-            let _ = Digest::NONE.is_of(written);
+            let _ = Digest::NONE.is_of(text);
             return false;
         };
-        let is_right = code.digest.is_of(written) && now < code.expires;
-        if !is_right {
+        let is_valid = code.digest.is_of(text) && now < code.expires;
+        if !is_valid {
             code.tries_left = code.tries_left.saturating_sub(1);
         }
         if code.tries_left == 0 {
-            self.drop_code(shared);
+            self.drop_code(context);
         }
-        is_right
+        is_valid
     }
 }

@@ -1,4 +1,4 @@
-//! How many rooms of this node there are, and how many each address opened.
+//! Quotas of rooms on this node: in all, and by the address that opened them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::counters::RoomCounters;
 use super::limits::RoomLimits;
 
-/// Counts open rooms.
+/// Counts open rooms against the limits.
 pub struct RoomQuota {
     max_rooms: u64,
     max_per_address: u64,
@@ -23,7 +23,7 @@ struct RoomCounts {
     addresses: HashMap<IpAddr, u64>,
 }
 
-/// A counted room; it is given back when this is dropped.
+/// One room of the quota; released when this is dropped.
 pub struct RoomPermit {
     quota: Arc<RoomQuota>,
     address: Option<IpAddr>,
@@ -39,9 +39,9 @@ impl RoomQuota {
         })
     }
 
-    /// A place for one more room that `address` opens; `None` if there is none.
+    /// Counts one more room, opened by `address`; `None` if a limit is reached.
     pub fn open(self: &Arc<Self>, address: Option<IpAddr>) -> Option<RoomPermit> {
-        // Nobody counts by address without a limit.
+        // Not counted by address without a limit.
         let address = address.filter(|_| self.max_per_address != 0);
         let mut counts = self.counts.lock();
         let of_address = address.and_then(|address| counts.addresses.get(&address).copied()).unwrap_or(0);
@@ -61,12 +61,12 @@ impl RoomQuota {
         self.counts.lock().all
     }
 
-    /// Rooms that an address opened, if that is counted.
+    /// Open rooms of an address; 0 without a limit by address.
     pub fn opened_by(&self, address: IpAddr) -> u64 {
         self.counts.lock().addresses.get(&address).copied().unwrap_or(0)
     }
 
-    /// Addresses that are remembered.
+    /// Addresses with an open room.
     #[cfg(test)]
     pub fn addresses(&self) -> usize {
         self.counts.lock().addresses.len()

@@ -1,5 +1,6 @@
-//! The relay form: any number of pairs under one id, and at most one peer that waits. A pair is a room; its limits stay
-//! with who is left of it.
+//! The relay protocol: any number of pairs under one id, and at most one waiting peer.
+//!
+//! A pair is a room. If one peer leaves, the other one keeps the room with its usage.
 
 use std::time::Instant;
 
@@ -9,53 +10,53 @@ use crate::protocol::CloseReason;
 use crate::protocol::compat::relay::ControlMessage;
 
 impl RoomTable {
-    /// Pairs `joiner` with who waits. Gives it back if nobody does.
+    /// Pairs `request` with the waiting peer. Returns it if no peer waits.
     pub fn join_waiting(
         &self,
-        joiner: JoinRequest,
+        request: JoinRequest,
         now: Instant,
-        shared: &RoomContext,
+        context: &RoomContext,
     ) -> Result<(usize, u64), JoinRequest> {
         let mut state = self.lock();
-        match state.waiter(now, shared) {
-            Some(waiter) => Ok(state.pair(waiter, joiner)),
-            None => Err(joiner),
+        match state.waiter(now, context) {
+            Some(waiter) => Ok(state.pair(waiter, request)),
+            None => Err(request),
         }
     }
 
-    /// Pairs `joiner` with who waits, or makes it wait. `None` if there is no place for one more room. To be called
+    /// Pairs `request` with the waiting peer, or makes it wait. `None` if the limit of rooms is reached. To be called
     /// under the lock of the names.
-    pub fn join_relay(&self, joiner: JoinRequest, now: Instant, shared: &RoomContext) -> Option<(usize, u64)> {
+    pub fn join_relay(&self, request: JoinRequest, now: Instant, context: &RoomContext) -> Option<(usize, u64)> {
         let mut state = self.lock();
         // Its last peer may have left since it was found.
         self.undelete();
-        if let Some(waiter) = state.waiter(now, shared) {
-            return Some(state.pair(waiter, joiner));
+        if let Some(waiter) = state.waiter(now, context) {
+            return Some(state.pair(waiter, request));
         }
-        let Some(place) = shared.quota.open(joiner.address) else {
-            // Nobody may be left under this id.
+        let Some(permit) = context.quota.open(request.address) else {
+            // The table may be without rooms.
             self.mark_if_empty(&state);
             return None;
         };
-        let room = state.rooms.insert(Room::new(place, now, shared.limits.relay_caps()));
-        joiner.connection.send(&ControlMessage::Waiting.frame());
+        let room = state.rooms.insert(Room::new(permit, now, context.limits.relay_caps()));
+        request.connection.send(&ControlMessage::Waiting.frame());
         state.waiting = Some(room);
-        Some(state.sit(room, joiner, None))
+        Some(state.add_peer(room, request, None))
     }
 
-    pub fn leave_relay(&self, (at, token): (usize, u64), now: Instant, shared: &RoomContext) -> bool {
+    pub fn leave_relay(&self, (at, token): (usize, u64), now: Instant, context: &RoomContext) -> bool {
         let mut state = self.lock();
         if state.peer(at, token).is_some() {
-            let room = state.rise(at);
+            let room = state.remove_peer(at);
             match state.rooms[room].members.first().copied() {
-                None => state.remove_room(room, CloseReason::Normal, shared),
-                Some(left) if !state.is_here(left) => {
-                    state.rise(left);
-                    state.remove_room(room, CloseReason::Normal, shared);
+                None => state.remove_room(room, CloseReason::Normal, context),
+                Some(left) if !state.is_connected(left) => {
+                    state.remove_peer(left);
+                    state.remove_room(room, CloseReason::Normal, context);
                 }
                 Some(left) => {
-                    state.tell(left, &[ControlMessage::Close]);
-                    state.pair_again(left, room, now, shared);
+                    state.send_control(left, &[ControlMessage::Close]);
+                    state.pair_again(left, room, now, context);
                 }
             }
         }
@@ -64,50 +65,50 @@ impl RoomTable {
 }
 
 impl TableState {
-    /// Who waits, and where. Whoever stopped waiting without being noticed is put out of the way.
-    fn waiter(&mut self, now: Instant, shared: &RoomContext) -> Option<(usize, usize)> {
+    /// The waiting peer and its room. Removes it if its connection is already dead.
+    fn waiter(&mut self, now: Instant, context: &RoomContext) -> Option<(usize, usize)> {
         let room = self.waiting?;
         if self.rooms[room].usage.is_over(now) {
-            self.end(room, CloseReason::LifespanExpired, shared);
+            self.end(room, CloseReason::LifespanExpired, context);
             return None;
         }
         let waiter = self.rooms[room].members.first().copied()?;
-        if self.is_here(waiter) {
+        if self.is_connected(waiter) {
             return Some((room, waiter));
         }
-        self.rise(waiter);
-        self.remove_room(room, CloseReason::Normal, shared);
+        self.remove_peer(waiter);
+        self.remove_room(room, CloseReason::Normal, context);
         None
     }
 
-    /// Seats `joiner` beside who waits.
-    fn pair(&mut self, (room, waiter): (usize, usize), joiner: JoinRequest) -> (usize, u64) {
-        joiner.connection.send(&ControlMessage::Connected.frame());
+    /// Adds `request` to the room of the waiting peer.
+    fn pair(&mut self, (room, waiter): (usize, usize), request: JoinRequest) -> (usize, u64) {
+        request.connection.send(&ControlMessage::Connected.frame());
         self.waiting = None;
-        let seat = self.sit(room, joiner, None);
-        self.tell(waiter, &[ControlMessage::Open, ControlMessage::Connected]);
+        let seat = self.add_peer(room, request, None);
+        self.send_control(waiter, &[ControlMessage::Open, ControlMessage::Connected]);
         seat
     }
 
-    /// Finds another peer for the one that is left in `room`.
-    fn pair_again(&mut self, left: usize, room: usize, now: Instant, shared: &RoomContext) {
-        let Some((waiting, waiter)) = self.waiter(now, shared) else {
-            self.tell(left, &[ControlMessage::Waiting]);
+    /// Pairs the peer that is left in `room` with the waiting one, or makes it wait.
+    fn pair_again(&mut self, left: usize, room: usize, now: Instant, context: &RoomContext) {
+        let Some((waiting, waiter)) = self.waiter(now, context) else {
+            self.send_control(left, &[ControlMessage::Waiting]);
             self.waiting = Some(room);
             return;
         };
-        let spent = self.rooms[room].usage.merge(self.rooms[waiting].usage);
+        let usage = self.rooms[room].usage.merge(self.rooms[waiting].usage);
         let moved = &mut self.rooms[room];
-        moved.usage = spent;
+        moved.usage = usage;
         moved.members.push(waiter);
         self.peers[waiter].room = room;
         self.rooms[waiting].members.clear();
-        self.remove_room(waiting, CloseReason::Normal, shared);
-        self.tell(left, &[ControlMessage::Connected]);
-        self.tell(waiter, &[ControlMessage::Open, ControlMessage::Connected]);
+        self.remove_room(waiting, CloseReason::Normal, context);
+        self.send_control(left, &[ControlMessage::Connected]);
+        self.send_control(waiter, &[ControlMessage::Open, ControlMessage::Connected]);
     }
 
-    fn tell(&self, at: usize, words: &[ControlMessage]) {
-        words.iter().for_each(|word| self.send(at, &word.frame()));
+    fn send_control(&self, at: usize, messages: &[ControlMessage]) {
+        messages.iter().for_each(|message| self.send(at, &message.frame()));
     }
 }

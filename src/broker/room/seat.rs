@@ -1,4 +1,4 @@
-//! A peer's seat, held by its connection.
+//! The seat of a peer in a room.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,50 +9,50 @@ use bytes::Bytes;
 use super::map::RoomMap;
 use super::table::{Key, Relayed, RoomTable};
 
-/// A place in a room; it is given up when this is dropped.
+/// A seat in a room; left when this is dropped.
 pub struct Seat {
     rooms: Arc<RoomMap>,
     table: Arc<RoomTable>,
     slot: (usize, u64),
     name: String,
-    /// The peer said that it leaves.
+    /// The peer left for good.
     has_left: bool,
 }
 
 impl Seat {
-    pub(super) fn new(rooms: Arc<RoomMap>, lobby: Arc<RoomTable>, place: (usize, u64), name: String) -> Self {
-        Self { rooms, table: lobby, slot: place, name, has_left: false }
+    pub(super) fn new(rooms: Arc<RoomMap>, table: Arc<RoomTable>, slot: (usize, u64), name: String) -> Self {
+        Self { rooms, table, slot, name, has_left: false }
     }
 
-    /// What the others call this peer, in our own form.
+    /// The name of this peer in a native room.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Hands a message, which counts for `bytes`, to the others. `frame` is given the message's number in its room.
+    /// Relays a message, counted as `bytes`, to the other peers. `frame` gets its sequence number in the room.
     pub fn relay(&self, bytes: usize, now: Instant, frame: impl FnOnce(u64) -> Bytes) -> Relayed {
         let (relayed, is_empty) = self.table.relay(self.slot, bytes, now, &self.rooms.context, frame);
         self.remove_if_empty(is_empty);
         relayed
     }
 
-    /// Pending while one of the others cannot take more; then the task of `cx` is woken.
+    /// Pending while too much waits for one of the other peers; then the task of `cx` is woken.
     pub fn poll_drained(&self, cx: &Context<'_>) -> Poll<()> {
         self.table.poll_drained(self.slot, cx)
     }
 
-    /// Gives the seat up for good.
+    /// Leaves the seat for good.
     pub fn leave(mut self) {
         self.has_left = true;
     }
 
-    /// Ends the room for everybody (our own form).
+    /// Ends a native room for all peers.
     pub fn end_room(self) {
         let is_empty = self.table.end_native(self.slot, &self.rooms.context);
         self.remove_if_empty(is_empty);
     }
 
-    /// Counts a peer that was silent for too long.
+    /// Counts a timeout of this peer.
     pub fn timed_out(&self) {
         self.rooms.context.counters.timeouts.increment(1);
     }
@@ -66,12 +66,12 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let (lobby, shared) = (&self.table, &self.rooms.context);
-        let is_empty = match &lobby.key {
-            Key::Channel(_) => lobby.leave_channel(self.slot, shared),
-            // A drop is told no time; the clock is asked whether who waits is over its lifespan.
-            Key::Relay(_) => lobby.leave_relay(self.slot, Instant::now(), shared),
-            Key::Native(_) => lobby.leave_native(self.slot, self.has_left, shared),
+        let (table, context) = (&self.table, &self.rooms.context);
+        let is_empty = match &table.key {
+            Key::Channel(_) => table.leave_channel(self.slot, context),
+            // `drop` has no time argument; the lifespan of the waiting peer needs the current time.
+            Key::Relay(_) => table.leave_relay(self.slot, Instant::now(), context),
+            Key::Native(_) => table.leave_native(self.slot, self.has_left, context),
         };
         self.remove_if_empty(is_empty);
     }

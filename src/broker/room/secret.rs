@@ -1,4 +1,4 @@
-//! Secrets of rooms: the gateway keeps their SHA-256 alone.
+//! Secrets of rooms: the gateway stores only their SHA-256.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,19 +8,19 @@ use subtle::ConstantTimeEq;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::{ErrorCode, Refusal};
 
-/// What is kept of a secret. Equal to nothing that anybody can send while it is [`Digest::NONE`].
+/// The SHA-256 of a secret. [`Digest::NONE`] matches no secret.
 #[derive(Clone, Copy)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Stands where there is no secret, so that a comparison takes its time all the same.
+    /// For a comparison that takes the same time where there is no secret.
     pub const NONE: Self = Self([0; 32]);
 
     pub fn of(secret: &str) -> Self {
         Self(Sha256::digest(secret).into())
     }
 
-    /// In constant time.
+    /// Compares in constant time.
     pub fn is_of(&self, secret: &str) -> bool {
         self.0.ct_eq(&Self::of(secret).0).into()
     }

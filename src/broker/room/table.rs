@@ -1,5 +1,4 @@
-//! What stands under one name: rooms and their peers, behind one lock, so that joining, leaving and relaying are one
-//! step each.
+//! The rooms under one name and their peers. One lock makes joining, leaving and relaying one step each.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,10 +18,10 @@ use crate::broker::{Connection, Phase};
 use crate::protocol::CloseReason;
 use crate::protocol::frame::room_frames::{RoomId, Sender};
 
-/// A sender is not read from while more than this waits for one of its peers.
+/// A sender is not read while more bytes than this wait for one of its peers.
 const DRAINED_BYTES: usize = 256 * 1024;
 
-/// Names a lobby. Forms never meet under one name.
+/// The name of a table. The protocols have separate names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     Channel(RoomId),
@@ -30,20 +29,20 @@ pub enum Key {
     Native(RoomId),
 }
 
-/// Who wants to join.
+/// A client that requests to join.
 pub struct JoinRequest {
     pub connection: Arc<Connection>,
     pub sender: Arc<Sender>,
-    /// What limits and the address rule count by.
+    /// For limits by address, and the address rule of the channelserver protocol.
     pub address: Option<IpAddr>,
 }
 
-/// What became of a message.
+/// The result of relaying a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relayed {
-    /// The others have it, or will.
+    /// The other peers have it, or it is in their outbox.
     Sent,
-    /// Nobody else is there; it was not counted.
+    /// The room has no other peer; the message was not counted.
     NoPeer,
     /// The room has ended, perhaps by this message.
     Ended,
@@ -51,7 +50,7 @@ pub enum Relayed {
 
 pub struct RoomTable {
     pub key: Key,
-    /// It is to be taken off the map. Set under the lock.
+    /// Marked for removal from the map. Set under the lock.
     deleted: AtomicBool,
     state: Mutex<TableState>,
 }
@@ -60,42 +59,43 @@ pub struct RoomTable {
 pub struct TableState {
     pub peers: Slab<Peer>,
     pub rooms: Slab<Room>,
-    /// For the relay form: the room whose only peer waits for another.
+    /// In the relay protocol: the room whose only peer waits for another.
     pub waiting: Option<usize>,
     last_token: u64,
 }
 
 pub struct Peer {
-    /// Tells its seat from an older one at the same place.
+    /// Distinguishes its seat from an older one in the same slot.
     token: u64,
     pub room: usize,
-    /// `None` while it is away.
+    /// `None` while it is disconnected.
     pub connection: Option<Arc<Connection>>,
     pub sender: Arc<Sender>,
-    /// For our own form.
+    /// In native rooms.
     pub member: Option<Member>,
 }
 
 pub struct Room {
     pub usage: Usage,
     pub members: Vec<usize>,
-    /// How often somebody joined, and from where.
+    /// Number of joins.
     pub joins: u64,
+    /// Addresses of all peers so far.
     pub addresses: Vec<IpAddr>,
-    /// For our own form.
+    /// In native rooms.
     pub native: Option<Box<Native>>,
-    _place: RoomPermit,
+    _permit: RoomPermit,
 }
 
 impl Room {
-    pub fn new(place: RoomPermit, now: Instant, caps: RoomCaps) -> Self {
+    pub fn new(permit: RoomPermit, now: Instant, caps: RoomCaps) -> Self {
         Self {
             usage: Usage::new(now, caps),
             members: Vec::new(),
             joins: 0,
             addresses: Vec::new(),
             native: None,
-            _place: place,
+            _permit: permit,
         }
     }
 }
@@ -113,7 +113,7 @@ impl RoomTable {
         self.deleted.load(Ordering::Acquire)
     }
 
-    /// Marks a lobby without rooms, so that it is taken off the map. To be called under its lock.
+    /// Marks a table without rooms for removal from the map. To be called under its lock.
     pub fn mark_if_empty(&self, state: &TableState) -> bool {
         let is_empty = state.rooms.is_empty();
         if is_empty {
@@ -122,19 +122,19 @@ impl RoomTable {
         is_empty
     }
 
-    /// Takes that back. To be called under its lock and that of the names.
+    /// Reverts the mark. To be called under its lock and that of the names.
     pub fn undelete(&self) {
         self.deleted.store(false, Ordering::Release);
     }
 
-    /// Hands a message of `bytes` to the others of the room; `frame` is given the message's number. Returns also
-    /// whether the lobby is to be taken off the map.
+    /// Sends a message of `bytes` to the other peers of the room; `frame` gets its sequence number. Also returns whether
+    /// the table has to be removed from the map.
     pub fn relay(
         &self,
         (at, token): (usize, u64),
         bytes: usize,
         now: Instant,
-        shared: &RoomContext,
+        context: &RoomContext,
         frame: impl FnOnce(u64) -> Bytes,
     ) -> (Relayed, bool) {
         let mut state = self.lock();
@@ -142,71 +142,71 @@ impl RoomTable {
         let number = peer.room;
         let TableState { rooms, peers, .. } = &mut *state;
         let room = &mut rooms[number];
-        // The channelserver form takes a message that nobody hears.
+        // The channelserver protocol counts a message without a receiver.
         if room.members.len() == 1 && !matches!(self.key, Key::Channel(_)) {
             return (Relayed::NoPeer, false);
         }
         if let Err(reason) = room.usage.charge(bytes, now) {
-            state.end(number, reason, shared);
+            state.end(number, reason, context);
             return (Relayed::Ended, self.mark_if_empty(&state));
         }
         let seq = room.usage.exchanges();
         let frame = frame(seq);
         for other in room.members.iter().filter(|other| **other != at) {
             if let Some(connection) = &peers[*other].connection {
-                // A connection that takes nothing any more gives up its seat itself.
+                // A closed connection leaves its seat itself.
                 connection.send(&frame);
             }
         }
-        if let (Some(native), Some(guest)) = (&mut room.native, &peers[at].member) {
-            native.retain(seq, guest.number, frame, &shared.limits);
+        if let (Some(native), Some(member)) = (&mut room.native, &peers[at].member) {
+            native.retain(seq, member.number, frame, &context.limits);
         }
-        shared.counters.messages.increment(1);
+        context.counters.messages.increment(1);
         (Relayed::Sent, false)
     }
 
-    /// Pending while too much waits for one of the others.
+    /// Pending while too much waits for one of the other peers.
     pub fn poll_drained(&self, (at, token): (usize, u64), cx: &Context<'_>) -> Poll<()> {
         let state = self.lock();
         let Some(peer) = state.peer(at, token) else { return Poll::Ready(()) };
         let others = state.rooms[peer.room].members.iter().filter(|other| **other != at);
         let mut connections = others.filter_map(|other| state.peers[*other].connection.as_ref());
-        let is_full = connections.any(|connection| connection.poll_drained(cx, DRAINED_BYTES).is_pending());
-        if is_full { Poll::Pending } else { Poll::Ready(()) }
+        let has_backlog = connections.any(|connection| connection.poll_drained(cx, DRAINED_BYTES).is_pending());
+        if has_backlog { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Ends every room. Returns whether the lobby is to be taken off the map.
-    pub fn end_all(&self, reason: CloseReason, shared: &RoomContext) -> bool {
+    /// Ends every room. Returns whether the table has to be removed from the map.
+    pub fn end_all(&self, reason: CloseReason, context: &RoomContext) -> bool {
         let mut state = self.lock();
         let rooms: Vec<usize> = state.rooms.iter().map(|(at, _)| at).collect();
-        rooms.into_iter().for_each(|room| state.end(room, reason, shared));
+        rooms.into_iter().for_each(|room| state.end(room, reason, context));
         self.mark_if_empty(&state)
     }
 
-    /// To be called once a second. `false` if nothing is left.
-    pub fn sweep(&self, now: Instant, shared: &RoomContext) -> bool {
+    /// To be called once a second. `false` if no room is left.
+    pub fn sweep(&self, now: Instant, context: &RoomContext) -> bool {
         let mut state = self.lock();
-        let over = |(at, room): (usize, &Room)| room.usage.is_over(now).then_some(at);
-        let over: Vec<usize> = state.rooms.iter().filter_map(over).collect();
-        over.into_iter().for_each(|room| state.end(room, CloseReason::LifespanExpired, shared));
+        let expired = |(at, room): (usize, &Room)| room.usage.is_over(now).then_some(at);
+        let expired: Vec<usize> = state.rooms.iter().filter_map(expired).collect();
+        expired.into_iter().for_each(|room| state.end(room, CloseReason::LifespanExpired, context));
         if matches!(self.key, Key::Native(_)) {
-            state.sweep_native(now, shared);
+            state.sweep_native(now, context);
         }
         !self.mark_if_empty(&state)
     }
 }
 
 impl TableState {
-    /// The peer of a seat, unless the seat is not its own any more.
+    /// The peer of a seat; `None` if the seat was given to another connection or removed.
     pub fn peer(&self, at: usize, token: u64) -> Option<&Peer> {
         self.peers.get(at).filter(|peer| peer.token == token)
     }
 
-    /// Gives `joiner` a seat.
-    pub fn sit(&mut self, room: usize, joiner: JoinRequest, guest: Option<Member>) -> (usize, u64) {
-        let JoinRequest { connection, sender, address } = joiner;
+    /// Adds a peer to a room. Returns its seat.
+    pub fn add_peer(&mut self, room: usize, request: JoinRequest, member: Option<Member>) -> (usize, u64) {
+        let JoinRequest { connection, sender, address } = request;
         let token = self.new_token();
-        let at = self.peers.insert(Peer { token, room, connection: Some(connection), sender, member: guest });
+        let at = self.peers.insert(Peer { token, room, connection: Some(connection), sender, member });
         let room = &mut self.rooms[room];
         room.members.push(at);
         room.joins += 1;
@@ -216,44 +216,44 @@ impl TableState {
         (at, token)
     }
 
-    /// Puts another connection on a seat: the seat's older holder has nothing to do with it any more.
-    pub fn reseat(&mut self, at: usize, joiner: JoinRequest) -> (Option<Arc<Connection>>, u64) {
+    /// Replaces the connection of a seat, and invalidates the seat of the older one.
+    pub fn replace_connection(&mut self, at: usize, request: JoinRequest) -> (Option<Arc<Connection>>, u64) {
         let token = self.new_token();
         let peer = &mut self.peers[at];
         peer.token = token;
-        peer.sender = joiner.sender;
-        (peer.connection.replace(joiner.connection), token)
+        peer.sender = request.sender;
+        (peer.connection.replace(request.connection), token)
     }
 
-    /// Frees a seat; its room may be empty then. Returns the room.
-    pub fn rise(&mut self, at: usize) -> usize {
+    /// Removes a peer. Returns its room, which may be empty then.
+    pub fn remove_peer(&mut self, at: usize) -> usize {
         let Peer { room, .. } = self.peers.remove(at);
         self.rooms[room].members.retain(|member| *member != at);
         room
     }
 
-    /// Ends a room: every peer is told why.
-    pub fn end(&mut self, room: usize, reason: CloseReason, shared: &RoomContext) {
+    /// Ends a room: closes every peer with the reason.
+    pub fn end(&mut self, room: usize, reason: CloseReason, context: &RoomContext) {
         for member in std::mem::take(&mut self.rooms[room].members) {
             if let Some(connection) = self.peers.remove(member).connection {
                 connection.close(reason);
             }
         }
-        self.remove_room(room, reason, shared);
+        self.remove_room(room, reason, context);
     }
 
-    /// Takes off a room without peers.
-    pub fn remove_room(&mut self, room: usize, reason: CloseReason, shared: &RoomContext) {
+    /// Removes a room without peers.
+    pub fn remove_room(&mut self, room: usize, reason: CloseReason, context: &RoomContext) {
         let mut removed = self.rooms.remove(room);
         if let Some(native) = &mut removed.native {
-            native.drop_code(shared);
+            native.drop_code(context);
         }
         self.waiting = self.waiting.filter(|waiting| *waiting != room);
-        shared.counters.closed(reason);
+        context.counters.closed(reason);
     }
 
-    /// Whether a member can still be talked to.
-    pub fn is_here(&self, at: usize) -> bool {
+    /// Whether a peer has an open connection.
+    pub fn is_connected(&self, at: usize) -> bool {
         self.peers[at].connection.as_ref().is_some_and(|connection| connection.phase() == Phase::Open)
     }
 

@@ -1,33 +1,34 @@
-//! Rooms of our own form: secrets, codes, and seats that are given back.
+//! Tests of native rooms: secrets, codes, resumed seats.
 
 use super::*;
 
 #[test]
-fn t_p1_absent_full_and_wrong_look_the_same_without_the_secret() {
+fn absent_full_and_wrong_look_the_same() {
     let (rooms, now) = (Rooms::new(limits()), Now::read());
     let at = now.monotonic;
     let opened = rooms.open(OpenOptions::default(), None, now).unwrap();
-    let enter =
-        |room: RoomId, claim: Credential<'_>| rooms.join_native(Some(room), claim, Client::new().joiner(), at).err();
+    let join = |room: RoomId, credential: Credential<'_>| {
+        rooms.join_native(Some(room), credential, Client::new().request(), at).err()
+    };
     let absent = RoomId::from([9; 16]);
-    for claim in
+    for credential in
         [Credential::Secret("wrong"), Credential::Code("123456"), Credential::Resume { secret: "wrong", seen: None }]
     {
-        assert_eq!(enter(absent, claim), Some(CloseReason::UnknownRoom));
-        assert_eq!(enter(opened.room, claim), Some(CloseReason::UnknownRoom));
+        assert_eq!(join(absent, credential), Some(CloseReason::UnknownRoom));
+        assert_eq!(join(opened.room, credential), Some(CloseReason::UnknownRoom));
     }
     assert_ne!(opened.room.to_string(), opened.join_secret);
     let mut both = [Client::new(), Client::new()];
     for client in &mut both {
-        let claim = Credential::Secret(&opened.join_secret);
-        client.take(rooms.join_native(Some(opened.room), claim, client.joiner(), at)).unwrap();
+        let credential = Credential::Secret(&opened.join_secret);
+        client.take(rooms.join_native(Some(opened.room), credential, client.request(), at)).unwrap();
     }
-    assert_eq!(enter(opened.room, Credential::Secret("wrong")), Some(CloseReason::UnknownRoom));
-    assert_eq!(enter(opened.room, Credential::Secret(&opened.join_secret)), Some(CloseReason::ConnectionLimit));
+    assert_eq!(join(opened.room, Credential::Secret("wrong")), Some(CloseReason::UnknownRoom));
+    assert_eq!(join(opened.room, Credential::Secret(&opened.join_secret)), Some(CloseReason::ConnectionLimit));
 }
 
 #[test]
-fn t_p2_ids_and_secrets_are_random_and_rooms_are_capped() {
+fn ids_are_random_and_rooms_limited() {
     let rooms = Rooms::new(RoomLimits { max_rooms: 300, max_rooms_per_address: 100, ..limits() });
     let now = Now::read();
     let address = |n: u8| Some(IpAddr::from([192, 0, 2, n]));
@@ -49,34 +50,35 @@ fn t_p2_ids_and_secrets_are_random_and_rooms_are_capped() {
 }
 
 #[test]
-fn t_p4_a_code_is_good_for_one_pair_a_short_time_and_few_tries() {
+fn code_is_single_use_short_lived_few_tries() {
     let (rooms, now) = (Rooms::new(limits()), Now::read());
     let at = now.monotonic;
     let options = OpenOptions { code: Some(CodeFormat::Words), ..OpenOptions::default() };
     let open = || rooms.open(options, None, now).unwrap();
-    let by_code = |code: &str, at: Instant| rooms.join_native(None, Credential::Code(code), Client::new().joiner(), at);
+    let by_code =
+        |code: &str, at: Instant| rooms.join_native(None, Credential::Code(code), Client::new().request(), at);
 
     let first = open();
     let code = first.code.clone().unwrap();
     let seat = by_code(&code.to_uppercase().replace('-', " "), at).expect("a seat");
-    assert_eq!(by_code(&code, at).err(), Some(CloseReason::UnknownRoom), "it was used");
+    assert_eq!(by_code(&code, at).err(), Some(CloseReason::UnknownRoom), "the code was used");
 
     let second = open();
     let code = second.code.clone().unwrap();
-    assert_eq!(by_code(&code, at + secs(120)).err(), Some(CloseReason::UnknownRoom), "it is too old");
+    assert_eq!(by_code(&code, at + secs(120)).err(), Some(CloseReason::UnknownRoom), "the code is expired");
 
     let third = open();
     let code = third.code.clone().unwrap();
     for _ in 0..3 {
-        let wrong = rooms.join_native(Some(third.room), Credential::Code("a-b-c"), Client::new().joiner(), at);
+        let wrong = rooms.join_native(Some(third.room), Credential::Code("a-b-c"), Client::new().request(), at);
         assert_eq!(wrong.err(), Some(CloseReason::UnknownRoom));
     }
-    assert_eq!(by_code(&code, at).err(), Some(CloseReason::UnknownRoom), "it was guessed at too often");
+    assert_eq!(by_code(&code, at).err(), Some(CloseReason::UnknownRoom), "too many wrong codes");
 
     let fourth = open();
-    let enter =
-        || rooms.join_native(Some(fourth.room), Credential::Secret(&fourth.join_secret), Client::new().joiner(), at);
-    let _both = (enter().expect("a seat"), enter().expect("a seat"));
+    let join =
+        || rooms.join_native(Some(fourth.room), Credential::Secret(&fourth.join_secret), Client::new().request(), at);
+    let _both = (join().expect("a seat"), join().expect("a seat"));
     assert_eq!(
         by_code(&fourth.code.clone().unwrap(), at).err(),
         Some(CloseReason::UnknownRoom),
@@ -89,64 +91,64 @@ fn t_p4_a_code_is_good_for_one_pair_a_short_time_and_few_tries() {
 }
 
 #[test]
-fn t_p6_a_seat_is_given_back_to_its_secret_alone_with_what_was_said_meanwhile() {
+fn resume_restores_seat_and_messages() {
     let (rooms, now) = (Rooms::new(limits()), Now::read());
     let at = now.monotonic;
     let opened = rooms.open(OpenOptions::default(), None, now).unwrap();
-    let enter = |client: &mut Client, claim: Credential<'_>| {
-        let joined = rooms.join_native(Some(opened.room), claim, client.joiner(), at);
+    let join = |client: &mut Client, credential: Credential<'_>| {
+        let joined = rooms.join_native(Some(opened.room), credential, client.request(), at);
         client.take(joined)
     };
     let (mut a, mut b) = (Client::new(), Client::new());
-    enter(&mut a, Credential::Secret(&opened.join_secret)).unwrap();
-    enter(&mut b, Credential::Secret(&opened.join_secret)).unwrap();
-    let joined = b.heard_json().remove(0);
+    join(&mut a, Credential::Secret(&opened.join_secret)).unwrap();
+    join(&mut b, Credential::Secret(&opened.join_secret)).unwrap();
+    let joined = b.received_json().remove(0);
     let resume = joined["resume"].as_str().unwrap().to_owned();
     assert_eq!(
         (&joined["type"], &joined["peer"], &joined["peers"][0]["peer"]),
         (&"joined".into(), &"p2".into(), &"p1".into())
     );
-    a.heard();
-    a.say("1", at);
-    // The connection is lost, with what it may have swallowed.
+    a.received();
+    a.send("1", at);
+    // The connection is lost, with the frames on the way.
     b.seat = None;
-    assert_eq!(a.heard_json()[0], serde_json::json!({"type": "peer_left", "peer": "p2", "reason": "away"}));
-    assert_eq!((a.say("2", at), a.say("3", at)), (Relayed::Sent, Relayed::Sent));
+    assert_eq!(a.received_json()[0], serde_json::json!({"type": "peer_left", "peer": "p2", "reason": "away"}));
+    assert_eq!((a.send("2", at), a.send("3", at)), (Relayed::Sent, Relayed::Sent));
     assert_eq!(
-        enter(&mut Client::new(), Credential::Resume { secret: "p2", seen: None }),
+        join(&mut Client::new(), Credential::Resume { secret: "p2", seen: None }),
         Err(CloseReason::UnknownRoom)
     );
     let mut again = Client::at([198, 51, 100, 7]);
-    enter(&mut again, Credential::Resume { secret: &resume, seen: Some(0) }).unwrap();
-    let heard = again.heard();
-    assert!(heard[0].contains(r#""recovered":true"#), "{heard:?}");
-    assert_eq!(heard[1..], ["1", "2", "3"]);
-    assert_eq!(a.heard_json()[0]["resumed"], true);
-    // Another connection takes the seat over; the one before is closed and has no say any more.
+    join(&mut again, Credential::Resume { secret: &resume, seen: Some(0) }).unwrap();
+    let received = again.received();
+    assert!(received[0].contains(r#""recovered":true"#), "{received:?}");
+    assert_eq!(received[1..], ["1", "2", "3"]);
+    assert_eq!(a.received_json()[0]["resumed"], true);
+    // Another connection takes over the seat; the earlier one is closed and cannot send.
     let mut third = Client::new();
-    enter(&mut third, Credential::Resume { secret: &resume, seen: None }).unwrap();
-    assert_eq!(again.heard(), ["Close 4508"]);
-    assert_eq!(again.say("stolen?", at), Relayed::Ended);
+    join(&mut third, Credential::Resume { secret: &resume, seen: None }).unwrap();
+    assert_eq!(again.received(), ["Close 4508"]);
+    assert_eq!(again.send("stolen?", at), Relayed::Ended);
     drop(again);
-    assert_eq!(third.heard().len(), 1);
-    assert_eq!(third.say("here", at), Relayed::Sent);
-    assert_eq!(a.heard().last().unwrap(), "here");
-    // More was said than is kept.
+    assert_eq!(third.received().len(), 1);
+    assert_eq!(third.send("here", at), Relayed::Sent);
+    assert_eq!(a.received().last().unwrap(), "here");
+    // More messages than are retained.
     third.seat = None;
-    (0..5).for_each(|_| assert_eq!(a.say("x", at), Relayed::Sent));
+    (0..5).for_each(|_| assert_eq!(a.send("x", at), Relayed::Sent));
     let mut late = Client::new();
-    enter(&mut late, Credential::Resume { secret: &resume, seen: None }).unwrap();
-    let heard = late.heard();
-    assert!(heard[0].contains(r#""recovered":false"#) && heard.len() == 5, "{heard:?}");
-    // A seat that nobody comes back to is free again.
+    join(&mut late, Credential::Resume { secret: &resume, seen: None }).unwrap();
+    let received = late.received();
+    assert!(received[0].contains(r#""recovered":false"#) && received.len() == 5, "{received:?}");
+    // A seat that is not resumed is free again.
     late.seat = None;
-    a.heard();
+    a.received();
     rooms.sweep(at);
     rooms.sweep(at + secs(30));
-    assert_eq!(a.heard_json(), [serde_json::json!({"type": "peer_left", "peer": "p2", "reason": "timeout"})]);
+    assert_eq!(a.received_json(), [serde_json::json!({"type": "peer_left", "peer": "p2", "reason": "timeout"})]);
     assert_eq!(
-        enter(&mut Client::new(), Credential::Resume { secret: &resume, seen: None }),
+        join(&mut Client::new(), Credential::Resume { secret: &resume, seen: None }),
         Err(CloseReason::UnknownRoom)
     );
-    enter(&mut Client::new(), Credential::Secret(&opened.join_secret)).unwrap();
+    join(&mut Client::new(), Credential::Secret(&opened.join_secret)).unwrap();
 }
