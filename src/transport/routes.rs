@@ -17,7 +17,7 @@ use warp::{Filter, Rejection, Reply};
 
 use super::compat::{channelserver, flock, heartbeat, relay, tslm};
 use super::config::Role;
-use super::credential::tickets;
+use super::credential::issue_ticket;
 use super::endpoints::{self, Endpoint};
 use super::http::problem;
 use super::http::request::RequestContext;
@@ -70,7 +70,7 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
     .boxed();
 
     let tickets =
-        at(&endpoints::TICKETS).and(body()).then(|call, app, body| answer(tickets::post(app, call, body))).boxed();
+        at(&endpoints::TICKETS).and(body()).then(|call, app, body| answer(issue_ticket::post(app, call, body))).boxed();
 
     let auth = (at(&endpoints::LOGIN).then(|call, app| answer(login::begin(app, call))))
         .or(at(&endpoints::LOGIN_CALLBACK).then(|call, app| answer(login::callback(app, call))))

@@ -1,6 +1,7 @@
 //! Turns the credential of a request or message into a principal.
 
 pub mod cookie;
+pub mod issue_ticket;
 pub mod policy_watch;
 pub mod tickets;
 
@@ -17,11 +18,33 @@ use crate::protocol::{ErrorCode, Refusal};
 pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Principal>>, Refusal> {
     match call.bearer() {
         Some(token) => verify(app, token).await.map(Some),
-        None => match tickets::principal(app, call).await? {
+        None => match ticket_principal(app, call).await? {
             Some(principal) => Ok(Some(principal)),
             None => cookie::principal(app, call),
         },
     }
+}
+
+/// The principal of the request's `?ticket=`; `None` if it has none.
+async fn ticket_principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Principal>>, Refusal> {
+    let pairs = call.query().unwrap_or_default().split('&');
+    let mut values = pairs.filter_map(|pair| pair.strip_prefix("ticket="));
+    let Some(ticket) = values.next() else { return Ok(None) };
+    let refused = || Refusal::new(ErrorCode::Unauthenticated, "the ticket is not valid here");
+    if values.next().is_some() {
+        return Err(refused());
+    }
+    let now = Now::read();
+    let purpose = call.endpoint().and_then(|endpoint| endpoint.ticket).ok_or_else(refused)?;
+    let local = app.tickets.redeem(ticket, purpose, now.monotonic);
+    let principal = match app.engine.shared_store() {
+        // The shared store makes a ticket valid once on all nodes.
+        Some(shared) => tickets::redeem_shared(shared, ticket, purpose).await?,
+        None => local,
+    };
+    let principal = principal.ok_or_else(refused)?;
+    let is_alive = now.unix() < principal.expires && app.policy.check(&principal).is_ok();
+    if is_alive { Ok(Some(principal)) } else { Err(refused()) }
 }
 
 /// The principal of a token.
