@@ -125,7 +125,12 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
         Arc::new(ArcSwap::from_pointee(ChannelRules { rules: Vec::new(), default, issuers: Default::default() }));
     let hub = Hub::new(2, counters.clone(), finish);
     Memory::new(
-        MemoryLimits { max_channels: 10, idle: Duration::from_secs(60), max_backlog_bytes: 1 << 20 },
+        MemoryLimits {
+            max_channels: 10,
+            idle: Duration::from_secs(60),
+            max_backlog_bytes: 1 << 20,
+            max_store_entries: 1000,
+        },
         rules,
         hub,
         counters,

@@ -26,9 +26,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// Runs until it is dropped; returns at once without a shared store. Failed steps are repeated at the next poll.
+    /// Runs until it is dropped; returns at once without other nodes. Failed steps are repeated at the next poll.
     pub async fn run(self) {
-        let Some(shared) = self.engine.shared_store() else { return };
+        if self.engine.node_bus().is_none() {
+            return;
+        }
+        let shared = self.engine.shared_store();
         let since = Now::read().wall;
         let (mut last_position, mut has_synced) = (String::new(), false);
         loop {

@@ -58,9 +58,7 @@ impl Cluster {
             sleep(LAST_UPDATES_GRACE).await;
         }
         self.tasks.abort_all();
-        if let Some(shared) = self.engine.shared_store() {
-            // Without it, the node expires by itself.
-            let _ = timeout(DEREGISTER_TIMEOUT, shared.deregister()).await;
-        }
+        // If this fails, the node expires by itself.
+        let _ = timeout(DEREGISTER_TIMEOUT, self.engine.shared_store().deregister()).await;
     }
 }

@@ -106,33 +106,28 @@ impl PolicySync {
         }
     }
 
-    /// Puts a push in force. After an error with a shared store, it is unknown whether the push takes effect.
+    /// Puts a push in force. After an error it is unknown whether the push takes effect.
     pub async fn push(&self, push: PushedPolicy<'_>) -> Result<(), Refusal> {
-        let (issuers, now) = (self.policy.issuers(), Now::read().unix());
-        let Some(shared) = self.engine.shared_store() else {
-            return match push {
-                PushedPolicy::Rules(body) => self.apply_rules(body),
-                PushedPolicy::Keys { issuer, keys, .. } => issuers.replace_keys(issuer, keys, now).map_err(unusable),
-            };
-        };
+        let shared = self.engine.shared_store();
         let (name, value) = match push {
             PushedPolicy::Rules(body) => (RULES_KEY.to_owned(), body.unwrap_or_default().to_vec()),
             PushedPolicy::Keys { issuer, keys, body } => {
+                let (issuers, now) = (self.policy.issuers(), Now::read().unix());
                 let source = issuers.check_keys(issuer, &keys).map_err(unusable)?;
                 (format!("{JWKS_KEY_PREFIX}{issuer}"), [format!("{now} {source} ").as_bytes(), body].concat())
             }
         };
-        shared.put(&name, &value, PUSH_TTL).await?;
+        shared.set(&name, &value, PUSH_TTL).await?;
         let mut tag = [0; 16];
         getrandom::fill(&mut tag).map_err(|_| Refusal::from(ErrorCode::Internal))?;
         // The tag is written last: a node that sees the new tag also sees the value.
-        shared.put(TAG_KEY, &tag, PUSH_TTL).await?;
+        shared.set(TAG_KEY, &tag, PUSH_TTL).await?;
         self.sync().await
     }
 
-    /// Applies the pushes of all nodes since the last call. Returns at once without a shared store.
+    /// Applies the pushes of all nodes since the last call.
     pub async fn sync(&self) -> Result<(), Refusal> {
-        let Some(shared) = self.engine.shared_store() else { return Ok(()) };
+        let shared = self.engine.shared_store();
         // Serialized, so the newest state that was read is also the one applied last.
         let mut applied = self.applied.lock().await;
         let (tag, issuers) = (shared.get(TAG_KEY).await?, self.policy.issuers());

@@ -118,7 +118,7 @@ async fn respond(bus: Arc<dyn NodeBus>, replies: Replies, message: NodeMessage) 
     };
     if let Ok(response) = serde_json::to_vec(&response) {
         // A lost response is a timeout on the requesting node.
-        let _ = bus.answer(message, &response).await;
+        let _ = bus.respond(message, &response).await;
     }
 }
 

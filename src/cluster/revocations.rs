@@ -13,10 +13,9 @@ const MAX_REVOCATION_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Appends a revocation to the log. No error where no other node reads it.
 pub async fn share(engine: &dyn Engine, policy: &Policy, revocation: &Revocation) -> Result<(), Refusal> {
-    let Some(shared) = engine.shared_store() else { return Ok(()) };
     let written = serde_json::to_vec(&WrittenRevocation::from(revocation.clone()));
     let ttl = Duration::from_secs(policy.revocations().lifetime()).clamp(MIN_REVOCATION_TTL, MAX_REVOCATION_TTL);
-    shared.append_log(&written.map_err(|_| Refusal::from(ErrorCode::Internal))?, ttl).await
+    engine.shared_store().append_log(&written.map_err(|_| Refusal::from(ErrorCode::Internal))?, ttl).await
 }
 
 /// Puts a log entry of another node in force.

@@ -1,5 +1,4 @@
-//! The retained publications of one channel: the newest ones without a gap, bounded by count, age and bytes, and by
-//! what all channels may keep together.
+//! The backlog of one channel: its newest publications without a gap, bounded by count, age, bytes and a shared budget.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use crate::protocol::publication::{Publication, StoredPublication};
 
 pub struct Backlog {
     entries: VecDeque<Entry>,
-    /// The newest offset, whether its publication is kept or not.
+    /// The newest offset, also if its publication is not kept.
     end: u64,
     bytes: usize,
     budget: Arc<Budget>,
@@ -35,7 +34,7 @@ impl Backlog {
         self.end
     }
 
-    /// Everything behind this offset is retained.
+    /// The offset before the oldest retained publication.
     pub fn retained_from(&self) -> u64 {
         self.end - self.entries.len() as u64
     }
@@ -44,14 +43,14 @@ impl Backlog {
         (self.retained_from() + 1..).zip(&self.entries)
     }
 
-    /// The publications behind an offset that is not before [`Backlog::retained_from`].
+    /// The publications after an offset, which is not before [`Backlog::retained_from`].
     pub fn after(&self, channel: &ChannelName, offset: u64) -> Vec<Arc<Publication>> {
         let skipped = usize::try_from(offset - self.retained_from()).unwrap_or(usize::MAX);
         let entries = self.entries().skip(skipped);
         entries.map(|(offset, entry)| Arc::new(Publication::from_stored(channel, offset, &entry.form))).collect()
     }
 
-    /// Keeps the publication at `offset`. What is before a gap goes.
+    /// Adds the publication at `offset`. A gap before it drops all earlier ones.
     pub fn push(&mut self, offset: u64, entry: Entry) {
         if offset != self.end + 1 {
             self.clear();
@@ -61,7 +60,7 @@ impl Backlog {
         self.entries.push_back(entry);
     }
 
-    /// The publication at `offset` is not kept, so what was before it does not lead up to now.
+    /// Moves on to `offset`, whose publication is not kept. Drops all earlier ones, because they would have a gap after them.
     pub fn skip(&mut self, offset: u64) {
         self.clear();
         self.end = offset;
@@ -72,7 +71,7 @@ impl Backlog {
         self.count(0);
     }
 
-    /// Drops what the rule does not keep and, while all channels keep too much, what is over a fair share.
+    /// Drops publications beyond the limits of the rule and, while the budget is exceeded, beyond the fair share.
     pub fn trim(&mut self, rule: &ChannelRule, now: Instant) {
         let is_old =
             |at: Instant| rule.backlog_age > Duration::ZERO && now.saturating_duration_since(at) >= rule.backlog_age;
@@ -89,7 +88,7 @@ impl Backlog {
         }
     }
 
-    /// While all channels keep too much, drops what is over a fair share.
+    /// While the budget is exceeded, drops publications beyond the fair share.
     pub fn trim_to_fair_share(&mut self) {
         while self.budget.is_over() && self.bytes > self.budget.fair_share() {
             self.drop_oldest();
@@ -114,7 +113,7 @@ impl Drop for Backlog {
     }
 }
 
-/// Bytes of memory: the frame with what an allocator adds, its reference count, and up to two places in the queue.
+/// Bytes of memory: the frame, the allocator's overhead, its reference count, and up to two entries of the queue.
 fn cost(entry: &Entry) -> usize {
     const ALLOCATION: usize = 48;
     let frame = entry.form.frame().len();

@@ -1,4 +1,4 @@
-//! The memory of all backlogs together, and what of it is each channel's fair share.
+//! The memory budget of all backlogs, and the fair share of each channel.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use metrics::Gauge;
 pub struct Budget {
     limit: usize,
     used: AtomicUsize,
-    /// Channels that keep something.
+    /// Channels with a backlog that is not empty.
     active_channels: AtomicUsize,
     gauge: Gauge,
 }
@@ -24,12 +24,12 @@ impl Budget {
         self.used.load(Ordering::Relaxed) > self.limit
     }
 
-    /// Bytes of each channel if all keep the same. While the limit is passed, some channel keeps more than this.
+    /// Bytes of each active channel if all had the same. While the budget is exceeded, some channel has more.
     pub fn fair_share(&self) -> usize {
         self.limit / self.active_channels.load(Ordering::Relaxed).max(1)
     }
 
-    /// A backlog went from `before` bytes to `after`.
+    /// Records that a backlog changed from `before` bytes to `after`.
     pub fn change(&self, before: usize, after: usize) {
         if after > before {
             self.used.fetch_add(after - before, Ordering::Relaxed);

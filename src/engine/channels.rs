@@ -1,4 +1,4 @@
-//! The channels of this node, each with its log: what the engines that keep channels in memory share.
+//! The channels in memory, each with its log; shared by all engines.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -15,7 +15,7 @@ use crate::broker::engine::{ChannelState, Joined, Start};
 use crate::broker::{ChannelLimits, ChannelRule, ChannelRules, Counters, Hub, JoinRequest, Membership, Now};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Refusal};
 
-/// Locks over the map of channels.
+/// Locks of the channel map.
 const CHANNEL_SHARDS: usize = 64;
 
 pub type SharedLog = Arc<Mutex<Log>>;
@@ -31,18 +31,19 @@ pub struct Channels {
     pub hub: Hub,
     pub counters: Arc<Counters>,
     budget: Arc<Budget>,
-    /// The shard that gives next when all backlogs together are too large.
+    /// The shard that is trimmed next while the budget of backlogs is exceeded.
     evict_cursor: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryLimits {
-    /// Channels at once.
     pub max_channels: usize,
-    /// A channel that nobody uses is forgotten after this.
+    /// An unused channel is removed after this.
     pub idle: Duration,
-    /// Memory of all backlogs together.
+    /// Budget of all backlogs.
     pub max_backlog_bytes: usize,
+    /// Entries of the shared store, if the engine keeps it in memory.
+    pub max_store_entries: usize,
 }
 
 impl Channels {
@@ -64,7 +65,7 @@ impl Channels {
         self.shard(channel).lock().get(channel).cloned()
     }
 
-    /// Runs `act` under the lock of the channel's log, which is made if there is none.
+    /// Runs `act` with the channel's log locked. Creates the channel if there is none.
     pub fn with_log<R>(
         &self,
         channel: &ChannelName,
@@ -72,7 +73,7 @@ impl Channels {
         act: impl FnOnce(&SharedLog, &mut Log) -> Result<R, Refusal>,
     ) -> Result<R, Refusal> {
         loop {
-            let shared = self.find_or_make(channel, now)?;
+            let shared = self.find_or_create(channel, now)?;
             let mut log = shared.lock();
             if log.state != LogState::Removed {
                 return act(&shared, &mut log);
@@ -80,25 +81,25 @@ impl Channels {
         }
     }
 
-    /// A log as it was kept elsewhere, whatever the limit on channels says.
+    /// Adds a log that was restored from a store. The limit on channels does not apply.
     pub fn insert(&self, channel: ChannelName, log: Log) {
         self.shard(&channel).lock().insert(channel, Arc::new(Mutex::new(log)));
         self.count.fetch_add(1, Ordering::Relaxed);
         self.counters.channels.increment(1);
     }
 
-    /// A log that is in no map yet.
+    /// A log that is not in the map yet.
     pub fn empty_log(&self, epoch: Arc<str>, now: Now) -> Log {
         Log::new(epoch, self.budget.clone(), now)
     }
 
-    fn find_or_make(&self, channel: &ChannelName, now: Now) -> Result<SharedLog, Refusal> {
+    fn find_or_create(&self, channel: &ChannelName, now: Now) -> Result<SharedLog, Refusal> {
         let mut shard = self.shard(channel).lock();
         if let Some(log) = shard.get(channel) {
             return Ok(log.clone());
         }
         if self.count.load(Ordering::Relaxed) >= self.limits.max_channels {
-            return Err(Refusal::new(ErrorCode::LimitReached, "there are as many channels as there may be"));
+            return Err(Refusal::new(ErrorCode::LimitReached, "channel limit reached (max_channels)"));
         }
         let log = Arc::new(Mutex::new(self.empty_log(new_epoch()?, now)));
         shard.insert(channel.clone(), log.clone());
@@ -107,24 +108,24 @@ impl Channels {
         Ok(log)
     }
 
-    /// Makes a member of `newcomer`, under the lock of `log`. Nothing can be revealed meanwhile, so the announcement
-    /// comes before the first publication.
+    /// Joins a subscriber, with `log` locked. No publication can be committed meanwhile, so `on_joined` runs before the first
+    /// delivery.
     pub fn join(
         &self,
         channel: &ChannelName,
         log: &mut Log,
-        newcomer: JoinRequest,
+        request: JoinRequest,
         start: Start,
         now: Now,
-        announce: &mut dyn FnMut(Joined<'_>),
+        on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refused> {
         let rules = self.rules.load();
         let rule = rules.of(channel);
         let limits = log.limits(rule);
         log.check_live(&limits, now)?;
         let seen = log.position().offset;
-        let membership = self.hub.join(channel, newcomer, rule.slow_consumer, seen, limits.max_connections)?;
-        log.join(channel, start, rule, now, announce);
+        let membership = self.hub.join(channel, request, rule.slow_consumer, seen, limits.max_connections)?;
+        log.join(channel, start, rule, now, on_joined);
         Ok(membership)
     }
 
@@ -136,14 +137,14 @@ impl Channels {
         }
         Some(ChannelState {
             position: log.position(),
-            data_bytes: log.revealed().data_bytes,
+            data_bytes: log.committed().data_bytes,
             subscribers: self.hub.subscriber_count(channel),
             created: log.created.wall,
             limits: log.limits(self.rules.load().of(channel)),
         })
     }
 
-    /// Forgets a channel and ends its subscriptions, in one step. `false` if `log` is not the channel's any more.
+    /// Atomically removes a channel and ends its subscriptions. `false` if `log` was removed before.
     pub fn remove(&self, channel: &ChannelName, log: &SharedLog, reason: CloseReason) -> bool {
         let mut shard = self.shard(channel).lock();
         let mut locked = log.lock();
@@ -156,15 +157,15 @@ impl Channels {
         true
     }
 
-    /// The end of a channel that stays in the map: its backlog goes, its subscriptions end. Under the log's lock, so
-    /// that nobody who joins the channel anew is ended with it.
+    /// Ends a channel that stays in the map: drops its backlog and ends its subscriptions. To be called with the log locked,
+    /// so that subscriptions to a restarted channel are not ended with it.
     pub fn end(&self, channel: &ChannelName, log: &mut Log, reason: CloseReason) {
         log.backlog.clear();
         log.is_ending = false;
         self.hub.end(channel, reason);
     }
 
-    /// Looks at every channel. Those that `visit` makes [`LogState::Forgotten`] are gone when it returns.
+    /// Visits every channel, then removes those that `visit` left in [`LogState::Removed`].
     pub fn for_each(&self, mut visit: impl FnMut(&ChannelName, &SharedLog, &mut Log, &ChannelRule)) {
         let rules = self.rules.load();
         for shard in &self.shards {
@@ -183,14 +184,14 @@ impl Channels {
         self.counters.channels.decrement(1);
     }
 
-    /// Whether nobody has used it for as long as a channel is remembered.
+    /// Whether a channel without subscribers and watchers was unused for [`MemoryLimits::idle`].
     pub fn is_idle(&self, channel: &ChannelName, log: &Log, now: Now) -> bool {
         now.monotonic.saturating_duration_since(log.last_used) >= self.limits.idle
             && !self.hub.has_subscribers_or_watchers(channel)
     }
 
-    /// While all backlogs together are too large, channels with more than a fair share give what is over it. To be
-    /// called after an append, with no lock held. A channel that is just being used gives on its own.
+    /// While the budget is exceeded, trims backlogs to the fair share, and calls `trimmed` for each log. To be called after an
+    /// append, with no lock held. Skips a log that is locked: its user trims it.
     pub fn evict_over_budget(&self, mut trimmed: impl FnMut(&mut Log)) {
         for _ in 0..CHANNEL_SHARDS {
             if !self.budget.is_over() {
@@ -217,13 +218,12 @@ pub fn check_narrower(limits: Option<ChannelLimits>, rule: &ChannelRule) -> Resu
     if limits.narrowed_by(&rule.limits) == limits {
         return Ok(limits);
     }
-    Err(Refusal::new(ErrorCode::ChannelForbidden, "a channel may only narrow the limits that its configuration gives"))
+    Err(Refusal::new(ErrorCode::ChannelForbidden, "limits are wider than configured for the channel"))
 }
 
-/// 40 random bits in 8 letters and digits: different for every channel and every start.
+/// 40 random bits as 8 letters and digits, unique for every channel and every start.
 pub fn new_epoch() -> Result<Arc<str>, Refusal> {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let bits =
-        getrandom::u64().map_err(|_| Refusal::new(ErrorCode::EngineUnavailable, "no randomness is available"))?;
+    let bits = getrandom::u64().map_err(|_| Refusal::new(ErrorCode::EngineUnavailable, "no randomness available"))?;
     Ok((0..8).map(|at| char::from(ALPHABET[(bits >> (5 * at)) as usize % 32])).collect::<String>().into())
 }

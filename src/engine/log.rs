@@ -1,7 +1,7 @@
-//! One channel's order and memory: its epoch, the offsets it gave away, what it has used of its limits, its backlog.
+//! The log of one channel: its epoch, its offsets, its usage of limits, and its backlog.
 //!
-//! An engine first gives a publication its place and then reveals it; between the two it may be written to disk.
-//! Subscribers see only what is revealed.
+//! An engine first assigns the offset (append), then makes the publication visible (commit). Between the two it may write
+//! the publication to disk. Subscribers receive committed publications only.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,26 +15,26 @@ use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Pu
 
 pub struct Log {
     pub epoch: Arc<str>,
-    /// What was given away last.
+    /// Usage including publications that are not committed.
     appended: Usage,
-    /// What is revealed.
+    /// Usage of the committed publications.
     committed: Usage,
     pub created: Now,
-    /// Limits that a publisher asked for, on top of the configured ones.
+    /// Limits that a publisher declared, beside the configured ones.
     pub declared: Option<ChannelLimits>,
     pub state: LogState,
-    /// It was ended, and its subscribers were not told yet.
+    /// The channel has ended and its subscriptions have not.
     pub is_ending: bool,
     pub last_used: Instant,
     publishers: PublisherIndex,
     pub backlog: Backlog,
-    /// Names the channel in a store; 0 if it has none there.
+    /// Id of the channel in a store; 0 before it is stored.
     pub id: u64,
-    /// Rows of a store before this offset are gone.
+    /// Rows of the store before this offset are deleted.
     pub stored_from: u64,
 }
 
-/// What a channel has used of its limits.
+/// Usage of a channel's limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// The newest offset, which is the number of publications.
@@ -45,15 +45,15 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogState {
     Live,
-    /// A limit ended it. It stays so until a publisher creates or closes it, or everybody forgot it.
+    /// A limit ended the channel. Until a publisher creates or closes it, or it is removed as idle.
     Ended(CloseReason),
-    /// It is being removed from a store.
+    /// The channel is being removed from a store.
     Closing,
-    /// It is no longer in the engine's map; whoever holds it must look it up again.
+    /// The log is no longer in the engine's map; its holders must look the channel up again.
     Removed,
 }
 
-/// A publication was refused, and whether that ended the channel.
+/// A refusal, with the reason if it ended the channel.
 pub struct Refused {
     pub refusal: Refusal,
     pub ended: Option<CloseReason>,
@@ -83,7 +83,7 @@ impl Log {
         }
     }
 
-    /// Begins again after an end: a new epoch, nothing used. Everything given away must have been revealed.
+    /// Starts a new epoch after an end, with no usage. Every append must be committed.
     pub fn restart(&mut self, epoch: Arc<str>, now: Now) {
         self.epoch = epoch;
         (self.appended, self.committed) = (Usage::default(), Usage::default());
@@ -99,46 +99,46 @@ impl Log {
         }
     }
 
-    /// The newest position that is revealed.
+    /// The newest committed position.
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch.clone(), offset: self.committed.offset }
     }
 
-    /// Who published the message at a position, if that is remembered.
+    /// The publisher of the message at a position, if it is still known.
     pub fn publisher_of(&self, position: &Position) -> Option<&Arc<str>> {
         let is_known = position.epoch == self.epoch && position.offset <= self.committed.offset;
         is_known.then(|| self.publishers.of(position.offset)).flatten()
     }
 
-    pub fn given(&self) -> Usage {
+    pub fn appended(&self) -> Usage {
         self.appended
     }
 
-    pub fn revealed(&self) -> Usage {
+    pub fn committed(&self) -> Usage {
         self.committed
     }
 
-    /// Whether something was given away, or the end was, and is not revealed.
+    /// Whether an append, or the end of the channel, is not committed.
     pub fn has_uncommitted(&self) -> bool {
         self.appended != self.committed || self.is_ending
     }
 
-    /// Takes back what was given away since `used`.
+    /// Undoes the appends since `used`.
     pub fn rollback(&mut self, used: Usage) {
         self.appended = used;
     }
 
-    /// Whether the lifespan is over at `now`.
+    /// Whether the lifespan has passed at `now`.
     pub fn has_expired(&self, limits: &ChannelLimits, now: Now) -> bool {
         !limits.lifespan.is_zero() && now.monotonic.saturating_duration_since(self.created.monotonic) >= limits.lifespan
     }
 
-    /// Refuses what the state or the lifespan does not allow.
+    /// Refuses if the channel has ended, is being closed, or outlived its lifespan.
     pub fn check_live(&mut self, limits: &ChannelLimits, now: Now) -> Result<(), Refused> {
         match self.state {
             LogState::Ended(reason) => return Err(ended(reason).into()),
             LogState::Closing => {
-                return Err(Refusal::new(ErrorCode::EngineUnavailable, "the channel is being closed").into());
+                return Err(Refusal::new(ErrorCode::EngineUnavailable, "channel is being closed").into());
             }
             LogState::Live | LogState::Removed => {}
         }
@@ -149,14 +149,14 @@ impl Log {
         Ok(())
     }
 
-    /// Gives a payload its place. The publication is made only if `is_wanted` or it is to be kept.
+    /// Assigns the next offset to a payload. Makes the publication only if `has_receivers` or the backlog keeps it.
     pub fn append(
         &mut self,
         channel: &ChannelName,
         rule: &ChannelRule,
         publisher: &str,
         payload: Payload<'_>,
-        is_wanted: bool,
+        has_receivers: bool,
         now: Now,
     ) -> Result<Option<Arc<Publication>>, Refused> {
         let limits = self.limits(rule);
@@ -177,13 +177,13 @@ impl Log {
             self.publishers.record(used.offset, publisher);
         }
         let position = Position { epoch: self.epoch.clone(), offset: used.offset };
-        Ok((is_wanted || rule.backlog_messages > 0).then(|| {
+        Ok((has_receivers || rule.backlog_messages > 0).then(|| {
             let publication = Publication::new(channel, &position, now.wall, publisher, payload);
             Arc::new(publication.compressed(rule.compress))
         }))
     }
 
-    /// Subscribers may see what was given away up to `used`; its newest publication is kept if there is one.
+    /// Makes the appends up to `used` visible. `kept` is the backlog entry of the newest one, if it is kept.
     pub fn commit(&mut self, used: Usage, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
         self.committed = used;
         match kept {
@@ -193,20 +193,20 @@ impl Log {
         self.backlog.trim(rule, now);
     }
 
-    /// Begins where another keeper of the channel is, with nothing retained.
+    /// Takes over the epoch and offset that another node or store has, with an empty backlog.
     pub fn reset_to(&mut self, epoch: Arc<str>, offset: u64, now: Now) {
         self.restart(epoch, now);
         self.skip_to(offset);
     }
 
-    /// What is before `offset` and was not revealed never will be.
+    /// Continues after `offset`. Publications up to it that are not committed are lost.
     pub fn skip_to(&mut self, offset: u64) {
         let used = Usage { offset, ..self.committed };
         (self.appended, self.committed) = (used, used);
         self.backlog.skip(offset);
     }
 
-    /// Reveals the next publication, which got its place elsewhere.
+    /// Commits the next publication, whose offset Redis assigned.
     pub fn apply_remote(&mut self, publisher: &str, bytes: u64, kept: Option<Entry>, rule: &ChannelRule, now: Instant) {
         let used = Usage { offset: self.committed.offset + 1, data_bytes: self.committed.data_bytes + bytes };
         if rule.replies {
@@ -216,7 +216,7 @@ impl Log {
         self.commit(used, kept, rule, now);
     }
 
-    /// As it was in a store, with its rows in their order.
+    /// Restores the log from a store; `rows` are in order.
     pub fn restore(&mut self, used: Usage, rows: impl Iterator<Item = (u64, Entry)>, rule: &ChannelRule, now: Instant) {
         (self.appended, self.committed) = (used, used);
         self.stored_from = used.offset + 1;
@@ -233,18 +233,18 @@ impl Log {
         }
     }
 
-    /// What a subscriber that wants to begin at `start` is told.
+    /// Calls `on_joined` with the position and history for a subscriber that begins at `start`.
     pub fn join<R>(
         &mut self,
         channel: &ChannelName,
         start: Start,
         rule: &ChannelRule,
         now: Now,
-        tell: impl FnOnce(Joined<'_>) -> R,
+        on_joined: impl FnOnce(Joined<'_>) -> R,
     ) -> R {
         self.backlog.trim(rule, now.monotonic);
         let (newest, retained_from) = (self.committed.offset, self.backlog.retained_from());
-        let (wanted_from, recovered) = match start {
+        let (from, recovered) = match start {
             Start::Live => (newest, false),
             Start::Backlog(count) => {
                 let from = newest.saturating_sub(count);
@@ -253,18 +253,18 @@ impl Log {
             Start::Since(since) if since.epoch != self.epoch || since.offset > newest => (retained_from, false),
             Start::Since(since) => (since.offset.max(retained_from), since.offset >= retained_from),
         };
-        let history = self.backlog.after(channel, wanted_from);
-        tell(Joined { position: self.position(), recovered, history: &history })
+        let history = self.backlog.after(channel, from);
+        on_joined(Joined { position: self.position(), recovered, history: &history })
     }
 
-    /// From now on nothing is accepted. What was given away before is still to be revealed.
+    /// Ends the channel: refuses further appends. Earlier ones are still to be committed.
     pub fn end(&mut self, reason: CloseReason) -> Refused {
         self.state = LogState::Ended(reason);
         self.is_ending = true;
         Refused { refusal: ended(reason), ended: Some(reason) }
     }
 
-    /// Rows of a store that are not kept any more: the channel's id and offsets from one to before the other.
+    /// Rows of the store that the backlog has dropped: the channel's id and a range of offsets.
     pub fn take_garbage(&mut self) -> Option<(u64, std::ops::Range<u64>)> {
         let first = self.backlog.retained_from() + 1;
         let from = std::mem::replace(&mut self.stored_from, first);
@@ -272,17 +272,17 @@ impl Log {
     }
 }
 
-/// Whether a value is over a limit, where 0 means no limit.
+/// Whether a value exceeds a limit; 0 means no limit.
 fn exceeds(value: u64, limit: u64) -> bool {
     limit != 0 && value > limit
 }
 
 pub fn too_large(limit: u64) -> Refusal {
-    Refusal::new(ErrorCode::MessageTooLarge, format!("the channel takes messages of at most {limit} bytes"))
+    Refusal::new(ErrorCode::MessageTooLarge, format!("message is larger than {limit} bytes (max_message_bytes)"))
 }
 
 pub fn ended(reason: CloseReason) -> Refusal {
-    let detail = format!("the channel has ended ({}); a publisher may create it anew with PUT", reason.name());
+    let detail = format!("channel has ended ({}); a publisher may create it again with PUT", reason.name());
     let code = match reason {
         CloseReason::MessageLimit | CloseReason::DataLimit => ErrorCode::LimitReached,
         _ => ErrorCode::ChannelEnded,

@@ -1,4 +1,4 @@
-//! The engine of a single node: everything in memory, lost at restart (a new epoch says so).
+//! The engine for one node in memory. A restart loses everything, which the new epoch reveals.
 
 use std::sync::Arc;
 
@@ -7,30 +7,34 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::backlog::Entry;
 use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
+use super::local_store::LocalStore;
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
-use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now};
+use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now, SharedStore};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Refusal};
 
-pub struct Memory(Channels);
+pub struct Memory {
+    channels: Channels,
+    store: LocalStore,
+}
 
 impl Memory {
     pub fn new(limits: MemoryLimits, rules: Arc<ArcSwap<ChannelRules>>, hub: Hub, counters: Arc<Counters>) -> Self {
-        Self(Channels::new(limits, rules, hub, counters))
+        Self { store: LocalStore::new(limits.max_store_entries), channels: Channels::new(limits, rules, hub, counters) }
     }
 
     fn refuse(&self, channel: &ChannelName, log: &mut Log, refused: Refused) -> Refusal {
         if let Some(reason) = refused.ended {
-            self.0.end(channel, log, reason);
+            self.channels.end(channel, log, reason);
         }
         refused.refusal
     }
 
     fn create_now(&self, channel: &ChannelName, limits: Option<ChannelLimits>, now: Now) -> Result<Created, Refusal> {
-        let rules = self.0.rules.load();
+        let rules = self.channels.rules.load();
         let rule = rules.of(channel);
         let limits = check_narrower(limits, rule)?;
-        self.0.with_log(channel, now, |_, log| {
+        self.channels.with_log(channel, now, |_, log| {
             if matches!(log.state, LogState::Ended(_)) || log.has_expired(&log.limits(rule), now) {
                 log.restart(new_epoch()?, now);
             }
@@ -47,7 +51,7 @@ impl Memory {
     }
 
     fn close_now(&self, channel: &ChannelName) -> bool {
-        self.0.find(channel).is_some_and(|log| self.0.remove(channel, &log, CloseReason::ChannelClosed))
+        self.channels.find(channel).is_some_and(|log| self.channels.remove(channel, &log, CloseReason::ChannelClosed))
     }
 }
 
@@ -59,21 +63,22 @@ impl Engine for Memory {
         payload: Payload<'_>,
         now: Now,
     ) -> Result<Appended, Refusal> {
-        let rules = self.0.rules.load();
+        let rules = self.channels.rules.load();
         let rule = rules.of(channel);
-        let accepted = self.0.with_log(channel, now, |_, log| {
-            let is_wanted = self.0.hub.has_subscribers_or_watchers(channel);
+        let accepted = self.channels.with_log(channel, now, |_, log| {
+            let has_receivers = self.channels.hub.has_subscribers_or_watchers(channel);
             let publication = log
-                .append(channel, rule, publisher, payload, is_wanted, now)
+                .append(channel, rule, publisher, payload, has_receivers, now)
                 .map_err(|refused| self.refuse(channel, log, refused))?;
             let kept = publication.as_ref().filter(|_| rule.backlog_messages > 0);
             let kept = kept.map(|publication| Entry { at: now.monotonic, form: publication.stored() });
-            log.commit(log.given(), kept, rule, now.monotonic);
-            let walks = publication.map(|publication| self.0.hub.fan_out(channel, &publication)).unwrap_or_default();
-            Ok(Accepted { position: log.position(), deliveries: walks })
+            log.commit(log.appended(), kept, rule, now.monotonic);
+            let deliveries =
+                publication.map(|publication| self.channels.hub.fan_out(channel, &publication)).unwrap_or_default();
+            Ok(Accepted { position: log.position(), deliveries })
         })?;
-        self.0.evict_over_budget(|_| {});
-        self.0.counters.publications.increment(1);
+        self.channels.evict_over_budget(|_| {});
+        self.channels.counters.publications.increment(1);
         Ok(Appended::Done(accepted))
     }
 
@@ -84,13 +89,13 @@ impl Engine for Memory {
     fn subscribe(
         &self,
         channel: &ChannelName,
-        newcomer: JoinRequest,
+        request: JoinRequest,
         start: Start,
         now: Now,
-        announce: &mut dyn FnMut(Joined<'_>),
+        on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refusal> {
-        self.0.with_log(channel, now, |_, log| {
-            let joined = self.0.join(channel, log, newcomer, start, now, announce);
+        self.channels.with_log(channel, now, |_, log| {
+            let joined = self.channels.join(channel, log, request, start, now, on_joined);
             joined.map_err(|refused| self.refuse(channel, log, refused))
         })
     }
@@ -105,11 +110,11 @@ impl Engine for Memory {
     }
 
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
-        Box::pin(ready(Ok(self.0.describe(channel))))
+        Box::pin(ready(Ok(self.channels.describe(channel))))
     }
 
     fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>> {
-        self.0.find(channel)?.lock().publisher_of(position).cloned()
+        self.channels.find(channel)?.lock().publisher_of(position).cloned()
     }
 
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
@@ -117,15 +122,19 @@ impl Engine for Memory {
     }
 
     fn sweep(&self, now: Now) {
-        self.0.for_each(|channel, _, log, rule| {
+        self.store.sweep(now.monotonic);
+        self.channels.for_each(|channel, _, log, rule| {
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 log.end(CloseReason::LifespanExpired);
-                self.0.end(channel, log, CloseReason::LifespanExpired);
+                self.channels.end(channel, log, CloseReason::LifespanExpired);
             }
             log.backlog.trim(rule, now.monotonic);
-            if self.0.is_idle(channel, log, now) {
-                self.0.mark_removed(log);
+            if self.channels.is_idle(channel, log, now) {
+                self.channels.mark_removed(log);
             }
         });
+    }
+    fn shared_store(&self) -> &dyn SharedStore {
+        &self.store
     }
 }

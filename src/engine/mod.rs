@@ -1,15 +1,18 @@
-//! Order and memory: what gives publications their offsets and keeps the backlog.
+//! The engines: they assign offsets to publications and keep the backlog.
 
 mod backlog;
 mod budget;
 mod channels;
 pub mod disk;
+mod local_store;
 mod log;
 pub mod memory;
+mod millis;
 pub mod publisher_index;
 pub mod redis;
 
 pub use channels::MemoryLimits;
 pub use disk::{Disk, DiskConfig, DiskError};
+pub use local_store::LocalStore;
 pub use memory::Memory;
 pub use redis::{Redis, RedisConfig, RedisError, RedisKind};

@@ -140,7 +140,7 @@ async fn node_request_is_answered_or_reported() {
     assert_eq!(unanswered.code, ErrorCode::EngineUnavailable);
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     // A late answer is dropped.
-    two.answer(words.recv().await.unwrap(), b"late").await.unwrap();
+    two.respond(words.recv().await.unwrap(), b"late").await.unwrap();
     one.register_publisher("p").await.unwrap();
     two.register_publisher("p").await.unwrap();
     one.unregister_publisher("p", one.node()).await.unwrap();
@@ -162,7 +162,7 @@ pub async fn words_go_both_ways(nodes: &[Node; 2]) {
         let echo = tokio::spawn(async move {
             while let Some(word) = words.recv().await {
                 let bytes = word.bytes.clone();
-                asked.answer(word, &bytes).await.unwrap();
+                asked.respond(word, &bytes).await.unwrap();
             }
         });
         eventually("the way", async || asker.request(&name, Topic::Replies, b"x").await.ok()).await;

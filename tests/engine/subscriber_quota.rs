@@ -81,7 +81,7 @@ async fn subscriber_quota_frees_slots_of_dead_node() {
 
 pub async fn places_are_counted_together(nodes: &[Node; 2]) {
     const MINUTE: Duration = Duration::from_secs(60);
-    let [one, two] = nodes.each_ref().map(|node| node.engine.shared_store().unwrap());
+    let [one, two] = nodes.each_ref().map(|node| node.engine.shared_store());
     let present = async || {
         for node in [one, two] {
             node.heartbeat(b"{}").await.unwrap();

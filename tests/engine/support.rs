@@ -58,8 +58,12 @@ pub fn rule() -> ChannelRule {
     }
 }
 
-pub const LIMITS: MemoryLimits =
-    MemoryLimits { max_channels: 20_000, idle: Duration::from_secs(60), max_backlog_bytes: 64 << 20 };
+pub const LIMITS: MemoryLimits = MemoryLimits {
+    max_channels: 20_000,
+    idle: Duration::from_secs(60),
+    max_backlog_bytes: 64 << 20,
+    max_store_entries: 1000,
+};
 
 impl TestEnv {
     pub fn new(kind: Kind, rule: ChannelRule) -> Self {

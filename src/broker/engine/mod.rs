@@ -1,4 +1,4 @@
-//! The engine trait: order of publications, backlogs, and limits of channels.
+//! The interface of an engine: the order of publications, their backlog, and the limits of channels.
 
 pub mod node_bus;
 pub mod shared_store;
@@ -22,7 +22,7 @@ use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Publication, Re
 pub struct Now {
     /// For lifespans and ages.
     pub monotonic: Instant,
-    /// For timestamps that clients see.
+    /// For clients and logs.
     pub wall: jiff::Timestamp,
 }
 
@@ -43,22 +43,22 @@ pub struct Accepted {
     pub deliveries: Deliveries,
 }
 
-/// The result of appending a publication.
+/// The result of an append.
 pub enum Appended {
-    /// The offset is assigned; the caller runs the deliveries.
+    /// The publication has its offset. The caller runs the deliveries.
     Done(Accepted),
-    /// Not delivered until it is stored. If the sender is dropped, the outcome is unknown.
+    /// The publication is not delivered until it is stored. If the sender is dropped, the outcome is unknown.
     Pending(oneshot::Receiver<Result<Stored, Refusal>>),
 }
 
-/// A publication that is stored; the engine delivers it to this node's subscribers.
+/// A publication with its offset, which the engine has delivered to this node's subscribers.
 pub struct Stored {
     pub position: Position,
-    /// The shard that the publisher should wait for, if one is behind.
+    /// To be waited for before the next publication.
     pub backpressure: Option<Backpressure>,
 }
 
-/// A reservation for one subscriber in the quota of a channel, until this is dropped. Most engines reserve nothing.
+/// A slot in the subscriber quota of a channel, reserved until this is dropped. Engines for one node reserve none.
 #[derive(Default)]
 pub struct SubscriberSlot {
     _guard: Option<Box<dyn Send + Sync>>,
@@ -71,21 +71,21 @@ impl SubscriberSlot {
     }
 }
 
-/// The first publication that a subscriber requests.
+/// Where a subscription begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// The next one.
+    /// With the next publication.
     Live,
-    /// The newest publications of the backlog, at most so many.
+    /// With this many publications of the backlog.
     Backlog(u64),
-    /// All publications after a position.
+    /// With the publications after a position.
     Since(Position),
 }
 
-/// The data of a subscription before its first live publication.
+/// The answer to a subscriber, before its first publication.
 pub struct Joined<'a> {
     pub position: Position,
-    /// No publication is missing since the requested start.
+    /// No publication is missing after the requested start.
     pub recovered: bool,
     pub history: &'a [Arc<Publication>],
 }
@@ -104,16 +104,16 @@ pub struct ChannelState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
     New,
-    /// The channel exists with the same limits.
+    /// The channel was created before with the same limits.
     Again,
 }
 
-/// Assigns offsets and keeps backlogs. Appending and queueing for the hub is one step, so each subscriber receives
+/// Order and backlog of channels. A commit and the fan-out of its publication are one step, so every subscriber receives
 /// offsets in order.
 ///
-/// Methods on the path of every publication and subscription return at once where they can; the others may wait.
+/// Methods that run for every publication or subscription return at once where they can. The others may wait.
 pub trait Engine: Send + Sync + 'static {
-    /// Appends a publication. The first publication creates the channel.
+    /// Assigns the next offset to a publication. The first publication creates the channel.
     fn append(
         &self,
         channel: &ChannelName,
@@ -122,11 +122,11 @@ pub trait Engine: Send + Sync + 'static {
         now: Now,
     ) -> Result<Appended, Refusal>;
 
-    /// To be awaited before [`Engine::subscribe`]; `None` if that can be called at once. The slot has to be kept until
-    /// it returned.
+    /// To be awaited before [`Engine::subscribe`]; `None` if that can be called at once. The slot is to be kept until it has
+    /// returned.
     fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>>;
 
-    /// Adds a subscriber. `on_joined` is called before its first live publication.
+    /// Joins a subscriber. `on_joined` is called before its first delivery.
     fn subscribe(
         &self,
         channel: &ChannelName,
@@ -136,7 +136,7 @@ pub trait Engine: Send + Sync + 'static {
         on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refusal>;
 
-    /// Creates a channel with the lower of `limits` and the configured limits; `None` for the configured ones.
+    /// Creates a channel. `limits` must not be wider than the configured ones, which `None` takes.
     fn create<'a>(
         &'a self,
         channel: &'a ChannelName,
@@ -147,37 +147,35 @@ pub trait Engine: Send + Sync + 'static {
     /// `None` if there is no such channel.
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>>;
 
-    /// The publisher of the message at a position of a channel with replies; `None` once it is not known any more.
+    /// The publisher of the message at a position of a channel with replies; `None` if it is not known any more.
     fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>>;
 
-    /// Ends a channel and deletes it. `false` if there is none.
+    /// Ends and removes a channel. `false` if there is none.
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>>;
 
-    /// To be called once a second: ends channels past their lifespan and evicts idle ones.
+    /// To be called once a second: ends channels that outlived their lifespan and removes unused ones.
     fn sweep(&self, now: Now);
 
-    /// The shared store; `None` for an engine of one node.
-    fn shared_store(&self) -> Option<&dyn SharedStore> {
-        None
-    }
+    /// State that all nodes share. An engine for one node keeps it in memory.
+    fn shared_store(&self) -> &dyn SharedStore;
 
-    /// The node bus; `None` for an engine of one node.
+    /// The bus to other nodes; `None` for an engine for one node.
     fn node_bus(&self) -> Option<Arc<dyn NodeBus>> {
         None
     }
 
-    /// The reason why publications are refused now, as one word; `None` while available.
+    /// The reason why publications are refused, as a label; `None` while they are accepted.
     fn unavailable_reason(&self) -> Option<&'static str> {
         None
     }
 }
 
-/// Waits for the result of a pending [`Engine::append`].
-pub async fn stored(result: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
-    result.await.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into()))
+/// Waits for the result of a pending append.
+pub async fn stored(answer: oneshot::Receiver<Result<Stored, Refusal>>) -> Result<Stored, Refusal> {
+    answer.await.unwrap_or_else(|_| Err(ErrorCode::EngineUnavailable.into()))
 }
 
-/// Waits until [`Engine::subscribe`] can be called. The slot has to be kept until it returned.
+/// Waits until [`Engine::subscribe`] can be called. The slot is to be kept until it has returned.
 pub async fn subscriber_slot(engine: &dyn Engine, channel: &ChannelName) -> Result<SubscriberSlot, Refusal> {
     match engine.prepare_subscribe(channel) {
         Some(slot) => slot.await,

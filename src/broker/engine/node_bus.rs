@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::protocol::{ChannelName, Refusal};
 
-/// The subject of a message: selects the task that handles it.
+/// The subscriber of a message on the receiving node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Topic {
@@ -17,49 +17,48 @@ pub enum Topic {
     Presence = b'w',
 }
 
-/// A message of another node. Waiting messages count against a limit of bytes: drop each soon.
+/// A message of another node. The bytes of unhandled messages are bounded, so each is to be dropped as early as possible.
 pub struct NodeMessage {
-    /// The node that sent it.
+    /// Name of the sender.
     pub from: String,
-    /// Number of the request that a response needs; 0 if none is expected.
+    /// Number of the request; 0 for a message that expects no response.
     pub number: u64,
     pub bytes: Bytes,
-    /// The reserved bytes of this message.
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Every call fails with `engine-unavailable` while other nodes cannot be reached.
+/// All methods refuse with `engine-unavailable` while other nodes cannot be reached.
 pub trait NodeBus: Send + Sync + 'static {
-    /// The name of this node, different for every start: small letters and digits.
+    /// Name of this node, different for every start: lower-case letters and digits.
     fn node(&self) -> &str;
 
-    /// Sends a request to a node and waits for the response. An error leaves open whether it arrived, except [`ErrorCode::NotFound`]: no such node.
+    /// Sends a request and waits for the response. After an error it is unknown whether the request arrived, except after
+    /// [`ErrorCode::NotFound`]: there is no such node.
     ///
     /// [`ErrorCode::NotFound`]: crate::protocol::ErrorCode::NotFound
     fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>>;
 
-    /// Sends a message to a node. Messages arrive in order if each is awaited before the next one.
+    /// Sends a message. Messages arrive in order if each is awaited before the next one is sent.
     fn send(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
 
     /// Responds to a request.
-    fn answer(&self, request: NodeMessage, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
+    fn respond(&self, request: NodeMessage, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
 
-    /// Receives all messages of a topic from now on; an earlier subscription of the topic ends.
+    /// All messages of a topic from now on, in place of an earlier subscriber.
     fn subscribe(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage>;
 
-    /// Registers that this node has a connection of a publisher. To be renewed every few seconds.
+    /// Records that this node has a connection of a publisher. To be called again every few seconds.
     fn register_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
 
-    /// Removes the registration of a node.
+    /// Records that a node has no connection of a publisher.
     fn unregister_publisher<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
 
-    /// Requests presence updates of a channel from all nodes ([`Hub::add_remote_watcher`]) for [`PRESENCE_LEASE`].
-    /// Returns the current counts of the nodes that respond in time.
+    /// Requests presence updates of a channel from all nodes, for [`PRESENCE_LEASE`]. Returns the approximate number of
+    /// subscribers on each other node.
     ///
-    /// [`Hub::add_remote_watcher`]: crate::broker::Hub::add_remote_watcher
     /// [`PRESENCE_LEASE`]: crate::broker::channel::presence::PRESENCE_LEASE
     fn watch_presence<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>>;
 
-    /// The nodes that are registered for a publisher.
+    /// The nodes that have a connection of a publisher.
     fn nodes_with_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>>;
 }

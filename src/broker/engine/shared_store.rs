@@ -1,4 +1,4 @@
-//! The shared store: small values with an expiry that all nodes share.
+//! State that the nodes of an engine share: names with values that expire, a log, and the list of nodes.
 
 use std::time::Duration;
 
@@ -7,12 +7,13 @@ use futures_util::future::BoxFuture;
 
 use crate::protocol::Refusal;
 
-/// Every value expires. While the store is unavailable, every call fails with `engine-unavailable`.
+/// Every name and log entry expires after its `ttl`. All methods refuse with `engine-unavailable` while the store cannot
+/// be reached. An engine for one node keeps the store in memory, and refuses with `limit-reached` when it is full.
 pub trait SharedStore: Send + Sync {
-    /// The number of the current connection. After a change, the store may have lost values.
+    /// Number of the current connection. After it changes, the store may have lost entries.
     fn connection_epoch(&self) -> Result<u64, Refusal>;
 
-    /// Stores a value under a name without one. `false` if the name has a value.
+    /// Sets a value unless the name has one. Returns whether it did.
     fn set_if_absent<'a>(
         &'a self,
         name: &'a str,
@@ -20,16 +21,32 @@ pub trait SharedStore: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, Refusal>>;
 
-    /// Stores a value and replaces an earlier one.
-    fn put<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+    /// [`SharedStore::set_if_absent`] for a name that this node has checked in its own memory, so that only another node
+    /// can have set it. An engine for one node stores nothing.
+    fn set_if_absent_remote<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a [u8],
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, Refusal>> {
+        self.set_if_absent(name, value, ttl)
+    }
+
+    /// Sets a value, in place of an earlier one.
+    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// [`SharedStore::set`] for a value that this node keeps in its own memory, so that only other nodes read it. An engine
+    /// for one node stores nothing.
+    fn set_remote<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+        self.set(name, value, ttl)
+    }
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
 
-    /// Returns and removes a value, so that one caller gets it.
+    /// Returns a value to the first caller only.
     fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
 
-    /// Stores `value` under a name without a value, or with `value` or `instead_of`. Returns the value of the name after
-    /// that.
+    /// Sets `value` if the name has none, this one, or `instead_of`. Returns the value that the name has afterwards.
     fn claim<'a>(
         &'a self,
         name: &'a str,
@@ -38,11 +55,11 @@ pub trait SharedStore: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<String, Refusal>>;
 
-    /// Adds to a counter, which expires `ttl` after its first count. Returns the sum.
+    /// Adds to the count of a name, which expires `ttl` after its first count. Returns the sum.
     fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> BoxFuture<'a, Result<u64, Refusal>>;
 
-    /// Reserves `wanted` slots of a quota for this node, or as many as `limit` leaves beside the live nodes. `taken` slots
-    /// are in use and stay reserved whatever the limit. Returns the slots of this node.
+    /// Sets this node's slots under a name to `wanted`, or to as many as `limit` leaves beside the slots of other live
+    /// nodes, but never below `taken`, which are in use already. Returns this node's slots.
     fn reserve<'a>(
         &'a self,
         name: &'a str,
@@ -52,21 +69,21 @@ pub trait SharedStore: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<u64, Refusal>>;
 
-    /// Removes a name if it has this value.
+    /// Deletes a name if it has this value.
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
 
-    /// Appends an entry to the log of all nodes. Nodes that start later read it too, until it expires.
+    /// Appends an entry for all nodes, including those that start within its `ttl`.
     fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
 
-    /// The log entries after an entry id, with their ids, oldest first; `""` for all.
+    /// The entries after a position, each with its position, oldest first; `""` is before the first one.
     fn read_log<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>>;
 
     /// Whether a node sent a heartbeat in the last ten seconds.
     fn is_alive<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>>;
 
-    /// Removes this node.
+    /// Removes this node from the list of nodes.
     fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>>;
 
-    /// Records that this node is alive, with a description of it.
-    fn heartbeat<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
+    /// Keeps this node in the list of nodes, with its status as JSON.
+    fn heartbeat<'a>(&'a self, status: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
 }

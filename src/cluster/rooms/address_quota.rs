@@ -1,5 +1,7 @@
-//! How many rooms each address has opened on all nodes together. A node says that it has one more before it opens it, so
-//! two nodes never give away the same place; what ended is said within a second.
+//! The quota of rooms that each address has opened, over all nodes.
+//!
+//! A node reserves a slot in the shared store before it opens a room, so the limit is never exceeded. Freed slots are
+//! returned within a second.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +16,7 @@ use crate::broker::SharedStore;
 use crate::broker::room::{RoomLimits, Rooms};
 use crate::protocol::{ErrorCode, Refusal};
 
-/// Addresses that are remembered beside those that may have a room: what is known of them is not told yet.
+/// Addresses without a room, whose count is not reported yet.
 const MAX_UNREPORTED_ADDRESSES: usize = 1024;
 
 pub struct AddressQuota {
@@ -24,18 +26,18 @@ pub struct AddressQuota {
     addresses: parking_lot::Mutex<HashMap<IpAddr, Arc<Mutex<Reported>>>>,
 }
 
-/// What was told of an address; `None` if it is not known what arrived.
+/// The last report of an address; `None` if it is unknown whether it arrived.
 pub type Reported = Option<ReportedCount>;
 
 #[derive(Clone, Copy)]
 pub struct ReportedCount {
     rooms: u64,
     since: Instant,
-    /// Behind another connection may be a memory that knows nothing of it.
+    /// The connection of the report. After a reconnect, the store may have lost it.
     connection: u64,
 }
 
-/// A place for a room that is about to be opened. To be held until the room is there.
+/// A slot for a room that is about to be opened. To be kept until the room exists.
 pub type Reservation = OwnedMutexGuard<Reported>;
 
 impl AddressQuota {
@@ -48,68 +50,68 @@ impl AddressQuota {
         }
     }
 
-    /// Keeps a place for one more room of an address, if that is counted.
+    /// Reserves a slot for one more room of an address; `None` if rooms are not counted.
     pub async fn reserve(
         &self,
-        shared: Option<&dyn SharedStore>,
+        shared: &dyn SharedStore,
         rooms: &Rooms,
         address: Option<IpAddr>,
     ) -> Result<Option<Reservation>, Refusal> {
         let Some(address) = address.filter(|_| self.max_per_address != 0) else { return Ok(None) };
-        let mut told = self.of(address)?.lock_owned().await;
-        let has_place = rooms.opened_by(address) < self.max_per_address
-            && self.report(&mut told, shared.ok_or(ErrorCode::EngineUnavailable)?, rooms, address, 1).await?;
-        if has_place {
-            return Ok(Some(told));
+        let mut reported = self.of(address)?.lock_owned().await;
+        let is_reserved = rooms.opened_by(address) < self.max_per_address
+            && self.report(&mut reported, shared, rooms, address, 1).await?;
+        if is_reserved {
+            return Ok(Some(reported));
         }
-        Err(Refusal::new(ErrorCode::LimitReached, "there are as many rooms as there may be"))
+        Err(Refusal::new(ErrorCode::LimitReached, "room limit reached (max_rooms_per_address)"))
     }
 
     fn of(&self, address: IpAddr) -> Result<Arc<Mutex<Reported>>, Refusal> {
         let mut addresses = self.addresses.lock();
         if addresses.len() >= self.max_addresses && !addresses.contains_key(&address) {
-            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too much waits to be told; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too many addresses to report, retry later"));
         }
         Ok(addresses.entry(address).or_default().clone())
     }
 
-    /// Tells how many rooms of an address are here, and asks for `more`. Whether there are so many places.
+    /// Reports the rooms of an address on this node, and requests `more` slots. Returns whether they were granted.
     async fn report(
         &self,
-        told: &mut Reported,
+        reported: &mut Reported,
         shared: &dyn SharedStore,
         rooms: &Rooms,
         address: IpAddr,
         more: u64,
     ) -> Result<bool, Refusal> {
-        let here = rooms.opened_by(address);
-        // If the answer is lost, the other nodes may know of more than there are, never of less.
-        *told = None;
+        let count = rooms.opened_by(address);
+        // If the response is lost, the store may count more rooms than there are, never fewer.
+        *reported = None;
         let (name, connection, since) = (format!("room:opened:{address}"), shared.connection_epoch()?, Instant::now());
-        let places = shared.reserve(&name, here, here + more, self.max_per_address, DIRECTORY_LEASE).await?;
-        *told = Some(ReportedCount { rooms: places, since, connection });
-        Ok(places >= here + more)
+        let slots = shared.reserve(&name, count, count + more, self.max_per_address, DIRECTORY_LEASE).await?;
+        *reported = Some(ReportedCount { rooms: slots, since, connection });
+        Ok(slots >= count + more)
     }
 
-    /// Tells what is not as it was told, and what is told for long. To be called once a second.
+    /// Reports the addresses whose number of rooms changed, and renews old reports. To be called once a second.
     pub async fn refresh(&self, shared: &dyn SharedStore, rooms: &Rooms) {
         let Ok(connection) = shared.connection_epoch() else { return };
         let mut due = Vec::new();
-        self.addresses.lock().retain(|address, told| {
-            // Whoever holds it tells.
-            let Ok(known) = told.try_lock().map(|known| *known) else { return true };
-            let here = rooms.opened_by(*address);
-            if known.is_some_and(|known| known.rooms == here && known.is_fresh(connection)) {
-                // Somebody may just want it.
-                return here > 0 || Arc::strong_count(told) > 1;
+        self.addresses.lock().retain(|address, reported| {
+            // The holder of the lock reports it.
+            let Ok(known) = reported.try_lock().map(|known| *known) else { return true };
+            let count = rooms.opened_by(*address);
+            if known.is_some_and(|known| known.rooms == count && known.is_fresh(connection)) {
+                // A reservation may be waiting for it.
+                return count > 0 || Arc::strong_count(reported) > 1;
             }
-            due.push((*address, told.clone()));
+            due.push((*address, reported.clone()));
             true
         });
         stream::iter(due)
-            .for_each_concurrent(MAX_CONCURRENT_REQUESTS, |(address, told)| async move {
-                // What fails is told again.
-                let _ = self.report(&mut *told.lock().await, shared, rooms, address, 0).await;
+            .for_each_concurrent(MAX_CONCURRENT_REQUESTS, |(address, reported)| async move {
+                // The next refresh retries.
+                let _ = self.report(&mut *reported.lock().await, shared, rooms, address, 0).await;
             })
             .await;
     }
@@ -125,15 +127,18 @@ impl ReportedCount {
 mod tests {
     use super::*;
     use crate::broker::room::tests::limits;
+    use crate::engine::LocalStore;
 
     #[tokio::test]
-    async fn addresses_that_ask_while_nothing_can_be_told_take_only_so_much_memory() {
+    async fn remembered_addresses_are_bounded() {
         let limits = RoomLimits { max_rooms: 10, max_rooms_per_address: 3, ..limits() };
-        let (openers, rooms) = (AddressQuota::new(&limits), Rooms::new(limits));
+        let (quota, rooms, store) = (AddressQuota::new(&limits), Rooms::new(limits), LocalStore::new(0));
+        let max_addresses = 10 + MAX_UNREPORTED_ADDRESSES;
         for n in 0..5000u32 {
-            let refused = openers.reserve(None, &rooms, Some(IpAddr::from(n.to_be_bytes()))).await;
-            assert_eq!(refused.err().map(|refusal| refusal.code), Some(ErrorCode::EngineUnavailable));
+            let reserved = quota.reserve(&store, &rooms, Some(IpAddr::from(n.to_be_bytes()))).await;
+            let expected = (n as usize >= max_addresses).then_some(ErrorCode::EngineUnavailable);
+            assert_eq!(reserved.err().map(|refusal| refusal.code), expected);
         }
-        assert_eq!(openers.addresses.lock().len(), 10 + MAX_UNREPORTED_ADDRESSES);
+        assert_eq!(quota.addresses.lock().len(), max_addresses);
     }
 }

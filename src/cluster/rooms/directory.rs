@@ -1,5 +1,7 @@
-//! Which node a room is on: the one that opened it, or for an id of the relay form the first where somebody wanted it. It
-//! stays there until nobody is in it; peers who are connected to other nodes are carried to it.
+//! The directory of rooms: names in the shared store that hold the owner node of each room.
+//!
+//! The owner is the node that opened the room, or for the relay form the node of the first peer. It stays the owner until
+//! the room is empty. Peers of other nodes are forwarded to it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -12,9 +14,9 @@ use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::broker::Engine;
 use crate::broker::room::code::{MAX_WRONG_CODES, MAX_WRONG_CODES_PER_ADDRESS, WRONG_CODE_WINDOW, canonical};
 use crate::broker::room::{Key, Rooms};
-use crate::broker::{Engine, SharedStore};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
 /// Directory entries expire after this time without a refresh, so those of a lost node expire too.
@@ -26,13 +28,13 @@ pub const DIRECTORY_REFRESH_INTERVAL: Duration = Duration::from_secs(40);
 /// Requests to the shared store at the same time.
 pub const MAX_CONCURRENT_REQUESTS: usize = 64;
 
-/// Locks over the names.
+/// Locks of the names.
 const LOCK_STRIPES: usize = 64;
 
 pub struct RoomDirectory {
     engine: Arc<dyn Engine>,
     node: String,
-    /// Held while a name is claimed and the room comes into being, and while a name is given up.
+    /// Locked from the claim of a name until its room exists, and while a name is released.
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
 }
@@ -43,17 +45,17 @@ impl RoomDirectory {
         Self { engine, node, stripes, hasher: RandomState::new() }
     }
 
-    /// The node of a room, unless it is this one or there is no such room.
+    /// The owner of a room; `None` if that is this node, or if there is no such room.
     pub async fn lookup_owner(&self, key: &Key) -> Result<Option<String>, Refusal> {
         self.read(&name(key)).await
     }
 
-    /// The same for a room that is known by its short code.
+    /// The owner of the room that a short code opens; `None` as in [`RoomDirectory::lookup_owner`].
     pub async fn lookup_code(&self, code: &str) -> Result<Option<String>, Refusal> {
         self.read(&name_of_code(code)).await
     }
 
-    /// Refuses whoever guessed wrong too often, on whatever node.
+    /// Refuses after too many wrong codes on all nodes.
     pub async fn check_code_attempts(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         let (all, by_address) = self.count_codes(address, 0).await?;
         let is_too_many = all >= u64::from(MAX_WRONG_CODES) || by_address >= u64::from(MAX_WRONG_CODES_PER_ADDRESS);
@@ -64,9 +66,9 @@ impl RoomDirectory {
         self.count_codes(address, 1).await.map(drop)
     }
 
-    /// Wrong codes of all addresses and of one.
+    /// Adds to the wrong codes of all addresses and of one. Returns both counts.
     async fn count_codes(&self, address: Option<IpAddr>, more: u32) -> Result<(u64, u64), Refusal> {
-        let shared = self.shared()?;
+        let shared = self.engine.shared_store();
         let all = shared.increment("room:wrong", more, WRONG_CODE_WINDOW).await?;
         let by_address = match address {
             Some(address) => shared.increment(&format!("room:wrong:{address}"), more, WRONG_CODE_WINDOW).await?,
@@ -76,21 +78,21 @@ impl RoomDirectory {
     }
 
     async fn read(&self, name: &str) -> Result<Option<String>, Refusal> {
-        let Some(node) = self.shared()?.get(name).await? else { return Ok(None) };
+        let Some(node) = self.engine.shared_store().get(name).await? else { return Ok(None) };
         let node = String::from_utf8_lossy(&node).into_owned();
-        // What was on a node that is gone is gone with it.
-        let is_there = node != self.node && self.shared()?.is_alive(&node).await?;
-        Ok(is_there.then_some(node))
+        // A room ends with its node.
+        let is_remote = node != self.node && self.engine.shared_store().is_alive(&node).await?;
+        Ok(is_remote.then_some(node))
     }
 
-    /// Keeps others from claiming a name or giving it up on this node.
+    /// Locks a name against claims and releases on this node.
     pub async fn lock_name(&self, key: &Key) -> MutexGuard<'_, ()> {
         self.stripes[self.hasher.hash_one(key) as usize % LOCK_STRIPES].lock().await
     }
 
-    /// Takes a name for this node. Gives the node that has it, if that is another one.
+    /// Claims a name for this node. Returns the owner if that is another node.
     pub async fn claim(&self, key: &Key) -> Result<Option<String>, Refusal> {
-        let (shared, name) = (self.shared()?, name(key));
+        let (shared, name) = (self.engine.shared_store(), name(key));
         let mut owner = shared.claim(&name, &self.node, None, DIRECTORY_LEASE).await?;
         if owner != self.node && !shared.is_alive(&owner).await? {
             owner = shared.claim(&name, &self.node, Some(&owner), DIRECTORY_LEASE).await?;
@@ -98,40 +100,35 @@ impl RoomDirectory {
         Ok(Some(owner).filter(|owner| *owner != self.node))
     }
 
-    /// Takes a short code for this node. `false` if it opens a room somewhere already.
-    pub async fn claim_code(&self, code: &str, lives: Duration) -> Result<bool, Refusal> {
-        self.shared()?.set_if_absent(&name_of_code(code), self.node.as_bytes(), lives).await
+    /// Claims a short code for this node. `false` if it opens another room already.
+    pub async fn claim_code(&self, code: &str, ttl: Duration) -> Result<bool, Refusal> {
+        self.engine.shared_store().set_if_absent(&name_of_code(code), self.node.as_bytes(), ttl).await
     }
 
-    /// Gives a name up, unless a room stands under it again.
+    /// Releases a name, unless it has a room again.
     pub async fn release(&self, rooms: &Rooms, key: &Key) {
-        let _held = self.lock_name(key).await;
+        let _lock = self.lock_name(key).await;
         if rooms.has(key) {
             return;
         }
-        if let Ok(shared) = self.shared() {
-            // If this fails, it is forgotten after its time.
-            let _ = shared.release(&name(key), &self.node).await;
-        }
+        // If this fails, the name expires.
+        let _ = self.engine.shared_store().release(&name(key), &self.node).await;
     }
 
-    /// To be called several times within [`DIRECTORY_LEASE`]. A name that another node took meanwhile is left to it.
+    /// Renews the names of all rooms. To be called several times within [`DIRECTORY_LEASE`]. Ends a room whose name another
+    /// node has claimed meanwhile.
     pub async fn renew(&self, rooms: &Rooms) {
         stream::iter(rooms.keys())
             .for_each_concurrent(MAX_CONCURRENT_REQUESTS, |key| async move {
-                let _held = self.lock_name(&key).await;
+                let _lock = self.lock_name(&key).await;
                 if rooms.has(&key)
                     && let Ok(Some(owner)) = self.claim(&key).await
                 {
-                    tracing::warn!(node = owner, "a room is on another node too; the one here ends");
+                    tracing::warn!(node = owner, "room has another owner, ending it on this node");
                     rooms.end(&key, CloseReason::EngineUnavailable);
                 }
             })
             .await;
-    }
-
-    fn shared(&self) -> Result<&dyn SharedStore, Refusal> {
-        self.engine.shared_store().ok_or(ErrorCode::EngineUnavailable.into())
     }
 }
 
@@ -147,7 +144,7 @@ fn name_of_code(code: &str) -> String {
     format!("room:code:{}", digest(&canonical(code)))
 }
 
-/// Of one length, whatever a client made up.
+/// Hashed, so that a name has a fixed length whatever the client sent.
 fn digest(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(text))
 }

@@ -89,9 +89,7 @@ impl ClusterRooms {
         let refresh_quota = async {
             loop {
                 tokio::time::sleep(SWEEP_INTERVAL).await;
-                if let Some(shared) = self.engine.shared_store() {
-                    self.address_quota.refresh(shared, &self.rooms).await;
-                }
+                self.address_quota.refresh(self.engine.shared_store(), &self.rooms).await;
             }
         };
         let sweep = async {
@@ -124,6 +122,6 @@ impl ClusterRooms {
         };
         let Ok(response) = serde_json::to_vec(&response) else { return };
         // A lost response makes the sender repeat its request.
-        tokio::spawn(self.bus.answer(message, &response));
+        tokio::spawn(self.bus.respond(message, &response));
     }
 }

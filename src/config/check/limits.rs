@@ -12,6 +12,9 @@ use crate::engine::MemoryLimits;
 use crate::transport::config::TransportLimits;
 use crate::transport::publish::idempotency::IdempotencyLimits;
 
+/// Entries beside the tickets in a shared store in memory: the pushed rules, their tag, and key sets of issuers.
+const MAX_STORED_PUSHES: usize = 1024;
+
 /// The least that hyper accepts.
 const MIN_HEADER_BYTES: u64 = 8192;
 
@@ -75,6 +78,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
             max_channels: numbers.usize_min1("max_channels", max_channels),
             idle: numbers.secs("channel_idle_secs", channel_idle_secs, 1),
             max_backlog_bytes: numbers.byte_size("max_backlog_bytes", max_backlog_bytes, 1),
+            max_store_entries: usize::try_from(tickets).unwrap_or(usize::MAX).saturating_add(MAX_STORED_PUSHES),
         },
         idempotency: IdempotencyLimits {
             max_keys: numbers.usize_min1("idempotency_keys", idempotency_keys),

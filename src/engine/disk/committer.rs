@@ -1,9 +1,8 @@
-//! The one thread that writes: it takes all that waits, writes it in one transaction, and only then shows it to
-//! subscribers and answers publishers.
+//! The thread that writes: one transaction for all queued operations, then their commits and acknowledgements.
 //!
-//! After a failure nothing of the transaction is acknowledged and everything is refused until a new handle works.
-//! What is in memory is what was acknowledged and seen, so it is written anew over whatever the failed transaction
-//! left: for the channels it touched or, if an fsync failed and the file cannot be trusted, for all into a new file.
+//! After a failure nothing of the transaction is acknowledged, and everything is refused until a new handle works. Memory
+//! holds exactly the acknowledged state, so it is rewritten over the remains of the failed transaction: for the channels
+//! that it touched, or for all into a new file if an fsync failed, because the old file cannot be trusted then.
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,36 +15,36 @@ use tokio::runtime::Handle;
 use super::error::DiskError;
 use super::file::StoreFile;
 use super::queue::{Batch, Op};
+use super::state::DiskState;
 use super::store::{Changes, Record, Store};
-use super::{DiskState, lost};
 use crate::broker::engine::Stored;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::SharedLog;
 use crate::engine::log::{Log, LogState, Usage};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode};
 
-/// Between two attempts to write again.
-const RETRY: Duration = Duration::from_secs(1);
-/// Publications of one transaction when everything is written anew.
-const REWRITE_STEP: usize = 1000;
+/// Wait between two attempts to recover the store.
+const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
+/// Publications of one transaction when all channels are rewritten.
+const REWRITE_BATCH: usize = 1000;
 
 pub struct Committer {
-    pub shared: Arc<DiskState>,
+    pub state: Arc<DiskState>,
     pub store: StoreState,
     pub next_id: u64,
     pub runtime: Handle,
-    pub counts: Counts,
+    pub metrics: CommitMetrics,
 }
 
-/// The store, or the file that it was while no handle on it works.
+/// The store, or its file while no handle works.
 pub enum StoreState {
     Works(Store),
     Failed(StoreFile),
-    /// A panic took it.
+    /// The handle was lost in a panic.
     Lost,
 }
 
-pub struct Counts {
+pub struct CommitMetrics {
     pub commits: Counter,
     pub failures: Counter,
     pub disk_bytes: Gauge,
@@ -56,15 +55,15 @@ type TouchedChannels = HashMap<ChannelName, SharedLog>;
 
 impl Committer {
     pub fn run(mut self) {
-        // Walks are run as tasks.
+        // Deliveries run as tasks.
         let runtime = self.runtime.clone();
         let _entered = runtime.enter();
-        while let Some(batch) = self.shared.queue.take() {
+        while let Some(batch) = self.state.queue.take() {
             let changes = self.changes(&batch);
             match self.commit(&changes) {
                 Ok(()) => {
                     self.publish_committed(batch);
-                    self.shared.channels.evict_over_budget(|log| self.shared.queue.discard(log.take_garbage()));
+                    self.state.channels.evict_over_budget(|log| self.state.queue.discard(log.take_garbage()));
                 }
                 Err(cause) => self.fail(batch, &cause),
             }
@@ -78,7 +77,7 @@ impl Committer {
         for op in &batch.ops {
             match op {
                 Op::Publish { channel, log, publication, is_kept, used, now, .. } => {
-                    let id = identify(&mut log.lock(), &mut self.next_id);
+                    let id = assign_id(&mut log.lock(), &mut self.next_id);
                     if *is_kept {
                         let entry = Entry { at: now.monotonic, form: publication.stored() };
                         changes.publications.push((id, used.offset, entry));
@@ -86,7 +85,7 @@ impl Committer {
                     touched.insert(channel, (log, Some(*used)));
                 }
                 Op::Save { channel, log, .. } | Op::End { channel, log, .. } => {
-                    identify(&mut log.lock(), &mut self.next_id);
+                    assign_id(&mut log.lock(), &mut self.next_id);
                     touched.entry(channel).or_insert((log, None));
                 }
                 Op::Remove { channel, log, .. } => {
@@ -98,23 +97,23 @@ impl Committer {
         }
         for (channel, (log, used)) in touched {
             let log = log.lock();
-            changes.channels.insert(channel.clone(), Record::of(&log, used.unwrap_or(log.revealed()), &store.clock));
+            changes.channels.insert(channel.clone(), Record::of(&log, used.unwrap_or(log.committed()), &store.clock));
         }
         changes
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<(), String> {
-        let StoreState::Works(store) = &self.store else { return Err("there is no handle".to_owned()) };
+        let StoreState::Works(store) = &self.store else { return Err("the store has no handle".to_owned()) };
         if !changes.is_empty() {
             commit(store, changes)?;
-            self.counts.commits.increment(1);
-            self.counts.disk_bytes.set(store.file().len() as f64);
+            self.metrics.commits.increment(1);
+            self.metrics.disk_bytes.set(store.file().len() as f64);
         }
         Ok(())
     }
 
     fn publish_committed(&self, batch: Batch) {
-        let channels = &self.shared.channels;
+        let channels = &self.state.channels;
         let rules = channels.rules.load();
         for op in batch.ops {
             match op {
@@ -122,24 +121,24 @@ impl Committer {
                     let mut log = log.lock();
                     let kept = is_kept.then(|| Entry { at: now.monotonic, form: publication.stored() });
                     log.commit(used, kept, rules.of(&channel), Instant::now());
-                    self.shared.queue.discard(log.take_garbage());
-                    let mut walks = channels.hub.fan_out(&channel, &publication);
+                    self.state.queue.discard(log.take_garbage());
+                    let mut deliveries = channels.hub.fan_out(&channel, &publication);
                     let position = log.position();
                     drop(log);
                     channels.counters.publications.increment(1);
-                    let congestion = walks.backpressure.take();
-                    if !walks.list.is_empty() {
-                        // Not here: this thread writes for all channels.
-                        self.runtime.spawn(async move { drop(walks.run()) });
+                    let backpressure = deliveries.backpressure.take();
+                    if !deliveries.list.is_empty() {
+                        // In a task, because this thread writes for all channels.
+                        self.runtime.spawn(async move { drop(deliveries.run()) });
                     }
-                    // Whoever does not wait any more is not told.
-                    let _ = answer.send(Ok(Stored { position, backpressure: congestion }));
+                    // The publisher may be gone.
+                    let _ = answer.send(Ok(Stored { position, backpressure }));
                 }
                 Op::Save { answer, .. } | Op::Barrier { answer } => drop(answer.send(Ok(()))),
                 Op::End { channel, log, reason } => {
                     let mut log = log.lock();
                     channels.end(&channel, &mut log, reason);
-                    self.shared.queue.discard(log.take_garbage());
+                    self.state.queue.discard(log.take_garbage());
                 }
                 Op::Remove { channel, log, answer, .. } => {
                     channels.remove(&channel, &log, CloseReason::ChannelClosed);
@@ -149,77 +148,77 @@ impl Committer {
         }
     }
 
-    /// Refuses everything that waits, and comes back when writing works again or the engine stops.
+    /// Refuses all queued operations. Returns once the store is recovered or the engine stops.
     fn fail(&mut self, batch: Batch, cause: &str) {
-        tracing::error!(cause, "the store cannot be written; publications are refused until it can");
-        self.counts.failures.increment(1);
-        let mut suspects = TouchedChannels::new();
-        let refused = self.shared.queue.go_down();
-        batch.garbage.into_iter().for_each(|garbage| self.shared.queue.discard(Some(garbage)));
+        tracing::error!(cause, "cannot write to store, refusing publications");
+        self.metrics.failures.increment(1);
+        let mut touched_channels = TouchedChannels::new();
+        let refused = self.state.queue.go_down();
+        batch.garbage.into_iter().for_each(|garbage| self.state.queue.discard(Some(garbage)));
         for op in batch.ops.into_iter().chain(refused) {
-            self.refuse(op, &mut suspects);
+            self.refuse(op, &mut touched_channels);
         }
-        while self.shared.queue.pause(RETRY) {
-            match self.recover(&suspects) {
+        while self.state.queue.pause(RECOVERY_INTERVAL) {
+            match self.recover(&touched_channels) {
                 Ok(()) => {
-                    self.shared.queue.come_up();
-                    tracing::info!("the store can be written again");
+                    self.state.queue.come_up();
+                    tracing::info!("store recovered, accepting publications");
                     return;
                 }
-                Err(cause) => tracing::debug!(cause, "the store still cannot be written"),
+                Err(cause) => tracing::debug!(cause, "cannot recover store, retrying"),
             }
         }
     }
 
-    fn refuse(&self, op: Op, suspects: &mut TouchedChannels) {
+    fn refuse(&self, op: Op, touched_channels: &mut TouchedChannels) {
         match op {
             Op::Publish { channel, log, answer, .. } => {
                 let mut locked = log.lock();
-                let revealed = locked.revealed();
-                locked.rollback(revealed);
+                let committed = locked.committed();
+                locked.rollback(committed);
                 drop(locked);
-                suspects.insert(channel, log);
+                touched_channels.insert(channel, log);
                 let _ = answer.send(Err(ErrorCode::EngineUnavailable.into()));
             }
             Op::Save { channel, log, answer } => {
-                suspects.insert(channel, log);
+                touched_channels.insert(channel, log);
                 let _ = answer.send(Err(ErrorCode::EngineUnavailable.into()));
             }
             Op::Remove { channel, log, before, answer } => {
                 log.lock().state = before;
-                suspects.insert(channel, log);
+                touched_channels.insert(channel, log);
                 let _ = answer.send(Err(ErrorCode::EngineUnavailable.into()));
             }
             Op::End { channel, log, reason } => {
-                // Nobody waits for it, and nothing of the channel comes before it any more.
+                // An end has no answer, and the appends before it are rolled back.
                 let mut locked = log.lock();
-                let revealed = locked.revealed();
-                locked.rollback(revealed);
-                self.shared.channels.end(&channel, &mut locked, reason);
+                let committed = locked.committed();
+                locked.rollback(committed);
+                self.state.channels.end(&channel, &mut locked, reason);
                 drop(locked);
-                suspects.insert(channel, log);
+                touched_channels.insert(channel, log);
             }
             Op::Barrier { answer } => drop(answer.send(Err(ErrorCode::EngineUnavailable.into()))),
         }
     }
 
-    /// A new handle, and what is in memory written over what the failed transaction left.
-    fn recover(&mut self, suspects: &TouchedChannels) -> Result<(), String> {
-        let config = self.shared.config.clone();
-        let clock = self.shared.clock;
+    /// Opens a new handle and rewrites the acknowledged state over the remains of the failed transaction.
+    fn recover(&mut self, touched_channels: &TouchedChannels) -> Result<(), String> {
+        let config = self.state.config.clone();
+        let clock = self.state.clock;
         match std::mem::replace(&mut self.store, StoreState::Lost) {
             StoreState::Works(store) if store.file().has_failed_fsync() => {
-                // It stays open, and locked, until the new file has taken its place.
+                // It stays open, and locked, until the new file replaces it.
                 self.store = StoreState::Works(store);
             }
             StoreState::Works(store) => {
                 let reopened = store.reopen();
-                self.take(reopened)?;
+                self.use_store(reopened)?;
             }
             StoreState::Failed(file) if file.has_failed_fsync() => self.store = StoreState::Failed(file),
             StoreState::Failed(file) => {
                 let opened = Store::open_file(&config, file.clone(), Some(clock)).map_err(|error| (file, error));
-                self.take(opened)?;
+                self.use_store(opened)?;
             }
             StoreState::Lost => {
                 self.store = StoreState::Works(Store::open(&config).map_err(|error| error.to_string())?)
@@ -229,11 +228,11 @@ impl Committer {
             && !store.file().has_failed_fsync()
         {
             let mut changes = Changes::default();
-            for (channel, log) in suspects {
+            for (channel, log) in touched_channels {
                 let mut log = log.lock();
                 if log.state != LogState::Removed && log.id > 0 {
                     log.take_garbage();
-                    changes.whole(channel, &log, &clock);
+                    changes.rewrite(channel, &log, &clock);
                 }
             }
             return commit(store, &changes);
@@ -244,7 +243,7 @@ impl Committer {
         Ok(())
     }
 
-    fn take(&mut self, opened: Result<Store, (StoreFile, DiskError)>) -> Result<(), String> {
+    fn use_store(&mut self, opened: Result<Store, (StoreFile, DiskError)>) -> Result<(), String> {
         match opened {
             Ok(store) => {
                 self.store = StoreState::Works(store);
@@ -260,16 +259,16 @@ impl Committer {
     fn write_all(&mut self, store: &Store) -> Result<(), String> {
         let mut changes = Changes::default();
         let mut logs = Vec::new();
-        self.shared.channels.for_each(|channel, log, _, _| logs.push((channel.clone(), log.clone())));
+        self.state.channels.for_each(|channel, log, _, _| logs.push((channel.clone(), log.clone())));
         for (channel, log) in logs {
             let mut log = log.lock();
             if log.id > 0 {
                 log.take_garbage();
-                changes.whole(&channel, &log, &store.clock);
+                changes.rewrite(&channel, &log, &store.clock);
             }
-            // No lock is held over the disk.
+            // Unlocked before the disk is written.
             drop(log);
-            if changes.publications.len() >= REWRITE_STEP {
+            if changes.publications.len() >= REWRITE_BATCH {
                 commit(store, &std::mem::take(&mut changes))?;
             }
         }
@@ -277,14 +276,14 @@ impl Committer {
     }
 }
 
-/// A panic of the library is a failure like any other.
+/// Commits; a panic of the library is an error like any other.
 fn commit(store: &Store, changes: &Changes) -> Result<(), String> {
     let result = catch_unwind(AssertUnwindSafe(|| store.commit(changes)));
-    result.unwrap_or_else(|_| Err(lost())).map_err(|error| error.to_string())
+    result.unwrap_or_else(|_| Err(redb::Error::PreviousIo)).map_err(|error| error.to_string())
 }
 
-/// Gives a channel its id in the store, once.
-fn identify(log: &mut Log, next_id: &mut u64) -> u64 {
+/// Returns the channel's id in the store, and assigns one the first time.
+fn assign_id(log: &mut Log, next_id: &mut u64) -> u64 {
     if log.id == 0 {
         log.id = *next_id;
         *next_id += 1;

@@ -1,4 +1,4 @@
-//! Why the store cannot be opened, with what to do about it.
+//! Errors when opening the store, with their remedies.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ pub enum DiskError {
         path: PathBuf,
         cause: String,
     },
-    /// It was made by another version.
+    /// Another version created the store.
     Format {
         path: PathBuf,
         format: u64,
@@ -39,7 +39,7 @@ impl DiskError {
     pub fn database(path: &Path, error: impl Into<redb::Error>) -> Self {
         match error.into() {
             redb::Error::DatabaseAlreadyOpen => Self::InUse(path.to_owned()),
-            // This is how the library says that a file is none of its own.
+            // With these kinds the library reports a file in another format.
             redb::Error::Io(error) if !matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
                 Self::io(path, error)
             }
@@ -47,7 +47,7 @@ impl DiskError {
         }
     }
 
-    /// Whether the setting is at fault, and not the state of the machine.
+    /// Whether the configuration is wrong, and not the state of the machine.
     pub fn is_misconfigured(&self) -> bool {
         use ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
         match self {
@@ -63,16 +63,16 @@ impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("engine.path: ")?;
         match self {
-            Self::InUse(path) => write!(f, "{} is in use by another process; a store has one gateway", path.display()),
+            Self::InUse(path) => write!(f, "{} is in use by another process", path.display()),
             Self::Io { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Damaged { path, cause } => write!(
                 f,
-                "{} is damaged or not a store ({cause}); put a good copy there, or move it away: the gateway then \
-                 begins with an empty store, and subscribers are told that history was lost",
+                "{} is damaged or not a store ({cause}); restore a copy, or move it away: the gateway then starts with an \
+                 empty store, and history is lost",
                 path.display()
             ),
             Self::Format { path, format } => {
-                write!(f, "{} has format {format}; this version knows another one", path.display())
+                write!(f, "{} has format {format}, which this version does not read", path.display())
             }
         }
     }

@@ -1,5 +1,4 @@
-//! The file under the store: locked for this process, readable by its owner alone, bounded in size; remembers whether
-//! an fsync failed.
+//! The file of the store: locked by this process, readable only by its owner, bounded in size.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -12,20 +11,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::{BackendError, StorageBackend};
 
-/// Whether what is acknowledged survives the loss of power.
+/// Whether acknowledged publications survive a power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fsync {
-    /// Yes: every commit waits for the disk.
+    /// Yes: every commit waits for an fsync.
     Always,
-    /// No, only the end of the process: the system writes when it likes. After a loss of power the file may be damaged.
+    /// No, only a crash of the process. After a power loss the file may be damaged.
     Never,
 }
 
-/// A file of the store that this process holds. Clones are the same file.
+/// A locked file of the store. Clones share the file.
 #[derive(Clone)]
-pub struct StoreFile(Arc<Inner>);
+pub struct StoreFile(Arc<OpenFile>);
 
-struct Inner {
+struct OpenFile {
     file: File,
     fsync: Fsync,
     max_bytes: u64,
@@ -33,16 +32,16 @@ struct Inner {
     fsync_failed: AtomicBool,
 }
 
-/// Why the file cannot be had.
+/// Why the file cannot be opened.
 #[derive(Debug)]
 pub enum FileError {
-    /// Another process has it.
+    /// Another process has locked it.
     InUse,
     Io(Error),
 }
 
 impl StoreFile {
-    /// Opens and locks a file, which is made if `is_new`.
+    /// Opens and locks a file. If `is_new`, creates or empties it.
     pub fn open(path: &Path, is_new: bool, fsync: Fsync, max_bytes: u64) -> Result<Self, FileError> {
         let file = OpenOptions::new().read(true).write(true).create(is_new).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
@@ -52,24 +51,24 @@ impl StoreFile {
         }
         file.set_permissions(PermissionsExt::from_mode(0o600))?;
         if is_new {
-            // Nobody's but what an interrupted start left.
+            // The file is left over from an interrupted start.
             file.set_len(0)?;
         }
         let len = file.metadata()?.len().into();
-        Ok(Self(Arc::new(Inner { file, fsync, max_bytes, len, fsync_failed: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(OpenFile { file, fsync, max_bytes, len, fsync_failed: AtomicBool::new(false) })))
     }
 
-    /// Bytes.
+    /// Size in bytes.
     pub fn len(&self) -> u64 {
         self.0.len.load(Ordering::Relaxed)
     }
 
-    /// If so, what the system says of the file's content need not be what is on the disk.
+    /// After a failed fsync, the file's content in memory may differ from the disk.
     pub fn has_failed_fsync(&self) -> bool {
         self.0.fsync_failed.load(Ordering::Relaxed)
     }
 
-    /// Gives the file its name for good.
+    /// Renames the file, durably with [`Fsync::Always`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), Error> {
         std::fs::rename(from, to)?;
         if self.0.fsync == Fsync::Always {
@@ -79,7 +78,7 @@ impl StoreFile {
     }
 }
 
-/// The directory that a file stands in.
+/// The directory of a file.
 pub fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -120,7 +119,7 @@ impl StorageBackend for StoreFile {
         self.0.file.write_all_at(data, offset)
     }
 
-    // The whole file is locked for as long as it is open.
+    // The whole file is locked while it is open.
     fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
         Ok(true)
     }

@@ -1,4 +1,4 @@
-//! What waits to be written: bounded, in the order in which logs gave it away.
+//! The queue of operations that the committer writes, bounded and in order of their offsets.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::engine::channels::SharedLog;
 use crate::engine::log::{LogState, Usage};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Publication, Refusal};
 
-/// Bytes of publications that may wait; publishers are refused beyond it.
+/// Bytes of queued publications; publishers are refused beyond it.
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
-/// What a thing that waits takes besides its frame.
+/// Memory of an operation besides its frame.
 const OP_OVERHEAD_BYTES: usize = 512;
 
-/// The answer to whoever waits; it says more than that only for publications.
-pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+/// Sends the result of an operation once it is written.
+pub type ResultSender<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// What is to be written and then done, in its order.
+/// An operation that is written to the store and then done in memory.
 pub enum Op {
-    /// A log gave a publication away.
+    /// Stores and commits an appended publication.
     Publish {
         channel: ChannelName,
         log: SharedLog,
@@ -30,16 +30,16 @@ pub enum Op {
         is_kept: bool,
         used: Usage,
         now: Now,
-        answer: Answer<Stored>,
+        answer: ResultSender<Stored>,
     },
-    /// A channel is as its log says now.
-    Save { channel: ChannelName, log: SharedLog, answer: Answer<()> },
-    /// A limit ended a channel. This alone is never refused.
+    /// Stores the declared limits of a channel.
+    Save { channel: ChannelName, log: SharedLog, answer: ResultSender<()> },
+    /// Ends a channel that reached a limit. Never refused.
     End { channel: ChannelName, log: SharedLog, reason: CloseReason },
-    /// A channel goes.
-    Remove { channel: ChannelName, log: SharedLog, before: LogState, answer: Answer<()> },
-    /// Whoever waits for all before it.
-    Barrier { answer: Answer<()> },
+    /// Removes a channel.
+    Remove { channel: ChannelName, log: SharedLog, before: LogState, answer: ResultSender<()> },
+    /// Reports when all operations before it are done.
+    Barrier { answer: ResultSender<()> },
 }
 
 impl Op {
@@ -63,15 +63,15 @@ pub struct Queue {
 struct QueueState {
     ops: Vec<Op>,
     bytes: usize,
-    /// Rows that are not kept any more.
+    /// Rows to be deleted, by channel id and offsets.
     garbage: Vec<(u64, Range<u64>)>,
-    /// Garbage alone is to be written as well.
+    /// Garbage is to be deleted even without an operation.
     sweep: bool,
     is_down: bool,
     is_closed: bool,
 }
 
-/// What is written in one transaction.
+/// The operations of one transaction.
 #[derive(Default)]
 pub struct Batch {
     pub ops: Vec<Op>,
@@ -79,7 +79,7 @@ pub struct Batch {
 }
 
 impl Queue {
-    /// Refuses while nothing can be written, or too much waits.
+    /// Refuses while the store cannot be written, or the queue is full.
     pub fn check(&self) -> Result<(), Refusal> {
         self.state.lock().check()
     }
@@ -95,14 +95,14 @@ impl Queue {
         Ok(())
     }
 
-    /// To be deleted with whatever is written next.
+    /// Queues rows to be deleted with the next transaction.
     pub fn discard(&self, garbage: Option<(u64, Range<u64>)>) {
         if let Some(garbage) = garbage {
             self.state.lock().garbage.push(garbage);
         }
     }
 
-    /// Has what was discarded deleted, also if nothing else is written.
+    /// Starts a transaction for discarded rows, even without an operation.
     pub fn sweep(&self) {
         let mut state = self.state.lock();
         if !state.garbage.is_empty() {
@@ -111,7 +111,7 @@ impl Queue {
         }
     }
 
-    /// Everything that waits, as soon as something does; `None` once it is closed and empty.
+    /// Waits for operations and takes all of them; `None` once the queue is closed and empty.
     pub fn take(&self) -> Option<Batch> {
         let mut state = self.state.lock();
         while state.ops.is_empty() && !state.sweep {
@@ -124,7 +124,7 @@ impl Queue {
         Some(Batch { ops: std::mem::take(&mut state.ops), garbage: std::mem::take(&mut state.garbage) })
     }
 
-    /// From now on everything is refused. Gives what waited, but for the ends of channels, which stay.
+    /// Refuses all further operations. Returns the queued ones, except ends of channels, which stay queued.
     pub fn go_down(&self) -> Vec<Op> {
         let mut state = self.state.lock();
         state.is_down = true;
@@ -141,15 +141,15 @@ impl Queue {
         self.state.lock().is_down
     }
 
-    /// Nothing more comes.
+    /// Refuses all further operations for good.
     pub fn close(&self) {
         self.state.lock().is_closed = true;
         self.changed.notify_one();
     }
 
-    /// Waits, at most for so long; `false` once it is closed.
-    pub fn pause(&self, at_most: std::time::Duration) -> bool {
-        let deadline = std::time::Instant::now() + at_most;
+    /// Waits for `duration`, or until the queue is closed; then returns `false`.
+    pub fn pause(&self, duration: std::time::Duration) -> bool {
+        let deadline = std::time::Instant::now() + duration;
         let mut state = self.state.lock();
         while !state.is_closed && !self.changed.wait_until(&mut state, deadline).timed_out() {}
         !state.is_closed
@@ -159,10 +159,10 @@ impl Queue {
 impl QueueState {
     fn check(&self) -> Result<(), Refusal> {
         if self.is_down || self.is_closed {
-            return Err(Refusal::new(ErrorCode::EngineUnavailable, "nothing can be written now; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "store cannot be written, retry later"));
         }
         if self.bytes > MAX_QUEUED_BYTES {
-            return Err(Refusal::new(ErrorCode::EngineUnavailable, "too much waits to be written; try again later"));
+            return Err(Refusal::new(ErrorCode::EngineUnavailable, "engine queue full, retry later"));
         }
         Ok(())
     }

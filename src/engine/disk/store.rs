@@ -1,4 +1,4 @@
-//! The store: channels and their backlogs in one file of `redb`, changed in transactions.
+//! The store: channels and their backlogs in one `redb` file, changed in transactions.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,25 +17,25 @@ use crate::engine::log::{Log, LogState, Usage};
 use crate::protocol::publication::StoredPublication;
 use crate::protocol::{ChannelName, CloseReason};
 
-/// Names of channels; [`Record`] as JSON.
+/// Channel name to [`Record`] as JSON.
 const CHANNELS: TableDefinition<&str, &[u8]> = TableDefinition::new("channels");
-/// Id of the channel and offset; the time of the store in milliseconds and [`StoredPublication`].
+/// Channel id and offset to the store's time in milliseconds, followed by [`StoredPublication`].
 const BACKLOG: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("backlog");
 const METADATA: TableDefinition<&str, u64> = TableDefinition::new("about");
 
-/// Of the tables above.
+/// Version of the tables above.
 const FORMAT: u64 = 1;
-/// Memory for pages of the file. All that is read again is in memory anyway.
+/// Memory for pages of the file. Small, because the store is read only at the start.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// Bytes of the time before a publication.
+/// Size of the time before a publication.
 const CLOCK_BYTES: usize = 8;
 
-/// Where the store is and what it may take.
+/// Path and limits of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
     pub path: PathBuf,
     pub fsync: Fsync,
-    /// The file never grows beyond this.
+    /// Most bytes of the file.
     pub max_bytes: u64,
 }
 
@@ -46,34 +46,34 @@ pub struct Store {
     pub clock: StoreClock,
 }
 
-/// What one transaction changes, in the order of its parts.
+/// The changes of one transaction, applied in the order of the fields.
 #[derive(Default)]
 pub struct Changes {
-    /// Offsets of channels, by id.
+    /// Rows to delete, by channel id.
     pub garbage: Vec<(u64, Range<u64>)>,
     pub publications: Vec<(u64, u64, Entry)>,
     pub removed: Vec<(ChannelName, u64)>,
     pub channels: BTreeMap<ChannelName, Record>,
 }
 
-/// What is kept of a channel besides its backlog.
+/// The state of a channel besides its backlog.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub id: u64,
     pub epoch: String,
     pub offset: u64,
     pub data_bytes: u64,
-    /// Milliseconds, by the store's clock and since 1970.
+    /// Milliseconds, of the store's clock and since 1970.
     pub created: u64,
     pub created_wall: i64,
-    /// The number of the close reason that ended it.
+    /// The code of the close reason that ended the channel.
     pub ended: Option<u16>,
     /// `max_connections`, `max_messages`, `max_data_bytes`, `max_message_bytes`, seconds of life.
     pub declared: Option<[u64; 5]>,
 }
 
 impl Store {
-    /// Opens the store, which is made if it is not there.
+    /// Opens the store, and creates it if the file does not exist.
     pub fn open(config: &DiskConfig) -> Result<Self, DiskError> {
         let DiskConfig { path, fsync, max_bytes } = config;
         if !path.try_exists().map_err(|error| DiskError::io(path, error))? {
@@ -83,10 +83,10 @@ impl Store {
         Self::open_file(config, file, None)
     }
 
-    /// The same file with a new handle: what the failed one did not commit never was.
+    /// Opens the same file with a new handle, which discards what the failed one did not commit.
     pub fn reopen(self) -> Result<Self, (StoreFile, DiskError)> {
         let Self { config, file, database, clock } = self;
-        // A handle that failed writes nothing more, so its end changes nothing.
+        // A failed handle writes nothing when it is dropped.
         drop(database);
         Self::open_file(&config, file.clone(), Some(clock)).map_err(|error| (file, error))
     }
@@ -94,20 +94,20 @@ impl Store {
     pub fn open_file(config: &DiskConfig, file: StoreFile, clock: Option<StoreClock>) -> Result<Self, DiskError> {
         let path = &config.path;
         let mut builder = Database::builder();
-        // Reads the whole file, as the start does anyway; damage is found here and never later.
+        // Reads the whole file, as the start does anyway, so that damage is found here and not later.
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
         let database = builder.create_with_backend(file.clone()).map_err(|error| DiskError::database(path, error))?;
         let transaction = database.begin_write().map_err(|error| DiskError::database(path, error))?;
         let stamp = (|| {
-            let mut about = transaction.open_table(METADATA)?;
+            let mut metadata = transaction.open_table(METADATA)?;
             transaction.open_table(CHANNELS)?;
             transaction.open_table(BACKLOG)?;
             let mut get = |key: &str, default| -> Result<u64, redb::Error> {
-                let known = about.get(key)?.map(|value| value.value());
+                let known = metadata.get(key)?.map(|value| value.value());
                 match known {
                     Some(known) => Ok(known),
                     None => {
-                        about.insert(key, default)?;
+                        metadata.insert(key, default)?;
                         Ok(default)
                     }
                 }
@@ -124,18 +124,18 @@ impl Store {
         Ok(Self { config: config.clone(), file, database, clock })
     }
 
-    /// An empty store beside the place where one is wanted.
+    /// Creates an empty store beside the configured path.
     pub fn make(config: &DiskConfig, clock: StoreClock) -> Result<Self, DiskError> {
-        let path = beside(&config.path);
+        let path = new_path(&config.path);
         let file = StoreFile::open(&path, true, config.fsync, config.max_bytes)
             .map_err(|error| DiskError::file(&path, error))?;
         Self::open_file(config, file, Some(clock))
     }
 
-    /// Puts it where it is wanted, in one step.
+    /// Moves a created store to the configured path, atomically.
     pub fn into_place(self) -> Result<Self, DiskError> {
         let path = &self.config.path;
-        self.file.rename(&beside(path), path).map_err(|error| DiskError::io(path, error))?;
+        self.file.rename(&new_path(path), path).map_err(|error| DiskError::io(path, error))?;
         Ok(self)
     }
 
@@ -143,7 +143,7 @@ impl Store {
         &self.file
     }
 
-    /// Makes all changes or none. After an error nothing more can be done with this handle.
+    /// Applies all changes or none. After an error the handle is unusable.
     pub fn commit(&self, changes: &Changes) -> Result<(), redb::Error> {
         let Changes { garbage, publications, removed, channels } = changes;
         let transaction = self.database.begin_write()?;
@@ -165,19 +165,19 @@ impl Store {
             }
             for (channel, record) in channels {
                 let json = serde_json::to_vec(record)
-                    .map_err(|error| redb::Error::Corrupted(format!("a channel cannot be written: {error}")))?;
+                    .map_err(|error| redb::Error::Corrupted(format!("cannot encode channel: {error}")))?;
                 records.insert(channel.as_str(), &json[..])?;
             }
-            let mut about = transaction.open_table(METADATA)?;
-            about.insert("store_ms", self.clock.at(Instant::now()))?;
-            about.insert("wall_ms", wall_ms())?;
+            let mut metadata = transaction.open_table(METADATA)?;
+            metadata.insert("store_ms", self.clock.at(Instant::now()))?;
+            metadata.insert("wall_ms", wall_ms())?;
         }
         transaction.commit()?;
         Ok(())
     }
 
-    /// Every channel with its backlog, in the order of offsets.
-    pub fn read(&self, mut each: impl FnMut(ChannelName, Record, Vec<(u64, Entry)>)) -> Result<(), DiskError> {
+    /// Calls `visit` for every channel with its backlog, in the order of offsets.
+    pub fn read(&self, mut visit: impl FnMut(ChannelName, Record, Vec<(u64, Entry)>)) -> Result<(), DiskError> {
         let path = &self.config.path;
         let error = |error: redb::Error| DiskError::database(path, error);
         let damaged = |cause: &str| DiskError::Damaged { path: path.clone(), cause: cause.to_owned() };
@@ -186,17 +186,18 @@ impl Store {
         let rows = transaction.open_table(BACKLOG).map_err(|e| error(e.into()))?;
         for stored in records.iter().map_err(|e| error(e.into()))? {
             let (name, record) = stored.map_err(|e| error(e.into()))?;
-            let name = ChannelName::from_stored(name.value()).map_err(|_| damaged("a channel's name"))?;
-            let record: Record = serde_json::from_slice(record.value()).map_err(|_| damaged("a channel's record"))?;
+            let name = ChannelName::from_stored(name.value()).map_err(|_| damaged("invalid channel name"))?;
+            let record: Record =
+                serde_json::from_slice(record.value()).map_err(|_| damaged("invalid channel record"))?;
             let mut backlog = Vec::new();
             for row in rows.range((record.id, 0)..=(record.id, u64::MAX)).map_err(|e| error(e.into()))? {
                 let (key, row) = row.map_err(|e| error(e.into()))?;
                 let (time, kept) =
-                    row.value().split_first_chunk::<CLOCK_BYTES>().ok_or_else(|| damaged("a publication"))?;
-                let kept = StoredPublication::read(kept).ok_or_else(|| damaged("a publication"))?;
+                    row.value().split_first_chunk::<CLOCK_BYTES>().ok_or_else(|| damaged("invalid publication"))?;
+                let kept = StoredPublication::read(kept).ok_or_else(|| damaged("invalid publication"))?;
                 backlog.push((key.value().1, Entry { at: self.clock.moment(u64::from_le_bytes(*time)), form: kept }));
             }
-            each(name, record, backlog);
+            visit(name, record, backlog);
         }
         Ok(())
     }
@@ -208,12 +209,12 @@ impl Changes {
         garbage.is_empty() && publications.is_empty() && removed.is_empty() && channels.is_empty()
     }
 
-    /// Everything of a channel, as if nothing of it were known.
-    pub fn whole(&mut self, channel: &ChannelName, log: &Log, clock: &StoreClock) {
+    /// Replaces everything that is stored of a channel.
+    pub fn rewrite(&mut self, channel: &ChannelName, log: &Log, clock: &StoreClock) {
         self.garbage.push((log.id, 0..u64::MAX));
         let rows = log.backlog.entries().map(|(offset, entry)| (log.id, offset, entry.clone()));
         self.publications.extend(rows);
-        self.channels.insert(channel.clone(), Record::of(log, log.revealed(), clock));
+        self.channels.insert(channel.clone(), Record::of(log, log.committed(), clock));
     }
 }
 
@@ -238,7 +239,7 @@ impl Record {
         }
     }
 
-    /// Makes `log`, which is new, as it was.
+    /// Restores a new log.
     pub fn apply(&self, log: &mut Log, clock: &StoreClock) -> Usage {
         log.id = self.id;
         log.epoch = self.epoch.as_str().into();
@@ -259,8 +260,8 @@ impl Record {
     }
 }
 
-/// Where a store is made before it is put into its place.
-fn beside(path: &Path) -> PathBuf {
+/// The path of a store that is being created.
+fn new_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()

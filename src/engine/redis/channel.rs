@@ -1,44 +1,46 @@
-//! Creating, describing and closing a channel: one script each, seen by all nodes.
+//! Creating, describing and closing a channel, each with one script for all nodes.
 
+use super::connection::unavailable;
+use super::core::Core;
 use super::keys::SCRIPTS;
 use super::wire::limits as declared_limits;
-use super::{Core, away, millis};
 use crate::broker::ChannelLimits;
 use crate::broker::engine::{ChannelState, Created};
 use crate::engine::channels::{check_narrower, new_epoch};
+use crate::engine::millis::millis;
 use crate::protocol::{ChannelName, ErrorCode, Position, Refusal};
 
 impl Core {
     pub async fn create(&self, channel: &ChannelName, limits: Option<ChannelLimits>) -> Result<Created, Refusal> {
-        let session = self.link.session()?;
+        let connection = self.connection()?;
         let rules = self.channels.rules.load_full();
         let rule = rules.of(channel);
         let limits = check_narrower(limits, rule)?;
         let mut script = SCRIPTS.create.prepare_invoke();
-        script.key(self.names.state(channel)).key(self.names.stream(channel));
-        script.arg(&*new_epoch()?).arg(&session.marker);
+        script.key(self.keys.state(channel)).key(self.keys.stream(channel));
+        script.arg(&*new_epoch()?).arg(&connection.marker);
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(limits.max_connections);
         script.arg(millis(self.idle)).arg(millis(rule.limits.lifespan));
-        script.arg(self.names.pubsub(channel)).arg(session.publish());
-        match session.invoke::<String>(&script).await?.as_str() {
+        script.arg(self.keys.pubsub(channel)).arg(connection.publish());
+        match connection.invoke::<String>(&script).await?.as_str() {
             "new" => Ok(Created::New),
             "again" => Ok(Created::Again),
             "exists" => Err(ErrorCode::ChannelExists.into()),
-            _ => Err(away()),
+            _ => Err(unavailable()),
         }
     }
 
     pub async fn describe(&self, channel: &ChannelName) -> Result<Option<ChannelState>, Refusal> {
-        let session = self.link.session()?;
+        let connection = self.connection()?;
         let mut script = SCRIPTS.describe.prepare_invoke();
-        script.key(self.names.state(channel)).key(self.names.subscriber_quota(channel)).arg(&self.node);
-        let Some(answer) = session.invoke::<Option<Vec<String>>>(&script).await? else { return Ok(None) };
-        let [epoch, offset, bytes, created, ended, declared, others] = &answer[..] else { return Err(away()) };
+        script.key(self.keys.state(channel)).key(self.keys.subscriber_quota(channel)).arg(&self.node);
+        let Some(answer) = connection.invoke::<Option<Vec<String>>>(&script).await? else { return Ok(None) };
+        let [epoch, offset, bytes, created, ended, declared, others] = &answer[..] else { return Err(unavailable()) };
         if !ended.is_empty() {
             return Ok(None);
         }
-        let number = |text: &String| text.parse::<u64>().map_err(|_| away());
+        let number = |text: &String| text.parse::<u64>().map_err(|_| unavailable());
         let created = number(created)?.try_into().ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
         let rules = self.channels.rules.load();
         let configured = &rules.of(channel).limits;
@@ -46,17 +48,17 @@ impl Core {
             position: Position { epoch: epoch.as_str().into(), offset: number(offset)? },
             data_bytes: number(bytes)?,
             subscribers: number(others)? + self.channels.hub.subscriber_count(channel),
-            created: created.ok_or_else(away)?,
+            created: created.ok_or_else(unavailable)?,
             limits: declared_limits(declared)
                 .map_or_else(|| configured.clone(), |declared| declared.narrowed_by(configured)),
         }))
     }
 
     pub async fn close(&self, channel: &ChannelName) -> Result<bool, Refusal> {
-        let session = self.link.session()?;
+        let connection = self.connection()?;
         let mut script = SCRIPTS.close.prepare_invoke();
-        script.key(self.names.state(channel)).key(self.names.stream(channel)).key(self.names.subscriber_quota(channel));
-        script.arg(self.names.pubsub(channel)).arg(session.publish());
-        Ok(session.invoke::<u64>(&script).await? == 1)
+        script.key(self.keys.state(channel)).key(self.keys.stream(channel)).key(self.keys.subscriber_quota(channel));
+        script.arg(self.keys.pubsub(channel)).arg(connection.publish());
+        Ok(connection.invoke::<u64>(&script).await? == 1)
     }
 }

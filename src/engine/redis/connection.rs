@@ -1,4 +1,4 @@
-//! Keeps one connection to Redis alive: opens it, watches it, opens it anew with growing waits.
+//! Keeps one connection to Redis: opens it, pings it, and reconnects with exponential backoff.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,53 +18,53 @@ use crate::protocol::{ErrorCode, Refusal};
 const FIRST_RECONNECT_WAIT: Duration = Duration::from_millis(50);
 const MAX_RECONNECT_WAIT: Duration = Duration::from_secs(1);
 
-/// Longest time until a connection can be used.
+/// Longest time from opening a connection until it is usable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a connection on which nothing comes is tried.
+/// How often a connection is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bytes that came from Redis and were not looked at yet. Beyond it everything is read anew.
+/// Bytes of pushes that are received and not handled. Beyond it pushes are dropped, and every mirror resyncs.
 const MAX_PUSHED_BYTES: usize = 64 * 1024 * 1024;
 
-/// What a push takes besides its data.
+/// Memory of a push besides its data.
 const PUSH_OVERHEAD_BYTES: usize = 256;
 
-/// The connection of now, for whoever needs it.
+/// Keeps the current connection.
 pub struct ConnectionKeeper(watch::Sender<Option<Arc<Connection>>>);
 
 /// One connection, from its opening until it is lost.
 pub struct Connection {
-    /// Different for every connection of the process.
+    /// Unique in this process.
     pub number: u64,
     connection: ServerConnection,
-    /// Another one means that the newest of what Redis acknowledged may be missing.
+    /// When this changes, Redis may have lost its newest acknowledged writes.
     pub marker: String,
     opened: Instant,
     is_lost: AtomicBool,
     lost: Notify,
 }
 
-/// What came of writing something.
+/// The result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteResult {
     Done,
-    /// There is no memory for it.
+    /// Redis has no memory left.
     Full,
     Failed,
 }
 
-/// What came for the subscriptions of a session, in its order.
+/// The pushes of one connection, in order.
 pub struct PushStream {
-    waiting: mpsc::UnboundedReceiver<PushInfo>,
+    received: mpsc::UnboundedReceiver<PushInfo>,
     bytes: Arc<AtomicUsize>,
 }
 
-/// The other end of them.
-struct Inbox {
+/// The sending end of a [`PushStream`].
+struct PushSender {
     sender: mpsc::UnboundedSender<PushInfo>,
     bytes: Arc<AtomicUsize>,
-    /// What came last was left out.
+    /// The last push was dropped.
     is_overrun: AtomicBool,
 }
 
@@ -75,44 +75,45 @@ impl Default for ConnectionKeeper {
 }
 
 impl ConnectionKeeper {
-    /// The connection, or a refusal at once.
-    pub fn session(&self) -> Result<Arc<Connection>, Refusal> {
-        self.0.borrow().clone().filter(|session| !session.is_lost()).ok_or_else(away)
+    /// The current connection, or a refusal at once.
+    pub fn connection(&self) -> Result<Arc<Connection>, Refusal> {
+        self.0.borrow().clone().filter(|connection| !connection.is_lost()).ok_or_else(unavailable)
     }
 
-    /// Waits a little for a connection.
-    pub async fn wait(&self, at_most: Duration) -> Result<Arc<Connection>, Refusal> {
+    /// Waits for a connection, at most `max_wait`.
+    pub async fn wait(&self, max_wait: Duration) -> Result<Arc<Connection>, Refusal> {
         let mut current = self.0.subscribe();
-        let is_up = |session: &Option<Arc<Connection>>| session.as_ref().is_some_and(|session| !session.is_lost());
-        match timeout(at_most, current.wait_for(is_up)).await {
-            Ok(Ok(session)) => session.clone().ok_or_else(away),
-            _ => Err(away()),
+        let is_up =
+            |connection: &Option<Arc<Connection>>| connection.as_ref().is_some_and(|connection| !connection.is_lost());
+        match timeout(max_wait, current.wait_for(is_up)).await {
+            Ok(Ok(connection)) => connection.clone().ok_or_else(unavailable),
+            _ => Err(unavailable()),
         }
     }
 
-    /// Drops the connection, for good if nobody keeps it alive.
+    /// Drops the connection, for good if [`ConnectionKeeper::keep`] does not run.
     pub fn close(&self) {
         self.0.send_replace(None);
     }
 
-    /// Runs until it is dropped. `up` is told of every new connection.
-    pub async fn keep(&self, server: Server, kind: &RedisKind, up: impl Fn(&Arc<Connection>, PushStream)) {
-        let (mut pause, mut is_told) = (FIRST_RECONNECT_WAIT, false);
+    /// Runs until it is dropped, and calls `on_connected` for every new connection.
+    pub async fn keep(&self, server: Server, kind: &RedisKind, on_connected: impl Fn(&Arc<Connection>, PushStream)) {
+        let (mut pause, mut is_logged) = (FIRST_RECONNECT_WAIT, false);
         loop {
             let opening = timeout(CONNECT_TIMEOUT, Connection::open(&server, kind)).await;
-            match opening.unwrap_or_else(|_| Err((ErrorKind::Io, "it does not answer").into())) {
-                Ok((session, pushes)) => {
+            match opening.unwrap_or_else(|_| Err((ErrorKind::Io, "connect timeout").into())) {
+                Ok((connection, pushes)) => {
                     tracing::info!("connected to redis");
-                    (pause, is_told) = (FIRST_RECONNECT_WAIT, false);
-                    self.0.send_replace(Some(session.clone()));
-                    up(&session, pushes);
-                    session.watch().await;
+                    (pause, is_logged) = (FIRST_RECONNECT_WAIT, false);
+                    self.0.send_replace(Some(connection.clone()));
+                    on_connected(&connection, pushes);
+                    connection.watch().await;
                     self.0.send_replace(None);
-                    tracing::warn!("lost the connection to redis");
+                    tracing::warn!("lost connection to redis");
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        tracing::warn!(%error, "cannot connect to redis; trying again until it answers");
+                    if !std::mem::replace(&mut is_logged, true) {
+                        tracing::warn!(%error, "cannot connect to redis, retrying");
                     }
                 }
             }
@@ -124,15 +125,15 @@ impl ConnectionKeeper {
 
 impl Connection {
     async fn open(server: &Server, kind: &RedisKind) -> RedisResult<(Arc<Self>, PushStream)> {
-        let (inbox, pushes) = PushStream::new();
-        let mut connection = server.connect(move |info| inbox.push(info)).await?;
+        let (sender, pushes) = PushStream::new();
+        let mut connection = server.connect(move |info| sender.push(info)).await?;
         let marker = marker(&mut connection, kind).await?;
         let load = SCRIPTS.all().map(|script| {
             let mut connection = connection.clone();
             async move { script.load_async(&mut connection).await }
         });
         for loaded in futures_util::future::join_all(load).await {
-            // One dead master of a Cluster is no reason to be without the others, which have it.
+            // In a Cluster one master may be down; the others are still usable.
             if !connection.is_cluster() {
                 loaded?;
             }
@@ -140,27 +141,27 @@ impl Connection {
         static OPENED: AtomicU64 = AtomicU64::new(1);
         let number = OPENED.fetch_add(1, Ordering::Relaxed);
         let (opened, is_lost) = (Instant::now(), AtomicBool::new(false));
-        let session = Self { number, connection, marker, opened, is_lost, lost: Notify::new() };
-        Ok((Arc::new(session), pushes))
+        let opened_connection = Self { number, connection, marker, opened, is_lost, lost: Notify::new() };
+        Ok((Arc::new(opened_connection), pushes))
     }
 
-    /// Returns once the connection is of no use any more.
+    /// Returns once the connection is lost.
     async fn watch(&self) {
         while !self.is_lost() {
             if timeout(PING_INTERVAL, self.lost.notified()).await.is_ok() {
                 return;
             }
-            // Others of a Cluster are the library's matter.
+            // The library watches the connections of a Cluster.
             if let Some(mut one) = self.connection.one().cloned() {
                 let ping: RedisResult<Value> = redis::cmd("PING").query_async(&mut one).await;
-                if ping.is_err_and(|error| !is_of_the_command(&error)) {
-                    self.lose();
+                if ping.is_err_and(|error| !is_command_error(&error)) {
+                    self.mark_lost();
                 }
             }
         }
     }
 
-    /// For how long there is this connection.
+    /// Time since the connection was opened.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.opened)
     }
@@ -169,23 +170,23 @@ impl Connection {
         self.is_lost.load(Ordering::Relaxed)
     }
 
-    /// It is not used again.
-    pub fn lose(&self) {
+    /// Ends the use of this connection; the keeper opens a new one.
+    pub fn mark_lost(&self) {
         self.is_lost.store(true, Ordering::Relaxed);
         self.lost.notify_one();
     }
 
-    /// Whether keys live in slots.
+    /// Whether keys are spread over slots.
     pub fn is_cluster(&self) -> bool {
         self.connection.is_cluster()
     }
 
-    /// Whether pub/sub lives in slots as well, so that whoever publishes is told how many hear it.
+    /// Whether pub/sub names are spread over slots as well, so that a publish returns the number of subscribers.
     pub fn is_sharded(&self) -> bool {
         self.connection.one().is_none()
     }
 
-    /// The command that publishes, which scripts are told as well.
+    /// The command that publishes, also for scripts.
     pub fn publish(&self) -> &'static str {
         if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
     }
@@ -220,18 +221,18 @@ impl Connection {
         self.connection.clone().unsubscribe(name).await.map_err(|error| self.failed(error))
     }
 
-    /// The cause goes to the log. What was asked for may have happened.
+    /// Logs the cause. The command may have been executed.
     fn failed(&self, error: RedisError) -> Refusal {
-        tracing::debug!(%error, "redis failed");
-        if !is_of_the_command(&error) && !self.is_cluster() {
-            self.lose();
+        tracing::debug!(%error, "redis command failed");
+        if !is_command_error(&error) && !self.is_cluster() {
+            self.mark_lost();
         }
-        away()
+        unavailable()
     }
 }
 
-impl Inbox {
-    /// What is too much is left out, and stands for a lost connection: everything is read anew.
+impl PushSender {
+    /// Drops pushes beyond the limit, and sends one disconnection in their place, so that every mirror resyncs.
     fn push(&self, info: PushInfo) {
         if self.bytes.load(Ordering::Relaxed) < MAX_PUSHED_BYTES {
             self.is_overrun.store(false, Ordering::Relaxed);
@@ -243,29 +244,29 @@ impl Inbox {
 
     fn send(&self, info: PushInfo) {
         self.bytes.fetch_add(size_of_push(&info), Ordering::Relaxed);
-        // Nobody listens any more once the session is over.
+        // The receiver is gone once the connection is closed.
         let _ = self.sender.send(info);
     }
 }
 
 impl PushStream {
-    fn new() -> (Inbox, Self) {
-        // Bounded by the bytes that the inbox counts.
-        let (sender, waiting) = mpsc::unbounded_channel();
+    fn new() -> (PushSender, Self) {
+        // Bounded by the bytes that the sender counts.
+        let (sender, received) = mpsc::unbounded_channel();
         let bytes = Arc::<AtomicUsize>::default();
-        (Inbox { sender, bytes: bytes.clone(), is_overrun: AtomicBool::new(false) }, Self { waiting, bytes })
+        (PushSender { sender, bytes: bytes.clone(), is_overrun: AtomicBool::new(false) }, Self { received, bytes })
     }
 
-    /// `None` once the session is over.
+    /// `None` once the connection is closed.
     pub async fn next(&mut self) -> Option<PushInfo> {
-        let info = self.waiting.recv().await?;
+        let info = self.received.recv().await?;
         self.bytes.fetch_sub(size_of_push(&info), Ordering::Relaxed);
         Some(info)
     }
 }
 
-/// Whether the connection is still good.
-fn is_of_the_command(error: &RedisError) -> bool {
+/// Whether the error concerns the command alone, so that the connection is still usable.
+fn is_command_error(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, MasterDown, ReadOnly};
     match error.kind() {
         ErrorKind::Server(BusyLoading | MasterDown | ReadOnly) => false,
@@ -273,23 +274,23 @@ fn is_of_the_command(error: &RedisError) -> bool {
     }
 }
 
-pub fn away() -> Refusal {
-    Refusal::new(ErrorCode::EngineUnavailable, "the engine is away; try again later")
+pub fn unavailable() -> Refusal {
+    Refusal::new(ErrorCode::EngineUnavailable, "engine is unavailable, retry later")
 }
 
-/// `aof`: everything that was acknowledged comes back after a restart, because Redis writes it before it answers.
-/// Otherwise it names the process: another one may have lost the newest. In a Cluster the scripts ask the slot's master,
-/// and gateways that do not hear each other, because some began before its upgrade, never share an epoch.
+/// `aof` if acknowledged writes survive a restart, because Redis writes the file before it answers. Otherwise the id of
+/// the Redis process: another process may lack the newest writes. In a Cluster the scripts append the id of the slot's
+/// master. Nodes without sharded pub/sub have another marker, so that they never share an epoch with nodes that have it.
 async fn marker(connection: &mut ServerConnection, kind: &RedisKind) -> RedisResult<String> {
     if connection.is_cluster() {
         return Ok(format!("cluster {}", if connection.one().is_some() { "plain " } else { "" }));
     }
     let persistence: String = redis::cmd("INFO").arg("persistence").query_async(connection).await?;
-    // Before Redis 7 the file counts as disabled while it is read.
+    // Before Redis 7, `aof_enabled` is 0 while the file is loaded.
     if field(&persistence, "loading") == Some("1") {
-        return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "it reads its memory").into());
+        return Err((ErrorKind::Server(ServerErrorKind::BusyLoading), "it is loading its data").into());
     }
-    // What another server has of it is another matter.
+    // Behind Sentinels this proves nothing: a replica that takes over may lack the newest writes.
     if *kind == RedisKind::Single && field(&persistence, "aof_enabled") == Some("1") {
         return Ok("aof".to_owned());
     }
@@ -302,7 +303,7 @@ fn size_of_push(info: &PushInfo) -> usize {
     PUSH_OVERHEAD_BYTES + info.data.iter().map(of).sum::<usize>()
 }
 
-/// Half of it to all of it, so that nodes do not come back at once.
+/// Between half of `pause` and all of it, so that nodes do not reconnect at the same time.
 fn jittered(pause: Duration) -> Duration {
     let random = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
     pause.mul_f64(0.5 + random / 2.0)
@@ -313,19 +314,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn pushes_that_nobody_looks_at_take_only_so_much_memory_and_each_gap_is_told() {
-        let (inbox, mut pushes) = PushStream::new();
+    async fn unhandled_pushes_are_bounded_and_gaps_reported() {
+        let (sender, mut pushes) = PushStream::new();
         let large =
             || PushInfo { kind: PushKind::Message, data: vec![Value::BulkString(vec![0; MAX_PUSHED_BYTES / 4])] };
-        // A Cluster's connection lives on behind a gap, and may have another one.
+        // A Cluster's connection stays open after a gap, and may have another one.
         for _ in 0..2 {
-            (0..10).for_each(|_| inbox.push(large()));
+            (0..10).for_each(|_| sender.push(large()));
             let mut kinds = Vec::new();
-            while !pushes.waiting.is_empty() {
+            while !pushes.received.is_empty() {
                 kinds.extend(pushes.next().await.map(|push| push.kind));
             }
-            let told = kinds.pop();
-            assert_eq!(told, Some(PushKind::Disconnection));
+            let last = kinds.pop();
+            assert_eq!(last, Some(PushKind::Disconnection));
             assert_eq!(kinds, vec![PushKind::Message; 4]);
         }
     }

@@ -1,4 +1,4 @@
-//! The names of keys and of pub/sub channels, and the scripts. A channel's keys and pub/sub are in one slot.
+//! The names of keys and of pub/sub, and the scripts. The keys and the pub/sub of a channel are in one slot.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use redis::cluster_routing::Slot;
 
 use crate::protocol::ChannelName;
 
-/// Probes of a node in a Cluster; one that comes back is enough.
+/// Probes of a node in a Cluster; one that returns is enough.
 pub const PROBES: usize = 6;
 
 const SLOTS: usize = 16384;
@@ -15,7 +15,7 @@ const SLOTS: usize = 16384;
 pub struct Keys(String);
 
 impl Keys {
-    /// `prefix` stands before every name.
+    /// `prefix` begins every name.
     pub fn new(prefix: &str) -> Self {
         Self(prefix.to_owned())
     }
@@ -25,17 +25,17 @@ impl Keys {
         self.of(channel, "state")
     }
 
-    /// The stream of what a channel retains.
+    /// The stream with the backlog of a channel.
     pub fn stream(&self, channel: &ChannelName) -> String {
         self.of(channel, "log")
     }
 
-    /// Places of a channel by node.
+    /// Reserved slots of a channel by node.
     pub fn subscriber_quota(&self, channel: &ChannelName) -> String {
         self.of(channel, "seats")
     }
 
-    /// Nodes on which somebody watches who listens to a channel.
+    /// Nodes that watch the presence of a channel.
     pub fn watch(&self, channel: &ChannelName) -> String {
         self.of(channel, "watch")
     }
@@ -46,40 +46,40 @@ impl Keys {
     }
 
     /// The channel whose pub/sub has this name.
-    pub fn channel(&self, live: &str) -> Option<ChannelName> {
-        let tag = live.strip_prefix(self.0.as_str())?.strip_prefix(":{/")?.strip_suffix("}:live")?;
+    pub fn channel(&self, pubsub: &str) -> Option<ChannelName> {
+        let tag = pubsub.strip_prefix(self.0.as_str())?.strip_prefix(":{/")?.strip_suffix("}:live")?;
         let name = percent_encoding::percent_decode_str(tag).decode_utf8().ok()?;
         ChannelName::from_dialect(&name).ok()
     }
 
-    /// Each a pub/sub of this node alone, for probes. They lie evenly over the slots of a Cluster, whose masters have
-    /// ranges of them, so that not all are on one.
+    /// Pub/sub names for the probes of one node. They are spread evenly over the slots of a Cluster: each master has a range
+    /// of slots, so the probes are on several masters.
     pub fn probes(&self, node: &str) -> [String; PROBES] {
         let name = |n| format!("{}:{{{node}.{n}}}:probe", self.0);
         std::array::from_fn(|part| {
             let slots = part * SLOTS / PROBES..(part + 1) * SLOTS / PROBES;
             let slots: Vec<_> = slots.filter_map(|slot| Slot::new(slot as u16)).collect();
-            // Braces in the prefix decide on all of them.
+            // If the prefix has braces, it decides the slot of every name.
             (0..1000).map(name).find(|name| slots.contains(&Slot::for_key(name))).unwrap_or_else(|| name(part))
         })
     }
 
-    /// Something that may happen once on any node.
+    /// A name of the shared store.
     pub fn shared(&self, name: &str) -> String {
         format!("{}:once:{name}", self.0)
     }
 
-    /// The stream of what every node must know.
+    /// The stream that is the log of the shared store.
     pub fn broadcast_log(&self) -> String {
         format!("{}:told", self.0)
     }
 
-    /// The nodes that there may be, and what one says about itself.
+    /// The list of nodes.
     pub fn nodes(&self) -> String {
         format!("{}:nodes", self.0)
     }
 
-    /// Also the pub/sub that the node hears.
+    /// The status of a node, and the name of its pub/sub.
     pub fn node(&self, node: &str) -> String {
         format!("{}:node:{node}", self.0)
     }
@@ -89,19 +89,19 @@ impl Keys {
         format!("{}:publisher:{name}", self.0)
     }
 
-    fn of(&self, channel: &ChannelName, what: &str) -> String {
-        // What stands in braces decides on the slot, so no brace of a name may stand there.
+    fn of(&self, channel: &ChannelName, kind: &str) -> String {
+        // The text in braces decides the slot, so braces of the channel's name are escaped.
         const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'{').add(b'}').add(b'%');
         let tag = percent_encoding::utf8_percent_encode(channel.as_str(), ESCAPED);
-        // Nothing in braces would not count as braces.
-        format!("{}:{{/{tag}}}:{what}", self.0)
+        // The slash keeps the braces from being empty, which Redis would ignore.
+        format!("{}:{{/{tag}}}:{kind}", self.0)
     }
 }
 
-/// One of each for the process.
+/// The scripts of this process.
 pub static SCRIPTS: LazyLock<Scripts> = LazyLock::new(Scripts::default);
 
-/// Everything that has to be one step.
+/// One script for each operation that must be atomic.
 pub struct Scripts {
     pub append: Script,
     pub attach: Script,
@@ -134,8 +134,8 @@ impl Default for Scripts {
 
 impl Scripts {
     pub fn all(&self) -> [&Script; 10] {
-        let Self { append, attach, create, close, describe, reserve: seats, claim, release, count, watch } = self;
-        [append, attach, create, close, describe, seats, claim, release, count, watch]
+        let Self { append, attach, create, close, describe, reserve, claim, release, count, watch } = self;
+        [append, attach, create, close, describe, reserve, claim, release, count, watch]
     }
 }
 
@@ -144,19 +144,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_channel_has_keys_of_its_own_and_is_found_again() {
-        let names = Keys::new("lastmile");
+    fn keys_are_unique_and_reversible() {
+        let keys = Keys::new("lastmile");
         let mut seen = std::collections::HashSet::new();
         for name in ["a", "a:b", "{a}", "a}:live", "%7Ba%7D", "ä €", "a/b?c#d", "", "$x"] {
             let channel = ChannelName::from_dialect(name).unwrap();
-            assert_eq!(names.channel(&names.pubsub(&channel)).as_ref(), Some(&channel), "{name}");
-            assert!(seen.insert(names.state(&channel)), "{name}");
+            assert_eq!(keys.channel(&keys.pubsub(&channel)).as_ref(), Some(&channel), "{name}");
+            assert!(seen.insert(keys.state(&channel)), "{name}");
         }
-        assert!(names.channel("other:{/a}:live").is_none());
+        assert!(keys.channel("other:{/a}:live").is_none());
     }
 
     #[test]
-    fn probes_are_on_each_of_three_masters() {
+    fn probes_cover_three_masters() {
         let probes = Keys::new("lastmile").probes("abcdefgh");
         let third =
             |part: usize| (part * SLOTS / 3..(part + 1) * SLOTS / 3).map(|slot| Slot::new(slot as u16).unwrap());

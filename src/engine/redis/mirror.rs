@@ -1,7 +1,7 @@
-//! This node's copy of one channel that somebody here wants: it follows what Redis says, in order and without a gap.
+//! This node's copy of one channel: it applies the publications of Redis in order and without a gap.
 //!
-//! A mirror first subscribes and then reads; what comes meanwhile waits. Whenever something is missing it reads again,
-//! and where that is gone too, or the epoch is another one, its members are told that their subscription ended.
+//! A mirror first subscribes and then reads the stream; messages that arrive meanwhile are buffered. It reads again
+//! whenever an offset is missing. If the missing publications are gone, or the epoch changed, it ends its subscriptions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use redis::streams::StreamRangeReply;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::Core;
-use super::connection::{Connection, away};
+use super::connection::{Connection, unavailable};
+use super::core::Core;
 use super::keys::SCRIPTS;
 use super::subscriber_quota::SubscriberQuota;
 use super::wire::{self, Message, Received};
@@ -24,102 +24,103 @@ use crate::broker::channel::presence::PRESENCE_LEASE;
 use crate::engine::backlog::Entry;
 use crate::engine::channels::{SharedLog, new_epoch};
 use crate::engine::log::{Log, LogState};
+use crate::engine::millis::millis;
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::{ChannelName, CloseReason, Position, Refusal};
 
-/// Publications that are read at once.
+/// Publications that one command reads.
 const READ_PAGE: usize = 256;
 
-/// Messages that wait while a mirror reads; beyond it, it reads again.
+/// Messages that are buffered during a resync. After more, the mirror reads again.
 const MAX_BUFFERED_MESSAGES: usize = 4096;
 
-/// What is on its way for so long may have been lost.
-const DEGRADED_AFTER: Duration = Duration::from_millis(500);
+/// A publication that takes longer to arrive may have been lost.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A mirror that reads for so many seconds has no way to what it reads.
+/// After this many seconds of resyncing, the channel counts as unreachable.
 const MAX_BEHIND_SWEEPS: u32 = 3;
 
-/// Waits between attempts to read while the connection holds.
+/// Waits between attempts to read on one connection.
 const FIRST_READ_RETRY: Duration = Duration::from_millis(50);
 const MAX_READ_RETRY: Duration = Duration::from_secs(1);
 
 pub struct Mirror {
     pub channel: ChannelName,
     pub log: SharedLog,
-    pub seats: SubscriberQuota,
+    pub quota: Arc<SubscriberQuota>,
     progress: Mutex<Progress>,
     is_ready: watch::Sender<bool>,
-    /// The log has an epoch that Redis gave it.
+    /// The log has its epoch from Redis.
     is_loaded: AtomicBool,
-    /// When the newest publication was accepted, in milliseconds since 1970; 0 if none came yet.
+    /// Time of the newest publication, in milliseconds since 1970; 0 before the first one.
     newest: AtomicU64,
-    /// Something was revealed.
+    /// Notified after each commit.
     moved: Notify,
-    /// Members were told that they are cut off.
+    /// Subscribers were sent `degraded`.
     is_degraded: AtomicBool,
-    /// Seconds for which it was not as Redis is.
-    behind: AtomicU32,
+    /// Sweeps since the mirror was last current.
+    sweeps_behind: AtomicU32,
 }
 
 #[derive(Default)]
 struct Progress {
-    /// A task reads.
+    /// A resync task runs.
     is_reading: bool,
-    /// What it read so far may be old.
-    again: bool,
-    /// What came meanwhile, in its order.
-    waiting: VecDeque<Message>,
+    /// The task must read again, because a message may have been missed.
+    must_repeat: bool,
+    /// Messages that arrived meanwhile, in order.
+    buffered: VecDeque<Message>,
 }
 
-/// The state of a channel, as `attach.lua` gives it.
+/// The state of a channel, as `attach.lua` returns it.
 struct RemoteState {
     epoch: Arc<str>,
     offset: u64,
     age: Duration,
     ended: Option<CloseReason>,
     declared: String,
-    /// Of Redis, in milliseconds since 1970.
+    /// Time of Redis, in milliseconds since 1970.
     time: u64,
-    /// Nodes on which somebody watches who listens, with blanks between them.
+    /// Nodes that watch the presence of the channel, separated by blanks.
     watchers: String,
 }
 
 impl Mirror {
     pub fn new(channel: ChannelName, log: SharedLog) -> Arc<Self> {
         Arc::new(Self {
+            quota: SubscriberQuota::new(channel.clone()),
             channel,
             log,
-            seats: SubscriberQuota::default(),
             progress: Mutex::default(),
             is_ready: watch::Sender::new(false),
             is_loaded: AtomicBool::new(false),
             newest: AtomicU64::new(0),
             moved: Notify::new(),
             is_degraded: AtomicBool::new(false),
-            behind: AtomicU32::new(0),
+            sweeps_behind: AtomicU32::new(0),
         })
     }
 
-    /// Whether it is as Redis is.
+    /// Whether it is current: it has read everything and receives what follows.
     pub fn is_ready(&self) -> bool {
         *self.is_ready.borrow()
     }
 
-    /// Whether it ever was.
+    /// Whether it ever was current.
     pub fn is_loaded(&self) -> bool {
         self.is_loaded.load(Ordering::Acquire)
     }
 
     pub async fn ready(&self) {
-        // The sender is this mirror's own.
+        // This cannot fail: the mirror owns the sender.
         let _ = self.is_ready.subscribe().wait_for(|is_ready| *is_ready).await;
     }
 
-    /// Waits until everything is here that Redis has now, so that whoever was told of a publication finds it.
-    pub async fn reach(self: &Arc<Self>, core: &Arc<Core>) -> Result<(), Refusal> {
+    /// Waits until the mirror has caught up with Redis, so that a client finds every publication it was already sent.
+    pub async fn wait_until_current(self: &Arc<Self>, core: &Arc<Core>) -> Result<(), Refusal> {
         let mut command = redis::cmd("HMGET");
-        command.arg(core.names.state(&self.channel)).arg("epoch").arg("offset");
-        let (epoch, offset): (Option<String>, Option<u64>) = core.link.session()?.query(&command).await?;
+        command.arg(core.keys.state(&self.channel)).arg("epoch").arg("offset");
+        let (epoch, offset): (Option<String>, Option<u64>) = core.connection()?.query(&command).await?;
         loop {
             let moved = self.moved.notified();
             {
@@ -132,22 +133,23 @@ impl Mirror {
                     break;
                 }
             }
-            if timeout(DEGRADED_AFTER, moved).await.is_err() {
+            if timeout(CATCH_UP_TIMEOUT, moved).await.is_err() {
                 break;
             }
         }
-        self.renew(core);
+        self.resync(core);
         self.ready().await;
         Ok(())
     }
 
-    /// Tells members when they are cut off, and when everything came. To be called once a second, by one task.
-    pub fn tell_state(&self, core: &Core, is_node_cut_off: bool) {
+    /// Sends subscribers `degraded` when the channel cannot be followed, and `restored` once the mirror is current again. To
+    /// be called once a second, by one task.
+    pub fn send_state(&self, core: &Core, is_node_cut_off: bool) {
         let is_ready = self.is_ready();
-        let behind = if is_ready { 0 } else { self.behind.load(Ordering::Relaxed) + 1 };
-        self.behind.store(behind, Ordering::Relaxed);
+        let sweeps_behind = if is_ready { 0 } else { self.sweeps_behind.load(Ordering::Relaxed) + 1 };
+        self.sweeps_behind.store(sweeps_behind, Ordering::Relaxed);
         let was_degraded = self.is_degraded.load(Ordering::Relaxed);
-        let is_degraded = is_node_cut_off || behind >= MAX_BEHIND_SWEEPS || (was_degraded && !is_ready);
+        let is_degraded = is_node_cut_off || sweeps_behind >= MAX_BEHIND_SWEEPS || (was_degraded && !is_ready);
         if self.is_degraded.swap(is_degraded, Ordering::Relaxed) != is_degraded {
             let channel = self.channel.as_str();
             let state = if is_degraded { ServerFrame::Degraded { channel } } else { ServerFrame::Restored { channel } };
@@ -155,38 +157,38 @@ impl Mirror {
         }
     }
 
-    /// Reads again, because something may have been missed.
-    pub fn renew(self: &Arc<Self>, core: &Arc<Core>) {
-        self.renew_locked(core, &mut self.progress.lock());
+    /// Reads the stream again, because a message may have been missed.
+    pub fn resync(self: &Arc<Self>, core: &Arc<Core>) {
+        self.resync_locked(core, &mut self.progress.lock());
     }
 
-    fn renew_locked(self: &Arc<Self>, core: &Arc<Core>, progress: &mut Progress) {
+    fn resync_locked(self: &Arc<Self>, core: &Arc<Core>, progress: &mut Progress) {
         self.is_ready.send_replace(false);
         if std::mem::replace(&mut progress.is_reading, true) {
-            progress.again = true;
+            progress.must_repeat = true;
         } else {
             core.runtime.spawn(self.clone().read(core.clone()));
         }
     }
 
-    /// A message came. Gives what is to be written to members.
-    pub fn take(self: &Arc<Self>, core: &Arc<Core>, message: Message) -> Deliveries {
+    /// Applies a message. Returns the deliveries to run.
+    pub fn on_message(self: &Arc<Self>, core: &Arc<Core>, message: Message) -> Deliveries {
         let mut progress = self.progress.lock();
         if progress.is_reading {
-            if progress.waiting.len() < MAX_BUFFERED_MESSAGES {
-                progress.waiting.push_back(message);
+            if progress.buffered.len() < MAX_BUFFERED_MESSAGES {
+                progress.buffered.push_back(message);
             } else {
-                progress.again = true;
+                progress.must_repeat = true;
             }
             return Deliveries::default();
         }
-        self.apply(core, message).unwrap_or_else(|_missing| {
-            self.renew_locked(core, &mut progress);
+        self.apply(core, message).unwrap_or_else(|Gap| {
+            self.resync_locked(core, &mut progress);
             Deliveries::default()
         })
     }
 
-    /// Fails if something is missing before the message.
+    /// Fails if publications before the message are missing.
     fn apply(&self, core: &Core, message: Message) -> Result<Deliveries, Gap> {
         match message {
             Message::Publication(received) => {
@@ -200,7 +202,7 @@ impl Mirror {
                 if received.offset > position.offset + 1 {
                     return Err(Gap);
                 }
-                Ok(self.reveal(core, &mut log, &received, Instant::now()))
+                Ok(self.commit(core, &mut log, &received, Instant::now()))
             }
             Message::End { reason: CloseReason::ChannelClosed, .. } => {
                 core.channels.remove(&self.channel, &self.log, CloseReason::ChannelClosed);
@@ -214,16 +216,16 @@ impl Mirror {
                 self.end(core, &mut log, reason);
                 Ok(Deliveries::default())
             }
-            Message::Look => Err(Gap),
+            Message::Resync => Err(Gap),
             Message::Watch { node } => {
-                self.watched_by(core, &node);
+                self.add_remote_watcher(core, &node);
                 Ok(Deliveries::default())
             }
         }
     }
 
-    /// Shows a publication, unless it is an old one.
-    fn reveal(&self, core: &Core, log: &mut Log, received: &Received, at: Instant) -> Deliveries {
+    /// Makes a publication visible, unless the mirror has its offset.
+    fn commit(&self, core: &Core, log: &mut Log, received: &Received, at: Instant) -> Deliveries {
         if received.offset <= log.position().offset {
             return Deliveries::default();
         }
@@ -246,8 +248,8 @@ impl Mirror {
         }
     }
 
-    /// From now on `node` is told who comes and goes here.
-    fn watched_by(&self, core: &Core, node: &str) {
+    /// Sends presence updates of this node to `node` from now on.
+    fn add_remote_watcher(&self, core: &Core, node: &str) {
         if node != core.node {
             core.channels.hub.add_remote_watcher(&self.channel, node, Instant::now() + PRESENCE_LEASE);
         }
@@ -258,11 +260,11 @@ impl Mirror {
         loop {
             {
                 let mut progress = self.progress.lock();
-                // What comes from here on is not older than what is read.
-                (progress.again, progress.waiting) = (false, VecDeque::new());
+                // Messages that arrive from here on are not older than the state that is read.
+                (progress.must_repeat, progress.buffered) = (false, VecDeque::new());
                 if self.log.lock().state == LogState::Removed {
                     progress.is_reading = false;
-                    // Whoever waits sees that it is.
+                    // Wakes those that wait for `ready`; they see the state.
                     self.is_ready.send_replace(true);
                     return;
                 }
@@ -275,8 +277,8 @@ impl Mirror {
             }
             {
                 let mut progress = self.progress.lock();
-                if !progress.again && core.link.session().is_err() {
-                    // The next connection begins anew.
+                if !progress.must_repeat && core.connection().is_err() {
+                    // The next connection resyncs every mirror.
                     progress.is_reading = false;
                     return;
                 }
@@ -286,45 +288,45 @@ impl Mirror {
         }
     }
 
-    /// Takes what came while it was read. `false` if it has to be read again.
+    /// Applies the buffered messages. `false` if the mirror has to read again.
     async fn catch_up(&self, core: &Arc<Core>) -> bool {
         loop {
-            let walks = {
+            let deliveries = {
                 let mut progress = self.progress.lock();
-                if progress.again {
+                if progress.must_repeat {
                     return false;
                 }
-                let Some(message) = progress.waiting.pop_front() else {
+                let Some(message) = progress.buffered.pop_front() else {
                     progress.is_reading = false;
                     self.is_loaded.store(true, Ordering::Release);
                     self.is_ready.send_replace(true);
                     return true;
                 };
                 match self.apply(core, message) {
-                    Ok(walks) => walks,
+                    Ok(deliveries) => deliveries,
                     Err(Gap) => return false,
                 }
             };
-            deliver(walks).await;
+            deliver(deliveries).await;
         }
     }
 
     async fn read_once(&self, core: &Arc<Core>) -> Result<(), Refusal> {
-        let session = core.link.session()?;
-        let _permit = core.readers.acquire().await.map_err(|_| away())?;
+        let connection = core.connection()?;
+        let _permit = core.resync_permits.acquire().await.map_err(|_| unavailable())?;
         {
-            // Nobody unsubscribes meanwhile.
-            let _subscribing = core.subscribing.read().await;
-            session.subscribe(&core.names.pubsub(&self.channel)).await?;
+            // No cleanup unsubscribes meanwhile.
+            let _no_unsubscribe = core.subscribe_lock.read().await;
+            connection.subscribe(&core.keys.pubsub(&self.channel)).await?;
         }
         let known = self.is_loaded().then(|| self.log.lock().position());
         let backlog = core.channels.rules.load().of(&self.channel).backlog_messages;
         let known_to_redis = match &known {
-            Some(known) if self.is_replaced(core, &session, known).await? => Some((&*known.epoch, u64::MAX)),
+            Some(known) if self.is_replaced(core, &connection, known).await? => Some((&*known.epoch, u64::MAX)),
             known => known.as_ref().map(|known| (&*known.epoch, known.offset)),
         };
-        let state = self.state(core, &session, known_to_redis).await?;
-        state.watchers.split_whitespace().for_each(|node| self.watched_by(core, node));
+        let state = self.state(core, &connection, known_to_redis).await?;
+        state.watchers.split_whitespace().for_each(|node| self.add_remote_watcher(core, node));
         let is_same = known.as_ref().is_some_and(|known| known.epoch == state.epoch);
         {
             let mut log = self.log.lock();
@@ -339,10 +341,10 @@ impl Mirror {
             log.created = created(state.age);
         }
         let from = known.filter(|_| is_same).map_or(state.offset.saturating_sub(backlog), |known| known.offset);
-        self.read_missing(core, &session, from, &state).await?;
+        self.read_missing(core, &connection, from, &state).await?;
         let mut log = self.log.lock();
         if log.position().offset < state.offset {
-            self.jump(core, &mut log, state.offset);
+            self.skip_to(core, &mut log, state.offset);
         }
         if let Some(reason) = state.ended {
             self.end(core, &mut log, reason);
@@ -350,15 +352,15 @@ impl Mirror {
         Ok(())
     }
 
-    /// Whether another publication stands where the newest one of the mirror did: Redis lost it and went on.
-    async fn is_replaced(&self, core: &Core, session: &Connection, known: &Position) -> Result<bool, Refusal> {
+    /// Whether Redis has another publication at the newest offset of the mirror: it lost that one and continued.
+    async fn is_replaced(&self, core: &Core, connection: &Connection, known: &Position) -> Result<bool, Refusal> {
         let (newest, id) = (self.newest.load(Ordering::Relaxed), format!("{}-0", known.offset));
         if newest == 0 {
             return Ok(false);
         }
         let mut command = redis::cmd("XRANGE");
-        command.arg(core.names.stream(&self.channel)).arg(&id).arg(&id);
-        let page: StreamRangeReply = session.query(&command).await?;
+        command.arg(core.keys.stream(&self.channel)).arg(&id).arg(&id);
+        let page: StreamRangeReply = connection.query(&command).await?;
         let row = page.ids.first().and_then(|row| row.get::<Vec<u8>>("p"));
         Ok(match row.as_deref().and_then(Message::read) {
             Some(Message::Publication(received)) => *received.epoch == *known.epoch && received.time != newest,
@@ -369,66 +371,67 @@ impl Mirror {
     async fn state(
         &self,
         core: &Core,
-        session: &Connection,
+        connection: &Connection,
         known: Option<(&str, u64)>,
     ) -> Result<RemoteState, Refusal> {
         let (epoch, offset) = known.unwrap_or(("", 0));
         let lifespan = core.channels.rules.load().of(&self.channel).limits.lifespan;
         let mut script = SCRIPTS.attach.prepare_invoke();
-        let (names, channel) = (&core.names, &self.channel);
-        script.key(names.state(channel)).key(names.stream(channel)).key(names.watch(channel));
-        script.arg(&*new_epoch()?).arg(&session.marker).arg(lifespan.as_millis() as u64);
-        script.arg(core.idle.as_millis() as u64).arg(names.pubsub(channel)).arg(session.publish());
+        let (keys, channel) = (&core.keys, &self.channel);
+        script.key(keys.state(channel)).key(keys.stream(channel)).key(keys.watch(channel));
+        script.arg(&*new_epoch()?).arg(&connection.marker).arg(millis(lifespan));
+        script.arg(millis(core.idle)).arg(keys.pubsub(channel)).arg(connection.publish());
         script.arg(epoch).arg(offset);
-        let answer: Vec<String> = session.invoke(&script).await?;
-        RemoteState::read(&answer).ok_or_else(away)
+        let answer: Vec<String> = connection.invoke(&script).await?;
+        RemoteState::read(&answer).ok_or_else(unavailable)
     }
 
-    /// Reads what is behind `from` up to the state, as far as it is retained.
+    /// Reads the publications after `from` up to the offset of `state`, as far as they are retained.
     async fn read_missing(
         &self,
         core: &Arc<Core>,
-        session: &Connection,
+        connection: &Connection,
         from: u64,
         state: &RemoteState,
     ) -> Result<(), Refusal> {
         let mut next = from + 1;
         while next <= state.offset && state.ended.is_none() {
             let mut command = redis::cmd("XRANGE");
-            command.arg(core.names.stream(&self.channel)).arg(format!("{next}-0")).arg("+").arg("COUNT").arg(READ_PAGE);
-            let page: StreamRangeReply = session.query(&command).await?;
+            command.arg(core.keys.stream(&self.channel)).arg(format!("{next}-0")).arg("+").arg("COUNT").arg(READ_PAGE);
+            let page: StreamRangeReply = connection.query(&command).await?;
             let Some(last) = page.ids.last() else { return Ok(()) };
-            next = last.id.split('-').next().and_then(|id| id.parse::<u64>().ok()).ok_or_else(away)? + 1;
+            next = last.id.split('-').next().and_then(|id| id.parse::<u64>().ok()).ok_or_else(unavailable)? + 1;
             for row in &page.ids {
                 let bytes: Option<Vec<u8>> = row.get("p");
                 let Some(Message::Publication(received)) = bytes.as_deref().and_then(Message::read) else { continue };
-                let walks = {
+                let deliveries = {
                     let mut log = self.log.lock();
                     if *received.epoch != *state.epoch {
-                        // It began anew since.
-                        return Err(away());
+                        // The channel has a new epoch since.
+                        return Err(unavailable());
                     }
                     if received.offset > log.position().offset + 1 {
-                        self.jump(core, &mut log, received.offset - 1);
+                        self.skip_to(core, &mut log, received.offset - 1);
                     }
                     let age = Duration::from_millis(state.time.saturating_sub(received.time));
                     let now = Instant::now();
-                    self.reveal(core, &mut log, &received, now.checked_sub(age).unwrap_or(now))
+                    self.commit(core, &mut log, &received, now.checked_sub(age).unwrap_or(now))
                 };
-                deliver(walks).await;
+                deliver(deliveries).await;
             }
         }
         Ok(())
     }
 
-    /// What is between the log and `offset` is gone, and whoever waits for it is told so.
-    fn jump(&self, core: &Core, log: &mut Log, offset: u64) {
+    /// The publications up to `offset` are gone: ends the subscriptions and continues after them.
+    fn skip_to(&self, core: &Core, log: &mut Log, offset: u64) {
         core.channels.hub.end(&self.channel, CloseReason::EngineUnavailable);
         self.newest.store(0, Ordering::Relaxed);
         log.skip_to(offset);
     }
 }
 
+/// Publications are missing before a message.
 struct Gap;
 
 impl RemoteState {
@@ -446,14 +449,14 @@ impl RemoteState {
     }
 }
 
-/// Writes to members and waits while too much waits before them.
-pub async fn deliver(walks: Deliveries) {
-    if let Some(congestion) = walks.run() {
-        congestion.wait().await;
+/// Runs deliveries, then waits while there is backpressure.
+pub async fn deliver(deliveries: Deliveries) {
+    if let Some(backpressure) = deliveries.run() {
+        backpressure.wait().await;
     }
 }
 
-/// The moment so long ago, on both clocks.
+/// The time `age` ago, on both clocks.
 fn created(age: Duration) -> Now {
     let now = Now::read();
     Now {

@@ -1,11 +1,13 @@
-//! The engine of many nodes: Redis gives offsets, keeps the backlog and carries publications from node to node.
+//! The engine for many nodes: Redis assigns offsets, keeps the backlog and carries publications between nodes.
 //!
-//! A publication is one script that gives it its place, keeps it and publishes it to all nodes. Members get it when
-//! it comes back, on this node as on every other, through the channel's mirror.
+//! One script appends a publication: it assigns the offset, stores the publication and publishes it to all nodes. Its
+//! subscribers receive it from the pub/sub, on this node as on every other one, through the channel's mirror.
 
 mod channel;
 mod connection;
+mod core;
 mod keys;
+mod message_router;
 mod mirror;
 mod node_bus;
 mod probe;
@@ -16,29 +18,31 @@ mod subscriber_quota;
 mod wire;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
 
-use self::connection::{Connection, ConnectionKeeper, PushStream, away};
+use self::connection::{Connection, ConnectionKeeper, PushStream, unavailable};
+use self::core::Core;
 use self::keys::{Keys, PROBES, SCRIPTS};
+use self::message_router::MessageRouter;
 use self::mirror::{Mirror, deliver};
-use self::node_bus::MessageRouter;
 use self::probe::HealthProbe;
 use self::queue::Queue;
 use self::server::Server;
 use self::wire::Message;
 use super::channels::{Channels, MemoryLimits, new_epoch};
 use super::log::LogState;
+use super::millis::millis;
 use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
 use crate::broker::{
     ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, NodeBus, Now, SharedStore,
@@ -48,51 +52,41 @@ use crate::protocol::{ChannelName, Payload, Position, Refusal};
 pub use self::server::{RedisConfig, RedisError, RedisKind};
 pub use self::shared_store::nodes;
 
-/// Who wants to listen waits for Redis so long.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a new subscriber waits for Redis.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Mirrors that read at once.
 const MAX_CONCURRENT_RESYNCS: usize = 64;
 
-/// What a probe writes goes by itself.
+/// The key that a probe writes expires after this.
 const PROBE_TTL: Duration = Duration::from_secs(10);
 
-/// Without a connection and a probe for so long, subscribers are told. Redis may be restarted in less.
-const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
+/// Without a connection and a probe for this long, subscribers are sent `degraded`. Redis may restart in less.
+const DEGRADED_AFTER: Duration = Duration::from_secs(2);
 
-/// A Cluster's connection through which nothing came back for so long is given up. The library opens what broke again by
-/// itself, and that it waits for something that never comes was seen once.
+/// Reconnect a Cluster connection that returned nothing for this long. The client library normally reconnects by itself,
+/// but was once seen to hang.
 const CLUSTER_RECONNECT_AFTER: Duration = Duration::from_secs(10);
 
 pub struct Redis {
-    core: Arc<Core>,
+    node: Arc<Node>,
     queue: Queue,
     keeper: JoinHandle<()>,
 }
 
-struct Core {
-    channels: Channels,
-    names: Keys,
-    /// Of this node. Where there is no Cluster the first is enough.
-    probes: [String; PROBES],
-    link: ConnectionKeeper,
+/// This node: its mirrors and its view of the connection to Redis.
+struct Node {
+    core: Arc<Core>,
     mirrors: Mutex<HashMap<ChannelName, Arc<Mirror>>>,
-    readers: Semaphore,
-    /// Written to while names are given up, so that none is given up that somebody just wants.
-    subscribing: RwLock<()>,
-    canary: HealthProbe,
-    words: MessageRouter,
-    is_tidying: AtomicBool,
-    is_telling: AtomicBool,
+    /// The pub/sub names of this node's probes. Without a Cluster only the first one is used.
+    probes: [String; PROBES],
+    health: HealthProbe,
+    is_cleaning_up: AtomicBool,
+    is_sending_state: AtomicBool,
     is_cut_off: AtomicBool,
-    /// Different for every start.
-    node: String,
-    idle: Duration,
-    runtime: Handle,
 }
 
 impl Redis {
-    /// Begins to connect and returns at once. Needs a tokio runtime. The error says what is wrong with an address.
+    /// Starts to connect and returns at once. Needs a tokio runtime. The error names what is wrong with an address.
     pub fn start(
         config: RedisConfig,
         limits: MemoryLimits,
@@ -101,78 +95,84 @@ impl Redis {
         counters: Arc<Counters>,
     ) -> Result<Self, RedisError> {
         let server = Server::new(&config).map_err(|error| RedisError(error.to_string()))?;
-        let node = new_epoch().map_err(|refusal| RedisError(refusal.detail.into_owned()))?.to_string();
-        let names = Keys::new(&config.prefix);
+        let name = new_epoch().map_err(|refusal| RedisError(refusal.detail.into_owned()))?.to_string();
+        let keys = Keys::new(&config.prefix);
+        let probes = keys.probes(&name);
         let core = Arc::new(Core {
             channels: Channels::new(limits, rules, hub, counters.clone()),
-            probes: names.probes(&node),
-            names,
-            link: ConnectionKeeper::default(),
-            mirrors: Mutex::default(),
-            readers: Semaphore::new(MAX_CONCURRENT_RESYNCS),
-            subscribing: RwLock::default(),
-            canary: HealthProbe::new(),
-            words: MessageRouter::default(),
-            is_tidying: AtomicBool::new(false),
-            is_telling: AtomicBool::new(false),
-            is_cut_off: AtomicBool::new(false),
-            node,
+            keys,
+            connection_keeper: ConnectionKeeper::default(),
+            messages: MessageRouter::default(),
+            resync_permits: Semaphore::new(MAX_CONCURRENT_RESYNCS),
+            subscribe_lock: RwLock::default(),
+            node: name,
             idle: limits.idle,
             runtime: Handle::current(),
         });
-        let (kept, queue) = (core.clone(), Queue::start(counters, &config.kind));
-        let keeper = tokio::spawn(async move {
-            kept.link.keep(server, &config.kind, |session, pushes| kept.up(session, pushes)).await;
+        let node = Arc::new(Node {
+            core,
+            mirrors: Mutex::default(),
+            probes,
+            health: HealthProbe::new(),
+            is_cleaning_up: AtomicBool::new(false),
+            is_sending_state: AtomicBool::new(false),
+            is_cut_off: AtomicBool::new(false),
         });
-        Ok(Self { core, queue, keeper })
+        let (kept, queue) = (node.clone(), Queue::start(counters, &config.kind));
+        let keeper = tokio::spawn(async move {
+            let on_connected = |connection: &_, pushes| kept.on_connected(connection, pushes);
+            kept.core.connection_keeper.keep(server, &config.kind, on_connected).await;
+        });
+        Ok(Self { node, queue, keeper })
     }
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
         self.keeper.abort();
-        self.core.link.close();
+        self.node.core.connection_keeper.close();
     }
 }
 
-impl Core {
-    /// There is a new connection: everything is subscribed to and read anew.
-    fn up(self: &Arc<Self>, session: &Arc<Connection>, pushes: PushStream) {
-        self.runtime.spawn(self.clone().listen(Arc::downgrade(session), pushes));
-        let (core, session) = (self.clone(), session.clone());
-        self.runtime.spawn(async move {
-            // Before a probe can come back: whoever is ready can be found.
-            core.appear(&session).await;
-            core.listen_to_itself(&session).await;
-            core.probe(&session).await;
+impl Node {
+    /// Subscribes on a new connection and resyncs every mirror.
+    fn on_connected(self: &Arc<Self>, connection: &Arc<Connection>, pushes: PushStream) {
+        let runtime = &self.core.runtime;
+        runtime.spawn(self.clone().read_pushes(Arc::downgrade(connection), pushes));
+        let (node, connection) = (self.clone(), connection.clone());
+        runtime.spawn(async move {
+            // Before the first probe can return: a node that is ready must be in the list of nodes.
+            node.core.announce_node(&connection).await;
+            node.subscribe_own_channels(&connection).await;
+            node.probe(&connection).await;
         });
-        self.renew_all();
+        self.resync_all();
     }
 
-    fn renew_all(self: &Arc<Self>) {
+    fn resync_all(&self) {
         let mirrors: Vec<_> = self.mirrors.lock().values().cloned().collect();
-        mirrors.iter().for_each(|mirror| mirror.renew(self));
+        mirrors.iter().for_each(|mirror| mirror.resync(&self.core));
     }
 
-    /// Takes what comes over one connection until it is gone.
-    async fn listen(self: Arc<Self>, session: std::sync::Weak<Connection>, mut pushes: PushStream) {
+    /// Handles the pushes of one connection until it is closed.
+    async fn read_pushes(self: Arc<Self>, connection: Weak<Connection>, mut pushes: PushStream) {
         while let Some(push) = pushes.next().await {
             match push.kind {
-                PushKind::Message | PushKind::SMessage => self.take(&push).await,
-                // One of a Cluster's connections, which the library opens again.
-                PushKind::Disconnection if session.upgrade().is_some_and(|session| session.is_cluster()) => {
-                    self.renew_all();
+                PushKind::Message | PushKind::SMessage => self.on_push(&push).await,
+                // One of a Cluster's connections, which the library reopens.
+                PushKind::Disconnection if connection.upgrade().is_some_and(|connection| connection.is_cluster()) => {
+                    self.resync_all();
                 }
                 PushKind::Disconnection => {
-                    if let Some(session) = session.upgrade() {
-                        session.lose();
+                    if let Some(connection) = connection.upgrade() {
+                        connection.mark_lost();
                     }
                     return;
                 }
                 // A slot moved to another master.
                 PushKind::SUnsubscribe => {
                     if let Some(mirror) = name_of(&push).and_then(|name| self.mirror_of(name)) {
-                        mirror.renew(&self);
+                        mirror.resync(&self.core);
                     }
                 }
                 _ => {}
@@ -180,25 +180,25 @@ impl Core {
         }
     }
 
-    async fn take(self: &Arc<Self>, push: &PushInfo) {
+    async fn on_push(&self, push: &PushInfo) {
         let (Some(name), Some(Value::BulkString(bytes))) = (name_of(push), push.data.get(1)) else { return };
         match self.mirror_of(name) {
             Some(mirror) => match Message::read(bytes) {
-                Some(message) => deliver(mirror.take(self, message)).await,
-                None => tracing::warn!(name, "a message over redis that is not the gateway's"),
+                Some(message) => deliver(mirror.on_message(&self.core, message)).await,
+                None => tracing::warn!(name, "cannot decode message from redis"),
             },
-            None if name == self.names.node(&self.node) => self.words.take(bytes),
-            None if self.probes.iter().any(|probe| probe == name) => self.canary.seen(Instant::now()),
+            None if name == self.core.keys.node(&self.core.node) => self.core.messages.on_message(bytes),
+            None if self.probes.iter().any(|probe| probe == name) => self.health.seen(Instant::now()),
             None => {}
         }
     }
 
-    fn mirror_of(&self, live: &str) -> Option<Arc<Mirror>> {
-        self.mirrors.lock().get(&self.names.channel(live)?).cloned()
+    fn mirror_of(&self, pubsub: &str) -> Option<Arc<Mirror>> {
+        self.mirrors.lock().get(&self.core.keys.channel(pubsub)?).cloned()
     }
 
-    /// The mirror of a channel, which begins to read if it is new.
-    fn mirror(self: &Arc<Self>, channel: &ChannelName) -> Result<Arc<Mirror>, Refusal> {
+    /// The mirror of a channel. A new one starts to resync.
+    fn mirror(&self, channel: &ChannelName) -> Result<Arc<Mirror>, Refusal> {
         let mut mirrors = self.mirrors.lock();
         if let Some(mirror) = mirrors.get(channel) {
             let mut log = mirror.log.lock();
@@ -208,126 +208,127 @@ impl Core {
                 return Ok(mirror.clone());
             }
         }
-        let log = self.channels.with_log(channel, Now::read(), |shared, _| Ok(shared.clone()))?;
+        let log = self.core.channels.with_log(channel, Now::read(), |shared, _| Ok(shared.clone()))?;
         let mirror = Mirror::new(channel.clone(), log);
         mirrors.insert(channel.clone(), mirror.clone());
-        mirror.renew(self);
+        mirror.resync(&self.core);
         Ok(mirror)
     }
 
-    fn limit(&self, mirror: &Mirror) -> u64 {
-        mirror.log.lock().limits(self.channels.rules.load().of(&mirror.channel)).max_connections
+    fn max_subscribers(&self, mirror: &Mirror) -> u64 {
+        mirror.log.lock().limits(self.core.channels.rules.load().of(&mirror.channel)).max_connections
     }
 
-    async fn attach(self: Arc<Self>, channel: ChannelName) -> Result<SubscriberSlot, Refusal> {
-        let attached = tokio::time::timeout(COMMAND_TIMEOUT, async {
-            let (mut mirror, mut is_looked_at) = (self.mirror(&channel)?, false);
+    async fn reserve_slot(self: Arc<Self>, channel: ChannelName) -> Result<SubscriberSlot, Refusal> {
+        let core = &self.core;
+        let reserved = tokio::time::timeout(SUBSCRIBE_TIMEOUT, async {
+            let (mut mirror, mut is_resynced) = (self.mirror(&channel)?, false);
             loop {
-                self.link.wait(COMMAND_TIMEOUT).await?;
+                core.connection_keeper.wait(SUBSCRIBE_TIMEOUT).await?;
                 mirror.ready().await;
                 let state = mirror.log.lock().state;
                 match state {
                     LogState::Removed => mirror = self.mirror(&channel)?,
-                    // It may have begun anew.
-                    LogState::Ended(_) if !std::mem::replace(&mut is_looked_at, true) => mirror.renew(&self),
+                    // The channel may have been created again.
+                    LogState::Ended(_) if !std::mem::replace(&mut is_resynced, true) => mirror.resync(core),
                     _ => break,
                 }
             }
-            mirror.reach(&self).await?;
-            let limit = self.limit(&mirror);
+            mirror.wait_until_current(core).await?;
+            let limit = self.max_subscribers(&mirror);
             if limit == 0 {
                 return Ok(SubscriberSlot::default());
             }
-            let session = self.link.session()?;
-            subscriber_quota::reserve(&self, &session, &mirror, limit).await.map(SubscriberSlot::kept_by)
+            mirror.quota.reserve(core, &*core.connection()?, limit).await.map(SubscriberSlot::kept_by)
         });
-        attached.await.unwrap_or_else(|_| Err(away()))
+        reserved.await.unwrap_or_else(|_| Err(unavailable()))
     }
 
     fn sweep(self: &Arc<Self>, now: Now) {
+        let core = &self.core;
         let mut expired = Vec::new();
-        self.channels.for_each(|channel, _, log, rule| {
+        core.channels.for_each(|channel, _, log, rule| {
             log.backlog.trim(rule, now.monotonic);
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 expired.push(channel.clone());
             }
-            if self.channels.is_idle(channel, log, now) {
-                self.channels.mark_removed(log);
+            if core.channels.is_idle(channel, log, now) {
+                core.channels.mark_removed(log);
             }
         });
-        self.channels.evict_over_budget(|_| {});
-        self.canary.unavailable_reason(now.monotonic);
-        self.tell_state(now.monotonic);
-        let Ok(session) = self.link.session() else { return };
-        if session.is_sharded()
-            && self.canary.silent_for(now.monotonic).min(session.age(now.monotonic)) >= CLUSTER_RECONNECT_AFTER
-        {
-            session.lose();
+        core.channels.evict_over_budget(|_| {});
+        self.health.unavailable_reason(now.monotonic);
+        self.send_state(now.monotonic);
+        let Ok(connection) = core.connection() else { return };
+        let silence = self.health.silent_for(now.monotonic).min(connection.age(now.monotonic));
+        if connection.is_sharded() && silence >= CLUSTER_RECONNECT_AFTER {
+            connection.mark_lost();
             return;
         }
         {
-            // Redis ends them, for all nodes.
+            // The script that resyncs a mirror ends an expired channel, for all nodes.
             let mirrors = self.mirrors.lock();
-            expired.iter().filter_map(|channel| mirrors.get(channel)).for_each(|mirror| mirror.renew(self));
+            expired.iter().filter_map(|channel| mirrors.get(channel)).for_each(|mirror| mirror.resync(core));
         }
-        let core = self.clone();
-        if !self.is_tidying.swap(true, Ordering::AcqRel) {
-            self.runtime.spawn(async move {
-                core.tidy(&session).await;
-                core.is_tidying.store(false, Ordering::Release);
+        let node = self.clone();
+        if !self.is_cleaning_up.swap(true, Ordering::AcqRel) {
+            core.runtime.spawn(async move {
+                node.cleanup(&connection).await;
+                node.is_cleaning_up.store(false, Ordering::Release);
             });
         }
-        let core = self.clone();
-        self.runtime.spawn(async move {
-            if let Ok(session) = core.link.session() {
-                core.probe(&session).await;
+        let node = self.clone();
+        core.runtime.spawn(async move {
+            if let Ok(connection) = node.core.connection() {
+                node.probe(&connection).await;
             }
         });
     }
 
-    /// Tells subscribers whether this node is cut off.
-    fn tell_state(self: &Arc<Self>, now: Instant) {
-        let has_session = self.link.session().is_ok();
+    /// Sends subscribers `degraded` and `restored` when this node is cut off from Redis and when it is not any more.
+    fn send_state(self: &Arc<Self>, now: Instant) {
+        let is_connected = self.core.connection().is_ok();
         let is_cut_off = match self.is_cut_off.load(Ordering::Relaxed) {
-            true => !has_session || !self.canary.is_carried(now),
+            true => !is_connected || !self.health.is_carried(now),
             false => {
-                let silence = self.canary.silent_for(now);
-                silence >= probe::PROBE_TIMEOUT || (!has_session && silence >= CUT_OFF_AFTER)
+                let silence = self.health.silent_for(now);
+                silence >= probe::PROBE_TIMEOUT || (!is_connected && silence >= DEGRADED_AFTER)
             }
         };
         self.is_cut_off.store(is_cut_off, Ordering::Relaxed);
-        if self.is_telling.swap(true, Ordering::AcqRel) {
+        if self.is_sending_state.swap(true, Ordering::AcqRel) {
             return;
         }
-        let core = self.clone();
-        self.runtime.spawn(async move {
-            let mirrors: Vec<_> = core.mirrors.lock().values().cloned().collect();
+        let node = self.clone();
+        self.core.runtime.spawn(async move {
+            let mirrors: Vec<_> = node.mirrors.lock().values().cloned().collect();
             for mirror in mirrors {
-                mirror.tell_state(&core, is_cut_off);
-                // Others have their turn between two channels.
+                mirror.send_state(&node.core, is_cut_off);
+                // Other tasks run between two channels.
                 tokio::task::yield_now().await;
             }
-            core.is_telling.store(false, Ordering::Release);
+            node.is_sending_state.store(false, Ordering::Release);
         });
     }
 
-    /// Renews what this node holds in Redis and gives up what nobody here wants.
-    async fn tidy(self: &Arc<Self>, session: &Arc<Connection>) {
+    /// Renews this node's leases in Redis and unsubscribes from channels that it does not use any more.
+    async fn cleanup(&self, connection: &Arc<Connection>) {
+        let core = &self.core;
         let mirrors: Vec<_> = self.mirrors.lock().values().cloned().collect();
-        let (forgotten, kept): (Vec<_>, Vec<_>) =
+        let (removed, kept): (Vec<_>, Vec<_>) =
             mirrors.into_iter().partition(|mirror| mirror.log.lock().state == LogState::Removed);
         futures_util::stream::iter(kept.iter().filter(|mirror| mirror.is_ready()))
             .for_each_concurrent(MAX_CONCURRENT_RESYNCS, |mirror| async move {
-                // It is tried again with the next sweep.
-                let _ = subscriber_quota::keep(self, session, mirror, self.limit(mirror)).await;
+                // The next sweep retries.
+                let _ = mirror.quota.renew(core, connection, self.max_subscribers(mirror)).await;
             })
             .await;
-        if forgotten.is_empty() {
+        if removed.is_empty() {
             return;
         }
-        let _nobody_subscribes = self.subscribing.write().await;
-        for mirror in forgotten {
-            let is_gone = {
+        let _no_subscribe = core.subscribe_lock.write().await;
+        for mirror in removed {
+            let is_removed = {
                 let mut mirrors = self.mirrors.lock();
                 let is_same = mirrors.get(&mirror.channel).is_some_and(|known| Arc::ptr_eq(known, &mirror));
                 if is_same {
@@ -335,47 +336,47 @@ impl Core {
                 }
                 is_same
             };
-            if is_gone {
-                // At worst something comes that nobody here wants.
-                let _ = session.unsubscribe(&self.names.pubsub(&mirror.channel)).await;
+            if is_removed {
+                // If this fails, messages without a mirror arrive and are dropped.
+                let _ = connection.unsubscribe(&core.keys.pubsub(&mirror.channel)).await;
             }
         }
     }
 
-    fn probes_on(&self, session: &Connection) -> &[String] {
-        if session.is_cluster() { &self.probes } else { &self.probes[..1] }
+    fn probes_on(&self, connection: &Connection) -> &[String] {
+        if connection.is_cluster() { &self.probes } else { &self.probes[..1] }
     }
 
-    /// Hears its probes and the words that other nodes have for it.
-    async fn listen_to_itself(&self, session: &Connection) {
-        let node = self.names.node(&self.node);
-        let names = self.probes_on(session).iter().chain([&node]);
-        futures_util::future::join_all(names.map(|name| session.subscribe(name))).await;
+    /// Subscribes to this node's probes and to messages of other nodes.
+    async fn subscribe_own_channels(&self, connection: &Connection) {
+        let node = self.core.keys.node(&self.core.node);
+        let names = self.probes_on(connection).iter().chain([&node]);
+        join_all(names.map(|name| connection.subscribe(name))).await;
     }
 
-    /// Sends a word to this node, and writes one down: each as publications are.
-    async fn probe(self: &Arc<Self>, session: &Connection) {
-        let probes = self.probes_on(session).iter().map(|probe| async move {
-            let (mut send, mut write) = (redis::cmd(session.publish()), redis::cmd("SET"));
-            send.arg(probe).arg("probe");
+    /// Publishes probes to this node and writes them as keys, as publications are.
+    async fn probe(&self, connection: &Connection) {
+        let probes = self.probes_on(connection).iter().map(|probe| async move {
+            let (mut publish, mut write) = (redis::cmd(connection.publish()), redis::cmd("SET"));
+            publish.arg(probe).arg("probe");
             write.arg(probe).arg("probe").arg("PX").arg(millis(PROBE_TTL));
-            // What does not come back is noticed.
-            let (heard, written) = tokio::join!(session.query::<u64>(&send), session.write(&write));
-            self.canary.written(written, Instant::now());
-            matches!(heard, Ok(0))
+            // `health` notices a probe that does not return.
+            let (receivers, written) = tokio::join!(connection.query::<u64>(&publish), connection.write(&write));
+            self.health.written(written, Instant::now());
+            matches!(receivers, Ok(0))
         });
-        let is_unheard = futures_util::future::join_all(probes).await;
-        if session.is_sharded() {
-            // A master came back, or the library took another connection without a word: what was subscribed to is lost.
-            if is_unheard.contains(&true) {
-                self.renew_all();
+        let has_no_receiver = join_all(probes).await;
+        if connection.is_sharded() {
+            // A master restarted, or the library reconnected without a push: subscriptions are lost.
+            if has_no_receiver.contains(&true) {
+                self.resync_all();
             }
-            self.listen_to_itself(session).await;
+            self.subscribe_own_channels(connection).await;
         }
     }
 }
 
-/// The pub/sub that a push is of.
+/// The pub/sub name of a push.
 fn name_of(push: &PushInfo) -> Option<&str> {
     match push.data.first()? {
         Value::BulkString(name) => std::str::from_utf8(name).ok(),
@@ -391,44 +392,44 @@ impl Engine for Redis {
         payload: Payload<'_>,
         _now: Now,
     ) -> Result<Appended, Refusal> {
-        let core = &self.core;
-        let session = core.link.session()?;
+        let core = &self.node.core;
+        let connection = core.connection()?;
         let rules = core.channels.rules.load();
         let rule = rules.of(channel);
-        let (limits, names) = (&rule.limits, &core.names);
-        let kept_for = if rule.backlog_age.is_zero() { core.idle } else { rule.backlog_age.min(core.idle) };
+        let (limits, keys) = (&rule.limits, &core.keys);
+        let stream_ttl = if rule.backlog_age.is_zero() { core.idle } else { rule.backlog_age.min(core.idle) };
         let encoded = wire::encode(publisher, payload);
         let bytes = encoded.len();
         let mut script = SCRIPTS.append.prepare_invoke();
-        script.key(names.state(channel)).key(names.stream(channel));
-        script.arg(&*new_epoch()?).arg(&session.marker).arg(encoded).arg(payload.len());
+        script.key(keys.state(channel)).key(keys.stream(channel));
+        script.arg(&*new_epoch()?).arg(&connection.marker).arg(encoded).arg(payload.len());
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(rule.backlog_messages);
-        script.arg(millis(core.idle)).arg(millis(kept_for)).arg(names.pubsub(channel)).arg(session.publish());
-        self.queue.push(session, script, bytes).map(Appended::Pending)
+        script.arg(millis(core.idle)).arg(millis(stream_ttl)).arg(keys.pubsub(channel)).arg(connection.publish());
+        self.queue.push(connection, script, bytes).map(Appended::Pending)
     }
 
     fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
-        Some(Box::pin(self.core.clone().attach(channel.clone())))
+        Some(Box::pin(self.node.clone().reserve_slot(channel.clone())))
     }
 
     fn subscribe(
         &self,
         channel: &ChannelName,
-        newcomer: JoinRequest,
+        request: JoinRequest,
         start: Start,
         now: Now,
-        announce: &mut dyn FnMut(Joined<'_>),
+        on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refusal> {
-        let core = &self.core;
-        let mirror = core.mirrors.lock().get(channel).cloned().ok_or_else(away)?;
+        let channels = &self.node.core.channels;
+        let mirror = self.node.mirrors.lock().get(channel).cloned().ok_or_else(unavailable)?;
         let mut log = mirror.log.lock();
         if log.state == LogState::Removed || !mirror.is_loaded() {
-            return Err(away());
+            return Err(unavailable());
         }
-        core.channels.join(channel, &mut log, newcomer, start, now, announce).map_err(|refused| {
+        channels.join(channel, &mut log, request, start, now, on_joined).map_err(|refused| {
             if let Some(reason) = refused.ended {
-                core.channels.end(channel, &mut log, reason);
+                channels.end(channel, &mut log, reason);
             }
             refused.refusal
         })
@@ -440,39 +441,35 @@ impl Engine for Redis {
         limits: Option<ChannelLimits>,
         _now: Now,
     ) -> BoxFuture<'a, Result<Created, Refusal>> {
-        Box::pin(self.core.create(channel, limits))
+        Box::pin(self.node.core.create(channel, limits))
     }
 
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
-        Box::pin(self.core.describe(channel))
+        Box::pin(self.node.core.describe(channel))
     }
 
     fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>> {
-        self.core.channels.find(channel)?.lock().publisher_of(position).cloned()
+        self.node.core.channels.find(channel)?.lock().publisher_of(position).cloned()
     }
 
     fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
-        Box::pin(self.core.close(channel))
+        Box::pin(self.node.core.close(channel))
     }
 
     fn sweep(&self, now: Now) {
-        self.core.sweep(now);
+        self.node.sweep(now);
     }
 
-    fn shared_store(&self) -> Option<&dyn SharedStore> {
-        Some(&*self.core)
+    fn shared_store(&self) -> &dyn SharedStore {
+        &*self.node.core
     }
 
     fn node_bus(&self) -> Option<Arc<dyn NodeBus>> {
-        Some(self.core.clone())
+        Some(self.node.core.clone())
     }
 
     fn unavailable_reason(&self) -> Option<&'static str> {
-        let trouble = self.core.canary.unavailable_reason(Instant::now());
-        if self.core.link.session().is_err() { Some(probe::UNAVAILABLE) } else { trouble }
+        let reason = self.node.health.unavailable_reason(Instant::now());
+        if self.node.core.connection().is_err() { Some(probe::UNAVAILABLE) } else { reason }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }

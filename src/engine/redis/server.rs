@@ -1,4 +1,4 @@
-//! How a Redis is reached: one server, the master that Sentinels name, or a Cluster.
+//! Connections to Redis: to one server, to the master that Sentinels name, or to a Cluster.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,44 +15,44 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-/// A server that does not take a connection within this is away.
+/// A server that accepts no connection within this is unavailable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A server that does not answer within this is away, and the connection is not used again.
+/// A server that does not answer within this is unavailable, and its connection is closed.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a Cluster's command may need: one more way for a slot that moved, one for a connection that broke. Those that a
-/// dead master is asked for are to fail at once, because all others wait each time the library looks where the slots are.
+/// Retries of a Cluster's command: one for a slot that moved, one for a broken connection. Commands for a dead master must
+/// fail fast, because all others wait while the library refreshes the slot map.
 const MAX_RETRIES: u32 = 2;
 
-/// Milliseconds before such a way.
+/// Milliseconds before a retry.
 const MAX_RETRY_WAIT_MS: u64 = 20;
 
-/// Commands that may wait to be sent. Those beyond it would not be sent in the order in which they came; far more than
-/// anybody here begins at once.
+/// Commands in the send buffer of a connection. Commands beyond it could be reordered, so this is far more than the engine
+/// sends at once.
 const MAX_PIPELINED_COMMANDS: usize = 64 * 1024;
 
-/// Where Redis is, as the configuration gives it. The addresses may hold passwords, which `Debug` does not show.
+/// The configured addresses of Redis. They may hold passwords, which `Debug` does not print.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
     /// `redis://` or `rediss://` addresses: one server, seeds of a Cluster, or Sentinels.
     pub urls: Vec<String>,
     pub kind: RedisKind,
-    /// Before every key and every name.
+    /// Prefix of every key and of every pub/sub name.
     pub prefix: String,
-    /// PEM of the authorities to trust for `rediss://`, in place of the system's.
+    /// PEM of the trusted certificate authorities for `rediss://`, in place of the system's.
     pub authorities: Option<Vec<u8>>,
-    /// For addresses without one.
+    /// For addresses without a password.
     pub password: Option<String>,
 }
 
 impl RedisConfig {
-    /// Whether the addresses can be read; nothing is connected to.
+    /// Checks the addresses without connecting.
     pub fn check(&self) -> Result<(), RedisError> {
         Server::new(self).map(|_| ()).map_err(|error| RedisError(error.to_string()))
     }
 
-    /// Hosts and ports, without whoever logs in there.
+    /// Hosts and ports, without credentials.
     pub fn addresses(&self) -> Vec<String> {
         self.urls.iter().filter_map(|url| info(url, None).ok()).map(|info| info.addr().to_string()).collect()
     }
@@ -67,7 +67,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-/// Why Redis cannot be reached as it is configured. It holds no password.
+/// An error in the configured addresses, or of a connection to them. It contains no password.
 #[derive(Debug)]
 pub struct RedisError(pub(super) String);
 
@@ -83,7 +83,7 @@ impl std::error::Error for RedisError {}
 pub enum RedisKind {
     Single,
     Cluster,
-    /// With the name of the master.
+    /// The name of the master.
     Sentinel(String),
 }
 
@@ -92,17 +92,18 @@ pub struct Server(Kind);
 
 enum Kind {
     Single(Client),
-    // It learns where the master is with every connection.
+    // Asks the Sentinels for the master with every connection.
     Sentinel(Mutex<SentinelClient>),
     Cluster(Vec<ConnectionInfo>, Option<TlsCertificates>),
 }
 
-/// A connection for many commands at once. Cheap to clone.
+/// A connection that pipelines commands. Cheap to clone.
 #[derive(Clone)]
 pub enum ServerConnection {
     One(MultiplexedConnection),
-    /// A Cluster before Redis 7 has no sharded pub/sub: all its servers carry all names, and this one is asked for them. The
-    /// library is not: it subscribes anew with many names at once, and takes the answers for those of other commands.
+    /// A Cluster before Redis 7 has no sharded pub/sub: every server carries every name, and subscriptions use the second
+    /// connection. The library's own resubscription sends many names at once, and mistakes the answers for those of other
+    /// commands.
     Cluster(ClusterConnection, Option<MultiplexedConnection>),
 }
 
@@ -143,7 +144,7 @@ impl Server {
         }))
     }
 
-    /// Opens a connection. What subscriptions bring goes to `pushes`, which must not wait.
+    /// Opens a connection. `pushes` is called for every push and must not block.
     pub async fn connect(&self, pushes: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<ServerConnection> {
         let pushes = Arc::new(pushes);
         let pushes = move |info| -> Result<(), std::convert::Infallible> {
@@ -163,7 +164,7 @@ impl Server {
                     .min_retry_wait(1)
                     .max_retry_wait(MAX_RETRY_WAIT_MS)
                     .push_sender(pushes.clone());
-                // With certificates it always speaks TLS.
+                // With certificates the library always uses TLS.
                 if let Some(certificates) = certificates {
                     builder = builder.certs(certificates.clone());
                 }
@@ -172,7 +173,7 @@ impl Server {
                     return Ok(ServerConnection::Cluster(cluster, None));
                 }
                 let config = config.set_push_sender(pushes);
-                any(infos, certificates.as_ref(), &config)
+                connect_to_any(infos, certificates.as_ref(), &config)
                     .await
                     .map(|one| ServerConnection::Cluster(cluster, Some(one)))
             }
@@ -194,13 +195,13 @@ async fn is_sharded(cluster: &mut ClusterConnection) -> RedisResult<bool> {
     let any = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
     let info = cluster.route_command(redis::cmd("INFO").arg("server").take(), any).await?;
     let info: String = redis::from_redis_value(info)?;
-    // Valkey gives the version of Redis that it is like.
+    // Valkey reports the version of Redis that it is compatible with.
     let major = field(&info, "redis_version").and_then(|version| version.split('.').next()?.parse::<u32>().ok());
     Ok(major.is_none_or(|major| major >= 7))
 }
 
-/// The first that takes a connection.
-async fn any(
+/// Connects to the first server that accepts.
+async fn connect_to_any(
     infos: &[ConnectionInfo],
     certificates: Option<&TlsCertificates>,
     config: &AsyncConnectionConfig,
@@ -219,12 +220,12 @@ async fn any(
     last
 }
 
-/// A value of what INFO says.
+/// A value in the output of INFO.
 pub fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// Subscriptions arrive as pushes, which the older protocol does not have.
+/// Reads an address. Selects RESP3: only that has pushes.
 fn info(url: &str, password: Option<&str>) -> RedisResult<ConnectionInfo> {
     let info = url.into_connection_info()?;
     let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -239,7 +240,7 @@ impl ServerConnection {
         matches!(self, Self::Cluster(..))
     }
 
-    /// The one server that is asked for subscriptions. Of a Cluster whose pub/sub is sharded there is none.
+    /// The server that subscriptions use; `None` for a Cluster with sharded pub/sub.
     pub fn one(&self) -> Option<&MultiplexedConnection> {
         match self {
             Self::One(one) => Some(one),
@@ -247,7 +248,7 @@ impl ServerConnection {
         }
     }
 
-    /// Returns once Redis said that it is so.
+    /// Returns once Redis has confirmed the subscription.
     pub async fn subscribe(&mut self, name: &str) -> RedisResult<()> {
         match self {
             Self::One(one) | Self::Cluster(_, Some(one)) => one.subscribe(name).await,

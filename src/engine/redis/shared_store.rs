@@ -1,4 +1,4 @@
-//! What may happen once on any node, as keys of Redis: nonces, tickets, answers to retries.
+//! The shared store in Redis: keys with a prefix of their own, a stream as log, and the list of nodes.
 
 use std::time::Duration;
 
@@ -8,58 +8,67 @@ use redis::cmd;
 use redis::streams::{StreamId, StreamRangeReply};
 
 use super::connection::Connection;
+use super::core::Core;
 use super::keys::{Keys, SCRIPTS};
 use super::server::{RedisConfig, RedisError, Server};
-use super::{Core, millis};
 use crate::broker::SharedStore;
+use crate::engine::millis::millis;
 use crate::protocol::Refusal;
 
-/// Words for all nodes that are kept.
+/// Entries of the log; the oldest are dropped beyond it.
 const MAX_LOG_ENTRIES: usize = 100_000;
 const LOG_PAGE: usize = 1000;
 
-/// A node counts as present for so long, and is not remembered after that.
+/// A node that sent no heartbeat for this long is not alive.
 const NODE_LEASE: Duration = Duration::from_secs(10);
+/// The list of nodes expires this long after the last heartbeat.
 const NODE_LIST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl SharedStore for Core {
     fn connection_epoch(&self) -> Result<u64, Refusal> {
-        Ok(self.link.session()?.number)
+        Ok(self.connection()?.number)
     }
 
     fn set_if_absent<'a>(
         &'a self,
         name: &'a str,
         value: &'a [u8],
-        lives: Duration,
+        ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, Refusal>> {
         Box::pin(async move {
             let mut command = cmd("SET");
-            command.arg(self.names.shared(name)).arg(value).arg("NX").arg("PX").arg(millis(lives));
-            Ok(self.link.session()?.query::<Option<String>>(&command).await?.is_some())
+            command.arg(self.keys.shared(name)).arg(value).arg("NX").arg("PX").arg(millis(ttl));
+            Ok(self.connection()?.query::<Option<String>>(&command).await?.is_some())
         })
     }
 
-    fn put<'a>(&'a self, name: &'a str, value: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let mut command = cmd("SET");
-            command.arg(self.names.shared(name)).arg(value).arg("PX").arg(millis(lives));
-            self.link.session()?.query(&command).await
+            command.arg(self.keys.shared(name)).arg(value).arg("PX").arg(millis(ttl));
+            self.connection()?.query(&command).await
         })
     }
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
         Box::pin(async move {
-            let answer = self.link.session()?.query::<Option<Vec<u8>>>(cmd("GET").arg(self.names.shared(name))).await?;
-            Ok(answer.map(Bytes::from))
+            let value = self
+                .connection_keeper
+                .connection()?
+                .query::<Option<Vec<u8>>>(cmd("GET").arg(self.keys.shared(name)))
+                .await?;
+            Ok(value.map(Bytes::from))
         })
     }
 
     fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
         Box::pin(async move {
-            let answer =
-                self.link.session()?.query::<Option<Vec<u8>>>(cmd("GETDEL").arg(self.names.shared(name))).await?;
-            Ok(answer.map(Bytes::from))
+            let value = self
+                .connection_keeper
+                .connection()?
+                .query::<Option<Vec<u8>>>(cmd("GETDEL").arg(self.keys.shared(name)))
+                .await?;
+            Ok(value.map(Bytes::from))
         })
     }
 
@@ -68,20 +77,20 @@ impl SharedStore for Core {
         name: &'a str,
         value: &'a str,
         instead_of: Option<&'a str>,
-        lives: Duration,
+        ttl: Duration,
     ) -> BoxFuture<'a, Result<String, Refusal>> {
         Box::pin(async move {
-            let mut claim = SCRIPTS.claim.key(self.names.shared(name));
-            claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(lives));
-            self.link.session()?.invoke(&claim).await
+            let mut claim = SCRIPTS.claim.key(self.keys.shared(name));
+            claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(ttl));
+            self.connection()?.invoke(&claim).await
         })
     }
 
-    fn increment<'a>(&'a self, name: &'a str, more: u32, lives: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
         Box::pin(async move {
-            let mut count = SCRIPTS.count.key(self.names.shared(name));
-            count.arg(more).arg(millis(lives));
-            self.link.session()?.invoke(&count).await
+            let mut count = SCRIPTS.count.key(self.keys.shared(name));
+            count.arg(more).arg(millis(ttl));
+            self.connection()?.invoke(&count).await
         })
     }
 
@@ -91,24 +100,24 @@ impl SharedStore for Core {
         taken: u64,
         wanted: u64,
         limit: u64,
-        lives: Duration,
+        ttl: Duration,
     ) -> BoxFuture<'a, Result<u64, Refusal>> {
         Box::pin(async move {
-            let mut gone = Vec::new();
+            let mut dead = Vec::new();
             loop {
-                let mut seats = SCRIPTS.reserve.key(self.names.shared(name));
-                seats.arg(&self.node).arg(wanted).arg(limit).arg(millis(lives)).arg(taken).arg("").arg(&gone);
-                let (places, _, others): (u64, u64, Vec<String>) = self.link.session()?.invoke(&seats).await?;
-                if places >= wanted || !gone.is_empty() {
-                    return Ok(places);
+                let mut reserve = SCRIPTS.reserve.key(self.keys.shared(name));
+                reserve.arg(&self.node).arg(wanted).arg(limit).arg(millis(ttl)).arg(taken).arg("").arg(&dead);
+                let (slots, _, others): (u64, u64, Vec<String>) = self.connection()?.invoke(&reserve).await?;
+                if slots >= wanted || !dead.is_empty() {
+                    return Ok(slots);
                 }
                 for other in others {
                     if !self.is_alive(&other).await? {
-                        gone.push(other);
+                        dead.push(other);
                     }
                 }
-                if gone.is_empty() {
-                    return Ok(places);
+                if dead.is_empty() {
+                    return Ok(slots);
                 }
             }
         })
@@ -116,19 +125,19 @@ impl SharedStore for Core {
 
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
-            let mut release = SCRIPTS.release.key(self.names.shared(name));
+            let mut release = SCRIPTS.release.key(self.keys.shared(name));
             release.arg(value);
-            self.link.session()?.invoke::<u64>(&release).await.map(drop)
+            self.connection()?.invoke::<u64>(&release).await.map(drop)
         })
     }
 
-    fn append_log<'a>(&'a self, word: &'a [u8], lives: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
-            let (session, key) = (self.link.session()?, self.names.broadcast_log());
+            let (connection, key) = (self.connection()?, self.keys.broadcast_log());
             let mut command = cmd("XADD");
-            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_LOG_ENTRIES).arg("*").arg("w").arg(word);
-            session.query::<String>(&command).await?;
-            session.query(cmd("PEXPIRE").arg(&key).arg(millis(lives))).await
+            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_LOG_ENTRIES).arg("*").arg("w").arg(entry);
+            connection.query::<String>(&command).await?;
+            connection.query(cmd("PEXPIRE").arg(&key).arg(millis(ttl))).await
         })
     }
 
@@ -136,66 +145,66 @@ impl SharedStore for Core {
         Box::pin(async move {
             let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
             let mut command = cmd("XRANGE");
-            command.arg(self.names.broadcast_log()).arg(from).arg("+").arg("COUNT").arg(LOG_PAGE);
-            let page: StreamRangeReply = self.link.session()?.query(&command).await?;
-            let word = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
-            Ok(page.ids.into_iter().map(word).map(|(word, id)| (id, word)).collect())
+            command.arg(self.keys.broadcast_log()).arg(from).arg("+").arg("COUNT").arg(LOG_PAGE);
+            let page: StreamRangeReply = self.connection()?.query(&command).await?;
+            let entry = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
+            Ok(page.ids.into_iter().map(entry).map(|(entry, id)| (id, entry)).collect())
         })
     }
 
     fn is_alive<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
         Box::pin(async move {
-            let known = self.link.session()?.query::<u64>(cmd("EXISTS").arg(self.names.node(node))).await?;
-            Ok(known == 1)
+            let count = self.connection()?.query::<u64>(cmd("EXISTS").arg(self.keys.node(node))).await?;
+            Ok(count == 1)
         })
     }
 
     fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async move {
-            let session = self.link.session()?;
-            session.query::<u64>(cmd("DEL").arg(self.names.node(&self.node))).await?;
-            session.query::<u64>(cmd("HDEL").arg(self.names.nodes()).arg(&self.node)).await.map(drop)
+            let connection = self.connection()?;
+            connection.query::<u64>(cmd("DEL").arg(self.keys.node(&self.node))).await?;
+            connection.query::<u64>(cmd("HDEL").arg(self.keys.nodes()).arg(&self.node)).await.map(drop)
         })
     }
 
-    fn heartbeat<'a>(&'a self, about: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn heartbeat<'a>(&'a self, status: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(async move {
-            let (session, key) = (self.link.session()?, self.names.nodes());
+            let (connection, key) = (self.connection()?, self.keys.nodes());
             let mut command = cmd("SET");
-            command.arg(self.names.node(&self.node)).arg(about).arg("PX").arg(millis(NODE_LEASE));
-            if let Err(refusal) = session.query::<String>(&command).await {
-                // A full Redis takes nothing new, and keeps what it has.
-                session.query::<u64>(cmd("PEXPIRE").arg(self.names.node(&self.node)).arg(millis(NODE_LEASE))).await?;
+            command.arg(self.keys.node(&self.node)).arg(status).arg("PX").arg(millis(NODE_LEASE));
+            if let Err(refusal) = connection.query::<String>(&command).await {
+                // A full Redis accepts no new value, but still extends the lease of the one that it has.
+                connection.query::<u64>(cmd("PEXPIRE").arg(self.keys.node(&self.node)).arg(millis(NODE_LEASE))).await?;
                 return Err(refusal);
             }
-            session.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
-            session.query(cmd("PEXPIRE").arg(&key).arg(millis(NODE_LIST_TTL))).await
+            connection.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
+            connection.query(cmd("PEXPIRE").arg(&key).arg(millis(NODE_LIST_TTL))).await
         })
     }
 }
 
 impl Core {
-    /// Says that this node is there, until it says more.
-    pub(super) async fn appear(&self, session: &Connection) {
+    /// Adds this node to the list of nodes, before its first heartbeat.
+    pub(super) async fn announce_node(&self, connection: &Connection) {
         let mut command = cmd("SET");
-        command.arg(self.names.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(NODE_LEASE));
-        // What fails is said again soon.
-        let _ = session.query::<Option<String>>(&command).await;
+        command.arg(self.keys.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(NODE_LEASE));
+        // If this fails, the next heartbeat adds it.
+        let _ = connection.query::<Option<String>>(&command).await;
     }
 }
 
-/// The nodes that are there, each with what it said about itself.
+/// The nodes that are alive, each with the status of its last heartbeat.
 pub async fn nodes(config: &RedisConfig) -> Result<Vec<(String, Vec<u8>)>, RedisError> {
     let failed = |error: redis::RedisError| RedisError(error.to_string());
-    let names = Keys::new(&config.prefix);
+    let keys = Keys::new(&config.prefix);
     let mut connection = Server::new(config).map_err(failed)?.connect(|_| ()).await.map_err(failed)?;
-    let key = names.nodes();
+    let key = keys.nodes();
     let known: Vec<String> = cmd("HKEYS").arg(&key).query_async(&mut connection).await.map_err(failed)?;
     let mut found = Vec::new();
     for node in known {
-        let about = cmd("GET").arg(names.node(&node)).query_async::<Option<Vec<u8>>>(&mut connection).await;
-        match about.map_err(failed)? {
-            Some(about) => found.push((node, about)),
+        let status = cmd("GET").arg(keys.node(&node)).query_async::<Option<Vec<u8>>>(&mut connection).await;
+        match status.map_err(failed)? {
+            Some(status) => found.push((node, status)),
             None => {
                 let _: u64 = cmd("HDEL").arg(&key).arg(&node).query_async(&mut connection).await.map_err(failed)?;
             }

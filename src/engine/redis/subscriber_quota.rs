@@ -1,4 +1,4 @@
-//! The places of one channel over all nodes: this node reserves them in Redis before it gives them away.
+//! The quota of one channel's subscribers over all nodes: this node reserves slots in Redis before it hands them out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,105 +6,113 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use super::Core;
 use super::connection::Connection;
+use super::core::Core;
 use super::keys::SCRIPTS;
-use super::mirror::Mirror;
-use crate::protocol::{ErrorCode, Refusal};
+use crate::engine::millis::millis;
+use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
-/// The places of a node that is gone are free after this.
+/// The slots of a node that stopped are free after this.
 const QUOTA_LEASE: Duration = Duration::from_secs(30);
 
-/// Most places that are reserved ahead.
+/// Most slots that are reserved ahead.
 const MAX_BLOCK: u64 = 64;
 
-#[derive(Default)]
 pub struct SubscriberQuota {
-    held: Mutex<QuotaBlock>,
-    /// Places that were given away and not taken yet.
-    promised: AtomicU64,
+    channel: ChannelName,
+    block: Mutex<QuotaBlock>,
+    /// Slots that were handed out and have no subscriber yet.
+    reserved: AtomicU64,
 }
 
+/// The slots that this node has in Redis.
 #[derive(Default)]
 struct QuotaBlock {
     count: u64,
-    /// Places of all other nodes, when Redis was asked last.
+    /// Slots of all other nodes at the last request.
     others: u64,
-    /// When, and over which connection: behind another one may be a Redis that knows nothing of this.
-    asked: Option<(Instant, u64)>,
+    /// Time and connection of the last request. After a reconnect, Redis may have lost the slots.
+    requested: Option<(Instant, u64)>,
 }
 
 impl QuotaBlock {
-    /// Whether Redis was asked within so long.
-    fn is_fresh(&self, session: &Connection, within: Duration) -> bool {
-        self.asked.is_some_and(|(asked, number)| number == session.number && asked.elapsed() < within)
+    /// Whether the last request on this connection is younger than `max_age`.
+    fn is_fresh(&self, connection: &Connection, max_age: Duration) -> bool {
+        self.requested.is_some_and(|(at, number)| number == connection.number && at.elapsed() < max_age)
     }
 }
 
-/// A place that is kept for somebody until this is dropped.
-pub struct Reservation(Arc<Mirror>);
+/// A slot for one subscriber that is about to join; released when this is dropped.
+pub struct Reservation(Arc<SubscriberQuota>);
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.seats.promised.fetch_sub(1, Ordering::AcqRel);
+        self.0.reserved.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Keeps a place for somebody; `limit` is over all nodes.
-pub async fn reserve(
-    core: &Core,
-    session: &Connection,
-    mirror: &Arc<Mirror>,
-    limit: u64,
-) -> Result<Reservation, Refusal> {
-    let mut held = mirror.seats.held.lock().await;
-    let taken = taken(core, mirror);
-    if !held.is_fresh(session, QUOTA_LEASE) || taken >= held.count {
-        let free = limit.saturating_sub(held.others).saturating_sub(taken);
-        ask(core, session, mirror, &mut held, taken + (free / 8).clamp(1, MAX_BLOCK), taken, limit).await?;
+impl SubscriberQuota {
+    pub fn new(channel: ChannelName) -> Arc<Self> {
+        Arc::new(Self { channel, block: Mutex::default(), reserved: AtomicU64::new(0) })
     }
-    if taken >= held.count {
-        return Err(Refusal::new(ErrorCode::ConnectionLimit, "the channel has as many subscribers as it may have"));
+
+    /// Reserves a slot; `limit` is over all nodes.
+    pub async fn reserve(
+        self: &Arc<Self>,
+        core: &Core,
+        connection: &Connection,
+        limit: u64,
+    ) -> Result<Reservation, Refusal> {
+        let mut block = self.block.lock().await;
+        let taken = self.taken(core);
+        if !block.is_fresh(connection, QUOTA_LEASE) || taken >= block.count {
+            let free = limit.saturating_sub(block.others).saturating_sub(taken);
+            let wanted = taken + (free / 8).clamp(1, MAX_BLOCK);
+            self.request(core, connection, &mut block, wanted, taken, limit).await?;
+        }
+        if taken >= block.count {
+            return Err(Refusal::new(ErrorCode::ConnectionLimit, "channel is full (max_connections)"));
+        }
+        self.reserved.fetch_add(1, Ordering::AcqRel);
+        Ok(Reservation(self.clone()))
     }
-    mirror.seats.promised.fetch_add(1, Ordering::AcqRel);
-    Ok(Reservation(mirror.clone()))
-}
 
-/// Gives back what is not used, tells how many are here, and keeps the channel alive. To be called once a second;
-/// does nothing where nothing changed lately.
-pub async fn keep(core: &Core, session: &Connection, mirror: &Arc<Mirror>, limit: u64) -> Result<(), Refusal> {
-    let mut held = mirror.seats.held.lock().await;
-    let taken = taken(core, mirror);
-    if !held.is_fresh(session, (QUOTA_LEASE / 3).min(core.idle / 3)) || taken != held.count {
-        ask(core, session, mirror, &mut held, taken, taken, limit).await?;
+    /// Returns unused slots, reports this node's subscribers, and keeps the channel's state from expiring. To be called
+    /// once a second; sends nothing if nothing changed recently.
+    pub async fn renew(&self, core: &Core, connection: &Connection, limit: u64) -> Result<(), Refusal> {
+        let mut block = self.block.lock().await;
+        let taken = self.taken(core);
+        if !block.is_fresh(connection, (QUOTA_LEASE / 3).min(core.idle / 3)) || taken != block.count {
+            self.request(core, connection, &mut block, taken, taken, limit).await?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// To be called with the lock of `held`, so that nobody promises meanwhile.
-fn taken(core: &Core, mirror: &Mirror) -> u64 {
-    // In this order: a promise is dropped after its place is taken.
-    let promised = mirror.seats.promised.load(Ordering::Acquire);
-    promised + core.channels.hub.subscriber_count(&mirror.channel)
-}
+    /// Slots in use. To be called with `block` locked, so that no slot is reserved meanwhile.
+    fn taken(&self, core: &Core) -> u64 {
+        // In this order: a reservation is dropped after its subscriber has joined.
+        let reserved = self.reserved.load(Ordering::Acquire);
+        reserved + core.channels.hub.subscriber_count(&self.channel)
+    }
 
-async fn ask(
-    core: &Core,
-    session: &Connection,
-    mirror: &Mirror,
-    held: &mut QuotaBlock,
-    wanted: u64,
-    taken: u64,
-    limit: u64,
-) -> Result<(), Refusal> {
-    let (names, channel, asked) = (&core.names, &mirror.channel, Instant::now());
-    let mut script = SCRIPTS.reserve.prepare_invoke();
-    script.key(names.subscriber_quota(channel)).key(names.state(channel));
-    script.arg(&core.node).arg(wanted).arg(limit).arg(QUOTA_LEASE.as_millis() as u64).arg(taken);
-    script.arg(core.idle.as_millis() as u64);
-    // If the answer is lost, Redis may hold more for this node than it knows, never less.
-    (held.count, held.asked) = (held.count.min(wanted), None);
-    let (count, others, _): (u64, u64, Vec<String>) = session.invoke(&script).await?;
-    *held = QuotaBlock { count, others, asked: Some((asked, session.number)) };
-    Ok(())
+    async fn request(
+        &self,
+        core: &Core,
+        connection: &Connection,
+        block: &mut QuotaBlock,
+        wanted: u64,
+        taken: u64,
+        limit: u64,
+    ) -> Result<(), Refusal> {
+        let (keys, channel, requested) = (&core.keys, &self.channel, Instant::now());
+        let mut script = SCRIPTS.reserve.prepare_invoke();
+        script.key(keys.subscriber_quota(channel)).key(keys.state(channel));
+        script.arg(&core.node).arg(wanted).arg(limit).arg(millis(QUOTA_LEASE)).arg(taken);
+        script.arg(millis(core.idle));
+        // If the response is lost, Redis may count more slots for this node than the node does, never fewer.
+        (block.count, block.requested) = (block.count.min(wanted), None);
+        let (count, others, _): (u64, u64, Vec<String>) = connection.invoke(&script).await?;
+        *block = QuotaBlock { count, others, requested: Some((requested, connection.number)) };
+        Ok(())
+    }
 }

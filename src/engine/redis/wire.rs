@@ -1,23 +1,23 @@
-//! What stands in Redis for one channel, as bytes: the messages of its pub/sub, which its stream keeps as well.
+//! The encoding of a channel's messages in its pub/sub; its stream stores publications in the same form.
 //!
-//! `p EPOCH OFFSET MS KIND PUBLISHER_BYTES PUBLISHER DATA` is a publication, accepted at MS since 1970;
-//! `e EPOCH REASON` is an end; `l EPOCH` asks nodes to look at the state again, `w NODE`
-//! to tell a node who comes and goes. Data are the last and may be any bytes.
+//! `p EPOCH OFFSET MS KIND PUBLISHER_BYTES PUBLISHER DATA` is a publication, accepted at MS since 1970. `e EPOCH REASON` is
+//! the end of the channel. `l EPOCH` makes mirrors resync. `w NODE` requests presence updates for a node. DATA is last and
+//! may be any bytes.
 
 use std::time::Duration;
 
 use crate::broker::ChannelLimits;
 use crate::protocol::{ChannelName, CloseReason, Payload, Position, Publication};
 
-/// What came over the pub/sub of a channel, or out of its stream.
+/// A message of a channel's pub/sub, or an entry of its stream.
 pub enum Message {
     Publication(Received),
     End { epoch: String, reason: CloseReason },
-    Look,
+    Resync,
     Watch { node: String },
 }
 
-/// A publication as Redis has it.
+/// A publication as Redis stores it.
 pub struct Received {
     pub epoch: String,
     pub offset: u64,
@@ -26,7 +26,7 @@ pub struct Received {
     rest: Vec<u8>,
 }
 
-/// Kind, publisher and data: what a node says of a publication before it has its place.
+/// Kind, publisher and data: the part of a publication that is known before its offset.
 pub fn encode(publisher: &str, payload: Payload<'_>) -> Vec<u8> {
     let (kind, data) = match payload {
         Payload::Json(text) => ('j', text.as_bytes()),
@@ -38,14 +38,14 @@ pub fn encode(publisher: &str, payload: Payload<'_>) -> Vec<u8> {
 }
 
 impl Message {
-    /// `None` if this is no message of ours.
+    /// `None` if the message is malformed.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let (tag, rest) = word(bytes)?;
+        let (tag, rest) = field(bytes)?;
         match tag {
             "p" => {
-                let (epoch, rest) = word(rest)?;
-                let (offset, rest) = word(rest)?;
-                let (time, rest) = word(rest)?;
+                let (epoch, rest) = field(rest)?;
+                let (offset, rest) = field(rest)?;
+                let (time, rest) = field(rest)?;
                 let received = Received {
                     epoch: epoch.to_owned(),
                     offset: offset.parse().ok().filter(|offset| *offset > 0)?,
@@ -56,10 +56,10 @@ impl Message {
                 Some(Self::Publication(received))
             }
             "e" => {
-                let (epoch, reason) = word(rest)?;
+                let (epoch, reason) = field(rest)?;
                 Some(Self::End { epoch: epoch.to_owned(), reason: reason_of(std::str::from_utf8(reason).ok()?)? })
             }
-            "l" => Some(Self::Look),
+            "l" => Some(Self::Resync),
             "w" => Some(Self::Watch { node: std::str::from_utf8(rest).ok()?.to_owned() }),
             _ => None,
         }
@@ -67,10 +67,10 @@ impl Message {
 }
 
 impl Received {
-    /// Who published it, and what.
+    /// The publisher and the payload.
     fn parts(&self) -> Option<(&str, Payload<'_>)> {
-        let (kind, rest) = word(&self.rest)?;
-        let (length, rest) = word(rest)?;
+        let (kind, rest) = field(&self.rest)?;
+        let (length, rest) = field(rest)?;
         let (publisher, rest) = rest.split_at_checked(length.parse().ok()?)?;
         let (b" ", data) = rest.split_at_checked(1)? else { return None };
         let payload = match kind {
@@ -82,7 +82,7 @@ impl Received {
         Some((std::str::from_utf8(publisher).ok()?, payload))
     }
 
-    /// The publication as every node shows it, with its publisher and the bytes that count.
+    /// The publication, the same on every node, with its publisher and the size of its payload.
     pub fn publication(&self, channel: &ChannelName) -> Option<(Publication, &str, u64)> {
         let (publisher, payload) = self.parts()?;
         let time = jiff::Timestamp::from_millisecond(self.time.try_into().ok()?).ok()?;
@@ -91,12 +91,12 @@ impl Received {
     }
 }
 
-/// The reason that a channel ended for.
+/// The close reason of this name.
 pub fn reason_of(name: &str) -> Option<CloseReason> {
     CloseReason::ALL.into_iter().find(|reason| reason.name() == name)
 }
 
-/// Limits that a publisher declared, as `create.lua` keeps them.
+/// Limits that a publisher declared, as `create.lua` stores them.
 pub fn limits(declared: &str) -> Option<ChannelLimits> {
     let mut numbers = declared.split(' ').map(|number| number.parse::<u64>().ok());
     let mut next = || numbers.next().flatten();
@@ -109,8 +109,8 @@ pub fn limits(declared: &str) -> Option<ChannelLimits> {
     })
 }
 
-/// The text before the first space, and everything behind it.
-fn word(bytes: &[u8]) -> Option<(&str, &[u8])> {
+/// Splits at the first space.
+fn field(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let at = bytes.iter().position(|byte| *byte == b' ')?;
     Some((std::str::from_utf8(&bytes[..at]).ok()?, &bytes[at + 1..]))
 }
@@ -121,7 +121,7 @@ mod tests {
     use crate::protocol::Form;
 
     #[test]
-    fn a_publication_is_the_same_on_every_node() {
+    fn publication_is_equal_on_every_node() {
         let name = ChannelName::parse("c").unwrap();
         for payload in [Payload::Json("{\"a\": 1 }"), Payload::Text("a b\nc"), Payload::Binary(&[0, 255, 32, 10])] {
             let bytes = [b"p k3 42 1795251600123 ", &encode("market data", payload)[..]].concat();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_nothing() {
+    fn malformed_messages_are_rejected() {
         for bytes in [
             &b""[..],
             b"p",
@@ -155,7 +155,7 @@ mod tests {
             assert!(Message::read(bytes).is_none(), "{bytes:?}");
         }
         assert!(matches!(Message::read(b"e k channel_closed"), Some(Message::End { .. })));
-        assert!(matches!(Message::read(b"l k"), Some(Message::Look)));
+        assert!(matches!(Message::read(b"l k"), Some(Message::Resync)));
         assert!(matches!(Message::read(b"w abcdefgh"), Some(Message::Watch { node }) if node == "abcdefgh"));
     }
 }

@@ -8,7 +8,7 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use warp::Reply;
 
-use super::tickets::{TICKET_LIFETIME, share};
+use super::tickets::TICKET_LIFETIME;
 use crate::broker::Now;
 use crate::broker::channel::session::rfc3339;
 use crate::protocol::{ErrorCode, Refusal};
@@ -44,10 +44,7 @@ pub async fn post(
         _ => return Err(malformed()),
     };
     let now = Now::read();
-    let ticket = app.tickets.issue(principal.clone(), purpose, now.monotonic)?;
-    if let Some(shared) = app.engine.shared_store() {
-        share(shared, &ticket, &principal, purpose).await?;
-    }
+    let ticket = app.tickets.issue(app.engine.shared_store(), principal, purpose, now.monotonic).await?;
     let expires = rfc3339(now.unix() + TICKET_LIFETIME.as_secs());
     let json = serde_json::json!({ "ticket": ticket, "expires": expires }).to_string();
     let response = warp::reply::with_header(json, header::CONTENT_TYPE, "application/json");

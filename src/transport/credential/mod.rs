@@ -36,13 +36,7 @@ async fn ticket_principal(app: &AppState, call: &RequestContext) -> Result<Optio
     }
     let now = Now::read();
     let purpose = call.endpoint().and_then(|endpoint| endpoint.ticket).ok_or_else(refused)?;
-    let local = app.tickets.redeem(ticket, purpose, now.monotonic);
-    let principal = match app.engine.shared_store() {
-        // The shared store makes a ticket valid once on all nodes.
-        Some(shared) => tickets::redeem_shared(shared, ticket, purpose).await?,
-        None => local,
-    };
-    let principal = principal.ok_or_else(refused)?;
+    let principal = app.tickets.redeem(app.engine.shared_store(), ticket, purpose).await?.ok_or_else(refused)?;
     let is_alive = now.unix() < principal.expires && app.policy.check(&principal).is_ok();
     if is_alive { Ok(Some(principal)) } else { Err(refused()) }
 }

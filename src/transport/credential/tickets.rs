@@ -21,129 +21,130 @@ pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
 /// Unused tickets of one principal, so that one cannot use up the tickets of all.
 const MAX_TICKETS_PER_PRINCIPAL: usize = 100;
 
-/// The unused tickets of this node.
+/// Issues and redeems tickets, which the shared store holds. Counts the unused ones that this node issued.
 pub struct Tickets {
     capacity: usize,
-    live: Mutex<LiveTickets>,
+    unused: Mutex<UnusedTickets>,
 }
 
 #[derive(Default)]
-struct LiveTickets {
-    tickets: HashMap<[u8; 32], Ticket>,
-    /// Their number by issuer and subject.
-    per_principal: HashMap<(Arc<str>, Arc<str>), usize>,
+struct UnusedTickets {
+    tickets: HashMap<TicketDigest, IssuedTicket>,
+    by_owner: HashMap<Owner, usize>,
 }
 
-struct Ticket {
-    principal: Arc<Principal>,
-    purpose: TicketPurpose,
+/// Tickets are looked up by their hash, so that the time of a lookup reveals nothing about unused tickets.
+type TicketDigest = [u8; 32];
+
+/// Issuer and subject of a principal.
+type Owner = (Arc<str>, Arc<str>);
+
+struct IssuedTicket {
+    owner: Owner,
     expires: Instant,
 }
 
+/// A ticket in the shared store, as JSON.
+#[derive(Serialize, Deserialize)]
+struct StoredTicket {
+    principal: Principal,
+    purpose: TicketPurpose,
+}
+
 impl Tickets {
-    /// Keeps at most `capacity`.
+    /// `capacity` is the most unused tickets.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, live: Mutex::default() }
+        Self { capacity, unused: Mutex::default() }
     }
 
-    pub fn issue(&self, principal: Arc<Principal>, purpose: TicketPurpose, now: Instant) -> Result<String, Refusal> {
-        let full = |detail: &'static str| Refusal::new(ErrorCode::LimitReached, detail).retry_after(TICKET_LIFETIME);
+    pub async fn issue(
+        &self,
+        store: &dyn SharedStore,
+        principal: Arc<Principal>,
+        purpose: TicketPurpose,
+        now: Instant,
+    ) -> Result<String, Refusal> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|_| Refusal::from(ErrorCode::Internal))?;
         let text = URL_SAFE_NO_PAD.encode(bytes);
-        let mut live = self.live.lock();
-        if live.tickets.len() >= self.capacity {
-            live.remove_expired(now);
-        }
-        if live.tickets.len() >= self.capacity {
-            return Err(full("ticket limit reached (limits.tickets)"));
-        }
-        let count = live.per_principal.entry(owner(&principal)).or_default();
-        if *count >= MAX_TICKETS_PER_PRINCIPAL {
-            return Err(full("the principal has too many unused tickets; each is valid for 30 seconds"));
-        }
-        *count += 1;
-        live.tickets.insert(digest(&text), Ticket { principal, purpose, expires: now + TICKET_LIFETIME });
+        self.reserve(digest(&text), (principal.issuer.clone(), principal.subject.clone()), now)?;
+        let stored = serde_json::to_vec(&StoredTicket { principal: Arc::unwrap_or_clone(principal), purpose });
+        let stored = stored.map_err(|_| Refusal::from(ErrorCode::Internal))?;
+        store.set(&store_name(&text), &stored, TICKET_LIFETIME).await?;
         Ok(text)
     }
 
-    /// The principal of a ticket. The ticket is invalid afterwards, whatever the result.
-    pub fn redeem(&self, text: &str, purpose: TicketPurpose, now: Instant) -> Option<Arc<Principal>> {
-        let mut live = self.live.lock();
-        let ticket = live.tickets.remove(&digest(text))?;
-        live.release(&ticket);
-        (ticket.purpose == purpose && now < ticket.expires).then_some(ticket.principal)
+    fn reserve(&self, ticket: TicketDigest, owner: Owner, now: Instant) -> Result<(), Refusal> {
+        let full = |detail: &'static str| Refusal::new(ErrorCode::LimitReached, detail).retry_after(TICKET_LIFETIME);
+        let mut unused = self.unused.lock();
+        if unused.tickets.len() >= self.capacity {
+            unused.drop_expired(now);
+        }
+        if unused.tickets.len() >= self.capacity {
+            return Err(full("ticket limit reached (limits.tickets)"));
+        }
+        let count = unused.by_owner.entry(owner.clone()).or_default();
+        if *count >= MAX_TICKETS_PER_PRINCIPAL {
+            return Err(full("too many unused tickets for this principal; each is valid for 30 seconds"));
+        }
+        *count += 1;
+        unused.tickets.insert(ticket, IssuedTicket { owner, expires: now + TICKET_LIFETIME });
+        Ok(())
     }
 
-    /// Removes expired tickets. Called periodically.
+    /// The principal of a ticket, which any node may have issued. The ticket is used up, also where `purpose` is wrong.
+    pub async fn redeem(
+        &self,
+        store: &dyn SharedStore,
+        text: &str,
+        purpose: TicketPurpose,
+    ) -> Result<Option<Arc<Principal>>, Refusal> {
+        self.unused.lock().remove(&digest(text));
+        let Some(stored) = store.get_and_delete(&store_name(text)).await? else { return Ok(None) };
+        let ticket = serde_json::from_slice::<StoredTicket>(&stored).ok().filter(|ticket| ticket.purpose == purpose);
+        Ok(ticket.map(|ticket| Arc::new(ticket.principal)))
+    }
+
+    /// Drops expired tickets. To be called once a second.
     pub fn sweep(&self, now: Instant) {
-        self.live.lock().remove_expired(now);
+        self.unused.lock().drop_expired(now);
     }
 }
 
-impl LiveTickets {
-    fn remove_expired(&mut self, now: Instant) {
+impl UnusedTickets {
+    fn drop_expired(&mut self, now: Instant) {
         let expired: Vec<_> = self.tickets.extract_if(|_, ticket| ticket.expires <= now).collect();
-        expired.iter().for_each(|(_, ticket)| self.release(ticket));
+        expired.into_iter().for_each(|(_, ticket)| self.uncount(&ticket.owner));
     }
 
-    fn release(&mut self, ticket: &Ticket) {
-        let owner = owner(&ticket.principal);
-        if let Some(count) = self.per_principal.get_mut(&owner) {
+    fn remove(&mut self, ticket: &TicketDigest) {
+        if let Some(ticket) = self.tickets.remove(ticket) {
+            self.uncount(&ticket.owner);
+        }
+    }
+
+    fn uncount(&mut self, owner: &Owner) {
+        if let Some(count) = self.by_owner.get_mut(owner) {
             *count -= 1;
             if *count == 0 {
-                self.per_principal.remove(&owner);
+                self.by_owner.remove(owner);
             }
         }
     }
 }
 
-fn owner(principal: &Principal) -> (Arc<str>, Arc<str>) {
-    (principal.issuer.clone(), principal.subject.clone())
-}
-
-/// Tickets are found by their hash, so the time of a lookup reveals nothing about them.
-fn digest(text: &str) -> [u8; 32] {
+fn digest(text: &str) -> TicketDigest {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// A ticket in the shared store.
-#[derive(Serialize, Deserialize)]
-struct SharedTicket {
-    principal: Principal,
-    purpose: TicketPurpose,
-}
-
-/// Stores a ticket for all nodes.
-pub async fn share(
-    shared: &dyn SharedStore,
-    ticket: &str,
-    principal: &Principal,
-    purpose: TicketPurpose,
-) -> Result<(), Refusal> {
-    let value = serde_json::to_vec(&SharedTicket { principal: principal.clone(), purpose });
-    let value = value.map_err(|_| Refusal::from(ErrorCode::Internal))?;
-    shared.put(&shared_name(ticket), &value, TICKET_LIFETIME).await
-}
-
-fn shared_name(ticket: &str) -> String {
-    format!("ticket:{}", URL_SAFE_NO_PAD.encode(digest(ticket)))
-}
-
-/// The principal of a ticket that any node has issued. The ticket is invalid afterwards.
-pub async fn redeem_shared(
-    shared: &dyn SharedStore,
-    ticket: &str,
-    purpose: TicketPurpose,
-) -> Result<Option<Arc<Principal>>, Refusal> {
-    let Some(value) = shared.get_and_delete(&shared_name(ticket)).await? else { return Ok(None) };
-    let ticket = serde_json::from_slice::<SharedTicket>(&value).ok().filter(|ticket| ticket.purpose == purpose);
-    Ok(ticket.map(|ticket| Arc::new(ticket.principal)))
+fn store_name(text: &str) -> String {
+    format!("ticket:{}", URL_SAFE_NO_PAD.encode(digest(text)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::LocalStore;
 
     fn principal(subject: &str) -> Arc<Principal> {
         Arc::new(Principal {
@@ -156,36 +157,42 @@ mod tests {
         })
     }
 
-    #[test]
-    fn ticket_is_valid_once_for_its_purpose() {
-        let (tickets, now) = (Tickets::new(10), Instant::now());
-        let issue = || tickets.issue(principal("alice"), TicketPurpose::Subscribe, now).unwrap();
-        let ticket = issue();
+    #[tokio::test]
+    async fn redeemed_once_in_time_for_its_purpose() {
+        let (tickets, store, now) = (Tickets::new(10), LocalStore::new(10), Instant::now());
+        let issue = async || tickets.issue(&store, principal("alice"), TicketPurpose::Subscribe, now).await.unwrap();
+        let redeem = async |ticket: &str, purpose| tickets.redeem(&store, ticket, purpose).await.unwrap();
+        let ticket = issue().await;
         assert_eq!(ticket.len(), 43);
-        let redeemed =
-            tickets.redeem(&ticket, TicketPurpose::Subscribe, now + TICKET_LIFETIME - Duration::from_millis(1));
+        store.sweep(now + TICKET_LIFETIME - Duration::from_millis(1));
+        let redeemed = redeem(&ticket, TicketPurpose::Subscribe).await;
         assert_eq!(redeemed.map(|principal| principal.subject.to_string()).as_deref(), Some("alice"));
-        assert!(tickets.redeem(&ticket, TicketPurpose::Subscribe, now).is_none());
-        assert!(tickets.redeem(&issue(), TicketPurpose::Subscribe, now + TICKET_LIFETIME).is_none());
-        let other = issue();
-        assert!(tickets.redeem(&other, TicketPurpose::Rooms, now).is_none());
-        assert!(tickets.redeem(&other, TicketPurpose::Subscribe, now).is_none(), "a failed attempt uses it up");
-        assert!(tickets.live.lock().per_principal.is_empty());
+        assert!(redeem(&ticket, TicketPurpose::Subscribe).await.is_none());
+        let late = issue().await;
+        store.sweep(Instant::now() + TICKET_LIFETIME);
+        assert!(redeem(&late, TicketPurpose::Subscribe).await.is_none());
+        let other = issue().await;
+        assert!(redeem(&other, TicketPurpose::Rooms).await.is_none());
+        assert!(redeem(&other, TicketPurpose::Subscribe).await.is_none(), "the first request used it up");
+        assert!(tickets.unused.lock().by_owner.is_empty());
     }
 
-    #[test]
-    fn tickets_are_limited_per_principal() {
-        let (tickets, now) = (Tickets::new(MAX_TICKETS_PER_PRINCIPAL + 1), Instant::now());
-        let issue =
-            |who: &str, at| tickets.issue(principal(who), TicketPurpose::Events, at).map_err(|refusal| refusal.code);
+    #[tokio::test]
+    async fn bounded_in_total_and_per_principal() {
+        let (tickets, store, now) =
+            (Tickets::new(MAX_TICKETS_PER_PRINCIPAL + 1), LocalStore::new(1000), Instant::now());
+        let issue = async |subject: &str, at| {
+            let issued = tickets.issue(&store, principal(subject), TicketPurpose::Events, at).await;
+            issued.map_err(|refusal| refusal.code)
+        };
         for _ in 0..MAX_TICKETS_PER_PRINCIPAL {
-            issue("alice", now).unwrap();
+            issue("alice", now).await.unwrap();
         }
-        assert_eq!(issue("alice", now), Err(ErrorCode::LimitReached));
-        issue("bob", now).unwrap();
-        assert_eq!(issue("carol", now), Err(ErrorCode::LimitReached));
-        issue("carol", now + TICKET_LIFETIME).unwrap();
+        assert_eq!(issue("alice", now).await, Err(ErrorCode::LimitReached));
+        issue("bob", now).await.unwrap();
+        assert_eq!(issue("carol", now).await, Err(ErrorCode::LimitReached));
+        issue("carol", now + TICKET_LIFETIME).await.unwrap();
         tickets.sweep(now + 2 * TICKET_LIFETIME);
-        assert!(tickets.live.lock().tickets.is_empty() && tickets.live.lock().per_principal.is_empty());
+        assert!(tickets.unused.lock().tickets.is_empty() && tickets.unused.lock().by_owner.is_empty());
     }
 }

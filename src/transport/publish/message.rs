@@ -8,7 +8,7 @@ use http::header;
 use serde_json::json;
 use warp::Reply;
 
-use super::idempotency::{self, SharedIdempotency};
+use super::idempotency;
 use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
@@ -44,23 +44,10 @@ pub async fn post(
     let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
     let owner = signed.publisher.fingerprint().ok_or(ErrorCode::KeyUnknown)?;
     let slot = app.idempotency.slot(owner, key, &request, Now::read().monotonic)?;
-    let elsewhere = SharedIdempotency::new(&owner, key, &slot);
     let media_type = media_type.to_owned();
     // A task of its own, so that the answer is kept for a retry even if the publisher disconnects.
     let publishing = tokio::spawn(async move {
-        // Locked over the publication, so that two concurrent requests with one key publish once.
-        let mut answer = slot.answer().await;
-        match &*answer {
-            Some(answer) => Ok(answer.clone()),
-            None => {
-                let publishing = publish(&app, &signed, &channel, &media_type);
-                let first = match app.engine.shared_store() {
-                    Some(shared) => elsewhere.once(shared, app.idempotency.keep(), publishing).await?,
-                    None => publishing.await?,
-                };
-                Ok(answer.insert(first).clone())
-            }
-        }
+        slot.once(app.engine.shared_store(), publish(&app, &signed, &channel, &media_type)).await
     });
     publishing.await.unwrap_or_else(|_| Err(ErrorCode::Internal.into())).map(json)
 }

@@ -53,8 +53,8 @@ pub async fn authenticate(
     let name = verified.publisher().fingerprint().map(|key| format!("nonce:{}", verified.nonce_name(&key)));
     let publisher = verified.accept(&body, Now::read().unix())?;
     // This node has not seen the nonce; another node may have.
-    if let (Some(shared), Some(name)) = (app.engine.shared_store(), name)
-        && !shared.set_if_absent(&name, b"", NONCE_TTL).await?
+    if let Some(name) = name
+        && !app.engine.shared_store().set_if_absent_remote(&name, b"", NONCE_TTL).await?
     {
         return Err(ErrorCode::SignatureReplayed.into());
     }

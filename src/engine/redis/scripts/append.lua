@@ -1,10 +1,10 @@
--- Gives a publication its place, keeps it and hands it to all nodes, in one step.
+-- Appends a publication: assigns its offset, stores it and publishes it to all nodes.
 -- KEYS  1 state (hash)  2 log (stream)
--- ARGV  1 epoch to take if one is needed  2 run marker  3 kind, publisher and data, as in wire.rs
+-- ARGV  1 epoch for a new channel  2 run marker  3 kind, publisher and data, as in wire.rs
 --       4 payload bytes  5 max_messages  6 max_data_bytes  7 max_message_bytes  8 lifespan in ms (0: no limit, all four)
---       9 backlog length  10 ms until an unused channel is forgotten  11 ms until its log is  12 pub/sub name
+--       9 backlog length  10 TTL of an unused channel in ms  11 TTL of its log in ms  12 pub/sub name
 --       13 command that publishes
--- Gives {"ok", epoch, offset} | {"ended", reason} | {"large", limit} | {"limit", reason}: the last one ends it now.
+-- Returns {"ok", epoch, offset} | {"ended", reason} | {"large", limit} | {"limit", reason}: the last ends the channel.
 local names = {'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'max_messages', 'max_data_bytes', 'max_message_bytes', 'lifespan'}
 local values = redis.call('HMGET', KEYS[1], unpack(names))
 local state = {}
@@ -12,10 +12,10 @@ for at, name in ipairs(names) do state[name] = values[at] or nil end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local publish, run = ARGV[13], ARGV[2]
--- The master of a slot may be another one, which may not have the newest.
+-- A failover makes another server the master of the slot, which may lack the newest publications.
 if string.find(run, '^cluster') then run = run .. redis.call('CLUSTER', 'MYID') end
 
-local function whole(number) return string.format('%.0f', number) end
+local function integer(number) return string.format('%.0f', number) end
 
 local function tighter(configured, declared)
   configured, declared = tonumber(configured), tonumber(declared or 0)
@@ -23,11 +23,11 @@ local function tighter(configured, declared)
   return configured
 end
 
--- A server that came back without its memory has nothing; one that may have lost the newest of it has another marker.
+-- A server that restarted without its data has no epoch; one that may have lost its newest writes has another marker.
 if not state.epoch or state.run ~= run then
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'run', run, 'offset', 0)
-  redis.call('HSETNX', KEYS[1], 'created', whole(now))
+  redis.call('HSETNX', KEYS[1], 'created', integer(now))
   state.epoch, state.offset, state.created = ARGV[1], 0, state.created or now
 end
 
@@ -45,20 +45,20 @@ local lifespan = tighter(ARGV[8], state.lifespan)
 if lifespan ~= 0 and now - state.created >= lifespan then return finish('lifespan_expired') end
 local size = tonumber(ARGV[4])
 local max_message = tighter(ARGV[7], state.max_message_bytes)
-if max_message ~= 0 and size > max_message then return {'large', whole(max_message)} end
+if max_message ~= 0 and size > max_message then return {'large', integer(max_message)} end
 local offset, bytes = state.offset + 1, (state.bytes or 0) + size
 local max_messages = tighter(ARGV[5], state.max_messages)
 if max_messages ~= 0 and offset > max_messages then return finish('message_limit') end
 local max_data = tighter(ARGV[6], state.max_data_bytes)
 if max_data ~= 0 and bytes > max_data then return finish('data_limit') end
 
-redis.call('HSET', KEYS[1], 'offset', whole(offset), 'bytes', whole(bytes))
-local publication = 'p ' .. state.epoch .. ' ' .. whole(offset) .. ' ' .. whole(now) .. ' ' .. ARGV[3]
+redis.call('HSET', KEYS[1], 'offset', integer(offset), 'bytes', integer(bytes))
+local publication = 'p ' .. state.epoch .. ' ' .. integer(offset) .. ' ' .. integer(now) .. ' ' .. ARGV[3]
 local backlog = tonumber(ARGV[9])
 if backlog > 0 then
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', backlog, whole(offset) .. '-0', 'p', publication)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', backlog, integer(offset) .. '-0', 'p', publication)
   redis.call('PEXPIRE', KEYS[2], ARGV[11])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[10])
 redis.call(publish, ARGV[12], publication)
-return {'ok', state.epoch, whole(offset)}
+return {'ok', state.epoch, integer(offset)}

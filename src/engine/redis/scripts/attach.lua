@@ -1,22 +1,22 @@
--- What a node has to know of a channel before it listens; the channel comes into being if there is none.
--- KEYS  1 state  2 log  3 watch (hash node -> until)
--- ARGV  1 epoch to take if one is needed  2 run marker  3 lifespan in ms (0: no limit)
---       4 ms until an unused channel is forgotten  5 pub/sub name  6 command that publishes
---       7 epoch and 8 offset that the node knows; they were lost if the same epoch is not that far
--- Gives {epoch, offset, bytes, age in ms, ended, declared, time in ms, nodes that watch, with blanks between}; `ended`,
+-- Returns the state of a channel for a mirror, and creates the channel if there is none.
+-- KEYS  1 state  2 log  3 watch (hash node -> expiry)
+-- ARGV  1 epoch for a new channel  2 run marker  3 lifespan in ms (0: no limit)
+--       4 TTL of an unused channel in ms  5 pub/sub name  6 command that publishes
+--       7 epoch and 8 offset of the mirror; a lower offset in the same epoch means that Redis lost publications
+-- Returns {epoch, offset, bytes, age in ms, ended, declared, time in ms, watching nodes separated by blanks}; `ended`,
 -- `declared` and the last may be empty.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local publish, run = ARGV[6], ARGV[2]
 if string.find(run, '^cluster') then run = run .. redis.call('CLUSTER', 'MYID') end
-local function whole(number) return string.format('%.0f', number) end
+local function integer(number) return string.format('%.0f', number) end
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'declared', 'lifespan')
 local epoch, offset, created, ended = state[1], tonumber(state[3] or 0), tonumber(state[5] or now), state[6]
 if not epoch or state[2] ~= run or (epoch == ARGV[7] and offset < tonumber(ARGV[8])) then
   epoch, offset = ARGV[1], 0
   redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', run, 'offset', 0, 'created', whole(created))
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', run, 'offset', 0, 'created', integer(created))
 end
 local lifespan, declared = tonumber(ARGV[3]), tonumber(state[8] or 0)
 if lifespan == 0 or (declared ~= 0 and declared < lifespan) then lifespan = declared end
@@ -32,4 +32,4 @@ for at = 1, #watch, 2 do
   if tonumber(watch[at + 1]) > now then nodes[#nodes + 1] = watch[at] end
 end
 nodes = table.concat(nodes, ' ')
-return {epoch, whole(offset), state[4] or '0', whole(now - created), ended or '', state[7] or '', whole(now), nodes}
+return {epoch, integer(offset), state[4] or '0', integer(now - created), ended or '', state[7] or '', integer(now), nodes}

@@ -1,5 +1,5 @@
--- Gives a name to who claims it first.
--- KEYS: the name. ARGV: the value, a value that may be replaced, milliseconds. Answers the value that the name has.
+-- Sets a value unless the name has another one. KEYS: the name.
+-- ARGV: the value, a value that may be replaced, TTL in ms. Returns the value that the name has afterwards.
 local value = redis.call('GET', KEYS[1])
 if value and value ~= ARGV[1] and value ~= ARGV[2] then
   return value

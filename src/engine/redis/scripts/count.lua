@@ -1,5 +1,5 @@
--- Counts, over a time that begins with the first count.
--- KEYS: the name. ARGV: how many more, milliseconds. Answers how many there are.
+-- Adds to a count that expires a fixed time after its first increment.
+-- KEYS: the name. ARGV: increment, TTL in ms. Returns the count.
 local count = redis.call('INCRBY', KEYS[1], ARGV[1])
 if redis.call('PTTL', KEYS[1]) < 0 then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])

@@ -1,9 +1,9 @@
--- Creates a channel with limits of its own, or begins one anew that has ended. Nodes that listen are told to look.
+-- Creates a channel with declared limits, or restarts one that has ended. Makes the mirrors resync.
 -- KEYS  1 state  2 log
--- ARGV  1 epoch to take  2 run marker  3 max_messages  4 max_data_bytes  5 max_message_bytes  6 lifespan in ms
---       7 max_connections  8 ms until an unused channel is forgotten  9 configured lifespan in ms  10 pub/sub name
+-- ARGV  1 epoch of the new channel  2 run marker  3 max_messages  4 max_data_bytes  5 max_message_bytes  6 lifespan in ms
+--       7 max_connections  8 TTL of an unused channel in ms  9 configured lifespan in ms  10 pub/sub name
 --       11 command that publishes
--- Gives "new" | "again" | "exists".
+-- Returns "new" | "again" | "exists".
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'ended', 'created', 'lifespan', 'declared')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -12,9 +12,9 @@ if string.find(run, '^cluster') then run = run .. redis.call('CLUSTER', 'MYID') 
 local declared = table.concat({ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]}, ' ')
 local lifespan, configured = tonumber(state[5] or 0), tonumber(ARGV[9])
 if lifespan == 0 or (configured ~= 0 and configured < lifespan) then lifespan = configured end
-local over = state[3] or (state[4] and lifespan ~= 0 and now - state[4] >= lifespan)
+local has_ended = state[3] or (state[4] and lifespan ~= 0 and now - state[4] >= lifespan)
 local epoch = state[1]
-if not epoch or state[2] ~= run or over then
+if not epoch or state[2] ~= run or has_ended then
   epoch = ARGV[1]
   redis.call('DEL', KEYS[1], KEYS[2])
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', run, 'offset', 0, 'bytes', 0, 'created', string.format('%.0f', now))

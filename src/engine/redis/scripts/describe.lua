@@ -1,6 +1,6 @@
--- The state of a channel, for people.
--- KEYS  1 state  2 seats   ARGV  1 node that asks
--- Gives {epoch, offset, bytes, created in ms, ended, declared, subscribers of all other nodes}, or nothing.
+-- Returns the state of a channel for a description.
+-- KEYS  1 state  2 reserved slots   ARGV  1 this node
+-- Returns {epoch, offset, bytes, created in ms, ended, declared, subscribers of all other nodes}, or nil.
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'bytes', 'created', 'ended', 'declared')
 if not state[1] then return false end
 local time = redis.call('TIME')

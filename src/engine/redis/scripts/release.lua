@@ -1,4 +1,4 @@
--- Forgets a name that has the value.
+-- Deletes a name if it has the value.
 -- KEYS: the name. ARGV: the value.
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('DEL', KEYS[1])

@@ -1,10 +1,10 @@
--- Reserves places, of a channel or of something else, for a node, renews its lease, or gives places back; keeps what is
--- listened to alive.
--- KEYS  1 seats (hash node -> "count until")  2 state of the channel, if it is one
--- ARGV  1 node  2 places wanted in all  3 places of all nodes together (0: no limit)  4 lease in ms
---       5 places that are taken already, whatever the limit says  6 ms until an unused channel is forgotten
---       7 and on: nodes that are gone
--- Gives {places this node has now, places of all other nodes, those nodes}: never more than the limit.
+-- Sets the slots that a node has reserved under a name, up to a limit over all nodes, and renews the node's lease. For a
+-- channel's subscribers it also keeps the channel's state from expiring.
+-- KEYS  1 reserved slots (hash node -> "count expiry")  2 state of the channel, for a channel
+-- ARGV  1 node  2 slots wanted in all  3 limit over all nodes (0: no limit)  4 lease in ms
+--       5 slots in use already, which the limit does not reduce  6 TTL of an unused channel in ms
+--       7 and on: nodes that are not alive
+-- Returns {slots of this node, slots of all other nodes, those nodes}.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for at = 7, #ARGV do redis.call('HDEL', KEYS[1], ARGV[at]) end

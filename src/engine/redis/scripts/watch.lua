@@ -1,7 +1,7 @@
--- Asks all nodes to tell one of them who comes and goes on a channel: those that listen to it now, and those that come later.
--- KEYS  1 watch (hash node -> until)  2 seats
--- ARGV  1 node that wants to be told  2 for how long, in ms  3 pub/sub name  4 command that publishes
--- Gives {node, subscribers, node, subscribers, ...} of all other nodes.
+-- Requests presence updates of a channel for one node, from nodes with a mirror now and from those that have one later.
+-- KEYS  1 watch (hash node -> expiry)  2 reserved slots
+-- ARGV  1 node that watches  2 lease in ms  3 pub/sub name  4 command that publishes
+-- Returns {node, subscribers, node, subscribers, ...} of all other nodes.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- First, because it needs no memory.
@@ -12,11 +12,11 @@ for at = 1, #all, 2 do
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-local seats, others = redis.call('HGETALL', KEYS[2]), {}
-for at = 1, #seats, 2 do
-  local count, till = string.match(seats[at + 1], '^(%d+) (%d+)$')
-  if till and tonumber(till) > now and seats[at] ~= ARGV[1] then
-    others[#others + 1] = seats[at]
+local slots, others = redis.call('HGETALL', KEYS[2]), {}
+for at = 1, #slots, 2 do
+  local count, till = string.match(slots[at + 1], '^(%d+) (%d+)$')
+  if till and tonumber(till) > now and slots[at] ~= ARGV[1] then
+    others[#others + 1] = slots[at]
     others[#others + 1] = count
   end
 end

@@ -1,0 +1,288 @@
+//! The shared store of an engine for one node: a bounded map in memory whose entries expire.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, ready};
+use parking_lot::Mutex;
+
+use crate::broker::SharedStore;
+use crate::protocol::{ErrorCode, Refusal};
+
+/// Bytes of memory for each entry that may be there, on average over all entries.
+const MEAN_ENTRY_BYTES: usize = 64 * 1024;
+
+pub struct LocalStore {
+    max_entries: usize,
+    max_bytes: usize,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_name: HashMap<String, Entry>,
+    bytes: usize,
+}
+
+struct Entry {
+    value: Bytes,
+    expires: Instant,
+}
+
+impl LocalStore {
+    pub fn new(max_entries: usize) -> Self {
+        let max_bytes = max_entries.saturating_mul(MEAN_ENTRY_BYTES);
+        Self { max_entries, max_bytes, entries: Mutex::default() }
+    }
+
+    /// Drops expired entries. To be called once a second.
+    pub fn sweep(&self, now: Instant) {
+        self.entries.lock().drop_expired(now);
+    }
+
+    /// Stores a value, in place of an earlier one. A full store refuses with [`ErrorCode::LimitReached`].
+    fn insert(
+        &self,
+        entries: &mut Entries,
+        name: &str,
+        value: &[u8],
+        expires: Instant,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if !self.has_space(entries, name, value) {
+            entries.drop_expired(now);
+            if !self.has_space(entries, name, value) {
+                return Err(Refusal::new(ErrorCode::LimitReached, "shared store is full"));
+            }
+        }
+        entries.remove(name, now);
+        entries.bytes += cost(name, value);
+        entries.by_name.insert(name.to_owned(), Entry { value: Bytes::copy_from_slice(value), expires });
+        Ok(())
+    }
+
+    fn has_space(&self, entries: &Entries, name: &str, value: &[u8]) -> bool {
+        let (replaced, replaced_bytes) =
+            entries.by_name.get(name).map_or((0, 0), |entry| (1, cost(name, &entry.value)));
+        let bytes = entries.bytes - replaced_bytes + cost(name, value);
+        entries.by_name.len() - replaced < self.max_entries && bytes <= self.max_bytes
+    }
+
+    /// [`LocalStore::insert`] if `may_replace` allows it for the value that is there; returns whether it did.
+    fn insert_if(
+        &self,
+        name: &str,
+        value: &[u8],
+        ttl: Duration,
+        now: Instant,
+        may_replace: impl FnOnce(Option<&Bytes>) -> bool,
+    ) -> Result<bool, Refusal> {
+        let mut entries = self.entries.lock();
+        let is_inserted = may_replace(entries.get(name, now));
+        if is_inserted {
+            self.insert(&mut entries, name, value, now + ttl, now)?;
+        }
+        Ok(is_inserted)
+    }
+
+    /// The sum under a name, which is stored as decimal text; the first count decides when it expires.
+    fn add(&self, name: &str, more: u32, ttl: Duration, now: Instant) -> Result<u64, Refusal> {
+        let mut entries = self.entries.lock();
+        let known = entries.by_name.get(name).filter(|entry| entry.expires > now);
+        let before = known.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok()).unwrap_or(0u64);
+        let (count, expires) = (before + u64::from(more), known.map_or(now + ttl, |entry| entry.expires));
+        if more > 0 {
+            self.insert(&mut entries, name, count.to_string().as_bytes(), expires, now)?;
+        }
+        Ok(count)
+    }
+}
+
+impl Entries {
+    fn get(&self, name: &str, now: Instant) -> Option<&Bytes> {
+        self.by_name.get(name).filter(|entry| entry.expires > now).map(|entry| &entry.value)
+    }
+
+    fn remove(&mut self, name: &str, now: Instant) -> Option<Bytes> {
+        let entry = self.by_name.remove(name)?;
+        self.bytes -= cost(name, &entry.value);
+        (entry.expires > now).then_some(entry.value)
+    }
+
+    fn drop_expired(&mut self, now: Instant) {
+        let Self { by_name, bytes } = self;
+        by_name.retain(|name, entry| {
+            let is_kept = entry.expires > now;
+            if !is_kept {
+                *bytes -= cost(name, &entry.value);
+            }
+            is_kept
+        });
+    }
+}
+
+fn cost(name: &str, value: &[u8]) -> usize {
+    size_of::<(String, Entry)>() + name.len() + value.len()
+}
+
+/// There are no other nodes: names that only they could have used are free, and nothing is sent to them.
+impl SharedStore for LocalStore {
+    fn connection_epoch(&self) -> Result<u64, Refusal> {
+        Ok(0)
+    }
+
+    fn set_if_absent<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a [u8],
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(ready(self.insert_if(name, value, ttl, Instant::now(), |known| known.is_none())))
+    }
+
+    fn set_if_absent_remote<'a>(
+        &'a self,
+        _name: &'a str,
+        _value: &'a [u8],
+        _ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(ready(Ok(true)))
+    }
+
+    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(ready(self.insert_if(name, value, ttl, Instant::now(), |_| true).map(drop)))
+    }
+
+    fn set_remote<'a>(
+        &'a self,
+        _name: &'a str,
+        _value: &'a [u8],
+        _ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+        Box::pin(ready(Ok(self.entries.lock().get(name, Instant::now()).cloned())))
+    }
+
+    fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+        Box::pin(ready(Ok(self.entries.lock().remove(name, Instant::now()))))
+    }
+
+    fn claim<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a str,
+        instead_of: Option<&'a str>,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<String, Refusal>> {
+        let mut owner = None;
+        let claimed = self.insert_if(name, value.as_bytes(), ttl, Instant::now(), |known| {
+            let Some(known) = known else { return true };
+            owner = Some(String::from_utf8_lossy(known).into_owned());
+            known == value || instead_of.is_some_and(|replaceable| known == replaceable)
+        });
+        let owner = |is_claimed| if is_claimed { value.to_owned() } else { owner.unwrap_or_default() };
+        Box::pin(ready(claimed.map(owner)))
+    }
+
+    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+        Box::pin(ready(self.add(name, more, ttl, Instant::now())))
+    }
+
+    fn reserve<'a>(
+        &'a self,
+        _name: &'a str,
+        taken: u64,
+        wanted: u64,
+        limit: u64,
+        _ttl: Duration,
+    ) -> BoxFuture<'a, Result<u64, Refusal>> {
+        Box::pin(ready(Ok(if limit == 0 { wanted } else { wanted.min(limit.max(taken)) })))
+    }
+
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+        let (mut entries, now) = (self.entries.lock(), Instant::now());
+        if entries.get(name, now).is_some_and(|known| known == value) {
+            entries.remove(name, now);
+        }
+        Box::pin(ready(Ok(())))
+    }
+
+    fn append_log<'a>(&'a self, _entry: &'a [u8], _ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn read_log<'a>(&'a self, _after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+
+    fn is_alive<'a>(&'a self, _node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn heartbeat<'a>(&'a self, _status: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn entries_expire() {
+        let (store, start) = (LocalStore::new(10), Instant::now());
+        let set_if_absent = |value: &[u8], at| store.insert_if("name", value, TTL, at, |known| known.is_none());
+        assert_eq!(set_if_absent(b"a", start), Ok(true));
+        assert_eq!(set_if_absent(b"b", start + TTL - Duration::from_millis(1)), Ok(false));
+        assert_eq!(set_if_absent(b"c", start + TTL), Ok(true));
+        assert_eq!(store.entries.lock().remove("name", start + 2 * TTL), None);
+        assert_eq!(set_if_absent(b"d", start), Ok(true));
+        store.sweep(start + TTL);
+        let entries = store.entries.lock();
+        assert_eq!((entries.by_name.len(), entries.bytes), (0, 0));
+    }
+
+    #[test]
+    fn bounded_in_entries_and_bytes() {
+        let (store, now) = (LocalStore::new(2), Instant::now());
+        let set = |name: &str, value: &[u8], at| {
+            store.insert_if(name, value, TTL, at, |_| true).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(set("a", b"", now), Ok(true));
+        assert_eq!(set("b", b"", now), Ok(true));
+        assert_eq!(set("b", b"replaced", now), Ok(true));
+        assert_eq!(set("c", b"", now), Err(ErrorCode::LimitReached));
+        assert_eq!(set("c", b"", now + TTL), Ok(true), "expired entries make room");
+        assert_eq!(set("c", &vec![0; 2 * MEAN_ENTRY_BYTES], now), Err(ErrorCode::LimitReached));
+        let half = vec![0; MEAN_ENTRY_BYTES];
+        assert_eq!(set("c", &half, now), Ok(true));
+        assert_eq!(set("d", &half, now), Err(ErrorCode::LimitReached));
+    }
+
+    #[tokio::test]
+    async fn claims_and_counts() {
+        let store = LocalStore::new(10);
+        assert_eq!(store.claim("room", "a", None, TTL).await.as_deref(), Ok("a"));
+        assert_eq!(store.claim("room", "b", None, TTL).await.as_deref(), Ok("a"));
+        assert_eq!(store.claim("room", "b", Some("a"), TTL).await.as_deref(), Ok("b"));
+        store.release("room", "a").await.unwrap();
+        assert_eq!(store.get_and_delete("room").await, Ok(Some(Bytes::from("b"))));
+        assert_eq!(store.get("room").await, Ok(None));
+        assert_eq!(store.increment("wrong", 0, TTL).await, Ok(0));
+        assert_eq!(store.increment("wrong", 2, TTL).await, Ok(2));
+        assert_eq!(store.increment("wrong", 1, TTL).await, Ok(3));
+        assert_eq!(store.add("wrong", 1, TTL, Instant::now() + TTL), Ok(1));
+        assert_eq!(store.reserve("n", 1, 3, 2, TTL).await, Ok(2));
+        assert_eq!(store.reserve("n", 3, 4, 2, TTL).await, Ok(3));
+    }
+}
