@@ -38,7 +38,7 @@ fn check_lists_allowed_channels() {
     let plain = token(&scratch, &[]);
     let output = check(&scratch, &plain, &[]).ok().stdout;
     assert!(output.contains("token of \"alice\""), "{output}");
-    assert!(output.contains("  does not open channels \"alerts\": the token lacks"), "{output}");
+    assert!(output.contains("  does not open channels \"alerts\": token does not meet subscribers"), "{output}");
     assert!(output.contains("  opens channels \"members\""), "{output}");
 
     let claims = ["--claim", "tenant=acme", "--claim", "level=3", "--group", "staff", "--scope", "read"];
@@ -55,8 +55,8 @@ fn check_explains_refused_token() {
     scratch.write("gateway.toml", &format!("{LISTENERS}{rest}"));
     scratch.key("other");
     let good = token(&scratch, &[]);
-    check(&scratch, &token(&scratch, &["--audience", "elsewhere"]), &[]).failed(1, "aud holds none");
-    check(&scratch, &token(&scratch, &["--expires", "2d"]), &[]).failed(1, "lives longer");
+    check(&scratch, &token(&scratch, &["--audience", "elsewhere"]), &[]).failed(1, "aud contains none");
+    check(&scratch, &token(&scratch, &["--expires", "2d"]), &[]).failed(1, "max_lifetime_secs");
     let args = ["token", "--key", "other.key", "--issuer", ISSUER, "--subject", "alice"];
     check(&scratch, scratch.run(args).ok().stdout.trim(), &[]).failed(1, "no such key");
     check(&scratch, &good[..good.len() - 8], &[]).failed(1, "signature");
@@ -94,9 +94,9 @@ fn check_covers_templates_and_revocations() {
     let output = check(&scratch, &token, &[]).ok().stdout;
     assert!(output.contains("  opens channels \"user.{sub}\": \"user.alice\""), "{output}");
     assert!(output.contains("  does not open channels \"t.{tenant}\": the token lacks a claim"), "{output}");
-    assert!(output.contains("  does not open channels \"d\": deny meets"), "{output}");
+    assert!(output.contains("  does not open channels \"d\": token matches deny"), "{output}");
     let output = check(&scratch, &token, &["--channel", "user.bob"]).ok().stdout;
-    assert!(output.contains("does not open channel \"user.bob\": it is another one's"), "{output}");
+    assert!(output.contains("does not open channel \"user.bob\": claims of the token do not match"), "{output}");
     let line = format!("{{\"issuer\":\"{ISSUER}\",\"subject\":\"alice\",\"before\":{}}}", 1u64 << 20);
     scratch.write("revoked", &line);
     check(&scratch, &token, &[]).ok();
