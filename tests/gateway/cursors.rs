@@ -42,7 +42,7 @@ async fn bad_cursors_are_refused() {
     let (alice, bob) = ([("authorization", alice.as_str())], [("authorization", bob.as_str())]);
     let of_alice = env.try_poll("channel=a", &alice).await.json()["cursor"].as_str().unwrap().to_owned();
     for (cursor, headers) in [(&of_alice, &bob[..]), (&of_alice, &[]), (&cursor, &alice)] {
-        assert!(check_refused(&env, "channel=a", cursor, headers).await.contains("somebody else"));
+        assert!(check_refused(&env, "channel=a", cursor, headers).await.contains("another client"));
     }
     assert_eq!(env.try_poll(&format!("channel=a&wait=0&cursor={of_alice}"), &alice).await.status, 200);
 
