@@ -36,7 +36,7 @@ pub async fn upgrade(
     body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
 ) -> Result<warp::reply::Response, Refusal> {
     let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(ErrorCode::NotFound)?;
-    let wanted = match segment {
+    let requested = match segment {
         "" => None,
         id => Some(decoded(id).and_then(|id| channelserver::parse_id(&id)).ok_or_else(|| {
             app.statsd.count(RoomEvent::RequestError);
@@ -47,14 +47,14 @@ pub async fn upgrade(
         return Ok(method_not_allowed(&endpoints::CHANNELSERVER));
     }
     let handshake = older_handshake(&call, upgrade)?;
-    app.statsd.count(if wanted.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });
-    let principal = match wanted {
+    app.statsd.count(if requested.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });
+    let principal = match requested {
         None => authorize(&app, &call, body, 0).await?.principal,
         Some(_) => None,
     };
     let (shared, caller) = (app.clone(), caller_of(&app, &call));
     Ok(handshake.accept_with(&app, &call, &app.room_connection_limits, None, move |connection| {
-        let mut channelserver = peer(shared, connection.clone(), caller, wanted);
+        let mut channelserver = peer(shared, connection.clone(), caller, requested);
         channelserver.peer = channelserver.peer.with_principal(principal);
         channelserver
     }))
@@ -65,11 +65,11 @@ pub fn peer(
     app: Arc<AppState>,
     connection: Arc<Connection>,
     caller: Caller,
-    wanted: Option<RequestedRoom>,
+    requested: Option<RequestedRoom>,
 ) -> Channelserver {
     let sender = caller.sender.to_json().into();
     let peer = Peer::joining(app, connection, caller, move |app, request| async move {
-        match wanted {
+        match requested {
             None => open(&app, request).await.into(),
             Some(RequestedRoom::Room(id)) => join(&app, id, request).await,
             Some(RequestedRoom::Unknown) => JoinOutcome::Refused(CloseReason::UnknownRoom),
