@@ -1,16 +1,18 @@
-//! The shape of the source: which module may use which, and how a file begins and ends.
+//! Structure of the source: allowed imports, no circles, refused words, file sizes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-/// What each module may use of the others. Arrows run down only: a module never uses what stands on it.
+use syn::visit::{self, Visit};
+
+/// The floors of `src`, lowest first, and the modules that each may use. An import that is not listed fails.
 const MAY_USE: [(&str, &[&str]); 11] = [
     ("protocol", &[]),
-    ("broker", &["protocol"]),
+    ("ops", &[]),
     ("geo", &[]),
+    ("broker", &["protocol"]),
     ("auth", &["protocol", "broker"]),
     ("engine", &["protocol", "broker"]),
-    ("ops", &[]),
     ("cluster", &["protocol", "broker", "auth", "engine", "ops"]),
     ("transport", &["protocol", "broker", "auth", "engine", "ops", "geo", "cluster"]),
     ("config", &["protocol", "broker", "auth", "engine", "ops", "geo", "cluster", "transport"]),
@@ -18,10 +20,135 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("cli", &["protocol", "broker", "auth", "engine", "ops", "geo", "cluster", "transport", "config", "gateway"]),
 ];
 
+/// Words that no name and no comment of `src` and `tests` uses: a noun says more.
+const REFUSED_WORDS: [&str; 4] = ["whoever", "somebody", "nobody", "anybody"];
+
+/// File names that named no subject; see the glossary of `src/README.md`.
+const REFUSED_FILES: [&str; 12] = [
+    "told",
+    "carried",
+    "watched",
+    "elsewhere",
+    "whereabouts",
+    "strand",
+    "guest",
+    "openers",
+    "words",
+    "errands",
+    "canary",
+    "front",
+];
+
+/// Constants that named neither their subject nor their kind.
+const REFUSED_CONSTANTS: [&str; 10] =
+    ["PATIENCE", "OVERHEAD", "AT_ONCE", "LEASE", "PRESENT", "SHARDS", "EMPTY", "LATE", "GOOD", "QUIET"];
+
 const MAX_LINES: usize = 500;
 
-/// Every file of `src`, with its path there and its text.
-fn sources() -> BTreeMap<PathBuf, String> {
+type ModulePath = Vec<String>;
+
+/// A source file, reduced to the paths that it names.
+#[derive(Default)]
+struct SourceFile {
+    module: ModulePath,
+    /// Names that the file can use without a path, by `use`, with the path that each stands for.
+    imports: HashMap<String, ModulePath>,
+    /// Names that the file offers to others by `pub use`.
+    reexports: HashMap<String, ModulePath>,
+    /// Paths of at least two segments in expressions, types and patterns.
+    paths: Vec<ModulePath>,
+}
+
+impl SourceFile {
+    fn parse(file: &Path, text: &str) -> Self {
+        let syntax = syn::parse_file(text).unwrap_or_else(|error| panic!("src/{}: {error}", file.display()));
+        let mut module: ModulePath =
+            file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+        if ["mod", "lib", "main"].contains(&module.last().unwrap().as_str()) {
+            module.pop();
+        }
+        let mut source = Self { module, ..Self::default() };
+        source.visit_file(&syntax);
+        source
+    }
+
+    /// The absolute path of what this file calls `path`; `None` for other crates and local names.
+    fn resolve(&self, path: &[String], modules: &BTreeMap<ModulePath, SourceFile>) -> Option<ModulePath> {
+        let (first, rest) = path.split_first()?;
+        let mut base = self.module.clone();
+        match first.as_str() {
+            "crate" => return Some(rest.to_vec()),
+            "self" => return Some([base, rest.to_vec()].concat()),
+            "super" => {
+                let supers = path.iter().take_while(|segment| *segment == "super").count();
+                base.truncate(base.len().saturating_sub(supers));
+                return Some([base, path[supers..].to_vec()].concat());
+            }
+            _ => {}
+        }
+        if let Some(import) = self.imports.get(first).filter(|import| import.first() != Some(first)) {
+            return Some([self.resolve(import, modules)?, rest.to_vec()].concat());
+        }
+        base.push(first.clone());
+        modules.contains_key(&base).then(|| [base, rest.to_vec()].concat())
+    }
+}
+
+impl<'ast> Visit<'ast> for SourceFile {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_test_only(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        let mut leaves = Vec::new();
+        flatten(&item.tree, &mut Vec::new(), &mut leaves);
+        let is_reexport = !matches!(item.vis, syn::Visibility::Inherited);
+        (if is_reexport { &mut self.reexports } else { &mut self.imports }).extend(leaves);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: ModulePath = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        if segments.len() > 1 {
+            self.paths.push(segments);
+        }
+        visit::visit_path(self, path);
+    }
+}
+
+fn is_test_only(attributes: &[syn::Attribute]) -> bool {
+    let is_test = |attribute: &syn::Attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute.parse_args::<syn::Path>().is_ok_and(|condition| condition.is_ident("test"))
+    };
+    attributes.iter().any(is_test)
+}
+
+/// The names that a `use` tree brings, each with its path.
+fn flatten(tree: &syn::UseTree, prefix: &mut ModulePath, leaves: &mut Vec<(String, ModulePath)>) {
+    match tree {
+        syn::UseTree::Path(path) => {
+            prefix.push(path.ident.to_string());
+            flatten(&path.tree, prefix, leaves);
+            prefix.pop();
+        }
+        syn::UseTree::Name(name) if name.ident == "self" => {
+            leaves.push((prefix.last().cloned().unwrap_or_default(), prefix.clone()));
+        }
+        syn::UseTree::Name(name) => {
+            leaves.push((name.ident.to_string(), [prefix.clone(), vec![name.ident.to_string()]].concat()));
+        }
+        syn::UseTree::Rename(rename) => {
+            leaves.push((rename.rename.to_string(), [prefix.clone(), vec![rename.ident.to_string()]].concat()));
+        }
+        syn::UseTree::Glob(_) => leaves.push((format!("{}::*", prefix.join("::")), prefix.clone())),
+        syn::UseTree::Group(group) => group.items.iter().for_each(|item| flatten(item, prefix, leaves)),
+    }
+}
+
+/// Every file below a folder of the repository, with its path there and its text.
+fn files(folder: &str) -> BTreeMap<PathBuf, String> {
     fn walk(folder: &Path, root: &Path, found: &mut BTreeMap<PathBuf, String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -32,80 +159,114 @@ fn sources() -> BTreeMap<PathBuf, String> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut found = BTreeMap::new();
     walk(&root, &root, &mut found);
     found
 }
 
-/// The module that a file belongs to.
-fn module_of(path: &Path) -> String {
-    let first = path.components().next().unwrap().as_os_str().to_str().unwrap();
-    first.trim_end_matches(".rs").to_owned()
+fn sources() -> BTreeMap<PathBuf, String> {
+    files("src")
 }
 
-/// The modules that a text names behind `crate::`, also in a list: `use crate::{auth, ops}`.
-fn used_modules(text: &str) -> Vec<String> {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut used = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
-        match rest.strip_prefix('{') {
-            None => used.push(word(rest)),
-            Some(list) => {
-                let (mut depth, mut item) = (0, String::new());
-                for c in list.chars() {
-                    match c {
-                        '}' if depth == 0 => break,
-                        ',' if depth == 0 => used.push(word(std::mem::take(&mut item).trim())),
-                        '{' => depth += 1,
-                        '}' => depth -= 1,
-                        _ => item.push(c),
-                    }
-                }
-                used.push(word(item.trim()));
+/// Every file of a crate's `src` that is not for tests alone, by its module.
+fn modules(folder: &str) -> BTreeMap<ModulePath, SourceFile> {
+    let is_test = |path: &Path| path.iter().any(|part| part == "tests" || part == "tests.rs");
+    let read = files(folder).into_iter().filter(|(path, _)| !is_test(path) && path != Path::new("main.rs"));
+    let parsed = read.map(|(path, text)| SourceFile::parse(&path, &text));
+    parsed.map(|source| (source.module.clone(), source)).collect()
+}
+
+/// The file that defines what an absolute path names; a re-export counts as the file that it leads to.
+fn definition(path: &[String], modules: &BTreeMap<ModulePath, SourceFile>) -> ModulePath {
+    for length in (0..=path.len()).rev() {
+        let Some(source) = modules.get(&path[..length]) else { continue };
+        let target = path.get(length).and_then(|name| source.reexports.get(name));
+        return match target.and_then(|target| source.resolve(target, modules)) {
+            Some(target) => definition(&[target, path[length + 1..].to_vec()].concat(), modules),
+            None => source.module.clone(),
+        };
+    }
+    Vec::new()
+}
+
+/// Which file uses which. The root module counts as no file: it only declares the others.
+fn imports(modules: &BTreeMap<ModulePath, SourceFile>) -> BTreeMap<ModulePath, BTreeSet<ModulePath>> {
+    let mut edges = BTreeMap::new();
+    for source in modules.values() {
+        // An imported module is used where a path goes on behind its name.
+        let is_module = |path: &ModulePath| modules.contains_key(path);
+        let imported = source.imports.values().filter_map(|path| source.resolve(path, modules));
+        let imported = imported.filter(|path| !is_module(path));
+        let named = source.paths.iter().filter_map(|path| source.resolve(path, modules));
+        let used = imported.chain(named).map(|path| definition(&path, modules));
+        let used = used.filter(|used| !used.is_empty() && *used != source.module).collect::<BTreeSet<_>>();
+        edges.insert(source.module.clone(), used);
+    }
+    edges
+}
+
+/// The files that `from` reaches over imports.
+fn reachable(from: &ModulePath, edges: &BTreeMap<ModulePath, BTreeSet<ModulePath>>) -> BTreeSet<ModulePath> {
+    let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(module) = next.pop() {
+        for used in edges.get(module).into_iter().flatten() {
+            if seen.insert(used.clone()) {
+                next.push(used);
             }
         }
     }
-    used.retain(|module| !module.is_empty());
-    used
+    seen
+}
+
+fn circles(folder: &str) -> Vec<String> {
+    let edges = imports(&modules(folder));
+    let reach: BTreeMap<_, _> = edges.keys().map(|module| (module, reachable(module, &edges))).collect();
+    let mut found = Vec::new();
+    for (module, used) in &edges {
+        let back: Vec<_> =
+            used.iter().filter(|used| reach[used].contains(module)).map(|used| used.join("::")).collect();
+        if !back.is_empty() {
+            found.push(format!("{folder}: {} uses {}, which uses it in turn", module.join("::"), back.join(", ")));
+        }
+    }
+    found
 }
 
 #[test]
-fn arrows_between_modules_run_down_only() {
+fn imports_run_down_only() {
     let may_use: BTreeMap<_, _> = MAY_USE.into_iter().collect();
     let mut wrong = Vec::new();
-    for (path, text) in sources() {
-        let module = module_of(&path);
-        if ["lib", "main"].contains(&module.as_str()) {
-            continue;
-        }
-        let Some(allowed) = may_use.get(module.as_str()) else {
-            wrong.push(format!("src/{}: the module `{module}` has no place in MAY_USE", path.display()));
+    for (module, used) in imports(&modules("src")) {
+        let Some(floor) = module.first() else { continue };
+        let Some(allowed) = may_use.get(floor.as_str()) else {
+            wrong.push(format!("{}: the module `{floor}` has no place in MAY_USE", module.join("::")));
             continue;
         };
-        for used in used_modules(&text) {
-            if used != module && may_use.contains_key(used.as_str()) && !allowed.contains(&used.as_str()) {
-                wrong.push(format!("src/{}: `{module}` must not use `crate::{used}`", path.display()));
-            }
+        for target in used.iter().filter(|target| target[0] != *floor && !allowed.contains(&target[0].as_str())) {
+            wrong.push(format!("{} must not use {}", module.join("::"), target.join("::")));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn only_the_transport_knows_warp() {
+fn no_import_circles() {
+    let found = [circles("src"), circles("clients/rust/src")].concat();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn only_transport_uses_warp() {
     for (path, text) in sources() {
-        let knows = text.contains("warp::");
-        assert!(!knows || module_of(&path) == "transport", "src/{} uses warp", path.display());
+        assert!(!text.contains("warp::") || path.starts_with("transport"), "src/{} uses warp", path.display());
     }
 }
 
 #[test]
-fn the_protocol_knows_no_clock_no_tokio_and_no_io() {
+fn protocol_does_no_io() {
     for (path, text) in sources() {
-        if module_of(&path) == "protocol" {
+        if path.starts_with("protocol") {
             for word in ["tokio::", "std::net", "std::fs", "Instant::now", "SystemTime", "Timestamp::now"] {
                 assert!(!text.contains(word), "src/{} uses {word}", path.display());
             }
@@ -114,7 +275,33 @@ fn the_protocol_knows_no_clock_no_tokio_and_no_io() {
 }
 
 #[test]
-fn every_file_says_first_what_it_owns() {
+fn refused_words_stay_out() {
+    for folder in ["src", "tests", "clients/rust", "benches/load/src"] {
+        // The two files that list the words.
+        let lists = [Path::new("architecture.rs"), Path::new("docs/style.rs")];
+        for (path, text) in files(folder).iter().filter(|(path, _)| !lists.contains(&path.as_path())) {
+            for (at, line) in text.lines().enumerate() {
+                let lower = line.to_lowercase();
+                let found = REFUSED_WORDS.iter().find(|word| lower.contains(**word));
+                assert!(found.is_none(), "{folder}/{}:{}: {line}", path.display(), at + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn names_have_a_subject() {
+    for (path, text) in sources() {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(!REFUSED_FILES.contains(&name), "src/{} has a refused name", path.display());
+        for constant in REFUSED_CONSTANTS {
+            assert!(!text.contains(&format!("const {constant}:")), "src/{}: const {constant}", path.display());
+        }
+    }
+}
+
+#[test]
+fn files_begin_with_their_subject() {
     for (path, text) in sources() {
         let first = text.lines().next().unwrap_or("");
         let is_the_readme = path == Path::new("lib.rs") && first.starts_with("#![doc = include_str!");
@@ -123,16 +310,29 @@ fn every_file_says_first_what_it_owns() {
 }
 
 #[test]
-fn no_file_is_long() {
-    for (path, text) in sources() {
-        let lines = text.lines().count();
-        assert!(lines <= MAX_LINES, "src/{} has {lines} lines", path.display());
+fn files_are_short() {
+    for folder in ["src", "tests", "clients/rust", "benches/load/src"] {
+        for (path, text) in files(folder) {
+            let lines = text.lines().count();
+            assert!(lines <= MAX_LINES, "{folder}/{} has {lines} lines", path.display());
+        }
     }
 }
 
 #[test]
-fn the_reader_of_paths_sees_lists_too() {
-    assert_eq!(used_modules("use crate::{auth, ops::Phase, broker::{a, b}};"), ["auth", "ops", "broker"]);
-    assert_eq!(used_modules("use crate::config::Config; // x\nlet a = crate::ops::b();"), ["config", "ops"]);
-    assert_eq!(used_modules("//! crate::gateway"), Vec::<String>::new());
+fn circles_are_found() {
+    let file = |name: &str, text: &str| SourceFile::parse(Path::new(name), text);
+    let parsed = [
+        file("a/mod.rs", "pub use b::Thing; mod b; pub mod c;"),
+        file("a/b.rs", "use super::c; pub struct Thing(c::Other);"),
+        file("a/c.rs", "use crate::a::Thing; #[cfg(test)] mod tests { use crate::d::E; }"),
+        file("d.rs", "use std::fmt; fn e() -> crate::a::Thing { unimplemented!() }"),
+    ];
+    let modules: BTreeMap<_, _> = parsed.into_iter().map(|source| (source.module.clone(), source)).collect();
+    let edges = imports(&modules);
+    let path = |text: &str| text.split("::").map(str::to_owned).collect::<ModulePath>();
+    assert!(reachable(&path("a::b"), &edges).contains(&path("a::b")), "{edges:?}");
+    assert_eq!(edges[&path("d")], BTreeSet::from([path("a::b")]));
+    assert!(!reachable(&path("a::b"), &edges).contains(&path("d")));
+    assert!(edges[&path("a")].is_empty());
 }

@@ -17,7 +17,7 @@ async fn guessing_is_slowed_for_guesser_only() {
     publish(&env, "t", "1").await;
     let (mut refused, began) = (0, Instant::now());
     for n in 0..60 {
-        let (username, password) = if n % 2 == 0 { ("admin", n.to_string()) } else { ("nobody", "password".into()) };
+        let (username, password) = if n % 2 == 0 { ("admin", n.to_string()) } else { ("unknown", "password".into()) };
         match status(&env, username, &password).await {
             401 => {}
             429 => refused += 1,

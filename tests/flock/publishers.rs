@@ -27,7 +27,7 @@ async fn published_clients_request_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publication_without_subscribers_is_accepted() {
-    publish(&start_open().await, "nobody", "{}").await;
+    publish(&start_open().await, "unknown", "{}").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,7 +39,7 @@ async fn wrong_credentials_match_flock() {
         None,
         Some(basic("admin", "wrong")),
         Some(basic("admin", "")),
-        Some(basic("nobody", "password")),
+        Some(basic("unknown", "password")),
         Some(basic("", "")),
         Some(basic("Admin", "password")),
         Some(basic("admin", "password").replace("Basic", "basic")),

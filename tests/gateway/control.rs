@@ -83,7 +83,10 @@ async fn invalid_push_changes_nothing() {
     alice.subscribe("c").await;
     for (body, parts) in [
         (json!({"channels": [{"match": "c", "subscribers": {"group": "staff"}}, {"macth": "b"}]}), vec!["channels[1]"]),
-        (json!({"channels": [{"match": ""}], "channel_defaults": {"subscribers": "nobody"}}), vec!["match", "nobody"]),
+        (
+            json!({"channels": [{"match": ""}], "channel_defaults": {"subscribers": "unknown"}}),
+            vec!["match", "unknown"],
+        ),
         (json!({"publishers": {}}), vec!["publishers"]),
         (json!([]), vec!["object"]),
     ] {

@@ -110,7 +110,7 @@ async fn several_providers_are_offered() {
     assert_eq!(other.finish(&mut browser, &begun, json!({"sub": "bob"})).await.status, 303);
     let session = browser.get("/v1/auth/session").await.json();
     assert_eq!((&session["principal"], &session["issuer"]), (&json!("bob"), &json!(other.issuer)));
-    assert_eq!(browser.get("/v1/auth/login?provider=nobody").await.status, 400);
+    assert_eq!(browser.get("/v1/auth/login?provider=unknown").await.status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

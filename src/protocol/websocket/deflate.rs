@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::compressed_text_frame;
+use super::encode::compressed_text_frame;
 use crate::protocol::CloseReason;
 
 /// Shortest text that is compressed: compression gains little for shorter ones.

@@ -37,13 +37,14 @@ pub fn shortened(error: &serde_json::Error) -> String {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    const VALID_KEY: &str =
+        r#"{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
     #[test]
     fn skips_unreadable_keys_and_refuses_secrets() {
         let read = |keys: &str| read_key_set(format!("{{\"keys\":[{keys}]}}").as_bytes());
-        assert_eq!(read(GOOD).unwrap().keys.len(), 1);
-        assert!(read(&format!(r#"7,{GOOD},{{"kid":8}}"#)).unwrap().find("a").is_some());
+        assert_eq!(read(VALID_KEY).unwrap().keys.len(), 1);
+        assert!(read(&format!(r#"7,{VALID_KEY},{{"kid":8}}"#)).unwrap().find("a").is_some());
         for (keys, why) in [
             ("", "no keys"),
             ("7", "invalid type"),
