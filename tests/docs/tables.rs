@@ -140,3 +140,16 @@ fn commands_match_the_program() {
     real.sort();
     assert_eq!(documented, real);
 }
+
+/// Each row of `docs/reference/memory.md` ends in `[file](link): `CONSTANT``.
+#[test]
+fn memory_bounds_name_constants() {
+    let rows = table(&read("docs/reference/memory.md"), "| bounded | limit | when it is reached | constant |");
+    assert!(rows.len() > 20, "{rows:?}");
+    for row in rows {
+        let (_, source) = row.rsplit_once("](../../").unwrap();
+        let (path, constant) = source.split_once("): ").unwrap();
+        let constant = constant.trim_end_matches(" |").trim_matches('`');
+        assert!(read(path).contains(&format!("const {constant}: ")), "{path} has no {constant}");
+    }
+}
