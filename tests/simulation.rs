@@ -178,15 +178,15 @@ fn now<T>(answer: BoxFuture<'_, Result<T, Refusal>>) -> T {
     answer.now_or_never().expect("the memory engine answers at once").unwrap()
 }
 
-fn finish(mut walk: Delivery) {
-    while walk.run_some(1) {}
+fn finish(mut delivery: Delivery) {
+    while delivery.run_some(1) {}
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     Publish,
-    /// One member of one walk that is under way.
-    Walk(usize),
+    /// One member of one delivery that is under way.
+    Deliver(usize),
     Join(u64),
     Leave(usize),
     Room(usize, usize),
@@ -195,7 +195,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Publish),
-        8 => any::<usize>().prop_map(Step::Walk),
+        8 => any::<usize>().prop_map(Step::Deliver),
         2 => (0u64..4).prop_map(Step::Join),
         1 => any::<usize>().prop_map(Step::Leave),
         6 => (any::<usize>(), 0usize..400).prop_map(|(who, bytes)| Step::Room(who, bytes)),
@@ -219,18 +219,18 @@ proptest! {
     fn every_subscriber_gets_each_once(steps in proptest::collection::vec(step(), 1..200)) {
         let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 3);
         let mut subscribers: Vec<Subscriber> = Vec::new();
-        let mut walks: VecDeque<Delivery> = VecDeque::new();
+        let mut deliveries: VecDeque<Delivery> = VecDeque::new();
         let mut published = 0;
         for step in steps {
             match step {
                 Step::Publish => {
-                    walks.extend(publish(&engine));
+                    deliveries.extend(publish(&engine));
                     published += 1;
                 }
-                Step::Walk(which) if !walks.is_empty() => {
-                    let which = which % walks.len();
-                    if !walks[which].run_some(1) {
-                        walks.remove(which);
+                Step::Deliver(which) if !deliveries.is_empty() => {
+                    let which = which % deliveries.len();
+                    if !deliveries[which].run_some(1) {
+                        deliveries.remove(which);
                     }
                 }
                 Step::Join(backlog) => {
@@ -256,7 +256,7 @@ proptest! {
                 _ => {}
             }
         }
-        walks.into_iter().for_each(finish);
+        deliveries.into_iter().for_each(finish);
         for subscriber in &subscribers {
             let connection = &subscriber.connection;
             connection.socket().make_room(usize::MAX);
@@ -281,13 +281,13 @@ fn queued_frames_share_a_write() {
     let engine = engine(SlowConsumer::Disconnect, NO_LIMITS, 0);
     let connection = connection(1, usize::MAX);
     let (_membership, ..) = join(&engine, &connection, Start::Live);
-    let walks = publish(&engine);
-    assert_eq!(walks.len(), 1);
-    // The walk is not run yet, so the next ones wait for it.
+    let deliveries = publish(&engine);
+    assert_eq!(deliveries.len(), 1);
+    // The delivery is not run yet, so the next ones wait for it.
     assert!(publish(&engine).is_empty() && publish(&engine).is_empty());
-    walks.into_iter().for_each(finish);
+    deliveries.into_iter().for_each(finish);
     assert_eq!(connection.socket().offsets(), [1, 2, 3]);
-    assert_eq!(publish(&engine).len(), 1, "the next publication begins a walk again");
+    assert_eq!(publish(&engine).len(), 1, "the next publication begins a delivery again");
 }
 
 #[test]
@@ -329,10 +329,10 @@ fn nothing_follows_channel_end() {
     let engine = engine(SlowConsumer::Disconnect, ChannelLimits { max_messages: 2, ..NO_LIMITS }, 0);
     let connection = connection(1, usize::MAX);
     let (membership, ..) = join(&engine, &connection, Start::Live);
-    let walks: Vec<_> = (0..2).flat_map(|_| publish(&engine)).collect();
-    // The third ends the channel while the walk of the first two has not been run.
+    let deliveries: Vec<_> = (0..2).flat_map(|_| publish(&engine)).collect();
+    // The third ends the channel while the delivery of the first two has not been run.
     assert!(engine.append(&channel(), "p", Payload::Json("1"), Now::read()).is_err());
-    walks.into_iter().for_each(finish);
+    deliveries.into_iter().for_each(finish);
     let (frames, _) = connection.socket().frames();
     assert_eq!(connection.socket().offsets(), [1, 2]);
     assert!(frames[2].contains(r#""reason":"message_limit","code":4506"#), "{frames:?}");
@@ -435,7 +435,7 @@ proptest! {
                 (connection, membership)
             })
             .collect();
-        let mut walks: Vec<Delivery> = Vec::new();
+        let mut deliveries: Vec<Delivery> = Vec::new();
         let mut published = [0, 0];
         for step in steps {
             match step {
@@ -444,14 +444,14 @@ proptest! {
                     let data = marked(which, published[which]);
                     let payload = Payload::Json(&data);
                     match engine.append(&channels[which], "p", payload, Now::read()).unwrap() {
-                        Appended::Done(accepted) => walks.extend(accepted.deliveries.list),
+                        Appended::Done(accepted) => deliveries.extend(accepted.deliveries.list),
                         Appended::Pending(_) => panic!("the memory engine answers at once"),
                     }
                 }
-                Mixed::Delivery(which) if !walks.is_empty() => {
-                    let which = which % walks.len();
-                    if !walks[which].run_some(1) {
-                        drop(walks.remove(which));
+                Mixed::Delivery(which) if !deliveries.is_empty() => {
+                    let which = which % deliveries.len();
+                    if !deliveries[which].run_some(1) {
+                        drop(deliveries.remove(which));
                     }
                 }
                 Mixed::Delivery(_) => {}
@@ -462,7 +462,7 @@ proptest! {
                 }
             }
         }
-        walks.into_iter().for_each(finish);
+        deliveries.into_iter().for_each(finish);
         for (n, (connection, _membership)) in subscribers.iter().enumerate() {
             connection.socket().make_room(usize::MAX);
             connection.flush().unwrap();

@@ -35,7 +35,7 @@ fn token(provider: &Provider, change: Value) -> String {
     provider.sign_with(&json!({"alg": "EdDSA", "typ": "logout+jwt", "kid": "k1"}), &claims(provider, change))
 }
 
-async fn tell(env: &LoginEnv, token: &str) -> Answer {
+async fn post_logout_token(env: &LoginEnv, token: &str) -> Answer {
     let form = [("content-type", "application/x-www-form-urlencoded")];
     Browser::new(&env.url).send("POST", "/v1/auth/backchannel-logout", &form, &format!("logout_token={token}")).await
 }
@@ -50,7 +50,7 @@ async fn named_sessions_end_within_a_second() {
         let ws = browser.live().await;
         people.push((browser, ws));
     }
-    let answer = tell(&env, &token(&provider, json!({"sid": "s1", "sub": "alice"}))).await;
+    let answer = post_logout_token(&env, &token(&provider, json!({"sid": "s1", "sub": "alice"}))).await;
     let began = Instant::now();
     assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, "no-store"), "{answer:?}");
     let (mut first, mut ended) = people.remove(0);
@@ -63,7 +63,7 @@ async fn named_sessions_end_within_a_second() {
         ws.expect_silence().await;
     }
     // All of a person, by the subject alone.
-    assert_eq!(tell(&env, &token(&provider, json!({"sid": null, "sub": "alice"}))).await.status, 200);
+    assert_eq!(post_logout_token(&env, &token(&provider, json!({"sid": null, "sub": "alice"}))).await.status, 200);
     let all = unix_now();
     people[0].1.expect_close(4503, "revoked").await;
     people[1].1.expect_silence().await;
@@ -123,7 +123,7 @@ async fn invalid_logout_token_ends_nothing() {
     tokens.push(("rubbish".into(), "x".into()));
     tokens.push(("dots".into(), ".".repeat(10_000)));
     for (what, token) in tokens {
-        let answer = tell(&env, &token).await;
+        let answer = post_logout_token(&env, &token).await;
         assert_eq!(answer.refusal(), (400, "malformed".into()), "{what}");
     }
     let form = [("content-type", "application/x-www-form-urlencoded")];
@@ -144,10 +144,10 @@ async fn invalid_logout_token_ends_nothing() {
 async fn logout_token_counts_once() {
     let (provider, env) = env().await;
     let token = token(&provider, json!({}));
-    assert_eq!(tell(&env, &token).await.status, 200);
-    assert_eq!(tell(&env, &token).await.refusal(), (400, "malformed".into()));
+    assert_eq!(post_logout_token(&env, &token).await.status, 200);
+    assert_eq!(post_logout_token(&env, &token).await.refusal(), (400, "malformed".into()));
     // Another token with that id, of another provider, would be another.
-    assert_eq!(tell(&env, &self::token(&provider, json!({"sub": "bob"}))).await.status, 200);
+    assert_eq!(post_logout_token(&env, &self::token(&provider, json!({"sub": "bob"}))).await.status, 200);
 }
 
 /// 2,000 live connections of twenty people; one of them is logged out. Prints how long it took.
@@ -169,7 +169,7 @@ async fn logout_spares_other_persons() {
         }
         people.push(connections);
     }
-    let answer = tell(&env, &token(&provider, json!({"sid": "person-7", "sub": "person-7"}))).await;
+    let answer = post_logout_token(&env, &token(&provider, json!({"sid": "person-7", "sub": "person-7"}))).await;
     let began = Instant::now();
     assert_eq!(answer.status.as_u16(), 200);
     for ws in &mut people.remove(7) {
