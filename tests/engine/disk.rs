@@ -113,7 +113,7 @@ async fn unusable_file_is_explained_at_start() {
     for content in damaged {
         std::fs::write(&other, &content).unwrap();
         let error = refused(&env, &other);
-        assert!(error.to_string().contains("put a good copy there, or move it away"), "{error}");
+        assert!(error.to_string().contains("restore a copy, or move it away"), "{error}");
         assert!(!error.is_misconfigured());
     }
     let error = refused(&env, &env.folder.path().join("nowhere/store"));
