@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::check::{self, ALGORITHMS};
+use super::check::ALGORITHMS;
 use super::suggest;
 use super::{Config, Egress, EngineConfig};
 use crate::auth::token::{KeySource, Remote};
@@ -126,7 +126,7 @@ fn channel_text(config: &Config, name: &str) -> String {
 /// `name` is a name or a fingerprint.
 fn named_publisher_text(config: &Config, name: &str) -> String {
     let publishers = &config.policy.publishers;
-    let has_keyid = |key: &PublisherKey| check::fingerprint(key).to_string() == name;
+    let has_keyid = |key: &PublisherKey| key.fingerprint().to_string() == name;
     let is_named =
         |publisher: &&PublisherConfig| publisher.name == name || publisher.key.as_ref().is_some_and(has_keyid);
     match publishers.iter().find(is_named) {
@@ -146,7 +146,7 @@ fn publisher_text(publisher: &PublisherConfig) -> String {
             PublisherKey::Known(_) => "",
             PublisherKey::Hash(_) => " (configured by its hash; requests carry the key)",
         };
-        line(&mut text, 1, &format!("key: {}{note}", check::fingerprint(key)));
+        line(&mut text, 1, &format!("key: {}{note}", key.fingerprint()));
     }
     if let Some(basic) = &publisher.basic {
         line(

@@ -21,8 +21,6 @@ mod settings;
 pub mod settings_table;
 mod sources;
 mod suggest;
-#[cfg(test)]
-mod tests;
 pub mod validate_schema;
 
 use std::path::PathBuf;

@@ -200,3 +200,70 @@ fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use test_support::TempDir;
+
+    use super::super::layers::Layers;
+    use super::*;
+
+    fn sources(directory: &TempDir, file: &str, env: &[(&str, &str)], set: &[&str]) -> Sources {
+        Sources {
+            file: Some(directory.write("lastmile.toml", file)),
+            env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            set: set.iter().map(|flag| flag.to_string()).collect(),
+        }
+    }
+
+    /// The merged settings, unchecked.
+    fn tree(file: &str, env: &[(&str, &str)], set: &[&str]) -> Value {
+        let directory = TempDir::new();
+        Layers::read(&sources(&directory, file, env, set), &Schema::of_settings()).unwrap().tree
+    }
+
+    #[test]
+    fn room_limits_have_aliases() {
+        let env = [
+            ("PAIR_MAX_EXCHANGES", "20"),
+            ("PAIR_MAX_DATA", "2048"),
+            ("PAIR_CONN_LIFESPAN", "60"),
+            ("PAIR_CLIENT_TIMEOUT", "30"),
+            ("PAIR_HEARTBEAT_INTERVAL", "2"),
+            ("PAIR_MAX_CHANNEL_CONNECTIONS", "5"),
+        ];
+        let rooms = json!({
+            "max_exchanges": 20,
+            "max_data_bytes": 2048,
+            "conn_lifespan_secs": 60,
+            "client_timeout_secs": 30,
+            "heartbeat_interval_secs": 2,
+            "max_connections": 5,
+        });
+        assert_eq!(tree("", &env, &[])["rooms"], rooms);
+        let directory = TempDir::new();
+        assert!(crate::config::load(&sources(&directory, "", &env, &[])).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn aliases_win_over_file_only() {
+        let file = "[rooms]\nmax_exchanges = 1";
+        let pair = ("PAIR_MAX_EXCHANGES", "2");
+        let own = ("LASTMILE_ROOMS__MAX_EXCHANGES", "3");
+        let of = |env: &[(&str, &str)], set: &[&str]| tree(file, env, set)["rooms"]["max_exchanges"].clone();
+        assert_eq!(of(&[pair], &[]), 2);
+        assert_eq!(of(&[own, pair], &[]), 3);
+        assert_eq!(of(&[pair], &["rooms.max_exchanges=4"]), 4);
+        assert_eq!(of(&[("PAIR_MAX_EXCHANGES", "")], &[]), 1);
+    }
+
+    #[test]
+    fn readme_lists_every_variable() {
+        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/README.md")).unwrap();
+        let documented: Vec<_> = document.split(|c: char| c != '_' && !c.is_ascii_uppercase()).collect();
+        for (name, _) in VARIABLES {
+            assert!(documented.contains(&format!("PAIR_{name}").as_str()), "PAIR_{name}");
+        }
+    }
+}

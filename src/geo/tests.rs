@@ -160,7 +160,7 @@ fn error_names_the_file() {
     let directory = Directory::new();
     let error = |file: PathBuf| open_all(vec![file]).err().unwrap().to_string();
     assert!(error("/nowhere/city.mmdb".into()).contains("cannot read GeoIP database /nowhere/city.mmdb"));
-    assert!(error(directory.0.clone()).contains("is not a file"));
+    assert!(error(directory.0.clone()).contains("not a file"));
     for bytes in [&b""[..], b"<html>not found</html>", b"\xab\xcd\xefMaxMind.com"] {
         let error = error(directory.put("bad.mmdb", bytes));
         assert!(error.contains("bad.mmdb is not a valid MaxMind DB file"), "{error}");

@@ -30,7 +30,6 @@ use super::{Config, PolicyConfig};
 
 pub use channels::check as check_channels;
 pub use issuers::ALGORITHMS;
-pub use publishers::fingerprint;
 
 /// Checks the settings. The result is valid only if the report holds no mistakes.
 pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Config {

@@ -34,7 +34,7 @@ pub fn check(publishers: BTreeMap<String, Publisher>, report: &mut Report, files
             let why = format!("is also the user name of publishers.{}; each publisher needs its own", owner.name);
             report.misplaced(&path.key("basic").key("username"), why);
         }
-        if let Some(fingerprint) = publisher.key.as_ref().map(fingerprint) {
+        if let Some(fingerprint) = publisher.key.as_ref().map(PublisherKey::fingerprint) {
             match owners.iter().find(|(known, _)| *known == fingerprint) {
                 Some((_, owner)) => {
                     report.misplaced(&path, format_args!("has the same key as {owner}; each publisher needs its own"));
@@ -45,14 +45,6 @@ pub fn check(publishers: BTreeMap<String, Publisher>, report: &mut Report, files
         checked.push(publisher);
     }
     checked
-}
-
-/// Returns the `keyid` of requests with this key.
-pub fn fingerprint(key: &PublisherKey) -> Fingerprint {
-    match key {
-        PublisherKey::Known(key) => Fingerprint::of(key),
-        PublisherKey::Hash(fingerprint) => *fingerprint,
-    }
 }
 
 fn check_one(

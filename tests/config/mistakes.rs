@@ -42,11 +42,11 @@ fn publisher(lines: &str, parts: &[&str]) {
 
 #[track_caller]
 fn issuer(lines: &str, parts: &[&str]) {
-    let directory = Directory::new();
-    directory.file("private.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","d":"AA"}]}"#);
-    directory.file("shared.json", r#"{"keys":[{"kty":"oct","k":"AA"}]}"#);
-    directory.file("empty.json", r#"{"keys":[]}"#);
-    directory.file("good.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA"}]}"#);
+    let directory = TempDir::new();
+    directory.write("private.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","d":"AA"}]}"#);
+    directory.write("shared.json", r#"{"keys":[{"kty":"oct","k":"AA"}]}"#);
+    directory.write("empty.json", r#"{"keys":[]}"#);
+    directory.write("good.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA"}]}"#);
     let good = ["issuer = \"i\"", "audience = \"a\"", "jwks_file = \"good.json\""];
     let rest: Vec<_> = good.into_iter().filter(|line| !lines.contains(line.split(' ').next().unwrap())).collect();
     let text = format!("[[issuers]]\n{lines}\n{}", rest.join("\n"));

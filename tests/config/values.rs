@@ -1,12 +1,12 @@
 //! Valid settings and their checked values.
 
-use crate::auth::PublisherKey;
-use crate::broker::{Audience, SlowConsumer};
-use crate::geo::Language;
-use crate::transport::config::{Address, OpenTo, Role};
+use lastmile::auth::PublisherKey;
+use lastmile::broker::{Audience, SlowConsumer};
+use lastmile::geo::Language;
+use lastmile::transport::config::{Address, OpenTo, Role};
 
 use super::*;
-use crate::auth::token::{KeySource, Remote};
+use lastmile::auth::token::{KeySource, Remote};
 
 #[test]
 fn shipped_example_loads_without_warnings() {
@@ -58,24 +58,24 @@ fn requirements_hold_scope_groups_and_claims() {
 
 #[test]
 fn public_listener_needs_tls_or_plaintext() {
-    let directory = Directory::new();
-    directory.file("a.crt", "certificate");
-    directory.file("a.key", "key");
+    let directory = TempDir::new();
+    directory.write("a.crt", "certificate");
+    directory.write("a.key", "key");
     let listener = |rest: &str| format!("[listeners.a]\naddress = \"0.0.0.0:8080\"\nroles = [\"subscribe\"]\n{rest}");
     assert!(load_in(&directory, &listener(""), &[], &[]).is_err());
     assert!(load_in(&directory, &listener("plaintext = true"), &[], &[]).is_ok());
     let loaded =
         load_in(&directory, &listener("tls = { certificate = \"a.crt\", key = \"a.key\" }"), &[], &[]).unwrap();
-    assert_eq!(loaded.config.listeners[0].tls.as_ref().unwrap().key, directory.0.join("a.key"));
+    assert_eq!(loaded.config.listeners[0].tls.as_ref().unwrap().key, directory.path().join("a.key"));
     assert_eq!(loaded.watched.len(), 3);
 }
 
 #[test]
 fn world_readable_key_is_a_warning() {
     use std::os::unix::fs::PermissionsExt;
-    let directory = Directory::new();
-    directory.file("a.crt", "certificate");
-    let key = directory.file("a.key", "key");
+    let directory = TempDir::new();
+    directory.write("a.crt", "certificate");
+    let key = directory.write("a.key", "key");
     let file =
         "[listeners.a]\naddress = \"[::1]:0\"\nroles = [\"ops\"]\ntls = { certificate = \"a.crt\", key = \"a.key\" }";
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
@@ -120,7 +120,7 @@ fn login_has_defaults_and_warning() {
 fn relay_rooms_have_no_default_limits() {
     let caps = |file: &str| {
         let limits = load_file(file).config.rooms.limits;
-        let of = |caps: crate::broker::room::RoomCaps| (caps.max_exchanges, caps.lifespan.as_secs());
+        let of = |caps: lastmile::broker::room::RoomCaps| (caps.max_exchanges, caps.lifespan.as_secs());
         (of(limits.caps()), of(limits.relay_caps()))
     };
     assert_eq!(caps(""), ((10, 300), (0, 0)));
@@ -178,23 +178,23 @@ fn tslm_settings_are_read_and_tokens_hidden() {
 
 #[test]
 fn publisher_key_is_text_file_or_hash() {
-    let directory = Directory::new();
-    directory.file("a.pub", KEY);
+    let directory = TempDir::new();
+    directory.write("a.pub", KEY);
     let hash = "SHA256:diYkNAb4rK3KZpOOAEx1ruje1LyUAgvehCCx0/f/Whw";
     let file = format!(
         "[publishers.a]\nkey = \"a.pub\"\nchannels = [\"*\"]\n[publishers.b]\nsha256 = \"{hash}\"\nchannels = [\"b\"]"
     );
     let publishers = load_in(&directory, &file, &[], &[]).unwrap().config.policy.publishers;
     assert!(matches!(publishers[0].key, Some(PublisherKey::Known(_))));
-    assert_eq!(check::fingerprint(publishers[1].key.as_ref().unwrap()).to_string(), hash);
+    assert_eq!(publishers[1].key.as_ref().unwrap().fingerprint().to_string(), hash);
     assert_eq!(publishers[0].rate_limit_per_second, None);
 }
 
 #[test]
 fn publisher_password_is_a_warning() {
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-    directory.file("b.argon2", &format!("{hash}\n"));
+    directory.write("b.argon2", &format!("{hash}\n"));
     let file = format!(
         "[publishers.a]\nbasic = {{ username = \"a\", password_argon2 = \"{hash}\" }}\nchannels = [\"$flock:*\"]\n\
          [publishers.b]\nkey = \"{KEY}\"\nbasic = {{ username = \"b\", password_argon2 = \"b.argon2\" }}\nchannels = [\"*\"]"
@@ -222,10 +222,10 @@ fn expiry_is_parsed_and_past_is_a_warning() {
 
 #[test]
 fn issuer_keys_are_read() {
-    let directory = Directory::new();
+    let directory = TempDir::new();
     let jwks =
         r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"1"}]}"#;
-    directory.file("sso.json", jwks);
+    directory.write("sso.json", jwks);
     let file = r#"
         [[issuers]]
         issuer = "https://sso.example.com"
@@ -296,16 +296,16 @@ fn policy_is_explained() {
 
 #[test]
 fn geoip_is_off_by_default() {
-    let directory = Directory::new();
-    directory.file("a.mmdb", "not opened by the check");
-    directory.file("b.mmdb", "");
+    let directory = TempDir::new();
+    directory.write("a.mmdb", "not opened by the check");
+    directory.write("b.mmdb", "");
     assert_eq!(load_file("[geoip]\ndatabase = \"no.mmdb\"").config.geoip, None);
     let geoip = |lines: &str| {
         let loaded = load_in(&directory, &format!("[rooms]\ngeoip = true\n[geoip]\n{lines}"), &[], &[]).unwrap();
         (loaded.config.geoip.unwrap(), loaded.watched)
     };
     let (one, watched) = geoip("database = \"a.mmdb\"");
-    assert_eq!((one.files.clone(), one.default_language), (vec![directory.0.join("a.mmdb")], Language::English));
+    assert_eq!((one.files.clone(), one.default_language), (vec![directory.path().join("a.mmdb")], Language::English));
     assert!(watched.contains(&one.files[0]));
     let (two, _) = geoip("database = [\"a.mmdb\", \"b.mmdb\"]\ndefault_language = \"pt-BR\"");
     assert_eq!((two.files.len(), two.default_language), (2, Language::Portuguese));

@@ -1,24 +1,9 @@
 //! Variables of channelserver deployments: settings and precedence.
 
-use serde_json::{Value, json};
-
 use super::*;
-use crate::config::layers::Layers;
-use crate::config::schema::Schema;
-use crate::geo::Language;
-use crate::ops::config::LogFormat;
-use crate::transport::config::Address;
-
-/// The merged settings, unchecked.
-fn tree(file: &str, env: &[(&str, &str)], set: &[&str]) -> Value {
-    let directory = Directory::new();
-    let sources = Sources {
-        file: Some(directory.file("lastmile.toml", file)),
-        env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-        set: set.iter().map(|flag| flag.to_string()).collect(),
-    };
-    Layers::read(&sources, &Schema::of_settings()).unwrap().tree
-}
+use lastmile::geo::Language;
+use lastmile::ops::config::LogFormat;
+use lastmile::transport::config::Address;
 
 fn public(loaded: &Loaded) -> String {
     let listener = loaded.config.listeners.iter().find(|listener| listener.name == "public").unwrap();
@@ -26,43 +11,9 @@ fn public(loaded: &Loaded) -> String {
 }
 
 #[test]
-fn room_limits_have_aliases() {
-    let env = [
-        ("PAIR_MAX_EXCHANGES", "20"),
-        ("PAIR_MAX_DATA", "2048"),
-        ("PAIR_CONN_LIFESPAN", "60"),
-        ("PAIR_CLIENT_TIMEOUT", "30"),
-        ("PAIR_HEARTBEAT_INTERVAL", "2"),
-        ("PAIR_MAX_CHANNEL_CONNECTIONS", "5"),
-    ];
-    let rooms = json!({
-        "max_exchanges": 20,
-        "max_data_bytes": 2048,
-        "conn_lifespan_secs": 60,
-        "client_timeout_secs": 30,
-        "heartbeat_interval_secs": 2,
-        "max_connections": 5,
-    });
-    assert_eq!(tree("", &env, &[])["rooms"], rooms);
-    assert!(load_all("", &env, &[]).unwrap().warnings.is_empty());
-}
-
-#[test]
-fn aliases_win_over_file_only() {
-    let file = "[rooms]\nmax_exchanges = 1";
-    let pair = ("PAIR_MAX_EXCHANGES", "2");
-    let own = ("LASTMILE_ROOMS__MAX_EXCHANGES", "3");
-    let of = |env: &[(&str, &str)], set: &[&str]| tree(file, env, set)["rooms"]["max_exchanges"].clone();
-    assert_eq!(of(&[pair], &[]), 2);
-    assert_eq!(of(&[own, pair], &[]), 3);
-    assert_eq!(of(&[pair], &["rooms.max_exchanges=4"]), 4);
-    assert_eq!(of(&[("PAIR_MAX_EXCHANGES", "")], &[]), 1);
-}
-
-#[test]
 fn database_enables_geoip() {
-    let directory = Directory::new();
-    let database = directory.file("a, b.mmdb", "").display().to_string();
+    let directory = TempDir::new();
+    let database = directory.write("a, b.mmdb", "").display().to_string();
     let env = [("PAIR_MMDB_LOC", database.as_str()), ("PAIR_DEFAULT_LANG", "fr-CA")];
     let geoip = load_in(&directory, "", &env, &[]).unwrap().config.geoip.unwrap();
     assert_eq!((geoip.files, geoip.default_language), (vec![database.clone().into()], Language::French));
@@ -149,9 +100,9 @@ fn only_alias_address_implies_plaintext() {
 
 #[test]
 fn alias_address_keeps_tls() {
-    let directory = Directory::new();
-    directory.file("a.crt", "certificate");
-    directory.file("a.key", "key");
+    let directory = TempDir::new();
+    directory.write("a.crt", "certificate");
+    directory.write("a.key", "key");
     let file = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"pair\"]\n\
                 tls = { certificate = \"a.crt\", key = \"a.key\" }";
     let pair = [("PAIR_HOSTNAME", "0.0.0.0"), ("PAIR_PORT", "8058")];
@@ -190,13 +141,4 @@ fn mistakes_name_the_variable() {
     assert!(error("PAIR_XYZZY", "1").contains("PAIR_XYZZY: no such variable"));
     assert!(!error("PAIR_XYZZY", "secret").contains("secret"));
     assert!(error("PAIR_HUMAN_LOGS", "maybe").contains("PAIR_HUMAN_LOGS = \"maybe\": must be true or false"));
-}
-
-#[test]
-fn readme_lists_every_variable() {
-    let document = std::fs::read_to_string(shipped("README.md")).unwrap();
-    let documented: Vec<_> = document.split(|c: char| c != '_' && !c.is_ascii_uppercase()).collect();
-    for (name, _) in super::super::pair_env::VARIABLES {
-        assert!(documented.contains(&format!("PAIR_{name}").as_str()), "PAIR_{name}");
-    }
 }

@@ -21,9 +21,9 @@ fn flag_beats_variable_beats_file_beats_default() {
 
 #[test]
 fn flag_beats_variable_for_file() {
-    let directory = Directory::new();
-    let one = directory.file("one.toml", "[limits]\nmax_connections = 1");
-    let two = directory.file("two.toml", "[limits]\nmax_connections = 2");
+    let directory = TempDir::new();
+    let one = directory.write("one.toml", "[limits]\nmax_connections = 1");
+    let two = directory.write("two.toml", "[limits]\nmax_connections = 2");
     let env = vec![("LASTMILE_CONFIG".to_owned(), one.display().to_string())];
     let by_variable = load(&Sources { file: None, env: env.clone(), set: Vec::new() }).unwrap();
     let by_flag = load(&Sources { file: Some(two.clone()), env, set: Vec::new() }).unwrap();
@@ -78,9 +78,9 @@ fn variables_are_typed_by_setting() {
     assert_eq!(config.limits.transport.trusted_proxies.len(), 2);
     assert_eq!(config.drain.window.as_secs(), 2);
     let default = &config.policy.channels.rules.default.subscribers;
-    assert!(matches!(default, crate::broker::Audience::Matching(any) if any[0].scope.as_deref() == Some("0012")));
+    assert!(matches!(default, lastmile::broker::Audience::Matching(any) if any[0].scope.as_deref() == Some("0012")));
     assert_eq!(config.policy.publishers[0].name, "market_data");
-    assert_eq!(config.policy.channels.rules.rules[1].subscribers, crate::broker::Audience::Anyone);
+    assert_eq!(config.policy.channels.rules.rules[1].subscribers, lastmile::broker::Audience::Anyone);
 }
 
 #[test]
@@ -102,13 +102,13 @@ fn flag_sets_value_in_list() {
 
 #[test]
 fn files_are_found_beside_configuration() {
-    let directory = Directory::new();
-    let key = directory.file("keys/a.pub", KEY);
+    let directory = TempDir::new();
+    let key = directory.write("keys/a.pub", KEY);
     let file = "[publishers.a]\nkey = \"keys/a.pub\"\nchannels = [\"a\"]";
     let loaded = load_in(&directory, file, &[], &[]).unwrap();
-    assert_eq!(loaded.watched, [directory.0.join("lastmile.toml"), key]);
+    assert_eq!(loaded.watched, [directory.path().join("lastmile.toml"), key]);
     // The working directory has a `Cargo.toml` too, which is read first and holds no key.
-    directory.file("Cargo.toml", KEY);
+    directory.write("Cargo.toml", KEY);
     let error = load_in(&directory, &file.replace("keys/a.pub", "Cargo.toml"), &[], &[]).unwrap_err().to_string();
     assert!(error.contains("publishers.a.key = \"Cargo.toml\""), "{error}");
 }
