@@ -1,6 +1,6 @@
 //! The data of a publication, before and inside its frame.
 
-/// What a publisher sent.
+/// The data of a publication, as its publisher sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload<'a> {
     /// Checked JSON, delivered byte for byte.

@@ -181,7 +181,7 @@ impl RoomsConfig {
     }
 }
 
-/// Who may open a room.
+/// The clients that may open a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenTo {
     Anyone,

@@ -35,7 +35,7 @@ pub(crate) struct Socket {
 
 pub(crate) struct Reader(SplitStream<Stream>);
 
-/// Who upgrades, and to which subprotocol.
+/// The credential and the subprotocol of an upgrade.
 pub(crate) enum Upgrade<'a> {
     /// A subscriber, which authenticates in `hello`.
     Subscriber,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 enum_table! {
-    /// What was refused. Clients branch on it.
+    /// The kind of the refusal. Clients branch on it.
     ///
     /// On HTTP the problem type ends in [`ErrorCode::slug`] (`…/problems/key-unknown`), on a WebSocket
     /// `code` is [`ErrorCode::name`] (`key_unknown`).
@@ -104,7 +104,7 @@ impl ErrorCode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: ErrorCode,
-    /// What to do about it, for the client's developer. Contains no secret and nothing that helps an attacker.
+    /// Advice for the developer of the client. Contains no secret and nothing that helps an attacker.
     pub detail: Cow<'static, str>,
     /// When to retry, if known.
     pub retry_after: Option<Duration>,

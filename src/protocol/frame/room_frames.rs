@@ -51,7 +51,7 @@ impl<'de> Deserialize<'de> for RoomId {
     }
 }
 
-/// What peers receive about a sender. Unknown members are left out. The order is part of the channelserver format.
+/// Metadata of a sender, as peers receive it. Unknown members are left out. The order is part of the channelserver format.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sender {
     #[serde(skip_serializing_if = "Option::is_none")]

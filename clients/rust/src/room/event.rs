@@ -56,7 +56,7 @@ pub struct RoomPeer {
     /// Its connection was lost and its seat is kept.
     #[serde(default)]
     pub away: bool,
-    /// What the gateway knows about it: `remote`, `ua`, `city`, `region`, `country`.
+    /// Metadata that the gateway adds: `remote`, `ua`, `city`, `region`, `country`.
     #[serde(default)]
     pub sender: Value,
 }
@@ -71,7 +71,7 @@ pub struct RoomMessage {
     pub from: String,
     /// The sender's JSON, byte for byte.
     pub data: Box<RawValue>,
-    /// What the gateway knows about the sender.
+    /// Metadata of the sender, added by the gateway.
     pub sender: Value,
 }
 
