@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use http::HeaderValue;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderValue, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -150,7 +150,10 @@ fn upgrade_error(error: tungstenite::Error) -> Error {
     match error {
         tungstenite::Error::Http(response) => {
             let (head, body) = response.into_parts();
-            Error::from_response(head.status, &head.headers, &body.unwrap_or_default())
+            let error = Error::from_response(head.status, &head.headers, &body.unwrap_or_default());
+            // An upgrade is safe to repeat: a full or failing gateway may accept it later.
+            let is_passing = head.status.is_server_error() || head.status == StatusCode::TOO_MANY_REQUESTS;
+            Error { temporary: error.temporary || is_passing, ..error }
         }
         error => Error::temporary("unreachable", format!("cannot connect: {error}")),
     }
@@ -160,5 +163,21 @@ fn connection_error(error: tungstenite::Error) -> Error {
     match error {
         tungstenite::Error::Capacity(error) => Error::new("unexpected", error.to_string()),
         error => Error::connection_lost(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_gateway_is_temporary() {
+        let of = |status: u16, slug: &str| {
+            let body = format!(r#"{{"type":"/problems/{slug}","status":{status}}}"#).into_bytes();
+            let response = http::Response::builder().status(status).body(Some(body)).unwrap();
+            upgrade_error(tungstenite::Error::Http(Box::new(response))).temporary
+        };
+        assert!(of(429, "limit-reached") && of(500, "internal") && of(503, "draining"));
+        assert!(!of(401, "unauthenticated") && !of(403, "channel-forbidden") && !of(404, "not-found"));
     }
 }
