@@ -90,7 +90,7 @@ endpoints! {
     RELAY_LISTENER    = on(Role::Relay, GET, "/{id}").takes_rest().checks_method_itself();
 }
 
-/// The endpoint of a path, on whatever listener.
+/// The endpoint of a path, for every listener.
 pub fn find(path: &str) -> Option<&'static Endpoint> {
     ENDPOINTS.iter().copied().find(|endpoint| endpoint.matches(path))
 }

@@ -144,7 +144,7 @@ fn name_of_code(code: &str) -> String {
     format!("room:code:{}", digest(&canonical(code)))
 }
 
-/// Hashed, so that a name has a fixed length whatever the client sent.
+/// Hashed, so that names of all lengths become one length.
 fn digest(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(text))
 }

@@ -32,7 +32,7 @@ pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Respon
             Err(error) => refused(error, Some(&pending)),
         },
     };
-    // The pending login is used up, whatever its result.
+    // The pending login is used up, with success or without.
     let pending_cookie = name.filter(|name| cookie::named(&call, name).next().is_some());
     let cleared = pending_cookie.and_then(|name| cookie::clear(&login, &name));
     response.headers_mut().extend(cleared.map(|value| (header::SET_COOKIE, value)));

@@ -189,7 +189,7 @@ impl<H: Handler> Future for Driver<H> {
                     return flushed;
                 }
                 Phase::Closing(_) if this.is_unreadable && flushed.is_ready() => {
-                    // The peer sees the end of the stream behind the Close, whatever it still sends.
+                    // The peer sees the end of the stream behind the Close, even while it still sends.
                     this.is_unreadable = false;
                     this.connection.socket().finish();
                 }
