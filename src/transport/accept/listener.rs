@@ -19,12 +19,12 @@ use tokio_rustls::server::TlsStream;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-use super::connection_limits::{ConnectionLimiter, Permit};
+use super::connection_limits::{ConnectionLimiter, LimitReached, Permit};
 use super::http2;
 use super::proxy_protocol;
 use super::tls::{ALPN_HTTP2, Certificate, TlsError};
 use super::write_deadline::WriteDeadline;
-use crate::auth::client_addr::ClientAddr;
+use crate::auth::client_addr::{ClientAddr, is_trusted};
 use crate::broker::ConnectionLimits;
 use crate::ops::Phase;
 use crate::transport::config::{Address, ListenerConfig, Role};
@@ -126,7 +126,13 @@ impl Listener {
                     continue;
                 }
             };
-            let admitted = limiter.admit(&name, config.max_connections);
+            let admitted = limiter.admit(&name, config.max_connections).and_then(|permit| {
+                // Counted before the task runs: connections count in the order in which they arrived.
+                if !config.proxy_protocol {
+                    assign_client(&permit, address, &app)?;
+                }
+                Ok(permit)
+            });
             let incoming = Incoming { app: app.clone(), config: config.clone(), routes: routes.clone(), address };
             let acceptor = tls.as_ref().map(|certificate| certificate.acceptor());
             tokio::spawn(async move {
@@ -163,6 +169,14 @@ impl Socket {
     }
 }
 
+/// Counts the connection for its address, unless requests of a trusted proxy name the clients.
+fn assign_client(permit: &Permit, address: Option<IpAddr>, app: &AppState) -> Result<(), LimitReached> {
+    match address.filter(|address| !is_trusted(*address, &app.limits.trusted_proxies)) {
+        Some(address) => permit.assign(ClientAddr::from(address)),
+        None => Ok(()),
+    }
+}
+
 /// An accepted connection before its first request.
 struct Incoming {
     app: Arc<AppState>,
@@ -187,13 +201,9 @@ impl Incoming {
                 }
                 Err(_) => return,
             }
-        }
-        let is_proxy =
-            |ip: IpAddr| self.app.limits.trusted_proxies.iter().any(|range| range.contains(&ip.to_canonical()));
-        if let Some(address) = self.address.filter(|address| !is_proxy(*address))
-            && permit.assign(ClientAddr::from(address)).is_err()
-        {
-            return refuse(Stream::Tcp(tcp), acceptor.is_some()).await;
+            if assign_client(&permit, self.address, &self.app).is_err() {
+                return refuse(Stream::Tcp(tcp), acceptor.is_some()).await;
+            }
         }
         // Not `readable`, which is true of a new socket until the first read attempt.
         if !matches!(timeout(deadline, tcp.peek(&mut [0])).await, Ok(Ok(1..))) {
