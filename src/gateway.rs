@@ -1,6 +1,5 @@
 //! The composition root: builds a gateway from a checked configuration, runs it, reloads its policy, drains it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -350,58 +349,26 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 }
 
 /// Why a gateway does not start, or refuses a new policy.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    Listen(ListenError),
-    Tls(TlsError),
-    Publishers(DuplicateKey),
-    Issuers(IssuerError),
-    Egress(FetchError),
-    Geo(GeoError),
-    Engine(DiskError),
-    Redis(RedisError),
-    Revocations(RevocationError),
-    Randomness(NoRandomness),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listen(error) => error.fmt(f),
-            Self::Tls(error) => error.fmt(f),
-            Self::Publishers(error) => error.fmt(f),
-            Self::Issuers(error) => error.fmt(f),
-            Self::Egress(error) => error.fmt(f),
-            Self::Geo(error) => error.fmt(f),
-            Self::Engine(error) => error.fmt(f),
-            Self::Redis(error) => error.fmt(f),
-            Self::Revocations(error) => write!(f, "revocations_file: {error}"),
-            Self::Randomness(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-macro_rules! start_error_from {
-    ($($variant:ident($error:ty),)*) => {
-        $(impl From<$error> for StartError {
-            fn from(error: $error) -> Self {
-                Self::$variant(error)
-            }
-        })*
-    };
-}
-
-start_error_from! {
-    Listen(ListenError),
-    Tls(TlsError),
-    Publishers(DuplicateKey),
-    Issuers(IssuerError),
-    Egress(FetchError),
-    Geo(GeoError),
-    Engine(DiskError),
-    Redis(RedisError),
-    Revocations(RevocationError),
-    Randomness(NoRandomness),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Publishers(#[from] DuplicateKey),
+    #[error(transparent)]
+    Issuers(#[from] IssuerError),
+    #[error(transparent)]
+    Egress(#[from] FetchError),
+    #[error(transparent)]
+    Geo(#[from] GeoError),
+    #[error(transparent)]
+    Engine(#[from] DiskError),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error("revocations_file: {0}")]
+    Revocations(#[from] RevocationError),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
 }

@@ -4,7 +4,6 @@
 //! that it ends has expired. At capacity a new revocation is refused: none is dropped early.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -40,11 +39,12 @@ pub enum Revoked {
 }
 
 /// Why a revocation is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevocationError {
     /// The table is full. Holds its capacity.
+    #[error("revocation limit reached ({0})")]
     Full(usize),
-    /// `before` is more than a minute ahead.
+    #[error("`before` is more than {} s in the future", MAX_AHEAD_SECS)]
     Ahead,
 }
 
@@ -293,17 +293,6 @@ impl From<Revocation> for WrittenRevocation {
         written
     }
 }
-
-impl fmt::Display for RevocationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full(capacity) => write!(f, "revocation limit reached ({capacity})"),
-            Self::Ahead => write!(f, "`before` is more than {MAX_AHEAD_SECS} s in the future"),
-        }
-    }
-}
-
-impl std::error::Error for RevocationError {}
 
 #[cfg(test)]
 mod tests {

@@ -41,12 +41,12 @@ pub enum Unsealable {
 #[derive(Clone)]
 pub struct SealKey(Arc<Zeroizing<[u8; 32]>>);
 
-/// The text is not a seal key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a seal key; create one with `lastmile keygen --seal -o FILE`")]
 pub struct NotASealKey;
 
-/// The operating system returned no random bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system returned no random bytes")]
 pub struct NoRandomness;
 
 /// Seals with its first key, opens with all of them.
@@ -142,21 +142,6 @@ impl fmt::Debug for SealKey {
         f.write_str("SealKey")
     }
 }
-
-impl fmt::Display for NotASealKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a seal key; create one with `lastmile keygen --seal -o FILE`")
-    }
-}
-
-impl fmt::Display for NoRandomness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the operating system returned no random bytes")
-    }
-}
-
-impl std::error::Error for NotASealKey {}
-impl std::error::Error for NoRandomness {}
 
 #[cfg(test)]
 mod tests {

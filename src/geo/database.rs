@@ -1,7 +1,6 @@
 //! A GeoIP database file: bounded read, verification, lookup.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -113,21 +112,10 @@ fn field<'a>(record: &LookupResult<'a, Vec<u8>>, key: &str) -> Option<Field<'a>>
 }
 
 /// Why a database cannot be used. `Display` names the file.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum GeoError {
+    #[error("cannot read GeoIP database {file}: {reason}")]
     Read { file: PathBuf, reason: io::Error },
+    #[error("GeoIP database {file} is not a valid MaxMind DB file: {reason}")]
     Broken { file: PathBuf, reason: MaxMindDbError },
 }
-
-impl fmt::Display for GeoError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read { file, reason } => write!(f, "cannot read GeoIP database {}: {reason}", file.display()),
-            Self::Broken { file, reason } => {
-                write!(f, "GeoIP database {} is not a valid MaxMind DB file: {reason}", file.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for GeoError {}

@@ -27,11 +27,15 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 pub struct ChannelName(Arc<str>);
 
 /// Why a string is not a channel name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
+    #[error("channel name is empty")]
     Empty,
+    #[error("channel name is longer than 255 bytes")]
     TooLong,
+    #[error("channel name contains a control character")]
     ControlCharacter,
+    #[error("channel names that begin with `$` are reserved")]
     Reserved,
 }
 
@@ -105,19 +109,6 @@ impl fmt::Debug for ChannelName {
         fmt::Debug::fmt(&self.0, f)
     }
 }
-
-impl fmt::Display for InvalidName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "channel name is empty",
-            Self::TooLong => "channel name is longer than 255 bytes",
-            Self::ControlCharacter => "channel name contains a control character",
-            Self::Reserved => "channel names that begin with `$` are reserved",
-        })
-    }
-}
-
-impl std::error::Error for InvalidName {}
 
 /// A pattern of channel names. `*` matches any run of characters, every other character itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

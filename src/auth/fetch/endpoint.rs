@@ -14,12 +14,13 @@ pub struct Endpoint {
 }
 
 /// Why a URL is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
+    #[error("not an absolute https URL without a fragment")]
     NotAUrl,
-    /// The URL contains a user or password.
+    #[error("a URL must not contain a user or password")]
     Credentials,
-    /// `http` is allowed for loopback only.
+    #[error("must be https; http is allowed for loopback addresses only")]
     NotHttps,
 }
 
@@ -97,15 +98,3 @@ impl fmt::Display for Endpoint {
         self.url.fmt(f)
     }
 }
-
-impl fmt::Display for EndpointError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAUrl => "not an absolute https URL without a fragment",
-            Self::Credentials => "a URL must not contain a user or password",
-            Self::NotHttps => "must be https; http is allowed for loopback addresses only",
-        })
-    }
-}
-
-impl std::error::Error for EndpointError {}

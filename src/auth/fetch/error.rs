@@ -1,30 +1,32 @@
 //! Errors of outgoing requests, for logs and metrics. No variant contains request data.
 
-use std::fmt;
 use std::io;
 
 use http_body_util::LengthLimitError;
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The certificate authorities are unusable.
+    #[error("unusable certificate authority: {0}")]
     Authorities(rustls::Error),
-    /// The host name cannot be resolved.
+    #[error("the host name has no address")]
     Name,
-    /// Every address of the host is forbidden.
+    #[error("the host has a private or special address; egress_private_hosts allows private ones")]
     AddressRefused,
+    #[error("cannot connect: {0}")]
     Connect(io::Error),
     /// Failed TLS handshake or certificate check.
+    #[error("TLS failed: {0}")]
     Tls(io::Error),
     /// Invalid or truncated HTTP.
-    Http(hyper::Error),
-    /// The request is not valid HTTP.
+    #[error("HTTP failed: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("the request is not valid HTTP")]
     Request,
-    /// Redirects are not followed.
+    #[error("the response is a redirect, which is not followed")]
     Redirected,
-    /// More than 256 KiB.
+    #[error("the response is larger than 256 KiB")]
     TooLarge,
-    /// Five seconds have passed.
+    #[error("no complete response within 5 s")]
     TimedOut,
 }
 
@@ -52,12 +54,6 @@ impl FetchError {
     }
 }
 
-impl From<hyper::Error> for FetchError {
-    fn from(error: hyper::Error) -> Self {
-        Self::Http(error)
-    }
-}
-
 impl From<http::Error> for FetchError {
     fn from(_: http::Error) -> Self {
         Self::Request
@@ -69,24 +65,3 @@ impl From<http::header::InvalidHeaderValue> for FetchError {
         Self::Request
     }
 }
-
-impl fmt::Display for FetchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Authorities(error) => write!(f, "unusable certificate authority: {error}"),
-            Self::Name => f.write_str("the host name has no address"),
-            Self::AddressRefused => {
-                f.write_str("the host has a private or special address; egress_private_hosts allows private ones")
-            }
-            Self::Connect(error) => write!(f, "cannot connect: {error}"),
-            Self::Tls(error) => write!(f, "TLS failed: {error}"),
-            Self::Http(error) => write!(f, "HTTP failed: {error}"),
-            Self::Request => f.write_str("the request is not valid HTTP"),
-            Self::Redirected => f.write_str("the response is a redirect, which is not followed"),
-            Self::TooLarge => f.write_str("the response is larger than 256 KiB"),
-            Self::TimedOut => f.write_str("no complete response within 5 s"),
-        }
-    }
-}
-
-impl std::error::Error for FetchError {}

@@ -192,7 +192,7 @@ impl<'c> AsyncHttpClient<'c> for Http<'_> {
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            let fetched = self.fetcher.post_form(self.endpoint, head.headers, body).await.map_err(HttpError::Fetch)?;
+            let fetched = self.fetcher.post_form(self.endpoint, head.headers, body).await?;
             if fetched.status.is_server_error() {
                 return Err(HttpError::Status(fetched.status));
             }
@@ -204,19 +204,10 @@ impl<'c> AsyncHttpClient<'c> for Http<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum HttpError {
-    Fetch(FetchError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("response status {0}")]
     Status(http::StatusCode),
 }
-
-impl std::fmt::Display for HttpError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Fetch(error) => error.fmt(f),
-            Self::Status(status) => write!(f, "response status {status}"),
-        }
-    }
-}
-
-impl std::error::Error for HttpError {}

@@ -27,12 +27,16 @@ pub struct PasswordHash {
 }
 
 /// Why a text is not a [`PasswordHash`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadHash {
+    #[error("not of the form $argon2id$v=19$m=…,t=…,p=…$salt$hash")]
     NotPhc,
+    #[error("not a complete Argon2id hash")]
     NotArgon2id,
+    #[error("cost parameters are too large; at most m={}, t={}, p={}", MAX_MEMORY_KIB, MAX_PASSES, MAX_LANES)]
     TooCostly,
     /// No randomness, or a password that Argon2 does not accept.
+    #[error("the password cannot be hashed")]
     NotMade,
 }
 
@@ -87,21 +91,6 @@ impl fmt::Debug for PasswordHash {
         f.write_str("PasswordHash")
     }
 }
-
-impl fmt::Display for BadHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotPhc => f.write_str("not of the form $argon2id$v=19$m=…,t=…,p=…$salt$hash"),
-            Self::NotArgon2id => f.write_str("not a complete Argon2id hash"),
-            Self::TooCostly => {
-                write!(f, "cost parameters are too large; at most m={MAX_MEMORY_KIB}, t={MAX_PASSES}, p={MAX_LANES}")
-            }
-            Self::NotMade => f.write_str("the password cannot be hashed"),
-        }
-    }
-}
-
-impl std::error::Error for BadHash {}
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,5 @@
 //! The signature base (RFC 9421 section 2.5): the text that is signed.
 
-use std::fmt;
-
 use http::{HeaderMap, HeaderName};
 use sfv::{FieldType, InnerList, List, ListEntry};
 
@@ -19,11 +17,12 @@ pub struct RequestHead<'a> {
 }
 
 /// Why a signature base cannot be built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BaseError {
-    /// The request does not have this component.
+    #[error("`{0}` is signed but missing in the request")]
     Missing(String),
     /// A header value is not ASCII, or the component is not supported.
+    #[error("component `{0}` is not supported")]
     Unsupported(String),
 }
 
@@ -76,15 +75,6 @@ fn header(headers: &HeaderMap, name: &str) -> Result<String, BaseError> {
     match lines.map_err(|_| unsupported())?.as_slice() {
         [] => Err(BaseError::Missing(name.to_owned())),
         lines => Ok(lines.join(", ")),
-    }
-}
-
-impl fmt::Display for BaseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing(name) => write!(f, "`{name}` is signed but missing in the request"),
-            Self::Unsupported(name) => write!(f, "component `{name}` is not supported"),
-        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The whitelist: publishers with their keys, channels, rate limits and replay windows.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,7 +23,8 @@ pub struct Whitelist {
 }
 
 /// Two publishers have the same key or user name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the publishers `{first}` and `{second}` have the same key or user name")]
 pub struct DuplicateKey {
     pub first: String,
     pub second: String,
@@ -166,15 +166,6 @@ impl Publisher {
         self.replay.lock().insert(created, nonce, now)
     }
 }
-
-impl fmt::Display for DuplicateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, second } = self;
-        write!(f, "the publishers `{first}` and `{second}` have the same key or user name")
-    }
-}
-
-impl std::error::Error for DuplicateKey {}
 
 #[cfg(test)]
 mod tests {

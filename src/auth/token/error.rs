@@ -13,40 +13,59 @@ pub enum Part {
 }
 
 /// Why a token is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// More than 8 KiB.
+    #[error("the token is longer than 8 KiB")]
     TooLong,
+    #[error("the token is not a compact JWS of three parts")]
     NotThreeParts,
     /// Padding, foreign characters, or trailing bits.
+    #[error("the {0} is not canonical base64url")]
     NotBase64url(Part),
     /// Not one JSON object, a repeated name, or nested too deep.
+    #[error("the {0} is not a valid JSON object")]
     NotAnObject(Part),
     /// A header parameter that changes the meaning of the token.
+    #[error("the header parameter {0} is not allowed")]
     HeaderForbidden(&'static str),
     /// A header parameter of the wrong JSON type.
+    #[error("the header parameter {0} is missing or has the wrong type")]
     HeaderType(&'static str),
+    #[error("the token is not signed (alg none)")]
     AlgorithmNone,
     /// Unknown, symmetric, not allowed for the issuer, or not supported by the key.
+    #[error("alg is not allowed for this issuer and key")]
     AlgorithmNotAllowed,
+    #[error("typ is not that of an access token")]
     TypNotAllowed,
+    #[error("iss is not a configured issuer")]
     IssuerUnknown,
+    #[error("the issuer has no such key")]
     KeyUnknown,
-    /// No keys were fetched from the provider yet.
+    #[error("the issuer's keys are not fetched yet")]
     KeysMissing,
     /// The keys were not confirmed for `jwks_max_age_secs`.
+    #[error("the issuer's keys are older than jwks_max_age_secs")]
     KeysTooOld,
-    /// The token names no key and several keys match.
+    #[error("the token names no key and the issuer has several")]
     KeyAmbiguous,
+    #[error("the signature does not verify")]
     SignatureInvalid,
+    #[error("the claim {0} is missing")]
     ClaimMissing(&'static str),
     /// A claim of the wrong JSON type, or a required claim that is empty.
+    #[error("the claim {0} is malformed")]
     ClaimInvalid(&'static str),
+    #[error("aud contains none of the issuer's audiences")]
     AudienceMismatch,
+    #[error("the token has expired")]
     Expired,
+    #[error("the token is not valid yet (nbf or iat)")]
     NotYetValid,
+    #[error("the lifetime exceeds max_lifetime_secs")]
     LifetimeTooLong,
     /// A logout token or another security event (RFC 8417).
+    #[error("the token is a security event, not an access token")]
     SecurityEvent,
 }
 
@@ -66,34 +85,3 @@ impl fmt::Display for Part {
         })
     }
 }
-
-impl fmt::Display for TokenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong => f.write_str("the token is longer than 8 KiB"),
-            Self::NotThreeParts => f.write_str("the token is not a compact JWS of three parts"),
-            Self::NotBase64url(part) => write!(f, "the {part} is not canonical base64url"),
-            Self::NotAnObject(part) => write!(f, "the {part} is not a valid JSON object"),
-            Self::HeaderForbidden(name) => write!(f, "the header parameter {name} is not allowed"),
-            Self::HeaderType(name) => write!(f, "the header parameter {name} is missing or has the wrong type"),
-            Self::AlgorithmNone => f.write_str("the token is not signed (alg none)"),
-            Self::AlgorithmNotAllowed => f.write_str("alg is not allowed for this issuer and key"),
-            Self::TypNotAllowed => f.write_str("typ is not that of an access token"),
-            Self::IssuerUnknown => f.write_str("iss is not a configured issuer"),
-            Self::KeyUnknown => f.write_str("the issuer has no such key"),
-            Self::KeysMissing => f.write_str("the issuer's keys are not fetched yet"),
-            Self::KeysTooOld => f.write_str("the issuer's keys are older than jwks_max_age_secs"),
-            Self::KeyAmbiguous => f.write_str("the token names no key and the issuer has several"),
-            Self::SignatureInvalid => f.write_str("the signature does not verify"),
-            Self::ClaimMissing(name) => write!(f, "the claim {name} is missing"),
-            Self::ClaimInvalid(name) => write!(f, "the claim {name} is malformed"),
-            Self::AudienceMismatch => f.write_str("aud contains none of the issuer's audiences"),
-            Self::Expired => f.write_str("the token has expired"),
-            Self::NotYetValid => f.write_str("the token is not valid yet (nbf or iat)"),
-            Self::LifetimeTooLong => f.write_str("the lifetime exceeds max_lifetime_secs"),
-            Self::SecurityEvent => f.write_str("the token is a security event, not an access token"),
-        }
-    }
-}
-
-impl std::error::Error for TokenError {}

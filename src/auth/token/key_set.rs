@@ -29,21 +29,23 @@ pub struct SkippedKey {
 }
 
 /// Why a key is unusable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// `use` or `key_ops` excludes signatures.
+    #[error("not for signatures (use, key_ops)")]
     NotForSignatures,
-    /// Unsupported `kty` or `crv`.
+    #[error("unknown kty or crv")]
     UnknownKind,
-    /// A shared secret.
+    #[error("a shared secret (kty oct)")]
     Symmetric,
-    /// It supports none of the issuer's algorithms.
+    #[error("supports none of the issuer's algorithms")]
     AlgorithmNotAllowed,
     /// Not base64url, or of the wrong length.
+    #[error("malformed")]
     Malformed,
     /// An RSA key outside 2048 to 8192 bits, or an Ed25519 key for which signatures can be forged.
+    #[error("too weak")]
     Weak,
-    /// A `kid` of more than 256 characters.
+    #[error("a kid of more than 256 characters")]
     KeyIdTooLong,
 }
 
@@ -203,20 +205,6 @@ fn decode(text: &str) -> Result<Vec<u8>, Unusable> {
 /// Whether the algorithm uses a public key. A gateway with a shared secret could forge tokens.
 pub fn is_asymmetric(algorithm: Algorithm) -> bool {
     algorithm.family() != AlgorithmFamily::Hmac
-}
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotForSignatures => "not for signatures (use, key_ops)",
-            Self::UnknownKind => "unknown kty or crv",
-            Self::Symmetric => "a shared secret (kty oct)",
-            Self::AlgorithmNotAllowed => "supports none of the issuer's algorithms",
-            Self::Malformed => "malformed",
-            Self::Weak => "too weak",
-            Self::KeyIdTooLong => "a kid of more than 256 characters",
-        })
-    }
 }
 
 impl fmt::Display for SkippedKey {

@@ -39,15 +39,19 @@ pub struct TokenRequest {
 }
 
 /// Why no token was created.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// Not an Ed25519, P-256 or P-384 key in PKCS#8.
+    #[error("unsupported private key: Ed25519, P-256 or P-384 in PKCS#8 (BEGIN PRIVATE KEY) is needed")]
     UnsupportedKey,
     /// A part of the request is empty.
+    #[error("a token needs: {0}")]
     Missing(&'static str),
     /// A further claim has the name of another member.
+    #[error("the claim {0:?} is already set")]
     ReservedClaim(String),
+    #[error("the lifetime is too long")]
     LifetimeTooLong,
+    #[error("the token could not be signed")]
     Signing,
 }
 
@@ -167,19 +171,3 @@ impl fmt::Debug for MintingKey {
         f.debug_struct("MintingKey").field("algorithm", &self.algorithm).field("key_id", &self.key_id).finish()
     }
 }
-
-impl fmt::Display for MintError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnsupportedKey => {
-                f.write_str("unsupported private key: Ed25519, P-256 or P-384 in PKCS#8 (BEGIN PRIVATE KEY) is needed")
-            }
-            Self::Missing(name) => write!(f, "a token needs: {name}"),
-            Self::ReservedClaim(name) => write!(f, "the claim {name:?} is already set"),
-            Self::LifetimeTooLong => f.write_str("the lifetime is too long"),
-            Self::Signing => f.write_str("the token could not be signed"),
-        }
-    }
-}
-
-impl std::error::Error for MintError {}

@@ -24,13 +24,14 @@ enum Part {
 }
 
 /// The error in a pattern.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimPatternError {
-    /// A brace without its counterpart.
+    #[error("a brace has no counterpart")]
     Unbalanced,
     /// `{}` or `{claim.}`
+    #[error("braces must hold the name of a claim, like {{sub}}")]
     Nameless,
-    /// The braces are not a whole segment.
+    #[error("a claim in braces must be a whole part between dots, like user.{{sub}}")]
     NotASegment,
 }
 
@@ -138,18 +139,6 @@ fn push_segment(pattern: &mut String, value: &str) -> bool {
     }
     !value.is_empty()
 }
-
-impl std::fmt::Display for ClaimPatternError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unbalanced => "a brace has no counterpart",
-            Self::Nameless => "braces must hold the name of a claim, like {sub}",
-            Self::NotASegment => "a claim in braces must be a whole part between dots, like user.{sub}",
-        })
-    }
-}
-
-impl std::error::Error for ClaimPatternError {}
 
 #[cfg(test)]
 mod tests {

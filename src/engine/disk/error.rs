@@ -1,27 +1,24 @@
 //! Errors when opening the store, with their remedies.
 
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::file::FileError;
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum DiskError {
+    #[error("engine.path: {0} is in use by another process")]
     InUse(PathBuf),
-    Io {
-        path: PathBuf,
-        error: std::io::Error,
-    },
-    Damaged {
-        path: PathBuf,
-        cause: String,
-    },
+    #[error("engine.path: {path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error(
+        "engine.path: {path} is damaged or not a store ({cause}); restore a copy, or move it away: the gateway then \
+         starts with an empty store, and history is lost"
+    )]
+    Damaged { path: PathBuf, cause: String },
     /// Another version created the store.
-    Format {
-        path: PathBuf,
-        format: u64,
-    },
+    #[error("engine.path: {path} has format {format}, which this version does not read")]
+    Format { path: PathBuf, format: u64 },
 }
 
 impl DiskError {
@@ -58,24 +55,3 @@ impl DiskError {
         }
     }
 }
-
-impl fmt::Display for DiskError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("engine.path: ")?;
-        match self {
-            Self::InUse(path) => write!(f, "{} is in use by another process", path.display()),
-            Self::Io { path, error } => write!(f, "{}: {error}", path.display()),
-            Self::Damaged { path, cause } => write!(
-                f,
-                "{} is damaged or not a store ({cause}); restore a copy, or move it away: the gateway then starts with an \
-                 empty store, and history is lost",
-                path.display()
-            ),
-            Self::Format { path, format } => {
-                write!(f, "{} has format {format}, which this version does not read", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for DiskError {}

@@ -68,16 +68,9 @@ impl fmt::Debug for RedisConfig {
 }
 
 /// An error in the configured addresses, or of a connection to them. It contains no password.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("redis: {0}")]
 pub struct RedisError(pub(super) String);
-
-impl fmt::Display for RedisError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "redis: {}", self.0)
-    }
-}
-
-impl std::error::Error for RedisError {}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisKind {

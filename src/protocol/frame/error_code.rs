@@ -101,7 +101,8 @@ impl ErrorCode {
 }
 
 /// A refused request or command. The connection stays open.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", .code.slug())]
 pub struct Refusal {
     pub code: ErrorCode,
     /// Advice for the developer of the client. Contains no secret and nothing that helps an attacker.
@@ -126,14 +127,6 @@ impl From<ErrorCode> for Refusal {
         Self::new(code, code.title())
     }
 }
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.code.slug(), self.detail)
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 /// The `error` frame of the native protocols.
 #[derive(Debug, Serialize)]

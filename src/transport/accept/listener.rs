@@ -1,6 +1,5 @@
 //! Listeners: sockets, accept loops, and each connection up to its requests.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -60,9 +59,11 @@ enum Socket {
 }
 
 /// A listener that cannot start.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ListenError {
+    #[error("listeners.{listener}: cannot listen on {address}: {error}")]
     Bind { listener: String, address: String, error: io::Error },
+    #[error("listeners.{listener}.tls: {error}")]
     Tls { listener: String, error: TlsError },
 }
 
@@ -311,16 +312,3 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         bound => bound,
     }
 }
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind { listener, address, error } => {
-                write!(f, "listeners.{listener}: cannot listen on {address}: {error}")
-            }
-            Self::Tls { listener, error } => write!(f, "listeners.{listener}.tls: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for ListenError {}

@@ -3,7 +3,6 @@
 //! Exactly the header's bytes are read, so that TLS or HTTP starts at its first byte.
 //! The text form (version 1) is refused: it has no length, so its end would have to be guessed.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -16,18 +15,23 @@ const FIXED_BYTES: usize = 16;
 const MAX_VARIABLE_BYTES: usize = 512;
 
 /// A refused PROXY header.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// Other bytes, such as those of a client that bypassed the balancer.
+    #[error("the connection does not begin with a PROXY header")]
     NotProxy,
     /// The text form of the header.
+    #[error("PROXY protocol version 1 is not accepted, only version 2")]
     Version1,
     /// The announced length.
+    #[error("the PROXY header is too long ({0} bytes)")]
     TooLong(usize),
+    #[error("the PROXY header is malformed: {0}")]
     Malformed(ParseError),
-    /// Datagram addresses on a stream.
+    #[error("the PROXY header has datagram addresses")]
     NotAStream,
-    Io(io::Error),
+    #[error("the PROXY header cannot be read: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// Reads the client's address as the balancer reports it. `None` if the connection is the balancer's own (LOCAL) or
@@ -66,27 +70,6 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyError> {
         Addresses::Unspecified | Addresses::Unix(_) => None,
     })
 }
-
-impl From<io::Error> for ProxyError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl fmt::Display for ProxyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotProxy => f.write_str("the connection does not begin with a PROXY header"),
-            Self::Version1 => f.write_str("PROXY protocol version 1 is not accepted, only version 2"),
-            Self::TooLong(length) => write!(f, "the PROXY header is too long ({length} bytes)"),
-            Self::Malformed(error) => write!(f, "the PROXY header is malformed: {error}"),
-            Self::NotAStream => f.write_str("the PROXY header has datagram addresses"),
-            Self::Io(error) => write!(f, "the PROXY header cannot be read: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for ProxyError {}
 
 #[cfg(test)]
 mod tests {

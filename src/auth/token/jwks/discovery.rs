@@ -1,7 +1,5 @@
 //! Discovery document of a provider (OpenID Connect Discovery 1.0 section 3, RFC 8414).
 
-use std::fmt;
-
 use serde::Deserialize;
 
 use super::document::shortened;
@@ -29,11 +27,14 @@ pub struct ProviderMetadata {
 }
 
 /// Why a discovery document is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
+    #[error("not a discovery document: {0}")]
     NotADocument(String),
     /// The document is of another issuer (OpenID Connect Discovery 1.0 section 4.3).
+    #[error("the discovery document is of another issuer")]
     IssuerMismatch,
+    #[error("{0} in the discovery document: {1}")]
     Endpoint(&'static str, EndpointError),
 }
 
@@ -89,18 +90,6 @@ pub fn discovery_endpoint(issuer: &str) -> Result<Endpoint, EndpointError> {
 fn default_auth_methods() -> Vec<String> {
     vec!["client_secret_basic".to_owned()]
 }
-
-impl fmt::Display for ProviderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotADocument(reason) => write!(f, "not a discovery document: {reason}"),
-            Self::IssuerMismatch => f.write_str("the discovery document is of another issuer"),
-            Self::Endpoint(name, error) => write!(f, "{name} in the discovery document: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for ProviderError {}
 
 #[cfg(test)]
 mod tests {

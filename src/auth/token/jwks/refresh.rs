@@ -2,7 +2,6 @@
 //!
 //! It fetches before the keys lose freshness, and when a token names an unknown key. A failure keeps the previous keys.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -169,13 +168,18 @@ fn backoff(failures: u32) -> Duration {
 }
 
 /// Why a refresh failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum RefreshError {
-    Fetch(FetchError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("response status {0}")]
     Status(StatusCode),
-    Provider(ProviderError),
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    #[error("not a JWK Set with public keys: {0}")]
     KeySet(String),
-    Keys(IssuerProblem),
+    #[error(transparent)]
+    Keys(#[from] IssuerProblem),
 }
 
 impl RefreshError {
@@ -185,36 +189,6 @@ impl RefreshError {
             Self::Status(_) => "status",
             Self::Provider(_) => "document",
             Self::KeySet(_) | Self::Keys(_) => "keys",
-        }
-    }
-}
-
-impl From<FetchError> for RefreshError {
-    fn from(error: FetchError) -> Self {
-        Self::Fetch(error)
-    }
-}
-
-impl From<ProviderError> for RefreshError {
-    fn from(error: ProviderError) -> Self {
-        Self::Provider(error)
-    }
-}
-
-impl From<IssuerProblem> for RefreshError {
-    fn from(error: IssuerProblem) -> Self {
-        Self::Keys(error)
-    }
-}
-
-impl fmt::Display for RefreshError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fetch(error) => error.fmt(f),
-            Self::Status(status) => write!(f, "response status {status}"),
-            Self::Provider(error) => error.fmt(f),
-            Self::KeySet(reason) => write!(f, "not a JWK Set with public keys: {reason}"),
-            Self::Keys(problem) => problem.fmt(f),
         }
     }
 }
