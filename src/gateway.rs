@@ -28,6 +28,7 @@ use crate::ops::{Lifecycle, Phase, Statsd, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::accept::connection_limits::ConnectionLimiter;
 use crate::transport::accept::listener::{ListenError, Listener, load_tls};
+use crate::transport::accept::starting;
 use crate::transport::accept::tls::{Certificate, TlsError};
 use crate::transport::compat::flock::subscribe as flock;
 use crate::transport::config::{Address, ListenerConfig, TransportLimits};
@@ -109,6 +110,9 @@ impl Gateway {
         let revocations_in_force = Revocations::new(limits.max_revocations);
         let policy = Arc::new(Policy::new(whitelist, issuers, channels.rules.clone(), revocations_in_force));
         policy.revocations().replace_from_file(revocations, Now::read().unix())?;
+        let listeners = Listener::bind_all(listeners, &limits.connection)?;
+        // Reading a large store takes seconds, in which the process must not look dead.
+        let probes = matches!(engine, EngineConfig::Disk(_)).then(|| starting::answer_probes(&listeners));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone(), spawn_delivery);
@@ -156,7 +160,7 @@ impl Gateway {
             metrics,
             demo,
         });
-        let listeners = Listener::bind_all(listeners, &app.connection_limits)?;
+        drop(probes);
         let reload_metrics = ReloadMetrics {
             recorder,
             applied: counter!("lastmile_reloads_total"),
@@ -178,7 +182,13 @@ impl Gateway {
         }
     }
 
-    /// Serves until `shutdown`, then drains. The gateway is ready when `shutdown` is polled for the first time.
+    /// Completes once clients are accepted: the policy in force is known.
+    pub fn ready(&self) -> impl Future<Output = ()> + use<> {
+        let lifecycle = self.app.lifecycle.clone();
+        async move { lifecycle.reached(Phase::Ready).await }
+    }
+
+    /// Serves until `shutdown`, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> DrainReport {
         let Self { app, listeners, connection_limiter, drain, reload_metrics: _ } = self;
         let routes = routes(app.clone());
@@ -190,7 +200,6 @@ impl Gateway {
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
-        app.lifecycle.enter(Phase::Ready);
 
         shutdown.await;
 

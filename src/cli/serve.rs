@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -61,16 +62,23 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
         tracing::info!(listener = listener.name, %address, roles = roles.join(","), tls = listener.tls.is_some(), "listening");
     }
     let urls = listener_urls(&gateway);
-    let mut published = Ok(());
-    // Polled for the first time when the gateway is ready.
+    let (ready, mut published) = (gateway.ready(), Ok(()));
     let shutdown = async {
-        if let Some(file) = &mut ready_file {
-            published = file.publish(&urls);
+        let mut signalled = pin!(signals.first());
+        tokio::select! {
+            biased;
+            () = &mut signalled => {}
+            () = ready => {
+                if let Some(file) = &mut ready_file {
+                    published = file.publish(&urls);
+                }
+                if published.is_err() {
+                    return;
+                }
+                signalled.await;
+            }
         }
-        if published.is_ok() {
-            signals.first().await;
-            tracing::info!("draining; a second signal ends the process at once");
-        }
+        tracing::info!("draining; a second signal ends the process at once");
     };
     let reload = tokio::spawn(reload(args, gateway.reloader(), hangup, files));
     let DrainReport { closed, left } = gateway.run(shutdown).await;

@@ -1,4 +1,4 @@
-//! This node's heartbeat in the shared store, and its polling for revocations and pushed policy.
+//! This node's heartbeat in the shared store, and its polling for revocations and pushed policy, which makes it ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use crate::auth::Policy;
 use crate::broker::connection::registry::Registry;
 use crate::broker::{Engine, Now};
 use crate::ops::{Lifecycle, Phase};
+use crate::protocol::Refusal;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Interval until the pushed policy was read once: a new node is behind all others.
+/// Interval until the policy in force is known: nothing is accepted before.
 const FIRST_POLL_INTERVAL: Duration = POLL_INTERVAL.checked_div(10).unwrap();
 
 pub struct Member {
@@ -26,23 +27,21 @@ pub struct Member {
 }
 
 impl Member {
-    /// Runs until it is dropped; returns at once without other nodes. Failed steps are repeated at the next poll.
+    /// Makes the gateway ready once it knows the policy in force. Runs until it is dropped; returns then without other
+    /// nodes. Failed steps are repeated at the next poll.
     pub async fn run(self) {
-        if self.engine.node_bus().is_none() {
-            return;
-        }
         let shared = self.engine.shared_store();
         let since = Now::read().wall;
-        let (mut last_position, mut has_synced) = (String::new(), false);
+        let mut log_position = String::new();
         loop {
-            if let Ok(entries) = shared.read_log(&last_position).await
-                && let Some((last, _)) = entries.last()
-            {
-                last_position.clone_from(last);
-                entries.iter().for_each(|(_, entry)| revocations::apply(&self.policy, entry));
-                self.registry.wake_all();
+            let has_read = self.read_revocations(&mut log_position).await.is_ok();
+            let has_synced = self.policy_sync.sync().await.is_ok();
+            if has_read && has_synced {
+                self.lifecycle.enter(Phase::Ready);
             }
-            has_synced |= self.policy_sync.sync().await.is_ok();
+            if self.engine.node_bus().is_none() {
+                return;
+            }
             let state = match self.lifecycle.phase() {
                 Phase::Ready => "ready",
                 phase => phase.unready_reason().unwrap_or("ready"),
@@ -54,7 +53,24 @@ impl Member {
                 "since": format!("{since:.0}"),
             });
             let _ = shared.heartbeat(status.to_string().as_bytes()).await;
-            tokio::time::sleep(if has_synced { POLL_INTERVAL } else { FIRST_POLL_INTERVAL }).await;
+            let is_starting = self.lifecycle.phase() == Phase::Starting;
+            tokio::time::sleep(if is_starting { FIRST_POLL_INTERVAL } else { POLL_INTERVAL }).await;
+        }
+    }
+
+    /// Puts the revocations of the log after a position in force, up to its end.
+    async fn read_revocations(&self, position: &mut String) -> Result<(), Refusal> {
+        let shared = self.engine.shared_store();
+        loop {
+            let entries = shared.read_log(position).await?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            for (entry_position, entry) in entries {
+                revocations::apply(&self.policy, &entry)?;
+                *position = entry_position;
+            }
+            self.registry.wake_all();
         }
     }
 }

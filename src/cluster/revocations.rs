@@ -18,17 +18,22 @@ pub async fn share(engine: &dyn Engine, policy: &Policy, revocation: &Revocation
     engine.shared_store().append_log(&written.map_err(|_| Refusal::from(ErrorCode::Internal))?, ttl).await
 }
 
-/// Puts a log entry of another node in force.
-pub fn apply(policy: &Policy, entry: &[u8]) {
+/// Puts a log entry of another node in force. An error means that there is no room for it, and that it is to be applied
+/// again: a node must not skip a revocation that is in force.
+pub fn apply(policy: &Policy, entry: &[u8]) -> Result<(), Refusal> {
     let now = Now::read().unix();
     let written = serde_json::from_slice::<WrittenRevocation>(entry).ok();
     let Some(revocation) = written.and_then(|written| written.read(Some(now)).ok()) else {
         tracing::warn!("cannot decode revocation from node");
-        return;
+        return Ok(());
     };
     match policy.revoke(revocation, now) {
         Ok(()) => {}
-        Err(error @ RevocationError::Full(_)) => tracing::error!(%error, "revocation from node not applied"),
+        Err(error @ RevocationError::Full(_)) => {
+            tracing::error!(%error, "revocation from node not applied, retrying");
+            return Err(Refusal::new(ErrorCode::LimitReached, error.to_string()));
+        }
         Err(error) => tracing::warn!(%error, "revocation from node not applied"),
     }
+    Ok(())
 }

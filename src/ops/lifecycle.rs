@@ -5,6 +5,7 @@ use tokio::sync::watch;
 /// Ordered: a gateway only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// The policy in force is not known yet. Only the ops role responds.
     Starting,
     Ready,
     /// No new connections are accepted, open ones are being closed. Only the ops role still responds.
@@ -39,8 +40,13 @@ impl Lifecycle {
         *self.0.borrow()
     }
 
+    /// Enters a phase, unless a later one was reached before.
     pub fn enter(&self, phase: Phase) {
-        self.0.send_replace(phase);
+        self.0.send_if_modified(|current| {
+            let is_later = phase > *current;
+            *current = phase.max(*current);
+            is_later
+        });
     }
 
     /// Waits for `target` or a later phase.

@@ -5,6 +5,7 @@ use warp::Reply;
 use warp::reply::{Response, with_header, with_status};
 
 use super::state::AppState;
+use crate::ops::Phase;
 
 /// The process is running.
 pub fn live() -> Response {
@@ -13,7 +14,10 @@ pub fn live() -> Response {
 
 /// The node accepts traffic.
 pub fn ready(app: &AppState) -> Response {
-    match app.lifecycle.phase().unready_reason().or_else(|| app.engine.unavailable_reason()) {
+    let phase = app.lifecycle.phase();
+    // While the gateway starts, the engine is the cause if it is unavailable.
+    let of_phase = phase.unready_reason().filter(|_| phase != Phase::Starting);
+    match of_phase.or_else(|| app.engine.unavailable_reason()).or(phase.unready_reason()) {
         None => "ready\n".into_response(),
         Some(reason) => with_status(format!("{reason}\n"), StatusCode::SERVICE_UNAVAILABLE).into_response(),
     }

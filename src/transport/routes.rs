@@ -168,8 +168,8 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-/// Lets the requests of one endpoint through. Without its role on the listener the endpoint does not exist, and a
-/// drain refuses everything but the operator's requests.
+/// Lets the requests of one endpoint through. Without its role on the listener the endpoint does not exist. A gateway
+/// that is not ready refuses everything but the operator's requests.
 fn at(
     app: &Arc<AppState>,
     endpoint: &'static Endpoint,
@@ -189,8 +189,9 @@ fn check(app: &AppState, call: &RequestContext, endpoint: &Endpoint) -> Result<(
         if !call.has_role(role) {
             return Err(warp::reject::not_found());
         }
-        if role != Role::Ops && app.lifecycle.phase() >= Phase::Draining {
-            return Err(warp::reject::custom(Draining));
+        if role != Role::Ops && app.lifecycle.phase() != Phase::Ready {
+            let is_starting = app.lifecycle.phase() == Phase::Starting;
+            return Err(if is_starting { warp::reject::custom(Starting) } else { warp::reject::custom(Draining) });
         }
     }
     if !endpoint.matches(call.path()) {
@@ -227,6 +228,12 @@ struct WrongMethod;
 
 impl warp::reject::Reject for WrongMethod {}
 
+/// The gateway does not know the policy in force yet.
+#[derive(Debug)]
+struct Starting;
+
+impl warp::reject::Reject for Starting {}
+
 /// The gateway is draining.
 #[derive(Debug)]
 struct Draining;
@@ -234,7 +241,10 @@ struct Draining;
 impl warp::reject::Reject for Draining {}
 
 async fn recover(rejection: Rejection) -> Result<Response, Infallible> {
-    let code = if rejection.find::<Draining>().is_some() {
+    let code = if rejection.find::<Starting>().is_some() {
+        let detail = "this node is starting and does not know the policy in force yet, retry later";
+        return Ok(problem::response(&Refusal::new(ErrorCode::EngineUnavailable, detail)));
+    } else if rejection.find::<Draining>().is_some() {
         ErrorCode::Draining
     } else if rejection.find::<WrongMethod>().is_some() {
         ErrorCode::MethodNotAllowed

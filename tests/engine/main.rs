@@ -17,5 +17,6 @@ mod partition;
 mod presence;
 mod pushed_policy;
 mod replies;
+mod restart;
 mod subscriber_quota;
 mod suite;

@@ -40,11 +40,14 @@ const MIN_HEAD_BUFFER_BYTES: usize = 8192;
 /// After an accept that failed for lack of descriptors or memory.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
+/// Clients that connect during the start wait this long for the gateway to become ready, before they are refused.
+const START_GRACE: Duration = Duration::from_secs(2);
+
 /// A bound listener that does not accept yet.
 pub struct Listener {
     config: Arc<ListenerConfig>,
-    socket: Socket,
-    tls: Option<Arc<Certificate>>,
+    pub(super) socket: Arc<Socket>,
+    pub(super) tls: Option<Arc<Certificate>>,
 }
 
 /// Loads a listener's certificate, if it has one.
@@ -53,7 +56,7 @@ pub fn load_tls(config: &ListenerConfig) -> Result<Option<Arc<Certificate>>, Lis
     tls.map_err(|error| ListenError::Tls { listener: config.name.clone(), error })
 }
 
-enum Socket {
+pub(super) enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -90,7 +93,7 @@ impl Listener {
             address: config.address.to_string(),
             error,
         })?;
-        Ok(Self { config: Arc::new(config), socket, tls })
+        Ok(Self { config: Arc::new(config), socket: Arc::new(socket), tls })
     }
 
     pub fn config(&self) -> &ListenerConfig {
@@ -99,7 +102,7 @@ impl Listener {
 
     /// The bound address, with the port that the kernel chose for port 0.
     pub fn local_address(&self) -> Address {
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(tcp) => tcp.local_addr().map_or_else(|_| self.config.address.clone(), Address::Tcp),
             Socket::Unix(_) => self.config.address.clone(),
         }
@@ -113,6 +116,9 @@ impl Listener {
     pub async fn run(self, app: Arc<AppState>, limiter: Arc<ConnectionLimiter>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
         let name = Arc::from(config.name.as_str());
+        if !config.roles.contains(&Role::Ops) {
+            let _ = timeout(START_GRACE, app.lifecycle.reached(Phase::Ready)).await;
+        }
         let mut closing = pin!(app.lifecycle.reached(closes_at(&config)));
         loop {
             let accepted = tokio::select! {
@@ -143,20 +149,20 @@ impl Listener {
                 }
             });
         }
-        if let (Socket::Unix(_), Address::Unix(path)) = (&socket, &config.address) {
+        if let (Socket::Unix(_), Address::Unix(path)) = (&*socket, &config.address) {
             // The file would outlive the socket.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-enum Stream {
+pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (tcp, address) = listener.accept().await?;

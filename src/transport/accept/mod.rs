@@ -4,5 +4,6 @@ pub mod connection_limits;
 pub mod http2;
 pub mod listener;
 pub mod proxy_protocol;
+pub mod starting;
 pub mod tls;
 pub mod write_deadline;
