@@ -1,12 +1,15 @@
 // The client: keeps one connection over the selected transport, with its subscriptions and replies.
 
 import { Backoff } from "./backoff.js";
+import { ChannelSubscriptions } from "./channel_subscriptions.js";
 import { Emitter } from "./emitter.js";
 import type { ClientEvents, ClientOptions, State, Timing } from "./options.js";
 import * as protocol from "./protocol.js";
 import { CONNECTION_LOST, LastmileError, type CloseInfo, type Frame } from "./protocol.js";
 import { Subscription, type SubscribeOptions } from "./subscription.js";
 import { Tabs } from "./tabs.js";
+import { gatewayUrl, isReachable } from "./gateway_url.js";
+import { principalOf, Tokens } from "./tokens.js";
 import { TransportSelector } from "./transport_selector.js";
 import { openEvents } from "./transports/events.js";
 import type { Link, OpenLink, TransportName } from "./transports/link.js";
@@ -29,7 +32,7 @@ const MAX_PENDING_REPLIES = 1000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 export function connect(url: string | URL, options: ClientOptions = {}): Client {
-  return new Client(String(url).replace(/\/+$/, ""), options);
+  return new Client(gatewayUrl(url), options);
 }
 
 export class Client extends Emitter<ClientEvents> {
@@ -37,7 +40,7 @@ export class Client extends Emitter<ClientEvents> {
   /** The transport in use. */
   transport: TransportName | "tabs" | undefined;
 
-  #subscriptions = new Map<string, Subscription<any>>();
+  #channels = new Map<string, ChannelSubscriptions>();
   #pending = new Map<string, Pending>();
   #link: Link | undefined;
   /** Number of the current attempt: callbacks of older ones are ignored. */
@@ -46,7 +49,10 @@ export class Client extends Emitter<ClientEvents> {
   #timing: Timing;
   #backoff: Backoff;
   #selector: TransportSelector;
+  #tokens: Tokens;
   #tabs: Tabs | undefined;
+  /** The gateway did not answer at all: the next attempt begins with a check. */
+  #isUnreachable = false;
   #error: LastmileError | undefined;
   #isReady = false;
   /** Close code of the last channel that the gateway ended: a connection without channels is closed with the same. */
@@ -61,38 +67,37 @@ export class Client extends Emitter<ClientEvents> {
   #stopWakeEvents: () => void;
 
   /** @internal */
-  constructor(readonly url: string, private options: ClientOptions) {
+  constructor(readonly url: string, private options: ClientOptions, tokens?: Tokens) {
     super();
     this.#timing = {
       openMs: 8000, stableMs: 5000, pongMs: 10_000, backoffMs: 500, backoffMaxMs: 30_000, pollMs: 25_000,
       ...options.timing,
     };
     this.#backoff = new Backoff(this.#timing.backoffMs, this.#timing.backoffMaxMs);
+    this.#tokens = tokens ?? new Tokens(options.token, this.#timing.openMs);
     const socket = options.WebSocket ?? globalThis.WebSocket;
     const order = options.transports ?? ["websocket", "events", "poll"];
     const usable = order.filter((name) => name !== "websocket" || socket);
     if (!usable.length) throw new LastmileError("unsupported", "no usable transport, pass the `WebSocket` option");
     this.#selector = new TransportSelector(usable, url);
-    if (options.tabs && Tabs.areSupported()) {
-      const name = `lastmile:${url}:${options.tabs === true ? "" : options.tabs}`;
-      this.#tabs = new Tabs(name, () => new Client(url, { ...options, tabs: false }));
-    }
     this.#stopWakeEvents = listenForWakeEvents(() => this.#onWake());
   }
 
-  /** Subscribes to a channel and connects if needed. A channel has one subscription at a time. */
+  /** Subscribes to a channel and connects if needed. Subscriptions of one channel share its publications. */
   subscribe<T = unknown>(channel: string, options: SubscribeOptions = {}): Subscription<T> {
-    if (this.#subscriptions.has(channel)) {
-      throw new LastmileError("already_subscribed", `already subscribed to ${channel}`);
-    }
     const subscription = new Subscription<T>(channel, this.#subscriptionOwner, options);
-    this.#subscriptions.set(channel, subscription);
     if (this.#isTerminal()) {
       // Deferred, so that the caller can add its listeners first.
       queueMicrotask(() => subscription.end(this.#error ?? new LastmileError("closed", "the client is closed")));
-    } else {
-      this.#subscribeNow(subscription);
+      return subscription;
     }
+    let shared = this.#channels.get(channel);
+    if (!shared) {
+      const added = new ChannelSubscriptions(
+        channel, () => this.#subscribeNow(added), () => this.#link?.unsubscribe(this.#nextId(), channel));
+      this.#channels.set(channel, (shared = added));
+    }
+    shared.add(subscription);
     return subscription;
   }
 
@@ -115,21 +120,25 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   #subscriptionOwner = {
-    subscribe: (subscription: Subscription<any>) => this.#subscribeNow(subscription),
-    unsubscribe: ({ channel }: Subscription<any>) => this.#link?.unsubscribe(this.#nextId(), channel),
+    resume: (subscription: Subscription<any>) => this.#channels.get(subscription.channel)?.add(subscription),
+    pause: ({ channel }: Subscription<any>) => this.#channels.get(channel)?.release(),
     remove: (subscription: Subscription<any>) => {
       const { channel } = subscription;
-      if (this.#subscriptions.get(channel) === subscription) this.#subscriptions.delete(channel);
+      const shared = this.#channels.get(channel);
+      shared?.remove(subscription);
+      if (shared?.isEmpty) this.#channels.delete(channel);
     },
   };
 
-  #subscribeNow(subscription: Subscription<any>): void {
+  #subscribeNow(shared: ChannelSubscriptions): void {
     if (!this.#link) {
       if (this.state === "idle") this.#connect();
       return;
     }
-    subscription.suspend(this.#nextId());
-    this.#link.subscribe(subscription.id, subscription.channel);
+    // A subscription that joins from an earlier position: the gateway has one for each channel of a connection.
+    if (shared.id) this.#link.unsubscribe(this.#nextId(), shared.channel);
+    shared.suspend(this.#nextId());
+    this.#link.subscribe(shared.id, shared.channel);
   }
 
   #request(command: Frame): Promise<unknown> {
@@ -157,11 +166,18 @@ export class Client extends Emitter<ClientEvents> {
   async #connect(): Promise<void> {
     const attempt = ++this.#attempt;
     clearTimeout(this.#retryTimer);
-    this.transport = this.#tabs ? "tabs" : this.#selector.current;
+    const sharesTabs = this.options.tabs && Tabs.areSupported();
+    this.transport = sharesTabs ? "tabs" : this.#selector.current;
     this.#setState("connecting");
+    if (this.#isUnreachable) {
+      const reachable = await this.#checkReachable();
+      if (attempt !== this.#attempt) return;
+      if (!reachable) return this.#retry(protocol.errorFromClose(CONNECTION_LOST), this.#backoff.next());
+    }
     let token: string | undefined;
     try {
-      token = this.#tabs ? undefined : await this.#token();
+      token = await this.#tokens.get();
+      if (sharesTabs) await this.#joinTabs(token);
     } catch (error) {
       if (attempt !== this.#attempt) return;
       const known = error instanceof LastmileError ? error : new LastmileError("token", String(error), true);
@@ -176,18 +192,18 @@ export class Client extends Emitter<ClientEvents> {
       url: this.url,
       token,
       credentials: options.credentials ?? "same-origin",
-      fetch: options.fetch ?? ((...request) => fetch(...request)),
+      fetch: this.#fetch,
       WebSocket: (options.WebSocket ?? globalThis.WebSocket) as typeof WebSocket | undefined,
       pollSecs: this.#timing.pollMs / 1000,
-      resumeParams: (channel) => this.#subscriptions.get(channel)?.resumeParams() ?? { channel },
+      resumeParams: (channel) => this.#channels.get(channel)?.resumeParams() ?? { channel },
       onFrame: (frame) => isCurrent() && this.#onFrame(frame),
       onActivity: () => isCurrent() && void (this.#lastActivity = Date.now()),
       onClose: (close) => isCurrent() && this.#onClose(close),
     });
     this.#link = link;
     this.#openTimer = setTimeout(() => this.#onClose(CONNECTION_LOST), this.#timing.openMs);
-    for (const subscription of this.#subscriptions.values()) {
-      if (!subscription.isPaused) this.#subscribeNow(subscription);
+    for (const shared of this.#channels.values()) {
+      if (shared.isWanted) this.#subscribeNow(shared);
     }
     for (const pending of this.#pending.values()) {
       pending.isSent = true;
@@ -195,28 +211,54 @@ export class Client extends Emitter<ClientEvents> {
     }
   }
 
-  async #token(): Promise<string | undefined> {
-    const { token } = this.options;
-    return typeof token === "function" ? token() : token;
+  #fetch: typeof fetch = (...request) => (this.options.fetch ?? fetch)(...request);
+
+  async #checkReachable(): Promise<boolean> {
+    const reachable = await isReachable(this.url, this.#fetch, this.#timing.openMs);
+    this.#isUnreachable = !reachable;
+    return reachable;
+  }
+
+  /** Joins the tabs of the same person: one connection carries one person's rights. */
+  async #joinTabs(token: string | undefined): Promise<void> {
+    const { url, options } = this;
+    const principal = token ? principalOf(token) : await this.#sessionPrincipal();
+    const name = `lastmile:${url}:${options.tabs}:${principal}`;
+    if (this.#tabs?.name === name || this.#isTerminal()) return;
+    this.#tabs?.close();
+    this.#tabs = new Tabs(name, () => new Client(url, { ...options, tabs: false }, this.#tokens));
+  }
+
+  /** The person of the login's cookie, if the browser sends it. */
+  async #sessionPrincipal(): Promise<string> {
+    const { credentials = "same-origin" } = this.options;
+    const isSameOrigin = new URL(this.url).origin === globalThis.location?.origin;
+    if (credentials === "omit" || (credentials === "same-origin" && !isSameOrigin)) return "";
+    const response = await this.#fetch(`${this.url}/v1/auth/session`, { credentials, cache: "no-store" });
+    if (response.status >= 500) throw new LastmileError("session", `status ${response.status}`, true);
+    const session = response.ok ? protocol.parse(await response.text()) : undefined;
+    return JSON.stringify([session?.issuer, session?.principal]);
   }
 
   #onFrame(frame: Frame): void {
     this.#lastActivity = Date.now();
-    const subscription = frame.channel === undefined ? undefined : this.#subscriptions.get(frame.channel);
+    const shared = frame.channel === undefined ? undefined : this.#channels.get(frame.channel);
     switch (frame.type) {
       case "welcome":
         return this.#onWelcome(frame);
       case "message":
-        return subscription?.onMessage(frame);
+        return shared?.onMessage(frame);
       case "subscribed":
-        return subscription?.onSubscribed(frame);
+        return shared?.onSubscribed(frame);
       case "unsubscribed":
         // Only an end by the gateway has a reason.
-        if (subscription && frame.reason) this.#onUnsubscribed(subscription, frame);
+        if (shared && frame.reason) this.#onUnsubscribed(shared, frame);
         return;
       case "degraded":
-      case "restored":
-        return subscription?.emit(frame.type, undefined);
+      case "restored": {
+        const { type } = frame;
+        return shared?.forEach((subscription) => subscription.emit(type, undefined));
+      }
       case "replied":
         if (!this.#pending.get(frame.id ?? "")?.command.answer) this.#settle(frame.id);
         return;
@@ -232,6 +274,7 @@ export class Client extends Emitter<ClientEvents> {
   #onWelcome({ ping_secs, expires }: Frame): void {
     if (this.#isReady) return;
     this.#isReady = true;
+    this.#tokens.onAccepted();
     clearTimeout(this.#openTimer);
     this.#stableTimer = setTimeout(() => {
       this.#backoff.reset();
@@ -242,32 +285,32 @@ export class Client extends Emitter<ClientEvents> {
     this.#setState("connected");
   }
 
-  #onUnsubscribed(subscription: Subscription<any>, { code, reason }: Frame): void {
+  #onUnsubscribed(shared: ChannelSubscriptions, { code, reason }: Frame): void {
     const close: CloseInfo = { code: Number(code), reason: reason! };
     this.#channelCloseCode = close.code;
-    subscription.suspend();
-    if (!protocol.isFinal(close.code)) return this.#resubscribeLater(subscription);
-    subscription.end(protocol.errorFromClose(close, `${subscription.channel}: ${reason}`));
+    shared.suspend();
+    if (!protocol.isFinal(close.code)) return this.#resubscribeLater(shared);
+    shared.forEach((subscription) => subscription.end(protocol.errorFromClose(close, `${shared.channel}: ${reason}`)));
   }
 
   #onError(frame: Frame): void {
     const error = protocol.errorFromFrame(frame);
     if (frame.id === undefined) return this.emit("error", error);
     this.#settle(frame.id, error);
-    for (const subscription of this.#subscriptions.values()) {
-      if (subscription.id !== frame.id) continue;
-      subscription.suspend();
-      if (error.temporary) this.#resubscribeLater(subscription);
-      else subscription.end(error);
+    for (const shared of [...this.#channels.values()]) {
+      if (shared.id !== frame.id) continue;
+      shared.suspend();
+      if (error.temporary) this.#resubscribeLater(shared);
+      else shared.forEach((subscription) => subscription.end(error));
     }
   }
 
   /** The channel is temporarily unavailable; the connection is not affected. */
-  #resubscribeLater(subscription: Subscription<any>): void {
+  #resubscribeLater(shared: ChannelSubscriptions): void {
     const attempt = this.#attempt;
     setTimeout(() => {
-      const isWanted = this.#subscriptions.get(subscription.channel) === subscription && !subscription.isPaused;
-      if (attempt === this.#attempt && isWanted && !subscription.id) this.#subscribeNow(subscription);
+      const isWanted = this.#channels.get(shared.channel) === shared && shared.isWanted;
+      if (attempt === this.#attempt && isWanted && !shared.id) this.#subscribeNow(shared);
     }, this.#backoff.next(1000));
   }
 
@@ -284,17 +327,29 @@ export class Client extends Emitter<ClientEvents> {
     const wasReady = this.#isReady;
     const error = protocol.errorFromClose(close);
     const isLastChannelEnd = code === this.#channelCloseCode;
+    // Between tabs the leader's client asks for another token.
+    const nextToken = code === protocol.CLOSE_UNAUTHENTICATED && !this.#tabs ? this.#tokens.onRefused() : undefined;
+    if (code === protocol.CLOSE_TOKEN_EXPIRED) this.#tokens.drop();
     this.#closeLink();
-    if (protocol.isFinal(code) && !isLastChannelEnd) return this.#finish("failed", error);
-    if (!this.#subscriptions.size && !this.#pending.size) return this.#setState("idle", { error });
+    if (protocol.isFinal(code) && !isLastChannelEnd && !nextToken) return this.#finish("failed", error);
+    if (!this.#channels.size && !this.#pending.size) return this.#setState("idle", { error });
     const isTokenExpired = wasReady && code === protocol.CLOSE_TOKEN_EXPIRED && uptimeMs > 1000;
-    let reconnectNow = close.reconnectNow || isLastChannelEnd || isTokenExpired;
+    const reconnectNow = close.reconnectNow || isLastChannelEnd || isTokenExpired || nextToken === "now";
     if (!this.#tabs) {
-      if (isAbnormalClose && !wasReady) reconnectNow = this.#selector.recordFailure() && !close.waitMs;
-      else if (isAbnormalClose && uptimeMs < this.#timing.stableMs) this.#selector.recordEarlyDisconnect();
+      if (isAbnormalClose && !wasReady) return void this.#onTransportFailure(error, close.waitMs);
+      if (isAbnormalClose && uptimeMs < this.#timing.stableMs) this.#selector.recordEarlyDisconnect();
       else this.#selector.recordDisconnect();
     }
     this.#retry(error, reconnectNow ? 0 : this.#backoff.next(close.waitMs));
+  }
+
+  /** Tries the next transport at once, unless the gateway cannot be reached by any. */
+  async #onTransportFailure(error: LastmileError, waitMs: number | undefined): Promise<void> {
+    const attempt = this.#attempt;
+    const reachable = !this.#selector.hasAlternatives || (await this.#checkReachable());
+    if (attempt !== this.#attempt) return;
+    const isNext = reachable && this.#selector.recordFailure() && !waitMs;
+    this.#retry(error, isNext ? 0 : this.#backoff.next(waitMs));
   }
 
   #retry(error: LastmileError, retryMs: number): void {
@@ -311,7 +366,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#link = undefined;
     this.#isReady = false;
     this.#channelCloseCode = 0;
-    for (const subscription of this.#subscriptions.values()) subscription.suspend();
+    for (const shared of this.#channels.values()) shared.suspend();
     for (const [id, { isSent }] of this.#pending) {
       // Not sent again: the gateway may already have it.
       if (isSent) this.#settle(id, protocol.errorFromClose(CONNECTION_LOST));
@@ -322,7 +377,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#closeLink();
     this.#error = error;
     this.#setState(state, { error });
-    for (const subscription of [...this.#subscriptions.values()]) subscription.end(error);
+    for (const shared of [...this.#channels.values()]) shared.forEach((subscription) => subscription.end(error));
     for (const id of [...this.#pending.keys()]) this.#settle(id, error ?? new LastmileError("closed"));
   }
 
@@ -350,8 +405,7 @@ export class Client extends Emitter<ClientEvents> {
   /** Refreshes the token when a tenth of its remaining time is left, at most a minute before it expires. */
   #refreshBefore(expires: string | undefined): void {
     clearTimeout(this.#refreshTimer);
-    const { token } = this.options;
-    if (!expires || typeof token !== "function" || this.#tabs) return;
+    if (!expires || !this.#tokens.canRefresh || this.#tabs) return;
     const leftMs = Date.parse(expires) - Date.now();
     const inMs = leftMs - Math.min(60_000, leftMs / 10);
     // The clock is wrong or the token is not newer: the gateway closes the connection when the token expires.
@@ -360,7 +414,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#refreshTimer = setTimeout(async () => {
       if (inMs > MAX_TIMER_MS) return this.#refreshBefore(expires);
       try {
-        const fresh = await token();
+        const fresh = await this.#tokens.fetch();
         if (attempt === this.#attempt) this.#link?.send({ type: "refresh", id: this.#nextId(), token: fresh });
       } catch (error) {
         if (attempt === this.#attempt) this.emit("error", new LastmileError("token", String(error), true));

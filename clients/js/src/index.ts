@@ -2,7 +2,7 @@
 
 export { connect, type Client } from "./client.js";
 export type { ClientEvents, ClientOptions, State, Timing, TokenSource } from "./options.js";
-export { LastmileError, type Position, type Publication } from "./protocol.js";
+export { LastmileError, type ErrorCode, type Position, type Publication } from "./protocol.js";
 export {
   joinRoom, openRoom, type Invitation, type OpenOptions, type Peer, type Room, type RoomEvents, type RoomMessage,
   type RoomOptions, type Sender,

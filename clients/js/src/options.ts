@@ -3,12 +3,12 @@
 import type { LastmileError } from "./protocol.js";
 import type { TransportName } from "./transports/link.js";
 
-/** A token, or a function that returns a fresh one, called before each connection and before the token expires. */
+/** A token, or a function that returns a new one. The client keeps it until it nears its end or is refused. */
 export type TokenSource = string | (() => string | Promise<string>);
 
 /** Durations in milliseconds. */
 export interface Timing {
-  /** A transport without a first frame after this time is broken. Default 8000 */
+  /** Time for the token function, and for a transport's first frame. Default 8000 */
   openMs: number;
   /** A connection that lasts this long is stable: its transport is stored and the backoff reset. Default 5000 */
   stableMs: number;
@@ -30,7 +30,7 @@ export interface ClientOptions {
   /** For runtimes without a global one (Node 20: package `ws`). Without any, server-sent events are used. */
   WebSocket?: unknown;
   fetch?: typeof fetch;
-  /** One connection for all tabs of this origin. All tabs must have the same user; a name separates groups of tabs. */
+  /** One connection for all tabs of this origin with the same user; a name separates groups of tabs. */
   tabs?: boolean | string;
   timing?: Partial<Timing>;
 }

@@ -39,13 +39,32 @@ export interface Frame {
   [member: string]: any;
 }
 
+/** Codes of the protocol's tables: problems, errors and close reasons. */
+export type GatewayCode =
+  | "already_subscribed" | "answer_timeout" | "channel_closed" | "channel_ended" | "channel_exists"
+  | "channel_forbidden" | "channel_invalid" | "channel_unknown" | "connection_limit" | "cursor_invalid"
+  | "data_limit" | "digest_mismatch" | "digest_missing" | "draining" | "engine_unavailable" | "forbidden"
+  | "host_unknown" | "idempotency_mismatch" | "internal" | "invalid_utf8" | "key_expired" | "key_unknown"
+  | "lifespan_expired" | "limit_reached" | "login_expired" | "login_failed" | "login_refused" | "login_unavailable"
+  | "malformed" | "message_limit" | "message_too_big" | "message_too_large" | "message_unknown"
+  | "method_not_allowed" | "not_found" | "not_subscribed" | "origin_forbidden" | "peer_absent" | "peer_left"
+  | "ping_timeout" | "protocol_error" | "publisher_absent" | "rate_limited" | "reply_unknown" | "revoked"
+  | "session_too_large" | "signature_invalid" | "signature_missing" | "signature_replayed" | "signature_stale"
+  | "slow_consumer" | "token_expired" | "unauthenticated" | "unknown_room" | "unsupported_data"
+  | "unsupported_media_type" | "unsupported_protocol" | "upgrade_required";
+
+/** Codes of the client itself. */
+export type ClientCode =
+  | "closed" | "connection_lost" | "invalid_url" | "iterated" | "room_closed" | "session" | "token" | "unsupported";
+
+/** Newer gateways may have codes that this client does not list. */
+export type ErrorCode = GatewayCode | ClientCode | (string & {});
+
 /** The reason of a close or a refusal. */
 export class LastmileError extends Error {
   override name = "LastmileError";
   constructor(
-    /** A code of the protocol's tables (`forbidden`, `channel_closed`, `token_expired`), or one of the client's own:
-     * `closed`, `connection_lost`, `overflow`, `room_closed`, `unsupported`. */
-    readonly code: string,
+    readonly code: ErrorCode,
     message: string = code,
     /** Whether a retry may succeed. */
     readonly temporary = false,

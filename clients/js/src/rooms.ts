@@ -2,6 +2,7 @@
 
 import { Backoff } from "./backoff.js";
 import { Emitter } from "./emitter.js";
+import { gatewayUrl } from "./gateway_url.js";
 import type { Timing } from "./options.js";
 import {
   CONNECTION_LOST, errorFromClose, errorFromFrame, isFinal, LastmileError, parse, type Frame,
@@ -117,7 +118,7 @@ export class Room extends Emitter<RoomEvents> {
     super();
     if (!Socket) throw new LastmileError("unsupported", "no WebSocket, pass the `WebSocket` option");
     this.#Socket = Socket as typeof WebSocket;
-    this.#url = url.replace(/\/+$/, "").replace(/^http/, "ws") + "/v1/rooms";
+    this.#url = gatewayUrl(url).replace(/^http/, "ws") + "/v1/rooms";
     this.#backoff = new Backoff(timing.backoffMs ?? 250, timing.backoffMaxMs ?? 5000);
     this.#openMs = timing.openMs ?? 8000;
   }

@@ -2,7 +2,7 @@
 
 import { Emitter } from "./emitter.js";
 import {
-  LastmileError, publicationFromFrame, type Frame, type Position, type Publication, type ResumeParams,
+  LastmileError, publicationFromFrame, type Frame, type Position, type Publication,
 } from "./protocol.js";
 
 export interface SubscribeOptions {
@@ -40,17 +40,16 @@ export interface SubscriptionEvents<T> {
 
 /** The client, as a subscription uses it. */
 export interface SubscriptionOwner {
-  subscribe(subscription: Subscription<any>): void;
-  unsubscribe(subscription: Subscription<any>): void;
+  /** Continues after a pause. */
+  resume(subscription: Subscription<any>): void;
+  pause(subscription: Subscription<any>): void;
   remove(subscription: Subscription<any>): void;
 }
 
 export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> implements AsyncIterable<Publication<T>> {
   /** Position of the last publication that arrived. */
   position: Position | undefined;
-  /** @internal Id of the `subscribe` command that awaits its result. */
-  id = "";
-  /** @internal Unsubscribed until the iterator has read half of the buffer. */
+  /** @internal Takes no publications until the iterator has read half of the buffer. */
   isPaused = false;
 
   #isActive = false;
@@ -63,7 +62,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
   #gapReportedAt: Position | undefined;
 
   /** @internal */
-  constructor(readonly channel: string, private owner: SubscriptionOwner, private options: SubscribeOptions) {
+  constructor(readonly channel: string, private owner: SubscriptionOwner, /** @internal */ readonly options: SubscribeOptions) {
     super();
     this.position = options.since;
   }
@@ -73,7 +72,6 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     if (this.#isEnded) return;
     this.#buffer = [];
     this.end();
-    this.owner.unsubscribe(this);
   }
 
   /** Iterates over publications. Leaving the loop unsubscribes; an end with an error throws it. */
@@ -94,7 +92,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     if (value) {
       if (this.isPaused && this.#buffer.length <= this.#limit / 2) {
         this.isPaused = false;
-        this.owner.subscribe(this);
+        this.owner.resume(this);
       }
       return Promise.resolve({ done: false, value });
     }
@@ -111,29 +109,28 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     return this.options.buffer ?? 1000;
   }
 
-  /** @internal */
-  resumeParams(): ResumeParams {
-    const { channel, position, options } = this;
-    return position ? { channel, since: position } : { channel, backlog: options.backlog };
+  /** @internal Its position; at first as far before the channel's newest publication as the backlog reaches. */
+  startBefore(newest: Position): Position {
+    const { backlog = 0 } = this.options;
+    return (this.position ??= { ...newest, offset: Math.max(0, newest.offset - backlog) });
   }
 
-  /** @internal Ignores messages until the next `subscribed`: after a disconnect or a new `subscribe` with this id. */
-  suspend(id = ""): void {
+  /** @internal Ignores messages until the next `subscribed`. */
+  suspend(): void {
     this.#isActive = false;
-    this.id = id;
   }
 
   /** @internal */
-  onSubscribed({ id, epoch, offset, recovered }: Frame): void {
-    if (id === undefined ? !this.#isActive : id !== this.id) return;
+  onSubscribed({ epoch, offset, recovered }: Frame): void {
+    if (this.#isEnded) return;
     const current: Position = { epoch: epoch!, offset: offset! };
     const previous = this.position;
-    let isComplete = recovered === true;
+    // Another subscription of the channel may have resumed in an epoch that this one has not seen.
+    let isComplete = recovered === true && (!previous || previous.epoch === epoch);
     this.#isActive = true;
     if (!previous) {
-      const { backlog } = this.options;
       // A connection that breaks before the backlog arrives then requests it again.
-      this.position = backlog ? { ...current, offset: Math.max(0, current.offset - backlog) } : current;
+      this.startBefore(current);
       if (!isComplete) this.#gapReportedAt = current;
     } else if (!isComplete) {
       const isSameEpoch = previous.epoch === current.epoch;
@@ -178,7 +175,7 @@ export class Subscription<T = unknown> extends Emitter<SubscriptionEvents<T>> im
     if (this.options.overflow !== "drop_oldest") {
       this.isPaused = true;
       this.suspend();
-      this.owner.unsubscribe(this);
+      this.owner.pause(this);
     } else if (this.#buffer.length > this.#limit) {
       const { epoch, offset } = this.#buffer.shift()!;
       this.emit("gap", { reason: "overflow", after: { epoch, offset: offset - 1 } });

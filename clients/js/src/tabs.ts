@@ -41,7 +41,7 @@ export class Tabs {
     return typeof BroadcastChannel === "function" && !!globalThis.navigator?.locks;
   }
 
-  constructor(private name: string, newClient: () => UpstreamClient) {
+  constructor(readonly name: string, newClient: () => UpstreamClient) {
     const { signal } = this.#abort;
     // Held while this tab exists: the leader detects its end by getting this lock.
     this.#acquireLock(tabLock(name, this.#tabId), () => {});

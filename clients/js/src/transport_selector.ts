@@ -23,6 +23,10 @@ export class TransportSelector {
     return this.transports[this.#index]!;
   }
 
+  get hasAlternatives(): boolean {
+    return this.transports.length > 1;
+  }
+
   /** The connection is stable. */
   recordSuccess(): void {
     this.#failures = this.#earlyDisconnects = 0;

@@ -21,7 +21,12 @@ before(async () => {
   });
   await new Promise((ready) => pages.listen(0, "127.0.0.1", ready));
   site = `http://127.0.0.1:${pages.address().port}`;
-  gateway = await Gateway.start({ origins: [site] });
+  gateway = await Gateway.start({ origins: [site], before: `[[channels]]
+match = "user.{sub}"
+subscribers = "authenticated"
+[[channels]]
+match = "user.*"
+subscribers = { group = ["none"] }`});
   proxy = await openTcpProxy(gateway.port);
   browser = await launchChromium();
   context = await newContext(browser);
@@ -86,6 +91,26 @@ for (const transport of ["events", "poll"]) {
     await waitFor(() => !proxy.pairs.size, "the end of its connections");
   });
 }
+
+test("tabs of two people share nothing", async () => {
+  const before = proxy.count;
+  const tabs = {};
+  for (const name of ["alice", "bob"]) {
+    const token = await gateway.token({ subject: name });
+    tabs[name] = await open(`user.${name}`, { tabs: true, transports: ["websocket"], token });
+  }
+  assert.equal(proxy.count - before, 2);
+  // A page of bob that asks for the channel of alice, whose leader has it.
+  const code = await tabs.bob.evaluate(() => new Promise((done) => {
+    client.subscribe("user.alice").on("ended", (error) => done(error.code));
+  }));
+  assert.equal(code, "forbidden");
+  await publish("user.alice", 1, 5);
+  assert.deepEqual(await receive(tabs.alice, 5), { data: range(1, 5), gaps: [] });
+  assert.deepEqual((await received(tabs.bob)).data, []);
+  for (const tab of Object.values(tabs)) await tab.close();
+  await waitFor(() => !proxy.pairs.size, "the end of the connections");
+});
 
 test("tabs share one connection", async () => {
   const before = proxy.count;

@@ -111,3 +111,97 @@ test("token errors are retried unless final", async (t) => {
   assert.equal((await ended).message, "signed out");
   assert.equal(other.state, "failed");
 });
+
+test("a URL without a scheme is refused", () => {
+  for (const url of ["127.0.0.1:8080", "localhost:8080", "live.example.com", "/live", "ftp://a.example", "https://", ""]) {
+    assert.throws(() => connect(url), { code: "invalid_url" }, url);
+  }
+  assert.equal(connect("wss://live.example.com/base/").url, "https://live.example.com/base");
+});
+
+test("an unreachable gateway costs one transport, one token", async (t) => {
+  let calls = 0, attempts = 0;
+  const { gateway, client } = await start(t, { options: { token: () => `t${(calls += 1)}` } });
+  const tried = new Set();
+  client.on("state", ({ state, transport }) => state === "connecting" && (attempts += 1, tried.add(transport)));
+  const subscription = client.subscribe("c");
+  await nextEvent(subscription, "subscribed");
+  const { port } = gateway.server.address();
+  gateway.close();
+  const before = attempts;
+  await waitFor(() => attempts >= before + 10, "ten attempts");
+  assert.deepEqual([[...tried], calls], [["websocket"], 1]);
+  const back = await openFakeGateway({}, port);
+  t.after(() => back.close());
+  await nextEvent(subscription, "subscribed");
+  assert.deepEqual([[...tried], calls], [["websocket"], 1]);
+});
+
+test("a gateway away at the start costs no token", async (t) => {
+  const { gateway, client } = await start(t);
+  client.close();
+  const { port } = gateway.server.address();
+  gateway.close();
+  let calls = 0, attempts = 0;
+  const waiting = connect(gateway.url, { WebSocket, timing, token: () => `t${(calls += 1)}` });
+  t.after(() => waiting.close());
+  waiting.on("state", ({ state }) => state === "connecting" && (attempts += 1));
+  const subscription = waiting.subscribe("c");
+  await waitFor(() => attempts >= 10, "ten attempts");
+  const back = await openFakeGateway({}, port);
+  t.after(() => back.close());
+  await nextEvent(subscription, "subscribed");
+  assert.deepEqual([waiting.transport, calls], ["websocket", 1]);
+});
+
+for (const transport of ["websocket", "events", "poll"]) {
+  test(`nonsense of a token service twice: ${transport}`, async (t) => {
+    const answers = ["<!doctype html>", "{}", "good"];
+    let calls = 0;
+    const token = () => answers[Math.min(calls++, 2)];
+    const isGood = ({ token }) => token === "Bearer good" || token === "good";
+    const { client } = await start(t, { refusesToken: (request) => !isGood(request), options: { token, transports: [transport] } });
+    await nextEvent(client.subscribe("c"), "subscribed");
+    assert.equal(calls, 3);
+  });
+
+  test(`a token service with nothing but nonsense: ${transport}`, async (t) => {
+    let calls = 0;
+    const token = () => ((calls += 1), "<!doctype html>");
+    const { client } = await start(t, { refusesToken: () => true, options: { token, transports: [transport] } });
+    const { code } = await nextEvent(client.subscribe("c"), "ended");
+    assert.deepEqual([code, calls, client.state], ["unauthenticated", 3, "failed"]);
+  });
+}
+
+test("a token function that never settles is called again", async (t) => {
+  let calls = 0;
+  const token = () => ((calls += 1) < 3 ? new Promise(() => {}) : "t");
+  const { client } = await start(t, { options: { token, timing: { ...timing, openMs: 100 } } });
+  const waiting = nextState(client, "waiting");
+  const subscription = client.subscribe("c");
+  assert.deepEqual([(await waiting).error.code, (await waiting).error.temporary], ["token", true]);
+  await nextEvent(subscription, "subscribed");
+  assert.equal(calls, 3);
+});
+
+test("a token near its end is not used again", async (t) => {
+  let calls = 0;
+  const tokenFor = (seconds) => {
+    const payload = { iss: "i", sub: "alice", exp: Math.floor(Date.now() / 1000) + seconds };
+    return `e30.${Buffer.from(JSON.stringify(payload)).toString("base64url")}.sig${calls}`;
+  };
+  const token = () => ((calls += 1), tokenFor(calls === 1 ? 30 : 3600));
+  const { gateway, client } = await start(t, { cutsSocketsAfterMs: 50, options: { token, transports: ["websocket"] } });
+  t.mock.timers.enable({ apis: ["Date"], now: Date.now() });
+  const subscription = client.subscribe("c");
+  await nextEvent(subscription, "subscribed");
+  await nextEvent(subscription, "subscribed");
+  assert.equal(calls, 1);
+  // A computer that slept for a day.
+  t.mock.timers.tick(86_400_000);
+  await waitFor(() => calls === 2, "another token");
+  for (let n = 0; n < 3; n++) await nextEvent(subscription, "subscribed");
+  assert.equal(calls, 2);
+  assert.ok(gateway.requests.length > 4);
+});

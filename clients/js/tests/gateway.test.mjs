@@ -67,8 +67,37 @@ for (const transports of [["websocket"], ["events"], ["poll"]]) {
       assert.deepEqual([received[0].isEnded, received[0].error], [true, undefined]);
       const again = client.subscribe(channels[0], { backlog: 1 });
       await waitFor(() => again.position, "the channel once more");
-      assert.throws(() => client.subscribe(channels[0]), { code: "already_subscribed" });
       assert.deepEqual(received.flatMap(({ gaps }) => gaps), []);
+    });
+
+    test("subscriptions share a channel", async (t) => {
+      const channel = channelOf();
+      const client = open(t, { transports });
+      const first = client.subscribe(channel), received = collect(first);
+      const second = client.subscribe(channel), receivedTwice = collect(second);
+      await Promise.all([first, second].map((subscription) => nextEvent(subscription, "subscribed")));
+      for (let n = 1; n <= 5; n++) await gateway.publish(channel, n);
+      await waitFor(() => receivedTwice.data.length === 5, "five publications");
+      // One that joins later, from the present, from the backlog and from a position.
+      const live = client.subscribe(channel), receivedLive = collect(live);
+      await nextEvent(live, "subscribed");
+      const backlog = collect(client.subscribe(channel, { backlog: 2 }));
+      const since = collect(client.subscribe(channel, { since: { epoch: first.position.epoch, offset: 1 } }));
+      await waitFor(() => since.data.length === 4 && backlog.data.length === 2, "the earlier publications");
+      // Each ends on its own, one by leaving its loop.
+      first.unsubscribe();
+      const iterated = client.subscribe(channel);
+      const reading = (async () => { for await (const { data } of iterated) return data; })();
+      await nextEvent(iterated, "subscribed");
+      for (let n = 6; n <= 8; n++) await gateway.publish(channel, n);
+      await waitFor(() => [receivedTwice, receivedLive, backlog, since].every(({ data }) => data.at(-1) === 8), "all");
+      assert.equal(await reading, 6);
+      assert.deepEqual(received.data, range(1, 5));
+      assert.deepEqual(receivedTwice.data, range(1, 8));
+      assert.deepEqual(receivedLive.data, range(6, 8));
+      assert.deepEqual(backlog.data, range(4, 8));
+      assert.deepEqual(since.data, range(2, 8));
+      assert.deepEqual([received, receivedTwice, receivedLive, backlog, since].flatMap(({ gaps }) => gaps), []);
     });
 
     test("a refusal affects one channel", async (t) => {

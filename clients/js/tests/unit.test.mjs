@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Backoff } from "../build/backoff.js";
+import { ChannelSubscriptions } from "../build/channel_subscriptions.js";
 import { TransportSelector } from "../build/transport_selector.js";
 import { connect } from "../build/index.js";
 import { Subscription } from "../build/subscription.js";
@@ -78,33 +79,38 @@ test("failures and early disconnects advance the selector", () => {
   assert.equal(selector.current, "events");
 });
 
-/** A subscription without a client. `calls` are those to its owner; `subscribed` and `message` simulate frames. */
+/** A subscription without a client. `calls` are the commands for its channel; `subscribed` and `message` simulate frames. */
 function standalone(options = {}) {
   const calls = [];
   const record = (name) => () => calls.push(name);
-  const owner = { subscribe: record("subscribe"), unsubscribe: record("unsubscribe"), remove: record("remove") };
+  const channel = new ChannelSubscriptions("c", record("subscribe"), record("unsubscribe"));
+  const owner = {
+    resume: (member) => channel.add(member), pause: () => channel.release(), remove: (member) => channel.remove(member),
+  };
   const subscription = new Subscription("c", owner, options);
+  channel.add(subscription);
+  channel.suspend("1");
   const gaps = [], received = [];
   subscription.on("gap", (gap) => gaps.push(gap));
   const subscribed = (offset, recovered, epoch = "k") => {
-    subscription.onSubscribed({ type: "subscribed", id: "", epoch, offset, recovered });
+    channel.onSubscribed({ type: "subscribed", id: "1", epoch, offset, recovered });
   };
   const message = (offset, epoch = "k") => {
-    subscription.onMessage({ type: "message", channel: "c", epoch, offset, data: offset });
+    channel.onMessage({ type: "message", channel: "c", epoch, offset, data: offset });
   };
   const listen = () => subscription.on("message", ({ data }) => received.push(data));
-  return { subscription, calls, gaps, received, subscribed, message, listen };
+  return { channel, subscription, calls, gaps, received, subscribed, message, listen };
 }
 
 test("publications arrive once and gaps are reported", () => {
-  const { subscription, gaps, subscribed, message, received, listen } = standalone();
+  const { channel, gaps, subscribed, message, received, listen } = standalone();
   listen();
   message(1);
   subscribed(3, false);
   [3, 4, 4, 5].forEach((offset) => message(offset));
   assert.deepEqual([received, gaps], [[4, 5], []]);
-  assert.deepEqual(subscription.resumeParams(), { channel: "c", since: { epoch: "k", offset: 5 } });
-  subscription.suspend();
+  assert.deepEqual(channel.resumeParams(), { channel: "c", since: { epoch: "k", offset: 5 } });
+  channel.suspend("1");
   message(6);
   subscribed(7, true);
   [6, 7].forEach((offset) => message(offset));
@@ -125,11 +131,11 @@ test("publications arrive once and gaps are reported", () => {
 });
 
 test("a missing backlog is requested again", () => {
-  const { subscription, subscribed, message, received, listen, gaps } = standalone({ backlog: 5 });
+  const { channel, subscribed, message, received, listen, gaps } = standalone({ backlog: 5 });
   listen();
-  assert.equal(subscription.resumeParams().backlog, 5);
+  assert.equal(channel.resumeParams().backlog, 5);
   subscribed(20, true);
-  assert.deepEqual(subscription.resumeParams().since, { epoch: "k", offset: 15 });
+  assert.deepEqual(channel.resumeParams().since, { epoch: "k", offset: 15 });
   [16, 17].forEach((offset) => message(offset));
   assert.deepEqual([received, gaps], [[16, 17], []]);
 });
@@ -138,13 +144,13 @@ test("a full buffer pauses the subscription", async () => {
   const { subscription, calls, subscribed, message } = standalone({ buffer: 4 });
   subscribed(0, false);
   [1, 2, 3, 4, 5].forEach((offset) => message(offset));
-  assert.deepEqual(calls, ["unsubscribe"]);
+  assert.deepEqual(calls, ["subscribe", "unsubscribe"]);
   assert.equal(subscription.isPaused, true);
   const iterator = subscription[Symbol.asyncIterator]();
   assert.equal((await iterator.next()).value.offset, 1);
-  assert.deepEqual(calls, ["unsubscribe"]);
+  assert.deepEqual(calls, ["subscribe", "unsubscribe"]);
   assert.equal((await iterator.next()).value.offset, 2);
-  assert.deepEqual(calls, ["unsubscribe", "subscribe"]);
+  assert.deepEqual(calls, ["subscribe", "unsubscribe", "subscribe"]);
 });
 
 test("drop_oldest reports a gap", async () => {

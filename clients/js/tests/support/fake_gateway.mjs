@@ -10,10 +10,10 @@ const messageFrame = (offset) => ({
 });
 
 /** Faults: `refuse(count, request)` returns a problem for the count-th request; `stripsUpgrade`; `buffersEvents`;
- * `cutsEventsAfterMs`; `cutsSocketsAfterMs`; `mutesSockets` sends no frame, `staysSilent` none once subscribed. */
-export async function openFakeGateway(faults = {}) {
+ * `refusesToken({ token })` for the token of a request or a `hello`; `cutsEventsAfterMs`; `cutsSocketsAfterMs`; `mutesSockets` sends no frame, `staysSilent` none once subscribed. */
+export async function openFakeGateway(faults = {}, port = 0) {
   const gateway = new FakeGateway(faults);
-  await new Promise((ready) => gateway.server.listen(0, "127.0.0.1", ready));
+  await new Promise((ready) => gateway.server.listen(port, "127.0.0.1", ready));
   gateway.url = `http://127.0.0.1:${gateway.server.address().port}`;
   return gateway;
 }
@@ -38,6 +38,7 @@ class FakeGateway {
 
   close() {
     this.server.closeAllConnections();
+    for (const socket of this.#sockets.clients) socket.terminate();
     this.server.close();
   }
 
@@ -56,6 +57,11 @@ class FakeGateway {
     this.requests.push({ path: pathname, since, token: request.headers.authorization });
     const problem = this.faults.refuse?.(this.requests.length, request);
     if (problem) return refuse(response, problem);
+    // The check whether the gateway can be reached has no channel.
+    if (!searchParams.has("channel")) return refuse(response, { status: 400, slug: "malformed" });
+    if (this.faults.refusesToken?.({ token: request.headers.authorization })) {
+      return refuse(response, { status: 401, slug: "unauthenticated" });
+    }
     if (pathname === "/v1/events") return this.#stream(request, response, since);
     return this.#poll(response, since, Number(searchParams.get("wait")) * 1000);
   }
@@ -104,7 +110,8 @@ class FakeGateway {
     const { staysSilent, pingSecs = 25 } = this.faults;
     const deliver = (frame) => ws.send(JSON.stringify(frame));
     ws.on("message", (text) => {
-      const { type, id, since } = JSON.parse(text);
+      const { type, id, since, token } = JSON.parse(text);
+      if (["hello", "ping"].includes(type) && this.faults.refusesToken?.({ token })) return ws.close(4501, "unauthenticated");
       if (staysSilent && this.#subscribers.size) return;
       const isPing = type === "ping" && this.#subscribers.has(deliver);
       if (isPing) deliver({ type: "pong", id });

@@ -15,9 +15,11 @@ const run = promisify(execFile);
 const pem = () => generateKeyPairSync("ed25519").privateKey.export({ format: "pem", type: "pkcs8" });
 
 export class Gateway {
-  /** `channels` has the settings of all channels except `members.*` and `bare.*`; `more` is added at the end. */
+  /** `channels` has the settings of all channels except `members.*` and `bare.*`; `before` has rules that come first,
+   * `more` is added at the end. */
   static async start({
     channels = 'subscribers = "anyone"\nbacklog_messages = 10000', more = "", origins = [], egress = 'egress = "none"',
+    before = "",
   } = {}) {
     const gateway = new Gateway();
     gateway.folder = await mkdtemp(join(tmpdir(), "lastmile-js-"));
@@ -38,6 +40,7 @@ issuer = "https://app.example"
 audience = "lastmile"
 jwks_file = "${join(gateway.folder, "jwks.json")}"
 leeway_secs = 0
+${before}
 [[channels]]
 match = "members.*"
 subscribers = "authenticated"
