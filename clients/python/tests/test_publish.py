@@ -61,6 +61,22 @@ class Publish(ChannelTestCase):
             await self.publisher.publish(self.channel, 2, idempotency_key="order-1" + self.channel)
         self.assertEqual((refused.exception.code, refused.exception.status), ("idempotency_mismatch", 422))
 
+    async def test_large_batches_are_split(self):
+        outcomes = await with_timeout(self.publisher.publish_many(self.channel, range(2500), "key" + self.channel))
+        self.assertEqual([outcome.offset for outcome in outcomes], list(range(1, 2501)))
+        again = await with_timeout(self.publisher.publish_many(self.channel, range(2500), "key" + self.channel))
+        self.assertEqual(again, outcomes)
+        # Below the default limit of messages, beyond that of bytes.
+        large = await with_timeout(self.publisher.publish_many(self.channel, ["x" * 60_000] * 100))
+        self.assertEqual([outcome.offset for outcome in large], list(range(2501, 2601)))
+
+    async def test_batches_follow_lower_limits(self):
+        own = Gateway("[limits]\nmax_batch_messages = 7")
+        self.addCleanup(own.close)
+        async with Publisher(own.publish_url, own.key) as publisher:
+            outcomes = await with_timeout(publisher.publish_many(self.channel, range(50)))
+        self.assertEqual([outcome.offset for outcome in outcomes], list(range(1, 51)))
+
     async def test_lost_response_is_retried(self):
         async with Proxy(gateway.publish_url) as proxy:
             publisher = Publisher(proxy.url, gateway.key, retry_secs=20)
@@ -121,7 +137,7 @@ class Publish(ChannelTestCase):
                 await self.publisher.publish(self.channel, data)
             with self.assertRaises((ValueError, TypeError)):
                 await self.publisher.send(self.channel, data)
-        for url in ["ws://h", "http://", "http://h/path", "http://u:p@h", "h:80"]:
+        for url in ["ftp://h", "http://", "http://h/?q", "http://u:p@h", "h:80", "127.0.0.1:80"]:
             with self.assertRaises(ValueError):
                 Publisher(url, gateway.key)
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 import uuid
+from dataclasses import replace
 
 from websockets.asyncio.server import serve
 
@@ -166,6 +167,47 @@ class Subscribe(ChannelTestCase):
             self.assertEqual((client.state, client.error.status), ("failed", 4501))
             with self.assertRaises(LastmileError):
                 await with_timeout(client.reply(self.channel, "x", 1))
+
+    async def test_nonsense_tokens_are_retried(self):
+        for nonsense in ("<!doctype html>", "<title>Fehler – später</title>", 17, "a.b.c"):
+            answers = [nonsense, nonsense, gateway.token()]
+            async with connect(gateway.url, lambda: answers.pop(0), timing=FAST_TIMING) as client:
+                await with_timeout(client.subscribe("members.4").ready())
+                self.assertEqual(answers, [])
+
+    async def test_nothing_but_nonsense_ends_client(self):
+        asked = []
+        async with connect(gateway.url, lambda: asked.append(1) or "<!doctype html>", timing=FAST_TIMING) as client:
+            with self.assertRaises(LastmileError) as ended:
+                await with_timeout(client.subscribe(self.channel).ready())
+            self.assertEqual((ended.exception.code, len(asked), client.state), ("unauthenticated", 3, "failed"))
+
+    async def test_silent_token_function_is_called_again(self):
+        asked = []
+
+        async def token():
+            asked.append(1)
+            if len(asked) < 3:
+                await asyncio.Event().wait()
+            return gateway.token()
+
+        async with connect(gateway.url, token, timing=replace(FAST_TIMING, open=1.0)) as client:
+            await with_timeout(client.subscribe("members.5").ready())
+        self.assertEqual(len(asked), 3)
+
+    async def test_reconnects_keep_the_token(self):
+        asked = []
+
+        def token():
+            asked.append(1)
+            return gateway.token()
+
+        async with Proxy(gateway.url) as proxy, connect(proxy.url, token, timing=FAST_TIMING) as client:
+            await with_timeout(client.subscribe("members.6").ready())
+            for n in range(3):
+                proxy.disconnect()
+                await wait_until(lambda: proxy.connections == n + 2 and client.state == "connected")
+            self.assertEqual(len(asked), 1)
 
     async def test_token_error_ends_client(self):
         def token():

@@ -8,8 +8,9 @@ from .keys import SigningKey
 from .protocol import ChannelEvent, Gap, Place, Position, Principal, Publication, PublishResult
 from .publisher import Publisher
 from .stream import Receipt, Replies, Reply, Watch
-from .subscriber import Client, TokenSource, connect
+from .subscriber import Client, connect
 from .subscription import Subscription
+from .tokens import TokenSource
 
 __all__ = [
     "ChannelEvent",

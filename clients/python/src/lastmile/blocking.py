@@ -14,6 +14,7 @@ from .connection import State
 from .errors import LastmileError
 from .keys import KeySource
 from .protocol import ChannelEvent, Frame, Gap, Position, Principal, Publication, PublishResult
+from .tokens import TokenSource
 
 T = TypeVar("T")
 
@@ -240,6 +241,6 @@ class Client:
         self.close()
 
 
-def connect(url: str, token: subscriber.TokenSource | None = None, **options: Any) -> Client:
+def connect(url: str, token: TokenSource | None = None, **options: Any) -> Client:
     """Blocking form of `lastmile.connect`, with the same options."""
     return Client(_call_in_loop(subscriber.connect, url, token, **options))

@@ -45,7 +45,7 @@ _MAX_FRAME_BYTES = 64 * 2**20
 class Timing:
     """Timeouts and intervals, all in seconds."""
 
-    #: Time to open a connection and receive `welcome`.
+    #: Time for the token function, and to open a connection and receive `welcome`.
     open: float = 10.0
     #: The backoff is reset once a connection has been up for this long.
     stable: float = 5.0
@@ -103,9 +103,15 @@ class Connection(ABC):
         """Whether to reconnect after the connection has ended."""
         return True
 
-    def _may_reconnect(self, error: LastmileError) -> bool:
-        """Whether `error`, which ended a connection, allows a reconnect."""
-        return not is_final(error.status or 0) if error.status and error.status >= 1000 else error.temporary
+    def _reconnect_delay(self, error: LastmileError, was_stable: bool) -> float | None:
+        """Seconds until the next connection after `error` ended one; `None` for never. A connection was stable if it had
+        its `welcome` for a second."""
+        has_close_code = error.status is not None and error.status >= 1000
+        if is_final(error.status or 0) if has_close_code else not error.temporary:
+            return None
+        if was_stable and error.status == TOKEN_EXPIRED:
+            return 0.0
+        return self._backoff.next(error.retry_after)
 
     # Used by subclasses.
 
@@ -198,20 +204,19 @@ class Connection(ABC):
             error, was_welcome = await self._run_connection()
             self.error = error
             self._fail_pending(error)
-            if not self._may_reconnect(error):
+            delay = self._reconnect_delay(error, was_welcome and time.monotonic() - began > 1)
+            if delay is None:
                 return self._finish("failed", error)
             await self._on_lost()
             if not self._is_needed() and not self._waiting_tasks:
                 return self._set_state("idle")
             self._set_state("waiting")
-            is_expiry = was_welcome and error.status == TOKEN_EXPIRED and time.monotonic() - began > 1
-            if not is_expiry:
-                await asyncio.sleep(self._backoff.next(error.retry_after))
+            await asyncio.sleep(delay)
 
     async def _run_connection(self) -> tuple[LastmileError, bool]:
         """Opens one connection and reads it to its end. Returns the reason, and whether `welcome` was received."""
         try:
-            # The application's token function is outside the timeout: it may be slow.
+            # The application's token function has a timeout of its own.
             headers, first = await self._headers(), await self._first_frame()
             socket, welcome = await asyncio.wait_for(self._open(headers, first), self._timing.open)
         except LastmileError as error:

@@ -71,6 +71,7 @@ class Http:
     def _attempt(self, method: str, path: str, body: bytes | None, content_type: str, more: dict[str, str]) -> Any:
         """Sends the request once, in a worker thread."""
         connection = self._connection()
+        path = self._address.base_path + path
         signed = sign(self._key, method, self._address.authority, path, content_type=content_type, body=body)
         try:
             connection.request(method, path, body, {"Host": self._address.authority, **signed, **more})

@@ -15,6 +15,7 @@ Frame = dict[str, Any]
 
 SUBPROTOCOL = "lastmile.v1"
 TOKEN_EXPIRED = 4003
+UNAUTHENTICATED = 4501
 
 
 @dataclass(frozen=True)

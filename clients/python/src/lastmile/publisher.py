@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .connection import State, Timing
@@ -14,6 +14,10 @@ from .keys import KeySource, SigningKey
 from .protocol import Frame, PublishResult, error_from_problem, publish_result_from_frame, to_json
 from .stream import Receipt, Replies, Stream, Watch
 from .url import Address, channel_path
+
+#: The gateway's defaults of `limits.max_batch_messages` and `limits.max_batch_bytes`.
+_MAX_BATCH_MESSAGES = 1000
+_MAX_BATCH_BYTES = 4 * 2**20
 
 
 class Publisher:
@@ -58,13 +62,30 @@ class Publisher:
     async def publish_many(
         self, channel: str, items: Iterable[Any], idempotency_key: str | None = None
     ) -> list[PublishResult | LastmileError]:
-        """Publishes JSON values in order under one signature. The result holds an error for each value that the channel
-        refused. Raises `TypeError` for `bytes`, which must be published one by one."""
-        lines = [to_json(item) for item in items]
-        if not lines:
-            return []
-        body = "\n".join(lines).encode()
-        responses = await self._post(channel, body, "application/x-ndjson", idempotency_key)
+        """Publishes JSON values in order, in batches that the gateway accepts. The result holds an error for each value
+        that the channel refused. Raises `TypeError` for `bytes`, which must be published one by one.
+
+        Retries with the same `idempotency_key` and the same values publish each value once. If a later batch fails, the
+        error is raised, and earlier ones are published."""
+        lines = [to_json(item).encode() for item in items]
+        key = idempotency_key or str(uuid.uuid4())
+        results: list[PublishResult | LastmileError] = []
+        for number, batch in enumerate(_batches(lines)):
+            results += await self._publish_batch(channel, batch, f"{key}/{number}" if number else key)
+        return results
+
+    async def _publish_batch(
+        self, channel: str, lines: list[bytes], idempotency_key: str
+    ) -> list[PublishResult | LastmileError]:
+        try:
+            responses = await self._post(channel, b"\n".join(lines), "application/x-ndjson", idempotency_key)
+        except LastmileError as error:
+            if error.code != "message_too_large" or len(lines) < 2:
+                raise
+            # The gateway's limits are lower than the default ones.
+            middle = len(lines) // 2
+            first = await self._publish_batch(channel, lines[:middle], f"{idempotency_key}/a")
+            return first + await self._publish_batch(channel, lines[middle:], f"{idempotency_key}/b")
         return [_outcome(response) for response in responses]
 
     async def send(self, channel: str, data: Any, *, retry: bool = False) -> Receipt:
@@ -121,6 +142,19 @@ class Publisher:
     async def _post(self, channel: str, body: bytes, content_type: str, idempotency_key: str | None) -> Any:
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return await self._http.request("POST", channel_path(channel) + "/messages", body, content_type, headers)
+
+
+def _batches(lines: list[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and (len(batch) == _MAX_BATCH_MESSAGES or size + len(line) + 1 > _MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line) + 1
+    if batch:
+        yield batch
 
 
 def _outcome(response: Frame) -> PublishResult | LastmileError:

@@ -150,6 +150,7 @@ class Stream(Connection):
         """`publish` publishes by a request, for receipts with `retry`."""
         super().__init__(address, _PATH, tls, timing)
         self._authority = address.authority
+        self._path = address.base_path + _PATH
         self._key = key
         self._publish = publish
         self._window = asyncio.Semaphore(window)
@@ -252,7 +253,7 @@ class Stream(Connection):
     # The connection.
 
     async def _headers(self) -> dict[str, str]:
-        return sign(self._key, "GET", self._authority, _PATH)
+        return sign(self._key, "GET", self._authority, self._path)
 
     def _on_welcome(self, frame: Frame) -> None:
         for watch in self._watches.values():

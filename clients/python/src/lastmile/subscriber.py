@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from .connection import Connection, Timing, log
 from .errors import LastmileError, closed
-from .protocol import Frame, Gap, Position, error_from_close, error_from_frame, is_final
+from .protocol import (
+    TOKEN_EXPIRED,
+    UNAUTHENTICATED,
+    Frame,
+    Gap,
+    Position,
+    error_from_close,
+    error_from_frame,
+    is_final,
+)
 from .subscription import Options, Subscription
+from .tokens import Tokens, TokenSource
 from .url import Address
-
-#: A token, or a function that fetches one. The function is called before each connection and before a token expires. A
-#: plain function is called in a thread, so it may block.
-TokenSource = Union[str, Callable[[], Union[str, Awaitable[str]]]]
 
 
 def connect(
@@ -35,7 +40,7 @@ class Client(Connection):
         self, address: Address, token: TokenSource | None, tls: ssl.SSLContext | None, timing: Timing
     ) -> None:
         super().__init__(address, "/v1/subscribe", tls, timing)
-        self._token = token
+        self._tokens = Tokens(token, timing.open)
         self._subscriptions: dict[str, Subscription] = {}
         #: Code of the last `unsubscribed` frame. If it was the last channel, the gateway closes the connection with the
         #: same code.
@@ -115,30 +120,13 @@ class Client(Connection):
     # The connection.
 
     async def _first_frame(self) -> Frame:
-        token = await self._get_token()
+        token = await self._tokens.get()
         # Without a token, any command starts an anonymous session.
         return {"type": "hello", "token": token} if token else {"type": "ping"}
 
-    async def _get_token(self) -> str | None:
-        """Fetches a token. Raises a temporary error `token`, or the `LastmileError` that the application raised."""
-        source = self._token
-        if not callable(source):
-            return _validated_token(source)
-        try:
-            if inspect.iscoroutinefunction(source):
-                token: Any = await source()
-            else:
-                token = await asyncio.to_thread(source)
-                if not isinstance(token, str):
-                    token = await token
-        except LastmileError:
-            raise
-        except Exception as error:
-            raise LastmileError("token", f"{type(error).__name__} in the application's token function", True) from error
-        return _validated_token(token)
-
     def _on_welcome(self, frame: Frame) -> None:
         self._last_channel_close = 0
+        self._tokens.on_accepted()
         self._schedule_refresh(frame.get("expires"))
         for subscription in self._subscriptions.values():
             if not subscription._is_paused:
@@ -187,7 +175,7 @@ class Client(Connection):
     def _schedule_refresh(self, expires: str | None) -> None:
         """Schedules a token refresh for when a tenth of the remaining time is left, at most 60 s before expiry."""
         self._cancel_refresh()
-        if not expires or not callable(self._token):
+        if not expires or not self._tokens.can_refresh:
             return
         left = (datetime.fromisoformat(expires.replace("Z", "+00:00")) - datetime.now(timezone.utc)).total_seconds()
         wait = left - min(60.0, left / 10)
@@ -198,7 +186,7 @@ class Client(Connection):
     async def _refresh(self, wait: float) -> None:
         await asyncio.sleep(wait)
         try:
-            token = await self._get_token()
+            token = await self._tokens.fetch()
         except LastmileError as error:
             log.warning("token refresh failed: %s", error)
         else:
@@ -209,9 +197,15 @@ class Client(Connection):
             self._refresh_task.cancel()
         self._refresh_task = None
 
-    def _may_reconnect(self, error: LastmileError) -> bool:
+    def _reconnect_delay(self, error: LastmileError, was_stable: bool) -> float | None:
         is_channel_close = self._last_channel_close != 0 and error.status == self._last_channel_close
-        return is_channel_close or super()._may_reconnect(error)
+        if error.status == TOKEN_EXPIRED:
+            self._tokens.drop()
+        if error.status == UNAUTHENTICATED and not is_channel_close:
+            retry = self._tokens.on_refused()
+            return {"now": 0.0, "later": self._backoff.next(), "never": None}[retry]
+        delay = super()._reconnect_delay(error, was_stable)
+        return self._backoff.next() if delay is None and is_channel_close else delay
 
     def _is_needed(self) -> bool:
         return bool(self._subscriptions)
@@ -226,9 +220,3 @@ class Client(Connection):
         for subscription in list(self._subscriptions.values()):
             subscription._end(None if self.state == "closed" else error)
 
-
-def _validated_token(token: Any) -> str | None:
-    """Refuses values that cannot be a JWT, which consists of base64url and dots."""
-    if token is not None and not (isinstance(token, str) and token.isascii()):
-        raise LastmileError("token", "not a JWT")
-    return token

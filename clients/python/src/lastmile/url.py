@@ -8,29 +8,31 @@ from urllib.parse import quote, urlsplit
 
 @dataclass(frozen=True)
 class Address:
-    """An `http` or `https` URL without a path: the gateway must receive the path that was signed."""
+    """An `http`, `https`, `ws` or `wss` URL. It may have a path, for a gateway with a path in its `public_url`."""
 
     secure: bool
     host: str
     port: int
     #: Host and port as in the `Host` header.
     authority: str
+    #: The URL's path without a slash at the end.
+    base_path: str
 
     @classmethod
     def parse(cls, url: str) -> Address:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"not an http or https URL: {url!r}")
-        if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ValueError("a gateway URL must consist of scheme, host and port")
-        secure = parts.scheme == "https"
+        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
+            raise ValueError(f"not a URL such as https://live.example.com: {url!r}")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("a gateway URL must consist of scheme, host, port and path")
+        secure = parts.scheme in ("https", "wss")
         default = 443 if secure else 80
         port = parts.port or default
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        return cls(secure, parts.hostname, port, host if port == default else f"{host}:{port}")
+        return cls(secure, parts.hostname, port, host if port == default else f"{host}:{port}", parts.path.rstrip("/"))
 
     def websocket(self, path: str) -> str:
-        return f"{'wss' if self.secure else 'ws'}://{self.authority}{path}"
+        return f"{'wss' if self.secure else 'ws'}://{self.authority}{self.base_path}{path}"
 
 
 def channel_path(channel: str) -> str:
