@@ -4,8 +4,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::error::Error;
+
+/// A function that does not answer is called again after this time.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
 
 type TokenFuture = Pin<Box<dyn Future<Output = Result<String, Error>> + Send>>;
 
@@ -31,8 +37,8 @@ impl TokenSource {
         Self(Source::Fixed(token.into()))
     }
 
-    /// A function that is called before each connection and before a token expires. An error that is not temporary ends
-    /// the client. An empty string is no token.
+    /// A function that returns a new token. The client keeps it until it nears its end or is refused. An error that is
+    /// not temporary ends the client, and so do three refused tokens in a row. An empty string is no token.
     pub fn function<F, A>(get: F) -> Self
     where
         F: Fn() -> A + Send + Sync + 'static,
@@ -45,7 +51,11 @@ impl TokenSource {
         match &self.0 {
             Source::Anonymous => Ok(None),
             Source::Fixed(token) => Ok(Some(token.clone())),
-            Source::Function(get) => Ok(Some(get().await?).filter(|token| !token.is_empty())),
+            Source::Function(get) => {
+                let token = timeout(TOKEN_TIMEOUT, get()).await;
+                let token = token.map_err(|_| Error::temporary("token", "the token function did not answer"))??;
+                Ok(Some(token).filter(|token| !token.is_empty()))
+            }
         }
     }
 

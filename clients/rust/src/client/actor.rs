@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -11,6 +11,7 @@ use super::core::{Closed, Core};
 use super::handle::Handle;
 use super::session::Session;
 use super::state::State;
+use super::tokens::{NextToken, Tokens};
 use crate::error::Error;
 use crate::gateway::Gateway;
 use crate::socket::{Socket, Upgrade};
@@ -23,6 +24,7 @@ const COMMAND_QUEUE: usize = 16;
 const MIN_SESSION_BEFORE_IMMEDIATE_RETRY: Duration = Duration::from_secs(1);
 
 const TOKEN_EXPIRED_CLOSE_CODE: u16 = 4003;
+const UNAUTHENTICATED_CLOSE_CODE: u16 = 4501;
 
 struct Actor {
     core: Core,
@@ -36,7 +38,7 @@ pub(super) fn start(gateway: Gateway, token: TokenSource) -> Handle {
     let core = Core {
         backoff: gateway.backoff(),
         gateway,
-        token,
+        tokens: Tokens::new(token),
         commands,
         wake: wake.clone(),
         channels: HashMap::new(),
@@ -85,15 +87,26 @@ impl Actor {
                 Err(error) => error,
             };
             self.core.on_disconnect();
-            if !error.temporary {
+            let next_token = match error.status {
+                Some(UNAUTHENTICATED_CLOSE_CODE) => self.core.tokens.on_refused(),
+                _ => NextToken::Never,
+            };
+            if !error.temporary && next_token == NextToken::Never {
                 return Err(error);
+            }
+            if error.status == Some(TOKEN_EXPIRED_CLOSE_CODE) {
+                self.core.tokens.drop_cached();
             }
             if self.core.channels.is_empty() && self.core.pending.is_empty() {
                 continue;
             }
-            let is_immediate =
+            let is_expiry =
                 error.status == Some(TOKEN_EXPIRED_CLOSE_CODE) && began.elapsed() > MIN_SESSION_BEFORE_IMMEDIATE_RETRY;
-            let wait = if is_immediate { Duration::ZERO } else { self.core.backoff.next(error.retry_after) };
+            let wait = if is_expiry || next_token == NextToken::Now {
+                Duration::ZERO
+            } else {
+                self.core.backoff.next(error.retry_after)
+            };
             self.core.set_state(State::Waiting(error));
             if self.core.run_until(sleep_until(Instant::now() + wait)).await.is_err() {
                 return Ok(Closed);
@@ -103,15 +116,21 @@ impl Actor {
 
     /// Opens a connection and builds its `hello` frame.
     async fn open(&mut self) -> Result<Result<(Socket, String), Error>, Closed> {
-        let (gateway, token) = (self.core.gateway.clone(), self.core.token.clone());
-        self.core
-            .run_until(async move {
-                let token = token.get().await?;
-                let socket = Socket::open(&gateway, "/v1/subscribe", Upgrade::Subscriber).await?;
-                let token =
-                    token.map_or(String::new(), |token| format!(r#","token":{}"#, serde_json::Value::from(token)));
-                Ok((socket, format!(r#"{{"type":"hello"{token}}}"#)))
-            })
-            .await
+        let token = match self.core.tokens.cached(SystemTime::now()) {
+            Some(token) => Some(token),
+            None => {
+                let source = self.core.tokens.source.clone();
+                let token = match self.core.run_until(async move { source.get().await }).await? {
+                    Ok(token) => token,
+                    Err(error) => return Ok(Err(error)),
+                };
+                token.inspect(|token| self.core.tokens.store(token.clone(), SystemTime::now()))
+            }
+        };
+        let gateway = self.core.gateway.clone();
+        let opening = async move { Socket::open(&gateway, "/v1/subscribe", Upgrade::Subscriber).await };
+        let socket = self.core.run_until(opening).await?;
+        let token = token.map_or(String::new(), |token| format!(r#","token":{}"#, serde_json::Value::from(token)));
+        Ok(socket.map(|socket| (socket, format!(r#"{{"type":"hello"{token}}}"#))))
     }
 }

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::channel::{Channel, Status};
 use super::handle::{Command, PendingReply};
 use super::state::State;
+use super::tokens::Tokens;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::gateway::Gateway;
-use crate::token::TokenSource;
 
 /// Replies without a connection or a response.
 const MAX_PENDING_REPLIES: usize = 1000;
@@ -22,7 +22,7 @@ pub(super) struct Closed;
 
 pub(super) struct Core {
     pub gateway: Gateway,
-    pub token: TokenSource,
+    pub tokens: Tokens,
     pub commands: mpsc::Receiver<Command>,
     pub wake: Arc<Notify>,
     pub backoff: Backoff,

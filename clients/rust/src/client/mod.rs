@@ -8,6 +8,7 @@ mod handle;
 mod session;
 mod state;
 mod subscription;
+mod tokens;
 mod track;
 
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! One connection of a client, from `hello` to its close.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -111,6 +111,7 @@ impl<'a> Session<'a> {
                     self.refreshing = None;
                     // Without a new token the gateway closes the connection at expiry.
                     if let Some(Ok(Some(token))) = token {
+                        self.core.tokens.store(token.clone(), SystemTime::now());
                         self.refresh(token);
                     }
                 }
@@ -150,6 +151,7 @@ impl<'a> Session<'a> {
             }
             "welcome" if !self.is_ready => {
                 self.is_ready = true;
+                self.core.tokens.on_accepted();
                 self.stable_at = Some(Instant::now() + STABLE_CONNECTION_AGE);
                 self.ping_interval = Duration::from_secs(frame.ping_secs.unwrap_or(25).clamp(1, 3600));
                 self.refresh_before(frame.expires.as_deref());
@@ -235,8 +237,8 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = None;
-            let token = self.core.token.clone();
-            self.refreshing = Some(tokio::spawn(async move { token.get().await }));
+            let source = self.core.tokens.source.clone();
+            self.refreshing = Some(tokio::spawn(async move { source.get().await }));
         }
         if self.stable_at.is_some_and(|at| at <= now) {
             self.stable_at = None;
@@ -270,7 +272,7 @@ impl<'a> Session<'a> {
     /// Schedules the refresh: in the last tenth of the token's lifetime, at most a minute before its end.
     fn refresh_before(&mut self, expires: Option<&str>) {
         self.refresh_at = None;
-        let expires = expires.filter(|_| self.core.token.is_renewable());
+        let expires = expires.filter(|_| self.core.tokens.source.is_renewable());
         let Some(expires) = expires.and_then(|expires| expires.parse::<jiff::Timestamp>().ok()) else { return };
         // The local clock is wrong or the token already expired: the gateway closes the connection at expiry.
         let Ok(left) = Duration::try_from(expires.duration_since(jiff::Timestamp::now())) else { return };

@@ -7,6 +7,7 @@ mod stream;
 mod watch;
 mod watcher;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -32,6 +33,12 @@ const ESCAPED_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').r
 
 /// Limit of the response to one publication.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
+
+/// The gateway's default of `limits.max_batch_messages`.
+const MAX_BATCH_MESSAGES: usize = 1000;
+
+/// The gateway's default of `limits.max_batch_bytes`.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// A publisher's client. Clones share their connections.
 #[derive(Clone)]
@@ -79,8 +86,9 @@ impl Publisher {
         serde_json::from_slice::<Answer>(&answer).map(Published::from).map_err(|_| Error::unexpected())
     }
 
-    /// Publishes many values to one channel in one request, in order. Each value has its own result, because a limit
-    /// can refuse some of them. A batch has at most `limits.max_batch_messages` (1000) values.
+    /// Publishes many values to one channel in order, in batches that the gateway accepts. Each value has its own
+    /// result, because a limit can refuse some of them. If a later batch fails, its error is returned, and earlier ones
+    /// are published.
     pub async fn publish_many<T: Serialize>(
         &self,
         channel: &str,
@@ -88,9 +96,23 @@ impl Publisher {
     ) -> Result<Vec<Result<Published, Error>>, Error> {
         let lines: Result<Vec<String>, Error> = data.into_iter().map(|data| json::write(&data)).collect();
         let lines = lines?;
-        if lines.is_empty() {
-            return Ok(Vec::new());
+        let mut results = Vec::with_capacity(lines.len());
+        let mut batches = batches(&lines);
+        while let Some(batch) = batches.pop_front() {
+            match self.publish_batch(channel, batch).await {
+                // The gateway's limits are lower than the default ones.
+                Err(error) if error.code == "message_too_large" && batch.len() > 1 => {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    batches.push_front(second);
+                    batches.push_front(first);
+                }
+                published => results.extend(published?),
+            }
         }
+        Ok(results)
+    }
+
+    async fn publish_batch(&self, channel: &str, lines: &[String]) -> Result<Vec<Result<Published, Error>>, Error> {
         let max_response = MAX_RESPONSE_BYTES.saturating_mul(lines.len());
         let answer = self.post(channel, "application/x-ndjson", lines.join("\n").into(), None, max_response).await?;
         let answers: Vec<Line> = serde_json::from_slice(&answer).map_err(|_| Error::unexpected())?;
@@ -150,6 +172,23 @@ impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Publisher({:?}, {:?})", self.http.gateway, self.http.key)
     }
+}
+
+/// Divides lines into batches within the gateway's default limits.
+fn batches(mut lines: &[String]) -> VecDeque<&[String]> {
+    let mut batches = VecDeque::new();
+    while !lines.is_empty() {
+        let mut bytes = 0;
+        let fits = |line: &&String| {
+            bytes += line.len() + 1;
+            bytes <= MAX_BATCH_BYTES
+        };
+        let count = lines.iter().take(MAX_BATCH_MESSAGES).take_while(fits).count().max(1);
+        let (batch, rest) = lines.split_at(count);
+        batches.push_back(batch);
+        lines = rest;
+    }
+    batches
 }
 
 /// The gateway's response to one publication.

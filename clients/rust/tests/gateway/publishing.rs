@@ -35,6 +35,21 @@ async fn payloads_arrive_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_batches_are_split() {
+    let gateway = TestGateway::start();
+    let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();
+    let offsets = async |channel: &str, data: Vec<Value>| -> Vec<u64> {
+        let results = publisher.publish_many(channel, data).await.unwrap();
+        results.into_iter().map(|result| result.unwrap().position.offset).collect()
+    };
+    let many = offsets("open.many", (0..2500).map(Value::from).collect()).await;
+    assert_eq!(many, (1..=2500).collect::<Vec<_>>());
+    // Below the limit of messages, beyond that of bytes.
+    let large = offsets("open.large", vec![Value::from("x".repeat(60_000)); 100]).await;
+    assert_eq!(large, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batch_has_one_answer_per_message() {
     let gateway = TestGateway::start();
     let publisher = Publisher::connect(&gateway.publish, gateway.key()).unwrap();

@@ -53,6 +53,34 @@ async fn invalid_token_ends_client() {
     assert_eq!(with_timeout("the end", subscription.next()).await.unwrap().unwrap_err().code, "signed_out");
 }
 
+/// A token function that counts its calls; `answer` gets the number of the call.
+fn counted(answer: impl Fn(usize) -> String + Send + Sync + 'static) -> (TokenSource, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let source = TokenSource::function(move || {
+        let token = answer(count.fetch_add(1, Ordering::SeqCst) + 1);
+        async move { Ok(token) }
+    });
+    (source, calls)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_token_is_asked_for_again() {
+    let gateway = TestGateway::start();
+    let good = gateway.token("alice", "1h");
+    let (source, calls) = counted(move |call| if call < 3 { "<!doctype html>".to_owned() } else { good.clone() });
+    let client = Client::connect(&gateway.public, source).unwrap();
+    let mut events = client.subscribe("members.x", SubscribeOptions::default()).await.unwrap().events();
+    assert!(matches!(with_timeout("subscribed", events.next()).await, Some(Ok(Event::Subscribed { .. }))));
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+
+    let (source, calls) = counted(|_| "<!doctype html>".to_owned());
+    let client = Client::connect(&gateway.public, source).unwrap();
+    let mut subscription = client.subscribe("open.x", SubscribeOptions::default()).await.unwrap();
+    assert_eq!(with_timeout("the end", subscription.next()).await.unwrap().unwrap_err().code, "unauthenticated");
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn token_is_refreshed_before_expiry() {
     let gateway = TestGateway::start();
