@@ -5,6 +5,7 @@ pub mod connection;
 pub mod counters;
 pub mod engine;
 pub mod principal;
+pub mod quota;
 pub mod replies;
 pub mod room;
 

@@ -12,7 +12,7 @@ use super::quota::RoomQuota;
 pub struct RoomContext {
     pub limits: RoomLimits,
     pub counters: Arc<RoomCounters>,
-    pub quota: Arc<RoomQuota>,
+    pub quota: RoomQuota,
     /// Locked last.
     pub codes: Mutex<Codes>,
 }

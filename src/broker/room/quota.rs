@@ -1,90 +1,71 @@
 //! Quotas of rooms on this node: in all, and by the address that opened them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::counters::RoomCounters;
 use super::limits::RoomLimits;
+use crate::broker::quota::{Quota, QuotaPermit};
 
 /// Counts open rooms against the limits.
 pub struct RoomQuota {
     max_rooms: u64,
     max_per_address: u64,
-    counts: Mutex<RoomCounts>,
+    counts: Arc<Quota<Counted>>,
     counters: Arc<RoomCounters>,
 }
 
-#[derive(Default)]
-struct RoomCounts {
-    all: u64,
-    addresses: HashMap<IpAddr, u64>,
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Counted {
+    All,
+    /// `None` for all rooms without an address, and without a limit by address.
+    OpenedBy(Option<IpAddr>),
 }
 
 /// One room of the quota; released when this is dropped.
 pub struct RoomPermit {
-    quota: Arc<RoomQuota>,
-    address: Option<IpAddr>,
+    counters: Arc<RoomCounters>,
+    _counted: QuotaPermit<Counted, 2>,
 }
 
 impl RoomQuota {
-    pub fn new(limits: &RoomLimits, counters: Arc<RoomCounters>) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(limits: &RoomLimits, counters: Arc<RoomCounters>) -> Self {
+        Self {
             max_rooms: limits.max_rooms,
             max_per_address: limits.max_rooms_per_address,
-            counts: Mutex::default(),
+            counts: Quota::new(),
             counters,
-        })
+        }
     }
 
     /// Counts one more room, opened by `address`; `None` if a limit is reached.
-    pub fn open(self: &Arc<Self>, address: Option<IpAddr>) -> Option<RoomPermit> {
-        // Not counted by address without a limit.
-        let address = address.filter(|_| self.max_per_address != 0);
-        let mut counts = self.counts.lock();
-        let of_address = address.and_then(|address| counts.addresses.get(&address).copied()).unwrap_or(0);
-        if counts.all >= self.max_rooms || (address.is_some() && of_address >= self.max_per_address) {
-            return None;
-        }
-        counts.all += 1;
-        if let Some(address) = address {
-            *counts.addresses.entry(address).or_default() += 1;
-        }
+    pub fn open(&self, address: Option<IpAddr>) -> Option<RoomPermit> {
+        let opener = address.filter(|_| self.max_per_address != 0);
+        let max_of_opener = if opener.is_some() { self.max_per_address } else { 0 };
+        let counted = self.counts.take([(Counted::All, self.max_rooms), (Counted::OpenedBy(opener), max_of_opener)])?;
         self.counters.open.increment(1);
         self.counters.opened.increment(1);
-        Some(RoomPermit { quota: self.clone(), address })
+        Some(RoomPermit { counters: self.counters.clone(), _counted: counted })
     }
 
     pub fn count(&self) -> u64 {
-        self.counts.lock().all
+        self.counts.count(&Counted::All)
     }
 
     /// Open rooms of an address; 0 without a limit by address.
     pub fn opened_by(&self, address: IpAddr) -> u64 {
-        self.counts.lock().addresses.get(&address).copied().unwrap_or(0)
+        self.counts.count(&Counted::OpenedBy(Some(address)))
     }
 
-    /// Addresses with an open room.
+    /// Whether no room is counted.
     #[cfg(test)]
-    pub fn addresses(&self) -> usize {
-        self.counts.lock().addresses.len()
+    pub fn is_empty(&self) -> bool {
+        self.counts.keys() == 0
     }
 }
 
 impl Drop for RoomPermit {
     fn drop(&mut self) {
-        let mut counts = self.quota.counts.lock();
-        counts.all -= 1;
-        if let Some(address) = self.address
-            && let Some(count) = counts.addresses.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                counts.addresses.remove(&address);
-            }
-        }
-        self.quota.counters.open.decrement(1);
+        self.counters.open.decrement(1);
     }
 }

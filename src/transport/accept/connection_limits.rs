@@ -1,6 +1,5 @@
 //! Connection limits: in total, per listener and per client address.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,29 +7,30 @@ use metrics::{Counter, Gauge, counter, gauge};
 use parking_lot::Mutex;
 
 use crate::auth::client_addr::ClientAddr;
+use crate::broker::quota::{Quota, QuotaPermit};
 
 /// Counts connections and refuses those over a limit.
 pub struct ConnectionLimiter {
     max_connections: u64,
     max_per_address: u64,
-    counts: Mutex<ConnectionCounts>,
+    counts: Arc<Quota<Counted>>,
     open: Gauge,
     refused: Counter,
 }
 
-#[derive(Default)]
-struct ConnectionCounts {
-    total: u64,
-    per_listener: HashMap<Arc<str>, u64>,
-    per_address: HashMap<IpAddr, u64>,
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Counted {
+    All,
+    Listener(Arc<str>),
+    Address(IpAddr),
 }
 
 /// One counted connection; dropping it releases the count.
 pub struct Permit {
     limiter: Arc<ConnectionLimiter>,
-    listener: Arc<str>,
+    _counted: QuotaPermit<Counted, 2>,
     /// Set once: on accept, or when a trusted proxy has named the client.
-    address: Mutex<Option<IpAddr>>,
+    address: Mutex<Option<QuotaPermit<Counted>>>,
 }
 
 /// A connection limit is reached.
@@ -43,7 +43,7 @@ impl ConnectionLimiter {
         Arc::new(Self {
             max_connections,
             max_per_address,
-            counts: Mutex::default(),
+            counts: Quota::new(),
             open: gauge!("lastmile_sockets"),
             refused: counter!("lastmile_sockets_refused_total"),
         })
@@ -51,62 +51,35 @@ impl ConnectionLimiter {
 
     /// Counts a connection; `max_on_listener` of 0 means that the listener has no limit of its own.
     pub fn admit(self: &Arc<Self>, listener: &Arc<str>, max_on_listener: u64) -> Result<Permit, LimitReached> {
-        let mut counts = self.counts.lock();
-        let on_listener = counts.per_listener.get(listener).copied().unwrap_or(0);
-        if is_full(counts.total, self.max_connections) || is_full(on_listener, max_on_listener) {
-            self.refused.increment(1);
-            return Err(LimitReached);
-        }
-        counts.total += 1;
-        *counts.per_listener.entry(listener.clone()).or_default() += 1;
+        let of_listener = (Counted::Listener(listener.clone()), max_on_listener);
+        let counted = self.counted([(Counted::All, self.max_connections), of_listener])?;
         self.open.increment(1);
-        Ok(Permit { limiter: self.clone(), listener: listener.clone(), address: Mutex::new(None) })
+        Ok(Permit { limiter: self.clone(), _counted: counted, address: Mutex::default() })
+    }
+
+    fn counted<const N: usize>(&self, keys: [(Counted, u64); N]) -> Result<QuotaPermit<Counted, N>, LimitReached> {
+        self.counts.take(keys).ok_or_else(|| {
+            self.refused.increment(1);
+            LimitReached
+        })
     }
 }
 
 impl Permit {
     /// Counts the connection for its client's address as well. Further calls change nothing.
     pub fn assign(&self, client: ClientAddr) -> Result<(), LimitReached> {
+        let ConnectionLimiter { max_per_address, .. } = *self.limiter;
         let mut address = self.address.lock();
-        if address.is_some() || self.limiter.max_per_address == 0 {
-            return Ok(());
+        if address.is_none() && max_per_address != 0 {
+            *address = Some(self.limiter.counted([(Counted::Address(client.limit_key()), max_per_address)])?);
         }
-        let key = client.limit_key();
-        let mut counts = self.limiter.counts.lock();
-        let count = counts.per_address.entry(key).or_default();
-        if is_full(*count, self.limiter.max_per_address) {
-            self.limiter.refused.increment(1);
-            return Err(LimitReached);
-        }
-        *count += 1;
-        *address = Some(key);
         Ok(())
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut counts = self.limiter.counts.lock();
-        counts.total -= 1;
-        release(&mut counts.per_listener, &self.listener);
-        if let Some(address) = self.address.get_mut() {
-            release(&mut counts.per_address, address);
-        }
         self.limiter.open.decrement(1);
-    }
-}
-
-fn is_full(count: u64, limit: u64) -> bool {
-    limit != 0 && count >= limit
-}
-
-/// Decrements a count and removes its entry at zero.
-fn release<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u64>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
     }
 }
 
@@ -132,6 +105,6 @@ mod tests {
         drop(first);
         fourth.assign(client).unwrap();
         drop(fourth);
-        assert!(limiter.counts.lock().per_address.is_empty());
+        assert_eq!(limiter.counts.count(&Counted::Address(client.ip())), 0);
     }
 }
