@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use http::header;
-use serde_json::json;
 use warp::Reply;
 
 use super::idempotency;
+use super::receipt::Receipt;
 use super::{Signed, authenticate, check_channel};
 use crate::auth::publisher::Publisher;
 use crate::broker::Now;
@@ -16,7 +16,6 @@ use crate::broker::channel::delivery::Deliveries;
 use crate::broker::engine::{Appended, Stored, stored};
 use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Refusal};
-use crate::transport::http::problem;
 use crate::transport::http::request::{RequestContext, channel_in};
 use crate::transport::state::AppState;
 
@@ -39,7 +38,8 @@ pub async fn post(
     let signed = authenticate(&app, &call, body, max_body).await?;
     check_channel(&signed.publisher, &channel)?;
     let Some(key) = call.header(idempotency::HEADER) else {
-        return Ok(json(publish(&app, &signed, &channel, media_type).await?));
+        let receipt = publish(&app, &signed, &channel, media_type).await?;
+        return Ok(json(receipt.response(&channel, media_type == NDJSON)));
     };
     let request = [channel.as_str().as_bytes(), content_type.as_bytes(), &signed.body];
     let owner = signed.publisher.fingerprint().ok_or(ErrorCode::KeyUnknown)?;
@@ -47,7 +47,11 @@ pub async fn post(
     let media_type = media_type.to_owned();
     // A task of its own, so that the answer is kept for a retry even if the publisher disconnects.
     let publishing = tokio::spawn(async move {
-        slot.once(app.engine.shared_store(), publish(&app, &signed, &channel, &media_type)).await
+        let publishing = async { Ok(publish(&app, &signed, &channel, &media_type).await?.encode()) };
+        let kept = app.idempotency.once(&slot, app.engine.shared_store(), publishing).await?;
+        // Nodes of an earlier version kept the whole response.
+        let response = Receipt::decode(&kept).map(|receipt| receipt.response(&channel, media_type == NDJSON));
+        Ok(response.unwrap_or(kept))
     });
     publishing.await.unwrap_or_else(|_| Err(ErrorCode::Internal.into())).map(json)
 }
@@ -57,8 +61,8 @@ fn json(body: Bytes) -> warp::reply::Response {
     warp::reply::with_header(answer, header::CONTENT_TYPE, "application/json").into_response()
 }
 
-/// Publishes the body, and returns the response body.
-async fn publish(app: &AppState, signed: &Signed, channel: &ChannelName, media_type: &str) -> Result<Bytes, Refusal> {
+/// Publishes the body.
+async fn publish(app: &AppState, signed: &Signed, channel: &ChannelName, media_type: &str) -> Result<Receipt, Refusal> {
     match media_type {
         NDJSON => publish_lines(app, &signed.publisher, channel, &signed.body).await,
         _ => publish_one(app, &signed.publisher, channel, media_type, &signed.body).await,
@@ -71,7 +75,7 @@ async fn publish_one(
     channel: &ChannelName,
     media_type: &str,
     body: &[u8],
-) -> Result<Bytes, Refusal> {
+) -> Result<Receipt, Refusal> {
     let payload = match media_type {
         "" => return Err(Refusal::new(ErrorCode::UnsupportedMediaType, "Content-Type is missing")),
         "application/json" => Payload::Json(check_json(body)?),
@@ -80,8 +84,9 @@ async fn publish_one(
         ),
         _ => Payload::Binary(body),
     };
-    let position = append_and_wait(app, publisher, channel, payload).await?;
-    Ok(described(channel, &position).to_string().into())
+    let mut receipt = Receipt::default();
+    receipt.accept(append_and_wait(app, publisher, channel, payload).await?);
+    Ok(receipt)
 }
 
 /// Checks every line before it publishes the first. A later refusal, for instance of a limit, is returned in the
@@ -91,7 +96,7 @@ async fn publish_lines(
     publisher: &Publisher,
     channel: &ChannelName,
     body: &[u8],
-) -> Result<Bytes, Refusal> {
+) -> Result<Receipt, Refusal> {
     let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
     let mut payloads = Vec::new();
     for line in lines {
@@ -124,19 +129,19 @@ async fn publish_lines(
     if let Some(backpressure) = deliveries.run() {
         backpressure.wait().await;
     }
-    let mut answers = Vec::with_capacity(appended.len());
+    let mut receipt = Receipt::default();
     for one in appended {
         let position = match one {
             Ok(appended) => position_of(appended).await,
             Err(refusal) => Err(refusal),
         };
         match position {
-            Ok(position) => answers.push(described(channel, &position)),
-            Err(refusal) if answers.is_empty() => return Err(refusal),
-            Err(refusal) => answers.push(problem::body(&refusal)),
+            Ok(position) => receipt.accept(position),
+            Err(refusal) if receipt.is_empty() => return Err(refusal),
+            Err(refusal) => receipt.refuse(&refusal),
         }
     }
-    Ok(serde_json::Value::from(answers).to_string().into())
+    Ok(receipt)
 }
 
 /// Appends one payload, counted against the publisher's rate.
@@ -170,13 +175,4 @@ async fn position_of(appended: Appended) -> Result<Position, Refusal> {
         backpressure.wait().await;
     }
     Ok(position)
-}
-
-fn described(channel: &ChannelName, position: &Position) -> serde_json::Value {
-    json!({
-        "channel": channel.as_str(),
-        "id": position.message_id(),
-        "offset": position.offset,
-        "epoch": &*position.epoch,
-    })
 }

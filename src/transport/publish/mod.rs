@@ -4,6 +4,7 @@ pub mod channel;
 pub mod idempotency;
 pub mod message;
 mod ordered_answers;
+mod receipt;
 pub mod stream;
 
 use std::sync::Arc;
