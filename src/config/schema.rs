@@ -216,7 +216,12 @@ fn sample(form: usize) -> Value {
         login: Login { url: text(), seal_keys: list(), ..Login::default() },
         channels: vec![channel],
         channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
-        rooms: Rooms { max_exchanges: Some(1), conn_lifespan_secs: Some(1), ..Rooms::default() },
+        rooms: Rooms {
+            max_exchanges: Some(1),
+            conn_lifespan_secs: Some(1),
+            max_rooms_per_address: Some(1),
+            ..Rooms::default()
+        },
         engine: Engine {
             path: text(),
             url: Some(one_or_many()),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::broker::ConnectionLimits;
 use crate::broker::room::RoomLimits;
+use crate::broker::{ConnectionLimits, RateLimit};
 
 /// A group of endpoints that a listener serves; those of other roles answer 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,7 +137,7 @@ pub struct TransportLimits {
     pub hello: Duration,
     /// One message of a subscriber to the gateway.
     pub max_command_bytes: usize,
-    /// Frames per second of a subscriber, with a burst of ten times as many.
+    /// Messages per second of a WebSocket client that publishes nothing, with a burst of ten times as many.
     pub max_commands_per_second: u32,
     /// Fragments of one WebSocket message.
     pub max_fragments: u32,
@@ -147,6 +147,14 @@ pub struct TransportLimits {
     pub max_batch_messages: usize,
     /// Proxies whose statement of the client's address is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+impl TransportLimits {
+    /// The limit of one client's messages. The burst lets it subscribe to all its channels at once.
+    pub fn frame_rate(&self) -> RateLimit {
+        const BURST_FACTOR: u32 = 10;
+        RateLimit::new(self.max_commands_per_second, self.max_commands_per_second.saturating_mul(BURST_FACTOR))
+    }
 }
 
 /// Settings of rooms: their limits, and those of their connections.

@@ -10,7 +10,7 @@ pub trait Handler: Send + Unpin + 'static {
     /// Limits of the next inbound message.
     fn bounds(&self) -> Bounds;
 
-    /// A message or control frame arrived: rate limits count here.
+    /// A message or control frame arrived: rate limits count here. Control frames have a limit of their own besides.
     fn on_frame(&mut self) -> Result<(), CloseReason>;
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason>;

@@ -1,31 +1,34 @@
-//! Short codes that people read out: six digits or three words; short-lived, single use, few attempts.
+//! Short codes that people read out: digits or words; short-lived, single use, few attempts.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Deserialize;
 
 use super::secret::{Digest, random};
+use super::wrong_codes::{MAX_WRONG_CODES_PER_MINUTE, WrongCodes};
 use crate::protocol::Refusal;
 use crate::protocol::frame::room_frames::RoomId;
 
 /// 256 short words that are easy to tell apart.
 const WORDS: &str = include_str!("words.txt");
 
-/// Wrong codes are counted over this window.
-pub const WRONG_CODE_WINDOW: Duration = Duration::from_secs(60);
+/// All wrong codes of a minute together hit a code with a lower chance than one in this.
+const MIN_ODDS_PER_MINUTE: u64 = 1000;
 
-/// Wrong codes in a window, by address and in all: limits the chance to guess six digits.
-pub const MAX_WRONG_CODES_PER_ADDRESS: u32 = 10;
-pub const MAX_WRONG_CODES: u32 = 600;
+/// More codes make no difference to their length.
+const MAX_ALIVE_CODES: u64 = 1_000_000;
+
+/// The shortest codes.
+const MIN_DIGITS: u32 = 6;
+const MIN_WORDS: u32 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CodeFormat {
-    /// Six digits.
+    /// Six digits or more.
     Digits,
-    /// Three words, joined by `-`.
+    /// Three words or more, joined by `-`.
     Words,
 }
 
@@ -39,17 +42,29 @@ impl CodeFormat {
     }
 }
 
-/// A random code; the caller checks that no other room has it.
-pub fn new_code(format: CodeFormat) -> Result<String, Refusal> {
+/// A random code, as long as `alive` codes need; the caller checks that no other room has it.
+pub fn new_code(format: CodeFormat, alive: u64) -> Result<String, Refusal> {
+    let number = u64::from_le_bytes(random()?);
     match format {
-        // 2^64 is far above a million: the bias of the remainder is negligible.
-        CodeFormat::Digits => Ok(format!("{:06}", u64::from_le_bytes(random()?) % 1_000_000)),
+        CodeFormat::Digits => {
+            let digits = length(10, MIN_DIGITS, alive);
+            // 2^64 is far above the number of codes: the bias of the remainder is negligible.
+            Ok(format!("{:0width$}", number % 10u64.pow(digits), width = digits as usize))
+        }
         CodeFormat::Words => {
             let words: Vec<_> = WORDS.lines().collect();
-            let chosen = random::<3>()?.map(|index| words.get(usize::from(index)).copied().unwrap_or("zone"));
-            Ok(chosen.join("-"))
+            let chosen = number.to_le_bytes().map(|index| words.get(usize::from(index)).copied().unwrap_or("zone"));
+            Ok(chosen[..length(256, MIN_WORDS, alive) as usize].join("-"))
         }
     }
+}
+
+/// Symbols of a code, so that guessing is hopeless while `alive` codes of this length may be hit. At most 12 digits
+/// or 5 words.
+fn length(symbols: u64, min: u32, alive: u64) -> u32 {
+    let guesses = u128::from(MAX_WRONG_CODES_PER_MINUTE * MIN_ODDS_PER_MINUTE);
+    let hits = guesses * u128::from(alive.clamp(1, MAX_ALIVE_CODES));
+    (min..).find(|length| u128::from(symbols).pow(*length) > hits).unwrap_or(min)
 }
 
 /// The canonical spelling of a code: lower case, separators normalized.
@@ -70,13 +85,11 @@ pub struct RoomCode {
     pub tries_left: u32,
 }
 
-/// The room of each code, and the counts of wrong codes.
+/// The room of each code, and the wrong codes.
 #[derive(Default)]
 pub struct Codes {
     rooms: HashMap<String, RoomId>,
-    wrong: u32,
-    wrong_by_address: HashMap<IpAddr, u32>,
-    window: Option<Instant>,
+    pub wrong: WrongCodes,
 }
 
 impl Codes {
@@ -97,29 +110,9 @@ impl Codes {
         self.rooms.get(code).copied()
     }
 
-    /// Whether the limits of wrong codes allow another attempt of `address`.
-    pub fn may_try(&mut self, address: Option<IpAddr>, now: Instant) -> bool {
-        if self.window.is_none_or(|began| now.saturating_duration_since(began) >= WRONG_CODE_WINDOW) {
-            self.window = Some(now);
-            self.wrong = 0;
-            // Bounded by the number of wrong codes in a window.
-            self.wrong_by_address = HashMap::new();
-        }
-        let by_address = address.and_then(|address| self.wrong_by_address.get(&address)).copied().unwrap_or(0);
-        self.wrong < MAX_WRONG_CODES && by_address < MAX_WRONG_CODES_PER_ADDRESS
-    }
-
-    pub fn count_wrong(&mut self, address: Option<IpAddr>) {
-        self.wrong = self.wrong.saturating_add(1);
-        if let Some(address) = address {
-            let count = self.wrong_by_address.entry(address).or_default();
-            *count = count.saturating_add(1);
-        }
-    }
-
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
-        self.rooms.len()
+    /// Codes that are valid.
+    pub fn count(&self) -> u64 {
+        self.rooms.len() as u64
     }
 }
 
@@ -143,24 +136,24 @@ mod tests {
         assert_eq!(canonical("123-456"), "123456");
         assert_eq!(canonical("Apple  river-STONE"), "apple-river-stone");
         for format in [CodeFormat::Digits, CodeFormat::Words] {
-            let code = new_code(format).unwrap();
+            let code = new_code(format, 1).unwrap();
             assert_eq!(canonical(&code), code);
         }
     }
 
     #[test]
-    fn wrong_codes_are_limited() {
-        let start = Instant::now();
-        let mut codes = Codes::default();
-        let address = |n: u32| Some(IpAddr::from(n.to_be_bytes()));
-        for _ in 0..MAX_WRONG_CODES_PER_ADDRESS {
-            assert!(codes.may_try(address(1), start));
-            codes.count_wrong(address(1));
+    fn length_rises_with_codes_alive() {
+        for (alive, digits, words) in
+            [(0, 6, 3), (1, 6, 3), (2, 7, 3), (27, 8, 3), (28, 8, 4), (1_000, 9, 4), (100_000, 11, 5)]
+        {
+            let code = new_code(CodeFormat::Digits, alive).unwrap();
+            assert_eq!((code.len(), code.bytes().all(|byte| byte.is_ascii_digit())), (digits, true), "{alive}: {code}");
+            assert_eq!(new_code(CodeFormat::Words, alive).unwrap().split('-').count(), words, "{alive}");
+            for (symbols, length) in [(10f64, digits), (256f64, words)] {
+                let hits = MAX_WRONG_CODES_PER_MINUTE as f64 * alive as f64 / symbols.powi(length as i32);
+                assert!(hits < 0.001, "{alive} codes: {hits}");
+            }
         }
-        assert!(!codes.may_try(address(1), start));
-        assert!(codes.may_try(address(2), start));
-        (0..MAX_WRONG_CODES).for_each(|n| codes.count_wrong(address(n + 10)));
-        assert!(!codes.may_try(address(2), start));
-        assert!(codes.may_try(address(1), start + WRONG_CODE_WINDOW));
+        assert!(new_code(CodeFormat::Digits, u64::MAX).unwrap().len() <= 12);
     }
 }

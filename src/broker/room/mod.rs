@@ -20,6 +20,7 @@ mod secret;
 pub mod table;
 #[cfg(test)]
 pub mod tests;
+pub mod wrong_codes;
 
 pub use code::CodeFormat;
 pub use limits::{RoomCaps, RoomLimits};

@@ -22,6 +22,8 @@ pub struct OpenOptions {
     /// 2 by default.
     pub max_seats: Option<usize>,
     pub code: Option<CodeFormat>,
+    /// Codes that may be valid on all nodes, if there are several.
+    pub codes_alive: u64,
 }
 
 /// A new room. No `Debug`: it holds secrets.

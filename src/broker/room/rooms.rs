@@ -21,8 +21,8 @@ use crate::broker::Now;
 use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
-/// Random codes to try until one is free: with 100,000 codes of six digits in use, one in ten is taken.
-const MAX_CODE_DRAWS: usize = 16;
+/// Random codes to try until one is free: codes are so long that hardly any is taken.
+const MAX_CODE_DRAWS: usize = 4;
 
 /// A cheap handle; every method is synchronous and no lock is held when it returns.
 #[derive(Clone)]
@@ -99,7 +99,8 @@ impl Rooms {
             Refusal::new(ErrorCode::LimitReached, "room limit reached (max_rooms or max_rooms_per_address)")
         })?;
         let (id, join_secret) = (new_id()?, new_secret()?);
-        let code = options.code.map(|format| self.new_code(format, id, now.monotonic)).transpose()?;
+        let code =
+            options.code.map(|format| self.new_code(format, options.codes_alive, id, now.monotonic)).transpose()?;
         let expires = expiry(now, limits.lifespan);
         let mut room = Room::new(permit, now.monotonic, limits.caps());
         let text = code.as_ref().map(|code| code.text.clone());
@@ -110,10 +111,10 @@ impl Rooms {
         Ok(Opened { room: id, join_secret, code: text, expires })
     }
 
-    fn new_code(&self, format: super::CodeFormat, room: RoomId, now: Instant) -> Result<RoomCode, Refusal> {
+    fn new_code(&self, format: super::CodeFormat, alive: u64, room: RoomId, now: Instant) -> Result<RoomCode, Refusal> {
         let limits = &self.0.context.limits;
         for _ in 0..MAX_CODE_DRAWS {
-            let text = new_code(format)?;
+            let text = new_code(format, alive.max(self.0.context.codes.lock().count() + 1))?;
             if self.0.context.codes.lock().insert(&text, room) {
                 let (digest, expires) = (Digest::of(&text), now + limits.code);
                 return Ok(RoomCode { digest, text, expires, tries_left: limits.code_attempts });
@@ -135,9 +136,7 @@ impl Rooms {
         let mut room = room;
         if let Credential::Code(text) = credential {
             let mut codes = context.codes.lock();
-            if !codes.may_try(address, now) {
-                return Err(CloseReason::RateLimited);
-            }
+            codes.wrong.counts(address, now).delay().ok_or(CloseReason::RateLimited)?;
             room = room.or_else(|| codes.room(&canonical(text)));
         }
         let table = room.and_then(|id| Some((id, self.0.find(&Key::Native(id))?)));
@@ -146,10 +145,15 @@ impl Rooms {
             None => Err(refuse(&credential)),
         };
         if matches!((&credential, &joined), (Credential::Code(_), Err(_))) {
-            context.codes.lock().count_wrong(address);
+            context.codes.lock().wrong.count(address, now);
         }
         let (table, Joined { seat, name }) = joined?;
         Ok(self.seat(table, seat, name))
+    }
+
+    /// How long a client has to wait before it may try a code; `None` if it may not.
+    pub fn code_attempt_delay(&self, address: Option<IpAddr>, now: Instant) -> Option<Duration> {
+        self.0.context.codes.lock().wrong.counts(address, now).delay()
     }
 
     /// To be called once a second: ends rooms past their lifespan and removes seats that were not resumed.

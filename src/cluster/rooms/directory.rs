@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
+use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::broker::Engine;
-use crate::broker::room::code::{MAX_WRONG_CODES, MAX_WRONG_CODES_PER_ADDRESS, WRONG_CODE_WINDOW, canonical};
+use crate::broker::room::code::canonical;
+use crate::broker::room::wrong_codes::{WRONG_CODE_WINDOW, WrongCodeCounts, networks_of};
 use crate::broker::room::{Key, Rooms};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
@@ -27,6 +29,10 @@ pub const DIRECTORY_REFRESH_INTERVAL: Duration = Duration::from_secs(40);
 
 /// Requests to the shared store at the same time.
 pub const MAX_CONCURRENT_REQUESTS: usize = 64;
+
+/// Counts of wrong codes of all networks, by whether the network had one before.
+const WRONG_CODES_FIRST: &str = "room:wrong:first";
+const WRONG_CODES_REPEATED: &str = "room:wrong:repeated";
 
 /// Locks of the names.
 const LOCK_STRIPES: usize = 64;
@@ -55,26 +61,46 @@ impl RoomDirectory {
         self.read(&name_of_code(code)).await
     }
 
-    /// Refuses after too many wrong codes on all nodes.
-    pub async fn check_code_attempts(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
-        let (all, by_address) = self.count_codes(address, 0).await?;
-        let is_too_many = all >= u64::from(MAX_WRONG_CODES) || by_address >= u64::from(MAX_WRONG_CODES_PER_ADDRESS);
-        if is_too_many { Err(ErrorCode::RateLimited.into()) } else { Ok(()) }
+    /// How long an attempt has to wait, by the wrong codes on all nodes. Refuses after too many.
+    pub async fn code_attempt_delay(&self, address: Option<IpAddr>) -> Result<Duration, Refusal> {
+        let counts = self.wrong_codes(address).await?;
+        counts.delay().ok_or_else(|| ErrorCode::RateLimited.into())
     }
 
     pub async fn count_wrong_code(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
-        self.count_codes(address, 1).await.map(drop)
+        let counts = self.wrong_codes(address).await?;
+        let of_all = if counts.is_repeated() { WRONG_CODES_REPEATED } else { WRONG_CODES_FIRST };
+        let names = networks_of(address).map(|(network, _)| wrong_codes_of(network)).chain([of_all.to_owned()]);
+        let counted = names.map(async |name| self.count_codes(&name, 1).await);
+        future::try_join_all(counted).await.map(drop)
     }
 
-    /// Adds to the wrong codes of all addresses and of one. Returns both counts.
-    async fn count_codes(&self, address: Option<IpAddr>, more: u32) -> Result<(u64, u64), Refusal> {
-        let shared = self.engine.shared_store();
-        let all = shared.increment("room:wrong", more, WRONG_CODE_WINDOW).await?;
-        let by_address = match address {
-            Some(address) => shared.increment(&format!("room:wrong:{address}"), more, WRONG_CODE_WINDOW).await?,
-            None => 0,
-        };
-        Ok((all, by_address))
+    async fn wrong_codes(&self, address: Option<IpAddr>) -> Result<WrongCodeCounts, Refusal> {
+        let networks = networks_of(address).map(async |(network, limit)| {
+            self.count_codes(&wrong_codes_of(network), 0).await.map(|count| (count, limit))
+        });
+        let (networks, first, repeated) = future::try_join3(
+            future::try_join_all(networks),
+            self.count_codes(WRONG_CODES_FIRST, 0),
+            self.count_codes(WRONG_CODES_REPEATED, 0),
+        )
+        .await?;
+        Ok(WrongCodeCounts { networks, first, repeated })
+    }
+
+    async fn count_codes(&self, name: &str, more: u32) -> Result<u64, Refusal> {
+        self.engine.shared_store().increment(name, more, WRONG_CODE_WINDOW).await
+    }
+
+    /// Counts a new code. Returns how many may be valid on all nodes: those of the current and the last `lifetime`.
+    pub async fn count_new_code(&self, lifetime: Duration, now_unix: u64) -> Result<u64, Refusal> {
+        let (shared, period) = (self.engine.shared_store(), now_unix / lifetime.as_secs().max(1));
+        let name = |period: u64| format!("room:codes:{period}");
+        let (current, last) = (name(period), name(period.saturating_sub(1)));
+        let kept = 2 * lifetime;
+        let (current, last) =
+            future::try_join(shared.increment(&current, 1, kept), shared.increment(&last, 0, kept)).await?;
+        Ok(current + last)
     }
 
     async fn read(&self, name: &str) -> Result<Option<String>, Refusal> {
@@ -138,6 +164,10 @@ fn name(key: &Key) -> String {
         Key::Native(id) => format!("room:native:{id}"),
         Key::Relay(id) => format!("room:relay:{}", digest(id)),
     }
+}
+
+fn wrong_codes_of(network: IpNet) -> String {
+    format!("room:wrong:{network}")
 }
 
 fn name_of_code(code: &str) -> String {

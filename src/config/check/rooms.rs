@@ -15,6 +15,9 @@ const DEFAULT_LIFESPAN_SECS: u64 = 300;
 /// A short code can be guessed, so it must expire soon.
 const MAX_CODE_SECS: u64 = 300;
 
+/// The least share of an address in the rooms, unless that is more than half of them.
+const MIN_ROOMS_PER_ADDRESS: u64 = 64;
+
 /// Each message is delivered to all other peers under one lock.
 const MAX_PEERS: u64 = 64;
 
@@ -41,6 +44,9 @@ pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
     } = rooms;
     let path = Path::of("rooms");
     let open = check_open(&open, &path, report);
+    if max_rooms_per_address == Some(0) {
+        report.warn(&path.key("max_rooms_per_address"), "without a limit, one address may open all rooms (max_rooms)");
+    }
     let mut numbers = Numbers::new(path, report);
     for (key, count, least) in [("max_connections", max_connections, 1), ("max_seats", max_seats, 2)] {
         if !(least..=MAX_PEERS).contains(&count) {
@@ -66,7 +72,11 @@ pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
         relay: Some(relay),
         max_connections: numbers.usize_min1("max_connections", max_connections),
         max_rooms: numbers.count("max_rooms", max_rooms, 1),
-        max_rooms_per_address: numbers.count("max_rooms_per_address", max_rooms_per_address, 0),
+        max_rooms_per_address: numbers.count(
+            "max_rooms_per_address",
+            max_rooms_per_address.unwrap_or_else(|| share_of_address(max_rooms)),
+            0,
+        ),
         max_seats: numbers.usize_min1("max_seats", max_seats),
         resume: numbers.secs("resume_secs", resume_secs, 0),
         resume_messages: numbers.usize_min1("resume_messages", resume_messages),
@@ -83,6 +93,11 @@ pub fn check(rooms: settings::Rooms, report: &mut Report) -> RoomsConfig {
         relay_strict,
         geoip,
     }
+}
+
+/// The rooms of one address where no limit is set: 1 % of all.
+fn share_of_address(max_rooms: u64) -> u64 {
+    (max_rooms / 100).max(MIN_ROOMS_PER_ADDRESS.min(max_rooms / 2)).max(1)
 }
 
 fn check_open(name: &str, rooms: &Path, report: &mut Report) -> OpenTo {

@@ -111,7 +111,7 @@ impl Handler for Channelserver {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        Ok(())
+        self.peer.on_frame()
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {

@@ -113,7 +113,7 @@ impl Handler for Relay {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        Ok(())
+        self.peer.on_frame()
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {

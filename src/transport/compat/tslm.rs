@@ -61,6 +61,8 @@ struct Tslm {
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
     commands: CommandSequencer<CommandHandler>,
+    /// `None` if the listener's own rate replaces it, or if clients may publish.
+    frame_rate: Option<RateLimit>,
     policy_watch: PolicyWatch,
 }
 
@@ -76,6 +78,7 @@ struct CommandHandler {
 impl Tslm {
     fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
         let rate = listener.tslm.rate_limit_per_second;
+        let frame_rate = (rate == 0 && !listener.tslm.notify_channel).then(|| app.limits.frame_rate());
         let handler = CommandHandler {
             app: app.clone(),
             connection: connection.clone(),
@@ -89,6 +92,7 @@ impl Tslm {
             connection,
             listener,
             commands: CommandSequencer::Idle(handler),
+            frame_rate,
         }
     }
 
@@ -214,7 +218,8 @@ impl Handler for Tslm {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        Ok(())
+        let Some(frame_rate) = &mut self.frame_rate else { return Ok(()) };
+        frame_rate.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {

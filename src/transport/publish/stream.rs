@@ -271,7 +271,7 @@ impl Handler for PublishStream {
         Bounds { message_bytes: self.app.limits.max_batch_bytes, fragments: self.app.limits.max_fragments }
     }
 
-    /// Publishers are limited by their own rate, per publication.
+    /// Publishers are limited by their own rate, per publication. Control frames are limited for every connection.
     fn on_frame(&mut self) -> Result<(), CloseReason> {
         Ok(())
     }

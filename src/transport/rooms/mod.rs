@@ -23,7 +23,7 @@ use super::websocket::upgrade::Handshake;
 use super::{credential, publish};
 use crate::auth::is_trusted;
 use crate::broker::room::{JoinRequest, Relayed, Seat};
-use crate::broker::{Connection, Phase, Principal};
+use crate::broker::{Connection, Phase, Principal, RateLimit};
 use crate::cluster::rooms::{Caller, Reservation, RoomForwarder, RoomTarget};
 use crate::geo::Location;
 use crate::ops::statsd::RoomEvent;
@@ -69,6 +69,7 @@ pub struct Peer {
     /// The principal that opened the room, if rooms are opened with a login.
     pub principal: Option<Arc<Principal>>,
     pub policy_watch: PolicyWatch,
+    frame_rate: RateLimit,
 }
 
 /// The state of a peer's place in a room.
@@ -101,8 +102,9 @@ impl Peer {
             app.statsd.count(RoomEvent::Create);
         }
         let policy_watch = PolicyWatch::current(&app.policy);
+        let frame_rate = app.limits.frame_rate();
         let (membership, began) = (Membership::Outside, Instant::now());
-        Self { app, connection, caller, membership, began, principal: None, policy_watch }
+        Self { app, connection, caller, membership, began, principal: None, policy_watch, frame_rate }
     }
 
     /// A connection whose request names its room; joins at once.
@@ -211,6 +213,11 @@ impl Peer {
             }
             _ => {}
         }
+    }
+
+    /// Counts a message of the peer.
+    pub fn on_frame(&mut self) -> Result<(), CloseReason> {
+        self.frame_rate.try_take(Instant::now()).map_err(|_| CloseReason::RateLimited)
     }
 
     pub fn bounds(&self) -> Bounds {

@@ -159,11 +159,23 @@ impl Native {
         self.pending = Some(Box::new(PendingJoin { step, texts: [text.to_owned()].into() }));
     }
 
-    /// Looks up the owner node if it may be another one, after checking the limit of wrong codes.
+    /// Looks up the owner node if it may be another one. An attempt with a code waits while many are wrong.
     fn look_up(&self, credential: Credential<'_>) -> Option<BoxFuture<'static, Result<Option<String>, Refusal>>> {
         let Peer { app, caller, .. } = &self.peer;
         // The client's node has looked it up for a remote peer.
-        let cluster = app.cluster_rooms.clone().filter(|_| !caller.is_remote)?;
+        if caller.is_remote {
+            return None;
+        }
+        let Some(cluster) = app.cluster_rooms.clone() else {
+            let Credential::Code(_) = credential else { return None };
+            // Too many wrong codes are refused when it is tried.
+            let delay = app.rooms.code_attempt_delay(caller.address, Instant::now())?;
+            let wait = async move {
+                tokio::time::sleep(delay).await;
+                Ok(None)
+            };
+            return (!delay.is_zero()).then(|| Box::pin(wait) as _);
+        };
         let key = self.room.map(Key::Native);
         let is_local = key.as_ref().is_some_and(|key| app.rooms.has(key));
         if let Credential::Code(code) = credential {
@@ -171,7 +183,7 @@ impl Native {
             let (code, address) = (code.to_owned(), caller.address);
             return Some(Box::pin(async move {
                 let directory = &cluster.directory;
-                directory.check_code_attempts(address).await?;
+                tokio::time::sleep(directory.code_attempt_delay(address).await?).await;
                 match key {
                     _ if is_local => Ok(None),
                     Some(key) => directory.lookup_owner(&key).await,
@@ -217,7 +229,8 @@ impl Native {
             None => None,
             Some(format) => Some(CodeFormat::of(&format.0).ok_or(CloseReason::Malformed)?),
         };
-        let (options, address) = (OpenOptions { max_seats: command.max_seats, code }, self.peer.caller.address);
+        let options = OpenOptions { max_seats: command.max_seats, code, codes_alive: 0 };
+        let address = self.peer.caller.address;
         self.begin(Step::Opening(Box::pin(async move { open::open(&app, options, address).await })), text);
         Ok(())
     }
@@ -321,7 +334,7 @@ impl Handler for Native {
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {
-        Ok(())
+        self.peer.on_frame()
     }
 
     fn on_text(&mut self, text: &str) -> Result<(), CloseReason> {

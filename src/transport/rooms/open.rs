@@ -34,7 +34,7 @@ struct OpenRequest {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum CodeRequest {
-    /// `true` means six digits.
+    /// `true` means digits.
     Default(bool),
     Format(CodeFormat),
 }
@@ -57,7 +57,7 @@ pub async fn post(
         Some(CodeRequest::Default(true)) => Some(CodeFormat::Digits),
         Some(CodeRequest::Format(format)) => Some(format),
     };
-    let options = OpenOptions { max_seats: request.max_seats, code };
+    let options = OpenOptions { max_seats: request.max_seats, code, codes_alive: 0 };
     let address = call.client().map(|client| client.limit_key());
     let opened = open(&app, options, address).await?;
     let link = link(&opened);
@@ -80,7 +80,12 @@ pub async fn post(
 
 /// Opens a room, and registers it in the directory of all nodes.
 pub async fn open(app: &AppState, options: OpenOptions, address: Option<IpAddr>) -> Result<Opened, Refusal> {
+    let mut options = options;
     for _ in 0..MAX_CODE_ATTEMPTS {
+        if let (Some(cluster), Some(_)) = (&app.cluster_rooms, options.code) {
+            let lifetime = app.rooms_config.limits.code;
+            options.codes_alive = cluster.directory.count_new_code(lifetime, Now::read().unix()).await?;
+        }
         let opened = {
             let _reservation = reserve(app, address).await?;
             app.rooms.open(options, address, Now::read())?

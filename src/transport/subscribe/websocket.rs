@@ -28,9 +28,6 @@ pub const SUBPROTOCOL: &str = "lastmile.v1";
 /// The first message: a token has at most 8 KiB.
 const MAX_HELLO_BYTES: usize = 10 * 1024;
 
-/// The burst of commands as a multiple of their rate: a client may subscribe to all its channels at once.
-const COMMAND_BURST_FACTOR: u32 = 10;
-
 pub async fn upgrade(
     app: Arc<AppState>,
     call: RequestContext,
@@ -78,16 +75,15 @@ struct Subscriber {
 impl Subscriber {
     fn new(handler: CommandHandler) -> Self {
         let (app, connection) = (handler.app.clone(), handler.connection.clone());
-        let rate = app.limits.max_commands_per_second;
         Self {
             // A revocation may have arrived since the credential was verified.
             principal_watch: PolicyWatch::due(),
             session_watch: PolicyWatch::current(&app.policy),
+            frame_rate: app.limits.frame_rate(),
             app,
             connection,
             principal: handler.principal().cloned(),
             commands: CommandSequencer::Idle(handler),
-            frame_rate: RateLimit::new(rate, rate.saturating_mul(COMMAND_BURST_FACTOR)),
         }
     }
 

@@ -13,7 +13,8 @@ use bytes::Bytes;
 
 use super::socket::RawSocket;
 use crate::broker::connection::handler::Handler;
-use crate::broker::{Connection, Phase};
+use crate::broker::{Connection, Now, Phase, RateLimit};
+use crate::protocol::CloseReason;
 use crate::protocol::websocket::{Assembler, Message, pong_frame};
 
 /// Unsent bytes above which a peer is not read: the responses to its commands fill its outbox.
@@ -29,6 +30,10 @@ const READ_BYTES: usize = 64 * 1024;
 /// the next read.
 const DEFLATED_READ_BYTES: usize = 2048;
 
+/// Pings and pongs of a peer, with a burst for those that waited in the network. Each ping costs an answer.
+const CONTROL_FRAMES_PER_SECOND: u32 = 20;
+const CONTROL_FRAME_BURST: u32 = 200;
+
 thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
@@ -38,6 +43,7 @@ pub struct Driver<H: Handler> {
     connection: Arc<Connection<RawSocket>>,
     assembler: Assembler,
     handler: H,
+    control_rate: RateLimit,
     /// Unread bytes behind the request; boxed, because few connections have any.
     early: Option<Box<Bytes>>,
     /// The peer has sent Close.
@@ -50,7 +56,8 @@ impl<H: Handler> Driver<H> {
     /// `early` are bytes that the peer sent behind its request, before the response.
     pub fn new(connection: Arc<Connection<RawSocket>>, assembler: Assembler, handler: H, early: Bytes) -> Self {
         let early = (!early.is_empty()).then(|| Box::new(early));
-        Self { connection, assembler, handler, early, peer_closed: false, is_unreadable: false }
+        let control_rate = RateLimit::new(CONTROL_FRAMES_PER_SECOND, CONTROL_FRAME_BURST);
+        Self { connection, assembler, handler, control_rate, early, peer_closed: false, is_unreadable: false }
     }
 
     fn on_bytes(&mut self, bytes: &mut [u8]) {
@@ -58,7 +65,7 @@ impl<H: Handler> Driver<H> {
         if self.peer_closed {
             return;
         }
-        let Self { connection, assembler, handler, peer_closed, .. } = self;
+        let Self { connection, assembler, handler, control_rate, peer_closed, .. } = self;
         let is_closing = connection.phase() != Phase::Open;
         let fed = assembler.feed(bytes, handler.bounds(), &mut |message| {
             // After the gateway's Close only the peer's Close matters.
@@ -66,6 +73,9 @@ impl<H: Handler> Driver<H> {
                 return Ok(());
             }
             handler.on_frame()?;
+            if matches!(message, Message::Ping(_) | Message::Pong) {
+                control_rate.try_take(Now::read().monotonic).map_err(|_| CloseReason::RateLimited)?;
+            }
             match message {
                 Message::Text(text) => handler.on_text(text),
                 Message::Binary(bytes) => handler.on_binary(bytes),

@@ -25,9 +25,6 @@ use crate::transport::websocket::{Handler, RawSocket};
 /// A silent client is disconnected after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The burst of commands as a multiple of their rate: a client may subscribe to all its topics at once.
-const COMMAND_BURST_FACTOR: u32 = 10;
-
 /// The limits of such a connection: it is never pinged, as in the older system.
 pub fn connection_limits(limits: &ConnectionLimits) -> ConnectionLimits {
     let close_silent_without_ping = Some((1000, "ping timeout"));
@@ -67,7 +64,7 @@ struct CommandHandler {
 
 impl Flock {
     fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
-        let rate = app.limits.max_commands_per_second;
+        let frame_rate = app.limits.frame_rate();
         let handler = CommandHandler {
             app: app.clone(),
             connection: connection.clone(),
@@ -79,7 +76,7 @@ impl Flock {
             app,
             connection,
             commands: CommandSequencer::Idle(handler),
-            frame_rate: RateLimit::new(rate, rate.saturating_mul(COMMAND_BURST_FACTOR)),
+            frame_rate,
         }
     }
 
