@@ -24,9 +24,9 @@ use crate::cluster::rooms::{ClusterRooms, RemotePeerContext};
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, Redis, RedisError};
 use crate::geo::{GeoDb, GeoError};
-use crate::ops::{Lifecycle, Phase, Statsd, metrics};
+use crate::ops::{Lifecycle, Phase, Statsd, descriptors, metrics};
 use crate::protocol::CloseReason;
-use crate::transport::accept::connection_limits::ConnectionLimiter;
+use crate::transport::accept::connection_limits::{ConnectionLimiter, Places};
 use crate::transport::accept::listener::{ListenError, Listener, load_tls};
 use crate::transport::accept::starting;
 use crate::transport::accept::tls::{Certificate, TlsError};
@@ -127,7 +127,8 @@ impl Gateway {
             }
         };
         let TransportLimits { max_connections, max_connections_per_address, .. } = limits.transport;
-        let connection_limiter = ConnectionLimiter::new(max_connections, max_connections_per_address);
+        let places = Places::new(max_connections, descriptors::for_connections());
+        let connection_limiter = ConnectionLimiter::new(places, max_connections_per_address);
         let registry = Registry::new(counters);
         let readers = PolicyReaders { rules: config::read_rules, keys: config::read_keys };
         let policy_sync = PolicySync::new(readers, channels, engine.clone(), policy.clone(), registry.clone());

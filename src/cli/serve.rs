@@ -15,7 +15,8 @@ use super::runtime::runtime;
 use super::signals::Signals;
 use crate::config::Loaded;
 use crate::gateway::{DrainReport, Gateway, Reloader};
-use crate::ops::log;
+use crate::ops::{descriptors, log};
+use crate::transport::accept::connection_limits::Places;
 
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -43,8 +44,25 @@ impl Serve {
         let loaded = self.config.load()?;
         log::start(&loaded.config.log);
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        raise_descriptor_limit(loaded.config.limits.transport.max_connections);
         let ready_file = self.ready_file.map(ReadyFile::create).transpose()?;
         runtime()?.block_on(serve(self.config, loaded, ready_file))
+    }
+}
+
+/// Each connection needs a descriptor. With fewer, the gateway accepts fewer connections.
+fn raise_descriptor_limit(max_connections: u64) {
+    let limit = descriptors::raise_limit();
+    let needed = Places::new(max_connections, u64::MAX).total();
+    let for_connections = descriptors::for_connections();
+    if for_connections < needed {
+        let connections = Places::new(max_connections, for_connections).public();
+        tracing::warn!(
+            limit,
+            connections,
+            max_connections,
+            "file descriptors (nofile) are fewer than limits.max_connections needs, accepting fewer connections"
+        );
     }
 }
 

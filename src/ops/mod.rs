@@ -1,6 +1,7 @@
-//! Operations: lifecycle, metrics, statsd, log.
+//! Operations: lifecycle, metrics, statsd, log, file descriptors.
 
 pub mod config;
+pub mod descriptors;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! Every URL of the gateway in one table: methods, path, role, ticket purpose, CORS and waiting.
+//! Every URL of the gateway in one table: methods, path, role, ticket purpose and CORS.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +16,6 @@ pub struct Endpoint {
     pub ticket: Option<TicketPurpose>,
     /// Pages of other origins may send requests by `fetch` or `EventSource`.
     pub has_cors: bool,
-    /// Thousands of requests may wait for their response at once.
-    pub is_waiting: bool,
     /// The parameter is the rest of the path, which may be empty.
     takes_rest: bool,
     /// The handler refuses other methods, because it checks something else first.
@@ -49,7 +47,7 @@ const POST: &[&str] = &["POST"];
 endpoints! {
     SUBSCRIBE         = on(Role::Subscribe, GET, "/v1/subscribe").ticket(TicketPurpose::Subscribe);
     EVENTS            = on(Role::Subscribe, GET, "/v1/events").ticket(TicketPurpose::Events).cors();
-    POLL              = on(Role::Subscribe, GET, "/v1/poll").ticket(TicketPurpose::Poll).cors().waiting();
+    POLL              = on(Role::Subscribe, GET, "/v1/poll").ticket(TicketPurpose::Poll).cors();
     TICKETS           = on(Role::Subscribe, POST, "/v1/tickets").cors();
 
     MESSAGES          = on(Role::Publish, POST, "/v1/channels/{channel}/messages");
@@ -133,11 +131,6 @@ impl Endpoint {
         self
     }
 
-    const fn waiting(mut self) -> Self {
-        self.is_waiting = true;
-        self
-    }
-
     const fn takes_rest(mut self) -> Self {
         self.takes_rest = true;
         self
@@ -160,7 +153,6 @@ const fn on_every_listener(methods: &'static [&'static str], path: &'static str)
         role: None,
         ticket: None,
         has_cors: false,
-        is_waiting: false,
         takes_rest: false,
         checks_method_itself: false,
     }

@@ -206,9 +206,14 @@ async fn total_connection_limit_holds() {
     for _ in 0..3 {
         open.push(env.subscriber().await);
     }
-    assert!(unsolicited_answer(env.gateway.address("publish")).await.starts_with("HTTP/1.1 503 "));
+    assert!(unsolicited_answer(env.gateway.address("public")).await.starts_with("HTTP/1.1 503 "));
+    // Health checks and publishers have places in reserve.
+    assert_eq!(http::get(env.gateway.address("ops"), "/healthz").await.status, 200);
+    env.publish("c", "1").await;
+    let _publisher = env.publisher_ws().await;
     open.pop();
-    healthy_at_last(&env).await;
+    env.await_metric("lastmile_connections", 3.0).await;
+    env.subscriber().await;
 }
 
 /// Waits until there is room for one connection more.

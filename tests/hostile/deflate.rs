@@ -13,7 +13,8 @@ const OFFER: &str = "sec-websocket-protocol: lastmile.v1\r\nsec-websocket-extens
                      client_max_window_bits\r\n";
 const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
-const COMPRESSING: Setup<'_> = Setup { public: "compression = true", limits: "", top: "", more: "", log: "info" };
+const COMPRESSING: Setup<'_> =
+    Setup { public: "compression = true", limits: "", top: "", more: "", log: "info", ulimit: "" };
 
 /// The payload of a compressed message.
 pub fn deflate(bytes: &[u8]) -> Vec<u8> {

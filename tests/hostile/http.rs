@@ -11,7 +11,8 @@ use crate::ws::upgrade;
 const PATH: &str = "/v1/subscribe";
 
 /// Long enough that the request, and not a timeout, closes the connection.
-const PATIENT: Setup<'_> = Setup { public: "", limits: "handshake_secs = 300", top: "", more: "", log: "info" };
+const PATIENT: Setup<'_> =
+    Setup { public: "", limits: "handshake_secs = 300", top: "", more: "", log: "info", ulimit: "" };
 
 /// Duration of a client that sends a byte now and then.
 const TRICKLE: Duration = Duration::from_secs(30);

@@ -189,20 +189,20 @@ async fn http2_is_a_setting_http1_stays() {
     ws.hello().await;
 }
 
-const HEADERS: u8 = 1;
+pub const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
 /// HTTP/2 without a library: any frame can be sent.
-struct RawH2(TlsStream<TcpStream>);
+pub struct RawH2(pub TlsStream<TcpStream>);
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -215,7 +215,7 @@ fn fields(path: &str) -> Vec<u8> {
 
 impl RawH2 {
     /// `settings` are identifiers with their values.
-    async fn open(certified: &Certified, address: SocketAddr, settings: &[(u16, u32)]) -> Self {
+    pub async fn open(certified: &Certified, address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut stream = certified.connect_to(address, &[b"h2"]).await.expect("a handshake");
         let settings: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
@@ -225,7 +225,7 @@ impl RawH2 {
     }
 
     /// The next frame: its kind, its stream and its payload.
-    async fn frame(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+    pub async fn frame(&mut self) -> Option<(u8, u32, Vec<u8>)> {
         with_timeout("a frame", async {
             let mut head = [0; 9];
             self.0.read_exact(&mut head).await.ok()?;
@@ -283,7 +283,7 @@ async fn floods(what: &str, flood: Vec<u8>) {
 }
 
 /// Streams one after the other, as a client numbers them.
-fn streams(count: u32) -> impl Iterator<Item = u32> {
+pub fn streams(count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(|n| 2 * n + 1)
 }
 

@@ -4,8 +4,8 @@ use serde_json::json;
 use test_support::eventually;
 
 use crate::node::{Node, Setup};
-use crate::raw::{ask, connect, read_reply, send};
-use crate::ws::{End, PING, RawWs, command, frame, upgrade};
+use crate::raw::{ask, connect, read_reply, request_bytes, send};
+use crate::ws::{End, PING, PONG, RawWs, command, frame, upgrade};
 
 /// Opens a subscriber's WebSocket, or returns the status of the refusal.
 async fn open(node: &Node) -> Result<RawWs, u16> {
@@ -121,6 +121,107 @@ async fn frames_of_a_connection() {
     assert_eq!(ws.end().await, End::Close(4004, "rate_limited".into()));
     // It was this connection's matter alone.
     node.connect().await.hello().await;
+}
+
+#[tokio::test]
+async fn pings_on_every_kind_of_connection() {
+    let listeners = r#"
+        [listeners.rooms]
+        address = "127.0.0.1:0"
+        roles = ["pair"]
+        [listeners.tslm]
+        address = "127.0.0.1:0"
+        roles = ["tslm"]
+        default_endpoint_permissions = ["Subscribe", "CreateChannel", "NotifyChannel"]
+        [listeners.flock]
+        address = "127.0.0.1:0"
+        roles = ["flock"]
+    "#;
+    let node = Node::start(Setup { more: listeners, ..Setup::default() }).await;
+    for (listener, path) in [
+        ("public", "/v1/subscribe"),
+        ("rooms", "/v1/rooms"),
+        ("rooms", "/v1/ws/"),
+        ("rooms", "/v1/relay/x"),
+        ("tslm", "/"),
+        ("flock", "/ws"),
+    ] {
+        let mut ws = RawWs::open(node.address(listener), path, "").await.expect("an upgrade");
+        flood_with_pings(&mut ws, path).await;
+    }
+    flood_with_pings(&mut node.publisher_ws().await, "/v1/publish").await;
+}
+
+async fn flood_with_pings(ws: &mut RawWs, path: &str) {
+    ws.send(&[frame(PING, b"").repeat(1_000), frame(PONG, b"").repeat(1_000)].concat()).await;
+    let end = loop {
+        match ws.frame().await {
+            Ok(_) => {}
+            Err(end) => break end,
+        }
+    };
+    assert_eq!(end, End::Close(4004, "rate_limited".into()), "{path}");
+}
+
+#[tokio::test]
+async fn descriptors_are_kept_for_ops_and_publishers() {
+    let node = Node::start(Setup { ulimit: "-n 96", ..Setup::default() }).await;
+    assert!(node.log().iter().any(|line| line.contains("accepting fewer connections")), "{:?}", node.log());
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(connect(node.public()).await);
+    }
+    // More come and go all the time.
+    let public = node.public();
+    let flood = tokio::spawn(async move {
+        loop {
+            connect(public).await;
+        }
+    });
+    for n in 1..=20 {
+        assert_eq!(node.publish("open.a", "1").await["offset"], n);
+        assert_eq!(ask(node.address("ops"), b"GET /healthz HTTP/1.1\r\nhost: ops\r\n\r\n").await.unwrap().status, 200);
+    }
+    let _publisher = node.publisher_ws().await;
+    flood.abort();
+    held.clear();
+    reopen(&node).await.hello().await;
+}
+
+#[tokio::test]
+async fn descriptor_limit_is_raised() {
+    let node = Node::start(Setup { ulimit: "-S -n 64", ..Setup::default() }).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{line}");
+}
+
+#[tokio::test]
+async fn idempotency_answers_are_small() {
+    let _turn = crate::heavy().await;
+    let node = Node::start(Setup::default()).await;
+    // Each position names its channel, escaped, in 577 KiB for a batch.
+    let path = format!("/v1/channels/{}/messages", "%22".repeat(255));
+    let batch = b"1\n".repeat(1_000);
+    let post = async |key: &str| {
+        let body = Some(("application/x-ndjson", &batch[..]));
+        let authority = node.address("publish").to_string();
+        let mut request = node.publisher.request(&authority, "POST", &path, body);
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        let reply = ask(node.address("publish"), &request_bytes(&request)).await.expect("an answer");
+        assert_eq!(reply.status, 200);
+        reply.json()
+    };
+    let first = post("first").await;
+    let before = node.rss();
+    for n in 0..60 {
+        post(&n.to_string()).await;
+    }
+    let grown = node.rss().saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB for 60 answers");
+    assert_eq!(post("first").await, first, "the whole answer again");
+    assert_eq!((first[999]["offset"].as_u64(), first.as_array().map(Vec::len)), (Some(1_000), Some(1_000)));
 }
 
 #[tokio::test]

@@ -7,12 +7,14 @@ mod node;
 mod raw;
 mod ws;
 
+mod codes;
 mod deflate;
 mod framing;
 mod fuzz;
 mod handshake;
 mod http;
 mod http2;
+mod http2_streams;
 mod limits;
 mod logs;
 mod many_connections;

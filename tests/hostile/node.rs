@@ -25,18 +25,20 @@ pub struct Setup<'a> {
     pub more: &'a str,
     /// `log.filter`.
     pub log: &'a str,
+    /// Options of `ulimit` for the process.
+    pub ulimit: &'a str,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { public: "", limits: "", top: "", more: "", log: "info" }
+        Self { public: "", limits: "", top: "", more: "", log: "info", ulimit: "" }
     }
 }
 
 impl Setup<'_> {
     /// Anyone may subscribe to `open.*`; other channels need a token.
     fn toml(&self, publisher: &TestPublisher) -> String {
-        let Self { public, limits, top, more, log } = self;
+        let Self { public, limits, top, more, log, ulimit: _ } = self;
         let publisher = publisher.toml("market-data", &["*"]);
         let close = if limits.contains("close_secs") { "" } else { "close_secs = 1" };
         // Raw clients answer no pings, and thousands of `hello`s take long on a busy machine.
@@ -89,7 +91,7 @@ impl Node {
         let (publisher, issuer) = (TestPublisher::new(), TestIssuer::new(ISSUER));
         folder.write("sso.json", &issuer.jwks());
         folder.write("lastmile.toml", &setup.toml(&publisher));
-        let gateway = ChildGateway::start(command(&folder), &folder);
+        let gateway = ChildGateway::start(limited(command(&folder), setup.ulimit), &folder);
         Self { gateway, folder, publisher, issuer }
     }
 
@@ -240,6 +242,17 @@ impl Drop for Node {
 /// `lastmile serve` with the configuration of a folder.
 pub fn command(folder: &TempDir) -> Command {
     child::serve(env!("CARGO_BIN_EXE_lastmile"), folder)
+}
+
+/// A command whose process has limits of its own.
+fn limited(command: Command, ulimit: &str) -> Command {
+    if ulimit.is_empty() {
+        return command;
+    }
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(format!("ulimit {ulimit} && exec \"$0\" \"$@\"")).arg(command.get_program());
+    shell.args(command.get_args()).env_clear();
+    shell
 }
 
 /// A well-behaved subscriber, which must be served during and after every attack.

@@ -166,6 +166,42 @@ async fn unread_peer_slows_sender_then_closes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_opens_a_share_of_rooms() {
+    // Without a setting: 1 %, but at least 64.
+    let env = env("max_rooms = 200").await;
+    let opened = futures_util::future::join_all((0..80).map(|_| post_room(&env, serde_json::json!({})))).await;
+    let statuses = |status| opened.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((statuses(201), statuses(429)), (64, 16));
+    open(&env, "/v1/ws/").await.expect_close(4004, "rate_limited").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_peers_have_a_rate() {
+    let env = crate::start(
+        r#"
+        [limits]
+        max_commands_per_second = 2
+        [listeners.pair]
+        address = "127.0.0.1:0"
+        roles = ["pair"]
+        [rooms]
+        max_exchanges = 0
+        "#,
+    )
+    .await;
+    for form in FORMS {
+        let (mut a, mut b) = pair(&env, form).await;
+        for n in 0..30 {
+            a.feed(encode(form, &n.to_string())).await;
+        }
+        a.flush().await;
+        while !matches!(a.receive().await, Received::Close(4004, _)) {}
+        // The messages before it arrived.
+        assert_eq!(decode(form, &b.text().await), "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_rooms_are_limited() {
     let env = env("max_rooms_per_address = 2").await;
     let mut peers = Vec::new();

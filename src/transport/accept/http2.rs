@@ -20,11 +20,12 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::stream_limits::AnonymousStream;
 use super::write_deadline::WriteDeadline;
 use crate::broker::ConnectionLimits;
 use crate::transport::config::TransportLimits;
 
-/// Concurrent requests of one connection.
+/// Concurrent requests of one connection; without a credential fewer, see [`super::stream_limits`].
 const MAX_CONCURRENT_STREAMS: u32 = 128;
 
 /// Unread bytes of request bodies: of one stream, and of all streams of a connection.
@@ -60,7 +61,7 @@ pub async fn serve<S, A, F, B>(
     let io = TokioIo::new(WriteDeadline::new(stream, limits.handshake));
     let service = service_fn(|request| {
         let answered = answer(request);
-        async { answered.await.map(|response| response.map(TrackedBody::new)) }
+        async { answered.await.map(TrackedBody::wrap) }
     });
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
@@ -188,11 +189,14 @@ impl SendProgress {
 struct TrackedBody<B> {
     body: B,
     progress: SendProgress,
+    _anonymous: Option<AnonymousStream>,
 }
 
 impl<B> TrackedBody<B> {
-    fn new(body: B) -> Self {
-        Self { body, progress: PROGRESS.try_with(SendProgress::clone).unwrap_or_default() }
+    fn wrap(mut response: Response<B>) -> Response<Self> {
+        let anonymous = response.extensions_mut().remove();
+        let progress = PROGRESS.try_with(SendProgress::clone).unwrap_or_default();
+        response.map(|body| Self { body, progress, _anonymous: anonymous })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Listeners: sockets, accept loops, and each connection up to its requests.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -18,9 +18,10 @@ use tokio_rustls::server::TlsStream;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-use super::connection_limits::{ConnectionLimiter, LimitReached, Permit};
+use super::connection_limits::{ConnectionLimiter, LimitReached, ListenerShare, Permit};
 use super::http2;
 use super::proxy_protocol;
+use super::stream_limits::StreamLimits;
 use super::tls::{ALPN_HTTP2, Certificate, TlsError};
 use super::write_deadline::WriteDeadline;
 use crate::auth::client_addr::{ClientAddr, is_trusted};
@@ -115,7 +116,7 @@ impl Listener {
     /// Accepts until the drain begins; with the role `ops`, until its end.
     pub async fn run(self, app: Arc<AppState>, limiter: Arc<ConnectionLimiter>, routes: BoxedFilter<(Response,)>) {
         let Self { config, socket, tls } = self;
-        let name = Arc::from(config.name.as_str());
+        let share = ListenerShare::of(&config);
         if !config.roles.contains(&Role::Ops) {
             let _ = timeout(START_GRACE, app.lifecycle.reached(Phase::Ready)).await;
         }
@@ -133,21 +134,24 @@ impl Listener {
                     continue;
                 }
             };
-            let admitted = limiter.admit(&name, config.max_connections).and_then(|permit| {
+            let admitted = limiter.admit(&share).and_then(|permit| {
                 // Counted before the task runs: connections count in the order in which they arrived.
                 if !config.proxy_protocol {
                     assign_client(&permit, address, &app)?;
                 }
                 Ok(permit)
             });
-            let incoming = Incoming { app: app.clone(), config: config.clone(), routes: routes.clone(), address };
+            let Ok(permit) = admitted else {
+                // At once, so that refused connections hold no descriptors.
+                refuse(stream, tls.is_some());
+                continue;
+            };
             let acceptor = tls.as_ref().map(|certificate| certificate.acceptor());
-            tokio::spawn(async move {
-                match admitted {
-                    Ok(permit) => incoming.serve(stream, acceptor, permit).await,
-                    Err(_) => refuse(stream, acceptor.is_some()).await,
-                }
-            });
+            // An HTTP/2 connection counts its streams.
+            let streams = acceptor.is_some().then(|| (limiter.clone(), share.clone()));
+            let (app, config, routes) = (app.clone(), config.clone(), routes.clone());
+            let incoming = Incoming { app, config, routes, address, streams };
+            tokio::spawn(incoming.serve(stream, acceptor, permit));
         }
         if let (Socket::Unix(_), Address::Unix(path)) = (&*socket, &config.address) {
             // The file would outlive the socket.
@@ -190,6 +194,8 @@ struct Incoming {
     config: Arc<ListenerConfig>,
     routes: BoxedFilter<(Response,)>,
     address: Option<IpAddr>,
+    /// On listeners with TLS, for the streams of HTTP/2.
+    streams: Option<(Arc<ConnectionLimiter>, ListenerShare)>,
 }
 
 impl Incoming {
@@ -209,7 +215,7 @@ impl Incoming {
                 Err(_) => return,
             }
             if assign_client(&permit, self.address, &self.app).is_err() {
-                return refuse(Stream::Tcp(tcp), acceptor.is_some()).await;
+                return refuse(Stream::Tcp(tcp), acceptor.is_some());
             }
         }
         // Not `readable`, which is true of a new socket until the first read attempt.
@@ -235,9 +241,9 @@ impl Incoming {
     }
 
     async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, permit: Permit) {
-        let Self { app, config, routes, address } = self;
+        let Self { app, config, routes, address, streams: _ } = self;
         let closes_at = closes_at(&config);
-        let peer = HttpPeer { listener: config, address, permit: Arc::new(permit) };
+        let peer = HttpPeer { listener: config, address, permit: Arc::new(permit), streams: None };
         let io = TokioIo::new(WriteDeadline::new(stream, app.limits.handshake));
         let shared = app.clone();
         let service = service_fn(move |request| edge::handle(shared.clone(), peer.clone(), routes.clone(), request));
@@ -260,9 +266,10 @@ impl Incoming {
     }
 
     async fn serve_http2(self, stream: TlsStream<TcpStream>, permit: Permit) {
-        let Self { app, config, routes, address } = self;
+        let Self { app, config, routes, address, streams } = self;
         let closing = app.lifecycle.reached(closes_at(&config));
-        let peer = HttpPeer { listener: config, address, permit: Arc::new(permit) };
+        let streams = streams.map(|(limiter, share)| Arc::new(StreamLimits::new(limiter, share)));
+        let peer = HttpPeer { listener: config, address, permit: Arc::new(permit), streams };
         let answer = |request| edge::handle(app.clone(), peer.clone(), routes.clone(), request);
         http2::serve(stream, &app.limits, &app.connection_limits, closing, answer).await;
     }
@@ -273,20 +280,17 @@ fn closes_at(config: &ListenerConfig) -> Phase {
     if config.roles.contains(&Role::Ops) { Phase::Stopped } else { Phase::Draining }
 }
 
-/// Answers 503, unless that needs a TLS handshake first.
-async fn refuse(stream: Stream, is_tls: bool) {
+/// Answers 503, unless that needs a TLS handshake first. A new socket takes the answer at once.
+fn refuse(stream: Stream, is_tls: bool) {
     const SERVICE_UNAVAILABLE: &[u8] =
         b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     if is_tls {
         return;
     }
-    let written = async {
-        match stream {
-            Stream::Tcp(mut tcp) => tcp.write_all(SERVICE_UNAVAILABLE).await,
-            Stream::Unix(mut unix) => unix.write_all(SERVICE_UNAVAILABLE).await,
-        }
+    let _ = match stream {
+        Stream::Tcp(tcp) => tcp.into_std().and_then(|mut tcp| tcp.write(SERVICE_UNAVAILABLE)),
+        Stream::Unix(unix) => unix.into_std().and_then(|mut unix| unix.write(SERVICE_UNAVAILABLE)),
     };
-    let _ = timeout(Duration::from_secs(1), written).await;
 }
 
 /// `user_timeout` is how long sent data may stay unacknowledged.

@@ -5,5 +5,6 @@ pub mod http2;
 pub mod listener;
 pub mod proxy_protocol;
 pub mod starting;
+pub mod stream_limits;
 pub mod tls;
 pub mod write_deadline;

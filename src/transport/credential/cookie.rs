@@ -23,6 +23,11 @@ pub fn principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Pri
     open(app, &login, call).map(|(_, principal)| Some(Arc::new(principal))).ok_or(refused)
 }
 
+/// Whether the request has the cookie of a session that has not ended.
+pub fn is_valid(app: &AppState, call: &RequestContext) -> bool {
+    app.login.active().is_some_and(|login| open(app, &login, call).is_some())
+}
+
 /// The session of the request, if it is valid.
 pub fn open(app: &AppState, login: &Active, call: &RequestContext) -> Option<(LoginSession, Principal)> {
     let mut values = named(call, session_name(login));

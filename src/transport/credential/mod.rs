@@ -25,10 +25,19 @@ pub async fn principal(app: &AppState, call: &RequestContext) -> Result<Option<A
     }
 }
 
+/// Whether a request carries a credential that is checked before the request is answered. A cookie may be a stale one.
+pub fn is_presented(call: &RequestContext) -> bool {
+    let has = |name| call.headers().contains_key(name);
+    has("authorization") || has("signature-input") || tickets_in(call).next().is_some()
+}
+
+fn tickets_in(call: &RequestContext) -> impl Iterator<Item = &str> {
+    call.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("ticket="))
+}
+
 /// The principal of the request's `?ticket=`; `None` if it has none.
 async fn ticket_principal(app: &AppState, call: &RequestContext) -> Result<Option<Arc<Principal>>, Refusal> {
-    let pairs = call.query().unwrap_or_default().split('&');
-    let mut values = pairs.filter_map(|pair| pair.strip_prefix("ticket="));
+    let mut values = tickets_in(call);
     let Some(ticket) = values.next() else { return Ok(None) };
     let refused = || Refusal::new(ErrorCode::Unauthenticated, "the ticket is not valid here");
     if values.next().is_some() {

@@ -3,17 +3,19 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use tower_service::Service;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::cors::Cors;
+use super::delayed_body::DelayedBody;
 use super::problem;
 use super::request::{HttpPeer, RequestContext};
 use crate::auth::client_addr::{ClientAddr, client_address};
 use crate::protocol::{ErrorCode, Refusal};
+use crate::transport::accept::stream_limits::AnonymousStream;
 use crate::transport::credential;
 use crate::transport::endpoints;
 use crate::transport::state::AppState;
@@ -33,10 +35,12 @@ pub async fn handle(
     let cors = prepared.as_ref().ok().and_then(|request| request.extensions().get()).and_then(Cors::of);
     // After bad framing or a failed upgrade, the start of the next request cannot be trusted.
     let is_last = prepared.is_err() || wants_upgrade;
+    let mut anonymous: Option<AnonymousStream> = None;
     let mut response = match prepared {
-        Ok(request) => match cors.as_ref().and_then(Cors::preflight) {
+        Ok(mut request) => match cors.as_ref().and_then(Cors::preflight) {
             Some(answer) => answer,
             None => {
+                anonymous = request.extensions_mut().remove();
                 let call = request.extensions().get::<RequestContext>().cloned();
                 let mut response = warp::service(routes).call(request).await?;
                 if let Some(call) = call {
@@ -47,6 +51,10 @@ pub async fn handle(
         },
         Err(refusal) => problem::response(&refusal),
     };
+    DelayedBody::complete(&mut response).await;
+    if let Some(anonymous) = anonymous {
+        response.extensions_mut().insert(anonymous);
+    }
     if let Some(cors) = &cors {
         cors.add_headers(response.headers_mut());
     }
@@ -82,9 +90,6 @@ fn prepare(app: &AppState, peer: HttpPeer, request: Request<Incoming>) -> Result
         }
     }
     let endpoint = endpoints::find(head.uri.path());
-    if endpoint.is_some_and(|endpoint| endpoint.is_waiting) {
-        detach(&mut head);
-    }
     // The filters read only the URI.
     let (mut context_head, ()) = Request::new(()).into_parts();
     context_head.method = head.method.clone();
@@ -93,21 +98,24 @@ fn prepare(app: &AppState, peer: HttpPeer, request: Request<Incoming>) -> Result
     context_head.headers = std::mem::take(&mut head.headers);
     let call = RequestContext::new(context_head, peer, client, endpoint, !body.is_end_stream());
     check_host(&call)?;
+    if let Some(anonymous) = admit_anonymous(app, &call)? {
+        head.extensions.insert(anonymous);
+    }
     head.extensions.insert(call);
     Ok(Request::from_parts(head, body))
 }
 
-/// Copies a head out of its read buffer: any part that is kept keeps all 8 KiB alive.
-fn detach(head: &mut http::request::Parts) {
-    if let Ok(uri) = Uri::try_from(head.uri.to_string()) {
-        head.uri = uri;
+/// Counts a stream of HTTP/2 whose client shows no credential. A wrong one is refused, and its stream ends.
+fn admit_anonymous(app: &AppState, call: &RequestContext) -> Result<Option<AnonymousStream>, Refusal> {
+    let Some(streams) = call.peer().streams.as_ref().filter(|_| !credential::is_presented(call)) else {
+        return Ok(None);
+    };
+    match streams.admit_anonymous() {
+        Ok(stream) => Ok(Some(stream)),
+        // Opened only here, because it costs more than to count.
+        Err(_) if credential::cookie::is_valid(app, call) => Ok(None),
+        Err(_) => Err(ErrorCode::ConnectionLimit.into()),
     }
-    let copies = head.headers.iter().map(|(name, value)| {
-        let named = HeaderName::from_bytes(name.as_str().as_bytes());
-        let copied = HeaderValue::from_bytes(value.as_bytes());
-        (named.unwrap_or_else(|_| name.clone()), copied.unwrap_or_else(|_| value.clone()))
-    });
-    head.headers = copies.collect();
 }
 
 fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {

@@ -1,6 +1,7 @@
 //! HTTP around the filters: the edge, the request context, CORS, origins, problem documents.
 
 pub mod cors;
+pub mod delayed_body;
 pub mod edge;
 pub mod origin;
 pub mod problem;

@@ -9,6 +9,7 @@ use http::{HeaderMap, header};
 use crate::auth::client_addr::ClientAddr;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::accept::connection_limits::Permit;
+use crate::transport::accept::stream_limits::StreamLimits;
 use crate::transport::config::{ListenerConfig, Role};
 use crate::transport::endpoints::Endpoint;
 
@@ -20,6 +21,8 @@ pub struct HttpPeer {
     pub address: Option<IpAddr>,
     /// The connection's count, kept through an upgrade.
     pub permit: Arc<Permit>,
+    /// `None` over HTTP/1.1, which has one request at a time.
+    pub streams: Option<Arc<StreamLimits>>,
 }
 
 /// A request without its body. Cheap to clone, because filters do.

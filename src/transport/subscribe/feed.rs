@@ -8,13 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::query::Query;
+use crate::auth::is_trusted;
 use crate::broker::channel::session::subscribed;
 use crate::broker::connection::registry::{Fallback, Registered};
 use crate::broker::engine::{Joined, Start, subscriber_slot};
 use crate::broker::{BufferedSocket, Connection, ConnectionLimits, Now, Phase, Session};
 use crate::protocol::publication::Head;
 use crate::protocol::websocket::{text_frame, written_texts};
-use crate::protocol::{ChannelName, CloseReason, Cursor, Form, InvalidCursor, Owner, Position, Refusal};
+use crate::protocol::{ChannelName, CloseReason, Cursor, ErrorCode, Form, InvalidCursor, Owner, Position, Refusal};
+use crate::transport::accept::stream_limits::HeldStream;
 use crate::transport::credential;
 use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
@@ -33,6 +35,8 @@ pub struct EventFeed {
     recovered: bool,
     policy_watch: PolicyWatch,
     _registered: Registered,
+    /// Over HTTP/2.
+    _stream: Option<HeldStream>,
 }
 
 /// One event for the client.
@@ -69,6 +73,7 @@ impl EventFeed {
             let channels: Vec<_> = query.channels.iter().map(|(channel, _)| channel.clone()).collect();
             cursor.check(owner, &channels)?;
         }
+        let stream = admit_stream(&app, call)?;
         let limits = Arc::new(limits(&app, fallback));
         let connection = Arc::new(Connection::new(app.registry.new_id(), limits, BufferedSocket));
         let registered = app.registry.register_fallback(connection.clone(), fallback);
@@ -81,6 +86,7 @@ impl EventFeed {
             policy_watch,
             app,
             _registered: registered,
+            _stream: stream,
         };
         // All channels are checked first, so that a refused request subscribes to none.
         query.channels.iter().try_for_each(|(channel, _)| feed.session.may_listen(channel))?;
@@ -193,6 +199,13 @@ impl EventFeed {
         });
         kind.flatten().map(|kind| Event::Text(kind, text))
     }
+}
+
+/// Counts a stream of HTTP/2 as a connection. Any number of them would share one socket's count.
+fn admit_stream(app: &AppState, call: &RequestContext) -> Result<Option<HeldStream>, Refusal> {
+    let Some(streams) = &call.peer().streams else { return Ok(None) };
+    let client = call.client().filter(|client| !is_trusted(client.ip(), &app.limits.trusted_proxies));
+    streams.admit_held(client).map(Some).map_err(|_| ErrorCode::ConnectionLimit.into())
 }
 
 /// The limits of every connection, with a heartbeat instead of pings.

@@ -14,6 +14,7 @@ use super::query::Query;
 use crate::broker::connection::registry::Fallback;
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::{CloseReason, Refusal};
+use crate::transport::http::delayed_body::DelayedBody;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
@@ -29,8 +30,8 @@ pub async fn poll(app: Arc<AppState>, call: RequestContext) -> Result<Response, 
     let feed = EventFeed::open(app, &call, &query, Fallback::Poll).await?;
     // Without a cursor the response is immediate: the client needs one before it can miss anything.
     let wait = if query.is_resuming() { query.wait } else { Duration::ZERO };
-    let json = PollResponse::collect(feed, wait).await;
-    let mut response = json.into_response();
+    let mut response = String::new().into_response();
+    response.extensions_mut().insert(DelayedBody::new(PollResponse::collect(feed, wait)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
