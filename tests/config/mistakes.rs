@@ -347,6 +347,14 @@ fn unusable_login_is_refused() {
     file(&with("", url, "client_secret_file = \"missing\""), &["login.client_secret_file = \"missing\""]);
     file(&with("", url, "scopes = [\"openid\", \"offline_access\"]"), &["offline_access", "refresh"]);
     file(&with("", url, "name = \"a b\""), &["issuers[0].login.name"]);
+    let shared = with("", url, "").replace("client_id = \"c\"", "client_id = \"a\"");
+    for audience in ["\"a\"", "[\"b\", \"a\"]"] {
+        let shared = shared.replace("audience = \"a\"", &format!("audience = {audience}"));
+        file(&shared, &["issuers[0].audience = \"a\"", "client_id", "typ = \"at+jwt\""]);
+        let typ = |typ: &str| shared.replace("discovery", &format!("typ = \"{typ}\"\ndiscovery"));
+        assert!(load_all(&typ("Application/AT+JWT"), &[], &[]).is_ok());
+        file(&typ("JWT"), &["issuers[0].audience = \"a\""]);
+    }
     let sealed = error_of(&with("egress = \"none\"", url, ""), &[], &[]);
     assert!(sealed.contains("issuers[0].login") && sealed.contains("send the token"), "{sealed}");
 }

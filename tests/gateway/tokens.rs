@@ -1,7 +1,7 @@
 //! Tokens and rules for subscribers; begin, refresh and end of a session.
 
 use serde_json::json;
-use test_support::{TestEnv, TestIssuer, unix_now};
+use test_support::{TestEnv, TestIssuer, Ws, unix_now};
 
 const RULES: &str = r#"
 [[channels]]
@@ -60,6 +60,51 @@ async fn issuers_vouch_for_own_channels() {
     let mut ws = env.connect().await;
     ws.send(json!({"type": "hello", "token": forger.token("alice")})).await;
     ws.expect_close(4501, "unauthenticated").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn id_token_is_refused_everywhere() {
+    let env =
+        TestEnv::start("[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n[rooms]\nopen = \"login\"\n")
+            .await;
+    let mut alice = env.subscriber().await;
+    for (name, value) in [
+        ("nonce", json!("n-0S6")),
+        ("at_hash", json!("77QmUPtjPfzWtF2AnpK9RQ")),
+        ("c_hash", json!("")),
+        ("s_hash", json!(null)),
+        ("events", json!({})),
+        ("token_use", json!("id")),
+        ("typ", json!("ID")),
+    ] {
+        let token = env.issuer.token_with("alice", 60, |token| {
+            token.claims.insert(name.into(), value);
+        });
+        let bearer = format!("Bearer {token}");
+        let refused = (401, "unauthenticated".to_owned());
+        let answer = env.connect_with(&[("authorization", &bearer)]).await.err().expect("a refusal");
+        assert_eq!(answer.refusal(), refused, "{name}");
+        for (listener, method, path) in [
+            ("public", "POST", "/v1/tickets"),
+            ("public", "GET", "/v1/events?channel=c"),
+            ("public", "GET", "/v1/poll?channel=c"),
+            ("pair", "POST", "/v1/rooms"),
+        ] {
+            let request = http::Request::builder().method(method).uri(path).header("authorization", &bearer);
+            let request = request.header("host", env.gateway.authority(listener)).body(bytes::Bytes::new()).unwrap();
+            let answer = test_support::http::send(env.gateway.address(listener), request).await;
+            assert_eq!(answer.refusal(), refused, "{name} {path}");
+        }
+        let mut ws = env.connect().await;
+        ws.send(json!({"type": "hello", "token": token})).await;
+        ws.expect_close(4501, "unauthenticated").await;
+        let mut room = Ws::connect(env.gateway.address("pair"), "/v1/rooms", &[]).await.expect("an upgrade");
+        room.send(json!({"type": "open", "token": token})).await;
+        room.expect_close(4501, "unauthenticated").await;
+        alice.send(json!({"type": "refresh", "id": "r", "token": token})).await;
+        assert_eq!(alice.expect_error("unauthenticated").await["id"], "r", "{name}");
+    }
+    alice.expect_silence().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,9 +26,7 @@ pub struct Accepted {
 impl ClaimRules {
     /// `now` in seconds since 1970. `iss` already selected the issuer's keys.
     pub fn check(&self, claims: Map<String, Value>, now: u64) -> Result<Accepted, TokenError> {
-        if claims.contains_key("events") {
-            return Err(TokenError::SecurityEvent);
-        }
+        check_purpose(&claims)?;
         self.check_audience(&claims)?;
         let subject = required_string(&claims, "sub")?;
         // RFC 9068 section 2.2: channel rules may use them, so a wrong type is refused and not treated as absent.
@@ -77,6 +75,28 @@ impl ClaimRules {
         let ours = audience.iter().any(|one| self.audiences.contains(one));
         if ours { Ok(()) } else { Err(TokenError::AudienceMismatch) }
     }
+}
+
+/// Claims that only an ID token has (OpenID Connect Core 1.0 sections 2, 3.1.3.6 and 3.3.2.11, FAPI 1.0 part 2).
+const ID_TOKEN_CLAIMS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
+
+/// Values of Keycloak's claim `typ` in tokens that are no access tokens.
+const OTHER_TYPES: [&str; 4] = ["ID", "Refresh", "Offline", "Logout"];
+
+/// Refuses tokens that are made for another purpose: they travel where access tokens do not, for example in URLs.
+fn check_purpose(claims: &Map<String, Value>) -> Result<(), TokenError> {
+    if claims.contains_key("events") {
+        return Err(TokenError::SecurityEvent);
+    }
+    let is_other_type = |typ: &str| OTHER_TYPES.iter().any(|other| other.eq_ignore_ascii_case(typ));
+    if ID_TOKEN_CLAIMS.iter().any(|name| claims.contains_key(*name))
+        // Cognito and Keycloak name the purpose in a claim, and leave out the claims above without a browser.
+        || claims.get("token_use").is_some_and(|purpose| purpose != "access")
+        || claims.get("typ").and_then(Value::as_str).is_some_and(is_other_type)
+    {
+        return Err(TokenError::NotAccessToken);
+    }
+    Ok(())
 }
 
 /// A required, non-empty string claim.

@@ -67,6 +67,8 @@ pub enum TokenError {
     /// A logout token or another security event (RFC 8417).
     #[error("the token is a security event, not an access token")]
     SecurityEvent,
+    #[error("the token is an ID token or a refresh token, not an access token")]
+    NotAccessToken,
 }
 
 impl TokenError {

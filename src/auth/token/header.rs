@@ -85,11 +85,16 @@ impl Header {
     pub fn has_typ(&self, required: Option<&str>) -> bool {
         match (required, self.typ.as_deref()) {
             (None, None) => true,
-            (None, Some(typ)) => is_media_type(typ, "at+jwt") || is_media_type(typ, "jwt"),
+            (None, Some(typ)) => is_access_token_type(typ) || is_media_type(typ, "jwt"),
             (Some(_), None) => false,
             (Some(required), Some(typ)) => is_media_type(typ, without_prefix(required)),
         }
     }
+}
+
+/// Whether a `typ` marks access tokens, and nothing else (RFC 9068 section 2.1).
+pub fn is_access_token_type(typ: &str) -> bool {
+    is_media_type(typ, "at+jwt")
 }
 
 fn object(part: &str, which: Part) -> Result<Map<String, Value>, TokenError> {

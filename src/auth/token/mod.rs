@@ -20,7 +20,7 @@ mod tests;
 use jsonwebtoken::Algorithm;
 
 pub use error::{Part, TokenError};
-pub use header::unverified_issuer;
+pub use header::{is_access_token_type, unverified_issuer};
 pub use issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 pub use jwks::discovery::{ProviderMetadata, discovery_endpoint};
 pub use jwks::document::read_key_set;

@@ -8,11 +8,12 @@ use super::numbers::Numbers;
 use super::{address, name};
 use crate::auth::login::{ClientSecret, LoginConfig, ProviderConfig};
 use crate::auth::seal::SealKey;
+use crate::auth::token::is_access_token_type;
 use crate::config::Egress;
 use crate::config::files::{Files, is_world_readable, open, read_text};
 use crate::config::path::Path;
 use crate::config::report::Report;
-use crate::config::settings::{Issuer, IssuerLogin, Login};
+use crate::config::settings::{Issuer, IssuerLogin, Login, OneOrMany};
 use crate::transport::config::{ListenerConfig, Role};
 
 /// A longer session would outlast the user's memory of the login.
@@ -72,6 +73,7 @@ fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files:
         if !issuer.discovery {
             report.missing(&path, "discovery", "must be true with login: discovery provides the URLs of the provider");
         }
+        check_audience(issuer, login.client_id.as_deref(), &path, report);
         let path = path.key("login");
         if egress == Egress::None {
             report.misplaced(
@@ -86,6 +88,23 @@ fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files:
         providers.push(provider);
     }
     providers
+}
+
+/// ID tokens have the client id as `aud`. Without the `typ` of RFC 9068, an access token with the same `aud` cannot be
+/// told from one.
+fn check_audience(issuer: &Issuer, client_id: Option<&str>, path: &Path, report: &mut Report) {
+    let is_shared = match (&issuer.audience, client_id) {
+        (Some(OneOrMany::One(one)), Some(id)) => one == id,
+        (Some(OneOrMany::Many(many)), Some(id)) => many.iter().any(|one| one == id),
+        _ => false,
+    };
+    if is_shared && !issuer.typ.as_deref().is_some_and(is_access_token_type) {
+        report.wrong(
+            &path.key("audience"),
+            client_id.unwrap_or_default(),
+            "must not be the client_id of the login, which is the `aud` of ID tokens; or set typ = \"at+jwt\"",
+        );
+    }
 }
 
 fn provider(login: IssuerLogin, issuer: String, path: &Path, report: &mut Report, files: &mut Files) -> ProviderConfig {

@@ -140,6 +140,29 @@ fn other_token_types_are_refused() {
 }
 
 #[test]
+fn id_token_is_no_access_token() {
+    for claim in ["nonce", "at_hash", "c_hash", "s_hash"] {
+        for value in [json!("n-0S6_WzA2Mj"), json!(""), json!(7), json!([])] {
+            for typ in [json!("JWT"), json!("at+jwt")] {
+                let header = json!({"alg": "ES256", "kid": "k1", "typ": typ});
+                assert_eq!(
+                    refused(header, claims_with(json!({ claim: value }))),
+                    TokenError::NotAccessToken,
+                    "{claim}"
+                );
+            }
+        }
+    }
+    for other in [json!({"token_use": "id"}), json!({"token_use": 1}), json!({"typ": "ID"}), json!({"typ": "Refresh"})]
+    {
+        assert_eq!(refused(header(), claims_with(other.clone())), TokenError::NotAccessToken, "{other}");
+    }
+    for access in [json!({"token_use": "access"}), json!({"typ": "Bearer"}), json!({"typ": 1}), json!({"azp": "app"})] {
+        assert!(verdict(&p256(), &token(header(), claims_with(access.clone()))).is_ok(), "{access}");
+    }
+}
+
+#[test]
 fn errors_do_not_contain_the_token() {
     let canary = "canary-4711";
     let issuers = p256();
