@@ -66,6 +66,28 @@ async fn reload_revokes_password_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_removed_before_end_of_body() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let env = start_open().await;
+    let mut io = test_support::http::connect(env.gateway.address("control")).await;
+    let head = format!(
+        "POST /api/v1/event/t HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1\r\n\
+         authorization: {}\r\nexpect: 100-continue\r\n\r\n",
+        basic("admin", "password")
+    );
+    io.write_all(head.as_bytes()).await.unwrap();
+    let mut wait = [0; 25];
+    test_support::with_timeout("100 Continue", io.read_exact(&mut wait)).await.unwrap();
+    assert_eq!(&wait, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let control = "[listeners.control]\naddress = \"127.0.0.1:0\"\nroles = [\"flock-publish\"]\n";
+    env.reload(&env.publisher.toml("market-data", &["*"]), control);
+    io.write_all(b"1").await.unwrap();
+    let mut status = [0; 12];
+    test_support::with_timeout("a response", io.read_exact(&mut status)).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 401");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn key_and_password_share_entry() {
     let env = start_open().await;
     let both = env.publisher.toml("both", &["t"]);

@@ -6,6 +6,7 @@ mod control;
 mod cors;
 mod cursors;
 mod drain;
+mod endings;
 mod events;
 mod fanout;
 mod keys;

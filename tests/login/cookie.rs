@@ -152,8 +152,11 @@ async fn session_and_connection_end_together() {
     let set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
     let set: Vec<_> = set.filter(|value| value.starts_with("lastmile=")).collect();
     assert!(matches!(&set[..], [one] if one.ends_with("; Path=/; Max-Age=6; HttpOnly; SameSite=Lax")), "{set:?}");
-    let kept = browser.clone();
+    let (kept, mut poller) = (browser.clone(), browser.clone());
     let mut ws = browser.live().await;
+    let cursor = poller.get("/v1/poll?channel=c").await.json()["cursor"].as_str().unwrap().to_owned();
+    let waiting = poller.get(&format!("/v1/poll?channel=c&wait=60&cursor={cursor}")).await.json();
+    assert_eq!(waiting["close"]["code"], 4003, "{waiting}");
     ws.expect_close(4003, "token_expired").await;
     // A browser whose clock is late gains nothing.
     let mut late = kept;

@@ -128,7 +128,7 @@ fn sign_again(request: &mut Request, input: &str) {
 
 fn check(whitelist: &Whitelist, request: &Request, now: u64) -> Result<(), Refusal> {
     let verified = whitelist.verify(&request.head(), !request.body.is_empty(), now)?;
-    verified.accept(&request.body, now).map(drop)
+    verified.accept(whitelist, &request.body, now).map(drop)
 }
 
 fn code(request: &Request) -> Option<ErrorCode> {
@@ -140,7 +140,7 @@ fn accepts_signed_request() {
     for request in [signed(), signed_get()] {
         for whitelist in [whitelist(), whitelist_by_hash()] {
             let verified = whitelist.verify(&request.head(), !request.body.is_empty(), NOW).unwrap();
-            let publisher = verified.accept(&request.body, NOW).unwrap();
+            let publisher = verified.accept(&whitelist, &request.body, NOW).unwrap();
             assert_eq!(&**publisher.name(), "market-data");
         }
     }
@@ -221,7 +221,7 @@ fn body_without_digest_is_refused() {
     assert_eq!(code(&with_header), Some(ErrorCode::SignatureInvalid));
     // The head announces no body, but a body follows.
     let verified = whitelist().verify(&smuggled.head(), false, NOW).unwrap();
-    assert_eq!(verified.accept(BODY, NOW).unwrap_err().code, ErrorCode::DigestMissing);
+    assert_eq!(verified.accept(&whitelist(), BODY, NOW).unwrap_err().code, ErrorCode::DigestMissing);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn changed_body_is_refused() {
         assert_eq!(code(&altered), Some(ErrorCode::DigestMismatch));
     }
     let cut_off = whitelist().verify(&signed().head(), false, NOW).unwrap();
-    assert_eq!(cut_off.accept(b"", NOW).unwrap_err().code, ErrorCode::DigestMismatch);
+    assert_eq!(cut_off.accept(&whitelist(), b"", NOW).unwrap_err().code, ErrorCode::DigestMismatch);
 }
 
 #[test]
@@ -345,6 +345,6 @@ fn shared_vectors_match() {
         let input = super::signature::RequestSignature::of(&headers).unwrap().input;
         assert_eq!(signature_base::signature_base(&head, &input).as_deref().ok(), text("signature_base"), "{case:#}");
         let verified = whitelist.verify(&head, body.is_some(), created).unwrap();
-        verified.accept(body.as_deref().unwrap_or_default(), created).unwrap();
+        verified.accept(&whitelist, body.as_deref().unwrap_or_default(), created).unwrap();
     }
 }

@@ -35,8 +35,7 @@ impl Whitelist {
     /// `now_unix_secs` is seconds since 1970.
     pub fn verify(&self, head: &RequestHead<'_>, has_body: bool, now_unix_secs: u64) -> Result<Verified, Refusal> {
         let signed = RequestSignature::of(head.headers)?;
-        let publisher = self.find(&signed.parameters.keyid)?;
-        publisher.check_not_after(now_unix_secs)?;
+        let publisher = self.admit(&fingerprint_in(&signed.parameters.keyid)?, now_unix_secs)?;
         let created = signed.parameters.check_fresh(now_unix_secs)?;
         check_body_headers(head.headers, has_body, signed.covers_body())?;
         signed.check_components()?;
@@ -52,18 +51,15 @@ impl Whitelist {
         let digest = if signed.covers_body() { ContentDigest::of(head.headers)? } else { None };
         Ok(Verified { publisher: publisher.clone(), created, nonce: signed.parameters.nonce, digest })
     }
+}
 
-    fn find(&self, keyid: &str) -> Result<&Arc<Publisher>, Refusal> {
-        let fingerprint = parse_fingerprint(keyid).map_err(|_| {
-            Refusal::new(
-                ErrorCode::KeyUnknown,
-                "`keyid` must be the OpenSSH fingerprint of the key (`SHA256:…` as `ssh-keygen -lf` prints it)",
-            )
-        })?;
-        self.get(&fingerprint).ok_or_else(|| {
-            Refusal::new(ErrorCode::KeyUnknown, "key is not on the whitelist; send its fingerprint to the operator")
-        })
-    }
+fn fingerprint_in(keyid: &str) -> Result<Fingerprint, Refusal> {
+    parse_fingerprint(keyid).map_err(|_| {
+        Refusal::new(
+            ErrorCode::KeyUnknown,
+            "`keyid` must be the OpenSSH fingerprint of the key (`SHA256:…` as `ssh-keygen -lf` prints it)",
+        )
+    })
 }
 
 impl Publisher {
@@ -87,12 +83,15 @@ impl Verified {
         URL_SAFE_NO_PAD.encode(digest)
     }
 
-    /// The last step: checks the body, then consumes the nonce. The order matters: only the publisher can consume a
-    /// nonce. Pass an empty body for a request without one.
-    pub fn accept(self, body: &[u8], now_unix_secs: u64) -> Result<Arc<Publisher>, Refusal> {
+    /// The last step: checks the body, looks the key up again, then consumes the nonce. The order matters: only the
+    /// publisher can consume a nonce. Pass an empty body for a request without one.
+    ///
+    /// `current` is the whitelist in force after the body arrived, which may take minutes.
+    pub fn accept(self, current: &Whitelist, body: &[u8], now_unix_secs: u64) -> Result<Arc<Publisher>, Refusal> {
         self.check_body(body)?;
-        self.publisher.use_nonce(self.created, &self.nonce, now_unix_secs)?;
-        Ok(self.publisher)
+        let publisher = current.renew(&self.publisher, now_unix_secs)?;
+        publisher.use_nonce(self.created, &self.nonce, now_unix_secs)?;
+        Ok(publisher)
     }
 
     fn check_body(&self, body: &[u8]) -> Result<(), Refusal> {

@@ -71,6 +71,29 @@ impl Whitelist {
         self.publishers.get(fingerprint)
     }
 
+    /// The publisher with this key, unless the key has expired.
+    pub fn admit(&self, key: &Fingerprint, now_unix_secs: u64) -> Result<&Arc<Publisher>, Refusal> {
+        let publisher = self.get(key).ok_or_else(|| {
+            Refusal::new(ErrorCode::KeyUnknown, "key is not on the whitelist; send its fingerprint to the operator")
+        })?;
+        publisher.check_not_after(now_unix_secs)?;
+        Ok(publisher)
+    }
+
+    /// The publisher with the key of `known`, which was admitted a while ago: a reload may have changed or removed it.
+    pub fn renew(&self, known: &Publisher, now_unix_secs: u64) -> Result<Arc<Publisher>, Refusal> {
+        self.admit(&known.fingerprint().ok_or(ErrorCode::KeyUnknown)?, now_unix_secs).cloned()
+    }
+
+    /// The same by user name and password.
+    pub fn renew_user(&self, known: &Publisher, now_unix_secs: u64) -> Result<Arc<Publisher>, Refusal> {
+        let BasicConfig { username, hash } = known.basic.as_ref().ok_or(ErrorCode::Unauthenticated)?;
+        let user = self.user(username).filter(|user| user.password().is_some_and(|now| now.text() == hash.text()));
+        let user = user.ok_or(ErrorCode::Unauthenticated)?;
+        user.check_not_after(now_unix_secs)?;
+        Ok(user.clone())
+    }
+
     /// The publisher with this user name and a password.
     pub fn user(&self, username: &str) -> Option<&Arc<Publisher>> {
         self.users.get(username)
@@ -132,6 +155,11 @@ impl Publisher {
         self.not_after
     }
 
+    /// The same in seconds since 1970.
+    pub fn expires(&self) -> Option<u64> {
+        self.not_after.map(|end| u64::try_from(end.as_second()).unwrap_or(0))
+    }
+
     /// Whether it may create this channel and publish to it.
     pub fn may_use(&self, channel: &ChannelName) -> bool {
         self.channels.iter().any(|pattern| pattern.matches(channel))
@@ -150,11 +178,10 @@ impl Publisher {
         })
     }
 
-    /// Refuses with `key-expired`. Long-lived connections check again regularly.
+    /// Refuses with `key-expired`.
     pub fn check_not_after(&self, now_unix_secs: u64) -> Result<(), Refusal> {
-        let is_ahead = |end: jiff::Timestamp| u64::try_from(end.as_second()).is_ok_and(|end| now_unix_secs < end);
-        match self.not_after {
-            Some(end) if !is_ahead(end) => Err(Refusal::new(
+        match self.expires() {
+            Some(end) if now_unix_secs >= end => Err(Refusal::new(
                 ErrorCode::KeyExpired,
                 "`not_after` of this key has passed; ask the operator to extend it, or send a new key",
             )),

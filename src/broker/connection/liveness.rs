@@ -18,9 +18,15 @@ pub struct Liveness {
     hello_sweeps: u16,
     /// Sweeps of silence before a ping. Differs by connection, so that pings do not come in waves.
     ping_after: u16,
-    /// Seconds since 1970; 0 for never.
+    /// Seconds since 1970 from which the connection closes; `u64::MAX` for never.
     expires: u64,
+    expiry_reason: CloseReason,
+    /// The gateway knows the peer, or admits peers without a credential here.
+    is_admitted: bool,
 }
+
+/// How long a peer that was never admitted may take to answer a Close: it costs a place in the limits.
+const UNADMITTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The action of the connection after a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +48,9 @@ impl Liveness {
             closing_sweeps: 0,
             hello_sweeps: 0,
             ping_after: ping - (id % spread) as u16,
-            expires: 0,
+            expires: u64::MAX,
+            expiry_reason: CloseReason::TokenExpired,
+            is_admitted: false,
         }
     }
 
@@ -50,9 +58,20 @@ impl Liveness {
         self.hello_sweeps = sweeps(within);
     }
 
-    pub fn set_authenticated(&mut self, expires: Option<u64>) {
+    /// The first message has arrived.
+    pub fn end_hello(&mut self) {
         self.hello_sweeps = 0;
-        self.expires = expires.unwrap_or(0);
+    }
+
+    pub fn set_authenticated(&mut self, expires: Option<u64>) {
+        self.end_hello();
+        self.is_admitted = true;
+        self.expire_at(expires, CloseReason::TokenExpired);
+    }
+
+    pub fn expire_at(&mut self, expires: Option<u64>, reason: CloseReason) {
+        self.expires = expires.unwrap_or(u64::MAX);
+        self.expiry_reason = reason;
     }
 
     pub fn sweep(
@@ -69,13 +88,14 @@ impl Liveness {
             Phase::Closed(_) => return Action::None,
             Phase::Closing(_) => {
                 self.closing_sweeps = self.closing_sweeps.saturating_add(1);
-                return if self.closing_sweeps > sweeps(limits.close) { Action::Abandon } else { Action::None };
+                let timeout = if self.is_admitted { limits.close } else { limits.close.min(UNADMITTED_CLOSE_TIMEOUT) };
+                return if self.closing_sweeps > sweeps(timeout) { Action::Abandon } else { Action::None };
             }
         }
         self.stalled_sweeps = if has_waiting && !has_progress { self.stalled_sweeps.saturating_add(1) } else { 0 };
         self.silent_sweeps = if has_input { 0 } else { self.silent_sweeps.saturating_add(1) };
-        if self.expires != 0 && now_unix >= self.expires {
-            return Action::Close(CloseReason::TokenExpired);
+        if now_unix >= self.expires {
+            return Action::Close(self.expiry_reason);
         }
         if self.stalled_sweeps > sweeps(limits.stall) {
             return Action::Close(CloseReason::SlowConsumer);
@@ -177,9 +197,16 @@ mod tests {
 
     #[test]
     fn unread_close_is_abandoned() {
-        let mut liveness = Liveness::new(0, &LIMITS);
-        let phase = Phase::Closing(CloseReason::Draining);
-        let all: Vec<_> = (0..3).map(|_| liveness.sweep(false, true, false, phase, 0, &LIMITS)).collect();
-        assert_eq!(all, [Action::None, Action::None, Action::Abandon]);
+        let limits = ConnectionLimits { close: Duration::from_secs(5), ..LIMITS };
+        for (is_admitted, sweeps) in [(true, 5), (false, 2)] {
+            let mut liveness = Liveness::new(0, &limits);
+            if is_admitted {
+                liveness.set_authenticated(None);
+            }
+            let phase = Phase::Closing(CloseReason::Draining);
+            let mut sweep = || liveness.sweep(false, true, false, phase, 0, &limits);
+            assert!((0..sweeps).all(|_| sweep() == Action::None), "{is_admitted}");
+            assert_eq!(sweep(), Action::Abandon, "{is_admitted}");
+        }
     }
 }

@@ -142,6 +142,15 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.lock().abandon();
     }
 
+    /// Ends the connection without a Close frame, as older clients expect.
+    pub fn cut(&self, reason: CloseReason) {
+        let mut outgoing = self.lock();
+        if outgoing.state.phase == Phase::Open {
+            outgoing.state.phase = Phase::Closing(reason);
+        }
+        outgoing.abandon();
+    }
+
     pub fn phase(&self) -> Phase {
         self.state.lock().phase
     }
@@ -198,9 +207,11 @@ impl<S: Socket + ?Sized> Connection<S> {
         frames
     }
 
-    /// The peer accepted data that was never in the outbox, so it is not stalled.
-    pub fn mark_progress(&self) {
-        self.state.lock().outbox.mark_progress();
+    /// The peer accepted data that was never in the outbox, so it is not stalled. Returns the phase.
+    pub fn mark_progress(&self) -> Phase {
+        let mut state = self.state.lock();
+        state.outbox.mark_progress();
+        state.phase
     }
 
     /// Whether the connection's task has bytes to write.
@@ -213,7 +224,17 @@ impl<S: Socket + ?Sized> Connection<S> {
         self.state.lock().liveness.expect_hello(within);
     }
 
-    /// Ends the deadline of [`Connection::expect_hello`]. Closes the connection at `expires` (seconds since 1970).
+    /// Ends the deadline of [`Connection::expect_hello`]: the first message has arrived.
+    pub fn end_hello(&self) {
+        self.state.lock().liveness.end_hello();
+    }
+
+    /// Closes the connection with `reason` at `expires` (seconds since 1970). Replaces an earlier deadline.
+    pub fn expire_at(&self, expires: Option<u64>, reason: CloseReason) {
+        self.state.lock().liveness.expire_at(expires, reason);
+    }
+
+    /// Admits the peer, and ends the deadline of [`Connection::expect_hello`]. Closes the connection at `expires` (seconds since 1970).
     pub fn set_authenticated(&self, expires: Option<u64>) {
         self.state.lock().liveness.set_authenticated(expires);
     }

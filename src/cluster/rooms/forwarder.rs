@@ -77,14 +77,18 @@ struct QueuedBytes {
 /// One forwarded connection, as its node and the owner node know it.
 struct ForwardedPeer {
     node: String,
+    /// A client of the channelserver: its socket is cut where the room is unknown.
+    cuts_unknown_room: bool,
     connection: Arc<Connection>,
     state: Mutex<ForwardedState>,
 }
 
 #[derive(Default)]
 struct ForwardedState {
-    /// The owner node acknowledged the join.
+    /// The owner node acknowledged the request to join.
     is_known: bool,
+    /// The owner node sent a frame, so the peer is in the room.
+    is_admitted: bool,
     /// The number of the newest batch that was applied.
     last_number: u64,
 }
@@ -99,8 +103,9 @@ impl RoomForwarder {
         connection: Arc<Connection>,
     ) -> Self {
         let Caller { sender, address, .. } = caller;
+        let cuts_unknown_room = matches!(target, RoomTarget::Channel(_));
         let join = Request::Join { peer: connection.id, target, sender: Sender::clone(sender), address: *address };
-        let peer = ForwardedPeer { node, connection: connection.clone(), state: Mutex::default() };
+        let peer = ForwardedPeer { node, cuts_unknown_room, connection: connection.clone(), state: Mutex::default() };
         let (forwarder, frames) = Self::new(connection);
         tokio::spawn(run(peers.clone(), Arc::new(peer), join, frames, forwarder.queued.clone()));
         forwarder
@@ -145,10 +150,15 @@ impl ForwardedPeer {
         if number == state.last_number + 1 {
             state.last_number = number;
             if !frames.is_empty() {
+                if close.is_none() && !std::mem::replace(&mut state.is_admitted, true) {
+                    self.connection.set_authenticated(None);
+                }
                 self.connection.send(&Bytes::from(frames));
             }
-            if let Some(code) = close {
-                self.connection.close(CloseReason::of(code).unwrap_or(CloseReason::EngineUnavailable));
+            match close.map(|code| CloseReason::of(code).unwrap_or(CloseReason::EngineUnavailable)) {
+                Some(reason @ CloseReason::UnknownRoom) if self.cuts_unknown_room => self.connection.cut(reason),
+                Some(reason) => self.connection.close(reason),
+                None => {}
             }
         } else if number != state.last_number {
             return Response::UnknownPeer;

@@ -68,13 +68,16 @@ pub fn peer(
     requested: Option<RequestedRoom>,
 ) -> Channelserver {
     let sender = caller.sender.to_json().into();
-    let peer = Peer::joining(app, connection, caller, move |app, request| async move {
+    // The client's own node cuts the socket of a remote peer.
+    let cuts_unknown_room = !caller.is_remote;
+    let mut peer = Peer::joining(app, connection, caller, move |app, request| async move {
         match requested {
             None => open(&app, request).await.into(),
             Some(RequestedRoom::Room(id)) => join(&app, id, request).await,
             Some(RequestedRoom::Unknown) => JoinOutcome::Refused(CloseReason::UnknownRoom),
         }
     });
+    peer.cuts_unknown_room = cuts_unknown_room;
     Channelserver { peer, sender }
 }
 

@@ -63,9 +63,12 @@ fn json(body: Bytes) -> warp::reply::Response {
 
 /// Publishes the body.
 async fn publish(app: &AppState, signed: &Signed, channel: &ChannelName, media_type: &str) -> Result<Receipt, Refusal> {
+    // A retry may have waited for the first request.
+    let publisher = signed.renewed(app)?;
+    check_channel(&publisher, channel)?;
     match media_type {
-        NDJSON => publish_lines(app, &signed.publisher, channel, &signed.body).await,
-        _ => publish_one(app, &signed.publisher, channel, media_type, &signed.body).await,
+        NDJSON => publish_lines(app, &publisher, channel, &signed.body).await,
+        _ => publish_one(app, &publisher, channel, media_type, &signed.body).await,
     }
 }
 

@@ -32,9 +32,17 @@ pub struct Signed {
     pub body: Bytes,
 }
 
+impl Signed {
+    /// The publisher with this request's key now. For handlers that have waited since [`authenticate`].
+    pub fn renewed(&self, app: &AppState) -> Result<Arc<Publisher>, Refusal> {
+        app.policy.whitelist().renew(&self.publisher, Now::read().unix())
+    }
+}
+
 /// Authenticates a request and reads its body, of at most `max_bytes`.
 ///
-/// The signature is checked before the body is read, so that strangers cannot make the gateway buffer bodies.
+/// The signature is checked before the body is read, so that strangers cannot make the gateway buffer bodies. The key
+/// is looked up again afterwards: it may have been removed meanwhile.
 /// The nonce is used up last, so that a request whose body does not arrive can be repeated.
 pub async fn authenticate(
     app: &AppState,
@@ -52,14 +60,17 @@ pub async fn authenticate(
     let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
     let body = read_body(app, body, max_bytes).await?;
     let name = verified.publisher().fingerprint().map(|key| format!("nonce:{}", verified.nonce_name(&key)));
-    let publisher = verified.accept(&body, Now::read().unix())?;
+    let publisher = verified.accept(&app.policy.whitelist(), &body, Now::read().unix())?;
     // This node has not seen the nonce; another node may have.
     if let Some(name) = name
         && !app.engine.shared_store().set_if_absent_remote(&name, b"", NONCE_TTL).await?
     {
         return Err(ErrorCode::SignatureReplayed.into());
     }
-    Ok(Signed { publisher, body })
+    let mut signed = Signed { publisher, body };
+    // The shared store may have taken its time.
+    signed.publisher = signed.renewed(app)?;
+    Ok(signed)
 }
 
 /// Reads the body of a request, of at most `max_bytes`, within a time limit.

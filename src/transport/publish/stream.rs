@@ -44,6 +44,7 @@ pub async fn upgrade(
     let shared = app.clone();
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
         connection.set_authenticated(None);
+        connection.expire_at(publisher.expires(), CloseReason::Revoked);
         connection.set_subject(publisher.name().clone());
         let welcome = ServerFrame::Welcome {
             connection: &format!("c-{:x}", connection.id),
@@ -77,7 +78,8 @@ impl PublishStream {
     fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, publisher: Arc<Publisher>) -> Self {
         let inbox = Some(app.replies.attach(publisher.name().clone(), connection.clone()));
         Self {
-            policy_watch: PolicyWatch::current(&app.policy),
+            // The key may have been removed since the handshake.
+            policy_watch: PolicyWatch::due(),
             app,
             connection,
             publisher,
@@ -91,9 +93,12 @@ impl PublishStream {
     }
 
     fn on_command(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        // The sweep closes the connection within a second.
+        let now = Now::read();
+        self.publisher.check_not_after(now.unix())?;
         match command.kind.0.as_ref() {
             "publish" => {
-                match self.publish(command)? {
+                match self.publish(command, now)? {
                     (channel, Appended::Done(accepted)) => {
                         self.deliveries.add(accepted.deliveries);
                         let mut json = String::with_capacity(128);
@@ -207,12 +212,10 @@ impl PublishStream {
         Ok(self.channel.insert(channel).clone())
     }
 
-    fn publish(&mut self, command: &Command<'_>) -> Result<(ChannelName, Appended), Refusal> {
+    fn publish(&mut self, command: &Command<'_>, now: Now) -> Result<(ChannelName, Appended), Refusal> {
         let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
         let channel = self.channel_of(command)?;
         let data = command.data.ok_or(malformed("`data` is missing"))?.get();
-        let now = Now::read();
-        self.publisher.check_not_after(now.unix())?;
         self.publisher.check_rate(now.monotonic)?;
         let appended = match command.encoding.as_ref().map(|encoding| encoding.0.as_ref()) {
             None => self.app.engine.append(&channel, self.publisher.name(), Payload::Json(data), now)?,
@@ -317,8 +320,9 @@ impl Handler for PublishStream {
         // The whitelist may list the key with other rights, or not at all.
         self.channel = None;
         let whitelist = self.app.policy.whitelist();
-        let known = self.publisher.fingerprint().and_then(|fingerprint| whitelist.get(&fingerprint).cloned());
-        self.publisher = known.ok_or(CloseReason::Revoked)?;
+        let now = Now::read().unix();
+        self.publisher = whitelist.renew(&self.publisher, now).map_err(|_| CloseReason::Revoked)?;
+        self.connection.expire_at(self.publisher.expires(), CloseReason::Revoked);
         self.watched.retain(|watched| check_channel(&self.publisher, &watched.channel).is_ok());
         Ok(())
     }

@@ -18,10 +18,12 @@ use hyper::upgrade::OnUpgrade;
 use super::config::OpenTo;
 use super::credential::policy_watch::PolicyWatch;
 use super::http::request::RequestContext;
+use super::publish::Signed;
 use super::state::AppState;
 use super::websocket::upgrade::Handshake;
 use super::{credential, publish};
 use crate::auth::is_trusted;
+use crate::auth::publisher::Publisher;
 use crate::broker::room::{JoinRequest, Relayed, Seat};
 use crate::broker::{Connection, Phase, Principal, RateLimit};
 use crate::cluster::rooms::{Caller, Reservation, RoomForwarder, RoomTarget};
@@ -70,6 +72,8 @@ pub struct Peer {
     pub principal: Option<Arc<Principal>>,
     pub policy_watch: PolicyWatch,
     frame_rate: RateLimit,
+    /// Clients of the channelserver take the end of the socket as "no such room", and a Close as an error.
+    pub cuts_unknown_room: bool,
 }
 
 /// The state of a peer's place in a room.
@@ -104,7 +108,17 @@ impl Peer {
         let policy_watch = PolicyWatch::current(&app.policy);
         let frame_rate = app.limits.frame_rate();
         let (membership, began) = (Membership::Outside, Instant::now());
-        Self { app, connection, caller, membership, began, principal: None, policy_watch, frame_rate }
+        Self {
+            app,
+            connection,
+            caller,
+            membership,
+            began,
+            principal: None,
+            policy_watch,
+            frame_rate,
+            cuts_unknown_room: false,
+        }
     }
 
     /// A connection whose request names its room; joins at once.
@@ -114,7 +128,6 @@ impl Peer {
         caller: Caller,
         join: impl FnOnce(Arc<AppState>, JoinRequest) -> F,
     ) -> Self {
-        connection.set_authenticated(None);
         let mut peer = Self::unknown(app, connection, caller);
         peer.membership = Membership::Joining(Box::pin(join(peer.app.clone(), peer.join_request())));
         peer
@@ -149,7 +162,10 @@ impl Peer {
 
     pub fn on_joined(&mut self, outcome: JoinOutcome) -> Result<(), CloseReason> {
         self.membership = match (outcome, &self.app.cluster_rooms) {
-            (JoinOutcome::Seated(seat), _) => Membership::Seated(seat),
+            (JoinOutcome::Seated(seat), _) => {
+                self.connection.set_authenticated(None);
+                Membership::Seated(seat)
+            }
             (JoinOutcome::OtherNode(node, target), Some(cluster)) if !self.caller.is_remote => {
                 let connection = self.connection.clone();
                 let peers = &cluster.forwarded;
@@ -229,8 +245,12 @@ impl Peer {
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Membership::Joining(joining) = &mut self.membership {
             let outcome = ready!(joining.as_mut().poll(cx));
-            if let Err(reason) = self.on_joined(outcome) {
-                self.connection.close(reason);
+            match self.on_joined(outcome) {
+                Err(CloseReason::UnknownRoom) if self.cuts_unknown_room => {
+                    self.connection.cut(CloseReason::UnknownRoom);
+                }
+                Err(reason) => self.connection.close(reason),
+                Ok(()) => {}
             }
         }
         match &self.membership {
@@ -245,6 +265,8 @@ impl Peer {
 pub struct Authorized {
     /// Set if rooms are opened with a login.
     pub principal: Option<Arc<Principal>>,
+    /// Set if publishers open rooms.
+    pub publisher: Option<Arc<Publisher>>,
     pub body: Bytes,
 }
 
@@ -259,12 +281,12 @@ pub async fn authorize(
         OpenTo::Anyone => None,
         OpenTo::Login => Some(credential::principal(app, call).await?.ok_or(ErrorCode::Unauthenticated)?),
         OpenTo::Publisher => {
-            let body = publish::authenticate(app, call, body, max_bytes).await?.body;
-            return Ok(Authorized { principal: None, body });
+            let Signed { publisher, body } = publish::authenticate(app, call, body, max_bytes).await?;
+            return Ok(Authorized { principal: None, publisher: Some(publisher), body });
         }
     };
     let body = publish::read_body(app, body, max_bytes).await?;
-    Ok(Authorized { principal, body })
+    Ok(Authorized { principal, publisher: None, body })
 }
 
 /// The reason that closes a connection when its room cannot be opened.

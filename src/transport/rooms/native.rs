@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 
 use super::{JoinOutcome, Peer, authorize, caller_of, close_reason_for, open};
+use crate::auth::publisher::Publisher;
 use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Relayed};
-use crate::broker::{Connection, Principal};
+use crate::broker::{Connection, Now, Principal};
 use crate::cluster::rooms::{Base64Bytes, Caller, ClientFrame, RoomTarget};
 use crate::protocol::frame::command::Unreadable;
 use crate::protocol::frame::room_frames::{RoomCommand, RoomId, RoomServerFrame, message};
@@ -60,17 +61,16 @@ async fn join(
     let handshake = Handshake::read(call, upgrade)?;
     origin::check(call)?;
     // Joining needs no credential; one that is sent is checked, because it may allow opening.
-    let (may_open, principal) = match app.rooms_config.open {
-        OpenTo::Anyone => (true, None),
-        OpenTo::Login => {
-            let principal = credential::principal(app, call).await?;
-            (principal.is_some(), principal)
-        }
+    let (opener, principal) = match app.rooms_config.open {
+        OpenTo::Anyone => (Opener::Anyone, None),
+        OpenTo::Login => match credential::principal(app, call).await? {
+            Some(principal) => (Opener::Anyone, Some(principal)),
+            None => (Opener::Unknown, None),
+        },
         OpenTo::Publisher if call.headers().contains_key("signature-input") => {
-            authorize(app, call, body, 0).await?;
-            (true, None)
+            (authorize(app, call, body, 0).await?.publisher.map_or(Opener::Unknown, Opener::Publisher), None)
         }
-        OpenTo::Publisher => (false, None),
+        OpenTo::Publisher => (Opener::Unknown, None),
     };
     let is_supported = handshake.accepts_protocol(SUBPROTOCOL);
     let (shared, caller) = (app.clone(), caller_of(app, call));
@@ -83,7 +83,7 @@ async fn join(
         }
         let mut native = peer(shared, connection.clone(), caller, room);
         native.peer = native.peer.with_principal(principal);
-        native.may_open = may_open;
+        native.opener = opener;
         native
     }))
 }
@@ -91,7 +91,7 @@ async fn join(
 /// A peer that joins with the credential in its first text. It may not open a room.
 fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
     let sender = caller.sender.to_json().into();
-    Native { peer: Peer::unknown(app, connection, caller), room, sender, may_open: false, pending: None }
+    Native { peer: Peer::unknown(app, connection, caller), room, sender, opener: Opener::Unknown, pending: None }
 }
 
 /// The same for a client of another node.
@@ -106,8 +106,28 @@ pub struct Native {
     room: Option<RoomId>,
     /// The peer's metadata as JSON.
     sender: Box<str>,
-    may_open: bool,
+    opener: Opener,
     pending: Option<Box<PendingJoin>>,
+}
+
+/// Whether this connection may open a room.
+enum Opener {
+    Unknown,
+    /// Rooms are opened by anyone, or the principal is known, which revocations disconnect.
+    Anyone,
+    /// The publisher that signed the handshake.
+    Publisher(Arc<Publisher>),
+}
+
+impl Opener {
+    fn may_open(&self, app: &AppState) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::Anyone => true,
+            // The key may have been removed since the handshake.
+            Self::Publisher(known) => app.policy.whitelist().renew(known, Now::read().unix()).is_ok(),
+        }
+    }
 }
 
 /// A first text whose step is not done yet.
@@ -204,7 +224,6 @@ impl Native {
             tokio::spawn(async move { cluster.directory.count_wrong_code(address).await });
         }
         let seat = joined?;
-        self.peer.connection.set_authenticated(None);
         if matches!(credential, Credential::Resume { .. }) {
             tracing::info!(connection = self.peer.connection.id, peer = seat.name(), "seat resumed");
         }
@@ -217,7 +236,7 @@ impl Native {
         if self.room.is_some() {
             return Err(CloseReason::Malformed);
         }
-        if !self.may_open {
+        if !self.opener.may_open(&app) {
             // Browsers cannot set headers on a WebSocket, so the token may be in the message.
             let token = command.token.as_ref().filter(|_| app.rooms_config.open == OpenTo::Login);
             let token = token.ok_or(CloseReason::Unauthenticated)?.0.clone().into_owned();
@@ -256,11 +275,11 @@ impl Native {
     fn on_step_result(&mut self, result: StepResult, mut texts: VecDeque<String>) -> Result<(), CloseReason> {
         match result {
             StepResult::Verified(principal) => {
-                self.may_open = principal.is_some();
-                self.peer.set_principal(principal);
-                if !self.may_open {
+                if principal.is_none() {
                     return Err(CloseReason::Unauthenticated);
                 }
+                self.opener = Opener::Anyone;
+                self.peer.set_principal(principal);
             }
             StepResult::Opened(opened) => {
                 let first = texts.pop_front().unwrap_or_default();
@@ -272,7 +291,8 @@ impl Native {
             }
             StepResult::LookedUp(Err(_)) => return Err(CloseReason::EngineUnavailable),
             StepResult::LookedUp(Ok(Some(node))) => {
-                self.peer.connection.set_authenticated(None);
+                // That node checks the credential, and its first frame admits the peer.
+                self.peer.connection.end_hello();
                 self.peer.on_joined(JoinOutcome::OtherNode(node, RoomTarget::Native(self.room)))?;
             }
             StepResult::LookedUp(Ok(None)) => {

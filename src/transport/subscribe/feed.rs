@@ -137,7 +137,10 @@ impl EventFeed {
         self.recheck();
         loop {
             if let Some(text) = self.ready.pop_front() {
-                self.connection.mark_progress();
+                if matches!(self.connection.mark_progress(), Phase::Closed(_)) {
+                    // The time for the rest of the backlog is over, for example long after the end of the token.
+                    return Poll::Ready(None);
+                }
                 match self.event(text) {
                     Some(event) => return Poll::Ready(Some(event)),
                     None => continue,

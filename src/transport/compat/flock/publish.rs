@@ -63,6 +63,9 @@ async fn publish(
     };
     let body = read_body(app, body, max_bytes).await?;
     let json = check_json(&body)?;
+    // The body may have taken minutes, and the password may have been removed meanwhile.
+    let publisher = app.policy.whitelist().renew_user(&publisher, Now::read().unix())?;
+    check_channel(&publisher, &channel)?;
     message::append_and_wait(app, &publisher, &channel, Payload::Json(json)).await?;
     Ok(())
 }
