@@ -12,6 +12,7 @@ mod deflate;
 mod framing;
 mod fuzz;
 mod handshake;
+mod heads;
 mod http;
 mod http2;
 mod http2_streams;

@@ -19,6 +19,7 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::connection_limits::{ConnectionLimiter, LimitReached, ListenerShare, Permit};
+use super::head_check::HeadCheck;
 use super::http2;
 use super::proxy_protocol;
 use super::stream_limits::StreamLimits;
@@ -244,9 +245,12 @@ impl Incoming {
         let Self { app, config, routes, address, streams: _ } = self;
         let closes_at = closes_at(&config);
         let peer = HttpPeer { listener: config, address, permit: Arc::new(permit), streams: None };
-        let io = TokioIo::new(WriteDeadline::new(stream, app.limits.handshake));
+        let (checked, verdicts) = HeadCheck::new(WriteDeadline::new(stream, app.limits.handshake));
+        let io = TokioIo::new(checked);
         let shared = app.clone();
-        let service = service_fn(move |request| edge::handle(shared.clone(), peer.clone(), routes.clone(), request));
+        let service = service_fn(move |request| {
+            edge::handle(shared.clone(), peer.clone(), routes.clone(), verdicts.next_is_valid(), request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(app.limits.handshake)
@@ -270,7 +274,7 @@ impl Incoming {
         let closing = app.lifecycle.reached(closes_at(&config));
         let streams = streams.map(|(limiter, share)| Arc::new(StreamLimits::new(limiter, share)));
         let peer = HttpPeer { listener: config, address, permit: Arc::new(permit), streams };
-        let answer = |request| edge::handle(app.clone(), peer.clone(), routes.clone(), request);
+        let answer = |request| edge::handle(app.clone(), peer.clone(), routes.clone(), true, request);
         http2::serve(stream, &app.limits, &app.connection_limits, closing, answer).await;
     }
 }

@@ -1,6 +1,7 @@
-//! Accepting connections: listeners, TLS, PROXY protocol, HTTP/2, connection limits.
+//! Accepting connections: listeners, TLS, PROXY protocol, checks of HTTP/1 heads, HTTP/2, connection limits.
 
 pub mod connection_limits;
+pub mod head_check;
 pub mod http2;
 pub mod listener;
 pub mod proxy_protocol;

@@ -1,8 +1,10 @@
 //! Request handling around the filters: framing checks, client address, CORS, headers of every response.
 
 use std::convert::Infallible;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use tower_service::Service;
@@ -20,21 +22,25 @@ use crate::transport::credential;
 use crate::transport::endpoints;
 use crate::transport::state::AppState;
 
-/// Handles one request.
+/// Handles one request. `is_head_valid`: the bytes of its head have one meaning only.
 pub async fn handle(
     app: Arc<AppState>,
     peer: HttpPeer,
     routes: BoxedFilter<(Response,)>,
+    is_head_valid: bool,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let is_tls = peer.listener.tls.is_some();
     let is_http2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
-    let prepared = prepare(&app, peer, request);
+    let has_our_version = has_our_websocket_version(request.headers());
+    let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let prepared = if is_head_valid { prepare(&app, peer, request) } else { Err(ambiguous_head()) };
     let cors = prepared.as_ref().ok().and_then(|request| request.extensions().get()).and_then(Cors::of);
-    // After bad framing or a failed upgrade, the start of the next request cannot be trusted.
-    let is_last = prepared.is_err() || wants_upgrade;
+    // After bad framing or a failed upgrade, the start of the next request cannot be trusted. Nor is it known after a
+    // chunked body, so that the head behind it could not be checked.
+    let is_last = prepared.is_err() || wants_upgrade || is_chunked;
     let mut anonymous: Option<AnonymousStream> = None;
     let mut response = match prepared {
         Ok(mut request) => match cors.as_ref().and_then(Cors::preflight) {
@@ -69,8 +75,24 @@ pub async fn handle(
     } else if (is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS) || leaves_body {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if wants_upgrade && !has_our_version && response.status().is_client_error() {
+        // RFC 6455 section 4.4: the version that the client should use.
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
     add_security_headers(response.headers_mut(), is_tls);
     Ok(response)
+}
+
+fn has_our_websocket_version(headers: &HeaderMap) -> bool {
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    matches!((versions.next(), versions.next()), (Some(version), None) if version == "13")
+}
+
+fn ambiguous_head() -> Refusal {
+    Refusal::new(
+        ErrorCode::Malformed,
+        "the head has a bare LF, a fragment, two lengths, or a Transfer-Encoding other than chunked",
+    )
 }
 
 /// Whether a request may have been refused before its body was read. Its connection cannot be reused then, and without
@@ -82,7 +104,7 @@ fn may_leave_body(code: ErrorCode) -> bool {
 fn prepare(app: &AppState, peer: HttpPeer, request: Request<Incoming>) -> Result<Request<Incoming>, Refusal> {
     let (mut head, body) = request.into_parts();
     check_framing(&head)?;
-    let client = peer.address.map(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
+    let client = peer.address.and_then(|address| client_address(address, &head.headers, &app.limits.trusted_proxies));
     if let (Some(client), Some(address)) = (client, peer.address) {
         // Behind a trusted proxy each request may have another client; the first one counts for the connection.
         if client != ClientAddr::from(address) {
@@ -124,14 +146,11 @@ fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
     if head.uri.path_and_query().is_none() || !head.uri.path().starts_with('/') {
         return Err(malformed("the request has no path"));
     }
-    // RFC 9112 section 6.3: two lengths allow request smuggling.
-    let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
-    if lengths > 1 || (lengths == 1 && head.headers.contains_key(header::TRANSFER_ENCODING)) {
+    // RFC 9112 section 6.3: two lengths allow request smuggling. HTTP/1 heads were checked before they were parsed.
+    if head.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(malformed("the request has two lengths"));
     }
-    if head.headers.get_all(header::HOST).iter().count() > 1 {
-        return Err(malformed("the request has two hosts"));
-    }
+    check_host_syntax(head)?;
     // RFC 9113 section 8.3.1: `:authority` and Host must be equal.
     let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
     if let (Some(authority), Some(host)) = (authority, head.headers.get(header::HOST))
@@ -140,6 +159,38 @@ fn check_framing(head: &http::request::Parts) -> Result<(), Refusal> {
         return Err(malformed("the request has two hosts"));
     }
     Ok(())
+}
+
+/// RFC 9112 section 3.2: one valid Host; only HTTP/1.0 may omit it, and HTTP/2 has `:authority` instead.
+fn check_host_syntax(head: &http::request::Parts) -> Result<(), Refusal> {
+    let malformed = |detail: &'static str| Err(Refusal::new(ErrorCode::Malformed, detail));
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (host, authority) = (hosts.next(), head.uri.authority());
+    if hosts.next().is_some() {
+        return malformed("the request has two hosts");
+    }
+    let is_missing = match head.version {
+        Version::HTTP_10 => false,
+        Version::HTTP_2 => host.is_none() && authority.is_none(),
+        _ => host.is_none(),
+    };
+    if is_missing {
+        return malformed("the request has no host");
+    }
+    let is_valid = host.is_none_or(|host| host.to_str().is_ok_and(is_host))
+        && authority.is_none_or(|authority| is_host(authority.as_str()));
+    if is_valid { Ok(()) } else { malformed("the host is invalid") }
+}
+
+/// Host and port, without user information (RFC 9110 sections 4.2.4 and 7.2).
+fn is_host(text: &str) -> bool {
+    let Ok(authority) = text.parse::<Authority>() else { return false };
+    let host = authority.host();
+    let port = text.strip_prefix(host).unwrap_or("@");
+    let is_port =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let is_literal = |text: &str| text.strip_suffix(']').is_some_and(|text| text.parse::<Ipv6Addr>().is_ok());
+    !host.is_empty() && is_port && host.strip_prefix('[').is_none_or(is_literal)
 }
 
 /// Refuses a host that is not on the listener's list, if it has one.

@@ -18,6 +18,7 @@ use super::{Driver, Handler, RawSocket};
 use crate::broker::{Connection, ConnectionLimits};
 use crate::protocol::websocket::{Assembler, Malformed, accept_deflate};
 use crate::protocol::{ErrorCode, Form, Refusal};
+use crate::transport::accept::head_check::HeadCheck;
 use crate::transport::accept::write_deadline::WriteDeadline;
 use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
@@ -157,21 +158,21 @@ impl<H: Handler> Future for ConnectionTask<H> {
 /// The socket of an upgraded connection, with the bytes that were read behind the request.
 fn take_socket(upgraded: Upgraded) -> io::Result<(RawSocket, Bytes)> {
     let upgraded = match upgraded.downcast::<HttpStream<TcpStream>>() {
-        Ok(parts) => return Ok((RawSocket::Tcp(parts.io.into_inner().into_inner()), parts.read_buf)),
+        Ok(parts) => return Ok((RawSocket::Tcp(parts.io.into_inner().into_inner().into_inner()), parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     let upgraded = match upgraded.downcast::<HttpStream<TlsStream<TcpStream>>>() {
         Ok(parts) => {
-            let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
+            let (tcp, session) = parts.io.into_inner().into_inner().into_inner().into_inner();
             return Ok((RawSocket::tls(tcp, session), parts.read_buf));
         }
         Err(upgraded) => upgraded,
     };
     match upgraded.downcast::<HttpStream<UnixStream>>() {
-        Ok(parts) => Ok((RawSocket::Unix(parts.io.into_inner().into_inner()), parts.read_buf)),
+        Ok(parts) => Ok((RawSocket::Unix(parts.io.into_inner().into_inner().into_inner()), parts.read_buf)),
         Err(_) => Err(io::Error::other("an upgraded connection of an unknown kind")),
     }
 }
 
 /// The stream type that the listeners pass to hyper.
-type HttpStream<S> = TokioIo<WriteDeadline<S>>;
+type HttpStream<S> = TokioIo<HeadCheck<WriteDeadline<S>>>;
