@@ -8,6 +8,7 @@ mod encode;
 mod extension;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::io::Cursor;
 
@@ -15,6 +16,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use self::encode::MAX_CONTROL_BYTES;
+use self::text::TextCheck;
 use super::CloseReason;
 pub use deflate::deflated_text_frame;
 pub use encode::{
@@ -55,6 +57,9 @@ pub struct Assembler {
 struct Partial {
     /// The incomplete frame.
     frame: Vec<u8>,
+    /// Payload bytes of that frame which are unmasked, because they are text that was checked on arrival.
+    checked: usize,
+    text: TextCheck,
     /// Payload of the message's fragments received so far.
     message: Vec<u8>,
     kind: Option<Data>,
@@ -91,12 +96,13 @@ impl Assembler {
             match self.read_header(input, bounds)? {
                 Some((header, start, end)) if end <= input.len() => {
                     let (frame, rest) = input.split_at_mut(end);
-                    self.on_frame(&header, &mut frame[start..], bounds, sink)?;
+                    self.on_frame(&header, &mut frame[start..], 0, bounds, sink)?;
                     input = rest;
                 }
-                _ => {
-                    self.partial.get_or_insert_default().frame.extend_from_slice(input);
-                    return Ok(());
+                header => {
+                    let partial = self.partial.get_or_insert_default();
+                    partial.frame.extend_from_slice(input);
+                    return header.map_or(Ok(()), |(header, start, _)| partial.check_text(&header, start));
                 }
             }
         }
@@ -123,10 +129,17 @@ impl Assembler {
         frame.extend_from_slice(taken);
         match self.read_header(&frame, bounds)? {
             Some((header, start, end)) if end == frame.len() => {
-                self.on_frame(&header, &mut frame[start..], bounds, sink)?;
+                let checked = std::mem::take(&mut self.partial.get_or_insert_default().checked);
+                self.on_frame(&header, &mut frame[start..], checked, bounds, sink)?;
                 self.release();
             }
-            _ => self.partial.get_or_insert_default().frame = frame,
+            header => {
+                let partial = self.partial.get_or_insert_default();
+                partial.frame = frame;
+                if let Some((header, start, _)) = header {
+                    partial.check_text(&header, start)?;
+                }
+            }
         }
         Ok(rest)
     }
@@ -166,14 +179,16 @@ impl Assembler {
         Ok(Some((header, start, start + length as usize)))
     }
 
+    /// `checked` bytes of the payload are unmasked.
     fn on_frame(
         &mut self,
         header: &FrameHeader,
         payload: &mut [u8],
+        checked: usize,
         bounds: Bounds,
         sink: &mut impl FnMut(Message<'_>) -> Result<(), CloseReason>,
     ) -> Result<(), CloseReason> {
-        unmask(payload, header.mask);
+        unmask(&mut payload[checked..], header.mask, checked);
         let kind = match header.opcode {
             OpCode::Control(Control::Ping) => return sink(Message::Ping(payload)),
             OpCode::Control(Control::Pong) => return sink(Message::Pong),
@@ -203,7 +218,7 @@ impl Assembler {
             self.release();
             return emit(kind, &message, is_compressed, bounds, sink);
         }
-        Ok(())
+        if kind == Data::Text && !partial.is_compressed { partial.text.push(&payload[checked..]) } else { Ok(()) }
     }
 
     /// Frees the buffers when no message is incomplete.
@@ -211,6 +226,25 @@ impl Assembler {
         if self.partial.as_ref().is_some_and(|partial| partial.frame.is_empty() && partial.kind.is_none()) {
             self.partial = None;
         }
+    }
+}
+
+impl Partial {
+    /// Checks the text of the incomplete frame as far as it has arrived: a message ends at its first wrong byte
+    /// (section 8.1).
+    fn check_text(&mut self, header: &FrameHeader, start: usize) -> Result<(), CloseReason> {
+        let is_text = match header.opcode {
+            OpCode::Data(Data::Text) => self.kind.is_none() && !header.rsv1,
+            OpCode::Data(Data::Continue) => self.kind == Some(Data::Text) && !self.is_compressed,
+            _ => false,
+        };
+        if !is_text {
+            return Ok(());
+        }
+        let arrived = &mut self.frame[start + self.checked..];
+        unmask(arrived, header.mask, self.checked);
+        self.checked += arrived.len();
+        self.text.push(arrived)
     }
 }
 
@@ -249,10 +283,12 @@ fn check_close(payload: &[u8]) -> Result<(), CloseReason> {
     }
 }
 
-fn unmask(payload: &mut [u8], mask: Option<[u8; 4]>) {
-    let Some(mask) = mask else { return };
+/// Unmasks a part of a payload that begins at `offset`.
+fn unmask(part: &mut [u8], mask: Option<[u8; 4]>, offset: usize) {
+    let Some(mut mask) = mask else { return };
+    mask.rotate_left(offset % 4);
     let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
-    let mut chunks = payload.chunks_exact_mut(8);
+    let mut chunks = part.chunks_exact_mut(8);
     for chunk in &mut chunks {
         let masked = u64::from_ne_bytes(chunk.try_into().expect("chunks of eight"));
         chunk.copy_from_slice(&(masked ^ wide).to_ne_bytes());

@@ -209,6 +209,70 @@ async fn invalid_frames_and_text_have_codes() {
 }
 
 #[tokio::test]
+async fn wrong_byte_ends_unfinished_text() {
+    let node = Node::start(Setup { more: TSLM, ..Setup::default() }).await;
+    let (lead, bad) = ("\u{20ac}".as_bytes(), [&b"ok"[..], &[0xff]].concat());
+    // The first part of a frame that announces more.
+    let part =
+        |first: u8, payload: &[u8]| [&[first, 0x80 | 100][..], &[0x37, 0xfa, 0x21, 0x3d], &masked(payload)].concat();
+    let cases = [
+        vec![frame(0x01, &bad)],
+        vec![part(TEXT, &bad)],
+        vec![part(0x01, &bad)],
+        vec![frame(0x01, &lead[..2]), frame(CONTINUATION, &[0x28])],
+        vec![frame(0x01, &lead[..2]), part(FIN, &[0x28])],
+        vec![frame(0x01, &lead[..2]), frame(PING, b"between"), part(CONTINUATION, &[lead[2], 0xc0])],
+        // Every byte in a segment of its own.
+        part(TEXT, &bad).into_iter().map(|byte| vec![byte]).collect(),
+    ];
+    for case in cases {
+        for (state, mut ws) in in_every_state(&node).await {
+            for segment in &case {
+                ws.send(segment).await;
+            }
+            assert_eq!(ws.end().await.code(), 1007, "{state}: {case:02x?}");
+        }
+    }
+    // A character may be split at any byte, also of its mask.
+    for (state, mut ws) in in_every_state(&node).await {
+        let text = format!(r#"{{"type":"hello","x":"{}"}}"#, "\u{20ac}\u{1f600}".repeat(3));
+        let at = text.find('\u{20ac}').unwrap() + 1;
+        let (first, second) = text.as_bytes().split_at(at);
+        for byte in [frame(0x01, first), frame(PING, b""), frame(FIN, second)].concat() {
+            ws.send(&[byte]).await;
+        }
+        let answer = ws.text().await;
+        assert!(answer.is_ok(), "{state}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn stranger_gets_two_seconds_to_close() {
+    let limits = "hello_secs = 1\nclose_secs = 600";
+    let more = "[listeners.pair]\naddress = \"127.0.0.1:0\"\nroles = [\"pair\"]\n";
+    let node = Node::start(Setup { limits, more, ..Setup::default() }).await;
+    let join = command(json!({"type": "join", "secret": "x".repeat(22)}));
+    let room = "/v1/rooms/jvg-n0FXB0kE3rGUIOS5Yw";
+    let (subscribe, pair) = ("sec-websocket-protocol: lastmile.v1\r\n", "sec-websocket-protocol: lastmile.pair.v1\r\n");
+    let bad = command(json!({"type": "hello", "token": "ey.bad.token"}));
+    for (listener, path, headers, first) in [
+        ("public", "/v1/subscribe", subscribe, Vec::new()),
+        ("public", "/v1/subscribe", subscribe, bad),
+        ("public", "/v1/subscribe", subscribe, text("no json")),
+        ("public", "/v1/subscribe", "sec-websocket-protocol: other\r\n", Vec::new()),
+        ("pair", room, pair, Vec::new()),
+        ("pair", room, pair, join),
+        ("pair", "/v1/rooms", pair, text("no json")),
+    ] {
+        let mut ws = RawWs::open(node.address(listener), path, headers).await.expect("an upgrade");
+        ws.send(&first).await;
+        // The Close is not answered.
+        let rest = read_to_end(&mut ws.stream, TEST_TIMEOUT).await;
+        assert!(rest.is_some_and(|rest| rest.first() == Some(&CLOSE)), "{path} {first:02x?}");
+    }
+}
+
+#[tokio::test]
 async fn message_limit_holds_to_the_byte() {
     let node = Node::start(Setup { limits: "max_command_bytes = 300", ..Setup::default() }).await;
     let mut ws = node.connect().await;
