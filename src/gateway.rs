@@ -345,17 +345,17 @@ impl StartError {
     }
 }
 
-/// Checks certificates, key sets, duplicate keys and GeoIP databases by loading them.
-pub fn check(config: &Config) -> Result<(), StartError> {
+/// Checks certificates, key sets, duplicate keys and GeoIP databases by loading them. Returns warnings.
+pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
     Whitelist::new(config.policy.publishers.clone(), config.limits.max_replay_nonces)?;
     Issuers::new(config.policy.issuers.clone())?;
     let revocations = Revocations::new(config.limits.max_revocations);
     revocations.keep_for(u64::MAX);
     revocations.replace_from_file(config.policy.revocations.clone(), Now::read().unix())?;
     config.fetch.clone().map(Fetcher::new).transpose()?;
-    config.geoip.clone().map(GeoDb::open).transpose()?;
+    let geo = config.geoip.clone().map(GeoDb::open).transpose()?;
     config.listeners.iter().try_for_each(|listener| load_tls(listener).map(|_| ()))?;
-    Ok(())
+    Ok(geo.map(|geo| geo.warnings()).unwrap_or_default())
 }
 
 /// Why a gateway does not start, or refuses a new policy.

@@ -63,10 +63,10 @@ impl fmt::Display for ClientAddr {
 /// Proxies append the address of their peer. So the right-most address that is not a trusted proxy is the client, and
 /// entries left of it may be forged. A client must never choose its address, so ambiguous headers yield `peer`: an
 /// entry that is not an address, more than 64 entries, only trusted proxies, or `X-Forwarded-For` and `Forwarded`
-/// (RFC 7239) with different results.
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddr {
+/// (RFC 7239) with different results. `None` if a trusted proxy says that it does not know the address, or hides it.
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Option<ClientAddr> {
     let is_proxy = is_trusted(peer, trusted);
-    let peer = ClientAddr::from(peer);
+    let peer = Some(ClientAddr::from(peer));
     if !is_proxy {
         return peer;
     }
@@ -86,30 +86,38 @@ pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     ClientAddr::from(peer).is_in(trusted)
 }
 
-/// The entries of one header line from the right; `None` for an entry that is not an address.
-type EntriesOf = for<'a> fn(&'a str) -> Box<dyn Iterator<Item = Option<IpAddr>> + 'a>;
+/// An entry of a header: a node that the proxies passed the request on for.
+enum Node {
+    Address(IpAddr),
+    /// `unknown`, or a name that stands for the address (RFC 7239 sections 6.2 and 6.3).
+    Unnamed,
+}
 
-/// The right-most untrusted address over all lines of the header.
-fn find_client(headers: &HeaderMap, name: &str, entries: EntriesOf, trusted: &[IpNet]) -> Option<ClientAddr> {
+/// The entries of one header line from the right; `None` for an entry that is not a node.
+type EntriesOf = for<'a> fn(&'a str) -> Box<dyn Iterator<Item = Option<Node>> + 'a>;
+
+/// The right-most untrusted address over all lines of the header, which may be unknown. `None` without a valid entry.
+fn find_client(headers: &HeaderMap, name: &str, entries: EntriesOf, trusted: &[IpNet]) -> Option<Option<ClientAddr>> {
     let mut left = MAX_FORWARDED_ENTRIES;
     // Several lines are one list, in the order of the lines (RFC 9110 section 5.3).
     for line in headers.get_all(name).iter().rev() {
         for entry in entries(line.to_str().ok()?) {
             left = left.checked_sub(1)?;
-            let address = ClientAddr::from(entry?);
+            let Node::Address(address) = entry? else { return Some(None) };
+            let address = ClientAddr::from(address);
             if !address.is_in(trusted) {
-                return Some(address);
+                return Some(Some(address));
             }
         }
     }
     None
 }
 
-fn x_forwarded_for(line: &str) -> Box<dyn Iterator<Item = Option<IpAddr>> + '_> {
+fn x_forwarded_for(line: &str) -> Box<dyn Iterator<Item = Option<Node>> + '_> {
     Box::new(line.rsplit(',').map(|entry| parse_node(entry.trim_matches([' ', '\t']))))
 }
 
-fn forwarded(line: &str) -> Box<dyn Iterator<Item = Option<IpAddr>> + '_> {
+fn forwarded(line: &str) -> Box<dyn Iterator<Item = Option<Node>> + '_> {
     // Addresses need no backslash, and it makes the end of a quoted string ambiguous.
     let Some(elements) = (!line.contains('\\')).then(|| split_unquoted(line, ',')).flatten() else {
         return Box::new(std::iter::once(None));
@@ -118,7 +126,7 @@ fn forwarded(line: &str) -> Box<dyn Iterator<Item = Option<IpAddr>> + '_> {
 }
 
 /// The `for` of one element: `for=192.0.2.1;proto=https`, `For="[2001:db8::1]:4711"`.
-fn forwarded_for(element: &str) -> Option<IpAddr> {
+fn forwarded_for(element: &str) -> Option<Node> {
     let mut found = None;
     for pair in split_unquoted(element, ';')? {
         let (name, value) = pair.trim_matches([' ', '\t']).split_once('=')?;
@@ -150,8 +158,21 @@ fn split_unquoted(text: &str, separator: char) -> Option<VecDeque<&str>> {
     text.matches('"').count().is_multiple_of(2).then_some(parts)
 }
 
+/// An address, `unknown`, or a name that begins with `_`; each may have a port.
+fn parse_node(text: &str) -> Option<Node> {
+    let (name, port) = text.split_once(':').unwrap_or((text, "0"));
+    let is_port = |port: &str| port.strip_prefix('_').unwrap_or(port).bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_hidden = name.len() > 1
+        && name.starts_with('_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    if (is_hidden || name.eq_ignore_ascii_case("unknown")) && is_port(port) {
+        return Some(Node::Unnamed);
+    }
+    parse_address(text).map(Node::Address)
+}
+
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`; no zones, no names.
-fn parse_node(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &str) -> Option<IpAddr> {
     if let Some(bracketed) = text.strip_prefix('[') {
         let (address, port) = bracketed.split_once(']')?;
         let is_port = |port: &str| port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
@@ -185,7 +206,8 @@ mod tests {
     }
 
     fn address(peer: &str, lines: &[(&str, &str)]) -> String {
-        client_address(ip(peer), &headers(lines), &trusted()).to_string()
+        let client = client_address(ip(peer), &headers(lines), &trusted());
+        client.map_or("unknown".to_owned(), |client| client.to_string())
     }
 
     fn xff(value: &str) -> String {
@@ -199,8 +221,8 @@ mod tests {
     #[test]
     fn no_proxy_is_trusted_by_default() {
         let lines = headers(&[("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1")]);
-        assert_eq!(client_address(ip(PROXY), &lines, &[]).ip(), ip(PROXY));
-        assert_eq!(client_address(ip("::1"), &HeaderMap::new(), &[]).ip(), ip("::1"));
+        assert_eq!(client_address(ip(PROXY), &lines, &[]).unwrap().ip(), ip(PROXY));
+        assert_eq!(client_address(ip("::1"), &HeaderMap::new(), &[]).unwrap().ip(), ip("::1"));
     }
 
     #[test]
@@ -242,8 +264,9 @@ mod tests {
     fn invalid_entry_yields_peer() {
         for entry in [
             "",
-            "unknown",
-            "_hidden",
+            "unknown.example",
+            "_ ",
+            "_hidden:\"80",
             "fe80::1%eth0",
             "[fe80::1%1]:80",
             "010.1.2.3",
@@ -267,6 +290,20 @@ mod tests {
             // Entries left of the client are not read.
             assert_eq!(xff(&format!("{entry}, 203.0.113.9")), if entry.is_ascii() { "203.0.113.9" } else { PROXY });
         }
+    }
+
+    #[test]
+    fn unnamed_client_has_no_address() {
+        for node in ["unknown", "Unknown", "unknown:80", "_hidden", "_SEVKISEK:_port"] {
+            assert_eq!(xff(node), "unknown", "{node}");
+            assert_eq!(xff(&format!("6.6.6.6, {node}, 10.9.9.9")), "unknown", "{node}");
+            assert_eq!(fwd(&format!("for=6.6.6.6, for=\"{node}\", for=10.9.9.9")), "unknown", "{node}");
+            // A client cannot hide behind its own entry.
+            assert_eq!(xff(&format!("{node}, 203.0.113.9")), "203.0.113.9", "{node}");
+            assert_eq!(address("203.0.113.9", &[("x-forwarded-for", node)]), "203.0.113.9", "{node}");
+        }
+        let both = |other| address(PROXY, &[("x-forwarded-for", "unknown"), ("forwarded", other)]);
+        assert_eq!((both("for=unknown"), both("for=203.0.113.9")), ("unknown".to_owned(), PROXY.to_owned()));
     }
 
     #[test]
@@ -340,12 +377,15 @@ mod tests {
             for trusted in ["10.0.0.0/8", "::ffff:10.0.0.0/104"] {
                 let lines = headers(&[("x-forwarded-for", "::ffff:203.0.113.9, ::ffff:10.3.3.3")]);
                 let client = client_address(ip(peer), &lines, &[trusted.parse().unwrap()]);
-                assert_eq!(client.ip(), ip("203.0.113.9"), "{peer} {trusted}");
+                assert_eq!(client.unwrap().ip(), ip("203.0.113.9"), "{peer} {trusted}");
             }
         }
         // The range of all IPv6 addresses contains no IPv4 address.
         let lines = headers(&[("x-forwarded-for", "6.6.6.6")]);
-        assert_eq!(client_address(ip("203.0.113.9"), &lines, &["::/0".parse().unwrap()]).ip(), ip("203.0.113.9"));
+        assert_eq!(
+            client_address(ip("203.0.113.9"), &lines, &["::/0".parse().unwrap()]).unwrap().ip(),
+            ip("203.0.113.9")
+        );
     }
 
     #[test]
@@ -368,7 +408,7 @@ mod tests {
             let lines: Vec<_> = xff.chain(fwd.iter().map(|value| ("forwarded", value.as_str()))).collect();
             let lines = headers(&lines);
             client_address(ip(PROXY), &lines, &trusted());
-            prop_assert_eq!(client_address(peer, &lines, &[]), ClientAddr::from(peer));
+            prop_assert_eq!(client_address(peer, &lines, &[]), Some(ClientAddr::from(peer)));
         }
 
         #[test]

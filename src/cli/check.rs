@@ -47,8 +47,8 @@ pub struct Check {
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let loaded = self.config.load()?;
-        gateway::check(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
-        for warning in &loaded.warnings {
+        let found = gateway::check(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
+        for warning in loaded.warnings.iter().chain(&found) {
             output::note(&format!("warning: {warning}"));
         }
         let token = match (self.token, &self.token_file) {

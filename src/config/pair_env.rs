@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use config::{Value as Raw, ValueKind};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::lookup::{self, typed};
@@ -113,7 +114,13 @@ impl Reader<'_> {
     fn proxies(&mut self, name: &str, value: &str) {
         let path = Path::of("trusted_proxies");
         let named = value.split(',').map(str::trim).filter(|proxy| !proxy.is_empty());
-        let all = named.chain(PRIVATE_RANGES).map(Raw::from).collect();
+        // As in channelserver, which skips them.
+        let is_range = |proxy: &&str| proxy.parse::<IpAddr>().is_ok() || proxy.parse::<IpNet>().is_ok();
+        let (named, bad): (Vec<_>, Vec<_>) = named.partition(is_range);
+        for proxy in bad {
+            self.report.warn_line(format!("{name}: {proxy:?} is no address or range, so it is left out"));
+        }
+        let all = named.into_iter().chain(PRIVATE_RANGES).map(Raw::from).collect();
         self.put(name, path.clone(), ValueKind::Array(all));
         if !self.is_overridden(&path) {
             let ranges = PRIVATE_RANGES.join(", ");

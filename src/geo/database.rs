@@ -21,6 +21,7 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 pub struct Database {
     reader: Reader<Vec<u8>>,
     version: FileVersion,
+    has_cities: bool,
 }
 
 /// Identifies a version of a file by its metadata.
@@ -35,22 +36,26 @@ impl Database {
     pub fn open(file: &Path) -> Result<Self, GeoError> {
         let broken = |reason| GeoError::Broken { file: file.to_owned(), reason };
         let (bytes, version) = read(file).map_err(|reason| GeoError::Read { file: file.to_owned(), reason })?;
-        let database = Self::unverified(bytes, version).map_err(broken)?;
-        database.verify().map_err(broken)?;
+        let mut database = Self::unverified(bytes, version).map_err(broken)?;
+        database.has_cities = database.verify().map_err(broken)?;
+        if !database.has_cities {
+            tracing::warn!(file = %file.display(), "GeoIP database has no cities");
+        }
         Ok(database)
     }
 
     pub fn unverified(bytes: Vec<u8>, version: FileVersion) -> Result<Self, MaxMindDbError> {
-        Ok(Self { reader: Reader::from_source(bytes)?, version })
+        Ok(Self { reader: Reader::from_source(bytes)?, version, has_cities: false })
     }
 
-    /// Reads the whole tree, and every record once, so that a damaged file is found at start.
+    /// Reads the whole tree, and every record once, so that a damaged file is found at start. Returns whether a record
+    /// has a city.
     ///
     /// The library's own `verify` also requires a description in the metadata, which free databases leave empty.
-    pub fn verify(&self) -> Result<(), MaxMindDbError> {
+    pub fn verify(&self) -> Result<bool, MaxMindDbError> {
         // A tree with this many nodes has fewer leaves; more of them mean a cycle.
         let max_leaves = self.reader.metadata().node_count as usize * 3;
-        let mut seen = HashSet::new();
+        let (mut seen, mut has_cities) = (HashSet::new(), false);
         let everything = WithinOptions::default().include_networks_without_data();
         for (count, network) in self.reader.networks(everything)?.enumerate() {
             let network = network?;
@@ -59,12 +64,18 @@ impl Database {
             }
             if network.offset().is_some_and(|offset| seen.insert(offset)) {
                 network.decode::<IgnoredAny>()?;
+                has_cities = has_cities || field(&network, "city").is_some();
             }
         }
         if seen.is_empty() {
             return Err(MaxMindDbError::invalid_database("no records"));
         }
-        Ok(())
+        Ok(has_cities)
+    }
+
+    /// Whether a record has a city. Other databases, for example of countries, are useful to few.
+    pub fn has_cities(&self) -> bool {
+        self.has_cities
     }
 
     /// Whether the file is unchanged. A missing file counts as changed.

@@ -50,6 +50,13 @@ impl GeoDb {
         Ok(Self { config, databases: ArcSwap::from_pointee(databases), reloading: Mutex::new(()) })
     }
 
+    /// A warning for each database that knows no city, for the operator.
+    pub fn warnings(&self) -> Vec<String> {
+        let databases = self.databases.load();
+        let countries = self.config.files.iter().zip(databases.iter()).filter(|(_, database)| !database.has_cities());
+        countries.map(|(file, _)| format!("GeoIP database {} has no cities", file.display())).collect()
+    }
+
     /// Reads changed files again. Returns whether any changed. Keeps the previous databases if a file is missing or
     /// broken. Blocks on disk reads: call it on a blocking thread.
     pub fn reload(&self) -> Result<bool, GeoError> {

@@ -52,8 +52,13 @@ fn private_ranges_are_trusted_with_warning() {
     assert_eq!(proxies(&[("PAIR_TRUSTED_PROXY_LIST", "")]), (String::new(), String::new()));
     let own = [("PAIR_TRUSTED_PROXY_LIST", "203.0.113.9"), ("LASTMILE_TRUSTED_PROXIES", "::1")];
     assert_eq!(proxies(&own), ("::1/128".to_owned(), String::new()));
-    let error = error_of("", &[("PAIR_TRUSTED_PROXY_LIST", "proxy.example")], &[]);
-    assert!(error.contains("trusted_proxies[0] = \"proxy.example\" (environment variable PAIR_TRUST"), "{error}");
+    let (ranges, warnings) = proxies(&[("PAIR_TRUSTED_PROXY_LIST", "proxy.example,203.0.113.9,1.2.3.4/99")]);
+    assert_eq!(ranges, format!("203.0.113.9/32 {private}"));
+    for bad in ["\"proxy.example\"", "\"1.2.3.4/99\""] {
+        assert!(warnings.contains(&format!("PAIR_TRUSTED_PROXY_LIST: {bad}")), "{warnings}");
+    }
+    let error = error_of("", &[("LASTMILE_TRUSTED_PROXIES", "proxy.example")], &[]);
+    assert!(error.contains("trusted_proxies[0] = \"proxy.example\""), "{error}");
 }
 
 #[test]

@@ -177,6 +177,21 @@ fn tslm_settings_are_read_and_tokens_hidden() {
 }
 
 #[test]
+fn tslm_size_above_channels_is_a_warning() {
+    let warnings = |size: u64, more: &str| {
+        let file = format!(
+            "[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\nmax_message_size = {size}\n\
+             default_endpoint_permissions = [\"NotifyChannel\"]\n{more}"
+        );
+        load_file(&file).warnings.into_iter().filter(|it| it.contains("max_message_size")).collect::<Vec<_>>()
+    };
+    assert!(warnings(65_536, "").is_empty());
+    let found = warnings(65_537, "[[channels]]\nmatch = \"small\"\nmax_message_bytes = 10\n");
+    assert!(matches!(&found[..], [one] if one.contains("small (10 bytes), * (65536 bytes)")), "{found:?}");
+    assert!(warnings(1 << 30, "[channel_defaults]\nmax_message_bytes = 0\n").is_empty());
+}
+
+#[test]
 fn publisher_key_is_text_file_or_hash() {
     let directory = TempDir::new();
     directory.write("a.pub", KEY);

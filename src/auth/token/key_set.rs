@@ -12,6 +12,9 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use super::error::TokenError;
 
+/// Most keys without `kid` that are tried for one token: each costs a signature check, which strangers can cause.
+const MAX_UNNAMED_KEYS: usize = 4;
+
 /// Longest `kid`, in characters.
 const MAX_KEY_ID_CHARS: usize = 256;
 
@@ -19,6 +22,7 @@ const MAX_KEY_ID_CHARS: usize = 256;
 pub struct Key {
     pub decoding: DecodingKey,
     algorithms: Vec<Algorithm>,
+    is_named: bool,
 }
 
 /// An unusable key of the set.
@@ -78,14 +82,17 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// The key that the token names, or the only matching one if it names none.
-    pub fn find(&self, key_id: Option<&str>, algorithm: Algorithm) -> Result<&Key, TokenError> {
+    /// The key that the token names. If it names none: the only matching key, or all matching keys without a name, which
+    /// a rotation leaves side by side.
+    pub fn find(&self, key_id: Option<&str>, algorithm: Algorithm) -> Result<Vec<&Key>, TokenError> {
         let Some(key_id) = key_id else {
-            let mut matching = self.keys.iter().filter(|key| key.supports(algorithm));
-            return match (matching.next(), matching.next()) {
-                (Some(key), None) => Ok(key),
-                (None, _) => Err(TokenError::AlgorithmNotAllowed),
-                (Some(_), Some(_)) => Err(TokenError::KeyAmbiguous),
+            let matching: Vec<_> = self.keys.iter().filter(|key| key.supports(algorithm)).collect();
+            let unnamed = matching.iter().filter(|key| !key.is_named).count();
+            return match (matching.len(), unnamed) {
+                (0, _) => Err(TokenError::AlgorithmNotAllowed),
+                (1, _) => Ok(matching),
+                (all, unnamed) if all == unnamed && all <= MAX_UNNAMED_KEYS => Ok(matching),
+                _ => Err(TokenError::KeyAmbiguous),
             };
         };
         // A `kid` is compared only: never used in a path, URL or query.
@@ -94,7 +101,7 @@ impl KeySet {
         }
         let named = self.by_id.get(key_id).ok_or(TokenError::KeyUnknown)?;
         let matching = named.iter().map(|index| &self.keys[*index]).find(|key| key.supports(algorithm));
-        matching.ok_or(TokenError::AlgorithmNotAllowed)
+        matching.map(|key| vec![key]).ok_or(TokenError::AlgorithmNotAllowed)
     }
 
     fn add(&mut self, key_id: Option<String>, key: Key) -> Result<(), DuplicateKeyId> {
@@ -131,7 +138,7 @@ impl Key {
         if algorithms.is_empty() {
             return Err(Unusable::AlgorithmNotAllowed);
         }
-        Ok(Self { decoding, algorithms })
+        Ok(Self { decoding, algorithms, is_named: jwk.common.key_id.is_some() })
     }
 
     fn supports(&self, algorithm: Algorithm) -> bool {

@@ -21,7 +21,7 @@ use super::jwks::discovery::ProviderMetadata;
 use super::jwks::metrics::JwksMetrics;
 use super::jwks::refresh::Background;
 use super::jwks::{JwksCache, KeySource, Remote};
-use super::key_set::{SkippedKey, is_asymmetric};
+use super::key_set::{Key, SkippedKey, is_asymmetric};
 use crate::auth::fetch::Fetcher;
 use crate::broker::Principal;
 
@@ -271,11 +271,12 @@ impl Issuer {
             return Err(TokenError::AlgorithmNotAllowed);
         }
         let keys = self.jwks.keys(now)?;
-        let key = keys.set.find(token.header.key_id.as_deref(), algorithm)?;
-        match jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), &key.decoding, algorithm) {
-            Ok(true) => Ok(keys.generation),
-            Ok(false) | Err(_) => Err(TokenError::SignatureInvalid),
-        }
+        let is_signed_by = |key: &Key| {
+            jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), &key.decoding, algorithm)
+                .unwrap_or(false)
+        };
+        let candidates = keys.set.find(token.header.key_id.as_deref(), algorithm)?;
+        if candidates.into_iter().any(is_signed_by) { Ok(keys.generation) } else { Err(TokenError::SignatureInvalid) }
     }
 }
 

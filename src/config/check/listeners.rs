@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::numbers::Numbers;
 use super::{address, name};
+use crate::broker::ChannelRules;
 use crate::config::files::{Files, is_world_readable, open};
 use crate::config::path::Path;
 use crate::config::report::Report;
@@ -31,6 +32,21 @@ pub fn check(listeners: BTreeMap<String, Listener>, report: &mut Report, files: 
         checked.push(listener);
     }
     checked
+}
+
+/// Warns of messages that a `tslm` listener takes and a channel then refuses.
+pub fn check_message_sizes(listeners: &[ListenerConfig], rules: &ChannelRules, report: &mut Report) {
+    for listener in listeners.iter().filter(|it| it.roles.contains(&Role::Tslm) && it.tslm.notify_channel) {
+        let size = listener.tslm.max_message_size;
+        let all = rules.rules.iter().chain([&rules.default]);
+        let smaller = all.filter(|rule| (1..size).contains(&rule.limits.max_message_bytes));
+        let shown = smaller.map(|rule| format!("{} ({} bytes)", rule.pattern.as_str(), rule.limits.max_message_bytes));
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        if !shown.is_empty() {
+            let path = Path::of("listeners").key(&listener.name).key("max_message_size");
+            report.warn(&path, format_args!("{size} is above max_message_bytes of these channels: {shown}"));
+        }
+    }
 }
 
 fn check_one(

@@ -61,6 +61,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     let login = login::check(login, &mut issuers, egress, &listeners, report, files);
     let mut channels = channels::check(channels, channel_defaults, report);
     channels.rules.issuers = issuer_patterns;
+    listeners::check_message_sizes(&listeners, &channels.rules, report);
     Config {
         egress,
         engine: engine::check(engine, report, files),

@@ -144,6 +144,30 @@ fn missing_key_id_selects_only_key() {
 }
 
 #[test]
+fn few_keys_without_id_are_all_tried() {
+    let token = token(json!({"alg": "ES256"}), claims());
+    let own = P256.jwk(json!({"kid": null}));
+    let others: Vec<_> = (0..4)
+        .map(|_| {
+            TestKey::new(&rcgen::PKCS_ECDSA_P256_SHA256, Algorithm::ES256, |pem| EncodingKey::from_ec_pem(pem).unwrap())
+        })
+        .map(|key| key.jwk(json!({"kid": null})))
+        .collect();
+    let with = |keys: Vec<Jwk>| verdict(&issuers(keys, &[Algorithm::ES256]), &token);
+    assert!(with(vec![others[0].clone(), own.clone()]).is_ok());
+    assert!(with([&others[..3], std::slice::from_ref(&own)].concat()).is_ok());
+    assert_eq!(with([&others[..], std::slice::from_ref(&own)].concat()), Err(TokenError::KeyAmbiguous));
+    assert_eq!(with(others[..2].to_vec()), Err(TokenError::SignatureInvalid));
+    // A key with a name is for tokens that name it.
+    assert_eq!(with(vec![P256.jwk(json!({"kid": "k1"})), others[0].clone()]), Err(TokenError::KeyAmbiguous));
+    let named = super::token(json!({"alg": "ES256", "kid": "k1"}), claims());
+    assert_eq!(
+        verdict(&issuers(vec![others[0].clone(), own], &[Algorithm::ES256]), &named),
+        Err(TokenError::KeyUnknown)
+    );
+}
+
+#[test]
 fn long_token_is_refused() {
     assert_eq!(verdict(&p256(), &".".repeat(1 << 20)), Err(TokenError::TooLong));
     assert_eq!(verdict(&p256(), &".".repeat(8192)), Err(TokenError::NotThreeParts));
