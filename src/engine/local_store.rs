@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::ready;
 use parking_lot::Mutex;
 
 use crate::broker::SharedStore;
+use crate::broker::engine::EngineFuture;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// Bytes of memory for each entry that may be there, on average over all entries.
@@ -128,46 +129,27 @@ fn cost(name: &str, value: &[u8]) -> usize {
 
 /// There are no other nodes: names that only they could have used are free, and nothing is sent to them.
 impl SharedStore for LocalStore {
+    fn has_other_nodes(&self) -> bool {
+        false
+    }
+
     fn connection_epoch(&self) -> Result<u64, Refusal> {
         Ok(0)
     }
 
-    fn set_if_absent<'a>(
-        &'a self,
-        name: &'a str,
-        value: &'a [u8],
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn set_if_absent<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, bool> {
         Box::pin(ready(self.insert_if(name, value, ttl, Instant::now(), |known| known.is_none())))
     }
 
-    fn set_if_absent_remote<'a>(
-        &'a self,
-        _name: &'a str,
-        _value: &'a [u8],
-        _ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, Refusal>> {
-        Box::pin(ready(Ok(true)))
-    }
-
-    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
         Box::pin(ready(self.insert_if(name, value, ttl, Instant::now(), |_| true).map(drop)))
     }
 
-    fn set_remote<'a>(
-        &'a self,
-        _name: &'a str,
-        _value: &'a [u8],
-        _ttl: Duration,
-    ) -> BoxFuture<'a, Result<(), Refusal>> {
-        Box::pin(ready(Ok(())))
-    }
-
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+    fn get<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
         Box::pin(ready(Ok(self.entries.lock().get(name, Instant::now()).cloned())))
     }
 
-    fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+    fn get_and_delete<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
         Box::pin(ready(Ok(self.entries.lock().remove(name, Instant::now()))))
     }
 
@@ -177,7 +159,7 @@ impl SharedStore for LocalStore {
         value: &'a str,
         instead_of: Option<&'a str>,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<String, Refusal>> {
+    ) -> EngineFuture<'a, String> {
         let mut owner = None;
         let claimed = self.insert_if(name, value.as_bytes(), ttl, Instant::now(), |known| {
             let Some(known) = known else { return true };
@@ -188,7 +170,7 @@ impl SharedStore for LocalStore {
         Box::pin(ready(claimed.map(owner)))
     }
 
-    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> EngineFuture<'a, u64> {
         Box::pin(ready(self.add(name, more, ttl, Instant::now())))
     }
 
@@ -199,11 +181,11 @@ impl SharedStore for LocalStore {
         wanted: u64,
         limit: u64,
         _ttl: Duration,
-    ) -> BoxFuture<'a, Result<u64, Refusal>> {
+    ) -> EngineFuture<'a, u64> {
         Box::pin(ready(Ok(if limit == 0 { wanted } else { wanted.min(limit.max(taken)) })))
     }
 
-    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> EngineFuture<'a, ()> {
         let (mut entries, now) = (self.entries.lock(), Instant::now());
         if entries.get(name, now).is_some_and(|known| known == value) {
             entries.remove(name, now);
@@ -211,23 +193,23 @@ impl SharedStore for LocalStore {
         Box::pin(ready(Ok(())))
     }
 
-    fn append_log<'a>(&'a self, _entry: &'a [u8], _ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn append_log<'a>(&'a self, _entry: &'a [u8], _ttl: Duration) -> EngineFuture<'a, ()> {
         Box::pin(ready(Ok(())))
     }
 
-    fn read_log<'a>(&'a self, _after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>> {
+    fn read_log<'a>(&'a self, _after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>> {
         Box::pin(ready(Ok(Vec::new())))
     }
 
-    fn is_alive<'a>(&'a self, _node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn is_alive<'a>(&'a self, _node: &'a str) -> EngineFuture<'a, bool> {
         Box::pin(ready(Ok(false)))
     }
 
-    fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn deregister(&self) -> EngineFuture<'_, ()> {
         Box::pin(ready(Ok(())))
     }
 
-    fn heartbeat<'a>(&'a self, _status: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn heartbeat<'a>(&'a self, _status: &'a [u8]) -> EngineFuture<'a, ()> {
         Box::pin(ready(Ok(())))
     }
 }

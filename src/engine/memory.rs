@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::ready;
 
 use super::backlog::Entry;
 use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
 use super::local_store::LocalStore;
 use super::log::{Log, LogState, Refused};
-use crate::broker::engine::{Accepted, Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
+use crate::broker::engine::{Accepted, Appended, ChannelState, Created, EngineFuture, Joined, Start};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now, SharedStore};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Refusal};
 
@@ -82,10 +82,6 @@ impl Engine for Memory {
         Ok(Appended::Done(accepted))
     }
 
-    fn prepare_subscribe(&self, _channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
-        None
-    }
-
     fn subscribe(
         &self,
         channel: &ChannelName,
@@ -105,11 +101,11 @@ impl Engine for Memory {
         channel: &'a ChannelName,
         limits: Option<ChannelLimits>,
         now: Now,
-    ) -> BoxFuture<'a, Result<Created, Refusal>> {
+    ) -> EngineFuture<'a, Created> {
         Box::pin(ready(self.create_now(channel, limits, now)))
     }
 
-    fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
+    fn describe<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, Option<ChannelState>> {
         Box::pin(ready(Ok(self.channels.describe(channel))))
     }
 
@@ -117,7 +113,7 @@ impl Engine for Memory {
         self.channels.find(channel)?.lock().publisher_of(position).cloned()
     }
 
-    fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn close<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, bool> {
         Box::pin(ready(Ok(self.close_now(channel))))
     }
 
@@ -134,6 +130,7 @@ impl Engine for Memory {
             }
         });
     }
+
     fn shared_store(&self) -> &dyn SharedStore {
         &self.store
     }

@@ -1,14 +1,15 @@
 //! The interface of an engine: the order of publications, their backlog, and the limits of channels.
 
+mod future;
 pub mod node_bus;
 pub mod shared_store;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+pub use self::future::EngineFuture;
 use self::node_bus::NodeBus;
 use self::shared_store::SharedStore;
 use super::ChannelLimits;
@@ -124,7 +125,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// To be awaited before [`Engine::subscribe`]; `None` if that can be called at once. The slot is to be kept until it has
     /// returned.
-    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>>;
+    fn prepare_subscribe(&self, _channel: &ChannelName) -> Option<EngineFuture<'static, SubscriberSlot>> {
+        None
+    }
 
     /// Joins a subscriber. `on_joined` is called before its first delivery.
     fn subscribe(
@@ -142,16 +145,16 @@ pub trait Engine: Send + Sync + 'static {
         channel: &'a ChannelName,
         limits: Option<ChannelLimits>,
         now: Now,
-    ) -> BoxFuture<'a, Result<Created, Refusal>>;
+    ) -> EngineFuture<'a, Created>;
 
     /// `None` if there is no such channel.
-    fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>>;
+    fn describe<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, Option<ChannelState>>;
 
     /// The publisher of the message at a position of a channel with replies; `None` if it is not known any more.
     fn publisher_of(&self, channel: &ChannelName, position: &Position) -> Option<Arc<str>>;
 
     /// Ends and removes a channel. `false` if there is none.
-    fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>>;
+    fn close<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, bool>;
 
     /// To be called once a second: ends channels that outlived their lifespan and removes unused ones.
     fn sweep(&self, now: Now);

@@ -3,10 +3,10 @@
 //! A message arrives at most once. A sender that must know whether it arrived sends a request.
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::protocol::{ChannelName, Refusal};
+use super::future::EngineFuture;
+use crate::protocol::ChannelName;
 
 /// The subscriber of a message on the receiving node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,29 +36,29 @@ pub trait NodeBus: Send + Sync + 'static {
     /// [`ErrorCode::NotFound`]: there is no such node.
     ///
     /// [`ErrorCode::NotFound`]: crate::protocol::ErrorCode::NotFound
-    fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>>;
+    fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> EngineFuture<'static, Bytes>;
 
     /// Sends a message. Messages arrive in order if each is awaited before the next one is sent.
-    fn send(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
+    fn send(&self, node: &str, topic: Topic, bytes: &[u8]) -> EngineFuture<'static, ()>;
 
     /// Responds to a request.
-    fn respond(&self, request: NodeMessage, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>>;
+    fn respond(&self, request: NodeMessage, bytes: &[u8]) -> EngineFuture<'static, ()>;
 
     /// All messages of a topic from now on, in place of an earlier subscriber.
     fn subscribe(&self, topic: Topic) -> mpsc::UnboundedReceiver<NodeMessage>;
 
     /// Records that this node has a connection of a publisher. To be called again every few seconds.
-    fn register_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn register_publisher<'a>(&'a self, publisher: &'a str) -> EngineFuture<'a, ()>;
 
     /// Records that a node has no connection of a publisher.
-    fn unregister_publisher<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn unregister_publisher<'a>(&'a self, publisher: &'a str, node: &'a str) -> EngineFuture<'a, ()>;
 
     /// Requests presence updates of a channel from all nodes, for [`PRESENCE_LEASE`]. Returns the approximate number of
     /// subscribers on each other node.
     ///
     /// [`PRESENCE_LEASE`]: crate::broker::channel::presence::PRESENCE_LEASE
-    fn watch_presence<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>>;
+    fn watch_presence<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, Vec<(String, u64)>>;
 
     /// The nodes that have a connection of a publisher.
-    fn nodes_with_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>>;
+    fn nodes_with_publisher<'a>(&'a self, publisher: &'a str) -> EngineFuture<'a, Vec<String>>;
 }

@@ -3,48 +3,29 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
+use super::future::EngineFuture;
 use crate::protocol::Refusal;
 
 /// Every name and log entry expires after its `ttl`. All methods refuse with `engine-unavailable` while the store cannot
 /// be reached. An engine for one node keeps the store in memory, and refuses with `limit-reached` when it is full.
 pub trait SharedStore: Send + Sync {
+    /// Whether other nodes use it too.
+    fn has_other_nodes(&self) -> bool;
+
     /// Number of the current connection. After it changes, the store may have lost entries.
     fn connection_epoch(&self) -> Result<u64, Refusal>;
 
     /// Sets a value unless the name has one. Returns whether it did.
-    fn set_if_absent<'a>(
-        &'a self,
-        name: &'a str,
-        value: &'a [u8],
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, Refusal>>;
-
-    /// [`SharedStore::set_if_absent`] for a name that this node has checked in its own memory, so that only another node
-    /// can have set it. An engine for one node stores nothing.
-    fn set_if_absent_remote<'a>(
-        &'a self,
-        name: &'a str,
-        value: &'a [u8],
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, Refusal>> {
-        self.set_if_absent(name, value, ttl)
-    }
+    fn set_if_absent<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, bool>;
 
     /// Sets a value, in place of an earlier one.
-    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()>;
 
-    /// [`SharedStore::set`] for a value that this node keeps in its own memory, so that only other nodes read it. An engine
-    /// for one node stores nothing.
-    fn set_remote<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
-        self.set(name, value, ttl)
-    }
-
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
+    fn get<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>>;
 
     /// Returns a value to the first caller only.
-    fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
+    fn get_and_delete<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>>;
 
     /// Sets `value` if the name has none, this one, or `instead_of`. Returns the value that the name has afterwards.
     fn claim<'a>(
@@ -53,10 +34,10 @@ pub trait SharedStore: Send + Sync {
         value: &'a str,
         instead_of: Option<&'a str>,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<String, Refusal>>;
+    ) -> EngineFuture<'a, String>;
 
     /// Adds to the count of a name, which expires `ttl` after its first count. Returns the sum.
-    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> BoxFuture<'a, Result<u64, Refusal>>;
+    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> EngineFuture<'a, u64>;
 
     /// Sets this node's slots under a name to `wanted`, or to as many as `limit` leaves beside the slots of other live
     /// nodes, but never below `taken`, which are in use already. Returns this node's slots.
@@ -67,23 +48,36 @@ pub trait SharedStore: Send + Sync {
         wanted: u64,
         limit: u64,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<u64, Refusal>>;
+    ) -> EngineFuture<'a, u64>;
 
     /// Deletes a name if it has this value.
-    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> EngineFuture<'a, ()>;
 
     /// Appends an entry for all nodes, including those that start within its `ttl`.
-    fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()>;
 
     /// The entries after a position, each with its position, oldest first; `""` is before the first one.
-    fn read_log<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>>;
+    fn read_log<'a>(&'a self, after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>>;
 
     /// Whether a node sent a heartbeat in the last ten seconds.
-    fn is_alive<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>>;
+    fn is_alive<'a>(&'a self, node: &'a str) -> EngineFuture<'a, bool>;
 
     /// Removes this node from the list of nodes.
-    fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>>;
+    fn deregister(&self) -> EngineFuture<'_, ()>;
 
     /// Keeps this node in the list of nodes, with its status as JSON.
-    fn heartbeat<'a>(&'a self, status: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>>;
+    fn heartbeat<'a>(&'a self, status: &'a [u8]) -> EngineFuture<'a, ()>;
+}
+
+impl dyn SharedStore + '_ {
+    /// [`SharedStore::set_if_absent`] for a name that this node has checked in its own memory, so that only another node
+    /// can have set it.
+    pub async fn set_if_absent_remote(&self, name: &str, value: &[u8], ttl: Duration) -> Result<bool, Refusal> {
+        if self.has_other_nodes() { self.set_if_absent(name, value, ttl).await } else { Ok(true) }
+    }
+
+    /// [`SharedStore::set`] for a value that this node keeps in its own memory, so that only other nodes read it.
+    pub async fn set_remote(&self, name: &str, value: &[u8], ttl: Duration) -> Result<(), Refusal> {
+        if self.has_other_nodes() { self.set(name, value, ttl).await } else { Ok(()) }
+    }
 }

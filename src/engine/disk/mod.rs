@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::ready;
 use metrics::{counter, gauge};
 use tokio::sync::oneshot;
 
@@ -26,7 +26,7 @@ use self::store::Store;
 use super::channels::{Channels, MemoryLimits};
 use super::local_store::LocalStore;
 use super::log::LogState;
-use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
+use crate::broker::engine::{Appended, ChannelState, Created, EngineFuture, Joined, Start, SubscriberSlot};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now, SharedStore};
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
@@ -89,7 +89,7 @@ impl Engine for Disk {
     }
 
     /// Waits only while the channel is being removed.
-    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
+    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<EngineFuture<'static, SubscriberSlot>> {
         let log = self.state.channels.find(channel)?;
         if log.lock().state != LogState::Closing {
             return None;
@@ -121,11 +121,11 @@ impl Engine for Disk {
         channel: &'a ChannelName,
         limits: Option<ChannelLimits>,
         now: Now,
-    ) -> BoxFuture<'a, Result<Created, Refusal>> {
+    ) -> EngineFuture<'a, Created> {
         Box::pin(self.state.create(channel, limits, now))
     }
 
-    fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
+    fn describe<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, Option<ChannelState>> {
         Box::pin(ready(Ok(self.state.channels.describe(channel))))
     }
 
@@ -133,7 +133,7 @@ impl Engine for Disk {
         self.state.channels.find(channel)?.lock().publisher_of(position).cloned()
     }
 
-    fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn close<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, bool> {
         Box::pin(self.state.close(channel))
     }
 

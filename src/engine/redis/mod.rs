@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
 use tokio::runtime::Handle;
@@ -43,7 +43,7 @@ use self::wire::Message;
 use super::channels::{Channels, MemoryLimits, new_epoch};
 use super::log::LogState;
 use super::millis::millis;
-use crate::broker::engine::{Appended, ChannelState, Created, Joined, Start, SubscriberSlot};
+use crate::broker::engine::{Appended, ChannelState, Created, EngineFuture, Joined, Start, SubscriberSlot};
 use crate::broker::{
     ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, NodeBus, Now, SharedStore,
 };
@@ -409,7 +409,7 @@ impl Engine for Redis {
         self.queue.push(connection, script, bytes).map(Appended::Pending)
     }
 
-    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<BoxFuture<'static, Result<SubscriberSlot, Refusal>>> {
+    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<EngineFuture<'static, SubscriberSlot>> {
         Some(Box::pin(self.node.clone().reserve_slot(channel.clone())))
     }
 
@@ -440,11 +440,11 @@ impl Engine for Redis {
         channel: &'a ChannelName,
         limits: Option<ChannelLimits>,
         _now: Now,
-    ) -> BoxFuture<'a, Result<Created, Refusal>> {
+    ) -> EngineFuture<'a, Created> {
         Box::pin(self.node.core.create(channel, limits))
     }
 
-    fn describe<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Option<ChannelState>, Refusal>> {
+    fn describe<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, Option<ChannelState>> {
         Box::pin(self.node.core.describe(channel))
     }
 
@@ -452,7 +452,7 @@ impl Engine for Redis {
         self.node.core.channels.find(channel)?.lock().publisher_of(position).cloned()
     }
 
-    fn close<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn close<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, bool> {
         Box::pin(self.node.core.close(channel))
     }
 

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use redis::cmd;
 use tokio::sync::mpsc;
 
@@ -15,9 +14,10 @@ use super::keys::SCRIPTS;
 use super::message_router::{Envelope, RESPONSE_TOPIC};
 use crate::broker::NodeBus;
 use crate::broker::channel::presence::PRESENCE_LEASE;
+use crate::broker::engine::EngineFuture;
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::engine::millis::millis;
-use crate::protocol::{ChannelName, ErrorCode, Refusal};
+use crate::protocol::{ChannelName, ErrorCode};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -26,13 +26,7 @@ const PUBLISHER_LEASE: Duration = Duration::from_secs(30);
 
 impl Core {
     /// Refuses with [`ErrorCode::NotFound`] if no node has that name.
-    fn send_message(
-        &self,
-        node: &str,
-        topic: u8,
-        number: u64,
-        bytes: &[u8],
-    ) -> BoxFuture<'static, Result<(), Refusal>> {
+    fn send_message(&self, node: &str, topic: u8, number: u64, bytes: &[u8]) -> EngineFuture<'static, ()> {
         let message = Envelope { topic, number, from: &self.node, bytes }.write();
         let permit = self.messages.reserve_outgoing(message.len());
         let (name, connection) = (self.keys.node(node), self.connection());
@@ -50,7 +44,7 @@ impl NodeBus for Core {
         &self.node
     }
 
-    fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+    fn request(&self, node: &str, topic: Topic, bytes: &[u8]) -> EngineFuture<'static, Bytes> {
         let number = self.messages.next_number();
         let sent = self.send_message(node, topic as u8, number, bytes);
         let (pending, response) = self.messages.expect_response(number);
@@ -65,11 +59,11 @@ impl NodeBus for Core {
         })
     }
 
-    fn send(&self, node: &str, topic: Topic, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
+    fn send(&self, node: &str, topic: Topic, bytes: &[u8]) -> EngineFuture<'static, ()> {
         self.send_message(node, topic as u8, 0, bytes)
     }
 
-    fn respond(&self, message: NodeMessage, bytes: &[u8]) -> BoxFuture<'static, Result<(), Refusal>> {
+    fn respond(&self, message: NodeMessage, bytes: &[u8]) -> EngineFuture<'static, ()> {
         self.send_message(&message.from, RESPONSE_TOPIC, message.number, bytes)
     }
 
@@ -77,7 +71,7 @@ impl NodeBus for Core {
         self.messages.subscribe(topic)
     }
 
-    fn register_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn register_publisher<'a>(&'a self, publisher: &'a str) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let (connection, key) = (self.connection()?, self.keys.publisher(publisher));
             connection.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
@@ -85,14 +79,14 @@ impl NodeBus for Core {
         })
     }
 
-    fn unregister_publisher<'a>(&'a self, publisher: &'a str, node: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn unregister_publisher<'a>(&'a self, publisher: &'a str, node: &'a str) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let key = self.keys.publisher(publisher);
             self.connection()?.query::<u64>(cmd("HDEL").arg(key).arg(node)).await.map(drop)
         })
     }
 
-    fn watch_presence<'a>(&'a self, channel: &'a ChannelName) -> BoxFuture<'a, Result<Vec<(String, u64)>, Refusal>> {
+    fn watch_presence<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, Vec<(String, u64)>> {
         Box::pin(async move {
             let (connection, keys) = (self.connection()?, &self.keys);
             let mut script = SCRIPTS.watch.prepare_invoke();
@@ -102,7 +96,7 @@ impl NodeBus for Core {
         })
     }
 
-    fn nodes_with_publisher<'a>(&'a self, publisher: &'a str) -> BoxFuture<'a, Result<Vec<String>, Refusal>> {
+    fn nodes_with_publisher<'a>(&'a self, publisher: &'a str) -> EngineFuture<'a, Vec<String>> {
         Box::pin(async move { self.connection()?.query(cmd("HKEYS").arg(self.keys.publisher(publisher))).await })
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use redis::cmd;
 use redis::streams::{StreamId, StreamRangeReply};
 
@@ -12,6 +11,7 @@ use super::core::Core;
 use super::keys::{Keys, SCRIPTS};
 use super::server::{RedisConfig, RedisError, Server};
 use crate::broker::SharedStore;
+use crate::broker::engine::EngineFuture;
 use crate::engine::millis::millis;
 use crate::protocol::Refusal;
 
@@ -25,16 +25,15 @@ const NODE_LEASE: Duration = Duration::from_secs(10);
 const NODE_LIST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl SharedStore for Core {
+    fn has_other_nodes(&self) -> bool {
+        true
+    }
+
     fn connection_epoch(&self) -> Result<u64, Refusal> {
         Ok(self.connection()?.number)
     }
 
-    fn set_if_absent<'a>(
-        &'a self,
-        name: &'a str,
-        value: &'a [u8],
-        ttl: Duration,
-    ) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn set_if_absent<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, bool> {
         Box::pin(async move {
             let mut command = cmd("SET");
             command.arg(self.keys.shared(name)).arg(value).arg("NX").arg("PX").arg(millis(ttl));
@@ -42,7 +41,7 @@ impl SharedStore for Core {
         })
     }
 
-    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let mut command = cmd("SET");
             command.arg(self.keys.shared(name)).arg(value).arg("PX").arg(millis(ttl));
@@ -50,24 +49,16 @@ impl SharedStore for Core {
         })
     }
 
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+    fn get<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
         Box::pin(async move {
-            let value = self
-                .connection_keeper
-                .connection()?
-                .query::<Option<Vec<u8>>>(cmd("GET").arg(self.keys.shared(name)))
-                .await?;
+            let value: Option<Vec<u8>> = self.connection()?.query(cmd("GET").arg(self.keys.shared(name))).await?;
             Ok(value.map(Bytes::from))
         })
     }
 
-    fn get_and_delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
+    fn get_and_delete<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
         Box::pin(async move {
-            let value = self
-                .connection_keeper
-                .connection()?
-                .query::<Option<Vec<u8>>>(cmd("GETDEL").arg(self.keys.shared(name)))
-                .await?;
+            let value: Option<Vec<u8>> = self.connection()?.query(cmd("GETDEL").arg(self.keys.shared(name))).await?;
             Ok(value.map(Bytes::from))
         })
     }
@@ -78,7 +69,7 @@ impl SharedStore for Core {
         value: &'a str,
         instead_of: Option<&'a str>,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<String, Refusal>> {
+    ) -> EngineFuture<'a, String> {
         Box::pin(async move {
             let mut claim = SCRIPTS.claim.key(self.keys.shared(name));
             claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(ttl));
@@ -86,7 +77,7 @@ impl SharedStore for Core {
         })
     }
 
-    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> BoxFuture<'a, Result<u64, Refusal>> {
+    fn increment<'a>(&'a self, name: &'a str, more: u32, ttl: Duration) -> EngineFuture<'a, u64> {
         Box::pin(async move {
             let mut count = SCRIPTS.count.key(self.keys.shared(name));
             count.arg(more).arg(millis(ttl));
@@ -101,7 +92,7 @@ impl SharedStore for Core {
         wanted: u64,
         limit: u64,
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<u64, Refusal>> {
+    ) -> EngineFuture<'a, u64> {
         Box::pin(async move {
             let mut dead = Vec::new();
             loop {
@@ -123,7 +114,7 @@ impl SharedStore for Core {
         })
     }
 
-    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn release<'a>(&'a self, name: &'a str, value: &'a str) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let mut release = SCRIPTS.release.key(self.keys.shared(name));
             release.arg(value);
@@ -131,7 +122,7 @@ impl SharedStore for Core {
         })
     }
 
-    fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let (connection, key) = (self.connection()?, self.keys.broadcast_log());
             let mut command = cmd("XADD");
@@ -141,7 +132,7 @@ impl SharedStore for Core {
         })
     }
 
-    fn read_log<'a>(&'a self, after: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, Refusal>> {
+    fn read_log<'a>(&'a self, after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>> {
         Box::pin(async move {
             let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
             let mut command = cmd("XRANGE");
@@ -152,14 +143,14 @@ impl SharedStore for Core {
         })
     }
 
-    fn is_alive<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<bool, Refusal>> {
+    fn is_alive<'a>(&'a self, node: &'a str) -> EngineFuture<'a, bool> {
         Box::pin(async move {
             let count = self.connection()?.query::<u64>(cmd("EXISTS").arg(self.keys.node(node))).await?;
             Ok(count == 1)
         })
     }
 
-    fn deregister(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn deregister(&self) -> EngineFuture<'_, ()> {
         Box::pin(async move {
             let connection = self.connection()?;
             connection.query::<u64>(cmd("DEL").arg(self.keys.node(&self.node))).await?;
@@ -167,7 +158,7 @@ impl SharedStore for Core {
         })
     }
 
-    fn heartbeat<'a>(&'a self, status: &'a [u8]) -> BoxFuture<'a, Result<(), Refusal>> {
+    fn heartbeat<'a>(&'a self, status: &'a [u8]) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let (connection, key) = (self.connection()?, self.keys.nodes());
             let mut command = cmd("SET");
