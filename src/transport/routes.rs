@@ -7,8 +7,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
 use warp::filters::BoxedFilter;
@@ -20,152 +18,119 @@ use super::config::Role;
 use super::credential::issue_ticket;
 use super::endpoints::{self, Endpoint};
 use super::http::problem;
-use super::http::request::RequestContext;
+use super::http::request::{RequestBody, RequestContext};
 use super::state::AppState;
 use super::subscribe::websocket;
 use super::{control, demo, login, ops, publish, rooms, subscribe};
 use crate::ops::Phase;
 use crate::protocol::{ErrorCode, Refusal};
 
+/// The answer of the first filter that matches.
+macro_rules! first_of {
+    [$first:expr $(, $next:expr)* $(,)?] => {
+        $first$(.or($next).unify())*
+    };
+}
+
 pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
     let at = |endpoint| at(&app, endpoint);
 
-    let subscribe = (at(&endpoints::SUBSCRIBE)
-        .and(on_upgrade())
-        .then(|call, app, upgrade| answer(websocket::upgrade(app, call, upgrade))))
-    .or(at(&endpoints::EVENTS).then(|call, app| answer(subscribe::events(app, call))))
-    .unify()
-    .or(at(&endpoints::POLL).then(|call, app| answer(subscribe::poll(app, call))))
-    .unify()
+    let subscribe = first_of![
+        at(&endpoints::SUBSCRIBE)
+            .and(on_upgrade())
+            .then(|call, app, upgrade| answer(websocket::upgrade(app, call, upgrade))),
+        at(&endpoints::EVENTS).then(|call, app| answer(subscribe::events(app, call))),
+        at(&endpoints::POLL).then(|call, app| answer(subscribe::poll(app, call))),
+    ]
     .boxed();
 
-    let publish = (at(&endpoints::MESSAGES).and(body()).then(|call: RequestContext, app, body| {
-        let channel = endpoints::MESSAGES.parameter(call.path()).to_owned();
-        answer(publish::message::post(app, call, channel, body))
-    }))
-    .or(at(&endpoints::CHANNEL).and(body()).then(|call: RequestContext, app, body| {
-        let channel = endpoints::CHANNEL.parameter(call.path()).to_owned();
-        match call.method() {
-            "PUT" => answer(publish::channel::put(app, call, channel, body)),
-            "DELETE" => answer(publish::channel::delete(app, call, channel, body)),
-            _ => answer(publish::channel::get(app, call, channel, body)),
-        }
-    }))
-    .unify()
-    .or(at(&endpoints::PUBLISH)
-        .and(on_upgrade())
-        .and(body())
-        .then(|call, app, upgrade, body| answer(publish::stream::upgrade(app, call, upgrade, body))))
-    .unify()
+    let publish = first_of![
+        at(&endpoints::MESSAGES).and(body()).then(|call, app, body| answer(publish::message::post(app, call, body))),
+        at(&endpoints::CHANNEL).and(body()).then(|call, app, body| answer(publish::channel::handle(app, call, body))),
+        at(&endpoints::PUBLISH)
+            .and(on_upgrade())
+            .and(body())
+            .then(|call, app, upgrade, body| answer(publish::stream::upgrade(app, call, upgrade, body))),
+    ]
     .boxed();
 
-    let control = (at(&endpoints::CONTROL_JWKS).and(body()).then(|call: RequestContext, app, body| {
-        let issuer = endpoints::CONTROL_JWKS.parameter(call.path()).to_owned();
-        answer(control::jwks(app, call, issuer, body))
-    }))
-    .or(at(&endpoints::CONTROL_CHANNELS).and(body()).then(|call, app, body| answer(control::channels(app, call, body))))
-    .unify()
-    .or(at(&endpoints::REVOCATIONS).and(body()).then(|call, app, body| answer(control::revocations(app, call, body))))
-    .unify()
+    let control = first_of![
+        at(&endpoints::CONTROL_JWKS).and(body()).then(|call, app, body| answer(control::jwks(app, call, body))),
+        at(&endpoints::CONTROL_CHANNELS).and(body()).then(|call, app, body| answer(control::channels(app, call, body))),
+        at(&endpoints::REVOCATIONS).and(body()).then(|call, app, body| answer(control::revocations(app, call, body))),
+    ]
     .boxed();
 
     let tickets =
         at(&endpoints::TICKETS).and(body()).then(|call, app, body| answer(issue_ticket::post(app, call, body))).boxed();
 
-    let auth = (at(&endpoints::LOGIN).then(|call, app| answer(login::begin(app, call))))
-        .or(at(&endpoints::LOGIN_CALLBACK).then(|call, app| answer(login::callback(app, call))))
-        .unify()
-        .or(at(&endpoints::LOGIN_SESSION).then(|call, app| answer(login::session(app, call))))
-        .unify()
-        .or(at(&endpoints::LOGOUT).then(|call, app| answer(login::logout(app, call))))
-        .unify()
-        .or(at(&endpoints::LOGGED_OUT).then(|_, _| login::logged_out()))
-        .unify()
-        .or(at(&endpoints::BACKCHANNEL_LOGOUT)
+    let auth = first_of![
+        at(&endpoints::LOGIN).then(|call, app| answer(login::begin(app, call))),
+        at(&endpoints::LOGIN_CALLBACK).then(|call, app| answer(login::callback(app, call))),
+        at(&endpoints::LOGIN_SESSION).then(|call, app| answer(login::session(app, call))),
+        at(&endpoints::LOGOUT).then(|call, app| answer(login::logout(app, call))),
+        at(&endpoints::LOGGED_OUT).then(|_, _| login::logged_out()),
+        at(&endpoints::BACKCHANNEL_LOGOUT)
             .and(body())
-            .then(|call, app, body| answer(login::backchannel(app, call, body))))
-        .unify()
-        .boxed();
-
-    let ops = (at(&endpoints::HEALTHZ).then(|_, _| async { ops::live() }))
-        .or(at(&endpoints::READYZ).then(|_, app: Arc<AppState>| async move { ops::ready(&app) }))
-        .unify()
-        .or(at(&endpoints::METRICS).then(|_, app: Arc<AppState>| async move { ops::metrics(&app) }))
-        .unify()
-        .boxed();
-
-    let pair = (at(&endpoints::ROOMS)
-        .or(at(&endpoints::ROOM))
-        .unify()
-        .and(on_upgrade())
-        .and(body())
-        .then(|call, app, upgrade, body| answer(rooms::native::handle(app, call, upgrade, body))))
-    .or(at(&endpoints::NEW_CHANNELSERVER)
-        .or(at(&endpoints::CHANNELSERVER))
-        .unify()
-        .and(on_upgrade())
-        .and(body())
-        .then(|call, app, upgrade, body| answer(channelserver::upgrade(app, call, upgrade, body))))
-    .unify()
-    .or(at(&endpoints::RELAY)
-        .or(at(&endpoints::RELAY_LISTENER))
-        .unify()
-        .and(on_upgrade())
-        .and(body())
-        .then(|call, app, upgrade, body| answer(relay::upgrade(app, call, upgrade, body))))
-    .unify()
-    .or(at(&endpoints::HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::heartbeat(&call) }))
-    .unify()
-    .or(at(&endpoints::LB_HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::lbheartbeat(&call) }))
-    .unify()
-    .or(at(&endpoints::VERSION).then(|call: RequestContext, _| async move { heartbeat::version(&call) }))
-    .unify()
+            .then(|call, app, body| answer(login::backchannel(app, call, body))),
+    ]
     .boxed();
 
-    let compat =
-        (at(&endpoints::TSLM).and(on_upgrade()).then(|call: RequestContext, app: Arc<AppState>, upgrade| async move {
-            reply(tslm::upgrade(&app, &call, upgrade))
-        }))
-        .or(at(&endpoints::FLOCK).and(on_upgrade()).then(
-            |call: RequestContext, app: Arc<AppState>, upgrade| async move {
-                reply(flock::subscribe::upgrade(&app, &call, upgrade))
-            },
-        ))
-        .unify()
-        .or(at(&endpoints::FLOCK_EVENT).and(body()).then(|call, app, body| flock::publish::handle(app, call, body)))
-        .unify()
-        .boxed();
+    let ops = first_of![
+        at(&endpoints::HEALTHZ).then(|_, _| async { ops::live() }),
+        at(&endpoints::READYZ).then(|_, app: Arc<AppState>| async move { ops::ready(&app) }),
+        at(&endpoints::METRICS).then(|_, app: Arc<AppState>| async move { ops::metrics(&app) }),
+    ]
+    .boxed();
 
-    let pages = (at(&endpoints::PROBLEMS).then(|call: RequestContext, _| async move {
-        let page = problem::describe(endpoints::PROBLEMS.parameter(call.path()));
-        reply(page.ok_or(ErrorCode::NotFound.into()))
-    }))
-    .or(at(&endpoints::DEMO).then(|call: RequestContext, app: Arc<AppState>| async move {
-        reply(demo::page(&app, endpoints::DEMO.parameter(call.path())))
-    }))
-    .unify();
+    let pair = first_of![
+        at(&endpoints::ROOMS)
+            .or(at(&endpoints::ROOM))
+            .unify()
+            .and(on_upgrade())
+            .and(body())
+            .then(|call, app, upgrade, body| answer(rooms::native::handle(app, call, upgrade, body))),
+        at(&endpoints::NEW_CHANNELSERVER)
+            .or(at(&endpoints::CHANNELSERVER))
+            .unify()
+            .and(on_upgrade())
+            .and(body())
+            .then(|call, app, upgrade, body| answer(channelserver::upgrade(app, call, upgrade, body))),
+        at(&endpoints::RELAY)
+            .or(at(&endpoints::RELAY_LISTENER))
+            .unify()
+            .and(on_upgrade())
+            .and(body())
+            .then(|call, app, upgrade, body| answer(relay::upgrade(app, call, upgrade, body))),
+        at(&endpoints::HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::heartbeat(&call) }),
+        at(&endpoints::LB_HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::lbheartbeat(&call) }),
+        at(&endpoints::VERSION).then(|call: RequestContext, _| async move { heartbeat::version(&call) }),
+    ]
+    .boxed();
+
+    let compat = first_of![
+        at(&endpoints::TSLM).and(on_upgrade()).then(|call: RequestContext, app: Arc<AppState>, upgrade| async move {
+            reply(tslm::upgrade(&app, &call, upgrade))
+        }),
+        at(&endpoints::FLOCK).and(on_upgrade()).then(|call: RequestContext, app: Arc<AppState>, upgrade| async move {
+            reply(flock::subscribe::upgrade(&app, &call, upgrade))
+        }),
+        at(&endpoints::FLOCK_EVENT).and(body()).then(|call, app, body| flock::publish::handle(app, call, body)),
+    ]
+    .boxed();
+
+    let pages = first_of![
+        at(&endpoints::PROBLEMS).then(|call: RequestContext, _| async move {
+            let page = problem::describe(endpoints::PROBLEMS.parameter(call.path()));
+            reply(page.ok_or(ErrorCode::NotFound.into()))
+        }),
+        at(&endpoints::DEMO).then(|call: RequestContext, app: Arc<AppState>| async move {
+            reply(demo::page(&app, endpoints::DEMO.parameter(call.path())))
+        }),
+    ];
 
     // The most frequent requests match first.
-    subscribe
-        .or(publish)
-        .unify()
-        .or(control)
-        .unify()
-        .or(tickets)
-        .unify()
-        .or(auth)
-        .unify()
-        .or(ops)
-        .unify()
-        .or(pair)
-        .unify()
-        .or(compat)
-        .unify()
-        .or(pages)
-        .unify()
-        .recover(recover)
-        .unify()
-        .boxed()
+    first_of![subscribe, publish, control, tickets, auth, ops, pair, compat, pages].recover(recover).unify().boxed()
 }
 
 /// Lets the requests of one endpoint through. Without its role on the listener the endpoint does not exist. A gateway
@@ -204,9 +169,7 @@ fn on_upgrade() -> impl Filter<Extract = (Option<OnUpgrade>,), Error = Infallibl
     warp::ext::optional::<OnUpgrade>()
 }
 
-fn body()
--> impl Filter<Extract = (impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,), Error = Rejection> + Clone
-{
+fn body() -> impl Filter<Extract = (impl RequestBody + 'static,), Error = Rejection> + Clone {
     warp::body::stream()
 }
 

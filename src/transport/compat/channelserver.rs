@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Buf;
-use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
+use warp::reply::Response;
 
 use crate::broker::Connection;
 use crate::broker::room::{JoinRequest, Key, Seat, new_id};
@@ -22,7 +21,7 @@ use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::endpoints;
 use crate::transport::http::problem::method_not_allowed;
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::rooms::{
     JoinOutcome, Peer, authorize, caller_of, close_reason_for, decoded, older_handshake, reserve,
 };
@@ -33,8 +32,8 @@ pub async fn upgrade(
     app: Arc<AppState>,
     call: RequestContext,
     upgrade: Option<OnUpgrade>,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+    body: impl RequestBody,
+) -> Result<Response, Refusal> {
     let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(ErrorCode::NotFound)?;
     let requested = match segment {
         "" => None,

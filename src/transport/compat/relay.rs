@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
-use futures_util::Stream;
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
+use warp::reply::Response;
 
 use crate::broker::Connection;
 use crate::broker::room::{JoinRequest, Key, Relayed};
@@ -17,7 +17,7 @@ use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_control, not_recei
 use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::Role;
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::rooms::{
     JoinOutcome, Peer, authorize, caller_of, close_reason_for, decoded, older_handshake, reserve,
 };
@@ -28,8 +28,8 @@ pub async fn upgrade(
     app: Arc<AppState>,
     call: RequestContext,
     upgrade: Option<OnUpgrade>,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+    body: impl RequestBody,
+) -> Result<Response, Refusal> {
     let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(ErrorCode::NotFound)?;
     let handshake = older_handshake(&call, upgrade)?;
     // The first peer opens a room.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use futures_util::Stream;
+use bytes::Bytes;
 use http::StatusCode;
 use metrics::Counter;
 use serde::Serialize;
 use warp::Reply;
+use warp::reply::Response;
 
 use crate::auth::publisher::Publisher;
 use crate::auth::revocation::{RevocationError, WrittenRevocation};
@@ -15,7 +15,8 @@ use crate::broker::Now;
 use crate::cluster::pushed_policy::PushedPolicy;
 use crate::cluster::revocations;
 use crate::protocol::{ErrorCode, Refusal};
-use crate::transport::http::request::RequestContext;
+use crate::transport::endpoints;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::publish::{Signed, authenticate};
 use crate::transport::state::AppState;
 
@@ -23,11 +24,7 @@ use crate::transport::state::AppState;
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// `PUT`, `GET` and `DELETE /v1/control/channels`: the channel rules in force.
-pub async fn channels(
-    app: Arc<AppState>,
-    call: RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+pub async fn channels(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
     match call.method() {
         "GET" => return Ok(json(StatusCode::OK, &app.policy_sync.describe())),
@@ -43,17 +40,12 @@ pub async fn channels(
 }
 
 /// `PUT /v1/control/jwks/{issuer}`: the public keys that sign for an issuer.
-pub async fn jwks(
-    app: Arc<AppState>,
-    call: RequestContext,
-    segment: String,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+pub async fn jwks(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
     if call.method() != "PUT" {
         return Err(ErrorCode::MethodNotAllowed.into());
     }
-    let issuer = percent_encoding::percent_decode_str(&segment)
+    let issuer = percent_encoding::percent_decode_str(endpoints::CONTROL_JWKS.parameter(call.path()))
         .decode_utf8()
         .map_err(|_| Refusal::new(ErrorCode::Malformed, "the issuer is not UTF-8"))?;
     let keys = (app.policy_sync.readers.keys)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
@@ -66,8 +58,8 @@ pub async fn jwks(
 pub async fn revocations(
     app: Arc<AppState>,
     call: RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+    body: impl RequestBody,
+) -> Result<Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
     let now = Now::read().unix();
     match call.method() {
@@ -103,7 +95,7 @@ pub async fn revocations(
 async fn authorize(
     app: &AppState,
     call: &RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    body: impl RequestBody,
 ) -> Result<(Arc<Publisher>, Bytes), Refusal> {
     let Signed { publisher, body } = authenticate(app, call, body, MAX_BODY_BYTES).await?;
     if !publisher.may_control() {
@@ -119,6 +111,6 @@ fn changed(app: &AppState, publisher: &Publisher, what: &str, counter: &Counter)
     tracing::info!(publisher = %publisher.name(), what, "control request applied");
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> warp::reply::Response {
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
     warp::reply::with_status(warp::reply::json(body), status).into_response()
 }

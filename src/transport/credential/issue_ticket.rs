@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use http::{StatusCode, header};
 use serde::Deserialize;
 use warp::Reply;
+use warp::reply::Response;
 
 use super::tickets::TICKET_LIFETIME;
 use crate::broker::Now;
@@ -15,7 +14,7 @@ use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential;
 use crate::transport::endpoints::TicketPurpose;
 use crate::transport::http::origin;
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::publish::read_body;
 use crate::transport::state::AppState;
 
@@ -28,11 +27,7 @@ struct TicketRequest {
     purpose: TicketPurpose,
 }
 
-pub async fn post(
-    app: Arc<AppState>,
-    call: RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+pub async fn post(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     origin::check(&call)?;
     let principal = credential::principal(&app, &call).await?.ok_or(ErrorCode::Unauthenticated)?;
     let body = read_body(&app, body, MAX_BODY_BYTES).await?;

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Buf;
+use futures_util::Stream;
 use http::request::Parts;
 use http::{HeaderMap, header};
 
@@ -35,6 +37,15 @@ struct ContextData {
     client: Option<ClientAddr>,
     endpoint: Option<&'static Endpoint>,
     has_body: bool,
+}
+
+/// The body of a request, as warp gives it.
+pub trait RequestBody: Stream<Item = Result<<Self as RequestBody>::Chunk, warp::Error>> + Send {
+    type Chunk: Buf;
+}
+
+impl<C: Buf, B: Stream<Item = Result<C, warp::Error>> + Send> RequestBody for B {
+    type Chunk = C;
 }
 
 impl RequestContext {

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use http::header;
 use warp::Reply;
 use warp::reply::Response;
@@ -16,7 +14,7 @@ use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::cluster::revocations;
 use crate::protocol::{ErrorCode, Refusal};
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::publish::read_body;
 use crate::transport::state::AppState;
 
@@ -26,7 +24,7 @@ const MAX_BODY_BYTES: usize = 16 * 1024;
 pub async fn backchannel(
     app: Arc<AppState>,
     call: RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    body: impl RequestBody,
 ) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let is_form = call.header(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).map(str::trim);

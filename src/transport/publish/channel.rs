@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf;
-use futures_util::Stream;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use warp::Reply;
+use warp::reply::Response;
 
-use super::authenticate_for;
+use super::{authenticate, check_channel};
 use crate::broker::engine::Created;
 use crate::broker::{ChannelLimits, Now};
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
-use crate::transport::http::request::RequestContext;
+use crate::transport::endpoints;
+use crate::transport::http::request::{RequestBody, RequestContext, channel_in};
 use crate::transport::state::AppState;
 
 const MAX_BODY_BYTES: usize = 4096;
@@ -43,14 +43,20 @@ impl Declared {
     }
 }
 
-pub async fn put(
-    app: Arc<AppState>,
-    call: RequestContext,
-    segment: String,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
-    let (channel, signed) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
-    let declared: Declared = match &signed.body[..] {
+pub async fn handle(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
+    let channel = channel_in(endpoints::CHANNEL.parameter(call.path()))?;
+    let signed = authenticate(&app, &call, body, MAX_BODY_BYTES).await?;
+    check_channel(&signed.publisher, &channel)?;
+    match call.method() {
+        "PUT" => declare(&app, &channel, &signed.body).await,
+        "DELETE" if app.engine.close(&channel).await? => Ok(StatusCode::NO_CONTENT.into_response()),
+        "DELETE" => Err(ErrorCode::ChannelUnknown.into()),
+        _ => describe(&app, &channel).await,
+    }
+}
+
+async fn declare(app: &AppState, channel: &ChannelName, body: &[u8]) -> Result<Response, Refusal> {
+    let declared: Declared = match body {
         [] => Declared::default(),
         // serde would also accept an array with the members in order.
         body if !body.trim_ascii_start().starts_with(b"{") => {
@@ -59,39 +65,15 @@ pub async fn put(
         body => serde_json::from_slice(body)
             .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("invalid limits: {error}")))?,
     };
-    let limits = declared.over(&app.policy.rules().load().of(&channel).limits);
-    let status = match app.engine.create(&channel, Some(limits), Now::read()).await? {
+    let limits = declared.over(&app.policy.rules().load().of(channel).limits);
+    let status = match app.engine.create(channel, Some(limits), Now::read()).await? {
         Created::New => StatusCode::CREATED,
         Created::Again => StatusCode::OK,
     };
-    Ok(warp::reply::with_status(describe(&app, &channel).await?, status).into_response())
+    Ok(warp::reply::with_status(describe(app, channel).await?, status).into_response())
 }
 
-pub async fn get(
-    app: Arc<AppState>,
-    call: RequestContext,
-    segment: String,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
-    let (channel, _) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
-    describe(&app, &channel).await
-}
-
-pub async fn delete(
-    app: Arc<AppState>,
-    call: RequestContext,
-    segment: String,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
-    let (channel, _) = authenticate_for(&app, &call, &segment, body, MAX_BODY_BYTES).await?;
-    if app.engine.close(&channel).await? {
-        Ok(StatusCode::NO_CONTENT.into_response())
-    } else {
-        Err(ErrorCode::ChannelUnknown.into())
-    }
-}
-
-async fn describe(app: &AppState, channel: &ChannelName) -> Result<warp::reply::Response, Refusal> {
+async fn describe(app: &AppState, channel: &ChannelName) -> Result<Response, Refusal> {
     let state = app.engine.describe(channel).await?.ok_or(ErrorCode::ChannelUnknown)?;
     let ChannelLimits { max_connections, max_messages, max_data_bytes, max_message_bytes, lifespan } = state.limits;
     let body = json!({

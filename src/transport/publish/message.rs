@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use futures_util::Stream;
+use bytes::Bytes;
 use http::header;
 use warp::Reply;
+use warp::reply::Response;
 
 use super::idempotency;
 use super::receipt::Receipt;
@@ -16,18 +16,14 @@ use crate::broker::channel::delivery::Deliveries;
 use crate::broker::engine::{Appended, Stored, stored};
 use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Refusal};
-use crate::transport::http::request::{RequestContext, channel_in};
+use crate::transport::endpoints;
+use crate::transport::http::request::{RequestBody, RequestContext, channel_in};
 use crate::transport::state::AppState;
 
 const NDJSON: &str = "application/x-ndjson";
 
-pub async fn post(
-    app: Arc<AppState>,
-    call: RequestContext,
-    segment: String,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
-    let channel = channel_in(&segment)?;
+pub async fn post(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
+    let channel = channel_in(endpoints::MESSAGES.parameter(call.path()))?;
     let content_type = call.header(header::CONTENT_TYPE).unwrap_or("").to_ascii_lowercase();
     let media_type = content_type.split(';').next().unwrap_or("").trim();
     let max_message = app.policy.rules().load().of(&channel).limits.max_message_bytes;
@@ -56,8 +52,8 @@ pub async fn post(
     publishing.await.unwrap_or_else(|_| Err(ErrorCode::Internal.into())).map(json)
 }
 
-fn json(body: Bytes) -> warp::reply::Response {
-    let answer = warp::reply::Response::new(body.into());
+fn json(body: Bytes) -> Response {
+    let answer = Response::new(body.into());
     warp::reply::with_header(answer, header::CONTENT_TYPE, "application/json").into_response()
 }
 

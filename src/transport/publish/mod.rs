@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::http::request::{RequestContext, channel_in};
+use super::http::request::{RequestBody, RequestContext};
 use super::state::AppState;
 use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
 use crate::broker::Now;
@@ -47,7 +47,7 @@ impl Signed {
 pub async fn authenticate(
     app: &AppState,
     call: &RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    body: impl RequestBody,
     max_bytes: usize,
 ) -> Result<Signed, Refusal> {
     let head = RequestHead {
@@ -74,20 +74,12 @@ pub async fn authenticate(
 }
 
 /// Reads the body of a request, of at most `max_bytes`, within a time limit.
-pub async fn read_body(
-    app: &AppState,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-    max_bytes: usize,
-) -> Result<Bytes, Refusal> {
+pub async fn read_body(app: &AppState, body: impl RequestBody, max_bytes: usize) -> Result<Bytes, Refusal> {
     let reading = timeout(BODY_READ_TIMEOUT, read(body, max_bytes, app.limits.handshake));
     reading.await.unwrap_or_else(|_| Err(too_slow()))
 }
 
-async fn read(
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-    max_bytes: usize,
-    max_silence: Duration,
-) -> Result<Bytes, Refusal> {
+async fn read(body: impl RequestBody, max_bytes: usize, max_silence: Duration) -> Result<Bytes, Refusal> {
     let mut body = std::pin::pin!(body);
     let mut whole = BytesMut::new();
     while let Some(chunk) = timeout(max_silence, body.next()).await.map_err(|_| too_slow())? {
@@ -105,20 +97,6 @@ async fn read(
 
 fn too_slow() -> Refusal {
     Refusal::new(ErrorCode::Malformed, "the body is incomplete (timeout)")
-}
-
-/// Authenticates a request for the channel in a path segment, and checks that the publisher may use the channel.
-pub async fn authenticate_for(
-    app: &AppState,
-    call: &RequestContext,
-    segment: &str,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-    max_bytes: usize,
-) -> Result<(ChannelName, Signed), Refusal> {
-    let channel = channel_in(segment)?;
-    let signed = authenticate(app, call, body, max_bytes).await?;
-    check_channel(&signed.publisher, &channel)?;
-    Ok((channel, signed))
 }
 
 /// Refuses a channel that the publisher's key does not allow.

@@ -5,9 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Buf;
-use futures_util::Stream;
 use hyper::upgrade::OnUpgrade;
+use warp::reply::Response;
 
 use super::ordered_answers::{DueStep, OrderedAnswers, PendingAnswer};
 use super::{authenticate, check_channel};
@@ -25,7 +24,7 @@ use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Refusal};
 use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::state::AppState;
 use crate::transport::subscribe::websocket::SUBPROTOCOL;
 use crate::transport::websocket::upgrade::Handshake;
@@ -35,8 +34,8 @@ pub async fn upgrade(
     app: Arc<AppState>,
     call: RequestContext,
     upgrade: Option<OnUpgrade>,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+    body: impl RequestBody,
+) -> Result<Response, Refusal> {
     let mut handshake = Handshake::read(&call, upgrade)?;
     origin::check(&call)?;
     let publisher = authenticate(&app, &call, body, 0).await?.publisher;

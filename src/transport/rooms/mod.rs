@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
-use futures_util::Stream;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
 use hyper::upgrade::OnUpgrade;
 
 use super::config::OpenTo;
 use super::credential::policy_watch::PolicyWatch;
-use super::http::request::RequestContext;
+use super::http::request::{RequestBody, RequestContext};
 use super::publish::Signed;
 use super::state::AppState;
 use super::websocket::upgrade::Handshake;
@@ -274,7 +273,7 @@ pub struct Authorized {
 pub async fn authorize(
     app: &AppState,
     call: &RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    body: impl RequestBody,
     max_bytes: usize,
 ) -> Result<Authorized, Refusal> {
     let principal = match app.rooms_config.open {

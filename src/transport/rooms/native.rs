@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::Buf;
-use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::OnUpgrade;
+use warp::reply::Response;
 
 use super::{JoinOutcome, Peer, authorize, caller_of, close_reason_for, open};
 use crate::auth::publisher::Publisher;
@@ -24,7 +23,7 @@ use crate::transport::credential;
 use crate::transport::endpoints;
 use crate::transport::http::origin;
 use crate::transport::http::problem::method_not_allowed;
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 use crate::transport::websocket::upgrade::Handshake;
@@ -36,8 +35,8 @@ pub async fn handle(
     app: Arc<AppState>,
     call: RequestContext,
     upgrade: Option<OnUpgrade>,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+    body: impl RequestBody,
+) -> Result<Response, Refusal> {
     // The same answer for an unknown room and for an invalid id, so that guesses learn nothing.
     let room = match call.path().strip_prefix("/v1/rooms").ok_or(ErrorCode::NotFound)? {
         "" => None,
@@ -56,8 +55,8 @@ async fn join(
     call: &RequestContext,
     upgrade: Option<OnUpgrade>,
     room: Option<RoomId>,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+    body: impl RequestBody,
+) -> Result<Response, Refusal> {
     let handshake = Handshake::read(call, upgrade)?;
     origin::check(call)?;
     // Joining needs no credential; one that is sent is checked, because it may allow opening.

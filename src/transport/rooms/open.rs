@@ -3,19 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures_util::Stream;
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
 use warp::Reply;
+use warp::reply::Response;
 
 use super::{authorize, reserve};
 use crate::broker::Now;
 use crate::broker::room::{CodeFormat, Key, OpenOptions, Opened};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::http::origin;
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::state::AppState;
 
 const MAX_BODY_BYTES: usize = 4096;
@@ -39,11 +38,7 @@ enum CodeRequest {
     Format(CodeFormat),
 }
 
-pub async fn post(
-    app: Arc<AppState>,
-    call: RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Refusal> {
+pub async fn post(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     origin::check(&call)?;
     let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?.body;
     let request = match &body[..] {

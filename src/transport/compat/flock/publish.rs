@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Buf;
-use futures_util::Stream;
 use http::{HeaderValue, StatusCode, header};
 use warp::Reply;
 use warp::reply::Response;
@@ -19,18 +17,14 @@ use crate::protocol::json::check_json;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Refusal};
 use crate::transport::endpoints;
 use crate::transport::http::problem;
-use crate::transport::http::request::RequestContext;
+use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::publish::{check_channel, message, read_body};
 use crate::transport::state::AppState;
 
 /// Bytes of a body where the channel has no limit of its own, as in the older system.
 const DEFAULT_MAX_BODY_BYTES: usize = 262_144;
 
-pub async fn handle(
-    app: Arc<AppState>,
-    call: RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Response {
+pub async fn handle(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Response {
     match publish(&app, &call, body).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(refusal) => answer(&refusal),
@@ -38,11 +32,7 @@ pub async fn handle(
 }
 
 /// Path, method and content type are checked before the credentials, as in the older system.
-async fn publish(
-    app: &AppState,
-    call: &RequestContext,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
-) -> Result<(), Refusal> {
+async fn publish(app: &AppState, call: &RequestContext, body: impl RequestBody) -> Result<(), Refusal> {
     let topic = call.path().strip_prefix("/api/v1/event/").ok_or(ErrorCode::NotFound)?;
     if call.method() != "POST" {
         return Err(ErrorCode::MethodNotAllowed.into());
