@@ -189,22 +189,7 @@ fn sample(form: usize) -> Value {
         login: Some(IssuerLogin { client_id: text(), client_secret_file: text(), scopes: list(), name: text() }),
         ..Issuer::default()
     };
-    let channel = Channel {
-        r#match: text(),
-        subscribers: Some(subscribers.clone()),
-        deny: Some(tables.clone()),
-        max_connections: Some(1),
-        max_messages: Some(1),
-        max_data_bytes: Some(1),
-        max_message_bytes: Some(1),
-        lifespan_secs: Some(1),
-        backlog_messages: Some(1),
-        backlog_secs: Some(1),
-        backlog_bytes: Some(1),
-        slow_consumer: text(),
-        compress: Some(true),
-        replies: Some(false),
-    };
+    let channel_defaults = ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() };
     json!(Settings {
         egress_private_hosts: list(),
         egress_ca: text(),
@@ -214,8 +199,8 @@ fn sample(form: usize) -> Value {
         publishers: [(NAME.to_owned(), publisher)].into(),
         issuers: vec![issuer],
         login: Login { url: text(), seal_keys: list(), ..Login::default() },
-        channels: vec![channel],
-        channel_defaults: ChannelDefaults { subscribers, deny: Some(tables), ..ChannelDefaults::default() },
+        channels: vec![Channel::of(text(), channel_defaults.clone())],
+        channel_defaults,
         rooms: Rooms {
             max_exchanges: Some(1),
             conn_lifespan_secs: Some(1),

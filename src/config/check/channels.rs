@@ -23,7 +23,7 @@ pub fn check(channels: Vec<Channel>, defaults: ChannelDefaults, report: &mut Rep
     let mut rules: Vec<ChannelRule> = Vec::new();
     for (index, channel) in channels.into_iter().enumerate() {
         let path = Path::of("channels").index(index);
-        let (pattern, values) = complete(channel, &defaults);
+        let (pattern, values) = channel.complete(&defaults);
         let pattern = match pattern {
             Some(pattern) => check_match(&pattern, &path.key("match"), report),
             None => {
@@ -76,42 +76,6 @@ pub fn check_pattern(pattern: &str, path: &Path, report: &mut Report) -> Pattern
         report.wrong(path, pattern, format_args!("must be a pattern of channels, such as \"prices.*\": {reason}"));
     }
     Pattern::new(pattern)
-}
-
-/// Fills the missing values of a rule from the defaults.
-fn complete(channel: Channel, defaults: &ChannelDefaults) -> (Option<String>, ChannelDefaults) {
-    let Channel {
-        r#match,
-        subscribers,
-        deny,
-        max_connections,
-        max_messages,
-        max_data_bytes,
-        max_message_bytes,
-        lifespan_secs,
-        backlog_messages,
-        backlog_secs,
-        backlog_bytes,
-        slow_consumer,
-        compress,
-        replies,
-    } = channel;
-    let values = ChannelDefaults {
-        subscribers: subscribers.unwrap_or_else(|| defaults.subscribers.clone()),
-        deny: deny.or_else(|| defaults.deny.clone()),
-        max_connections: max_connections.unwrap_or(defaults.max_connections),
-        max_messages: max_messages.unwrap_or(defaults.max_messages),
-        max_data_bytes: max_data_bytes.unwrap_or(defaults.max_data_bytes),
-        max_message_bytes: max_message_bytes.unwrap_or(defaults.max_message_bytes),
-        lifespan_secs: lifespan_secs.unwrap_or(defaults.lifespan_secs),
-        backlog_messages: backlog_messages.unwrap_or(defaults.backlog_messages),
-        backlog_secs: backlog_secs.unwrap_or(defaults.backlog_secs),
-        backlog_bytes: backlog_bytes.unwrap_or(defaults.backlog_bytes),
-        slow_consumer: slow_consumer.unwrap_or_else(|| defaults.slow_consumer.clone()),
-        compress: compress.unwrap_or(defaults.compress),
-        replies: replies.unwrap_or(defaults.replies),
-    };
-    (r#match, values)
 }
 
 fn check_values(

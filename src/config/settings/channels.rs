@@ -7,62 +7,49 @@ use serde_json::Value;
 
 use super::one_or_many::OneOrMany;
 
-/// The rule of the channels that match. Missing values are those of [`ChannelDefaults`].
-#[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Channel {
-    pub r#match: Option<String>,
-    pub subscribers: Option<Subscribers>,
-    pub deny: Option<OneOrManyRequirements>,
-    pub max_connections: Option<u64>,
-    pub max_messages: Option<u64>,
-    pub max_data_bytes: Option<u64>,
-    pub max_message_bytes: Option<u64>,
-    pub lifespan_secs: Option<u64>,
-    pub backlog_messages: Option<u64>,
-    pub backlog_secs: Option<u64>,
-    pub backlog_bytes: Option<u64>,
-    pub slow_consumer: Option<String>,
-    pub compress: Option<bool>,
-    pub replies: Option<bool>,
-}
+macro_rules! channel_settings {
+    ($($field:ident: $type:ty = $default:expr,)+) => {
+        settings! {
+            pub struct ChannelDefaults { $(pub $field: $type = $default,)+ }
 
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ChannelDefaults {
-    pub subscribers: Subscribers,
-    pub deny: Option<OneOrManyRequirements>,
-    pub max_connections: u64,
-    pub max_messages: u64,
-    pub max_data_bytes: u64,
-    pub max_message_bytes: u64,
-    pub lifespan_secs: u64,
-    pub backlog_messages: u64,
-    pub backlog_secs: u64,
-    pub backlog_bytes: u64,
-    pub slow_consumer: String,
-    pub compress: bool,
-    pub replies: bool,
-}
-
-impl Default for ChannelDefaults {
-    fn default() -> Self {
-        Self {
-            subscribers: Subscribers::Word("authenticated".to_owned()),
-            deny: None,
-            max_connections: 100_000,
-            max_messages: 0,
-            max_data_bytes: 0,
-            max_message_bytes: 65_536,
-            lifespan_secs: 0,
-            backlog_messages: 0,
-            backlog_secs: 300,
-            backlog_bytes: 1_048_576,
-            slow_consumer: "disconnect".to_owned(),
-            compress: true,
-            replies: false,
+            /// The rule of the channels that match. Missing values are those of [`ChannelDefaults`].
+            pub struct Channel {
+                pub r#match: Option<String>,
+                $(pub $field: Option<$type>,)+
+            }
         }
-    }
+
+        impl Channel {
+            /// A rule without missing values.
+            pub fn of(pattern: Option<String>, values: ChannelDefaults) -> Self {
+                Self { r#match: pattern, $($field: Some(values.$field),)+ }
+            }
+
+            /// The pattern, and the values completed from the defaults.
+            pub fn complete(self, defaults: &ChannelDefaults) -> (Option<String>, ChannelDefaults) {
+                let values = ChannelDefaults {
+                    $($field: self.$field.unwrap_or_else(|| defaults.$field.clone()),)+
+                };
+                (self.r#match, values)
+            }
+        }
+    };
+}
+
+channel_settings! {
+    subscribers: Subscribers = Subscribers::Word("authenticated".to_owned()),
+    deny: Option<OneOrManyRequirements> = None,
+    max_connections: u64 = 100_000,
+    max_messages: u64 = 0,
+    max_data_bytes: u64 = 0,
+    max_message_bytes: u64 = 65_536,
+    lifespan_secs: u64 = 0,
+    backlog_messages: u64 = 0,
+    backlog_secs: u64 = 300,
+    backlog_bytes: u64 = 1_048_576,
+    slow_consumer: String = "disconnect".to_owned(),
+    compress: bool = true,
+    replies: bool = false,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
