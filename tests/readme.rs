@@ -1,9 +1,11 @@
 //! The README's ten minutes, command by command, as a newcomer would type them.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use test_support::{TEST_TIMEOUT, TempDir};
 
 /// A command that the walk leaves running. Dropping it ends the command.
 struct Running(Child);
@@ -15,23 +17,15 @@ impl Drop for Running {
     }
 }
 
-/// The directory of this test.
-struct Folder(PathBuf);
+/// The folder in which a newcomer types.
+struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("lastmile-readme-{}", std::process::id()));
-        // Left by a killed process with the same id.
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
     /// Runs lines of the README with the binary under test as `lastmile`.
     fn shell(&self, lines: &str) -> Command {
         let mut command = Command::new("bash");
         let binary = env!("CARGO_BIN_EXE_lastmile");
-        command.current_dir(&self.0).arg("-euc").arg(format!("lastmile() {{ '{binary}' \"$@\"; }}\n{lines}"));
+        command.current_dir(self.0.path()).arg("-euc").arg(format!("lastmile() {{ '{binary}' \"$@\"; }}\n{lines}"));
         command
     }
 
@@ -46,12 +40,6 @@ impl Folder {
     fn start(&self, lines: &str) -> Running {
         let lines = lines.trim().replace("lastmile ", &format!("exec '{}' ", env!("CARGO_BIN_EXE_lastmile")));
         Running(self.shell(&lines).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -81,13 +69,13 @@ fn ten_minutes_from_a_key_to_a_message() {
         panic!("the walk does not have exactly one configuration")
     };
 
-    let folder = Folder::new();
+    let folder = Folder(TempDir::new());
     let printed = folder.run(keygen);
     let key = printed.lines().find_map(|line| line.split('"').find(|part| part.starts_with("ssh-ed25519 ")));
     let key = key.unwrap_or_else(|| panic!("no public key in: {printed}"));
     folder.run(issuer);
     let toml = moved(toml).replace("ssh-ed25519 AAAA… market-data", key);
-    std::fs::write(folder.0.join("lastmile.toml"), toml).unwrap();
+    folder.0.write("lastmile.toml", &toml);
 
     let (check, serve) = check_and_serve.trim().split_once('\n').unwrap();
     assert!(folder.run(check).contains("prices"));
@@ -100,7 +88,7 @@ fn ten_minutes_from_a_key_to_a_message() {
             .status
             .success()
     };
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while !is_ready() {
         assert!(Instant::now() < deadline, "the gateway is not ready");
     }
