@@ -8,7 +8,6 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use hyper::upgrade::OnUpgrade;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
@@ -36,9 +35,7 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
     let at = |endpoint| at(&app, endpoint);
 
     let subscribe = first_of![
-        at(&endpoints::SUBSCRIBE)
-            .and(on_upgrade())
-            .then(|call, app, upgrade| answer(websocket::upgrade(app, call, upgrade))),
+        at(&endpoints::SUBSCRIBE).then(|call, app| answer(websocket::upgrade(app, call))),
         at(&endpoints::EVENTS).then(|call, app| answer(subscribe::events(app, call))),
         at(&endpoints::POLL).then(|call, app| answer(subscribe::poll(app, call))),
     ]
@@ -47,10 +44,7 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
     let publish = first_of![
         at(&endpoints::MESSAGES).and(body()).then(|call, app, body| answer(publish::message::post(app, call, body))),
         at(&endpoints::CHANNEL).and(body()).then(|call, app, body| answer(publish::channel::handle(app, call, body))),
-        at(&endpoints::PUBLISH)
-            .and(on_upgrade())
-            .and(body())
-            .then(|call, app, upgrade, body| answer(publish::stream::upgrade(app, call, upgrade, body))),
+        at(&endpoints::PUBLISH).and(body()).then(|call, app, body| answer(publish::stream::upgrade(app, call, body))),
     ]
     .boxed();
 
@@ -87,21 +81,18 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
         at(&endpoints::ROOMS)
             .or(at(&endpoints::ROOM))
             .unify()
-            .and(on_upgrade())
             .and(body())
-            .then(|call, app, upgrade, body| answer(rooms::native::handle(app, call, upgrade, body))),
+            .then(|call, app, body| answer(rooms::native::handle(app, call, body))),
         at(&endpoints::NEW_CHANNELSERVER)
             .or(at(&endpoints::CHANNELSERVER))
             .unify()
-            .and(on_upgrade())
             .and(body())
-            .then(|call, app, upgrade, body| answer(channelserver::upgrade(app, call, upgrade, body))),
+            .then(|call, app, body| answer(channelserver::upgrade(app, call, body))),
         at(&endpoints::RELAY)
             .or(at(&endpoints::RELAY_LISTENER))
             .unify()
-            .and(on_upgrade())
             .and(body())
-            .then(|call, app, upgrade, body| answer(relay::upgrade(app, call, upgrade, body))),
+            .then(|call, app, body| answer(relay::upgrade(app, call, body))),
         at(&endpoints::HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::heartbeat(&call) }),
         at(&endpoints::LB_HEARTBEAT).then(|call: RequestContext, _| async move { heartbeat::lbheartbeat(&call) }),
         at(&endpoints::VERSION).then(|call: RequestContext, _| async move { heartbeat::version(&call) }),
@@ -109,11 +100,10 @@ pub fn routes(app: Arc<AppState>) -> BoxedFilter<(Response,)> {
     .boxed();
 
     let compat = first_of![
-        at(&endpoints::TSLM).and(on_upgrade()).then(|call: RequestContext, app: Arc<AppState>, upgrade| async move {
-            reply(tslm::upgrade(&app, &call, upgrade))
-        }),
-        at(&endpoints::FLOCK).and(on_upgrade()).then(|call: RequestContext, app: Arc<AppState>, upgrade| async move {
-            reply(flock::subscribe::upgrade(&app, &call, upgrade))
+        at(&endpoints::TSLM)
+            .then(|call: RequestContext, app: Arc<AppState>| async move { reply(tslm::upgrade(&app, &call)) }),
+        at(&endpoints::FLOCK).then(|call: RequestContext, app: Arc<AppState>| async move {
+            reply(flock::subscribe::upgrade(&app, &call))
         }),
         at(&endpoints::FLOCK_EVENT).and(body()).then(|call, app, body| flock::publish::handle(app, call, body)),
     ]
@@ -163,10 +153,6 @@ fn check(app: &AppState, call: &RequestContext, endpoint: &Endpoint) -> Result<(
         return Err(warp::reject::not_found());
     }
     if endpoint.takes_method(call.method()) { Ok(()) } else { Err(warp::reject::custom(WrongMethod)) }
-}
-
-fn on_upgrade() -> impl Filter<Extract = (Option<OnUpgrade>,), Error = Infallible> + Clone {
-    warp::ext::optional::<OnUpgrade>()
 }
 
 fn body() -> impl Filter<Extract = (impl RequestBody + 'static,), Error = Rejection> + Clone {

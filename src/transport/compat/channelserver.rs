@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use hyper::upgrade::OnUpgrade;
 use warp::reply::Response;
 
 use crate::broker::Connection;
@@ -28,12 +27,7 @@ use crate::transport::rooms::{
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
-pub async fn upgrade(
-    app: Arc<AppState>,
-    call: RequestContext,
-    upgrade: Option<OnUpgrade>,
-    body: impl RequestBody,
-) -> Result<Response, Refusal> {
+pub async fn upgrade(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     let segment = call.path().strip_prefix("/v1/ws/").filter(|rest| !rest.contains('/')).ok_or(ErrorCode::NotFound)?;
     let requested = match segment {
         "" => None,
@@ -45,7 +39,7 @@ pub async fn upgrade(
     if call.method() != "GET" {
         return Ok(method_not_allowed(&endpoints::CHANNELSERVER));
     }
-    let handshake = older_handshake(&call, upgrade)?;
+    let handshake = older_handshake(&call)?;
     app.statsd.count(if requested.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });
     let principal = match requested {
         None => authorize(&app, &call, body, 0).await?.principal,

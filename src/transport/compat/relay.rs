@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use hyper::upgrade::OnUpgrade;
 use warp::reply::Response;
 
 use crate::broker::Connection;
@@ -24,14 +23,9 @@ use crate::transport::rooms::{
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
-pub async fn upgrade(
-    app: Arc<AppState>,
-    call: RequestContext,
-    upgrade: Option<OnUpgrade>,
-    body: impl RequestBody,
-) -> Result<Response, Refusal> {
+pub async fn upgrade(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(ErrorCode::NotFound)?;
-    let handshake = older_handshake(&call, upgrade)?;
+    let handshake = older_handshake(&call)?;
     // The first peer opens a room.
     let principal = authorize(&app, &call, body, 0).await?.principal;
     let (shared, caller) = (app.clone(), caller_of(&app, &call));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::OnUpgrade;
 use subtle::ConstantTimeEq;
 
 use crate::broker::channel::subscriptions::Subscriptions;
@@ -22,12 +21,8 @@ use crate::transport::websocket::sequencer::{CommandSequencer, HandleCommand};
 use crate::transport::websocket::upgrade::Handshake;
 use crate::transport::websocket::{Handler, RawSocket};
 
-pub fn upgrade(
-    app: &Arc<AppState>,
-    call: &RequestContext,
-    upgrade: Option<OnUpgrade>,
-) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(call, upgrade)?;
+pub fn upgrade(app: &Arc<AppState>, call: &RequestContext) -> Result<warp::reply::Response, Refusal> {
+    let handshake = Handshake::read(call)?;
     origin::check(call)?;
     let listener = call.peer().listener.clone();
     // A browser can send its token only as a subprotocol, and then requires this one in the response.

@@ -118,7 +118,8 @@ fn prepare(app: &AppState, peer: HttpPeer, request: Request<Incoming>) -> Result
     context_head.uri = head.uri.clone();
     context_head.version = head.version;
     context_head.headers = std::mem::take(&mut head.headers);
-    let call = RequestContext::new(context_head, peer, client, endpoint, !body.is_end_stream());
+    let upgrade = head.extensions.remove();
+    let call = RequestContext::new(context_head, peer, client, endpoint, !body.is_end_stream(), upgrade);
     check_host(&call)?;
     if let Some(anonymous) = admit_anonymous(app, &call)? {
         head.extensions.insert(anonymous);

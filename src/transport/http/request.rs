@@ -7,6 +7,7 @@ use bytes::Buf;
 use futures_util::Stream;
 use http::request::Parts;
 use http::{HeaderMap, header};
+use hyper::upgrade::OnUpgrade;
 
 use crate::auth::client_addr::ClientAddr;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
@@ -37,6 +38,7 @@ struct ContextData {
     client: Option<ClientAddr>,
     endpoint: Option<&'static Endpoint>,
     has_body: bool,
+    upgrade: Option<OnUpgrade>,
 }
 
 /// The body of a request, as warp gives it.
@@ -56,8 +58,9 @@ impl RequestContext {
         client: Option<ClientAddr>,
         endpoint: Option<&'static Endpoint>,
         has_body: bool,
+        upgrade: Option<OnUpgrade>,
     ) -> Self {
-        Self(Arc::new(ContextData { head, peer, client, endpoint, has_body }))
+        Self(Arc::new(ContextData { head, peer, client, endpoint, has_body, upgrade }))
     }
 
     /// The endpoint of the path, whether or not the listener has its role.
@@ -104,6 +107,11 @@ impl RequestContext {
     /// The client's address, behind trusted proxies.
     pub fn client(&self) -> Option<ClientAddr> {
         self.0.client
+    }
+
+    /// The socket, once the response is 101.
+    pub fn upgrade(&self) -> Option<OnUpgrade> {
+        self.0.upgrade.clone()
     }
 
     pub fn has_role(&self, role: Role) -> bool {

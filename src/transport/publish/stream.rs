@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::OnUpgrade;
 use warp::reply::Response;
 
 use super::ordered_answers::{DueStep, OrderedAnswers, PendingAnswer};
@@ -30,13 +29,8 @@ use crate::transport::subscribe::websocket::SUBPROTOCOL;
 use crate::transport::websocket::upgrade::Handshake;
 use crate::transport::websocket::{Handler, RawSocket};
 
-pub async fn upgrade(
-    app: Arc<AppState>,
-    call: RequestContext,
-    upgrade: Option<OnUpgrade>,
-    body: impl RequestBody,
-) -> Result<Response, Refusal> {
-    let mut handshake = Handshake::read(&call, upgrade)?;
+pub async fn upgrade(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
+    let mut handshake = Handshake::read(&call)?;
     origin::check(&call)?;
     let publisher = authenticate(&app, &call, body, 0).await?.publisher;
     handshake.negotiate_compression(&call)?;

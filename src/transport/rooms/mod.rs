@@ -12,7 +12,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
-use hyper::upgrade::OnUpgrade;
 
 use super::config::OpenTo;
 use super::credential::policy_watch::PolicyWatch;
@@ -298,8 +297,8 @@ pub fn close_reason_for(refusal: &Refusal) -> CloseReason {
 }
 
 /// Reads a handshake. The older protocols answer 400 to a request that is no upgrade.
-pub fn older_handshake(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Handshake, Refusal> {
-    Handshake::read(call, upgrade).map_err(|refusal| Refusal::new(ErrorCode::Malformed, refusal.detail))
+pub fn older_handshake(call: &RequestContext) -> Result<Handshake, Refusal> {
+    Handshake::read(call).map_err(|refusal| Refusal::new(ErrorCode::Malformed, refusal.detail))
 }
 
 /// A path segment, percent-decoded; `None` if it is not UTF-8.

@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
-use hyper::upgrade::OnUpgrade;
 use warp::reply::Response;
 
 use super::{JoinOutcome, Peer, authorize, caller_of, close_reason_for, open};
@@ -31,19 +30,14 @@ use crate::transport::websocket::upgrade::Handshake;
 pub const SUBPROTOCOL: &str = "lastmile.pair.v1";
 
 /// Everything at and below `/v1/rooms`.
-pub async fn handle(
-    app: Arc<AppState>,
-    call: RequestContext,
-    upgrade: Option<OnUpgrade>,
-    body: impl RequestBody,
-) -> Result<Response, Refusal> {
+pub async fn handle(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     // The same answer for an unknown room and for an invalid id, so that guesses learn nothing.
     let room = match call.path().strip_prefix("/v1/rooms").ok_or(ErrorCode::NotFound)? {
         "" => None,
         rest => Some(rest.strip_prefix('/').and_then(RoomId::parse).ok_or(ErrorCode::NotFound)?),
     };
     match (call.method(), room) {
-        ("GET", room) => join(&app, &call, upgrade, room, body).await,
+        ("GET", room) => join(&app, &call, room, body).await,
         ("POST", None) => open::post(app, call, body).await,
         (_, None) => Ok(method_not_allowed(&endpoints::ROOMS)),
         (_, Some(_)) => Ok(method_not_allowed(&endpoints::ROOM)),
@@ -53,11 +47,10 @@ pub async fn handle(
 async fn join(
     app: &Arc<AppState>,
     call: &RequestContext,
-    upgrade: Option<OnUpgrade>,
     room: Option<RoomId>,
     body: impl RequestBody,
 ) -> Result<Response, Refusal> {
-    let handshake = Handshake::read(call, upgrade)?;
+    let handshake = Handshake::read(call)?;
     origin::check(call)?;
     // Joining needs no credential; one that is sent is checked, because it may allow opening.
     let (opener, principal) = match app.rooms_config.open {

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hyper::upgrade::OnUpgrade;
-
 use crate::broker::channel::session::rfc3339;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::subscriber_slot;
@@ -28,12 +26,8 @@ pub const SUBPROTOCOL: &str = "lastmile.v1";
 /// The first message: a token has at most 8 KiB.
 const MAX_HELLO_BYTES: usize = 10 * 1024;
 
-pub async fn upgrade(
-    app: Arc<AppState>,
-    call: RequestContext,
-    upgrade: Option<OnUpgrade>,
-) -> Result<warp::reply::Response, Refusal> {
-    let mut handshake = Handshake::read(&call, upgrade)?;
+pub async fn upgrade(app: Arc<AppState>, call: RequestContext) -> Result<warp::reply::Response, Refusal> {
+    let mut handshake = Handshake::read(&call)?;
     origin::check(&call)?;
     // A credential in the request is checked before the upgrade, so that a bad one gets a plain 401.
     let principal = credential::principal(&app, &call).await?;

@@ -34,14 +34,14 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    pub fn read(call: &RequestContext, upgrade: Option<OnUpgrade>) -> Result<Self, Refusal> {
+    pub fn read(call: &RequestContext) -> Result<Self, Refusal> {
         let malformed = |detail: &'static str| Refusal::new(ErrorCode::Malformed, detail);
         let has_token = |name, expected: &str| {
             let values = call.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
             values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(expected))
         };
         let (true, true, Some(upgrade)) =
-            (has_token(header::UPGRADE, "websocket"), has_token(header::CONNECTION, "upgrade"), upgrade)
+            (has_token(header::UPGRADE, "websocket"), has_token(header::CONNECTION, "upgrade"), call.upgrade())
         else {
             return Err(ErrorCode::UpgradeRequired.into());
         };

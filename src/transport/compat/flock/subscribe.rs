@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
-
 use crate::broker::channel::subscriptions::Subscriptions;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Joined, Start, subscriber_slot};
@@ -31,12 +29,8 @@ pub fn connection_limits(limits: &ConnectionLimits) -> ConnectionLimits {
     ConnectionLimits { ping: IDLE_TIMEOUT, pong: Duration::ZERO, close_silent_without_ping, ..*limits }
 }
 
-pub fn upgrade(
-    app: &Arc<AppState>,
-    call: &RequestContext,
-    upgrade: Option<OnUpgrade>,
-) -> Result<warp::reply::Response, Refusal> {
-    let handshake = Handshake::read(call, upgrade)?;
+pub fn upgrade(app: &Arc<AppState>, call: &RequestContext) -> Result<warp::reply::Response, Refusal> {
+    let handshake = Handshake::read(call)?;
     origin::check(call)?;
     let (shared, listener) = (app.clone(), call.peer().listener.clone());
     Ok(handshake.accept_with(app, call, &app.flock_connection_limits, None, move |connection| {
