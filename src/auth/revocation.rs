@@ -15,6 +15,13 @@ use crate::broker::Principal;
 /// Largest lead of `before`, for issuers with fast clocks. A larger one would refuse future logins.
 const MAX_AHEAD_SECS: u64 = 60;
 
+/// The part of the capacity that logouts leave to operators.
+const OPERATORS_PART: usize = 10;
+
+/// The part of the capacity for the logouts of one person, and the least of them.
+const PERSONS_PART: u64 = 100;
+const MIN_SHARE_OF_PERSON: u64 = 16;
+
 /// Ends the principals of an issuer that [`Revocation::what`] selects and that were issued at or before a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
@@ -103,6 +110,19 @@ impl Revocations {
         insert(&mut tables.runtime, Revocation { issuer, what, before });
         self.has_entries.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Refuses while only the operators' part is free: what users do must not stop an operator.
+    pub fn check_users_part(&self, now: u64) -> Result<(), RevocationError> {
+        let mut tables = self.tables.write();
+        tables.forget(now, self.lifetime());
+        let users_part = self.capacity - self.capacity.div_ceil(OPERATORS_PART);
+        if tables.len() >= users_part { Err(RevocationError::Full(users_part)) } else { Ok(()) }
+    }
+
+    /// Entries that one person may add by logging out.
+    pub fn share_of_person(&self) -> u64 {
+        (self.capacity as u64 / PERSONS_PART).max(MIN_SHARE_OF_PERSON)
     }
 
     /// Replaces the entries of the file, or changes nothing if they exceed the capacity.

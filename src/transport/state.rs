@@ -67,6 +67,12 @@ impl AppState {
         Ok(())
     }
 
+    /// [`AppState::revoke`] for what a user does. A part of the revocations is left to operators.
+    pub fn revoke_for_user(&self, revocation: Revocation) -> Result<(), RevocationError> {
+        self.policy.revocations().check_users_part(Now::read().unix())?;
+        self.revoke(revocation)
+    }
+
     /// The parts that a subscriber's session uses.
     pub fn channels(&self) -> SessionContext {
         SessionContext {

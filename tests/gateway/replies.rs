@@ -154,6 +154,42 @@ async fn reply_queue_share_is_limited() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_person_leaves_room_for_replies_of_others() {
+    let env = TestEnv::start(SUPPORT).await;
+    let mut publisher = env.publisher_ws().await;
+    let (mut alice, message) = asked(&env, &mut publisher).await;
+    // Sixteen of each connection, and a hundred of one person.
+    let mut connections = vec![];
+    for accepted in [16, 16, 16, 16, 16, 16, 4] {
+        let mut more = env.subscriber().await;
+        more.subscribe("support").await;
+        for id in 0..16 {
+            more.send(reply(&id.to_string(), &message, json!(id))).await;
+        }
+        for _ in 0..accepted {
+            publisher.expect("reply").await;
+        }
+        connections.push(more);
+    }
+    connections[6].expect_error("rate_limited").await;
+    alice.send(reply("a", &message, json!(1))).await;
+    alice.expect_error("rate_limited").await;
+    let mut bob = env.connect().await;
+    bob.hello(Some(&env.issuer.token("bob"))).await;
+    bob.subscribe("support").await;
+    bob.send(reply("b", &message, json!("from bob"))).await;
+    let got = loop {
+        // Those of the others come again while they are not acknowledged.
+        let got = publisher.expect("reply").await;
+        if got["data"] == "from bob" {
+            break got;
+        }
+    };
+    publisher.send(json!({"type": "received", "reply": got["reply"]})).await;
+    bob.expect("replied").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answer_needs_current_right() {
     let env = TestEnv::start(SUPPORT).await;
     let mut publisher = env.publisher_ws().await;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::browser::Browser;
-use test_support::Answer;
+use test_support::{Answer, TestPublisher};
 
 use crate::fake_provider::Provider;
 use crate::test_env::LoginEnv;
@@ -259,4 +259,41 @@ async fn refused_code_starts_no_session() {
     }
     let begun = browser.begin("").await;
     refused(&browser.callback(&[("state", &begun.state), ("iss", &provider.issuer)]).await, 502, "login-failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logouts_leave_revocations_to_operators() {
+    let provider = Provider::start().await;
+    let operator = TestPublisher::new();
+    let more = format!(
+        "[limits]\nrevocations = 50\n[publishers.operator]\nkey = {:?}\ncontrol = true\n",
+        operator.public_line()
+    );
+    let env = LoginEnv::start(&provider.toml("company"), &more).await;
+    let log_out = async |person: &str| {
+        let mut browser = Browser::new(&env.url);
+        provider.log_in(&mut browser, json!({ "sub": person })).await;
+        browser.send("POST", "/v1/auth/logout", &[("origin", &env.url)], "").await.status.as_u16()
+    };
+    let call = async |method: &str, body: Option<&str>| {
+        let address = env.base.gateway.address("publish");
+        let body = body.map(|body| ("application/json", body.as_bytes()));
+        let authority = env.base.gateway.authority("publish");
+        let request = operator.request(&authority, method, "/v1/control/revocations", body);
+        test_support::http::send(address, request).await
+    };
+    let count = async || call("GET", None).await.json()["revocations"].as_array().unwrap().len();
+    // One person has a share of 16, and then ends all sessions with one entry.
+    for _ in 0..24 {
+        assert_eq!(log_out("mallory").await, 200);
+    }
+    assert_eq!(count().await, 17);
+    // All persons together leave a tenth to operators.
+    let mut full = 0;
+    for n in 0..40 {
+        full += u64::from(log_out(&format!("person-{n}")).await == 429);
+    }
+    assert_eq!((count().await, full), (45, 12));
+    let revocation = json!({"issuer": provider.issuer, "subject": "eve"}).to_string();
+    assert_eq!(call("POST", Some(&revocation)).await.status, 201);
 }

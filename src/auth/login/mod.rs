@@ -8,6 +8,7 @@ mod active;
 mod claims;
 mod error;
 mod logout;
+mod logout_share;
 mod pending;
 mod provider;
 mod return_to;
@@ -18,8 +19,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::revocation::Revocations;
+use super::revocation::{Revocation, Revocations, Revoked};
 use super::seal::{NoRandomness, SealKey};
+use logout_share::LogoutShare;
 use seen::SeenOnce;
 
 pub use active::{Active, CALLBACK, LOGGED_OUT, LoginConfig, ProviderConfig};
@@ -39,6 +41,7 @@ pub struct Login {
     own_key: SealKey,
     states: SeenOnce,
     logouts: SeenOnce,
+    logout_share: LogoutShare,
 }
 
 impl Login {
@@ -49,6 +52,7 @@ impl Login {
             own_key: SealKey::generate()?,
             states: SeenOnce::new(pending::MAX_PENDING_SECS),
             logouts: SeenOnce::new(logout::MAX_LOGOUT_TOKEN_AGE_SECS),
+            logout_share: LogoutShare::default(),
         };
         this.replace(config, revocations);
         Ok(this)
@@ -80,5 +84,17 @@ impl Login {
     /// Whether a logout token is received for the first time.
     pub fn is_first_logout(&self, issuer: &str, token_id: &str, now: u64) -> bool {
         self.logouts.is_first([issuer, token_id], now)
+    }
+
+    /// The revocation that ends a session. A person who ended more sessions than its share ends all of them with one
+    /// entry.
+    pub fn ends_session(&self, session: &LoginSession, revocations: &Revocations, now: u64) -> Revocation {
+        let logouts = self.logout_share.count(&session.issuer, &session.subject, revocations.lifetime(), now);
+        let what = if logouts > revocations.share_of_person() {
+            Revoked::Subject(session.subject.as_str().into())
+        } else {
+            Revoked::TokenId(session.id.as_str().into())
+        };
+        Revocation { issuer: session.issuer.as_str().into(), what, before: session.issued.max(now) }
     }
 }

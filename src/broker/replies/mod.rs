@@ -20,7 +20,7 @@ use super::{Connection, Membership, Now, Phase, Principal};
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::json::push_json_string;
 use crate::protocol::publication::Position;
-use crate::protocol::{ChannelName, ErrorCode, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Owner, Refusal};
 
 /// After this without `received`, a reply is sent to another connection of the publisher.
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,6 +74,7 @@ struct PendingReply {
     /// The frame for the publisher.
     json: Arc<str>,
     from: Arc<Connection>,
+    owner: Owner,
     /// The subscription to the channel: without it, the subscriber receives no answer.
     subscriber: Arc<Subscriber>,
     /// The `id` of the subscriber's command.
@@ -141,8 +142,10 @@ impl Replies {
         let mut mailboxes = self.0.mailboxes.lock();
         let mailbox = mailboxes.entry(publisher.clone()).or_default();
         let ReplyLimits { max_replies, max_replies_per_connection, max_bytes, keep: _ } = self.0.limits;
+        let owner = principal.map_or(Owner::ANONYMOUS, |who| Owner::of(&who.issuer, &who.subject));
         let from_connection = mailbox.replies.iter().filter(|reply| reply.from.id == from.id).count();
         if from_connection >= max_replies_per_connection
+            || !mailbox.has_share(owner, json.len(), &self.0.limits)
             || mailbox.replies.len() >= max_replies
             || mailbox.bytes + json.len() > max_bytes
         {
@@ -154,6 +157,7 @@ impl Replies {
             name,
             json,
             from: from.clone(),
+            owner,
             subscriber: membership.subscriber(),
             id: id.map(str::to_owned),
             channel: channel.clone(),
@@ -263,6 +267,19 @@ impl Inner {
 }
 
 impl Mailbox {
+    /// Whether the replies of a person leave room for those of others. Clients without a token share one half.
+    fn has_share(&self, owner: Owner, bytes: usize, limits: &ReplyLimits) -> bool {
+        let ReplyLimits { max_replies, max_replies_per_connection, max_bytes, keep: _ } = *limits;
+        let (max_count, max_bytes) = match owner {
+            Owner::ANONYMOUS => (max_replies.div_ceil(2), max_bytes / 2),
+            _ => (max_replies / 10, max_bytes / 4),
+        };
+        let of_owner = self.replies.iter().filter(|reply| reply.owner == owner);
+        let (count, sum) = of_owner.fold((0, 0), |(count, sum), reply| (count + 1, sum + reply.json.len()));
+        // A few connections of one person are not held against it.
+        count == 0 || (count < max_count.max(4 * max_replies_per_connection) && sum + bytes <= max_bytes)
+    }
+
     /// The newest open connection of the publisher: an older one may be dead without notice.
     fn connection(&mut self) -> Option<Arc<Connection>> {
         self.connections.retain(|connection| connection.phase() == Phase::Open);

@@ -54,5 +54,9 @@ impl RoomTable {
 
 fn welcome(state: &mut TableState, id: RoomId, room: usize, request: JoinRequest) -> (usize, u64) {
     request.connection.send(&text_frame(channelserver::hello(id).as_bytes()));
+    let addresses = &mut state.rooms[room].addresses;
+    if let Some(address) = request.address.filter(|address| !addresses.contains(address)) {
+        addresses.push(address);
+    }
     state.add_peer(room, request, None)
 }

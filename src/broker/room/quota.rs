@@ -3,9 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::counters::RoomCounters;
 use super::limits::RoomLimits;
 use crate::broker::quota::{Quota, QuotaPermit};
+
+/// A site has 65,536 addresses, as limits count them, and so many shares of an address.
+const SITE_PREFIX: u8 = 48;
+const SHARES_OF_SITE: u64 = 10;
 
 /// Counts open rooms against the limits.
 pub struct RoomQuota {
@@ -20,12 +26,14 @@ enum Counted {
     All,
     /// `None` for all rooms without an address, and without a limit by address.
     OpenedBy(Option<IpAddr>),
+    /// The IPv6 /48 of the address, which a customer may have as a whole.
+    OpenedIn(Option<IpNet>),
 }
 
 /// One room of the quota; released when this is dropped.
 pub struct RoomPermit {
     counters: Arc<RoomCounters>,
-    _counted: QuotaPermit<Counted, 2>,
+    _counted: QuotaPermit<Counted, 3>,
 }
 
 impl RoomQuota {
@@ -42,7 +50,13 @@ impl RoomQuota {
     pub fn open(&self, address: Option<IpAddr>) -> Option<RoomPermit> {
         let opener = address.filter(|_| self.max_per_address != 0);
         let max_of_opener = if opener.is_some() { self.max_per_address } else { 0 };
-        let counted = self.counts.take([(Counted::All, self.max_rooms), (Counted::OpenedBy(opener), max_of_opener)])?;
+        let site = opener.filter(IpAddr::is_ipv6).and_then(|address| IpNet::new(address, SITE_PREFIX).ok());
+        let max_of_site = if site.is_some() { SHARES_OF_SITE.saturating_mul(self.max_per_address) } else { 0 };
+        let counted = self.counts.take([
+            (Counted::All, self.max_rooms),
+            (Counted::OpenedBy(opener), max_of_opener),
+            (Counted::OpenedIn(site.map(|site| site.trunc())), max_of_site),
+        ])?;
         self.counters.open.increment(1);
         self.counters.opened.increment(1);
         Some(RoomPermit { counters: self.counters.clone(), _counted: counted })

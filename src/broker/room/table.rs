@@ -80,7 +80,7 @@ pub struct Room {
     pub members: Vec<usize>,
     /// Number of joins.
     pub joins: u64,
-    /// Addresses of all peers so far.
+    /// In the channelserver form: addresses that joined, two at most.
     pub addresses: Vec<IpAddr>,
     /// In native rooms.
     pub native: Option<Box<Native>>,
@@ -204,15 +204,12 @@ impl TableState {
 
     /// Adds a peer to a room. Returns its seat.
     pub fn add_peer(&mut self, room: usize, request: JoinRequest, member: Option<Member>) -> (usize, u64) {
-        let JoinRequest { connection, sender, address } = request;
+        let JoinRequest { connection, sender, address: _ } = request;
         let token = self.new_token();
         let at = self.peers.insert(Peer { token, room, connection: Some(connection), sender, member });
         let room = &mut self.rooms[room];
         room.members.push(at);
         room.joins += 1;
-        if let Some(address) = address.filter(|address| !room.addresses.contains(address)) {
-            room.addresses.push(address);
-        }
         (at, token)
     }
 

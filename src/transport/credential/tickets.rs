@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::broker::quota::{Quota, QuotaPermit};
 use crate::broker::{Principal, SharedStore};
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::endpoints::TicketPurpose;
@@ -19,18 +20,19 @@ use crate::transport::endpoints::TicketPurpose;
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Unused tickets of one principal, so that one cannot use up the tickets of all.
-const MAX_TICKETS_PER_PRINCIPAL: usize = 100;
+const MAX_TICKETS_PER_PRINCIPAL: u64 = 100;
 
 /// Issues and redeems tickets, which the shared store holds. Counts the unused ones that this node issued.
 pub struct Tickets {
-    capacity: usize,
-    unused: Mutex<UnusedTickets>,
+    capacity: u64,
+    counts: Arc<Quota<Counted>>,
+    unused: Mutex<HashMap<TicketDigest, IssuedTicket>>,
 }
 
-#[derive(Default)]
-struct UnusedTickets {
-    tickets: HashMap<TicketDigest, IssuedTicket>,
-    by_owner: HashMap<Owner, usize>,
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Counted {
+    All,
+    Of(Owner),
 }
 
 /// Tickets are looked up by their hash, so that the time of a lookup reveals nothing about unused tickets.
@@ -40,7 +42,7 @@ type TicketDigest = [u8; 32];
 type Owner = (Arc<str>, Arc<str>);
 
 struct IssuedTicket {
-    owner: Owner,
+    _counted: QuotaPermit<Counted, 2>,
     expires: Instant,
 }
 
@@ -54,7 +56,7 @@ struct StoredTicket {
 impl Tickets {
     /// `capacity` is the most unused tickets.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, unused: Mutex::default() }
+        Self { capacity: capacity as u64, counts: Quota::new(), unused: Mutex::default() }
     }
 
     pub async fn issue(
@@ -75,20 +77,17 @@ impl Tickets {
     }
 
     fn reserve(&self, ticket: TicketDigest, owner: Owner, now: Instant) -> Result<(), Refusal> {
-        let full = |detail: &'static str| Refusal::new(ErrorCode::LimitReached, detail).retry_after(TICKET_LIFETIME);
-        let mut unused = self.unused.lock();
-        if unused.tickets.len() >= self.capacity {
-            unused.drop_expired(now);
-        }
-        if unused.tickets.len() >= self.capacity {
-            return Err(full("ticket limit reached (limits.tickets)"));
-        }
-        let count = unused.by_owner.entry(owner.clone()).or_default();
-        if *count >= MAX_TICKETS_PER_PRINCIPAL {
-            return Err(full("too many unused tickets for this principal; each is valid for 30 seconds"));
-        }
-        *count += 1;
-        unused.tickets.insert(ticket, IssuedTicket { owner, expires: now + TICKET_LIFETIME });
+        let of_owner = (Counted::Of(owner), MAX_TICKETS_PER_PRINCIPAL);
+        let take = || self.counts.take([(Counted::All, self.capacity), of_owner.clone()]);
+        let counted = take().or_else(|| {
+            self.sweep(now);
+            take()
+        });
+        let counted = counted.ok_or_else(|| {
+            let detail = "too many unused tickets, in all (limits.tickets) or of this principal";
+            Refusal::new(ErrorCode::LimitReached, detail).retry_after(TICKET_LIFETIME)
+        })?;
+        self.unused.lock().insert(ticket, IssuedTicket { _counted: counted, expires: now + TICKET_LIFETIME });
         Ok(())
     }
 
@@ -107,29 +106,7 @@ impl Tickets {
 
     /// Drops expired tickets. To be called once a second.
     pub fn sweep(&self, now: Instant) {
-        self.unused.lock().drop_expired(now);
-    }
-}
-
-impl UnusedTickets {
-    fn drop_expired(&mut self, now: Instant) {
-        let expired: Vec<_> = self.tickets.extract_if(|_, ticket| ticket.expires <= now).collect();
-        expired.into_iter().for_each(|(_, ticket)| self.uncount(&ticket.owner));
-    }
-
-    fn remove(&mut self, ticket: &TicketDigest) {
-        if let Some(ticket) = self.tickets.remove(ticket) {
-            self.uncount(&ticket.owner);
-        }
-    }
-
-    fn uncount(&mut self, owner: &Owner) {
-        if let Some(count) = self.by_owner.get_mut(owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_owner.remove(owner);
-            }
-        }
+        self.unused.lock().retain(|_, ticket| ticket.expires > now);
     }
 }
 
@@ -174,13 +151,13 @@ mod tests {
         let other = issue().await;
         assert!(redeem(&other, TicketPurpose::Rooms).await.is_none());
         assert!(redeem(&other, TicketPurpose::Subscribe).await.is_none(), "the first request used it up");
-        assert!(tickets.unused.lock().by_owner.is_empty());
+        assert_eq!(tickets.counts.keys(), 0);
     }
 
     #[tokio::test]
     async fn bounded_in_total_and_per_principal() {
         let (tickets, store, now) =
-            (Tickets::new(MAX_TICKETS_PER_PRINCIPAL + 1), LocalStore::new(1000), Instant::now());
+            (Tickets::new(MAX_TICKETS_PER_PRINCIPAL as usize + 1), LocalStore::new(1000), Instant::now());
         let issue = async |subject: &str, at| {
             let issued = tickets.issue(&store, principal(subject), TicketPurpose::Events, at).await;
             issued.map_err(|refusal| refusal.code)
@@ -193,6 +170,6 @@ mod tests {
         assert_eq!(issue("carol", now).await, Err(ErrorCode::LimitReached));
         issue("carol", now + TICKET_LIFETIME).await.unwrap();
         tickets.sweep(now + 2 * TICKET_LIFETIME);
-        assert!(tickets.unused.lock().tickets.is_empty() && tickets.unused.lock().by_owner.is_empty());
+        assert!(tickets.unused.lock().is_empty() && tickets.counts.keys() == 0);
     }
 }

@@ -54,7 +54,7 @@ pub async fn backchannel(
         (None, None) => return Err(malformed()),
     };
     let revocation = Revocation { issuer: provider.issuer.as_str().into(), what: revoked, before: issued };
-    app.revoke(revocation.clone()).map_err(|error| {
+    app.revoke_for_user(revocation.clone()).map_err(|error| {
         tracing::error!(%error, "cannot store revocation for the provider's logout");
         Refusal::from(ErrorCode::LimitReached)
     })?;

@@ -9,7 +9,6 @@ use warp::reply::Response;
 
 use super::{active, page};
 use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
-use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::cluster::revocations;
 use crate::protocol::{ErrorCode, Refusal};
@@ -52,12 +51,8 @@ pub async fn logged_out() -> Response {
 }
 
 async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
-    let revocation = Revocation {
-        issuer: session.issuer.as_str().into(),
-        what: Revoked::TokenId(session.id.as_str().into()),
-        before: session.issued.max(Now::read().unix()),
-    };
-    app.revoke(revocation.clone()).map_err(|error| {
+    let revocation = app.login.ends_session(session, app.policy.revocations(), Now::read().unix());
+    app.revoke_for_user(revocation.clone()).map_err(|error| {
         tracing::error!(%error, "cannot revoke session; its cookie is cleared, its connections stay open");
         Refusal::new(ErrorCode::LimitReached, "the cookie is cleared, but the session's connections stay open")
     })?;

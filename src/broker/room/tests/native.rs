@@ -50,6 +50,16 @@ fn ids_are_random_and_rooms_limited() {
 }
 
 #[test]
+fn ipv6_site_has_ten_shares() {
+    let rooms = Rooms::new(RoomLimits { max_rooms: 1_000, max_rooms_per_address: 10, ..limits() });
+    let open =
+        |address: String| rooms.open(OpenOptions::default(), Some(address.parse().unwrap()), Now::read()).is_ok();
+    let opened = (0..2_000).filter(|n| open(format!("2001:db8:1:{n:x}::"))).count();
+    assert_eq!(opened, 100);
+    assert!(open("2001:db8:2::".to_owned()) && open("192.0.2.1".to_owned()));
+}
+
+#[test]
 fn code_is_single_use_short_lived_few_tries() {
     let (rooms, now) = (Rooms::new(limits()), Now::read());
     let at = now.monotonic;
