@@ -139,6 +139,10 @@ algorithms = ["ES256"]
 match = "bench.*"
 {subscribers}
 
+# The peers of a room send as fast as they can.
+[limits]
+max_commands_per_second = 10000000
+
 [rooms]
 max_exchanges = 0
 conn_lifespan_secs = 3600
