@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::metrics::{Counter, counter};
+use arc_swap::ArcSwap;
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use tokio::task::JoinSet;
 
 use crate::auth::fetch::{FetchError, Fetcher};
 use crate::auth::login::Login;
-use crate::auth::publisher::{DuplicateKey, PasswordVerifier, Whitelist};
+use crate::auth::publisher::{DuplicateKey, MAX_SKEW_SECS, PasswordVerifier, Whitelist};
 use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{Policy, RevocationError, Revocations};
@@ -24,14 +25,14 @@ use crate::cluster::rooms::{ClusterRooms, RemotePeerContext};
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, Redis, RedisError};
 use crate::geo::{GeoDb, GeoError};
-use crate::ops::{Lifecycle, Phase, Statsd, descriptors, metrics};
+use crate::ops::{ClockWatch, Lifecycle, Phase, Statsd, descriptors, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::accept::connection_limits::{ConnectionLimiter, Places};
 use crate::transport::accept::listener::{ListenError, Listener, load_tls};
 use crate::transport::accept::starting;
 use crate::transport::accept::tls::{Certificate, TlsError};
 use crate::transport::compat::flock::subscribe as flock;
-use crate::transport::config::{Address, ListenerConfig, TransportLimits};
+use crate::transport::config::{Address, ListenerConfig, Role, TransportLimits};
 use crate::transport::control::ControlCounters;
 use crate::transport::credential::tickets::Tickets;
 use crate::transport::publish::idempotency::Idempotency;
@@ -48,6 +49,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the drain checks whether the last connection ended.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How often a start checks whether the second is over that it waits for.
+const START_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
 /// How long the stop waits for the last StatsD counts to be sent.
 const STATSD_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -57,6 +61,7 @@ pub struct Gateway {
     listeners: Vec<Listener>,
     connection_limiter: Arc<ConnectionLimiter>,
     drain: DrainConfig,
+    clock: ClockWatch,
     reload_metrics: ReloadMetrics,
 }
 
@@ -103,20 +108,24 @@ impl Gateway {
         let Config { egress: _, fetch, log: _, engine, listeners, limits, rooms, geoip, statsd, drain, policy } =
             config;
         let PolicyConfig { publishers, issuers, channels, revocations, login } = policy;
-        let whitelist = Whitelist::new(publishers, limits.max_replay_nonces)?;
+        let start = Now::read().unix();
+        let mut whitelist = Whitelist::new(publishers, limits.max_replay_nonces)?;
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
         issuers.start(fetcher.as_ref());
         let revocations_in_force = Revocations::new(limits.max_revocations);
-        let policy = Arc::new(Policy::new(whitelist, issuers, channels.rules.clone(), revocations_in_force));
-        policy.revocations().replace_from_file(revocations, Now::read().unix())?;
-        let listeners = Listener::bind_all(listeners, &limits.connection)?;
+        revocations_in_force.keep_for(issuers.longest_lifetime());
+        revocations_in_force.replace_from_file(revocations, start)?;
+        listeners.iter().try_for_each(|listener| load_tls(listener).map(drop))?;
+        let (ops, others) = listeners.into_iter().partition(|listener| listener.roles.contains(&Role::Ops));
+        let mut listeners = Listener::bind_all(ops, &limits.connection)?;
         // Reading a large store takes seconds, in which the process must not look dead.
         let probes = matches!(engine, EngineConfig::Disk(_)).then(|| starting::answer_probes(&listeners));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let counters = Arc::new(Counters::default());
         let hub = Hub::new(cores, counters.clone(), spawn_delivery);
-        let rules = policy.rules().clone();
+        let rules = Arc::new(ArcSwap::from_pointee(channels.rules.clone()));
+        let in_force = rules.clone();
         let engine: Arc<dyn Engine> = match engine {
             EngineConfig::Memory => Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters.clone())),
             EngineConfig::Disk(disk) => {
@@ -126,6 +135,9 @@ impl Gateway {
                 Arc::new(Redis::start(redis, limits.memory, rules, hub.clone(), counters.clone())?)
             }
         };
+        wait_beyond(whitelist.continue_from(engine.clone(), start));
+        listeners.extend(Listener::bind_all(others, &limits.connection)?);
+        let policy = Arc::new(Policy::new(whitelist, issuers, in_force, revocations_in_force));
         let TransportLimits { max_connections, max_connections_per_address, .. } = limits.transport;
         let places = Places::new(max_connections, descriptors::for_connections());
         let connection_limiter = ConnectionLimiter::new(places, max_connections_per_address);
@@ -143,7 +155,7 @@ impl Gateway {
             cluster_rooms: ClusterRooms::new(&engine, &room_table, &rooms.limits),
             rooms: room_table,
             rooms_config: rooms,
-            login: Login::new(login, policy.revocations())?,
+            login: Login::new(login, policy.revocations(), engine.shared_store().identity())?,
             policy,
             policy_sync: Arc::new(policy_sync),
             fetcher,
@@ -167,7 +179,9 @@ impl Gateway {
             applied: counter!("lastmile_reloads_total"),
             refused: counter!("lastmile_reload_failures_total"),
         };
-        Ok(Self { app, listeners, connection_limiter, drain, reload_metrics })
+        let now = Now::read();
+        let clock = ClockWatch::new(now.monotonic, now.wall);
+        Ok(Self { app, listeners, connection_limiter, drain, clock, reload_metrics })
     }
 
     /// Each listener with its bound address.
@@ -191,13 +205,13 @@ impl Gateway {
 
     /// Serves until `shutdown`, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> DrainReport {
-        let Self { app, listeners, connection_limiter, drain, reload_metrics: _ } = self;
+        let Self { app, listeners, connection_limiter, drain, clock, reload_metrics: _ } = self;
         let routes = routes(app.clone());
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(listener.run(app.clone(), connection_limiter.clone(), routes.clone()));
         }
-        let cluster = start_cluster(&app);
+        let cluster = start_cluster(&app, clock);
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
         let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
@@ -227,6 +241,14 @@ impl Gateway {
     }
 }
 
+/// Waits for the second after `refused`, the newest second whose signatures are refused because an earlier process may have
+/// accepted them. A client that finds a listener then signs later. A time ahead of the clock is not waited for.
+fn wait_beyond(refused: u64) {
+    while Now::read().unix() == refused {
+        std::thread::sleep(START_POLL_INTERVAL);
+    }
+}
+
 /// Closes connections for the drain, spread evenly over `window`. Returns their number.
 async fn close_evenly(connections: Vec<Arc<Connection>>, window: Duration) -> usize {
     let (begun, count) = (tokio::time::Instant::now(), connections.len());
@@ -248,7 +270,7 @@ pub fn spawn_delivery(mut delivery: Delivery) {
     });
 }
 
-fn start_cluster(app: &Arc<AppState>) -> Cluster {
+fn start_cluster(app: &Arc<AppState>, clock: ClockWatch) -> Cluster {
     let member = Member {
         engine: app.engine.clone(),
         policy: app.policy.clone(),
@@ -264,16 +286,19 @@ fn start_cluster(app: &Arc<AppState>) -> Cluster {
         };
         (rooms, context)
     });
-    Cluster::start(member, app.hub.clone(), app.replies.clone(), rooms, sweep(app.clone()))
+    Cluster::start(member, app.hub.clone(), app.replies.clone(), rooms, sweep(app.clone(), clock))
 }
 
-async fn sweep(app: Arc<AppState>) {
+async fn sweep(app: Arc<AppState>, mut clock: ClockWatch) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     // After a stall one sweep is due, not one per missed second.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let now = Now::read();
+        if let Some(seconds) = clock.look(now.monotonic, now.wall) {
+            log_clock_step(seconds, now);
+        }
         app.registry.sweep(now.unix());
         app.engine.sweep(now);
         app.replies.sweep(now.monotonic);
@@ -281,6 +306,15 @@ async fn sweep(app: Arc<AppState>) {
         app.policy.issuers().sweep(now.unix());
         app.policy.revocations().sweep(now.unix());
         app.tickets.sweep(now.monotonic);
+    }
+}
+
+/// After a clock was set back, signatures of the time before may be refused for as long as a signature may be ahead.
+fn log_clock_step(seconds: i64, now: Now) {
+    let until = now.wall + Duration::from_secs(MAX_SKEW_SECS);
+    match seconds < 0 {
+        true => tracing::error!(seconds, %until, "wall clock was set back, signed requests may be refused until then"),
+        false => tracing::warn!(seconds, "wall clock was set ahead"),
     }
 }
 

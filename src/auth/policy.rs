@@ -21,13 +21,19 @@ pub struct Policy {
 }
 
 impl Policy {
-    pub fn new(whitelist: Whitelist, issuers: Issuers, rules: ChannelRules, revocations: Revocations) -> Self {
+    /// `rules` are shared with the engine.
+    pub fn new(
+        whitelist: Whitelist,
+        issuers: Issuers,
+        rules: Arc<ArcSwap<ChannelRules>>,
+        revocations: Revocations,
+    ) -> Self {
         revocations.keep_for(issuers.longest_lifetime());
         Self {
             revocations,
             whitelist: ArcSwap::from_pointee(whitelist),
             issuers: ArcSwap::from_pointee(issuers),
-            rules: Arc::new(ArcSwap::from_pointee(rules)),
+            rules,
             generation: AtomicU64::new(1),
         }
     }
@@ -66,6 +72,13 @@ impl Policy {
     /// Adds a revocation; `now` in seconds since 1970. The caller wakes the connections.
     pub fn revoke(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
         self.revocations.add(revocation, now)?;
+        self.bump_generation();
+        Ok(())
+    }
+
+    /// [`Policy::revoke`] for a revocation that another node or an earlier process accepted.
+    pub fn revoke_again(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
+        self.revocations.add_again(revocation, now)?;
         self.bump_generation();
         Ok(())
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::Principal;
 
 /// Largest lead of `before`, for issuers with fast clocks. A larger one would refuse future logins.
-const MAX_AHEAD_SECS: u64 = 60;
+pub const MAX_AHEAD_SECS: u64 = 60;
 
 /// The part of the capacity that logouts leave to operators.
 const OPERATORS_PART: usize = 10;
@@ -23,7 +23,7 @@ const PERSONS_PART: u64 = 100;
 const MIN_SHARE_OF_PERSON: u64 = 16;
 
 /// Ends the principals of an issuer that [`Revocation::what`] selects and that were issued at or before a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Revocation {
     /// Compared with `iss`, exactly.
     pub issuer: Arc<str>,
@@ -96,9 +96,18 @@ impl Revocations {
     /// Adds a revocation at runtime. `now` in seconds since 1970. Only [`super::Policy::revoke`] makes live connections
     /// check again.
     pub fn add(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
-        let Revocation { issuer, what, before } = revocation;
-        if before > now.saturating_add(MAX_AHEAD_SECS) {
+        if revocation.before > now.saturating_add(MAX_AHEAD_SECS) {
             return Err(RevocationError::Ahead);
+        }
+        self.add_again(revocation, now)
+    }
+
+    /// [`Revocations::add`] for a revocation that another node or an earlier process accepted, by another clock.
+    pub fn add_again(&self, revocation: Revocation, now: u64) -> Result<(), RevocationError> {
+        let Revocation { issuer, what, before } = revocation;
+        if now > before.saturating_add(self.lifetime()) {
+            // Everything that it ends has expired.
+            return Ok(());
         }
         let mut tables = self.tables.write();
         tables.forget(now, self.lifetime());
@@ -155,21 +164,15 @@ impl Revocations {
         [&tables.runtime, &tables.from_file].into_iter().any(|table| ends(table, principal))
     }
 
+    /// The revocations that were added at runtime.
+    pub fn added(&self) -> Vec<Revocation> {
+        entries(&self.tables.read().runtime)
+    }
+
     /// All revocations in force, in a stable order.
     pub fn all(&self, now: u64) -> Vec<Revocation> {
         let mut tables = self.tables.write();
         tables.forget(now, self.lifetime());
-        let entries = |table: &Table| -> Vec<Revocation> {
-            let of_issuer = |(issuer, entries): (&Arc<str>, &HashMap<Revoked, u64>)| {
-                let revocation = |(what, before): (&Revoked, &u64)| Revocation {
-                    issuer: issuer.clone(),
-                    what: what.clone(),
-                    before: *before,
-                };
-                entries.iter().map(revocation).collect::<Vec<_>>()
-            };
-            table.iter().flat_map(of_issuer).collect()
-        };
         let mut all = [entries(&tables.runtime), entries(&tables.from_file)].concat();
         all.sort_by(|a, b| (a.before, &a.issuer, a.what.key()).cmp(&(b.before, &b.issuer, b.what.key())));
         all.dedup();
@@ -215,6 +218,18 @@ impl Tables {
         let moments = [&self.runtime, &self.from_file].into_iter().flat_map(HashMap::values).flat_map(HashMap::values);
         self.oldest = moments.copied().min().unwrap_or(u64::MAX);
     }
+}
+
+fn entries(table: &Table) -> Vec<Revocation> {
+    let of_issuer = |(issuer, entries): (&Arc<str>, &HashMap<Revoked, u64>)| {
+        let revocation = |(what, before): (&Revoked, &u64)| Revocation {
+            issuer: issuer.clone(),
+            what: what.clone(),
+            before: *before,
+        };
+        entries.iter().map(revocation).collect::<Vec<_>>()
+    };
+    table.iter().flat_map(of_issuer).collect()
 }
 
 fn len(table: &Table) -> usize {

@@ -1,7 +1,7 @@
 //! Sealed values in browser cookies: encrypted and authenticated with AES-256-GCM.
 //!
-//! A sealed value has a purpose and an expiry. Every node with the same keys can open it. The first key seals and all
-//! keys open, so keys can be replaced one by one.
+//! A sealed value has a purpose, a place and an expiry. Every node of the place with the same keys can open it. The first
+//! key seals and all keys open, so keys can be replaced one by one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 /// Prefix of a key file.
 const FILE_PREFIX: &str = "lastmile-seal:";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const KEY_ID_LEN: usize = 4;
 const EXPIRES_LEN: usize = 8;
 /// Longest sealed text, in bytes: browsers store no larger cookie.
@@ -52,14 +52,15 @@ pub struct NoRandomness;
 /// Seals with its first key, opens with all of them.
 pub struct Sealer {
     keys: Vec<([u8; KEY_ID_LEN], RandomizedNonceKey)>,
+    place: String,
 }
 
 impl Sealer {
-    /// `None` without a key.
-    pub fn new(keys: &[SealKey]) -> Option<Self> {
+    /// `place` is where values are valid: the store that knows which of them ended. `None` without a key.
+    pub fn new(keys: &[SealKey], place: impl Into<String>) -> Option<Self> {
         // The library accepts every key of the right length.
         let keys: Vec<_> = keys.iter().filter_map(SealKey::prepare).collect();
-        (!keys.is_empty()).then_some(Self { keys })
+        (!keys.is_empty()).then(|| Self { keys, place: place.into() })
     }
 
     /// Returns base64url of version, key id, nonce, and the encrypted expiry and content. `expires` in seconds since
@@ -68,7 +69,8 @@ impl Sealer {
         let (id, key) = self.keys.first().ok_or(NoRandomness)?;
         let mut secret = expires.to_be_bytes().to_vec();
         secret.extend_from_slice(content);
-        let nonce = key.seal_in_place_append_tag(purpose.associated_data(), &mut secret).map_err(|_| NoRandomness)?;
+        let nonce =
+            key.seal_in_place_append_tag(self.associated_data(purpose), &mut secret).map_err(|_| NoRandomness)?;
         let sealed = [&[VERSION][..], id, nonce.as_ref(), &secret].concat();
         Ok(URL_SAFE_NO_PAD.encode(sealed))
     }
@@ -87,7 +89,7 @@ impl Sealer {
         let opened = of_id.find_map(|(_, key)| {
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut secret = Zeroizing::new(secret.to_vec());
-            let len = key.open_in_place(nonce, purpose.associated_data(), &mut secret).ok()?.len();
+            let len = key.open_in_place(nonce, self.associated_data(purpose), &mut secret).ok()?.len();
             secret.truncate(len);
             Some(secret)
         });
@@ -98,14 +100,18 @@ impl Sealer {
         }
         Ok(Zeroizing::new(content.to_vec()))
     }
+
+    fn associated_data(&self, purpose: Purpose) -> Aad<Vec<u8>> {
+        Aad::from(format!("lastmile seal {VERSION}: {} at {}", purpose.name(), self.place).into_bytes())
+    }
 }
 
 impl Purpose {
-    fn associated_data(self) -> Aad<&'static [u8]> {
-        Aad::from(match self {
-            Self::Session => b"lastmile seal 1: session".as_slice(),
-            Self::PendingLogin => b"lastmile seal 1: pending login".as_slice(),
-        })
+    fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::PendingLogin => "pending login",
+        }
     }
 }
 
@@ -157,7 +163,7 @@ mod tests {
 
     #[test]
     fn opens_until_expiry_for_its_purpose() {
-        let sealer = Sealer::new(&keys(1)).unwrap();
+        let sealer = Sealer::new(&keys(1), "a").unwrap();
         let sealed = sealer.seal(Purpose::Session, b"alice", 100).unwrap();
         assert_eq!(open(&sealer, &sealed), Ok(b"alice".to_vec()));
         assert!(!sealed.contains("YWxpY2"));
@@ -171,8 +177,17 @@ mod tests {
     }
 
     #[test]
+    fn value_of_another_place_does_not_open() {
+        let key = keys(1);
+        let [here, there] = ["a", "b"].map(|place| Sealer::new(&key, place).unwrap());
+        let sealed = here.seal(Purpose::Session, b"alice", 100).unwrap();
+        assert!(open(&here, &sealed).is_ok());
+        assert_eq!(open(&there, &sealed), Err(Unsealable::NotOurs));
+    }
+
+    #[test]
     fn modified_values_do_not_open() {
-        let sealer = Sealer::new(&keys(1)).unwrap();
+        let sealer = Sealer::new(&keys(1), "a").unwrap();
         let sealed = sealer.seal(Purpose::Session, b"alice", 100).unwrap();
         for at in 0..sealed.len() {
             for bit in 0..7 {
@@ -191,22 +206,22 @@ mod tests {
     #[test]
     fn keys_are_replaced_one_by_one() {
         let all = keys(2);
-        let (old, both) = (Sealer::new(&all[1..]).unwrap(), Sealer::new(&all).unwrap());
+        let (old, both) = (Sealer::new(&all[1..], "a").unwrap(), Sealer::new(&all, "a").unwrap());
         let before = old.seal(Purpose::Session, b"alice", 100).unwrap();
         assert!(open(&both, &before).is_ok());
         let after = both.seal(Purpose::Session, b"alice", 100).unwrap();
         assert_eq!(open(&old, &after), Err(Unsealable::NotOurs), "the first key seals");
-        assert_eq!(open(&Sealer::new(&all[..1]).unwrap(), &before), Err(Unsealable::NotOurs));
-        assert!(Sealer::new(&[]).is_none());
+        assert_eq!(open(&Sealer::new(&all[..1], "a").unwrap(), &before), Err(Unsealable::NotOurs));
+        assert!(Sealer::new(&[], "a").is_none());
     }
 
     #[test]
     fn key_file_round_trip() {
         let key = SealKey::generate().unwrap();
         let text = key.to_text();
-        let sealed = Sealer::new(std::slice::from_ref(&key)).unwrap().seal(Purpose::Session, b"x", 100).unwrap();
+        let sealed = Sealer::new(std::slice::from_ref(&key), "a").unwrap().seal(Purpose::Session, b"x", 100).unwrap();
         let again = SealKey::parse(&format!("{}\n", *text)).unwrap();
-        assert!(open(&Sealer::new(&[again]).unwrap(), &sealed).is_ok());
+        assert!(open(&Sealer::new(&[again], "a").unwrap(), &sealed).is_ok());
         assert_eq!(format!("{key:?}"), "SealKey");
         for bad in ["", "lastmile-seal:", "lastmile-seal:AAAA", &text[14..], &text[..text.len() - 1]] {
             assert_eq!(SealKey::parse(bad).err(), Some(NotASealKey));

@@ -13,10 +13,13 @@ use super::failure::Failure;
 use super::ready_file::{ReadyFile, listener_urls};
 use super::runtime::runtime;
 use super::signals::Signals;
+use crate::broker::Now;
 use crate::config::Loaded;
 use crate::gateway::{DrainReport, Gateway, Reloader};
 use crate::ops::{descriptors, log};
 use crate::transport::accept::connection_limits::Places;
+
+const CLOCK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -71,6 +74,9 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
     // Before the listeners are visible: a signal or a changed file that follows them must not be missed.
     let (signals, hangup) = (Signals::new()?, Signals::hangup()?);
     let files = WatchedFiles::new(watched);
+    if config.forgets_signatures() {
+        next_second().await;
+    }
     let gateway = Gateway::bind(config, false).map_err(|error| match error.is_misconfigured() {
         true => Failure::usage(error.to_string()),
         false => Failure::failed(error.to_string()),
@@ -103,6 +109,15 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
     reload.abort();
     tracing::info!(closed, left, "stopped");
     published
+}
+
+/// Waits for the next second of the wall clock. Signatures of the present one may have been accepted by an earlier process,
+/// and clients that find the listeners must not be refused for that.
+async fn next_second() {
+    let present = Now::read().unix();
+    while Now::read().unix() == present {
+        tokio::time::sleep(CLOCK_POLL_INTERVAL).await;
+    }
 }
 
 /// Reloads on SIGHUP and when a file changes.

@@ -1,5 +1,6 @@
 //! This node's heartbeat in the shared store, and its polling for revocations and pushed policy, which makes it ready.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use serde_json::json;
 
 use super::pushed_policy::PolicySync;
 use super::revocations;
-use crate::auth::Policy;
+use crate::auth::{Policy, Revocation};
 use crate::broker::connection::registry::Registry;
 use crate::broker::{Engine, Now};
 use crate::ops::{Lifecycle, Phase};
-use crate::protocol::Refusal;
+use crate::protocol::{ErrorCode, Refusal};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -32,9 +33,9 @@ impl Member {
     pub async fn run(self) {
         let shared = self.engine.shared_store();
         let since = Now::read().wall;
-        let mut log_position = String::new();
+        let mut log = LogReader::default();
         loop {
-            let has_read = self.read_revocations(&mut log_position).await.is_ok();
+            let has_read = log.read(&self).await.is_ok();
             let has_synced = self.policy_sync.sync().await.is_ok();
             if has_read && has_synced {
                 self.lifecycle.enter(Phase::Ready);
@@ -57,20 +58,60 @@ impl Member {
             tokio::time::sleep(if is_starting { FIRST_POLL_INTERVAL } else { POLL_INTERVAL }).await;
         }
     }
+}
 
-    /// Puts the revocations of the log after a position in force, up to its end.
-    async fn read_revocations(&self, position: &mut String) -> Result<(), Refusal> {
-        let shared = self.engine.shared_store();
+/// Reads the log of revocations.
+#[derive(Default)]
+struct LogReader {
+    position: String,
+    /// The connection to the store by which the position was read. After another one, the store may have lost entries.
+    connection: Option<u64>,
+    is_full: bool,
+}
+
+impl LogReader {
+    /// Puts new revocations in force, up to the end of the log. After a new connection it reads the whole log, and appends
+    /// what the store has lost.
+    async fn read(&mut self, member: &Member) -> Result<(), Refusal> {
+        let shared = member.engine.shared_store();
+        let connection = shared.connection_epoch()?;
+        if self.connection == Some(connection) {
+            return self.read_to_end(member, |_| ()).await;
+        }
+        let known = member.policy.revocations().added();
+        let mut found = HashSet::new();
+        self.position.clear();
+        self.read_to_end(member, |revocation| {
+            found.insert(revocation);
+        })
+        .await?;
+        for lost in known.iter().filter(|revocation| !found.contains(revocation)) {
+            revocations::share(&*member.engine, &member.policy, lost).await?;
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn read_to_end(&mut self, member: &Member, mut on_revocation: impl FnMut(Revocation)) -> Result<(), Refusal> {
         loop {
-            let entries = shared.read_log(position).await?;
+            let entries = member.engine.shared_store().read_log(&self.position).await?;
             if entries.is_empty() {
+                self.is_full = false;
                 return Ok(());
             }
-            for (entry_position, entry) in entries {
-                revocations::apply(&self.policy, &entry)?;
-                *position = entry_position;
+            for (position, entry) in entries {
+                match revocations::apply(&member.policy, &entry) {
+                    Ok(revocation) => revocation.into_iter().for_each(&mut on_revocation),
+                    Err(error) => {
+                        if !std::mem::replace(&mut self.is_full, true) {
+                            tracing::error!(%error, "revocation of the log not applied, retrying");
+                        }
+                        return Err(Refusal::new(ErrorCode::LimitReached, error.to_string()));
+                    }
+                }
+                self.position = position;
             }
-            self.registry.wake_all();
+            member.registry.wake_all();
         }
     }
 }

@@ -117,11 +117,11 @@ impl PolicySync {
                 (format!("{JWKS_KEY_PREFIX}{issuer}"), [format!("{now} {source} ").as_bytes(), body].concat())
             }
         };
-        shared.set(&name, &value, PUSH_TTL).await?;
+        shared.keep(&name, &value, PUSH_TTL).await?;
         let mut tag = [0; 16];
         getrandom::fill(&mut tag).map_err(|_| Refusal::from(ErrorCode::Internal))?;
         // The tag is written last: a node that sees the new tag also sees the value.
-        shared.set(TAG_KEY, &tag, PUSH_TTL).await?;
+        shared.keep(TAG_KEY, &tag, PUSH_TTL).await?;
         self.sync().await
     }
 

@@ -31,6 +31,13 @@ pub struct Config {
     pub policy: PolicyConfig,
 }
 
+impl Config {
+    /// Whether a restart forgets which signatures were used.
+    pub fn forgets_signatures(&self) -> bool {
+        self.engine == EngineConfig::Memory && self.policy.publishers.iter().any(|publisher| publisher.key.is_some())
+    }
+}
+
 /// The table `limits`: one part for each module that enforces it.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -1,20 +1,58 @@
 //! The shared store of an engine for one node: a bounded map in memory whose entries expire.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::ready;
 use parking_lot::Mutex;
 
-use crate::broker::SharedStore;
 use crate::broker::engine::EngineFuture;
+use crate::broker::{Now, SharedStore};
 use crate::protocol::{ErrorCode, Refusal};
+
+/// Names of facts in the ledger.
+const LOG_PREFIX: &str = "log:";
+const KEPT_PREFIX: &str = "kept:";
+const SPENT_PREFIX: &str = "spent:";
+/// The newest `created` of a key's signatures.
+const NONCES_PREFIX: &str = "created:";
 
 /// Bytes of memory for each entry that may be there, on average over all entries.
 const MEAN_ENTRY_BYTES: usize = 64 * 1024;
 
+/// Facts on the disk of an engine for one node, which must not be forgotten by a restart.
+pub trait Ledger: Send + Sync {
+    /// A name of its own, as long as the disk's content lives.
+    fn identity(&self) -> String;
+
+    /// Writes a fact until `expires`, in seconds since 1970, in place of an earlier one of this name.
+    fn write<'a>(&'a self, name: String, value: Bytes, expires: u64) -> EngineFuture<'a, ()>;
+
+    /// [`Ledger::write`] unless the name has a fact. Returns whether it had none.
+    fn write_if_absent<'a>(&'a self, name: String, expires: u64) -> EngineFuture<'a, bool>;
+
+    /// [`Ledger::write`] of a number, unless the fact is as large already.
+    fn raise<'a>(&'a self, name: String, number: u64, expires: u64) -> EngineFuture<'a, ()>;
+
+    fn fact(&self, name: &str) -> Option<Bytes>;
+
+    /// The number under a name; 0 if there is none.
+    fn number(&self, name: &str) -> u64;
+
+    /// Whether earlier processes wrote their nonces here.
+    fn has_nonces(&self) -> bool;
+
+    /// The facts whose name has this prefix, in the order of their names.
+    fn facts(&self, prefix: &str) -> Vec<(String, Bytes)>;
+}
+
+/// A signature's age and the difference of two clocks, twice: the longest time for which a nonce must be known.
+const NONCE_SECS: u64 = 180;
+
 pub struct LocalStore {
+    ledger: Option<Arc<dyn Ledger>>,
     max_entries: usize,
     max_bytes: usize,
     entries: Mutex<Entries>,
@@ -34,7 +72,12 @@ struct Entry {
 impl LocalStore {
     pub fn new(max_entries: usize) -> Self {
         let max_bytes = max_entries.saturating_mul(MEAN_ENTRY_BYTES);
-        Self { max_entries, max_bytes, entries: Mutex::default() }
+        Self { ledger: None, max_entries, max_bytes, entries: Mutex::default() }
+    }
+
+    /// A store whose facts outlive the process.
+    pub fn with_ledger(max_entries: usize, ledger: Arc<dyn Ledger>) -> Self {
+        Self { ledger: Some(ledger), ..Self::new(max_entries) }
     }
 
     /// Drops expired entries. To be called once a second.
@@ -123,6 +166,11 @@ impl Entries {
     }
 }
 
+/// Seconds since 1970 at which a fact expires.
+fn expiry(ttl: Duration) -> u64 {
+    Now::read().unix().saturating_add(ttl.as_secs())
+}
+
 fn cost(name: &str, value: &[u8]) -> usize {
     size_of::<(String, Entry)>() + name.len() + value.len()
 }
@@ -145,8 +193,17 @@ impl SharedStore for LocalStore {
         Box::pin(ready(self.insert_if(name, value, ttl, Instant::now(), |_| true).map(drop)))
     }
 
+    fn keep<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
+        match &self.ledger {
+            Some(ledger) => ledger.write(format!("{KEPT_PREFIX}{name}"), Bytes::copy_from_slice(value), expiry(ttl)),
+            None => self.set(name, value, ttl),
+        }
+    }
+
     fn get<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
-        Box::pin(ready(Ok(self.entries.lock().get(name, Instant::now()).cloned())))
+        let kept = || self.ledger.as_ref().and_then(|ledger| ledger.fact(&format!("{KEPT_PREFIX}{name}")));
+        let found = self.entries.lock().get(name, Instant::now()).cloned();
+        Box::pin(ready(Ok(found.or_else(kept))))
     }
 
     fn get_and_delete<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
@@ -193,12 +250,48 @@ impl SharedStore for LocalStore {
         Box::pin(ready(Ok(())))
     }
 
-    fn append_log<'a>(&'a self, _entry: &'a [u8], _ttl: Duration) -> EngineFuture<'a, ()> {
-        Box::pin(ready(Ok(())))
+    fn identity(&self) -> Option<String> {
+        self.ledger.as_ref().map(|ledger| ledger.identity())
     }
 
-    fn read_log<'a>(&'a self, _after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>> {
-        Box::pin(ready(Ok(Vec::new())))
+    fn spend<'a>(&'a self, name: &'a str, ttl: Duration) -> EngineFuture<'a, bool> {
+        match &self.ledger {
+            Some(ledger) => ledger.write_if_absent(format!("{SPENT_PREFIX}{name}"), expiry(ttl)),
+            None => Box::pin(ready(Ok(true))),
+        }
+    }
+
+    /// The newest `created` of each key is enough: a later process accepts newer ones only. A signature from the future
+    /// is stored by itself, because it would keep the key's other signatures out.
+    fn use_nonce<'a>(&'a self, name: &'a str, key: &'a str, created: u64) -> EngineFuture<'a, bool> {
+        let Some(ledger) = &self.ledger else { return Box::pin(ready(Ok(true))) };
+        let (spent, expires) = (format!("{SPENT_PREFIX}{name}"), created.saturating_add(NONCE_SECS));
+        if ledger.fact(&spent).is_some() {
+            return Box::pin(ready(Ok(false)));
+        }
+        if created > Now::read().unix() {
+            return ledger.write_if_absent(spent, expires);
+        }
+        let raised = ledger.raise(format!("{NONCES_PREFIX}{key}"), created, expires);
+        Box::pin(async { raised.await.map(|()| true) })
+    }
+
+    fn forgotten_nonces(&self, key: &str) -> Option<u64> {
+        let ledger = self.ledger.as_ref().filter(|ledger| ledger.has_nonces())?;
+        Some(ledger.number(&format!("{NONCES_PREFIX}{key}")))
+    }
+
+    fn append_log<'a>(&'a self, name: &'a str, entry: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
+        match &self.ledger {
+            Some(ledger) => ledger.write(format!("{LOG_PREFIX}{name}"), Bytes::copy_from_slice(entry), expiry(ttl)),
+            None => Box::pin(ready(Ok(()))),
+        }
+    }
+
+    fn read_log<'a>(&'a self, after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>> {
+        let mut entries = self.ledger.as_ref().map_or_else(Vec::new, |ledger| ledger.facts(LOG_PREFIX));
+        entries.retain(|(name, _)| name.as_str() > after);
+        Box::pin(ready(Ok(entries)))
     }
 
     fn is_alive<'a>(&'a self, _node: &'a str) -> EngineFuture<'a, bool> {

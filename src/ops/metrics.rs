@@ -38,6 +38,7 @@ pub const METRICS: &[(&str, bool, &str)] = &[
     ("lastmile_issuer_keys_stale", false, "1 if an issuer's keys are missing or near `jwks_max_age_secs`"),
     ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
     ("lastmile_reload_failures_total", true, "Failed reloads; the previous configuration stays in force"),
+    ("lastmile_clock_steps_total", true, "Times that the wall clock was set while the gateway ran"),
     ("lastmile_control_changes_total", true, "Changes by control requests, by kind"),
 ];
 

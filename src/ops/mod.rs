@@ -1,5 +1,6 @@
 //! Operations: lifecycle, metrics, statsd, log, file descriptors.
 
+pub mod clock_watch;
 pub mod config;
 pub mod descriptors;
 pub mod lifecycle;
@@ -7,5 +8,6 @@ pub mod log;
 pub mod metrics;
 pub mod statsd;
 
+pub use clock_watch::ClockWatch;
 pub use lifecycle::{Lifecycle, Phase};
 pub use statsd::{RoomEvent, Statsd};

@@ -346,3 +346,20 @@ fn statsd_host_and_port_are_parsed() {
         assert_eq!(statsd(text), (host.to_owned(), port), "{text}");
     }
 }
+
+#[test]
+fn memory_engine_warns_of_restarts() {
+    let directory = TempDir::new();
+    let (publisher, issuer) =
+        (test_support::TestPublisher::new(), test_support::TestIssuer::new("https://a.example.com"));
+    directory.write("a.json", &issuer.jwks());
+    let control = format!(
+        "{}control = true\n[[issuers]]\nissuer = \"https://a.example.com\"\naudience = \"a\"\njwks_file = \"a.json\"\n",
+        publisher.toml("ops", &["*"])
+    );
+    let warnings =
+        |engine: &str| load_in(&directory, &format!("{control}[engine]\n{engine}"), &[], &[]).unwrap().warnings;
+    let of_memory = warnings("kind = \"memory\"");
+    assert!(of_memory.iter().any(|warning| warning.contains("revocations_file")), "{of_memory:?}");
+    assert_eq!(warnings("kind = \"disk\"\npath = \"store\""), Vec::<String>::new());
+}

@@ -4,13 +4,27 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::Request;
+use lastmile::auth::token::TokenRequest;
 use lastmile::transport::config::Address;
 use serde_json::{Value, json};
-use test_support::gateway::{ISSUER, TestEnv};
+use test_support::gateway::{ISSUER, TestEnv, TestGateway};
 use test_support::http::{Answer, send};
-use test_support::{ChildGateway, RedisServer, TempDir, TestIssuer, TestPublisher, eventually, free_port, get};
+use test_support::{
+    ChildGateway, RedisServer, TempDir, TestIssuer, TestPublisher, Ws, eventually, free_port, get, unix_now,
+};
+
+use crate::gateways::Pair;
+
+const JWKS: &str = "/v1/control/jwks/https%3A%2F%2Fsso.example.com";
+
+/// Rules that are stricter than those of the files.
+fn top_secret() -> Value {
+    json!({"channels": [{"match": "deal.*", "subscribers": {"scope": "top"}, "backlog_messages": 10}]})
+}
 
 const LISTENERS: [&str; 3] = ["public", "publish", "ops"];
 
@@ -107,10 +121,8 @@ async fn starting_node_serves_no_secret() {
         server.url()
     ));
     let (next, replaced) = (TestIssuer::new(ISSUER), program.issuer.token("alice"));
-    let rules = json!({"channels": [{"match": "deal.*", "subscribers": {"scope": "top"}, "backlog_messages": 10}]});
-    program.control("PUT", "/v1/control/channels", &rules).await;
-    let jwks = format!("/v1/control/jwks/{}", ISSUER.replace(':', "%3A").replace('/', "%2F"));
-    program.control("PUT", &jwks, &serde_json::from_str(&next.jwks()).unwrap()).await;
+    program.control("PUT", "/v1/control/channels", &top_secret()).await;
+    program.control("PUT", JWKS, &serde_json::from_str(&next.jwks()).unwrap()).await;
     program.control("POST", "/v1/control/revocations", &json!({"issuer": ISSUER, "subject": "eve"})).await;
     program.control("POST", "/v1/channels/deal.1/messages", &json!("SECRET OFFER")).await;
 
@@ -208,4 +220,184 @@ async fn probes_are_answered_while_store_is_read() {
     program.restart();
     let answer = send(&program.address("public"), program.poll(&program.issuer.token("alice"))).await;
     assert!(answer.text().contains("kept"), "{answer:?}");
+}
+
+/// Signs at these offsets from now, in seconds. Nonces of earlier processes are known unless the engine forgets them.
+async fn used_signatures_stay_used(engine: &str, offsets: &[i64]) {
+    let mut program = Program::start(&format!("[engine]\n{engine}\n"));
+    if !engine.contains("memory") {
+        // The first process of a store knows of no earlier one.
+        program.restart();
+    }
+    let (publish, authority) = (program.address("publish"), program.address("publish").to_string());
+    let mut used = Vec::new();
+    for (offset, (method, path)) in offsets.iter().flat_map(|offset| {
+        [("POST", "/v1/channels/a/messages"), ("DELETE", "/v1/control/channels"), ("GET", "/v1/publish")]
+            .map(|request| (offset, request))
+    }) {
+        let body = (method == "POST").then_some(("application/json", b"1".as_slice()));
+        let created = unix_now().saturating_add_signed(*offset);
+        let request = program.publisher.request_at(&authority, method, path, body, created);
+        match path {
+            "/v1/publish" => {
+                Ws::open(&publish, request.clone()).await.expect("an upgrade").expect("welcome").await;
+            }
+            _ => assert!(send(&publish, request.clone()).await.status.is_success(), "{offset} {method}"),
+        }
+        used.push(request);
+    }
+    for restart in 0..2 {
+        program.restart();
+        // A listener that a client finds accepts what the client then signs.
+        let fresh = send(&publish, program.signed("POST", "/v1/channels/a/messages", Some(&json!(2)))).await;
+        assert_eq!(fresh.status, 200, "{fresh:?}");
+        for request in &used {
+            let (uri, answer) = (
+                request.uri().clone(),
+                match request.uri().path() {
+                    "/v1/publish" => Ws::open(&publish, request.clone()).await.err().expect("a refusal"),
+                    _ => send(&publish, request.clone()).await,
+                },
+            );
+            let refusal = answer.refusal();
+            assert!(["signature-stale", "signature-replayed"].contains(&&*refusal.1), "{restart} {uri} {refusal:?}");
+            let is_temporary = !answer.header("retry-after").is_empty();
+            assert_eq!(is_temporary, refusal.1 == "signature-stale", "{answer:?}");
+            assert!(!answer.header("date").is_empty(), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_refuses_signatures_before_start() {
+    used_signatures_stay_used("kind = \"memory\"", &[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_remembers_used_signatures() {
+    used_signatures_stay_used("kind = \"disk\"\npath = \"store\"", &[0, 50, -30]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_remembers_used_signatures() {
+    let server = RedisServer::start(true);
+    used_signatures_stay_used(&format!("kind = \"redis\"\nurl = {:?}", server.url()), &[0, 50, -30]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn future_signature_waits_after_start() {
+    let mut program = Program::start("[engine]\nkind = \"memory\"\n");
+    program.restart();
+    let authority = program.address("publish").to_string();
+    let body = Some(("application/json", b"1".as_slice()));
+    for offset in [-30, -5, 10, 50] {
+        let created = unix_now().saturating_add_signed(offset);
+        let request = program.publisher.request_at(&authority, "POST", "/v1/channels/a/messages", body, created);
+        let answer = send(&program.address("publish"), request).await;
+        assert_eq!(answer.refusal(), (401, "signature-stale".to_owned()), "{offset}");
+        let wait: u64 = answer.header("retry-after").parse().unwrap();
+        assert!((1..=60).contains(&wait), "{offset}: {wait}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("its clock shows"), "{answer:?}");
+    }
+    // A difference of the clocks stays an error.
+    let request = program.publisher.request_at(&authority, "POST", "/v1/channels/a/messages", body, unix_now() - 70);
+    let answer = send(&program.address("publish"), request).await;
+    assert_eq!((answer.refusal().1.as_str(), answer.header("retry-after")), ("signature-stale", ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_key_does_not_reopen_signatures() {
+    let (publisher, other, folder) = (TestPublisher::new(), TestPublisher::new(), TempDir::new());
+    folder.write("sso.json", &TestIssuer::new(ISSUER).jwks());
+    let with = TestEnv::toml(&publisher.toml("market-data", &["*"]), "");
+    let without = TestEnv::toml(&other.toml("market-data", &["*"]), "");
+    let gateway = TestGateway::start(&with, &folder).await;
+    let publish = gateway.address("publish");
+    let body = Some(("application/json", b"1".as_slice()));
+    let used = publisher.request(&gateway.authority("publish"), "POST", "/v1/channels/a/messages", body);
+    assert_eq!(send(publish, used.clone()).await.status, 200);
+    gateway.reload(&without, &folder).unwrap();
+    assert_eq!(send(publish, used.clone()).await.refusal(), (401, "key-unknown".to_owned()));
+    gateway.reload(&with, &folder).unwrap();
+    assert_eq!(send(publish, used).await.refusal(), (401, "signature-replayed".to_owned()));
+}
+
+/// Revokes tokens in each way, restarts, and looks whether the revocations hold.
+async fn revocations_hold(engine: &str) {
+    let mut program = Program::start(&format!("[engine]\n{engine}\n"));
+    let with_sid = |token: &mut TokenRequest| drop(token.claims.insert("sid".into(), "s1".into()));
+    let tokens =
+        [program.issuer.token("bob"), program.issuer.token_with("carol", 3600, with_sid), program.issuer.token("dave")];
+    let payload = URL_SAFE_NO_PAD.decode(tokens[2].split('.').nth(1).unwrap()).unwrap();
+    let id = serde_json::from_slice::<Value>(&payload).unwrap()["jti"].as_str().unwrap().to_owned();
+    let free = program.issuer.token("alice");
+    let is_accepted = async |program: &Program, token: &str| {
+        let request = Request::post("/v1/tickets").header("host", program.address("public").to_string());
+        let request = request.header("authorization", format!("Bearer {token}")).body(Bytes::new()).unwrap();
+        send(&program.address("public"), request).await.status == 201
+    };
+    for (what, value) in [("subject", "bob"), ("session", "s1"), ("token_id", &*id)] {
+        program.control("POST", "/v1/control/revocations", &json!({"issuer": ISSUER, what: value})).await;
+    }
+    for restart in 0..3 {
+        for token in &tokens {
+            assert!(!is_accepted(&program, token).await, "{restart}");
+        }
+        assert!(is_accepted(&program, &free).await, "{restart}");
+        program.restart();
+    }
+    let listed = send(&program.address("publish"), program.signed("GET", "/v1/control/revocations", None)).await;
+    assert_eq!(listed.json()["revocations"].as_array().map(Vec::len), Some(3), "{listed:?}");
+    program.control("POST", "/v1/control/revocations", &json!({"issuer": ISSUER, "everyone": true})).await;
+    program.restart();
+    assert!(!is_accepted(&program, &free).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_keeps_pushed_policy_over_restart() {
+    let mut program = Program::start("[engine]\nkind = \"disk\"\npath = \"store\"\n");
+    let (next, replaced) = (TestIssuer::new(ISSUER), program.issuer.token("alice"));
+    program.control("PUT", JWKS, &serde_json::from_str(&next.jwks()).unwrap()).await;
+    program.control("PUT", "/v1/control/channels", &top_secret()).await;
+    for restart in 0..3 {
+        let status = async |token: &str| send(&program.address("public"), program.poll(token)).await.status.as_u16();
+        assert_eq!((status(&next.token("bob")).await, status(&replaced).await), (403, 401), "{restart}");
+        program.restart();
+    }
+    program.control("DELETE", "/v1/control/channels", &Value::Null).await;
+    program.restart();
+    let listed = send(&program.address("publish"), program.signed("GET", "/v1/control/channels", None)).await;
+    assert_eq!(listed.json()["source"], "files");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_keeps_revocations_over_restart() {
+    revocations_hold("kind = \"disk\"\npath = \"store\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_keeps_revocations_over_restart() {
+    let server = RedisServer::start(true);
+    revocations_hold(&format!("kind = \"redis\"\nurl = {:?}", server.url())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revocation_is_restored_after_redis_loss() {
+    let mut server = RedisServer::start(false);
+    let pair = Pair::start(&format!("url = {:?}", server.url())).await;
+    let revocation = json!({"issuer": ISSUER, "subject": "eve"});
+    let request = pair.signed("POST", "/v1/control/revocations", Some(&revocation));
+    assert_eq!(send(pair.publish_address(0), request).await.status, 201);
+    server.kill();
+    server.restart();
+    eventually("the revocation in Redis", async || {
+        let log = server.command("XRANGE lastmile:told - +")?;
+        log.contains("eve").then_some(())
+    })
+    .await;
+    // A node that knows nothing else.
+    let folder = TempDir::new();
+    let third = pair.another(&folder).await;
+    let address = third.address("public");
+    assert_eq!(send(address, poll(address, &pair.issuer.token("eve"))).await.status, 401);
 }

@@ -154,6 +154,22 @@ async fn revocation_file_applies_on_reload() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revocation_covers_clock_that_is_ahead() {
+    let (env, ops) = controlled("").await;
+    // The default leeway is 30 s.
+    let token = env.issuer.token_at(unix_now() + 25, "alice", 3600, |_| {});
+    let mut alice = connected(&env, &token).await;
+    revoke(&env, &ops, json!({"subject": "alice"})).await;
+    alice.expect_close(4503, "revoked").await;
+    let later = env.issuer.token_at(unix_now() + 20, "alice", 3600, |_| {});
+    for token in [token, later] {
+        let request = ::http::Request::post("/v1/tickets").header("host", env.gateway.authority("public"));
+        let request = request.header("authorization", format!("Bearer {token}")).body(bytes::Bytes::new()).unwrap();
+        assert_eq!(test_support::http::send(env.gateway.address("public"), request).await.status, 401);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_revocation_list_refuses_push() {
     let (env, ops) = controlled("[limits]\nrevocations = 2\n").await;
     for subject in ["alice", "bob"] {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
-use test_support::{TestEnv, TestPublisher, unix_now};
+use test_support::{RedisServer, TestEnv, TestPublisher, unix_now};
 
 const PATH: &str = "/v1/channels/prices.btc/messages?a=1";
 const JSON: Option<(&str, &[u8])> = Some(("application/json", b"{\"usd\":1}"));
@@ -162,7 +162,10 @@ async fn unlisted_key_is_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signature_is_valid_for_a_minute() {
-    let env = TestEnv::start("").await;
+    // An engine that knows which signatures were used before the start.
+    let redis = RedisServer::start(false);
+    let engine = format!("[engine]\nkind = \"redis\"\nurl = {:?}\n", redis.url());
+    let env = TestEnv::start_nodes(1, &engine, redis).await;
     let authority = env.gateway.authority("publish");
     let send = async |now: u64| env.send(env.publisher.request_at(&authority, "POST", PATH, JSON, now)).await;
     assert_eq!(send(unix_now() - 50).await.status, 200);

@@ -31,11 +31,11 @@ fn claims(provider: &Provider, change: Value) -> Value {
     claims
 }
 
-fn token(provider: &Provider, change: Value) -> String {
+pub fn token(provider: &Provider, change: Value) -> String {
     provider.sign_with(&json!({"alg": "EdDSA", "typ": "logout+jwt", "kid": "k1"}), &claims(provider, change))
 }
 
-async fn post_logout_token(env: &LoginEnv, token: &str) -> Answer {
+pub async fn post_logout_token(env: &LoginEnv, token: &str) -> Answer {
     let form = [("content-type", "application/x-www-form-urlencoded")];
     Browser::new(&env.url).send("POST", "/v1/auth/backchannel-logout", &form, &format!("logout_token={token}")).await
 }

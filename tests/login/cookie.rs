@@ -4,7 +4,7 @@ use lastmile::auth::seal::{Purpose, SealKey, Sealer};
 use serde_json::json;
 
 use crate::browser::Browser;
-use test_support::{TempDir, TestIssuer, unix_now};
+use test_support::{RedisServer, TempDir, TestIssuer, unix_now};
 
 use crate::fake_provider::Provider;
 use crate::test_env::LoginEnv;
@@ -98,20 +98,24 @@ async fn unsealed_cookie_is_cleared() {
     let keys = TempDir::new();
     let key = SealKey::generate().unwrap();
     let file = keys.write("session.key", &key.to_text());
-    let env = LoginEnv::start(&provider.toml("company"), &format!("seal_keys = [{file:?}]\n")).await;
+    let redis = RedisServer::start(true);
+    let login = format!("seal_keys = [{file:?}]\n[engine]\nkind = \"redis\"\nurl = {:?}\n", redis.url());
+    let env = LoginEnv::start(&provider.toml("company"), &login).await;
     let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
     let good = browser.session().unwrap().to_owned();
     let begun = browser.begin("").await;
     let pending = browser.cookies[&begun.cookie].clone();
 
-    let ours = Sealer::new(&[key]).unwrap();
+    let ours = Sealer::new(std::slice::from_ref(&key), "redis lastmile").unwrap();
     let content = ours.open(Purpose::Session, &good, unix_now()).unwrap();
-    let foreign = Sealer::new(&[SealKey::generate().unwrap()]).unwrap();
+    let foreign = Sealer::new(&[SealKey::generate().unwrap()], "redis lastmile").unwrap();
+    let elsewhere = Sealer::new(&[key], "redis other").unwrap();
     let mut bad = vec![
         ("no seal", "eyJ1IjoiYWxpY2UifQ".to_owned()),
         ("empty", String::new()),
         ("another key", foreign.seal(Purpose::Session, &content, unix_now() + 60).unwrap()),
+        ("another place", elsewhere.seal(Purpose::Session, &content, unix_now() + 60).unwrap()),
         ("expired", ours.seal(Purpose::Session, &content, unix_now()).unwrap()),
         ("another purpose", pending),
         ("another content", ours.seal(Purpose::Session, b"{}", unix_now() + 60).unwrap()),

@@ -6,7 +6,7 @@ use crate::browser::{Browser, parameter};
 use test_support::TempDir;
 
 use crate::fake_provider::Provider;
-use crate::test_env::LoginEnv;
+use crate::test_env::{LoginEnv, closed};
 
 const RULES: &str = r#"
 [[channels]]
@@ -209,7 +209,9 @@ async fn session_survives_restart_with_key() {
     };
     let (old, new) = (file("old.key"), file("new.key"));
     let port = test_support::free_port();
-    let with = |files: &[&std::path::PathBuf]| format!("seal_keys = {files:?}\n");
+    let store = keys.path().join("store");
+    let with =
+        |files: &[&std::path::PathBuf]| format!("seal_keys = {files:?}\n[engine]\nkind = \"disk\"\npath = {store:?}\n");
     let env = LoginEnv::at(port, &provider.toml("company"), &with(&[&old])).await;
     let mut browser = Browser::new(&env.url);
     provider.log_in(&mut browser, json!({})).await;
@@ -218,6 +220,7 @@ async fn session_survives_restart_with_key() {
     env.reload(&provider.toml("company"), &with(&[&new, &old])).unwrap();
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
     env.base.gateway.stop().await;
+    closed(&store).await;
     let env = LoginEnv::at(port, &provider.toml("company"), &with(&[&new, &old])).await;
     assert_eq!(browser.get("/v1/auth/session").await.status, 200);
     env.reload(&provider.toml("company"), &with(&[&new])).unwrap();

@@ -8,4 +8,5 @@ mod flow;
 mod hostile;
 mod id_tokens;
 mod oidc_provider;
+mod restart;
 mod test_env;

@@ -1,7 +1,10 @@
 //! A gateway that people can log in at.
 
+use std::fs::File;
+use std::path::Path;
+
 use test_support::gateway::TestGateway;
-use test_support::{TempDir, TestEnv, TestIssuer, TestPublisher, free_port};
+use test_support::{TempDir, TestEnv, TestIssuer, TestPublisher, eventually, free_port};
 
 pub struct LoginEnv {
     pub base: TestEnv,
@@ -32,6 +35,11 @@ impl LoginEnv {
         let toml = toml(port, &self.base.publisher.toml("market-data", &["*"]), issuers, login);
         self.base.gateway.reload(&toml, &self.base.folder)
     }
+}
+
+/// Waits until a stopped gateway has closed its store: the last of its connections may end later.
+pub async fn closed(store: &Path) {
+    eventually("the store to be closed", async || File::open(store).unwrap().try_lock().ok()).await;
 }
 
 fn toml(port: u16, publishers: &str, issuers: &str, login: &str) -> String {

@@ -2,8 +2,10 @@
 
 import asyncio
 import ssl
+import unittest
 
 from lastmile import LastmileError, Publisher, PublishResult, connect
+from lastmile.protocol import error_from_problem
 
 from .support import FAST_TIMING, ChannelTestCase, Gateway, Proxy, take, with_timeout
 
@@ -148,6 +150,14 @@ class Publish(ChannelTestCase):
             await publisher.close()
             self.assertLessEqual(proxy.connections, 8)
         self.assertEqual(sorted(result.offset for result in results), list(range(1, 101)))
+
+
+class StaleSignature(unittest.TestCase):
+    def test_signed_again_if_gateway_asks(self):
+        problem = b'{"type":"/problems/signature-stale","title":"t","status":401,"detail":"sign the request again"}'
+        asked = error_from_problem(401, problem, "3")
+        self.assertEqual((asked.code, asked.temporary, asked.retry_after), ("signature_stale", True, 3.0))
+        self.assertFalse(error_from_problem(401, problem, None).temporary, "the clocks differ")
 
 
 class Tls(ChannelTestCase):

@@ -94,7 +94,9 @@ impl Error {
                 }
             }
         };
-        Self { status: Some(status.as_u16()), retry_after: wait.map(Duration::from_secs), ..error }
+        // A gateway that has just started asks for a newer signature. Without a wait the clocks differ, which stays.
+        let temporary = error.temporary || (error.code == "signature_stale" && wait.is_some());
+        Self { temporary, status: Some(status.as_u16()), retry_after: wait.map(Duration::from_secs), ..error }
     }
 }
 
@@ -165,6 +167,15 @@ mod tests {
         let error = Error::from_response(StatusCode::TOO_MANY_REQUESTS, &headers, body);
         assert_eq!((&*error.code, error.temporary, error.status), ("limit_reached", false, Some(429)));
         assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
+        let stale = br#"{"type":"/problems/signature-stale","title":"t","status":401,"detail":"sign again"}"#;
+        assert!(
+            Error::from_response(StatusCode::UNAUTHORIZED, &headers, stale).temporary,
+            "the gateway has just started"
+        );
+        assert!(
+            !Error::from_response(StatusCode::UNAUTHORIZED, &http::HeaderMap::new(), stale).temporary,
+            "clocks differ"
+        );
         let error = Error::from_response(StatusCode::BAD_GATEWAY, &http::HeaderMap::new(), b"<html>");
         assert_eq!((&*error.code, error.temporary), ("http", true));
     }

@@ -43,8 +43,8 @@ pub struct Active {
 
 impl Active {
     /// `None` without a key.
-    pub(super) fn new(config: LoginConfig, keys: &[SealKey]) -> Option<Self> {
-        Some(Self { sealer: Sealer::new(keys)?, config })
+    pub(super) fn new(config: LoginConfig, keys: &[SealKey], place: &str) -> Option<Self> {
+        Some(Self { sealer: Sealer::new(keys, place)?, config })
     }
 
     /// Scheme and authority, without a path.

@@ -32,12 +32,7 @@ impl SeenOnce {
 
     /// Whether this pair is seen for the first time. (`a`, `bc`) and (`ab`, `c`) are different pairs.
     pub fn is_first(&self, parts: [&str; 2], now: u64) -> bool {
-        let mut digest = Sha256::new();
-        for part in parts {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
-        let value = digest.finalize().into();
+        let value = digest(parts);
         let mut generations = self.generations.lock();
         let Generations { young, old, started } = &mut *generations;
         let age = now.saturating_sub(*started);
@@ -50,6 +45,16 @@ impl SeenOnce {
         }
         !old.contains(&value) && young.insert(value)
     }
+}
+
+/// A hash that differs for different pairs.
+pub fn digest(parts: [&str; 2]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 #[cfg(test)]

@@ -136,7 +136,10 @@ impl Parameters {
             Some(created) => Ok(created),
             None => Err(Refusal::new(
                 ErrorCode::SignatureStale,
-                "`created` must be within 60 seconds of the gateway's clock; check the clock and sign the request again",
+                format!(
+                    "`created` must be within 60 seconds of the gateway's clock, which shows {now}; check the clock and \
+                     sign the request again"
+                ),
             )),
         }
     }

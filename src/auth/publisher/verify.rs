@@ -77,6 +77,11 @@ impl Verified {
         &self.publisher
     }
 
+    /// Seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
     /// A name for the nonce that is unique over all publishers, of letters, digits, `-` and `_`.
     pub fn nonce_name(&self, key: &Fingerprint) -> String {
         let digest = Sha256::new().chain_update(key.0).chain_update(self.nonce.as_bytes()).finalize();

@@ -1,15 +1,17 @@
 //! The whitelist: publishers with their keys, channels, rate limits and replay windows.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::replay::ReplayWindow;
+use super::signature::MAX_SKEW_SECS;
 use super::{BasicConfig, PasswordHash, PublisherConfig, PublisherKey};
 use crate::auth::keys::Fingerprint;
-use crate::broker::RateLimit;
+use crate::broker::{Engine, RateLimit};
 use crate::protocol::{ChannelName, ErrorCode, Pattern, Refusal};
 
 /// Publishers by key fingerprint, and by user name for those with a password.
@@ -20,6 +22,23 @@ pub struct Whitelist {
     publishers: HashMap<Fingerprint, Arc<Publisher>>,
     users: HashMap<String, Arc<Publisher>>,
     replay_nonces: usize,
+    /// `None` before [`Whitelist::continue_from`].
+    history: Option<NonceHistory>,
+    /// Windows of removed keys, and when they were removed.
+    retired: HashMap<Fingerprint, (SharedWindow, Instant)>,
+}
+
+/// How long the window of a removed key is kept: as long as a signature that was accepted can be fresh.
+const RETIRED_WINDOW_TTL: Duration = Duration::from_secs(2 * MAX_SKEW_SECS + 1);
+
+type SharedWindow = Arc<Mutex<ReplayWindow>>;
+
+/// What is known of the nonces that earlier processes accepted.
+#[derive(Clone)]
+struct NonceHistory {
+    engine: Arc<dyn Engine>,
+    /// Start of this process, in seconds since 1970.
+    start: u64,
 }
 
 /// Two publishers have the same key or user name.
@@ -33,17 +52,39 @@ pub struct DuplicateKey {
 impl Whitelist {
     /// `replay_nonces`: size of each publisher's replay window.
     pub fn new(configs: Vec<PublisherConfig>, replay_nonces: usize) -> Result<Self, DuplicateKey> {
-        Self { publishers: HashMap::new(), users: HashMap::new(), replay_nonces }.rebuild(configs)
+        let none = Self {
+            publishers: HashMap::new(),
+            users: HashMap::new(),
+            replay_nonces,
+            history: None,
+            retired: HashMap::new(),
+        };
+        none.rebuild(configs)
     }
 
-    /// The whitelist of a new configuration. Keys in both keep their replay window, and their rate limit if it did not
-    /// change. Both share this state with requests in flight on the old whitelist.
+    /// Refuses signatures that earlier processes may have accepted. `start` in seconds since 1970.
+    ///
+    /// Returns the newest `created` of a signature that is refused, after which every signature is accepted.
+    pub fn continue_from(&mut self, engine: Arc<dyn Engine>, start: u64) -> u64 {
+        let history = NonceHistory { engine, start };
+        let of_publishers = self.publishers.iter();
+        let newest = of_publishers.map(|(key, publisher)| history.apply(key, &mut publisher.replay.lock())).max();
+        self.history = Some(history);
+        newest.unwrap_or(0)
+    }
+
+    /// The whitelist of a new configuration. Keys in both keep their replay window, also if they were removed in between,
+    /// and their rate limit if it did not change. Both share this state with requests in flight on the old whitelist.
     pub fn rebuild(&self, configs: Vec<PublisherConfig>) -> Result<Self, DuplicateKey> {
+        let now = Instant::now();
         let mut new = Self {
             publishers: HashMap::with_capacity(configs.len()),
             users: HashMap::new(),
             replay_nonces: self.replay_nonces,
+            history: self.history.clone(),
+            retired: self.retired.clone(),
         };
+        new.retired.retain(|_, (_, removed)| now.duration_since(*removed) < RETIRED_WINDOW_TTL);
         for config in configs {
             let fingerprint = config.key.as_ref().map(PublisherKey::fingerprint);
             let username = config.basic.as_ref().map(|basic| basic.username.clone());
@@ -51,15 +92,36 @@ impl Whitelist {
                 return Err(DuplicateKey { first: first.name.to_string(), second: config.name });
             }
             let known = self.find_either(fingerprint.as_ref(), username.as_deref());
-            let publisher = Arc::new(Publisher::new(config, known, self.replay_nonces));
+            let replay = self.window_of(fingerprint.as_ref());
+            let publisher = Arc::new(Publisher::new(config, known, replay));
             if let Some(username) = username {
                 new.users.insert(username, publisher.clone());
             }
             if let Some(fingerprint) = fingerprint {
+                new.retired.remove(&fingerprint);
                 new.publishers.insert(fingerprint, publisher);
             }
         }
+        for (fingerprint, publisher) in &self.publishers {
+            if !new.publishers.contains_key(fingerprint) {
+                new.retired.insert(*fingerprint, (publisher.replay.clone(), now));
+            }
+        }
         Ok(new)
+    }
+
+    /// The replay window of a key: the one that it had, or a new one.
+    fn window_of(&self, fingerprint: Option<&Fingerprint>) -> SharedWindow {
+        let current = fingerprint.and_then(|key| self.publishers.get(key)).map(|publisher| &publisher.replay);
+        let retired = || fingerprint.and_then(|key| self.retired.get(key)).map(|(window, _)| window);
+        if let Some(known) = current.or_else(retired) {
+            return known.clone();
+        }
+        let mut window = ReplayWindow::new(self.replay_nonces);
+        if let (Some(history), Some(fingerprint)) = (&self.history, fingerprint) {
+            history.apply(fingerprint, &mut window);
+        }
+        Arc::new(Mutex::new(window))
     }
 
     fn find_either(&self, fingerprint: Option<&Fingerprint>, username: Option<&str>) -> Option<&Arc<Publisher>> {
@@ -109,6 +171,29 @@ impl Whitelist {
     }
 }
 
+impl NonceHistory {
+    /// Returns the newest `created` that the window refuses from now on.
+    fn apply(&self, fingerprint: &Fingerprint, window: &mut ReplayWindow) -> u64 {
+        match self.engine.shared_store().forgotten_nonces(&fingerprint.to_string()) {
+            Some(0) => 0,
+            Some(newest) => {
+                window.forget_before(newest + 1);
+                newest
+            }
+            None => {
+                window.forget_until(self.start);
+                self.start.saturating_sub(1)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for NonceHistory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NonceHistory({})", self.start)
+    }
+}
+
 /// A publisher on the whitelist, with its replay window and rate limit.
 #[derive(Debug)]
 pub struct Publisher {
@@ -120,15 +205,14 @@ pub struct Publisher {
     not_after: Option<jiff::Timestamp>,
     /// 0 for no limit.
     per_second: u32,
-    replay: Arc<Mutex<ReplayWindow>>,
+    replay: SharedWindow,
     rate: Arc<Mutex<RateLimit>>,
 }
 
 impl Publisher {
-    fn new(config: PublisherConfig, known: Option<&Arc<Publisher>>, replay_nonces: usize) -> Self {
+    fn new(config: PublisherConfig, known: Option<&Arc<Publisher>>, replay: SharedWindow) -> Self {
         let PublisherConfig { name, key, basic, channels, control, not_after, rate_limit_per_second } = config;
         let per_second = rate_limit_per_second.unwrap_or(0);
-        let replay = known.map_or_else(|| Arc::new(Mutex::new(ReplayWindow::new(replay_nonces))), |p| p.replay.clone());
         let rate = known
             .filter(|publisher| publisher.per_second == per_second)
             .map_or_else(|| Arc::new(Mutex::new(RateLimit::new(per_second, per_second))), |p| p.rate.clone());
@@ -262,6 +346,23 @@ mod tests {
         // A request from before the reload counts on the new whitelist too.
         publisher.use_nonce(NOW, "in flight", NOW).unwrap();
         assert_eq!(reloaded.use_nonce(NOW, "in flight", NOW).unwrap_err().code, ErrorCode::SignatureReplayed);
+    }
+
+    #[test]
+    fn restored_key_keeps_its_nonces() {
+        let (key, other) = (key(), key());
+        let with =
+            |keys: &[&PublisherKey]| keys.iter().map(|key| config("a", (*key).clone(), None)).collect::<Vec<_>>();
+        let first = Whitelist::new(with(&[&key]), 10).unwrap();
+        first.get(&key.fingerprint()).unwrap().use_nonce(NOW, "nonce", NOW).unwrap();
+        let without = first.rebuild(with(&[&other])).unwrap().rebuild(Vec::new()).unwrap();
+        assert!(without.get(&key.fingerprint()).is_none());
+        let restored = without.rebuild(with(&[&key])).unwrap();
+        let again = restored.get(&key.fingerprint()).unwrap().use_nonce(NOW, "nonce", NOW);
+        assert_eq!(again.unwrap_err().code, ErrorCode::SignatureReplayed);
+        assert!(
+            restored.retired.contains_key(&other.fingerprint()) && !restored.retired.contains_key(&key.fingerprint())
+        );
     }
 
     #[test]

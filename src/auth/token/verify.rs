@@ -177,6 +177,11 @@ impl Issuers {
         self.by_name.contains_key(issuer)
     }
 
+    /// By how much the clock of an issuer may be ahead; `None` if it is not configured.
+    pub fn leeway_secs(&self, issuer: &str) -> Option<u64> {
+        self.by_name.get(issuer).map(|issuer| issuer.rules.leeway_secs)
+    }
+
     /// Longest lifetime of a token of any issuer, from `iat` to the end of the leeway, in seconds.
     pub fn longest_lifetime(&self) -> u64 {
         let lifetime = |issuer: &Issuer| issuer.rules.max_lifetime_secs.saturating_add(issuer.rules.leeway_secs);

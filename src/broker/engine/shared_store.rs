@@ -19,6 +19,11 @@ pub trait SharedStore: Send + Sync {
     /// Sets a value unless the name has one. Returns whether it did.
     fn set_if_absent<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, bool>;
 
+    /// [`SharedStore::set`] over restarts. A store that ends with the process loses the value with it.
+    fn keep<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
+        self.set(name, value, ttl)
+    }
+
     /// Sets a value, in place of an earlier one.
     fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()>;
 
@@ -53,8 +58,24 @@ pub trait SharedStore: Send + Sync {
     /// Deletes a name if it has this value.
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> EngineFuture<'a, ()>;
 
-    /// Appends an entry for all nodes, including those that start within its `ttl`.
-    fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()>;
+    /// What outlives every process of this store, such as its name; `None` if the store ends with the process.
+    fn identity(&self) -> Option<String>;
+
+    /// Uses up a name for at least `ttl`, on all nodes and over restarts. Returns whether this is the first use. The
+    /// caller has checked the name in its own memory: a store that ends with the process stores nothing.
+    fn spend<'a>(&'a self, name: &'a str, ttl: Duration) -> EngineFuture<'a, bool>;
+
+    /// Uses up the nonce of a signature, like [`SharedStore::spend`]. `name` is unique over all keys, `key` the fingerprint
+    /// of the key, `created` the time of the signature in seconds since 1970.
+    fn use_nonce<'a>(&'a self, name: &'a str, key: &'a str, created: u64) -> EngineFuture<'a, bool>;
+
+    /// Signatures of a key whose `created` is at most this may have been used in earlier processes, and
+    /// [`SharedStore::use_nonce`] does not know them. `None` if nothing is known of earlier processes.
+    fn forgotten_nonces(&self, key: &str) -> Option<u64>;
+
+    /// Appends an entry for all nodes, including those that start within its `ttl`, in place of an earlier one of this
+    /// name if the store is of one node.
+    fn append_log<'a>(&'a self, name: &'a str, entry: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()>;
 
     /// The entries after a position, each with its position, oldest first; `""` is before the first one.
     fn read_log<'a>(&'a self, after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>>;

@@ -26,7 +26,9 @@ use super::files::Files;
 use super::path::Path;
 use super::report::Report;
 use super::settings::Settings;
-use super::{Config, PolicyConfig};
+use super::{Config, EngineConfig, PolicyConfig};
+use crate::auth::PublisherConfig;
+use crate::auth::login::LoginConfig;
 
 pub use channels::check as check_channels;
 pub use issuers::ALGORITHMS;
@@ -62,9 +64,14 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     let mut channels = channels::check(channels, channel_defaults, report);
     channels.rules.issuers = issuer_patterns;
     listeners::check_message_sizes(&listeners, &channels.rules, report);
+    let engine = engine::check(engine, report, files);
+    let publishers = publishers::check(publishers, report, files);
+    if engine == EngineConfig::Memory {
+        warn_of_restarts(login.as_ref(), &publishers, !issuers.is_empty(), report);
+    }
     Config {
         egress,
-        engine: engine::check(engine, report, files),
+        engine,
         fetch,
         listeners,
         limits: limits::check(limits, trusted_proxies, report),
@@ -74,12 +81,30 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),
         policy: PolicyConfig {
-            publishers: publishers::check(publishers, report, files),
+            publishers,
             issuers: issuers::check(issuers, report, files),
             channels,
             revocations: revocations::check(revocations_file, report, files),
             login,
         },
+    }
+}
+
+/// With the memory engine a restart forgets what ended a right.
+fn warn_of_restarts(
+    login: Option<&LoginConfig>,
+    publishers: &[PublisherConfig],
+    has_issuers: bool,
+    report: &mut Report,
+) {
+    let kind = Path::of("engine").key("kind");
+    if login.is_some_and(|login| !login.seal_keys.is_empty()) {
+        report.warn(&kind, "\"memory\" ends all sessions with this process, whatever seals them; \"disk\" keeps them");
+    }
+    if has_issuers && publishers.iter().any(|publisher| publisher.control) {
+        let text = "\"memory\" forgets revocations of control requests with this process: write them into \
+                    revocations_file too, or use \"disk\" or \"redis\"";
+        report.warn(&kind, text);
     }
 }
 

@@ -92,6 +92,8 @@ impl Committer {
                     touched.remove(channel);
                     changes.removed.push((channel.clone(), log.lock().id));
                 }
+                Op::Fact { name, fact, .. } => changes.facts.push((name.clone(), Some(fact.clone()))),
+                Op::Forget { names } => changes.facts.extend(names.iter().map(|name| (name.clone(), None))),
                 Op::Barrier { .. } => {}
             }
         }
@@ -134,7 +136,10 @@ impl Committer {
                     // The publisher may be gone.
                     let _ = answer.send(Ok(Stored { position, backpressure }));
                 }
-                Op::Save { answer, .. } | Op::Barrier { answer } => drop(answer.send(Ok(()))),
+                Op::Save { answer, .. } | Op::Fact { answer, .. } | Op::Barrier { answer } => {
+                    drop(answer.send(Ok(())));
+                }
+                Op::Forget { .. } => {}
                 Op::End { channel, log, reason } => {
                     let mut log = log.lock();
                     channels.end(&channel, &mut log, reason);
@@ -198,7 +203,11 @@ impl Committer {
                 drop(locked);
                 touched_channels.insert(channel, log);
             }
-            Op::Barrier { answer } => drop(answer.send(Err(ErrorCode::EngineUnavailable.into()))),
+            Op::Fact { answer, .. } | Op::Barrier { answer } => {
+                drop(answer.send(Err(ErrorCode::EngineUnavailable.into())));
+            }
+            // The recovery writes the facts that are left.
+            Op::Forget { .. } => {}
         }
     }
 
@@ -227,7 +236,7 @@ impl Committer {
         if let StoreState::Works(store) = &self.store
             && !store.file().has_failed_fsync()
         {
-            let mut changes = Changes::default();
+            let mut changes = Changes { all_facts: Some(self.state.facts.lock().all()), ..Changes::default() };
             for (channel, log) in touched_channels {
                 let mut log = log.lock();
                 if log.state != LogState::Removed && log.id > 0 {
@@ -257,7 +266,7 @@ impl Committer {
     }
 
     fn write_all(&mut self, store: &Store) -> Result<(), String> {
-        let mut changes = Changes::default();
+        let mut changes = Changes { all_facts: Some(self.state.facts.lock().all()), ..Changes::default() };
         let mut logs = Vec::new();
         self.state.channels.for_each(|channel, log, _, _| logs.push((channel.clone(), log.clone())));
         for (channel, log) in logs {

@@ -6,7 +6,9 @@
 mod clock;
 mod committer;
 mod error;
+mod facts;
 mod file;
+mod ledger;
 mod queue;
 mod state;
 mod store;
@@ -17,9 +19,11 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use futures_util::future::ready;
 use metrics::{counter, gauge};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use self::committer::{CommitMetrics, Committer, StoreState};
+use self::facts::Facts;
 use self::queue::{Op, Queue};
 use self::state::{DiskState, written};
 use self::store::Store;
@@ -57,8 +61,19 @@ impl Disk {
         let limits = MemoryLimits { max_backlog_bytes: limits.max_backlog_bytes.min(max_backlog_bytes), ..limits };
         let store = Store::open(config)?;
         let channels = Channels::new(limits, rules, hub, counters);
-        let state =
-            Arc::new(DiskState { channels, queue: Queue::default(), config: config.clone(), clock: store.clock });
+        let facts = Facts::new(store.read_facts()?).map_err(|error| DiskError::io(&config.path, error))?;
+        let state = Arc::new(DiskState {
+            channels,
+            queue: Queue::default(),
+            config: config.clone(),
+            clock: store.clock,
+            facts: Mutex::new(facts),
+        });
+        if let Some((name, fact)) = state.facts.lock().first_fact() {
+            let (answer, _) = oneshot::channel();
+            // A new queue accepts everything.
+            let _ = state.queue.push(Op::Fact { name, fact, answer });
+        }
         let next_id = state.load(&store)?;
         let metrics = CommitMetrics {
             commits: counter!("lastmile_engine_commits_total"),
@@ -70,8 +85,8 @@ impl Disk {
         let committer = Committer { state: state.clone(), store: StoreState::Works(store), next_id, runtime, metrics };
         let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(move || committer.run());
         Ok(Self {
+            store: LocalStore::with_ledger(limits.max_store_entries, state.clone()),
             state,
-            store: LocalStore::new(limits.max_store_entries),
             committer: Some(thread.map_err(|error| DiskError::io(&config.path, error))?),
         })
     }

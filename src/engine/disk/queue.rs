@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::facts::Fact;
 use crate::broker::Now;
 use crate::broker::engine::Stored;
 use crate::engine::channels::SharedLog;
@@ -38,6 +39,10 @@ pub enum Op {
     End { channel: ChannelName, log: SharedLog, reason: CloseReason },
     /// Removes a channel.
     Remove { channel: ChannelName, log: SharedLog, before: LogState, answer: ResultSender<()> },
+    /// Writes a fact of the ledger.
+    Fact { name: String, fact: Fact, answer: ResultSender<()> },
+    /// Deletes facts of the ledger.
+    Forget { names: Vec<String> },
     /// Reports when all operations before it are done.
     Barrier { answer: ResultSender<()> },
 }

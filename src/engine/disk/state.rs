@@ -1,9 +1,11 @@
 //! The channels of the disk engine, and the operations that it queues for the committer.
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::clock::StoreClock;
 use super::error::DiskError;
+use super::facts::Facts;
 use super::queue::{Op, Queue};
 use super::store::{DiskConfig, Store};
 use crate::broker::engine::{Appended, Created};
@@ -17,6 +19,7 @@ pub struct DiskState {
     pub queue: Queue,
     pub config: DiskConfig,
     pub clock: StoreClock,
+    pub facts: Mutex<Facts>,
 }
 
 impl DiskState {
@@ -161,6 +164,11 @@ impl DiskState {
             }
         });
         self.channels.evict_over_budget(|log| self.queue.discard(log.take_garbage()));
+        let expired = self.facts.lock().take_expired(now.unix());
+        if !expired.is_empty() {
+            // A queue that refuses leaves the rows, which the next start deletes.
+            let _ = self.queue.push(Op::Forget { names: expired });
+        }
         self.queue.sweep();
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::{Stamp, StoreClock};
 use super::error::DiskError;
+use super::facts::Fact;
 use super::file::{Fsync, StoreFile};
 use crate::broker::ChannelLimits;
 use crate::engine::backlog::Entry;
@@ -21,6 +22,8 @@ use crate::protocol::{ChannelName, CloseReason};
 const CHANNELS: TableDefinition<&str, &[u8]> = TableDefinition::new("channels");
 /// Channel id and offset to the store's time in milliseconds, followed by [`StoredPublication`].
 const BACKLOG: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("backlog");
+/// Name of a fact to its expiry in seconds since 1970, followed by its value.
+const FACTS: TableDefinition<&str, &[u8]> = TableDefinition::new("facts");
 const METADATA: TableDefinition<&str, u64> = TableDefinition::new("about");
 
 /// Version of the tables above.
@@ -54,6 +57,10 @@ pub struct Changes {
     pub publications: Vec<(u64, u64, Entry)>,
     pub removed: Vec<(ChannelName, u64)>,
     pub channels: BTreeMap<ChannelName, Record>,
+    /// Replaces all facts of the ledger.
+    pub all_facts: Option<Vec<(String, Fact)>>,
+    /// Facts to write, or to delete.
+    pub facts: Vec<(String, Option<Fact>)>,
 }
 
 /// The state of a channel besides its backlog.
@@ -102,6 +109,7 @@ impl Store {
             let mut metadata = transaction.open_table(METADATA)?;
             transaction.open_table(CHANNELS)?;
             transaction.open_table(BACKLOG)?;
+            transaction.open_table(FACTS)?;
             let mut get = |key: &str, default| -> Result<u64, redb::Error> {
                 let known = metadata.get(key)?.map(|value| value.value());
                 match known {
@@ -145,7 +153,7 @@ impl Store {
 
     /// Applies all changes or none. After an error the handle is unusable.
     pub fn commit(&self, changes: &Changes) -> Result<(), redb::Error> {
-        let Changes { garbage, publications, removed, channels } = changes;
+        let Changes { garbage, publications, removed, channels, all_facts, facts } = changes;
         let transaction = self.database.begin_write()?;
         {
             let mut rows = transaction.open_table(BACKLOG)?;
@@ -168,12 +176,39 @@ impl Store {
                     .map_err(|error| redb::Error::Corrupted(format!("cannot encode channel: {error}")))?;
                 records.insert(channel.as_str(), &json[..])?;
             }
+            let mut ledger = transaction.open_table(FACTS)?;
+            if let Some(all) = all_facts {
+                ledger.retain(|_, _| false)?;
+                for (name, fact) in all {
+                    ledger.insert(name.as_str(), &fact.to_row()[..])?;
+                }
+            }
+            for (name, fact) in facts {
+                match fact {
+                    Some(fact) => drop(ledger.insert(name.as_str(), &fact.to_row()[..])?),
+                    None => drop(ledger.remove(name.as_str())?),
+                }
+            }
             let mut metadata = transaction.open_table(METADATA)?;
             metadata.insert("store_ms", self.clock.at(Instant::now()))?;
             metadata.insert("wall_ms", wall_ms())?;
         }
         transaction.commit()?;
         Ok(())
+    }
+
+    /// All facts of the ledger.
+    pub fn read_facts(&self) -> Result<Vec<(String, Fact)>, DiskError> {
+        let error = |error: redb::Error| DiskError::database(&self.config.path, error);
+        let transaction = self.database.begin_read().map_err(|e| error(e.into()))?;
+        let rows = transaction.open_table(FACTS).map_err(|e| error(e.into()))?;
+        let mut facts = Vec::new();
+        for row in rows.iter().map_err(|e| error(e.into()))? {
+            let (name, fact) = row.map_err(|e| error(e.into()))?;
+            let cause = || DiskError::Damaged { path: self.config.path.clone(), cause: "invalid fact".to_owned() };
+            facts.push((name.value().to_owned(), Fact::from_row(fact.value()).ok_or_else(cause)?));
+        }
+        Ok(facts)
     }
 
     /// Calls `visit` for every channel with its backlog, in the order of offsets.
@@ -205,8 +240,9 @@ impl Store {
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        let Self { garbage, publications, removed, channels } = self;
-        garbage.is_empty() && publications.is_empty() && removed.is_empty() && channels.is_empty()
+        let Self { garbage, publications, removed, channels, all_facts, facts } = self;
+        let has_facts = all_facts.is_some() || !facts.is_empty();
+        garbage.is_empty() && publications.is_empty() && removed.is_empty() && channels.is_empty() && !has_facts
     }
 
     /// Replaces everything that is stored of a channel.

@@ -20,6 +20,11 @@ impl Keys {
         Self(prefix.to_owned())
     }
 
+    /// Begins every name.
+    pub fn prefix(&self) -> &str {
+        &self.0
+    }
+
     /// Epoch, offset and limits of a channel.
     pub fn state(&self, channel: &ChannelName) -> String {
         self.of(channel, "state")

@@ -15,6 +15,12 @@ use crate::broker::engine::EngineFuture;
 use crate::engine::millis::millis;
 use crate::protocol::Refusal;
 
+/// How long Redis remembers a nonce: until every clock finds its signature stale.
+const NONCE_TTL: Duration = Duration::from_secs(180);
+
+/// The log expires this long after its last entry. Longer than any entry is needed: nodes with other settings share it.
+const LOG_TTL: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// Entries of the log; the oldest are dropped beyond it.
 const MAX_LOG_ENTRIES: usize = 100_000;
 const LOG_PAGE: usize = 1000;
@@ -122,13 +128,29 @@ impl SharedStore for Core {
         })
     }
 
-    fn append_log<'a>(&'a self, entry: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
+    fn identity(&self) -> Option<String> {
+        Some(format!("redis {}", self.keys.prefix()))
+    }
+
+    fn spend<'a>(&'a self, name: &'a str, ttl: Duration) -> EngineFuture<'a, bool> {
+        self.set_if_absent(name, b"", ttl)
+    }
+
+    fn use_nonce<'a>(&'a self, name: &'a str, _key: &'a str, _created: u64) -> EngineFuture<'a, bool> {
+        self.set_if_absent(name, b"", NONCE_TTL)
+    }
+
+    fn forgotten_nonces(&self, _key: &str) -> Option<u64> {
+        Some(0)
+    }
+
+    fn append_log<'a>(&'a self, _name: &'a str, entry: &'a [u8], _ttl: Duration) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let (connection, key) = (self.connection()?, self.keys.broadcast_log());
             let mut command = cmd("XADD");
             command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_LOG_ENTRIES).arg("*").arg("w").arg(entry);
             connection.query::<String>(&command).await?;
-            connection.query(cmd("PEXPIRE").arg(&key).arg(millis(ttl))).await
+            connection.query(cmd("PEXPIRE").arg(&key).arg(millis(LOG_TTL))).await
         })
     }
 

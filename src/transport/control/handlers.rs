@@ -77,8 +77,11 @@ pub async fn revocations(
             .map_err(|error| Refusal::new(ErrorCode::Malformed, format!("not a revocation: {error}")))?,
         _ => return Err(Refusal::new(ErrorCode::Malformed, "a revocation is an object")),
     };
-    let revocation = written.read(Some(now)).map_err(|why| Refusal::new(ErrorCode::Malformed, why))?;
-    if !app.policy.issuers().knows(&revocation.issuer) {
+    // A token may have been issued by a clock that is ahead by the leeway.
+    let leeway = app.policy.issuers().leeway_secs(&written.issuer);
+    let revocation =
+        written.read(Some(now + leeway.unwrap_or(0))).map_err(|why| Refusal::new(ErrorCode::Malformed, why))?;
+    if leeway.is_none() {
         return Err(Refusal::new(ErrorCode::NotFound, "no such issuer is configured"));
     }
     app.revoke(revocation.clone()).map_err(|error| match error {

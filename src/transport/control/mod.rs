@@ -1,7 +1,7 @@
 //! Control requests on the role `publish`: push issuer keys and channel rules, and revoke tokens.
 //!
 //! Only whitelisted keys with `control = true` may send them. They need no outgoing connection of the gateway.
-//! Pushed policy survives a reload of files. Without a shared store it ends with the process.
+//! Pushed policy survives a reload of files. With the memory engine it ends with the process.
 
 mod handlers;
 

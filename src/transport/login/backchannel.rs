@@ -44,9 +44,6 @@ pub async fn backchannel(
     };
     let verified = LogoutToken::verify(&login, &issuers, token, now).await;
     let (provider, LogoutToken { id, subject, session, issued }) = verified.map_err(|error| refused(&error))?;
-    if !app.login.is_first_logout(&provider.issuer, &id, now) {
-        return Err(refused(&"the token was used before"));
-    }
     // Section 2.7: a session id ends one session; without it all sessions of the subject end.
     let revoked = match (session, subject) {
         (Some(session), _) => Revoked::Session(session.into()),
@@ -59,6 +56,11 @@ pub async fn backchannel(
         Refusal::from(ErrorCode::LimitReached)
     })?;
     revocations::share(&*app.engine, &app.policy, &revocation).await?;
+    // Last, so that the provider may repeat a logout that failed. A repeated one ends nothing more.
+    let store = app.engine.shared_store();
+    if !app.login.is_first_logout(&provider.issuer, &id, now, store).await? {
+        return Err(refused(&"the token was used before"));
+    }
     tracing::info!(provider = provider.name, "logged out by the provider");
     Ok(String::new().into_response())
 }

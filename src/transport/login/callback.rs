@@ -88,6 +88,11 @@ async fn log_in(
     let rules = app.policy.rules().load();
     let session = LoginSession::begin(login, provider, token, redeemed.scopes, &rules.claims(), now);
     let sealed = session.seal(login)?;
+    match app.login.complete(pending, app.engine.shared_store()).await {
+        Ok(true) => {}
+        Ok(false) => return Err(LoginError::NotPending("the login was completed before")),
+        Err(_) => return Err(LoginError::Unavailable("the engine is unavailable")),
+    }
     app.policy.check(&session.principal()).map_err(|_| LoginError::Refused("revoked here"))?;
     tracing::info!(provider = provider.name, subject = session.subject, "logged in");
     Ok(cookie::set_session(login, &sealed))

@@ -23,9 +23,6 @@ use crate::protocol::{ChannelName, ErrorCode, Refusal};
 /// After this time the signature of the request is stale anyway.
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(2 * MAX_SKEW_SECS);
 
-/// How long all nodes remember a nonce: until every clock finds its signature stale.
-const NONCE_TTL: Duration = Duration::from_secs(3 * MAX_SKEW_SECS);
-
 /// A request with a valid signature, digest and nonce.
 pub struct Signed {
     pub publisher: Arc<Publisher>,
@@ -59,11 +56,12 @@ pub async fn authenticate(
     };
     let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
     let body = read_body(app, body, max_bytes).await?;
-    let name = verified.publisher().fingerprint().map(|key| format!("nonce:{}", verified.nonce_name(&key)));
+    let (created, key) = (verified.created(), verified.publisher().fingerprint());
+    let nonce = key.map(|key| (format!("nonce:{}", verified.nonce_name(&key)), key.to_string()));
     let publisher = verified.accept(&app.policy.whitelist(), &body, Now::read().unix())?;
-    // This node has not seen the nonce; another node may have.
-    if let Some(name) = name
-        && !app.engine.shared_store().set_if_absent_remote(&name, b"", NONCE_TTL).await?
+    // This process has not seen the nonce; another node or an earlier process may have.
+    if let Some((name, key)) = nonce
+        && !app.engine.shared_store().use_nonce(&name, &key, created).await?
     {
         return Err(ErrorCode::SignatureReplayed.into());
     }

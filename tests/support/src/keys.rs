@@ -94,6 +94,17 @@ impl TestIssuer {
 
     /// A token with what `change` makes of the request.
     pub fn token_with(&self, subject: &str, lifetime_secs: u64, change: impl FnOnce(&mut TokenRequest)) -> String {
+        self.token_at(unix_now(), subject, lifetime_secs, change)
+    }
+
+    /// The same, issued at another time.
+    pub fn token_at(
+        &self,
+        now: u64,
+        subject: &str,
+        lifetime_secs: u64,
+        change: impl FnOnce(&mut TokenRequest),
+    ) -> String {
         let mut request = TokenRequest {
             issuer: self.name.clone(),
             subject: subject.into(),
@@ -104,6 +115,6 @@ impl TestIssuer {
             claims: Map::<String, Value>::new(),
         };
         change(&mut request);
-        self.key.mint(request, unix_now()).unwrap()
+        self.key.mint(request, now).unwrap()
     }
 }
