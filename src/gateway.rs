@@ -127,7 +127,11 @@ impl Gateway {
         let rules = Arc::new(ArcSwap::from_pointee(channels.rules.clone()));
         let in_force = rules.clone();
         let engine: Arc<dyn Engine> = match engine {
-            EngineConfig::Memory => Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters.clone())),
+            EngineConfig::Memory { ledger } => {
+                let open = |config| Disk::open(&config, limits.memory, rules.clone(), hub.clone(), counters.clone());
+                let ledger = ledger.map(open).transpose()?;
+                Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters.clone()).with_ledger(ledger))
+            }
             EngineConfig::Disk(disk) => {
                 Arc::new(Disk::open(&disk, limits.memory, rules, hub.clone(), counters.clone())?)
             }

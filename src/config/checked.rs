@@ -34,7 +34,8 @@ pub struct Config {
 impl Config {
     /// Whether a restart forgets which signatures were used.
     pub fn forgets_signatures(&self) -> bool {
-        self.engine == EngineConfig::Memory && self.policy.publishers.iter().any(|publisher| publisher.key.is_some())
+        self.engine == (EngineConfig::Memory { ledger: None })
+            && self.policy.publishers.iter().any(|publisher| publisher.key.is_some())
     }
 }
 
@@ -58,7 +59,10 @@ pub struct Limits {
 /// The engine, which orders publications and keeps the backlog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineConfig {
-    Memory,
+    Memory {
+        /// Keeps what a restart must not forget, without publications.
+        ledger: Option<DiskConfig>,
+    },
     Disk(DiskConfig),
     Redis(RedisConfig),
 }

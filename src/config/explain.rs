@@ -75,7 +75,10 @@ fn gateway_text(config: &Config) -> String {
 
 fn engine_text(engine: &EngineConfig) -> String {
     match engine {
-        EngineConfig::Memory => "engine: memory; a restart loses every backlog".to_owned(),
+        EngineConfig::Memory { ledger: None } => "engine: memory; a restart loses every backlog".to_owned(),
+        EngineConfig::Memory { ledger: Some(DiskConfig { path, .. }) } => {
+            format!("engine: memory; a restart loses every backlog; ledger: {}", path.display())
+        }
         EngineConfig::Disk(DiskConfig { path, fsync, max_bytes }) => {
             let survives = match fsync {
                 Fsync::Always => "a crash of the gateway and a loss of power",

@@ -209,6 +209,7 @@ fn sample(form: usize) -> Value {
         },
         engine: Engine {
             path: text(),
+            ledger: text(),
             url: Some(one_or_many()),
             sentinel: text(),
             ca: text(),

@@ -7,6 +7,7 @@ use futures_util::future::ready;
 
 use super::backlog::Entry;
 use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
+use super::disk::Disk;
 use super::local_store::LocalStore;
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Accepted, Appended, ChannelState, Created, EngineFuture, Joined, Start};
@@ -16,11 +17,22 @@ use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Re
 pub struct Memory {
     channels: Channels,
     store: LocalStore,
+    /// A store without channels, for what a restart must not forget.
+    ledger: Option<Disk>,
 }
 
 impl Memory {
     pub fn new(limits: MemoryLimits, rules: Arc<ArcSwap<ChannelRules>>, hub: Hub, counters: Arc<Counters>) -> Self {
-        Self { store: LocalStore::new(limits.max_store_entries), channels: Channels::new(limits, rules, hub, counters) }
+        Self {
+            store: LocalStore::new(limits.max_store_entries),
+            channels: Channels::new(limits, rules, hub, counters),
+            ledger: None,
+        }
+    }
+
+    /// Revocations, used signatures and pushed policy outlive the process. Publications do not.
+    pub fn with_ledger(self, ledger: Option<Disk>) -> Self {
+        Self { ledger, ..self }
     }
 
     fn refuse(&self, channel: &ChannelName, log: &mut Log, refused: Refused) -> Refusal {
@@ -119,6 +131,9 @@ impl Engine for Memory {
 
     fn sweep(&self, now: Now) {
         self.store.sweep(now.monotonic);
+        if let Some(ledger) = &self.ledger {
+            ledger.sweep(now);
+        }
         self.channels.for_each(|channel, _, log, rule| {
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 log.end(CloseReason::LifespanExpired);
@@ -132,6 +147,6 @@ impl Engine for Memory {
     }
 
     fn shared_store(&self) -> &dyn SharedStore {
-        &self.store
+        self.ledger.as_ref().map_or(&self.store, |ledger| ledger.shared_store())
     }
 }

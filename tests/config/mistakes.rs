@@ -127,6 +127,8 @@ fn unknown_words_are_refused_with_list() {
     file("[engine]\nkind = \"disk\"", &["engine.path", "must be the file that keeps the backlog"]);
     file("[engine]\nkind = \"disk\"\npath = \"/nowhere/store\"", &["engine.path", "a directory that exists"]);
     file("[engine]\nkind = \"disk\"\npath = \"/tmp\"", &["engine.path = \"/tmp\"", "must be a file"]);
+    file("[engine]\nledger = \"/tmp\"", &["engine.ledger = \"/tmp\"", "must be a file"]);
+    file("[engine]\nkind = \"redis\"\nurl = \"redis://a\"\nledger = \"l\"", &["engine.ledger", "only with \"memory\""]);
     file("[engine]\npath = \"store\"", &["engine.path", "has no meaning with engine.kind = \"memory\""]);
     file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
     file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);

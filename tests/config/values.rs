@@ -361,5 +361,7 @@ fn memory_engine_warns_of_restarts() {
         |engine: &str| load_in(&directory, &format!("{control}[engine]\n{engine}"), &[], &[]).unwrap().warnings;
     let of_memory = warnings("kind = \"memory\"");
     assert!(of_memory.iter().any(|warning| warning.contains("revocations_file")), "{of_memory:?}");
-    assert_eq!(warnings("kind = \"disk\"\npath = \"store\""), Vec::<String>::new());
+    for keeps in ["kind = \"disk\"\npath = \"store\"", "kind = \"memory\"\nledger = \"ledger\""] {
+        assert_eq!(warnings(keeps), Vec::<String>::new());
+    }
 }

@@ -1,5 +1,7 @@
 //! The table `engine`. Creates no file.
 
+use std::path::PathBuf;
+
 use super::numbers::Numbers;
 use crate::config::EngineConfig;
 use crate::config::files::{Files, read_text};
@@ -27,27 +29,38 @@ pub fn check(engine: Engine, report: &mut Report, files: &mut Files) -> EngineCo
     let kind = engine.kind.as_str();
     check_unrelated(&engine, &table, report);
     match (kind, &engine.path) {
-        ("memory", _) => EngineConfig::Memory,
+        ("memory", _) => EngineConfig::Memory {
+            ledger: engine.ledger.as_ref().map(|ledger| {
+                let path = check_file(ledger, &table.key("ledger"), report);
+                DiskConfig { path, fsync: Fsync::Always, max_bytes }
+            }),
+        },
         ("disk", None) => {
             report.missing(&table, "path", "must be the file that keeps the backlog");
-            EngineConfig::Memory
+            EngineConfig::Memory { ledger: None }
         }
         ("disk", Some(path)) => {
-            let file = std::path::PathBuf::from(path);
-            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if path.is_empty() || file.is_dir() {
-                report.wrong(&table.key("path"), path.as_str(), "must be a file; it is created if it does not exist");
-            } else if folder.is_some_and(|folder| !folder.is_dir()) {
-                report.wrong(&table.key("path"), path.as_str(), "must be in a directory that exists");
-            }
-            EngineConfig::Disk(DiskConfig { path: file, fsync, max_bytes })
+            let path = check_file(path, &table.key("path"), report);
+            EngineConfig::Disk(DiskConfig { path, fsync, max_bytes })
         }
         ("redis", _) => EngineConfig::Redis(check_redis(engine, &table, report, files)),
         _ => {
             report.wrong(&table.key("kind"), kind, one_of(kind, &["memory", "disk", "redis"]));
-            EngineConfig::Memory
+            EngineConfig::Memory { ledger: None }
         }
     }
+}
+
+/// The file of a store, which need not exist.
+fn check_file(text: &str, key: &Path, report: &mut Report) -> PathBuf {
+    let file = PathBuf::from(text);
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if text.is_empty() || file.is_dir() {
+        report.wrong(key, text, "must be a file; it is created if it does not exist");
+    } else if folder.is_some_and(|folder| !folder.is_dir()) {
+        report.wrong(key, text, "must be in a directory that exists");
+    }
+    file
 }
 
 /// Reports settings of other kinds of engines. Values may hold passwords and are not shown.
@@ -59,7 +72,7 @@ fn check_unrelated(engine: &Engine, table: &Path, report: &mut Report) {
         ("ca", engine.ca.is_some()),
         ("password_file", engine.password_file.is_some()),
     ];
-    let unrelated = [("path", "disk", engine.path.is_some())]
+    let unrelated = [("path", "disk", engine.path.is_some()), ("ledger", "memory", engine.ledger.is_some())]
         .into_iter()
         .chain(of_redis.map(|(key, is_set)| (key, "redis", is_set)))
         .filter(|(_, kind, is_set)| *is_set && *kind != engine.kind);
@@ -72,7 +85,19 @@ fn check_unrelated(engine: &Engine, table: &Path, report: &mut Report) {
 }
 
 fn check_redis(engine: Engine, table: &Path, report: &mut Report, files: &mut Files) -> RedisConfig {
-    let Engine { kind: _, path: _, fsync: _, max_bytes: _, url, cluster, sentinel, prefix, ca, password_file } = engine;
+    let Engine {
+        kind: _,
+        path: _,
+        ledger: _,
+        fsync: _,
+        max_bytes: _,
+        url,
+        cluster,
+        sentinel,
+        prefix,
+        ca,
+        password_file,
+    } = engine;
     let urls = url.map(|url| url.into_vec()).unwrap_or_default();
     if urls.is_empty() {
         report.missing(table, "url", "must be the address of Redis, such as \"rediss://redis.internal:6379\"");

@@ -66,7 +66,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
     listeners::check_message_sizes(&listeners, &channels.rules, report);
     let engine = engine::check(engine, report, files);
     let publishers = publishers::check(publishers, report, files);
-    if engine == EngineConfig::Memory {
+    if engine == (EngineConfig::Memory { ledger: None }) {
         warn_of_restarts(login.as_ref(), &publishers, !issuers.is_empty(), report);
     }
     Config {
@@ -99,11 +99,14 @@ fn warn_of_restarts(
 ) {
     let kind = Path::of("engine").key("kind");
     if login.is_some_and(|login| !login.seal_keys.is_empty()) {
-        report.warn(&kind, "\"memory\" ends all sessions with this process, whatever seals them; \"disk\" keeps them");
+        report.warn(
+            &kind,
+            "\"memory\" ends all sessions with this process, whatever seals them; engine.ledger keeps them",
+        );
     }
     if has_issuers && publishers.iter().any(|publisher| publisher.control) {
-        let text = "\"memory\" forgets revocations of control requests with this process: write them into \
-                    revocations_file too, or use \"disk\" or \"redis\"";
+        let text = "\"memory\" forgets revocations and policy of control requests with this process; engine.ledger keeps \
+                    them, and revocations_file is read at each start";
         report.warn(&kind, text);
     }
 }

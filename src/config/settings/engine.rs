@@ -6,6 +6,7 @@ settings! {
     pub struct Engine {
         pub kind: String = "memory".to_owned(),
         pub path: Option<String>,
+        pub ledger: Option<String>,
         pub fsync: String = "always".to_owned(),
         pub max_bytes: u64 = 4_294_967_296,
         pub url: Option<OneOrMany>,
