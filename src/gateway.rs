@@ -25,7 +25,7 @@ use crate::cluster::rooms::{ClusterRooms, RemotePeerContext};
 use crate::config::{self, Config, DrainConfig, EngineConfig, PolicyConfig};
 use crate::engine::{Disk, DiskError, Memory, Redis, RedisError};
 use crate::geo::{GeoDb, GeoError};
-use crate::ops::{ClockWatch, Lifecycle, Phase, Statsd, descriptors, metrics};
+use crate::ops::{ClockWatch, Lifecycle, Phase, Statsd, descriptors, log, metrics};
 use crate::protocol::CloseReason;
 use crate::transport::accept::connection_limits::{ConnectionLimiter, Places};
 use crate::transport::accept::listener::{ListenError, Listener, load_tls};
@@ -72,6 +72,8 @@ pub struct DrainReport {
     pub closed: usize,
     /// Connections that were still open at the deadline.
     pub left: usize,
+    /// The task whose end began the drain, in place of a signal.
+    pub failed_task: Option<&'static str>,
 }
 
 /// Replaces the policy of a running gateway.
@@ -112,7 +114,8 @@ impl Gateway {
         let mut whitelist = Whitelist::new(publishers, limits.max_replay_nonces)?;
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
         let mut issuers = Issuers::new(issuers)?;
-        issuers.start(fetcher.as_ref());
+        let lifecycle = Arc::new(Lifecycle::default());
+        issuers.start(fetcher.as_ref(), &lifecycle);
         let revocations_in_force = Revocations::new(limits.max_revocations);
         revocations_in_force.keep_for(issuers.longest_lifetime());
         revocations_in_force.replace_from_file(revocations, start)?;
@@ -128,15 +131,17 @@ impl Gateway {
         let in_force = rules.clone();
         let engine: Arc<dyn Engine> = match engine {
             EngineConfig::Memory { ledger } => {
-                let open = |config| Disk::open(&config, limits.memory, rules.clone(), hub.clone(), counters.clone());
+                let open = |config| {
+                    Disk::open(&config, limits.memory, rules.clone(), hub.clone(), counters.clone(), lifecycle.clone())
+                };
                 let ledger = ledger.map(open).transpose()?;
                 Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters.clone()).with_ledger(ledger))
             }
             EngineConfig::Disk(disk) => {
-                Arc::new(Disk::open(&disk, limits.memory, rules, hub.clone(), counters.clone())?)
+                Arc::new(Disk::open(&disk, limits.memory, rules, hub.clone(), counters.clone(), lifecycle.clone())?)
             }
             EngineConfig::Redis(redis) => {
-                Arc::new(Redis::start(redis, limits.memory, rules, hub.clone(), counters.clone())?)
+                Arc::new(Redis::start(redis, limits.memory, rules, hub.clone(), counters.clone(), &lifecycle)?)
             }
         };
         wait_beyond(whitelist.continue_from(engine.clone(), start));
@@ -168,13 +173,14 @@ impl Gateway {
             replies: Replies::new(limits.replies),
             idempotency: Idempotency::new(limits.idempotency),
             registry,
-            lifecycle: Arc::new(Lifecycle::default()),
+            lifecycle,
             refusals: Default::default(),
             control_counters: ControlCounters::default(),
             tickets: Tickets::new(limits.max_tickets),
             geo: geoip.map(GeoDb::open).transpose()?,
             statsd: Statsd::new(statsd),
             metrics,
+            dropped_log_lines: counter!("lastmile_log_lines_dropped_total"),
             demo,
         });
         drop(probes);
@@ -207,23 +213,34 @@ impl Gateway {
         async move { lifecycle.reached(Phase::Ready).await }
     }
 
-    /// Serves until `shutdown`, then drains.
+    /// Runs a task of the caller without which the gateway shall not go on.
+    pub fn supervise<F: Future<Output = ()>>(&self, task: &'static str, work: F) -> impl Future<Output = ()> + use<F> {
+        self.app.lifecycle.clone().supervise(task, work)
+    }
+
+    /// Serves until `shutdown` or the failure of a task, then drains.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> DrainReport {
         let Self { app, listeners, connection_limiter, drain, clock, reload_metrics: _ } = self;
         let routes = routes(app.clone());
+        let lifecycle = &app.lifecycle;
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(listener.run(app.clone(), connection_limiter.clone(), routes.clone()));
+            let accept = listener.run(app.clone(), connection_limiter.clone(), routes.clone());
+            accepting.spawn(lifecycle.clone().supervise("listener", accept));
         }
         let cluster = start_cluster(&app, clock);
         let (stop_statsd, stopped) = tokio::sync::oneshot::channel::<()>();
         let counted = app.clone();
-        let statsd = tokio::spawn(async move { counted.statsd.run(async { drop(stopped.await) }).await });
+        let statsd = async move { counted.statsd.run(async { drop(stopped.await) }).await };
+        let statsd = tokio::spawn(lifecycle.clone().supervise("statsd", statsd));
 
-        shutdown.await;
+        tokio::select! {
+            () = shutdown => {}
+            () = lifecycle.reached(Phase::Draining) => {}
+        }
 
         // Listeners stop accepting, and readiness fails.
-        app.lifecycle.enter(Phase::Draining);
+        lifecycle.enter(Phase::Draining);
         let deadline = tokio::time::Instant::now() + drain.deadline;
         let closing = close_evenly(app.registry.begin_drain(), drain.window);
         let closed = tokio::time::timeout_at(deadline, closing).await.unwrap_or_else(|_| app.registry.len());
@@ -232,16 +249,16 @@ impl Gateway {
             while !app.registry.is_empty() || has_forwarded_peers() {
                 tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
             }
-            app.lifecycle.enter(Phase::Stopped);
+            lifecycle.enter(Phase::Stopped);
             while accepting.join_next().await.is_some() {}
         };
         // The report names the connections that are left at the deadline.
         let _ = tokio::time::timeout_at(deadline, ended).await;
-        app.lifecycle.enter(Phase::Stopped);
+        lifecycle.enter(Phase::Stopped);
         cluster.stop().await;
         drop(stop_statsd);
         let _ = tokio::time::timeout(STATSD_FLUSH_TIMEOUT, statsd).await;
-        DrainReport { closed, left: app.registry.len() }
+        DrainReport { closed, left: app.registry.len(), failed_task: lifecycle.failed_task() }
     }
 }
 
@@ -310,6 +327,7 @@ async fn sweep(app: Arc<AppState>, mut clock: ClockWatch) {
         app.policy.issuers().sweep(now.unix());
         app.policy.revocations().sweep(now.unix());
         app.tickets.sweep(now.monotonic);
+        log::fold::report();
     }
 }
 
@@ -357,7 +375,9 @@ impl Reloader {
         let mut issuers = self.app.policy.issuers().rebuild(issuers)?;
         let keys =
             self.certificates.iter().map(|certificate| certificate.read_again()).collect::<Result<Vec<_>, _>>()?;
-        ::metrics::with_local_recorder(&*self.reload_metrics.recorder, || issuers.start(self.app.fetcher.as_ref()));
+        ::metrics::with_local_recorder(&*self.reload_metrics.recorder, || {
+            issuers.start(self.app.fetcher.as_ref(), &self.app.lifecycle)
+        });
         // The last step that can fail; it changes nothing if it does.
         let policy = &self.app.policy;
         policy.revocations().keep_for(issuers.longest_lifetime());

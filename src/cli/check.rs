@@ -78,7 +78,7 @@ fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<()
     let fetcher = fetcher.map_err(|error| Failure::usage(error.to_string()))?.map(Arc::new);
     // Keys that are not in a file are fetched, as the gateway does.
     let verified = runtime()?.block_on(async {
-        issuers.start(fetcher.as_ref());
+        issuers.start(fetcher.as_ref(), &Arc::default());
         issuers.admit(token, Now::read().unix()).await
     });
     let principal = verified.map_err(|error| Failure::failed(format!("the token is refused: {error}")))?;

@@ -3,6 +3,9 @@
 /// A bad setting or argument (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
+/// A fault of the program itself (`EX_SOFTWARE` of sysexits.h).
+pub const EXIT_SOFTWARE: u8 = 70;
+
 pub struct Failure {
     pub message: String,
     pub code: u8,
@@ -15,6 +18,10 @@ impl Failure {
 
     pub fn failed(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 1 }
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: EXIT_SOFTWARE }
     }
 
     /// Standard output is a closed pipe, as in `lastmile subscribe … | head`.

@@ -58,7 +58,7 @@ impl Pair {
         let gateway = remote::with_authorities(url, ca.as_deref())?.with_backoff(FIRST_RETRY_WAIT, MAX_RETRY_WAIT);
         let token = token.source()?;
         runtime()?.block_on(async {
-            let signals = Signals::new()?;
+            let signals = Signals::new(None)?;
             let room = match (room, secret) {
                 (None, _) => {
                     let code = if digits { CodeFormat::Digits } else { CodeFormat::Words };

@@ -65,7 +65,7 @@ impl Publish {
         let key = input::publisher_key(&self.key)?;
         let gateway = remote::with_authorities(self.url.clone(), self.ca.as_deref())?;
         runtime()?.block_on(async {
-            let signals = Signals::new()?;
+            let signals = Signals::new(None)?;
             let connection = Connection::publisher(&gateway, &key).await;
             let connection = connection.map_err(|error| remote::failure(&gateway, &error))?;
             let is_stream = self.data == "-";

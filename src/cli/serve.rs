@@ -12,7 +12,7 @@ use super::config_args::ConfigArgs;
 use super::failure::Failure;
 use super::ready_file::{ReadyFile, listener_urls};
 use super::runtime::runtime;
-use super::signals::Signals;
+use super::signals::{Signals, StopTimer};
 use crate::broker::Now;
 use crate::config::Loaded;
 use crate::gateway::{DrainReport, Gateway, Reloader};
@@ -22,6 +22,9 @@ use crate::transport::accept::connection_limits::Places;
 const CLOCK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 const FILE_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After the drain's deadline: the last messages to other nodes, the last transaction and the last lines of the log.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -44,8 +47,16 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(self) -> Result<(), Failure> {
+        let ended = self.serve();
+        // Standard error may be a pipe that is never read, so this command does not write to it itself.
+        let message = ended.as_ref().err().map(|failure| format!("lastmile: {}\n", failure.message));
+        log::finish(message);
+        ended.map_err(|failure| Failure { message: String::new(), ..failure })
+    }
+
+    fn serve(self) -> Result<(), Failure> {
         let loaded = self.config.load()?;
-        log::start(&loaded.config.log);
+        log::start(&loaded.config.log).map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         raise_descriptor_limit(loaded.config.limits.transport.max_connections);
         let ready_file = self.ready_file.map(ReadyFile::create).transpose()?;
@@ -72,7 +83,8 @@ fn raise_descriptor_limit(max_connections: u64) {
 async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFile>) -> Result<(), Failure> {
     let Loaded { config, watched, warnings: _ } = loaded;
     // Before the listeners are visible: a signal or a changed file that follows them must not be missed.
-    let (signals, hangup) = (Signals::new()?, Signals::hangup()?);
+    let timer = StopTimer::new(config.drain.deadline + STOP_MARGIN)?;
+    let (signals, hangup) = (Signals::new(Some(timer.clone()))?, Signals::hangup()?);
     let files = WatchedFiles::new(watched);
     if config.forgets_signatures() {
         next_second().await;
@@ -88,6 +100,8 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
     let urls = listener_urls(&gateway);
     let (ready, mut published) = (gateway.ready(), Ok(()));
     let shutdown = async {
+        // Dropped when the drain begins, whatever its cause.
+        let _timer = timer;
         let mut signalled = pin!(signals.first());
         tokio::select! {
             biased;
@@ -104,11 +118,14 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
         }
         tracing::info!("draining; a second signal ends the process at once");
     };
-    let reload = tokio::spawn(reload(args, gateway.reloader(), hangup, files));
-    let DrainReport { closed, left } = gateway.run(shutdown).await;
+    let reload = tokio::spawn(gateway.supervise("reload", reload(args, gateway.reloader(), hangup, files)));
+    let DrainReport { closed, left, failed_task } = gateway.run(shutdown).await;
     reload.abort();
     tracing::info!(closed, left, "stopped");
-    published
+    match failed_task {
+        Some(task) => Err(Failure::internal(format!("the gateway stopped because a task ended: {task}"))),
+        None => published,
+    }
 }
 
 /// Waits for the next second of the wall clock. Signatures of the present one may have been accepted by an earlier process,

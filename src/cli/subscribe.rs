@@ -55,7 +55,7 @@ impl Subscribe {
         let gateway = remote::with_authorities(url, ca.as_deref())?;
         let token = token.source()?;
         runtime()?.block_on(async {
-            let signals = Signals::new()?;
+            let signals = Signals::new(None)?;
             tokio::select! {
                 ended = follow(gateway, token, channels, backlog.unwrap_or(0), count) => ended,
                 () = signals.first() => Ok(()),

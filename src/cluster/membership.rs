@@ -28,8 +28,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Makes the gateway ready once it knows the policy in force. Runs until it is dropped; returns then without other
-    /// nodes. Failed steps are repeated at the next poll.
+    /// Makes the gateway ready once it knows the policy in force. Runs until it is dropped. Failed steps are repeated at the
+    /// next poll.
     pub async fn run(self) {
         let shared = self.engine.shared_store();
         let since = Now::read().wall;
@@ -41,7 +41,8 @@ impl Member {
                 self.lifecycle.enter(Phase::Ready);
             }
             if self.engine.node_bus().is_none() {
-                return;
+                // No other nodes: nothing is left to do.
+                std::future::pending::<()>().await;
             }
             let state = match self.lifecycle.phase() {
                 Phase::Ready => "ready",

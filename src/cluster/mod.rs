@@ -37,16 +37,16 @@ impl Cluster {
         rooms: Option<(Arc<ClusterRooms>, RemotePeerContext)>,
         sweep: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        let engine = member.engine.clone();
+        let (engine, lifecycle) = (member.engine.clone(), member.lifecycle.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(sweep);
-        tasks.spawn(member.run());
+        tasks.spawn(lifecycle.clone().supervise("sweep", sweep));
+        tasks.spawn(lifecycle.clone().supervise("membership", member.run()));
         if let Some(bus) = engine.node_bus() {
-            tasks.spawn(replies::run(bus.clone(), replies));
-            tasks.spawn(presence::run(bus, hub));
+            tasks.spawn(lifecycle.clone().supervise("replies", replies::run(bus.clone(), replies)));
+            tasks.spawn(lifecycle.clone().supervise("presence", presence::run(bus, hub)));
         }
         if let Some((rooms, context)) = rooms {
-            tasks.spawn(rooms.run(context));
+            tasks.spawn(lifecycle.supervise("rooms", rooms.run(context)));
         }
         Self { engine, tasks }
     }

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::broker::channel::presence::{PRESENCE_LEASE, Presence, PresenceUpdate, RefreshList};
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::broker::{Hub, NodeBus};
+use crate::ops::log::folded;
 use crate::protocol::ChannelName;
 
 /// How often a node renews its watches, and resends its counts to nodes that watch.
@@ -59,7 +60,9 @@ async fn receive(presence: &Presence, mut messages: UnboundedReceiver<NodeMessag
             Ok(updates) => {
                 updates.iter().for_each(|update| presence.on_remote_update(&message.from, update, Instant::now()))
             }
-            Err(error) => tracing::warn!(node = message.from, %error, "cannot decode message from node"),
+            Err(error) => {
+                folded!(WARN, message.from, "cannot decode message from node", node = message.from, %error);
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::auth::Policy;
 use crate::auth::token::{Issuers, ReplaceError};
 use crate::broker::connection::registry::Registry;
 use crate::broker::{ChannelRules, Engine, Now, SharedStore};
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// How long the shared store keeps a push for nodes that start after all others have ended.
@@ -168,10 +169,10 @@ impl PolicySync {
         };
         match applied {
             Ok(()) => {
-                tracing::info!(push = name, "pushed policy applied");
+                folded!(INFO, name, "pushed policy applied", push = name);
                 self.registry.wake_all();
             }
-            Err(error) => tracing::warn!(push = name, error, "pushed policy not applied"),
+            Err(error) => folded!(WARN, name, "pushed policy not applied", push = name, error),
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::broker::replies::{QueuedTask, RemoteTask, ReplyOutcome};
 use crate::broker::{NodeBus, Replies};
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// Tasks, and requests of other nodes, that run at the same time.
@@ -112,7 +113,7 @@ async fn respond(bus: Arc<dyn NodeBus>, replies: Replies, message: NodeMessage) 
             Err(refusal) => Response::Unknown(refusal.detail.into_owned()),
         },
         Err(error) => {
-            tracing::warn!(node = message.from, %error, "cannot decode message from node");
+            folded!(WARN, message.from, "cannot decode message from node", node = message.from, %error);
             return;
         }
     };

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::auth::Policy;
 use crate::auth::revocation::{MAX_AHEAD_SECS, Revocation, RevocationError, WrittenRevocation};
 use crate::broker::{Engine, Now};
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// Shortest time for which the log keeps a revocation: the limit of tokens may rise.
@@ -29,7 +30,7 @@ pub fn apply(policy: &Policy, entry: &[u8]) -> Result<Option<Revocation>, Revoca
     let now = Now::read().unix();
     let written = serde_json::from_slice::<WrittenRevocation>(entry).ok();
     let Some(revocation) = written.and_then(|written| written.read(None).ok()) else {
-        tracing::warn!("cannot decode revocation of the log");
+        folded!(WARN, "", "cannot decode revocation of the log");
         return Ok(None);
     };
     policy.revoke_again(revocation.clone(), now)?;

@@ -12,6 +12,7 @@ use super::schema::Schema;
 use super::settings::{Channel, ChannelDefaults};
 use super::validate_schema;
 use crate::cluster::pushed_policy::WrittenRules;
+use crate::ops::log::folded;
 
 /// The body of a request with channel rules.
 #[derive(Deserialize, Default)]
@@ -36,7 +37,7 @@ pub fn read_rules(body: &[u8]) -> Result<WrittenRules, String> {
         serde_path_to_error::deserialize(tree).map_err(|error| error.to_string())?;
     let rules = check::check_channels(channels, channel_defaults, &mut report);
     let warnings = report.finish().map_err(|error| error.to_string())?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    warnings.iter().for_each(|warning| folded!(WARN, warning, "warning about pushed policy", %warning));
     Ok(rules)
 }
 

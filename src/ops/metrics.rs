@@ -39,6 +39,7 @@ pub const METRICS: &[(&str, bool, &str)] = &[
     ("lastmile_reloads_total", true, "Reloads of the configuration that were applied"),
     ("lastmile_reload_failures_total", true, "Failed reloads; the previous configuration stays in force"),
     ("lastmile_clock_steps_total", true, "Times that the wall clock was set while the gateway ran"),
+    ("lastmile_log_lines_dropped_total", true, "Lines of the log that were lost: not written, or read too slowly"),
     ("lastmile_control_changes_total", true, "Changes by control requests, by kind"),
 ];
 

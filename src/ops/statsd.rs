@@ -108,9 +108,9 @@ impl Statsd {
         }
     }
 
-    /// Sends the sums at each interval until `stop`, then once more. Returns at once without a configuration.
+    /// Sends the sums at each interval until `stop`, then once more; nothing without a configuration.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
-        let Some(config) = &self.config else { return };
+        let Some(config) = &self.config else { return stop.await };
         let mut sender = Sender::new(config);
         let mut ticks = interval(FLUSH_INTERVAL);
         // After a stall one flush is enough.

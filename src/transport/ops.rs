@@ -5,7 +5,7 @@ use warp::Reply;
 use warp::reply::{Response, with_header, with_status};
 
 use super::state::AppState;
-use crate::ops::Phase;
+use crate::ops::{Phase, log};
 
 /// The process is running.
 pub fn live() -> Response {
@@ -25,6 +25,7 @@ pub fn ready(app: &AppState) -> Response {
 
 /// In the text format of Prometheus.
 pub fn metrics(app: &AppState) -> Response {
+    app.dropped_log_lines.absolute(log::dropped_lines());
     let text = app.metrics.render();
     with_header(text, header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8").into_response()
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use metrics::Counter;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::config::{RoomsConfig, TransportLimits};
@@ -48,6 +49,8 @@ pub struct AppState {
     pub idempotency: Idempotency,
     pub registry: Arc<Registry>,
     pub lifecycle: Arc<Lifecycle>,
+    /// `lastmile_log_lines_dropped_total`, which belongs to the process.
+    pub dropped_log_lines: Counter,
     pub refusals: Refusals,
     pub control_counters: ControlCounters,
     pub tickets: Tickets,

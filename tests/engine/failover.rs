@@ -21,7 +21,7 @@ async fn redis_tls_needs_its_authority() {
     let mut config = redis_config(&[&url], RedisKind::Single);
 
     let (rules, hub, counters) = parts(&rule());
-    let stranger = Redis::start(config.clone(), LIMITS, rules, hub, counters).unwrap();
+    let stranger = Redis::start(config.clone(), LIMITS, rules, hub, counters, &Default::default()).unwrap();
     config.authorities = Some(made.cert.pem().into_bytes());
     let node = Node::new(start_redis(config, &rule(), LIMITS));
     let subscriber = node.join("c", Start::Live);

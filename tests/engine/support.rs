@@ -144,7 +144,7 @@ pub fn redis_config(urls: &[&str], kind: RedisKind) -> RedisConfig {
 
 pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits) -> Redis {
     let (rules, hub, counters) = parts(rule);
-    let engine = Redis::start(config, limits, rules, hub, counters).unwrap();
+    let engine = Redis::start(config, limits, rules, hub, counters, &Arc::default()).unwrap();
     let deadline = Instant::now() + test_support::TEST_TIMEOUT;
     while engine.unavailable_reason().is_some() {
         assert!(Instant::now() < deadline, "the node does not come up");
@@ -156,7 +156,7 @@ pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits
 pub fn open_at(path: &Path, env: &TestEnv) -> Result<Disk, DiskError> {
     let config = DiskConfig { path: path.to_owned(), fsync: Fsync::Always, max_bytes: 1 << 30 };
     let (rules, hub, counters) = parts(&env.rule);
-    Disk::open(&config, env.limits, rules, hub, counters)
+    Disk::open(&config, env.limits, rules, hub, counters, Arc::default())
 }
 
 pub fn name(channel: &str) -> ChannelName {

@@ -64,7 +64,7 @@ fn config(provider: &TestProvider, keys: Remote) -> IssuerConfig {
 /// Issuers without a gateway around them, which fetch already.
 fn issuers(configs: Vec<IssuerConfig>) -> Issuers {
     let mut issuers = Issuers::new(configs).unwrap();
-    issuers.start(Some(&Arc::new(Fetcher::new(FetchConfig::default()).unwrap())));
+    issuers.start(Some(&Arc::new(Fetcher::new(FetchConfig::default()).unwrap())), &Arc::default());
     issuers
 }
 

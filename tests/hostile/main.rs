@@ -17,6 +17,7 @@ mod http;
 mod http2;
 mod http2_streams;
 mod limits;
+mod log_output;
 mod logs;
 mod many_connections;
 mod proxies;

@@ -1,7 +1,7 @@
 //! The program as a child process, with its memory, metrics, publisher and subscribers.
 
 use std::net::SocketAddr;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use lastmile::transport::config::Address;
@@ -88,10 +88,15 @@ impl Node {
 
     /// `folder` holds the files that the configuration names.
     pub async fn start_in(folder: TempDir, setup: Setup<'_>) -> Self {
+        Self::start_logging_to(Stdio::piped(), folder, setup).await
+    }
+
+    pub async fn start_logging_to(stderr: Stdio, folder: TempDir, setup: Setup<'_>) -> Self {
         let (publisher, issuer) = (TestPublisher::new(), TestIssuer::new(ISSUER));
         folder.write("sso.json", &issuer.jwks());
         folder.write("lastmile.toml", &setup.toml(&publisher));
-        let gateway = ChildGateway::start(limited(command(&folder), setup.ulimit), &folder);
+        let command = limited(command(&folder), setup.ulimit);
+        let gateway = ChildGateway::start_logging_to(stderr, command, &folder);
         Self { gateway, folder, publisher, issuer }
     }
 
@@ -132,6 +137,11 @@ impl Node {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a living process");
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Waits for a line of the log with this text.
+    pub fn await_log(&self, text: &str) {
+        self.gateway.await_log(text);
     }
 
     /// `TERM` or `HUP`.
@@ -232,7 +242,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.gateway.kill();
-        let panic = self.gateway.log().into_iter().find(|line| line.contains("panicked at"));
+        let panic = self.gateway.log().into_iter().find(|line| line.contains("panicked"));
         if !std::thread::panicking() {
             assert_eq!(panic, None, "the gateway panicked");
         }

@@ -12,6 +12,7 @@ use super::error::LoginError;
 use super::pending::{self, Pending};
 use super::provider::Redeemed;
 use crate::auth::token::{Issuers, TokenError, unverified_issuer};
+use crate::ops::log::folded;
 
 /// Accepted difference between clocks, in seconds.
 const CLOCK_LEEWAY_SECS: u64 = 60;
@@ -91,7 +92,7 @@ pub async fn signed(
     now: u64,
 ) -> Result<(Map<String, Value>, Algorithm), LoginError> {
     let untrusted = |error: TokenError| {
-        tracing::warn!(%error, issuer, "token of the provider refused");
+        folded!(WARN, error, "token of the provider refused", %error, issuer);
         LoginError::Untrusted("invalid token")
     };
     let (claimed, algorithm) = unverified_issuer(token).map_err(untrusted)?;

@@ -18,6 +18,7 @@ use super::pending::Pending;
 use super::return_to::ReturnTo;
 use crate::auth::fetch::{Endpoint, FetchError, Fetcher};
 use crate::auth::token::{Issuers, ProviderMetadata};
+use crate::ops::log::folded;
 
 /// The login part of a provider's discovery document.
 pub struct Endpoints {
@@ -141,16 +142,13 @@ impl Active {
             .set_pkce_verifier(PkceCodeVerifier::new(pending.verifier.clone()));
         let tokens = request.request_async(&http).await.map_err(|error| match error {
             RequestTokenError::Request(error) => {
-                tracing::warn!(%error, provider = provider.name, "token request failed");
+                folded!(WARN, provider.name, "token request failed", %error, provider = provider.name);
                 LoginError::Unavailable("token endpoint")
             }
             // The description may repeat the request, so the log has the error code only.
             RequestTokenError::ServerResponse(answer) => {
-                tracing::warn!(
-                    error = answer.error().as_ref(),
-                    provider = provider.name,
-                    "token endpoint refused the code"
-                );
+                let (error, provider) = (answer.error(), &provider.name);
+                folded!(WARN, provider, "token endpoint refused the code", error = error.as_ref(), provider);
                 LoginError::CodeRefused("error response")
             }
             _ => LoginError::CodeRefused("unreadable response"),

@@ -24,6 +24,7 @@ use super::jwks::{JwksCache, KeySource, Remote};
 use super::key_set::{Key, SkippedKey, is_asymmetric};
 use crate::auth::fetch::Fetcher;
 use crate::broker::Principal;
+use crate::ops::Lifecycle;
 
 /// Most verified tokens in the cache.
 const MAX_CACHED_TOKENS: usize = 10_000;
@@ -63,7 +64,7 @@ impl Issuers {
     }
 
     /// Starts fetches and metrics. Needs a tokio runtime. Without a fetcher, remote keys are never fetched.
-    pub fn start(&mut self, fetcher: Option<&Arc<Fetcher>>) {
+    pub fn start(&mut self, fetcher: Option<&Arc<Fetcher>>, lifecycle: &Arc<Lifecycle>) {
         for issuer in self.by_name.values_mut().filter(|issuer| issuer.background.is_none()) {
             let remote = match &issuer.jwks.source {
                 KeySource::Remote(remote) => Some(remote.clone()),
@@ -71,7 +72,7 @@ impl Issuers {
             };
             let refresh = fetcher
                 .zip(remote)
-                .map(|(fetcher, remote)| Background::start(issuer.jwks.clone(), remote, fetcher.clone()));
+                .map(|(fetcher, remote)| Background::start(issuer.jwks.clone(), remote, fetcher.clone(), lifecycle));
             let metrics = JwksMetrics::new(&issuer.jwks.issuer);
             issuer.background = Some(Arc::new(BackgroundWork { metrics, _refresh: refresh }));
         }

@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::{Connection, Phase};
 use crate::broker::Counters;
+use crate::ops::log::folded;
 use crate::protocol::CloseReason;
 
 /// Locks over the connections, so that new connections rarely wait for the sweep.
@@ -185,10 +186,12 @@ impl Drop for Registered {
 fn log_close(connection: &Connection, reason: CloseReason) {
     let (id, subject) = (format_args!("c-{:x}", connection.id), connection.subject());
     let (subject, name, code) = (subject.as_deref(), reason_label(reason), reason.code());
+    // Strangers are counted together.
+    let cause = format_args!("{name} {}", subject.unwrap_or_default());
     if matches!(reason, CloseReason::Normal | CloseReason::Draining) {
-        tracing::debug!(connection = %id, subject, reason = name, code, "connection closed");
+        folded!(DEBUG, cause, "connection closed", connection = %id, subject, reason = name, code);
     } else {
-        tracing::info!(connection = %id, subject, reason = name, code, "connection closed");
+        folded!(INFO, cause, "connection closed", connection = %id, subject, reason = name, code);
     }
 }
 

@@ -52,13 +52,15 @@ impl Demo {
         // The environment may hold settings of a real gateway, so it is not read.
         let sources = Sources { file: Some(files.config()), ..Sources::default() };
         let loaded = load(&sources).map_err(|error| Failure::failed(error.to_string()))?;
-        log::start(&loaded.config.log);
-        runtime()?.block_on(run(loaded, &files))
+        log::start(&loaded.config.log).map_err(|error| Failure::failed(format!("cannot start the log: {error}")))?;
+        let ended = runtime()?.block_on(run(loaded, &files));
+        log::finish(None);
+        ended
     }
 }
 
 async fn run(loaded: Loaded, files: &DemoFiles) -> Result<(), Failure> {
-    let signals = Signals::new()?;
+    let signals = Signals::new(None)?;
     let gateway = Gateway::bind(loaded.config, true).map_err(|error| {
         Failure::failed(format!("{error}\nIs another gateway running? `lastmile demo --port 0` takes free ports."))
     })?;

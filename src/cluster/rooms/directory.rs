@@ -19,6 +19,7 @@ use crate::broker::Engine;
 use crate::broker::room::code::canonical;
 use crate::broker::room::wrong_codes::{WRONG_CODE_WINDOW, WrongCodeCounts, networks_of};
 use crate::broker::room::{Key, Rooms};
+use crate::ops::log::folded;
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 
 /// Directory entries expire after this time without a refresh, so those of a lost node expire too.
@@ -150,7 +151,7 @@ impl RoomDirectory {
                 if rooms.has(&key)
                     && let Ok(Some(owner)) = self.claim(&key).await
                 {
-                    tracing::warn!(node = owner, "room has another owner, ending it on this node");
+                    folded!(WARN, "", "room has another owner, ending it on this node", node = owner);
                     rooms.end(&key, CloseReason::EngineUnavailable);
                 }
             })

@@ -32,6 +32,7 @@ use self::wire::{Request, Response};
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::broker::room::{RoomLimits, Rooms};
 use crate::broker::{Engine, NodeBus};
+use crate::ops::log::folded;
 use crate::protocol::Refusal;
 
 /// How often expired remote peers are removed and the address quota is reported.
@@ -118,7 +119,10 @@ impl ClusterRooms {
             Ok(Request::KeepAlive { peers }) => {
                 Response::KeptAlive { unknown: remote.keep_alive(&message.from, peers) }
             }
-            Err(error) => return tracing::warn!(node = message.from, %error, "cannot decode message from node"),
+            Err(error) => {
+                folded!(WARN, message.from, "cannot decode message from node", node = message.from, %error);
+                return;
+            }
         };
         let Ok(response) = serde_json::to_vec(&response) else { return };
         // A lost response makes the sender repeat its request.

@@ -32,6 +32,7 @@ use super::local_store::LocalStore;
 use super::log::LogState;
 use crate::broker::engine::{Appended, ChannelState, Created, EngineFuture, Joined, Start, SubscriberSlot};
 use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now, SharedStore};
+use crate::ops::Lifecycle;
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
 pub use self::error::DiskError;
@@ -56,6 +57,7 @@ impl Disk {
         rules: Arc<ArcSwap<ChannelRules>>,
         hub: Hub,
         counters: Arc<Counters>,
+        lifecycle: Arc<Lifecycle>,
     ) -> Result<Self, DiskError> {
         let max_backlog_bytes = usize::try_from(config.max_bytes / FILE_PER_BACKLOG).unwrap_or(usize::MAX);
         let limits = MemoryLimits { max_backlog_bytes: limits.max_backlog_bytes.min(max_backlog_bytes), ..limits };
@@ -83,7 +85,12 @@ impl Disk {
         metrics.disk_bytes.set(store.file().len() as f64);
         let runtime = tokio::runtime::Handle::current();
         let committer = Committer { state: state.clone(), store: StoreState::Works(store), next_id, runtime, metrics };
-        let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(move || committer.run());
+        let thread = std::thread::Builder::new().name("committer".to_owned()).spawn(move || {
+            let queue = committer.state.clone();
+            if lifecycle.supervise_thread("committer", || committer.run()) {
+                queue.queue.abandon();
+            }
+        });
         Ok(Self {
             store: LocalStore::with_ledger(limits.max_store_entries, state.clone()),
             state,

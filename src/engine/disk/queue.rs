@@ -152,6 +152,14 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Refuses everything, also what is queued: no thread takes it any more.
+    pub fn abandon(&self) {
+        let mut state = self.state.lock();
+        (state.is_down, state.is_closed) = (true, true);
+        // The dropped senders refuse.
+        state.ops.clear();
+    }
+
     /// Waits for `duration`, or until the queue is closed; then returns `false`.
     pub fn pause(&self, duration: std::time::Duration) -> bool {
         let deadline = std::time::Instant::now() + duration;

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::keys::SCRIPTS;
 use super::server::{RedisKind, Server, ServerConnection, field};
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// Waits between attempts to connect.
@@ -223,7 +224,7 @@ impl Connection {
 
     /// Logs the cause. The command may have been executed.
     fn failed(&self, error: RedisError) -> Refusal {
-        tracing::debug!(%error, "redis command failed");
+        folded!(DEBUG, "", "redis command failed", %error);
         if !is_command_error(&error) && !self.is_cluster() {
             self.mark_lost();
         }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
+use crate::ops::log::folded;
 
 /// Bytes of received messages that are not handled yet, and of messages being sent. Messages beyond it are dropped.
 const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
@@ -78,7 +79,7 @@ impl MessageRouter {
     /// Handles a message of this node's pub/sub.
     pub fn on_message(&self, message: &[u8]) {
         let Some(Envelope { topic, number, from, bytes }) = Envelope::read(message) else {
-            tracing::warn!("cannot decode message from node");
+            folded!(WARN, "", "cannot decode message from node");
             return;
         };
         let bytes = Bytes::copy_from_slice(bytes);
@@ -90,7 +91,7 @@ impl MessageRouter {
             return;
         }
         let Some(permit) = reserve_bytes(&self.incoming, bytes.len()) else {
-            tracing::warn!(node = from, "inter-node queue full, message dropped");
+            folded!(WARN, "", "inter-node queue full, message dropped", node = from);
             return;
         };
         if let Some(subscriber) = self.subscribers.lock().get(&topic) {

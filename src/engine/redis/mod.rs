@@ -47,6 +47,8 @@ use crate::broker::engine::{Appended, ChannelState, Created, EngineFuture, Joine
 use crate::broker::{
     ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, NodeBus, Now, SharedStore,
 };
+use crate::ops::Lifecycle;
+use crate::ops::log::folded;
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
 pub use self::server::{RedisConfig, RedisError, RedisKind};
@@ -80,8 +82,9 @@ struct Node {
     /// The pub/sub names of this node's probes. Without a Cluster only the first one is used.
     probes: [String; PROBES],
     health: HealthProbe,
-    is_cleaning_up: AtomicBool,
-    is_sending_state: AtomicBool,
+    /// Held by the task that cleans up, and by the one that sends states. A panic frees them.
+    cleanup_turn: Arc<tokio::sync::Mutex<()>>,
+    state_turn: Arc<tokio::sync::Mutex<()>>,
     is_cut_off: AtomicBool,
 }
 
@@ -93,6 +96,7 @@ impl Redis {
         rules: Arc<ArcSwap<ChannelRules>>,
         hub: Hub,
         counters: Arc<Counters>,
+        lifecycle: &Arc<Lifecycle>,
     ) -> Result<Self, RedisError> {
         let server = Server::new(&config).map_err(|error| RedisError(error.to_string()))?;
         let name = new_epoch().map_err(|refusal| RedisError(refusal.detail.into_owned()))?.to_string();
@@ -114,15 +118,15 @@ impl Redis {
             mirrors: Mutex::default(),
             probes,
             health: HealthProbe::new(),
-            is_cleaning_up: AtomicBool::new(false),
-            is_sending_state: AtomicBool::new(false),
+            cleanup_turn: Arc::default(),
+            state_turn: Arc::default(),
             is_cut_off: AtomicBool::new(false),
         });
-        let (kept, queue) = (node.clone(), Queue::start(counters, &config.kind));
-        let keeper = tokio::spawn(async move {
+        let (kept, queue) = (node.clone(), Queue::start(counters, &config.kind, lifecycle));
+        let keeper = tokio::spawn(lifecycle.clone().supervise("redis connection", async move {
             let on_connected = |connection: &_, pushes| kept.on_connected(connection, pushes);
             kept.core.connection_keeper.keep(server, &config.kind, on_connected).await;
-        });
+        }));
         Ok(Self { node, queue, keeper })
     }
 }
@@ -156,6 +160,8 @@ impl Node {
 
     /// Handles the pushes of one connection until it is closed.
     async fn read_pushes(self: Arc<Self>, connection: Weak<Connection>, mut pushes: PushStream) {
+        // A connection whose pushes are not read is of no use, whatever ended this task.
+        let _lost = LostOnDrop(connection.clone());
         while let Some(push) = pushes.next().await {
             match push.kind {
                 PushKind::Message | PushKind::SMessage => self.on_push(&push).await,
@@ -163,12 +169,7 @@ impl Node {
                 PushKind::Disconnection if connection.upgrade().is_some_and(|connection| connection.is_cluster()) => {
                     self.resync_all();
                 }
-                PushKind::Disconnection => {
-                    if let Some(connection) = connection.upgrade() {
-                        connection.mark_lost();
-                    }
-                    return;
-                }
+                PushKind::Disconnection => return,
                 // A slot moved to another master.
                 PushKind::SUnsubscribe => {
                     if let Some(mirror) = name_of(&push).and_then(|name| self.mirror_of(name)) {
@@ -185,7 +186,7 @@ impl Node {
         match self.mirror_of(name) {
             Some(mirror) => match Message::read(bytes) {
                 Some(message) => deliver(mirror.on_message(&self.core, message)).await,
-                None => tracing::warn!(name, "cannot decode message from redis"),
+                None => folded!(WARN, "", "cannot decode message from redis", name),
             },
             None if name == self.core.keys.node(&self.core.node) => self.core.messages.on_message(bytes),
             None if self.probes.iter().any(|probe| probe == name) => self.health.seen(Instant::now()),
@@ -271,10 +272,10 @@ impl Node {
             expired.iter().filter_map(|channel| mirrors.get(channel)).for_each(|mirror| mirror.resync(core));
         }
         let node = self.clone();
-        if !self.is_cleaning_up.swap(true, Ordering::AcqRel) {
+        if let Ok(turn) = self.cleanup_turn.clone().try_lock_owned() {
             core.runtime.spawn(async move {
+                let _turn = turn;
                 node.cleanup(&connection).await;
-                node.is_cleaning_up.store(false, Ordering::Release);
             });
         }
         let node = self.clone();
@@ -296,18 +297,16 @@ impl Node {
             }
         };
         self.is_cut_off.store(is_cut_off, Ordering::Relaxed);
-        if self.is_sending_state.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let Ok(turn) = self.state_turn.clone().try_lock_owned() else { return };
         let node = self.clone();
         self.core.runtime.spawn(async move {
+            let _turn = turn;
             let mirrors: Vec<_> = node.mirrors.lock().values().cloned().collect();
             for mirror in mirrors {
                 mirror.send_state(&node.core, is_cut_off);
                 // Other tasks run between two channels.
                 tokio::task::yield_now().await;
             }
-            node.is_sending_state.store(false, Ordering::Release);
         });
     }
 
@@ -372,6 +371,17 @@ impl Node {
                 self.resync_all();
             }
             self.subscribe_own_channels(connection).await;
+        }
+    }
+}
+
+/// Marks a connection as lost when it is dropped.
+struct LostOnDrop(Weak<Connection>);
+
+impl Drop for LostOnDrop {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.upgrade() {
+            connection.mark_lost();
         }
     }
 }

@@ -15,6 +15,7 @@ use super::wire::reason_of;
 use crate::broker::Counters;
 use crate::broker::engine::Stored;
 use crate::engine::log::{ended, too_large};
+use crate::ops::Lifecycle;
 use crate::protocol::{ErrorCode, Position, Refusal};
 
 /// Publications without a response yet. In a Cluster the library sends at most 50 on a connection, and may reorder those
@@ -51,12 +52,13 @@ impl Drop for QueuedBytes {
 
 impl Queue {
     /// Starts the task that sends, which ends with the queue. Needs a tokio runtime.
-    pub fn start(counters: Arc<Counters>, kind: &RedisKind) -> Self {
+    pub fn start(counters: Arc<Counters>, kind: &RedisKind, lifecycle: &Arc<Lifecycle>) -> Self {
         // Bounded by the bytes that `push` counts.
         let (sender, ops) = mpsc::unbounded_channel();
         let max_in_flight = if *kind == RedisKind::Cluster { MAX_IN_FLIGHT_IN_CLUSTER } else { MAX_IN_FLIGHT };
         // Unconstrained: a task that used up its budget would be polled again after operations that came later.
-        tokio::spawn(unconstrained(run_queue(ops, counters, max_in_flight)));
+        let run = unconstrained(run_queue(ops, counters, max_in_flight));
+        tokio::spawn(lifecycle.clone().supervise("redis queue", run));
         Self { sender, bytes: Arc::default() }
     }
 

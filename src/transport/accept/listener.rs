@@ -28,6 +28,7 @@ use super::write_deadline::WriteDeadline;
 use crate::auth::client_addr::{ClientAddr, is_trusted};
 use crate::broker::ConnectionLimits;
 use crate::ops::Phase;
+use crate::ops::log::folded;
 use crate::transport::config::{Address, ListenerConfig, Role};
 use crate::transport::http::edge;
 use crate::transport::http::request::HttpPeer;
@@ -130,7 +131,7 @@ impl Listener {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(listener = config.name, %error, "cannot accept connection");
+                    folded!(WARN, config.name, "cannot accept connection", listener = config.name, %error);
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
@@ -211,7 +212,9 @@ impl Incoming {
                 Ok(Ok(Some(client))) => self.address = Some(client.ip()),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => {
-                    return tracing::debug!(listener = self.config.name, %error, "cannot read PROXY header");
+                    let listener = &self.config.name;
+                    folded!(WARN, listener, "cannot read PROXY header", listener, %error);
+                    return;
                 }
                 Err(_) => return,
             }
@@ -231,13 +234,14 @@ impl Incoming {
     }
 
     async fn serve_tls(self, tcp: TcpStream, acceptor: TlsAcceptor, permit: Permit) {
+        let listener = self.config.name.clone();
         match timeout(self.app.limits.handshake, acceptor.accept(tcp)).await {
             Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) => {
                 Box::pin(self.serve_http2(tls, permit)).await;
             }
             Ok(Ok(tls)) => Box::pin(self.serve_http(tls, permit)).await,
-            Ok(Err(error)) => tracing::debug!(listener = self.config.name, %error, "TLS handshake failed"),
-            Err(_) => tracing::debug!(listener = self.config.name, "TLS handshake timed out"),
+            Ok(Err(error)) => folded!(DEBUG, listener, "TLS handshake failed", listener, %error),
+            Err(_) => folded!(DEBUG, listener, "TLS handshake timed out", listener),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::auth::revocation::{RevocationError, WrittenRevocation};
 use crate::broker::Now;
 use crate::cluster::pushed_policy::PushedPolicy;
 use crate::cluster::revocations;
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::endpoints;
 use crate::transport::http::request::{RequestBody, RequestContext};
@@ -111,7 +112,8 @@ async fn authorize(
 fn changed(app: &AppState, publisher: &Publisher, what: &str, counter: &Counter) {
     app.registry.wake_all();
     counter.increment(1);
-    tracing::info!(publisher = %publisher.name(), what, "control request applied");
+    let publisher = publisher.name();
+    folded!(INFO, format_args!("{publisher} {what}"), "control request applied", %publisher, what);
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response {

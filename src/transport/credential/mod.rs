@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::http::request::RequestContext;
 use super::state::AppState;
 use crate::broker::{Now, Principal};
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// The principal of a request; `None` without a credential. A bad credential is refused, never ignored.
@@ -53,7 +54,7 @@ async fn ticket_principal(app: &AppState, call: &RequestContext) -> Result<Optio
 /// The principal of a token.
 pub async fn verify(app: &AppState, token: &str) -> Result<Arc<Principal>, Refusal> {
     let refused = |cause: &dyn std::fmt::Display| {
-        tracing::info!(%cause, "token refused");
+        folded!(INFO, cause, "token refused", %cause);
         // The client receives a code, never the cause.
         Refusal::new(ErrorCode::Unauthenticated, "the token is not valid here")
     };

@@ -13,6 +13,7 @@ use crate::auth::login::LogoutToken;
 use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::cluster::revocations;
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::publish::read_body;
@@ -39,7 +40,7 @@ pub async fn backchannel(
     let now = Now::read().unix();
     let issuers = app.policy.issuers();
     let refused = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "logout token refused");
+        folded!(WARN, error, "logout token refused", %error);
         malformed()
     };
     let verified = LogoutToken::verify(&login, &issuers, token, now).await;
@@ -52,7 +53,7 @@ pub async fn backchannel(
     };
     let revocation = Revocation { issuer: provider.issuer.as_str().into(), what: revoked, before: issued };
     app.revoke_for_user(revocation.clone()).map_err(|error| {
-        tracing::error!(%error, "cannot store revocation for the provider's logout");
+        folded!(ERROR, "", "cannot store revocation for the provider's logout", %error);
         Refusal::from(ErrorCode::LimitReached)
     })?;
     revocations::share(&*app.engine, &app.policy, &revocation).await?;
@@ -61,6 +62,6 @@ pub async fn backchannel(
     if !app.login.is_first_logout(&provider.issuer, &id, now, store).await? {
         return Err(refused(&"the token was used before"));
     }
-    tracing::info!(provider = provider.name, "logged out by the provider");
+    folded!(INFO, provider.name, "logged out by the provider", provider = provider.name);
     Ok(String::new().into_response())
 }

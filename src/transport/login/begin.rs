@@ -9,6 +9,7 @@ use super::query::Parameters;
 use super::{active, page};
 use crate::auth::login::{Active, Endpoints, LoginError, ReturnTo};
 use crate::broker::Now;
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential::cookie;
 use crate::transport::http::request::RequestContext;
@@ -32,7 +33,7 @@ pub async fn begin(app: Arc<AppState>, call: RequestContext) -> Result<Response,
     };
     let redirect = redirect_to_provider(&app, &login, &call, parameters.get("provider"), &return_to).await;
     Ok(redirect.unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot begin login");
+        folded!(WARN, error, "cannot begin login", %error);
         page::failed(error.code(), Some(&return_to))
     }))
 }

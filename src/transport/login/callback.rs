@@ -9,6 +9,7 @@ use super::query::Parameters;
 use super::{active, page};
 use crate::auth::login::{Active, Endpoints, IdToken, LoginError, LoginSession, Pending, ProviderConfig};
 use crate::broker::Now;
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential::cookie;
 use crate::transport::http::request::RequestContext;
@@ -40,7 +41,7 @@ pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Respon
 }
 
 fn refused(error: LoginError, pending: Option<&Pending>) -> Response {
-    tracing::warn!(%error, issuer = pending.map(|pending| pending.issuer.as_str()), "login refused");
+    folded!(WARN, error, "login refused", %error, issuer = pending.map(|pending| pending.issuer.as_str()));
     page::failed(error.code(), pending.map(|pending| &pending.return_to))
 }
 
@@ -94,7 +95,7 @@ async fn log_in(
         Err(_) => return Err(LoginError::Unavailable("the engine is unavailable")),
     }
     app.policy.check(&session.principal()).map_err(|_| LoginError::Refused("revoked here"))?;
-    tracing::info!(provider = provider.name, subject = session.subject, "logged in");
+    folded!(INFO, session.subject, "logged in", provider = provider.name, subject = session.subject);
     Ok(cookie::set_session(login, &sealed))
 }
 

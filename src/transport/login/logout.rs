@@ -11,6 +11,7 @@ use super::{active, page};
 use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
 use crate::broker::Now;
 use crate::cluster::revocations;
+use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::credential::cookie;
 use crate::transport::http::origin;
@@ -53,11 +54,11 @@ pub async fn logged_out() -> Response {
 async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
     let revocation = app.login.ends_session(session, app.policy.revocations(), Now::read().unix());
     app.revoke_for_user(revocation.clone()).map_err(|error| {
-        tracing::error!(%error, "cannot revoke session; its cookie is cleared, its connections stay open");
+        folded!(ERROR, "", "cannot revoke session; its cookie is cleared, its connections stay open", %error);
         Refusal::new(ErrorCode::LimitReached, "the cookie is cleared, but the session's connections stay open")
     })?;
     revocations::share(&*app.engine, &app.policy, &revocation).await?;
-    tracing::info!(issuer = session.issuer, subject = session.subject, "logged out");
+    folded!(INFO, session.subject, "logged out", issuer = session.issuer, subject = session.subject);
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::auth::publisher::Publisher;
 use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Now, Principal};
 use crate::cluster::rooms::{Base64Bytes, Caller, ClientFrame, RoomTarget};
+use crate::ops::log::folded;
 use crate::protocol::frame::command::Unreadable;
 use crate::protocol::frame::room_frames::{RoomCommand, RoomId, RoomServerFrame, message};
 use crate::protocol::websocket::{Bounds, text_frame};
@@ -217,7 +218,7 @@ impl Native {
         }
         let seat = joined?;
         if matches!(credential, Credential::Resume { .. }) {
-            tracing::info!(connection = self.peer.connection.id, peer = seat.name(), "seat resumed");
+            folded!(INFO, "", "seat resumed", connection = self.peer.connection.id, peer = seat.name());
         }
         self.peer.on_joined(JoinOutcome::Seated(seat))
     }

@@ -24,15 +24,24 @@ pub struct ChildGateway {
 
 impl ChildGateway {
     /// Runs `command`, which is `lastmile serve` without `--ready-file`, until it is ready.
-    pub fn start(mut command: Command, folder: &TempDir) -> Self {
+    pub fn start(command: Command, folder: &TempDir) -> Self {
+        Self::start_logging_to(Stdio::piped(), command, folder)
+    }
+
+    /// The same with another standard error than a pipe that is read.
+    pub fn start_logging_to(stderr: Stdio, mut command: Command, folder: &TempDir) -> Self {
         let ready_file = folder.path().join("ready.json");
         // A killed process leaves its file.
         let _ = fs::remove_file(&ready_file);
         command.arg("--ready-file").arg(&ready_file);
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        // It holds the other copies of a pipe.
+        drop(command);
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, kept) = (BufReader::new(process.stderr.take().unwrap()).lines(), log.clone());
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| kept.lock().push(line)));
+        if let Some(stderr) = process.stderr.take() {
+            let (lines, kept) = (BufReader::new(stderr).lines(), log.clone());
+            std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| kept.lock().push(line)));
+        }
         let mut gateway = Self { process, log, addresses: BTreeMap::new() };
         let urls = await_ready(&ready_file, || {
             if let Some(status) = gateway.process.try_wait().unwrap() {

@@ -14,6 +14,7 @@ use super::{JwksCache, Remote, freshness};
 use crate::auth::fetch::{Endpoint, FetchError, Fetched, Fetcher};
 use crate::auth::token::issuer_error::IssuerProblem;
 use crate::broker::Now;
+use crate::ops::Lifecycle;
 
 /// Longest wait before a retry.
 const MAX_BACKOFF_SECS: u64 = 60;
@@ -40,10 +41,11 @@ pub struct Background(tokio::task::JoinHandle<()>);
 
 impl Background {
     /// Starts fetching at once. Needs a tokio runtime. Counts with the current recorder.
-    pub fn start(jwks: Arc<JwksCache>, remote: Remote, fetcher: Arc<Fetcher>) -> Self {
+    pub fn start(jwks: Arc<JwksCache>, remote: Remote, fetcher: Arc<Fetcher>, lifecycle: &Arc<Lifecycle>) -> Self {
         let counters = RESULT_LABELS.map(|result| (result, counter!("lastmile_key_fetches_total", "result" => result)));
         jwks.fetch_gate.serve();
-        Self(tokio::spawn(Refresher { jwks, remote, fetcher, counters, etag: None, provider_fresh: None }.run()))
+        let refresher = Refresher { jwks, remote, fetcher, counters, etag: None, provider_fresh: None };
+        Self(tokio::spawn(lifecycle.clone().supervise("key refresh", refresher.run())))
     }
 }
 

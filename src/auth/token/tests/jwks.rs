@@ -75,7 +75,7 @@ fn key_age_metrics() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     let mut issuers = Issuers::new(vec![file(vec![p256_key()], NOW, 120)]).unwrap();
-    ::metrics::with_local_recorder(&recorder, || issuers.start(None));
+    ::metrics::with_local_recorder(&recorder, || issuers.start(None, &Arc::default()));
     for (now, age, stale) in [(NOW, 0, 0), (NOW + 60, 60, 0), (NOW + 61, 61, 1), (NOW - 5, 0, 0)] {
         issuers.sweep(now);
         let text = handle.render();

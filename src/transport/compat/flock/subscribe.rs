@@ -8,6 +8,7 @@ use crate::broker::channel::subscriptions::Subscriptions;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Joined, Start, subscriber_slot};
 use crate::broker::{Connection, ConnectionLimits, JoinRequest, Now};
+use crate::ops::log::folded;
 use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Refusal};
@@ -131,7 +132,7 @@ impl HandleCommand for CommandHandler {
         match Command::parse(text) {
             Ok(Command::Subscribe { request_id, topic }) => {
                 if let Err(refusal) = self.subscribe(&request_id, &topic).await {
-                    tracing::debug!(%refusal, "flock subscription refused");
+                    folded!(DEBUG, refusal.code.slug(), "flock subscription refused", %refusal);
                     self.respond(&request_id, false, &topic);
                 }
             }
