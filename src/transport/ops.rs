@@ -17,7 +17,9 @@ pub fn ready(app: &AppState) -> Response {
     let phase = app.lifecycle.phase();
     // While the gateway starts, the engine is the cause if it is unavailable.
     let of_phase = phase.unready_reason().filter(|_| phase != Phase::Starting);
-    match of_phase.or_else(|| app.engine.unavailable_reason()).or(phase.unready_reason()) {
+    // Without a key every token is refused.
+    let of_issuers = || app.policy.issuers().lack_keys().then_some("issuer-unavailable");
+    match of_phase.or_else(|| app.engine.unavailable_reason()).or(phase.unready_reason()).or_else(of_issuers) {
         None => "ready\n".into_response(),
         Some(reason) => with_status(format!("{reason}\n"), StatusCode::SERVICE_UNAVAILABLE).into_response(),
     }

@@ -44,9 +44,9 @@ export type GatewayCode =
   | "already_subscribed" | "answer_timeout" | "channel_closed" | "channel_ended" | "channel_exists"
   | "channel_forbidden" | "channel_invalid" | "channel_unknown" | "connection_limit" | "cursor_invalid"
   | "data_limit" | "digest_mismatch" | "digest_missing" | "draining" | "engine_unavailable" | "forbidden"
-  | "host_unknown" | "idempotency_mismatch" | "internal" | "invalid_utf8" | "key_expired" | "key_unknown"
-  | "lifespan_expired" | "limit_reached" | "login_expired" | "login_failed" | "login_refused" | "login_unavailable"
-  | "malformed" | "message_limit" | "message_too_big" | "message_too_large" | "message_unknown"
+  | "host_unknown" | "idempotency_mismatch" | "internal" | "invalid_utf8" | "issuer_unavailable" | "key_expired"
+  | "key_unknown" | "lifespan_expired" | "limit_reached" | "login_expired" | "login_failed" | "login_refused"
+  | "login_unavailable" | "malformed" | "message_limit" | "message_too_big" | "message_too_large" | "message_unknown"
   | "method_not_allowed" | "not_found" | "not_subscribed" | "origin_forbidden" | "peer_absent" | "peer_left"
   | "ping_timeout" | "protocol_error" | "publisher_absent" | "rate_limited" | "reply_unknown" | "revoked"
   | "session_too_large" | "signature_invalid" | "signature_missing" | "signature_replayed" | "signature_stale"
@@ -91,6 +91,7 @@ export const CLOSE_DRAINING = 4000;
 export const CLOSE_TOKEN_EXPIRED = 4003;
 export const CLOSE_RATE_LIMITED = 4004;
 export const CLOSE_ENGINE_UNAVAILABLE = 4005;
+export const CLOSE_ISSUER_UNAVAILABLE = 4006;
 export const CLOSE_UNAUTHENTICATED = 4501;
 export const CLOSE_FORBIDDEN = 4502;
 

@@ -75,6 +75,21 @@ test("Retry-After delays the reconnect", async (t) => {
   assert.ok(Date.now() - startedAt >= 1000);
 });
 
+test("a provider that is away costs no change of transport", async (t) => {
+  for (const transport of ["events", "poll"]) {
+    const problem = { status: 503, slug: "issuer-unavailable", headers: { "retry-after": "1" } };
+    const options = { transports: [transport, "websocket"], token: () => "t" };
+    const { client } = await start(t, { refuse: (count) => count <= 2 && problem, options });
+    const waiting = nextState(client, "waiting");
+    const subscription = client.subscribe("c");
+    const { error, retryMs } = await waiting;
+    assert.deepEqual([error.code, error.temporary, error.status], ["issuer_unavailable", true, 4006]);
+    assert.ok(retryMs >= 1000);
+    await nextEvent(subscription, "subscribed");
+    assert.equal(client.transport, transport);
+  }
+});
+
 test("a token that expires between polls is renewed", async (t) => {
   let calls = 0;
   const refuse = (count, { headers }) => {

@@ -110,12 +110,13 @@ pub(crate) struct Problem {
     detail: String,
     #[serde(default)]
     status: u16,
+    temporary: Option<bool>,
 }
 
 impl From<Problem> for Error {
-    fn from(Problem { r#type, title, detail, status }: Problem) -> Self {
+    fn from(Problem { r#type, title, detail, status, temporary }: Problem) -> Self {
         let code = sanitized(r#type.rsplit('/').next().unwrap_or_default()).replace('-', "_");
-        let temporary = is_temporary(status) || code == "rate_limited";
+        let temporary = temporary.unwrap_or_else(|| is_temporary(status) || code == "rate_limited");
         let message = sanitized(if detail.is_empty() { &title } else { &detail });
         Self { temporary, status: Some(status), ..Self::new(code, message) }
     }

@@ -93,7 +93,11 @@ pub async fn signed(
 ) -> Result<(Map<String, Value>, Algorithm), LoginError> {
     let untrusted = |error: TokenError| {
         folded!(WARN, error, "token of the provider refused", %error, issuer);
-        LoginError::Untrusted("invalid token")
+        if error.is_temporary() {
+            LoginError::Unavailable("keys of the provider")
+        } else {
+            LoginError::Untrusted("invalid token")
+        }
     };
     let (claimed, algorithm) = unverified_issuer(token).map_err(untrusted)?;
     let (typ, claims) = issuers.signed(issuer, token, now).await.map_err(untrusted)?;

@@ -42,6 +42,9 @@ pub enum TokenError {
     IssuerUnknown,
     #[error("the issuer has no such key")]
     KeyUnknown,
+    /// The key may exist: the issuer's keys could not be fetched since the token named it.
+    #[error("the issuer has no such key yet")]
+    KeyNotFetched,
     #[error("the issuer's keys are not fetched yet")]
     KeysMissing,
     /// The keys were not confirmed for `jwks_max_age_secs`.
@@ -74,7 +77,12 @@ pub enum TokenError {
 impl TokenError {
     /// Whether newer keys of the issuer may verify the token.
     pub fn is_about_keys(self) -> bool {
-        matches!(self, Self::KeyUnknown | Self::KeysMissing | Self::KeysTooOld)
+        self == Self::KeyUnknown || self.is_temporary()
+    }
+
+    /// Whether the same token may be accepted later: the gateway lacks the issuer's keys.
+    pub fn is_temporary(self) -> bool {
+        matches!(self, Self::KeyNotFetched | Self::KeysMissing | Self::KeysTooOld)
     }
 }
 

@@ -20,6 +20,7 @@ use super::issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceErro
 use super::jwks::discovery::ProviderMetadata;
 use super::jwks::metrics::JwksMetrics;
 use super::jwks::refresh::Background;
+use super::jwks::single_flight::{FetchGate, FetchOutcome};
 use super::jwks::{JwksCache, KeySource, Remote};
 use super::key_set::{Key, SkippedKey, is_asymmetric};
 use crate::auth::fetch::Fetcher;
@@ -105,8 +106,9 @@ impl Issuers {
     pub async fn admit(&self, token: &str, now: u64) -> Result<Arc<Principal>, TokenError> {
         match self.verify(token, now) {
             Err(error) if error.is_about_keys() => {
-                self.issuer_of(&Unverified::parse(token)?)?.jwks.fetch_gate.wait().await;
-                self.verify(token, now)
+                let unverified = Unverified::parse(token)?;
+                let fetch = self.issuer_of(&unverified)?.fetch_for(&unverified).await;
+                self.verify(token, now).map_err(|error| fetch.explain(error))
             }
             result => result,
         }
@@ -124,8 +126,8 @@ impl Issuers {
         let issuer = self.by_name.get(issuer).ok_or(TokenError::IssuerUnknown)?;
         match issuer.check_signature(&token, now) {
             Err(error) if error.is_about_keys() => {
-                issuer.jwks.fetch_gate.wait().await;
-                issuer.check_signature(&token, now)?;
+                let fetch = issuer.fetch_for(&token).await;
+                issuer.check_signature(&token, now).map_err(|error| fetch.explain(error))?;
             }
             result => drop(result?),
         }
@@ -139,7 +141,7 @@ impl Issuers {
             return Err(MetadataError::NoDiscovery);
         }
         if jwks.provider.load().is_none() {
-            jwks.fetch_gate.wait().await;
+            jwks.fetch_gate.wait(None).await;
         }
         jwks.provider.load_full().ok_or(MetadataError::Unavailable)
     }
@@ -194,6 +196,11 @@ impl Issuers {
         let caches = self.by_name.values().map(|issuer| &issuer.jwks);
         let sets = caches.filter_map(|jwks| Some((jwks.issuer.clone(), jwks.latest()?)));
         sets.flat_map(|(name, keys)| keys.set.skipped.clone().into_iter().map(move |key| (name.clone(), key))).collect()
+    }
+
+    /// Whether issuers are configured and none of them ever had keys.
+    pub fn lack_keys(&self) -> bool {
+        !self.by_name.is_empty() && self.by_name.values().all(|issuer| issuer.jwks.latest().is_none())
     }
 
     /// Updates the metrics of key ages; `now` in seconds since 1970.
@@ -271,6 +278,12 @@ impl Issuer {
         self.check_signature(token, now)
     }
 
+    /// Waits for keys that are newer than the ones that did not verify `token`.
+    async fn fetch_for<'a>(&'a self, token: &'a Unverified<'_>) -> FetchFor<'a> {
+        let (gate, key_id) = (&self.jwks.fetch_gate, token.header.key_id.as_deref());
+        FetchFor { gate, key_id, outcome: gate.wait(key_id).await }
+    }
+
     fn check_signature(&self, token: &Unverified<'_>, now: u64) -> Result<u64, TokenError> {
         let algorithm = token.header.algorithm;
         if !self.algorithms.contains(&algorithm) {
@@ -283,6 +296,27 @@ impl Issuer {
         };
         let candidates = keys.set.find(token.header.key_id.as_deref(), algorithm)?;
         if candidates.into_iter().any(is_signed_by) { Ok(keys.generation) } else { Err(TokenError::SignatureInvalid) }
+    }
+}
+
+/// A wait for newer keys that one token caused.
+struct FetchFor<'a> {
+    gate: &'a FetchGate,
+    key_id: Option<&'a str>,
+    outcome: FetchOutcome,
+}
+
+impl FetchFor<'_> {
+    /// The reason for which the token is refused after the wait.
+    fn explain(&self, error: TokenError) -> TokenError {
+        match (error, self.outcome) {
+            (TokenError::KeyUnknown, FetchOutcome::Fetched) => {
+                self.gate.record_absent(self.key_id);
+                error
+            }
+            (TokenError::KeyUnknown, FetchOutcome::NotFetched) => TokenError::KeyNotFetched,
+            _ => error,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Close reasons of WebSocket connections and subscriptions: one table.
 
+use super::error_code::ErrorCode;
+
 enum_table! {
     /// Why the gateway ends a connection. The peer receives the code and the name; details stay in the log.
     ///
@@ -18,6 +20,7 @@ enum_table! {
         TokenExpired => (4003, "token_expired"),
         RateLimited => (4004, "rate_limited"),
         EngineUnavailable => (4005, "engine_unavailable"),
+        IssuerUnavailable => (4006, "issuer_unavailable"),
         Malformed => (4500, "malformed"),
         Unauthenticated => (4501, "unauthenticated"),
         Forbidden => (4502, "forbidden"),
@@ -33,6 +36,22 @@ enum_table! {
     }
 }
 
+impl From<ErrorCode> for CloseReason {
+    /// The close of a connection whose first message is refused. Temporary refusals allow a reconnect, all others do
+    /// not.
+    fn from(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::Unauthenticated => Self::Unauthenticated,
+            ErrorCode::IssuerUnavailable => Self::IssuerUnavailable,
+            ErrorCode::Draining => Self::Draining,
+            ErrorCode::RateLimited | ErrorCode::LimitReached | ErrorCode::ConnectionLimit => Self::RateLimited,
+            ErrorCode::Forbidden | ErrorCode::OriginForbidden | ErrorCode::ChannelForbidden => Self::Forbidden,
+            code if code.is_temporary() => Self::EngineUnavailable,
+            _ => Self::Malformed,
+        }
+    }
+}
+
 impl CloseReason {
     /// The status code of the Close frame.
     pub fn code(self) -> u16 {
@@ -44,8 +63,26 @@ impl CloseReason {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 
+    /// Whether clients do not reconnect.
+    pub fn is_final(self) -> bool {
+        (4500..5000).contains(&self.code())
+    }
+
     /// The reason text of the Close frame.
     pub fn name(self) -> &'static str {
         self.row().1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn close_is_final_if_refusal_is() {
+        // A limit is reached for good, or until others leave: its close leaves the attempt to the client.
+        for code in ErrorCode::ALL.into_iter().filter(|code| *code != ErrorCode::LimitReached) {
+            assert_eq!(CloseReason::from(code).is_final(), !code.is_temporary(), "{code:?}");
+        }
     }
 }

@@ -25,6 +25,7 @@ enum_table! {
         ChannelForbidden => ("channel-forbidden", 403, "key may not use this channel"),
         // Subscribers: token and channel rules.
         Unauthenticated => ("unauthenticated", 401, "valid token required"),
+        IssuerUnavailable => ("issuer-unavailable", 503, "keys of the token's issuer are unavailable"),
         Forbidden => ("forbidden", 403, "not allowed"),
         OriginForbidden => ("origin-forbidden", 403, "origin is not allowed"),
         // The login.
@@ -85,17 +86,21 @@ impl ErrorCode {
         self.row().2
     }
 
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later: the cause is not the client's. The only place that decides it.
     pub fn is_temporary(self) -> bool {
         matches!(
             self,
-            Self::RateLimited
+            Self::IssuerUnavailable
+                | Self::ConnectionLimit
+                | Self::RateLimited
                 | Self::EngineUnavailable
                 | Self::Draining
                 | Self::PeerAbsent
                 | Self::PublisherAbsent
                 | Self::AnswerTimeout
                 | Self::LoginUnavailable
+                | Self::LoginFailed
+                | Self::Internal
         )
     }
 }

@@ -21,9 +21,7 @@ use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::endpoints;
 use crate::transport::http::problem::method_not_allowed;
 use crate::transport::http::request::{RequestBody, RequestContext};
-use crate::transport::rooms::{
-    JoinOutcome, Peer, authorize, caller_of, close_reason_for, decoded, older_handshake, reserve,
-};
+use crate::transport::rooms::{JoinOutcome, Peer, authorize, caller_of, decoded, older_handshake, reserve};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
@@ -76,7 +74,7 @@ pub fn peer(
 
 async fn open(app: &AppState, request: JoinRequest) -> Result<Seat, CloseReason> {
     let id = new_id().map_err(|_| CloseReason::RateLimited)?;
-    let _reservation = reserve(app, request.address).await.map_err(|refusal| close_reason_for(&refusal))?;
+    let _reservation = reserve(app, request.address).await.map_err(|refusal| CloseReason::from(refusal.code))?;
     if let Some(cluster) = &app.cluster_rooms {
         cluster.directory.claim(&Key::Channel(id)).await.map_err(|_| CloseReason::EngineUnavailable)?;
     }

@@ -17,9 +17,7 @@ use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::Role;
 use crate::transport::http::request::{RequestBody, RequestContext};
-use crate::transport::rooms::{
-    JoinOutcome, Peer, authorize, caller_of, close_reason_for, decoded, older_handshake, reserve,
-};
+use crate::transport::rooms::{JoinOutcome, Peer, authorize, caller_of, decoded, older_handshake, reserve};
 use crate::transport::state::AppState;
 use crate::transport::websocket::Handler;
 
@@ -61,7 +59,7 @@ async fn join(app: Arc<AppState>, id: String, request: JoinRequest) -> JoinOutco
         Ok(seat) => Ok(seat),
         Err(request) => match reserve(&app, request.address).await {
             Ok(_reservation) => app.rooms.join_relay(&id, request, Instant::now()),
-            Err(refusal) => Err(close_reason_for(&refusal)),
+            Err(refusal) => Err(CloseReason::from(refusal.code)),
         },
     };
     drop(name_lock);

@@ -6,12 +6,16 @@ pub mod policy_watch;
 pub mod tickets;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::http::request::RequestContext;
 use super::state::AppState;
 use crate::broker::{Now, Principal};
 use crate::ops::log::folded;
 use crate::protocol::{ErrorCode, Refusal};
+
+/// When a token may be tried again whose issuer's keys are unavailable: after the next fetch.
+const ISSUER_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The principal of a request; `None` without a credential. A bad credential is refused, never ignored.
 ///
@@ -58,8 +62,15 @@ pub async fn verify(app: &AppState, token: &str) -> Result<Arc<Principal>, Refus
         // The client receives a code, never the cause.
         Refusal::new(ErrorCode::Unauthenticated, "the token is not valid here")
     };
-    let admitted = app.policy.issuers().admit(token, Now::read().unix()).await;
-    let principal = admitted.map_err(|error| refused(&error))?;
+    let principal = match app.policy.issuers().admit(token, Now::read().unix()).await {
+        Ok(principal) => principal,
+        Err(cause) if cause.is_temporary() => {
+            tracing::info!(%cause, "token cannot be verified");
+            let refusal = Refusal::new(ErrorCode::IssuerUnavailable, "the keys of the token's issuer are unavailable");
+            return Err(refusal.retry_after(ISSUER_RETRY_AFTER));
+        }
+        Err(cause) => return Err(refused(&cause)),
+    };
     app.policy.check(&principal).map_err(|_| refused(&"revoked"))?;
     Ok(principal)
 }

@@ -287,15 +287,6 @@ pub async fn authorize(
     Ok(Authorized { principal, publisher: None, body })
 }
 
-/// The reason that closes a connection when its room cannot be opened.
-pub fn close_reason_for(refusal: &Refusal) -> CloseReason {
-    match refusal.code {
-        ErrorCode::Malformed => CloseReason::Malformed,
-        ErrorCode::EngineUnavailable => CloseReason::EngineUnavailable,
-        _ => CloseReason::RateLimited,
-    }
-}
-
 /// Reads a handshake. The older protocols answer 400 to a request that is no upgrade.
 pub fn older_handshake(call: &RequestContext) -> Result<Handshake, Refusal> {
     Handshake::read(call).map_err(|refusal| Refusal::new(ErrorCode::Malformed, refusal.detail))

@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use warp::reply::Response;
 
-use super::{JoinOutcome, Peer, authorize, caller_of, close_reason_for, open};
+use super::{JoinOutcome, Peer, authorize, caller_of, open};
 use crate::auth::publisher::Publisher;
 use crate::broker::room::{CodeFormat, Credential, Key, OpenOptions, Opened, Relayed};
 use crate::broker::{Connection, Now, Principal};
@@ -139,7 +139,7 @@ enum Step {
 }
 
 enum StepResult {
-    Verified(Option<Arc<Principal>>),
+    Verified(Result<Arc<Principal>, Refusal>),
     Opened(Result<Opened, Refusal>),
     LookedUp(Result<Option<String>, Refusal>),
 }
@@ -147,7 +147,7 @@ enum StepResult {
 impl Step {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<StepResult> {
         match self {
-            Self::Verifying(future) => future.as_mut().poll(cx).map(|verified| StepResult::Verified(verified.ok())),
+            Self::Verifying(future) => future.as_mut().poll(cx).map(StepResult::Verified),
             Self::Opening(future) => future.as_mut().poll(cx).map(StepResult::Opened),
             Self::LookingUp(future) => future.as_mut().poll(cx).map(StepResult::LookedUp),
         }
@@ -250,7 +250,7 @@ impl Native {
     fn on_opened(&mut self, opened: Result<Opened, Refusal>, id: Option<&str>) -> Result<(), CloseReason> {
         let opened = opened.map_err(|refusal| {
             self.reply(&RoomServerFrame::error(id, &refusal));
-            close_reason_for(&refusal)
+            CloseReason::from(refusal.code)
         })?;
         self.reply(&RoomServerFrame::Opened {
             room: &opened.room.to_string(),
@@ -268,11 +268,9 @@ impl Native {
     fn on_step_result(&mut self, result: StepResult, mut texts: VecDeque<String>) -> Result<(), CloseReason> {
         match result {
             StepResult::Verified(principal) => {
-                if principal.is_none() {
-                    return Err(CloseReason::Unauthenticated);
-                }
+                let principal = principal.map_err(|refusal| refusal.code)?;
                 self.opener = Opener::Anyone;
-                self.peer.set_principal(principal);
+                self.peer.set_principal(Some(principal));
             }
             StepResult::Opened(opened) => {
                 let first = texts.pop_front().unwrap_or_default();

@@ -192,7 +192,7 @@ impl CommandHandler {
     async fn on_first(&mut self, command: &Command<'_>) -> Result<(), CloseReason> {
         let is_hello = command.kind.0 == "hello";
         let principal = match command.token().filter(|_| is_hello) {
-            Some(token) => Some(credential::verify(&self.app, token).await.map_err(|_| CloseReason::Unauthenticated)?),
+            Some(token) => Some(credential::verify(&self.app, token).await.map_err(|refusal| refusal.code)?),
             None => None,
         };
         self.welcome(principal);

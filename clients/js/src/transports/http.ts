@@ -1,8 +1,8 @@
 // Common base of server-sent events and polls: requests with a position for each channel, and refusals.
 
 import {
-  CLOSE_DRAINING, CLOSE_ENGINE_UNAVAILABLE, CLOSE_FORBIDDEN, CLOSE_RATE_LIMITED, CLOSE_TOKEN_EXPIRED,
-  CLOSE_UNAUTHENTICATED, CONNECTION_LOST, parse, type CloseInfo, type Frame,
+  CLOSE_DRAINING, CLOSE_ENGINE_UNAVAILABLE, CLOSE_FORBIDDEN, CLOSE_ISSUER_UNAVAILABLE, CLOSE_RATE_LIMITED,
+  CLOSE_TOKEN_EXPIRED, CLOSE_UNAUTHENTICATED, CONNECTION_LOST, parse, type CloseInfo, type Frame,
 } from "../protocol.js";
 import type { Link, LinkContext } from "./link.js";
 
@@ -16,12 +16,16 @@ const CLOSE_CODE_BY_PROBLEM: Record<string, number> = {
   connection_limit: CLOSE_RATE_LIMITED,
   engine_unavailable: CLOSE_ENGINE_UNAVAILABLE,
   internal: CLOSE_ENGINE_UNAVAILABLE,
+  issuer_unavailable: CLOSE_ISSUER_UNAVAILABLE,
   origin_forbidden: CLOSE_FORBIDDEN,
 };
 
 /** A refusal with problem details (RFC 9457). */
 export class ProblemError extends Error {
-  constructor(readonly status: number, readonly code: string, readonly title: string, readonly waitMs?: number) {
+  constructor(
+    readonly status: number, readonly code: string, readonly title: string, readonly isTemporary: boolean,
+    readonly waitMs?: number,
+  ) {
     super(title);
   }
 }
@@ -128,7 +132,9 @@ export abstract class HttpLink implements Link {
     response.body?.cancel().catch(() => {});
     const seconds = Number(response.headers.get("retry-after")) || 0;
     const slug = String(problem?.type ?? "").split("/").pop()!.replaceAll("-", "_");
-    throw new ProblemError(response.status, slug, problem?.detail ?? problem?.title ?? slug, seconds * 1000);
+    const { status } = response;
+    const isTemporary = problem?.temporary ?? status === 429;
+    throw new ProblemError(status, slug, problem?.detail ?? problem?.title ?? slug, isTemporary, seconds * 1000);
   }
 
   /** Starts a run with the current channels. Deferred, so that calls of one turn of the event loop share a request. */
@@ -175,7 +181,7 @@ export abstract class HttpLink implements Link {
       if (this.#isClosed || signal.aborted) return;
       if (!why) continue;
       this.channels.delete(channel);
-      this.emitFrame({ type: "error", id, channel, code: why.code, message: why.title, temporary: why.status === 429 });
+      this.emitFrame({ type: "error", id, channel, code: why.code, message: why.title, temporary: why.isTemporary });
     }
     if (this.channels.size === all.length) return { code: CLOSE_RATE_LIMITED, reason: code };
     this.#restart();

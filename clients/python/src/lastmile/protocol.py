@@ -165,6 +165,7 @@ def error_from_problem(status: int, body: bytes, retry_after: str | None) -> Las
     code = str(problem.get("type", "")).rsplit("/", 1)[-1].replace("-", "_") or f"http_{status}"
     message = problem.get("detail") or problem.get("title") or f"HTTP status {status}"
     wait = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0.0
-    # A gateway that has just started asks for a newer signature. Without a wait the clocks differ, which stays.
-    temporary = status in (408, 425, 429) or status >= 500 or (code == "signature_stale" and wait > 0)
+    temporary = problem.get("temporary")
+    if not isinstance(temporary, bool):
+        temporary = status in (408, 425, 429) or status >= 500
     return LastmileError(code, str(message), temporary, status=status, retry_after=wait)

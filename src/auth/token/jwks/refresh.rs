@@ -70,7 +70,9 @@ impl Refresher {
         let mut failures = 0;
         loop {
             self.jwks.fetch_gate.begin();
-            let wait = match self.refresh().await {
+            let refreshed = self.refresh().await;
+            let is_success = refreshed.is_ok();
+            let wait = match refreshed {
                 Ok(fresh) => {
                     failures = 0;
                     // Refresh before the keys lose freshness, so that no token meets stale keys.
@@ -91,7 +93,7 @@ impl Refresher {
                     wait
                 }
             };
-            self.jwks.fetch_gate.end();
+            self.jwks.fetch_gate.end(is_success);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.jwks.fetch_gate.requested() => {}

@@ -1,21 +1,27 @@
-//! Single-flight gate for fetches of an issuer's keys: tokens cause at most one fetch a minute, and all wait for it.
+//! Single-flight gate for fetches of an issuer's keys: tokens cause few of them, and all tokens wait for the same one.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-/// Shortest time between fetches that tokens with unknown keys cause. Prevents a flood of requests to the provider.
-const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest time between fetches that tokens with unknown keys cause. Tokens of strangers cause no flood of requests to
+/// the provider, and a key that it really added is known within seconds.
+const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest wait of a token for the fetch of a discovery document and a key set.
 const FETCH_WAIT_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a key id that a fetch did not bring causes no further fetch.
+const ABSENT_KEY_TTL: Duration = Duration::from_secs(30);
+/// Key ids that are remembered as absent. Strangers choose them.
+const MAX_ABSENT_KEYS: usize = 1000;
 
 pub struct FetchGate {
     state: Mutex<GateState>,
     requested: Notify,
-    /// Counts finished fetches, successful or not.
-    ended: watch::Sender<u64>,
+    /// Ended fetches, and whether the last one succeeded.
+    ended: watch::Sender<(u64, bool)>,
 }
 
 #[derive(Default)]
@@ -24,28 +30,59 @@ struct GateState {
     is_served: bool,
     in_progress: bool,
     last_request: Option<Instant>,
+    /// Hash of a key id, and when a fetch did not bring it.
+    absent: HashMap<u64, Instant>,
+    hasher: std::hash::RandomState,
+}
+
+/// What the keys are after a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchOutcome {
+    /// As new as the provider's, or from a file: no fetch brings another key.
+    Current,
+    /// Fetched while the token waited.
+    Fetched,
+    /// As before: the fetch failed, or was too soon after the last one.
+    NotFetched,
 }
 
 impl Default for FetchGate {
     fn default() -> Self {
-        Self { state: Mutex::default(), requested: Notify::new(), ended: watch::Sender::new(0) }
+        Self { state: Mutex::default(), requested: Notify::new(), ended: watch::Sender::new((0, false)) }
     }
 }
 
 impl FetchGate {
-    /// Waits for the end of the fetch in progress, or of one that this call causes. Returns at once if one was
-    /// requested within [`MIN_FETCH_INTERVAL`].
-    pub async fn wait(&self) {
+    /// Waits for the end of the fetch in progress, or of one that this call causes. Returns at once if a fetch was
+    /// requested within [`MIN_FETCH_INTERVAL`], or did not bring this key.
+    pub async fn wait(&self, key_id: Option<&str>) -> FetchOutcome {
         // Subscribe first, so that no end is missed.
         let mut ended = self.ended.subscribe();
-        if self.join() {
-            let _ = timeout(FETCH_WAIT_TIMEOUT, ended.changed()).await;
+        match self.join(key_id) {
+            FetchOutcome::Fetched => match timeout(FETCH_WAIT_TIMEOUT, ended.changed()).await {
+                Ok(Ok(())) if ended.borrow().1 => FetchOutcome::Fetched,
+                _ => FetchOutcome::NotFetched,
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// A fetch did not bring this key.
+    pub fn record_absent(&self, key_id: Option<&str>) {
+        let Some(key_id) = key_id else { return };
+        let mut state = self.state.lock();
+        if state.absent.len() >= MAX_ABSENT_KEYS {
+            state.absent.retain(|_, since| since.elapsed() < ABSENT_KEY_TTL);
+        }
+        if state.absent.len() < MAX_ABSENT_KEYS {
+            let hash = state.hash(key_id);
+            state.absent.insert(hash, Instant::now());
         }
     }
 
     /// Called by the refresh task before its first fetch, which it starts at once.
     pub fn serve(&self) {
-        *self.state.lock() = GateState { is_served: true, in_progress: true, last_request: None };
+        *self.state.lock() = GateState { is_served: true, in_progress: true, ..GateState::default() };
     }
 
     /// Refresh task: waits for a request.
@@ -59,24 +96,38 @@ impl FetchGate {
     }
 
     /// Refresh task: the fetch has ended.
-    pub fn end(&self) {
+    pub fn end(&self, is_success: bool) {
         self.state.lock().in_progress = false;
-        self.ended.send_modify(|ended| *ended += 1);
+        self.ended.send_modify(|(count, last)| (*count, *last) = (*count + 1, is_success));
     }
 
-    /// Whether a fetch is in progress or was requested, so that there is an end to wait for.
-    fn join(&self) -> bool {
+    /// Joins the fetch in progress, or requests one. `Fetched` if there is an end to wait for.
+    fn join(&self, key_id: Option<&str>) -> FetchOutcome {
         let mut state = self.state.lock();
-        if !state.is_served || state.in_progress {
-            return state.in_progress;
+        if state.in_progress {
+            return FetchOutcome::Fetched;
+        }
+        if !state.is_served || key_id.is_some_and(|key_id| state.is_absent(key_id)) {
+            return FetchOutcome::Current;
         }
         if state.last_request.is_some_and(|last| last.elapsed() < MIN_FETCH_INTERVAL) {
-            return false;
+            return FetchOutcome::NotFetched;
         }
         state.last_request = Some(Instant::now());
         state.in_progress = true;
         self.requested.notify_one();
-        true
+        FetchOutcome::Fetched
+    }
+}
+
+impl GateState {
+    fn hash(&self, key_id: &str) -> u64 {
+        use std::hash::BuildHasher;
+        self.hasher.hash_one(key_id)
+    }
+
+    fn is_absent(&self, key_id: &str) -> bool {
+        self.absent.get(&self.hash(key_id)).is_some_and(|since| since.elapsed() < ABSENT_KEY_TTL)
     }
 }
 
@@ -91,9 +142,9 @@ mod tests {
     async fn many_callers_share_one_fetch() {
         let (gate, fetches) = (Arc::new(FetchGate::default()), Arc::new(AtomicU32::new(0)));
         // Without a refresh task there is no wait.
-        gate.wait().await;
+        assert_eq!(gate.wait(None).await, FetchOutcome::Current);
         gate.serve();
-        gate.end();
+        gate.end(true);
         let (serving, counted) = (gate.clone(), fetches.clone());
         let server = tokio::spawn(async move {
             loop {
@@ -101,14 +152,14 @@ mod tests {
                 serving.begin();
                 counted.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                serving.end();
+                serving.end(true);
             }
         });
         let callers: Vec<_> = (0..1000)
             .map(|_| {
                 let (gate, fetches) = (gate.clone(), fetches.clone());
                 tokio::spawn(async move {
-                    gate.wait().await;
+                    assert_eq!(gate.wait(None).await, FetchOutcome::Fetched);
                     fetches.load(Ordering::SeqCst)
                 })
             })
@@ -116,8 +167,11 @@ mod tests {
         for caller in callers {
             assert_eq!(caller.await.unwrap(), 1);
         }
-        // Within the minute, no second fetch.
-        gate.wait().await;
+        // Too soon for a second fetch. A key that the first one did not bring is known to be absent.
+        assert_eq!(gate.wait(Some("a")).await, FetchOutcome::NotFetched);
+        gate.record_absent(Some("a"));
+        assert_eq!(gate.wait(Some("a")).await, FetchOutcome::Current);
+        assert_eq!(gate.wait(Some("b")).await, FetchOutcome::NotFetched);
         assert_eq!(fetches.load(Ordering::SeqCst), 1);
         server.abort();
     }
