@@ -65,7 +65,7 @@ pub async fn verify(app: &AppState, token: &str) -> Result<Arc<Principal>, Refus
     let principal = match app.policy.issuers().admit(token, Now::read().unix()).await {
         Ok(principal) => principal,
         Err(cause) if cause.is_temporary() => {
-            tracing::info!(%cause, "token cannot be verified");
+            folded!(INFO, cause, "token cannot be verified", %cause);
             let refusal = Refusal::new(ErrorCode::IssuerUnavailable, "the keys of the token's issuer are unavailable");
             return Err(refusal.retry_after(ISSUER_RETRY_AFTER));
         }
