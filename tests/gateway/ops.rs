@@ -20,7 +20,7 @@ async fn running_gateway_is_live_and_ready() {
 async fn draining_gateway_is_live_not_ready() {
     let mixed = "[listeners.mixed]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\", \"subscribe\"]\n";
     let env =
-        TestEnv::start(&format!("{mixed}[limits]\nclose_secs = 60\n[drain]\nwindow_secs = 1\ndeadline_secs = 10\n"))
+        TestEnv::start(&format!("{mixed}[limits]\nclose_secs = 60\n[drain]\nwindow_secs = 1\ndeadline_secs = 25\n"))
             .await;
     // Two, so that the second one's close is half a window away.
     let (mut first, _second) = (env.subscriber().await, env.subscriber().await);
