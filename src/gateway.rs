@@ -15,6 +15,7 @@ use crate::auth::seal::NoRandomness;
 use crate::auth::token::{IssuerError, Issuers};
 use crate::auth::{Policy, RevocationError, Revocations};
 use crate::broker::channel::fanout::Delivery;
+use crate::broker::channel::rules::AmbiguousPattern;
 use crate::broker::connection::registry::Registry;
 use crate::broker::room::Rooms;
 use crate::broker::{Connection, Counters, Engine, Hub, Now, Replies};
@@ -196,7 +197,7 @@ impl Gateway {
 
     /// Each listener with its bound address.
     pub fn listeners(&self) -> impl Iterator<Item = (&ListenerConfig, Address)> {
-        self.listeners.iter().map(|listener| (listener.config(), listener.local_address()))
+        self.listeners.iter().map(|listener| (listener.config(), listener.config().address.clone()))
     }
 
     pub fn reloader(&self) -> Reloader {
@@ -378,6 +379,7 @@ impl Reloader {
         ::metrics::with_local_recorder(&*self.reload_metrics.recorder, || {
             issuers.start(self.app.fetcher.as_ref(), &self.app.lifecycle)
         });
+        self.app.policy_sync.check_reload(&channels)?;
         // The last step that can fail; it changes nothing if it does.
         let policy = &self.app.policy;
         policy.revocations().keep_for(issuers.longest_lifetime());
@@ -435,6 +437,8 @@ pub enum StartError {
     Engine(#[from] DiskError),
     #[error(transparent)]
     Redis(#[from] RedisError),
+    #[error("pushed channel rules: {0}")]
+    PushedRules(#[from] AmbiguousPattern),
     #[error("revocations_file: {0}")]
     Revocations(#[from] RevocationError),
     #[error(transparent)]

@@ -25,10 +25,16 @@ use crate::protocol::{ChannelName, Pattern};
   lastmile check --publisher market-data
   lastmile check --token @alice.token --channel prices.btc
 
-Exit code 0: the configuration is valid. 64: it is not; every mistake is listed. 1: the token would be refused.")]
+  lastmile check --strict
+
+Exit code 0: the configuration is valid. 64: it is not, or it is dangerous with --strict; every mistake is listed.
+1: the token would be refused.")]
 pub struct Check {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Refuse dangerous settings, which are warnings otherwise
+    #[arg(long)]
+    strict: bool,
     /// Explain the rule of this channel
     #[arg(long)]
     channel: Option<String>,
@@ -50,6 +56,13 @@ impl Check {
         let found = gateway::check(&loaded.config).map_err(|error| Failure::usage(error.to_string()))?;
         for warning in loaded.warnings.iter().chain(&found) {
             output::note(&format!("warning: {warning}"));
+        }
+        if self.strict && !loaded.warnings.is_empty() {
+            let count = loaded.warnings.len();
+            return Err(Failure::usage(format!(
+                "refused by --strict: {count} warning{}",
+                if count == 1 { "" } else { "s" }
+            )));
         }
         let token = match (self.token, &self.token_file) {
             (None, Some(file)) => Some(input::token_file(file)?),
@@ -114,16 +127,18 @@ fn channel_verdict(rules: &ChannelRules, channel: &ChannelName, principal: &Prin
 /// Returns the verdict of each rule on the principal.
 fn rules_verdict(rules: &ChannelRules, principal: &Principal) -> String {
     let mut text = String::new();
-    if let Some(patterns) = rules.issuers.get(&principal.issuer) {
+    let scope = rules.issuers.get(&principal.issuer);
+    if let Some(patterns) = scope.and_then(|scope| scope.channels.as_ref()) {
         let patterns: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
         text += &format!("  its issuer is limited to: {}\n", patterns.join(", "));
     }
+    let issuer_name = scope.and_then(|scope| scope.name.as_deref());
     let named = rules.rules.iter().map(|rule| match &rule.claim_pattern {
         Some(pattern) => (format!("channels {:?}", pattern.text()), rule),
         None => (format!("channels {:?}", rule.pattern.as_str()), rule),
     });
     for (title, rule) in named.chain([("all other channels".to_owned(), &rules.default)]) {
-        let own = rule.claim_pattern.as_ref().map(|pattern| pattern.pattern_of(principal));
+        let own = rule.claim_pattern.as_ref().map(|pattern| pattern.pattern_of(principal, issuer_name));
         text += &match (rule.refuses(principal), own) {
             (Some(reason), _) => format!("  does not open {title}: {reason}\n"),
             (None, Some(None)) => format!("  does not open {title}: the token lacks a claim of the pattern\n"),

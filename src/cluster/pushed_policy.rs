@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::auth::Policy;
 use crate::auth::token::{Issuers, ReplaceError};
+use crate::broker::channel::rules::AmbiguousPattern;
 use crate::broker::connection::registry::Registry;
 use crate::broker::{ChannelRules, Engine, Now, SharedStore};
 use crate::ops::log::folded;
@@ -89,6 +90,25 @@ impl PolicySync {
     ) -> Self {
         let sources = Mutex::new(RuleSources { files, pushed: None });
         Self { readers, engine, policy, registry, sources, applied: tokio::sync::Mutex::default() }
+    }
+
+    /// Reads channel rules of a control request. They must be valid with the issuers of the files.
+    pub fn read_rules(&self, body: &[u8]) -> Result<WrittenRules, String> {
+        let pushed = (self.readers.rules)(body)?;
+        let issuers = self.sources.lock().files.rules.issuers.clone();
+        let rules = ChannelRules { issuers, ..pushed.rules.clone() };
+        rules.check_patterns().map_err(|error| format!("channels[{}].match (request): {error}", error.index))?;
+        Ok(pushed)
+    }
+
+    /// Refuses issuers with which the pushed rules are not valid.
+    pub fn check_reload(&self, files: &WrittenRules) -> Result<(), AmbiguousPattern> {
+        let sources = self.sources.lock();
+        let pushed = sources.pushed.as_ref().map(|pushed| &pushed.rules);
+        match pushed {
+            Some(rules) => ChannelRules { issuers: files.rules.issuers.clone(), ..rules.clone() }.check_patterns(),
+            None => Ok(()),
+        }
     }
 
     /// Replaces the rules of the files. `apply` receives the rules in force, which are the pushed ones if there are any.
@@ -177,7 +197,7 @@ impl PolicySync {
     }
 
     fn apply_rules(&self, body: Option<&[u8]>) -> Result<(), Refusal> {
-        let pushed = body.map(self.readers.rules).transpose();
+        let pushed = body.map(|body| self.read_rules(body)).transpose();
         let pushed = pushed.map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
         let mut sources = self.sources.lock();
         sources.pushed = pushed;

@@ -55,7 +55,7 @@ fn gateway_text(config: &Config) -> String {
     let rules = &config.policy.channels.rules;
     for issuer in &config.policy.issuers {
         line(&mut text, 0, &issuer_text(issuer));
-        if let Some(patterns) = rules.issuers.get(issuer.issuer.as_str()) {
+        if let Some(patterns) = rules.issuers.get(issuer.issuer.as_str()).and_then(|scope| scope.channels.as_ref()) {
             line(&mut text, 1, &format!("its tokens are limited to: {}", listed(patterns.iter().map(Pattern::as_str))));
         }
     }

@@ -2,10 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The warning about a file with a secret that others may read.
+pub const READABLE_SECRET: &str = "the file is readable by every user of this machine; chmod 600";
 
 /// Finds the files that settings name and remembers them.
 #[derive(Debug, Default)]
@@ -57,8 +61,22 @@ pub fn open(path: &Path) -> Result<File, String> {
     }
 }
 
-/// Whether every user of this machine may read the file.
-pub fn is_world_readable(file: &File) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    file.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+/// A container engine mounts secrets here for all users of the container, which are those of the gateway.
+const CONTAINER_SECRETS: &str = "/run/secrets";
+
+/// Whether every user of this machine may read a file with a secret.
+pub fn is_world_readable(path: &Path) -> bool {
+    !path.starts_with(CONTAINER_SECRETS) && mode_of(path).is_some_and(|mode| mode & 0o004 != 0)
+}
+
+/// Whether every user of this machine may change or replace the file.
+pub fn is_world_writable(path: &Path) -> bool {
+    // In a directory with the sticky bit only the owner may replace a file.
+    let folder = path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let is_open = |mode: u32| mode & 0o1002 == 0o002;
+    mode_of(path).is_some_and(|mode| mode & 0o002 != 0) || folder.and_then(mode_of).is_some_and(is_open)
+}
+
+fn mode_of(path: &Path) -> Option<u32> {
+    path.metadata().ok().map(|metadata| metadata.permissions().mode())
 }

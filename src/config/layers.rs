@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::files::read_text;
 use super::origin::{FileLines, Origins};
 use super::overrides;
-use super::report::{ConfigError, Report};
+use super::report::{ConfigError, Report, may_hold_secret};
 use super::schema::Schema;
 use super::settings::DEFAULT_LISTENERS;
 use super::sources::{FILE_VARIABLE, Sources};
@@ -69,7 +69,7 @@ fn tree_of(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Res
 /// Formats an error with line, column and caret. The line itself is omitted if the file holds secrets.
 fn syntax_error(name: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let mut error = error.clone();
-    if text.contains("auth_tokens") {
+    if may_hold_secret(text) {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         return ConfigError::from(format!("{name}, line {line}: {}", error.message()));
     }

@@ -50,6 +50,17 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let settings = serde_path_to_error::deserialize(tree).map_err(|error| error.to_string())?;
     let mut files = files::Files::new(file.as_deref());
     let config = check::check(settings, &mut report, &mut files);
+    for file in &files.watched {
+        if files::is_world_writable(file) {
+            report.warn_line(format!(
+                "{}: every user of this machine may change the file or replace it, and so the policy",
+                file.display()
+            ));
+        }
+    }
+    if let Some(file) = file.as_deref().filter(|file| report.origins.sets_secret() && files::is_world_readable(file)) {
+        report.warn_line(format!("{}: holds secrets; {}", file.display(), files::READABLE_SECRET));
+    }
     let warnings = report.finish()?;
     Ok(Loaded { config, warnings, watched: files.watched })
 }

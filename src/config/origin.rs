@@ -61,6 +61,12 @@ impl Origins {
         within().map_or(Source::Default, |(_, source)| source.clone())
     }
 
+    /// Whether the file sets a secret itself, and not the file of one.
+    pub fn sets_secret(&self) -> bool {
+        let lines = self.file.iter().flat_map(|file| file.lines.keys());
+        lines.into_iter().any(|path| ["auth_tokens", "password_argon2"].contains(&path.last_key()))
+    }
+
     /// Whether a source sets the value, even to its default.
     pub fn is_set(&self, path: &Path) -> bool {
         self.of(path) != Source::Default

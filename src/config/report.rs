@@ -115,12 +115,39 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Settings that hold a secret, or that an operator may give one instead of its file.
+const SECRET_KEYS: [&str; 7] =
+    ["auth_tokens", "password_argon2", "basic", "url", "seal_keys", "client_secret_file", "password_file"];
+
+/// Whether a text of the configuration may hold a secret: it has such a setting, or something that looks like one.
+pub fn may_hold_secret(text: &str) -> bool {
+    // A URL of `login` or of an issuer's keys holds none.
+    let is_set = SECRET_KEYS.iter().any(|key| *key != "url" && text.contains(key));
+    is_set || looks_secret(text)
+}
+
+/// Whether a value is a private key, a seal key, or has a password before its host.
+fn looks_secret(text: &str) -> bool {
+    text.contains("PRIVATE KEY") || text.contains("lastmile-seal:") || text.contains('@')
+}
+
+fn holds_secret(value: &Value) -> bool {
+    match value {
+        Value::String(text) => looks_secret(text),
+        Value::Array(items) => items.iter().any(holds_secret),
+        Value::Object(fields) => {
+            fields.iter().any(|(key, value)| SECRET_KEYS.contains(&key.as_str()) || holds_secret(value))
+        }
+        _ => false,
+    }
+}
+
 /// Formats a value, shortened; secrets are not shown.
 fn shown(path: &Path, value: &Value) -> String {
-    let text = value.to_string();
-    if ["auth_tokens", "password_argon2", "url"].contains(&path.last_key()) || text.contains("PRIVATE KEY") {
+    if SECRET_KEYS.contains(&path.last_key()) || holds_secret(value) {
         return "(not shown)".to_owned();
     }
+    let text = value.to_string();
     match text.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text,

@@ -163,6 +163,10 @@ fn sample(form: usize) -> Value {
         tls: Some(Tls { certificate: text(), key: text() }),
         origins: list(),
         hosts: list(),
+        public_url: text(),
+        mode: text(),
+        group: text(),
+        channels: Some(list()),
         default_endpoint_permissions: list(),
         auth_tokens: list(),
         scope: text(),
@@ -179,6 +183,7 @@ fn sample(form: usize) -> Value {
     };
     let issuer = Issuer {
         issuer: text(),
+        name: text(),
         audience: Some(one_or_many()),
         jwks_file: text(),
         jwks_url: text(),

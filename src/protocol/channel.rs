@@ -123,9 +123,30 @@ impl Pattern {
         &self.0
     }
 
-    /// Searches each literal part once from left to right, so the time is linear in the length of `name`.
+    /// Whether every channel of `other` is one of this pattern: a pattern that matches the text of another one matches
+    /// all its channels.
+    pub fn includes(&self, other: &Pattern) -> bool {
+        self.matches_text(&other.0)
+    }
+
+    /// Whether a channel may match both patterns, by the text before and after their wildcards.
+    pub fn may_overlap(&self, other: &Pattern) -> bool {
+        let ends = |pattern: &'_ Pattern| {
+            let text = pattern.0.as_ref();
+            let (head, tail) = (text.split('*').next().unwrap_or(text), text.rsplit('*').next().unwrap_or(text));
+            (head.to_owned(), tail.to_owned())
+        };
+        let ((head, tail), (other_head, other_tail)) = (ends(self), ends(other));
+        let both_begin = head.starts_with(&other_head) || other_head.starts_with(&head);
+        both_begin && (tail.ends_with(&other_tail) || other_tail.ends_with(&tail))
+    }
+
     pub fn matches(&self, name: &ChannelName) -> bool {
-        let name = name.as_str();
+        self.matches_text(name.as_str())
+    }
+
+    /// Searches each literal part once from left to right, so the time is linear in the length of `name`.
+    fn matches_text(&self, name: &str) -> bool {
         let Some((head, rest)) = self.0.split_once('*') else {
             return *self.0 == *name;
         };

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::broker::room::RoomLimits;
 use crate::broker::{ConnectionLimits, RateLimit};
+use crate::protocol::Pattern;
 
 /// A group of endpoints that a listener serves; those of other roles answer 404.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +51,16 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether only this machine can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -67,12 +78,21 @@ pub struct ListenerConfig {
     pub tls: Option<TlsFiles>,
     /// Browser origins allowed besides the listener's own, as browsers write them (`https://app.example.com`).
     pub origins: Vec<String>,
-    /// Accepted host names, with port if not the default; empty for any.
+    /// Accepted host names, with port if not the default; empty for any, unless signatures are verified here.
     pub hosts: Vec<String>,
+    /// The URL by which clients reach the listener.
+    pub public_url: Option<PublicUrl>,
+    /// A signature decides on requests, so they must name the listener.
+    pub verifies_signatures: bool,
     /// Concurrent connections; 0 for no limit of this listener.
     pub max_connections: u64,
-    /// Every connection begins with a PROXY protocol v2 header.
+    /// Every connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// For a Unix socket.
+    pub socket_file: SocketFileConfig,
+    /// For the roles `tslm` and `flock-publish`: the channels that clients may create and publish to; `None` for all that
+    /// their credential allows.
+    pub channels: Option<Vec<Pattern>>,
     /// WebSockets of the native protocol are compressed if the client offers it (RFC 7692).
     pub compression: bool,
     /// HTTP/2 beside HTTP/1.1, only over TLS.
@@ -83,6 +103,48 @@ pub struct ListenerConfig {
     pub scope: String,
     /// For the role `flock`: every client of the listener counts as one with a valid token.
     pub flock_vouches: bool,
+}
+
+impl ListenerConfig {
+    /// Whether the listener refuses requests for hosts other than its own.
+    pub fn has_fixed_hosts(&self) -> bool {
+        self.verifies_signatures || !self.hosts.is_empty()
+    }
+}
+
+/// A URL without query, in lower case and without a default port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl {
+    origin: String,
+    path: String,
+}
+
+impl PublicUrl {
+    /// `path` is empty, or begins with a slash and does not end with one.
+    pub fn new(origin: String, path: String) -> Self {
+        Self { origin, path }
+    }
+
+    /// Scheme and authority, as browsers send them in `Origin`.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    pub fn authority(&self) -> &str {
+        self.origin.split_once("://").map_or("", |(_, authority)| authority)
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+/// Permissions of a socket file; `None` leaves those of a new file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketFileConfig {
+    pub mode: Option<u32>,
+    /// The id of its group.
+    pub group: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,8 @@ mod packaging;
 mod pair;
 mod publish;
 mod serve;
+mod socket_files;
+mod strict;
 mod subscribe;
 mod support;
 mod tokens;

@@ -154,7 +154,13 @@ def main():
         folder = pathlib.Path(folder)
         folder.chmod(0o755)
         docker = ROOT / "docker"
-        services = Composition(docker / file, folder, {"lastmile": BINARY}, configure(folder, key, docker / config))
+        overrides = configure(folder, key, docker / config)
+        services = Composition(docker / file, folder, {"lastmile": BINARY}, overrides)
+        # The publishers of this test are outside of the composition, and name its address.
+        endpoint = ClientEndpoint(services.services.get("nginx") or services["lastmile"])
+        gateway_config = overrides["/etc/lastmile/lastmile.toml"]
+        text = gateway_config.read_text().replace("https://publish.example.com", f"http://{endpoint.host}:{endpoint.publish}")
+        gateway_config.write_text(text)
         try:
             asyncio.run(scenario(args, services, key))
         except (RuntimeError, subprocess.SubprocessError) as error:

@@ -37,6 +37,7 @@ plaintext = true
 address = "{host}:{publish}"
 roles = ["publish"]
 plaintext = true
+hosts = ["{host}:{publish}"]
 [listeners.ops]
 address = "{host}:{ops}"
 roles = ["ops"]

@@ -181,6 +181,24 @@ fn listeners_are_checked() {
     for origin in ["https://a.example/", "a.example", "*", "https://A.example", "https://a.example:443", "null"] {
         listener(&format!("origins = [\"{origin}\"]"), &["listeners.a.origins[0]", origin, "https://app.example.com"]);
     }
+    for url in [
+        "live",
+        "ftp://a",
+        "https://A",
+        "https://a/?x",
+        "https://a//b",
+        "https://a/../b",
+        "https://a/v1",
+        "https://a:443",
+    ] {
+        listener(&format!("public_url = {url:?}"), &["listeners.a.public_url", "https://example.com/live"]);
+    }
+    listener("channels = [\"a\"]", &["listeners.a.channels", "\"tslm\" or \"flock-publish\""]);
+    for permission in ["CreateChannel", "NotifyChannel"] {
+        let tslm = "[listeners.a]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\ndefault_endpoint_permissions = ";
+        file(&format!("{tslm}[\"{permission}\"]"), &["listeners.a.channels is not set", "may create and publish"]);
+    }
+    listener("proxy_protocol = true", &["listeners.a.proxy_protocol", "needs trusted_proxies"]);
     listener("hosts = [\"https://a\"]", &["listeners.a.hosts[0] = \"https://a\"", "live.example.com"]);
     listener("tls = { key = \"Cargo.toml\" }", &["listeners.a.tls.certificate is not set"]);
     let tls = "tls = { certificate = \"no.crt\", key = \"Cargo.toml\" }";
@@ -190,6 +208,66 @@ fn listeners_are_checked() {
     file("[listeners.\"a b\"]\naddress = \"127.0.0.1:0\"\nroles = [\"ops\"]", &["listeners.\"a b\"", "letters"]);
     let duplicates = "[listeners.a]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]\n[listeners.b]\naddress = \"127.0.0.1:1\"\nroles = [\"ops\"]";
     file(duplicates, &["listeners.b.address = \"127.0.0.1:1\"", "listeners.a"]);
+}
+
+#[test]
+fn signatures_need_names_beyond_loopback() {
+    let listener = |roles: &str, lines: &str| {
+        format!("[listeners.a]\naddress = \"0.0.0.0:8081\"\nroles = [{roles}]\nplaintext = true\n{lines}\n")
+    };
+    let parts = ["listeners.a.hosts is not set", "a signature is valid for them alone"];
+    file(&listener("\"publish\"", ""), &parts);
+    file(&listener("\"publish\"", "hosts = []"), &parts);
+    file(&listener("\"subscribe\", \"publish\"", ""), &parts);
+    for role in ["\"pair\"", "\"relay\""] {
+        file(&listener(role, "[rooms]\nopen = \"publisher\""), &parts);
+        assert!(load_all(&listener(role, ""), &[], &[]).is_ok());
+    }
+    assert!(load_all(&listener("\"publish\"", "hosts = [\"gw:8081\"]"), &[], &[]).is_ok());
+    assert!(load_all(&listener("\"publish\"", "public_url = \"https://gw.example\""), &[], &[]).is_ok());
+    let env =
+        [("LASTMILE_LISTENERS__PUBLISH__ADDRESS", "[::]:8081"), ("LASTMILE_LISTENERS__PUBLISH__PLAINTEXT", "true")];
+    assert!(error_of("", &env, &[]).contains("listeners.publish.hosts"));
+    assert!(
+        load_all("", &[env[0], env[1], ("LASTMILE_LISTENERS__PUBLISH__HOSTS", "gw:8081,gw.internal")], &[]).is_ok()
+    );
+}
+
+#[test]
+fn patterns_tell_issuers_apart() {
+    let with = |first: &str, second: &str, rule: &str| {
+        format!(
+            "[[issuers]]\nissuer = \"https://a.example\"\naudience = \"a\"\ndiscovery = true\n{first}\n\
+             [[issuers]]\nissuer = \"https://b.example\"\naudience = \"a\"\ndiscovery = true\n{second}\n[[channels]]\n{rule}\n"
+        )
+    };
+    let parts = ["channels[0].match", "several issuers", "{iss}"];
+    for rule in [
+        "match = \"user.{sub}\"",
+        "match = \"{claim.tenant}.x\"",
+        "match = \"user.{claim.iss}.{sub}\"",
+        "match = \"user.{sub}\"\nsubscribers = { scope = \"s\" }",
+        "match = \"user.{sub}\"\nsubscribers = [{ issuer = \"https://a.example\" }, { issuer = \"https://b.example\" }]",
+        "match = \"user.{sub}\"\nsubscribers = [{ issuer = \"https://a.example\" }, { scope = \"s\" }]",
+        "match = \"user.{sub}\"\ndeny = { issuer = \"https://a.example\", scope = \"s\" }",
+    ] {
+        file(&with("", "", rule), &parts);
+    }
+    file(&with("channels = [\"user.*\"]", "channels = [\"*.x\"]", "match = \"user.{sub}.x\""), &parts);
+    for rule in [
+        "match = \"user.{sub}\"\nsubscribers = { issuer = \"https://a.example\" }",
+        "match = \"user.{sub}\"\ndeny = { issuer = \"https://a.example\" }",
+        "match = \"user.*\"",
+    ] {
+        assert!(load_all(&with("", "", rule), &[], &[]).is_ok(), "{rule}");
+    }
+    let separate = with("channels = [\"user.*\"]", "channels = [\"partner.*\"]", "match = \"user.{sub}\"");
+    assert!(load_all(&separate, &[], &[]).is_ok());
+    let named = |first: &str, second: &str| with(first, second, "match = \"user.{iss}.{sub}\"");
+    file(&named("name = \"a\"", ""), &["issuers[1].name is not set", "{iss}"]);
+    file(&named("name = \"a\"", "name = \"a\""), &["issuers[1].name = \"a\"", "used twice"]);
+    file(&named("name = \"a b\"", "name = \"b\""), &["issuers[0].name", "letters"]);
+    assert!(load_all(&named("name = \"a\"", "name = \"b\""), &[], &[]).is_ok());
 }
 
 #[test]
@@ -344,9 +422,9 @@ fn unusable_login_is_refused() {
     file(&with("", &format!("{url}\nsession_secs = 0"), ""), &["login.session_secs = 0"]);
     file(
         &with("", &format!("{url}\nseal_keys = [\"missing\"]"), ""),
-        &["login.seal_keys[0] = \"missing\"", "keygen --seal"],
+        &["login.seal_keys[0] = (not shown)", "keygen --seal"],
     );
-    file(&with("", url, "client_secret_file = \"missing\""), &["login.client_secret_file = \"missing\""]);
+    file(&with("", url, "client_secret_file = \"missing\""), &["login.client_secret_file = (not shown)"]);
     file(&with("", url, "scopes = [\"openid\", \"offline_access\"]"), &["offline_access", "refresh"]);
     file(&with("", url, "name = \"a b\""), &["issuers[0].login.name"]);
     let shared = with("", url, "").replace("client_id = \"c\"", "client_id = \"a\"");

@@ -1,8 +1,8 @@
 //! Rights to subscribe over the life of a connection: templates, denials, issuers, expiry, refresh, reload.
 
 use serde_json::{Value, json};
-use test_support::gateway::ISSUER;
-use test_support::{TestEnv, TestIssuer, Ws};
+use test_support::gateway::{ISSUER, TestGateway};
+use test_support::{TempDir, TestEnv, TestIssuer, TestPublisher, Ws};
 
 async fn with_token(env: &TestEnv, token: &str) -> Ws {
     let mut ws = env.connect().await;
@@ -32,6 +32,64 @@ async fn template_opens_own_channel_only() {
     assert_eq!(alice.expect("message").await["channel"], "user.alice");
     alice.expect_silence().await;
     env.anonymous().await.subscribe_refused("user.alice", "unauthenticated").await;
+}
+
+/// A second issuer, with more lines for each of the two.
+fn two_issuers(first: &str, second: &str) -> String {
+    format!(
+        "{first}\n[[issuers]]\nissuer = \"{OTHER}\"\naudience = \"lastmile\"\njwks_file = \"other.json\"\n{second}\n"
+    )
+}
+
+const OTHER: &str = "https://other.example.com";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subject_of_other_issuer_is_another_person() {
+    let other = TestIssuer::new(OTHER);
+    let rules = "[[channels]]\nmatch = \"user.{iss}.{sub}\"\n";
+    let named = two_issuers("name = \"staff\"", "name = \"part.ners\"");
+    let (publisher, issuer, folder) = (TestPublisher::new(), TestIssuer::new(ISSUER), TempDir::new());
+    folder.write("sso.json", &issuer.jwks());
+    folder.write("other.json", &other.jwks());
+    let publishers = publisher.toml("market-data", &["*"]).replace("channels =", "control = true\nchannels =");
+    // The issuer's table is open until the drain's.
+    let toml = |issuers: &str, rules: &str| {
+        let drain = "[drain]\nwindow_secs = 0\ndeadline_secs = 10\n";
+        TestEnv::toml(&publishers, &format!("{issuers}{drain}{rules}"))
+    };
+    let gateway = TestGateway::start(&toml(&named, rules), &folder).await;
+    let env = TestEnv::of(gateway, folder, publisher, issuer);
+    let mut alice = with_token(&env, &env.issuer.token("alice")).await;
+    let mut namesake = with_token(&env, &other.token("alice")).await;
+    alice.subscribe("user.staff.alice").await;
+    namesake.subscribe("user.part%2Eners.alice").await;
+    alice.subscribe_refused("user.part%2Eners.alice", "forbidden").await;
+    for foreign in ["user.staff.alice", "user.part.ners"] {
+        namesake.subscribe_refused(foreign, "forbidden").await;
+    }
+
+    // Patterns that do not tell the issuers apart are refused, in files and in pushes.
+    let ambiguous = "[[channels]]\nmatch = \"user.{sub}\"\n";
+    let error = env.gateway.reload(&toml(&named, ambiguous), &env.folder).unwrap_err();
+    assert!(error.contains("channels[0].match") && error.contains("several issuers"), "{error}");
+    let body = json!({"channels": [{"match": "user.{sub}"}]}).to_string();
+    let put = async |body: &str| {
+        let body = Some(("application/json", body.as_bytes()));
+        env.call("PUT", "/v1/control/channels", body).await
+    };
+    assert_eq!(put(&body).await.refusal(), (400, "malformed".into()));
+    for limited in [
+        json!({"match": "user.{sub}", "subscribers": {"issuer": OTHER}}),
+        json!({"match": "user.{sub}", "deny": {"issuer": OTHER}}),
+        json!({"match": "user.{iss}.{sub}"}),
+    ] {
+        assert_eq!(put(&json!({"channels": [limited]}).to_string()).await.status, 204);
+    }
+    // A pushed pattern for one issuer keeps a second one out.
+    env.gateway.reload(&toml("", ""), &env.folder).unwrap();
+    assert_eq!(put(&body).await.status, 204);
+    let error = env.gateway.reload(&toml(&named, ""), &env.folder).unwrap_err();
+    assert!(error.contains("pushed channel rules"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,7 +27,8 @@ async fn only_control_keys_control() {
     for (method, path, body) in &everything {
         let answer = control(&env, &env.publisher, method, path, body.clone()).await;
         assert_eq!(answer.refusal(), (403, "forbidden".into()), "{method} {path}");
-        let unsigned = http::Request::builder().method(*method).uri(path).header("host", "x");
+        let host = env.gateway.authority("publish");
+        let unsigned = http::Request::builder().method(*method).uri(path).header("host", host);
         let unsigned = unsigned.body(bytes::Bytes::new()).unwrap();
         assert_eq!(env.send(unsigned).await.refusal(), (401, "signature-missing".into()));
         // Elsewhere there is nothing.

@@ -9,6 +9,7 @@ mod drain;
 mod endings;
 mod events;
 mod fanout;
+mod hosts;
 mod keys;
 mod limits;
 mod ops;

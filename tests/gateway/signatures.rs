@@ -36,7 +36,8 @@ async fn changed_signed_byte_is_refused() {
     let check = async |what: &str, expected: &str, change: &dyn Fn(&mut Request<Bytes>)| {
         let mut request = env.request("POST", PATH, JSON);
         change(&mut request);
-        assert_eq!(env.send(request).await.refusal(), (401, expected.into()), "{what}");
+        let status = if expected == "host-unknown" { 421 } else { 401 };
+        assert_eq!(env.send(request).await.refusal(), (status, expected.into()), "{what}");
     };
     check("path", "signature-invalid", &|request| {
         *request.uri_mut() = "/v1/channels/prices.btd/messages?a=1".parse().unwrap();
@@ -50,11 +51,15 @@ async fn changed_signed_byte_is_refused() {
         .await;
     check("no query", "signature-invalid", &|request| *request.uri_mut() = PATH.replace("?a=1", "").parse().unwrap())
         .await;
-    check("authority", "signature-invalid", &|request| {
+    check("other name of the listener", "signature-invalid", &|request| {
+        set(request, "host", |host| host.replace("127.0.0.1", "localhost"));
+    })
+    .await;
+    check("authority", "host-unknown", &|request| {
         set(request, "host", |host| host.replace("127.0.0.1", "127.0.0.2"));
     })
     .await;
-    check("port", "signature-invalid", &|request| set(request, "host", |host| format!("{host}1"))).await;
+    check("port", "host-unknown", &|request| set(request, "host", |host| format!("{host}1"))).await;
     check("type", "signature-invalid", &|request| set(request, "content-type", |_| "application/jsom".into())).await;
     check("body", "digest-mismatch", &|request| *request.body_mut() = "{\"usd\":2}".into()).await;
     check("longer body", "digest-mismatch", &|request| *request.body_mut() = "{\"usd\":1} ".into()).await;

@@ -1,7 +1,8 @@
 //! The TSLM dialect: what an unchanged client of that system sees, byte for byte.
 
 use serde_json::json;
-use test_support::{TestEnv, Ws};
+use test_support::gateway::{ISSUER, TestGateway};
+use test_support::{TempDir, TestEnv, TestIssuer, TestPublisher, Ws};
 use tokio_tungstenite::tungstenite::Message;
 
 const LISTENERS: &str = r#"
@@ -16,24 +17,29 @@ default_endpoint_permissions = ["Subscribe"]
 address = "127.0.0.1:0"
 roles = ["tslm"]
 default_endpoint_permissions = ["CreateChannel", "NotifyChannel"]
+channels = ["*"]
 [listeners.all]
 address = "127.0.0.1:0"
 roles = ["tslm"]
 default_endpoint_permissions = ["Subscribe", "CreateChannel", "NotifyChannel"]
+channels = ["*"]
 [listeners.tokens]
 address = "127.0.0.1:0"
 roles = ["tslm"]
 default_endpoint_permissions = ["Subscribe", "CreateChannel", "NotifyChannel"]
+channels = ["*"]
 auth_tokens = ["first-token", "second-token"]
 [listeners.rate]
 address = "127.0.0.1:0"
 roles = ["tslm"]
 default_endpoint_permissions = ["Subscribe", "CreateChannel", "NotifyChannel"]
+channels = ["*"]
 rate_limit_per_second = 2
 [listeners.small]
 address = "127.0.0.1:0"
 roles = ["tslm"]
 default_endpoint_permissions = ["CreateChannel", "NotifyChannel"]
+channels = ["*"]
 max_message_size = 100
 "#;
 
@@ -227,6 +233,59 @@ async fn restricted_channel_is_closed_to_tslm() {
     env.publish("secret", "1").await;
     let mut all = connect(&env, "all").await;
     check(&mut all, r#"{"Subscribe":"secret"}"#, r#"{"Error":"Permission denied: Subscribe"}"#).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_publish_to_listed_channels() {
+    let listener = |name: &str, channels: &str| {
+        format!(
+            "[listeners.{name}]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\nchannels = [{channels}]\n\
+             default_endpoint_permissions = [\"Subscribe\", \"CreateChannel\", \"NotifyChannel\"]\n"
+        )
+    };
+    let more = [
+        listener("chat", "\"chat.*\""),
+        listener("wide", "\"*\""),
+        listener("own", "\"*\", \"prices.eth\""),
+        "[channel_defaults]\nsubscribers = \"anyone\"\n".to_owned(),
+    ];
+    let publishers = |channels: &[&str]| TestPublisher::new().toml("market-data", channels);
+    let (folder, issuer) = (TempDir::new(), TestIssuer::new(ISSUER));
+    folder.write("sso.json", &issuer.jwks());
+    let toml = TestEnv::toml(&publishers(&["prices.*"]), &more.concat());
+    let gateway = TestGateway::start(&toml, &folder).await;
+    let env = TestEnv::of(gateway, folder, TestPublisher::new(), issuer);
+    let denied = |command: &str| format!(r#"{{"Error":"Permission denied: {command}"}}"#);
+    for (listener, channel, is_allowed) in [
+        ("chat", "chat.1", true),
+        ("chat", "other", false),
+        ("chat", "prices.btc", false),
+        ("chat", "chat", false),
+        ("wide", "other", true),
+        ("wide", "prices.btc", false),
+        ("own", "prices.btc", false),
+        ("own", "prices.eth", true),
+    ] {
+        let mut ws = connect(&env, listener).await;
+        for (command, sent) in [
+            ("CreateChannel", format!(r#"{{"CreateChannel":"{channel}"}}"#)),
+            ("NotifyChannel", format!(r#"{{"NotifyChannel":["{channel}",{{"Json":1}}]}}"#)),
+        ] {
+            ws.send_text(&sent).await;
+            let answer = ws.text().await;
+            assert_eq!(answer == denied(command), !is_allowed, "{listener} {channel}: {answer}");
+        }
+    }
+    // A publisher that is added later has its channels for itself.
+    let mut ws = connect(&env, "wide").await;
+    check(
+        &mut ws,
+        r#"{"NotifyChannel":["other",{"Json":1}]}"#,
+        r#"{"Success":"Command executed: NotifyChannel(\"other\", Json(Number(1)))"}"#,
+    )
+    .await;
+    env.reload(&publishers(&["other"]), &more.concat());
+    check(&mut ws, r#"{"NotifyChannel":["other",{"Json":1}]}"#, &denied("NotifyChannel")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

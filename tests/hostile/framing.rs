@@ -14,7 +14,7 @@ use crate::ws::{
 };
 
 const TSLM: &str = "[listeners.tslm]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\n\
-                    default_endpoint_permissions = [\"Subscribe\", \"CreateChannel\", \"NotifyChannel\"]\n";
+                    default_endpoint_permissions = [\"Subscribe\", \"CreateChannel\", \"NotifyChannel\"]\nchannels = [\"*\"]\n";
 
 /// A connection in every state in which frames are read.
 async fn in_every_state(node: &Node) -> Vec<(&'static str, RawWs)> {

@@ -12,7 +12,7 @@ use crate::ws::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RawWs, TEXT, frame
 const ROUNDS: usize = 60;
 
 const TSLM: &str = "[listeners.tslm]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\nrate_limit_per_second = 50\n\
-                    default_endpoint_permissions = [\"Subscribe\", \"CreateChannel\", \"NotifyChannel\"]\n";
+                    default_endpoint_permissions = [\"Subscribe\", \"CreateChannel\", \"NotifyChannel\"]\nchannels = [\"*\"]\n";
 
 /// A JSON value that does not belong where it stands.
 fn value() -> impl Strategy<Value = String> {

@@ -437,3 +437,21 @@ async fn flood_spares_http1_clients() {
     assert_eq!(subscriber.json().await["offset"], 1);
     subscriber.is_alive().await;
 }
+
+#[tokio::test]
+async fn foreign_authority_is_refused() {
+    let certified = Certified::new();
+    let node = certified.node(Setup { more: ALL, ..Setup::default() }).await;
+    let address = node.address("all");
+    let (sender, _connection) = client(&certified, address).await;
+    let body = Some(("application/json", &b"1"[..]));
+    let signed =
+        |authority: &str| for_http2(node.publisher.request(authority, "POST", "/v1/channels/c/messages", body));
+    for foreign in ["gw-a.internal:8081", "127.0.0.1", "localhost"] {
+        assert_eq!(problem(&sender, signed(foreign)).await, (421, "host-unknown".into()), "{foreign}");
+    }
+    let local = format!("localhost:{}", address.port());
+    for own in [address.to_string(), local] {
+        assert_eq!(ask(&sender, signed(&own)).await.0, 200, "{own}");
+    }
+}

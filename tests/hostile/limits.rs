@@ -133,6 +133,7 @@ async fn pings_on_every_kind_of_connection() {
         address = "127.0.0.1:0"
         roles = ["tslm"]
         default_endpoint_permissions = ["Subscribe", "CreateChannel", "NotifyChannel"]
+        channels = ["*"]
         [listeners.flock]
         address = "127.0.0.1:0"
         roles = ["flock"]

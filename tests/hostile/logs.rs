@@ -11,7 +11,7 @@ use crate::ws::{RawWs, command, text, upgrade};
 const CANARY: &str = "c4n4ry";
 
 const TSLM: &str = "[listeners.tslm]\naddress = \"127.0.0.1:0\"\nroles = [\"tslm\"]\n\
-                    default_endpoint_permissions = [\"Subscribe\", \"CreateChannel\", \"NotifyChannel\"]\n\
+                    default_endpoint_permissions = [\"Subscribe\", \"CreateChannel\", \"NotifyChannel\"]\nchannels = [\"*\"]\n\
                     auth_tokens = [\"c4n4ry-of-the-listener\"]\n";
 
 /// Everything that a client gets or that an operator sees.

@@ -127,8 +127,55 @@ async fn proxy_header_names_client() {
 }
 
 #[tokio::test]
+async fn line_of_version_1_names_client() {
+    let limits = "max_connections_per_address = 1";
+    let top = "trusted_proxies = [\"127.0.0.1/32\"]";
+    let node = Node::start(Setup { top, limits, more: PROXY_LISTENER, ..Setup::default() }).await;
+    let behind = async |line: &str| {
+        let mut stream = connect(node.address("balanced")).await;
+        send(&mut stream, &[line.as_bytes(), &upgrade("/v1/subscribe", "gateway", "")].concat()).await;
+        (read_reply(&mut stream).await.map(|reply| reply.status), stream)
+    };
+    let (first, _stream) = behind("PROXY TCP4 203.0.113.1 10.0.0.1 4660 80\r\n").await;
+    let (same, _) = behind("PROXY TCP4 203.0.113.1 10.0.0.1 4661 80\r\n").await;
+    let (other, _stream_2) = behind("PROXY TCP6 2001:db8::1 2001:db8::2 4660 80\r\n").await;
+    assert_eq!((first, same, other), (Some(101), Some(503), Some(101)));
+    // The balancer's own connections count for no client.
+    let (one, _stream_3) = behind("PROXY UNKNOWN\r\n").await;
+    let (two, _stream_4) = behind("PROXY UNKNOWN\r\n").await;
+    assert_eq!((one, two), (Some(101), Some(101)));
+}
+
+#[tokio::test]
+async fn invented_proxy_headers_are_ignored() {
+    let top = "trusted_proxies = [\"127.0.0.1/32\"]";
+    let limits = "max_connections_per_address = 2";
+    let node = Node::start(Setup { top, limits, more: PROXY_LISTENER, ..Setup::default() }).await;
+    let request = upgrade("/v1/subscribe", "gateway", "x-forwarded-for: 203.0.113.200\r\n");
+    for last in 0..30 {
+        let line = format!("PROXY TCP4 203.0.113.{last} 10.0.0.1 1 2\r\n").into_bytes();
+        for header in [from_v4(last), line, Vec::new()] {
+            let mut stream = connect_from("127.0.0.9", node.address("balanced")).await;
+            send(&mut stream, &[header, request.clone()].concat()).await;
+            let all = read_to_end(&mut stream, TEST_TIMEOUT).await;
+            assert!(all.is_some_and(|all| all.is_empty()), "{last}");
+        }
+    }
+    // The reason is at WARN, and ninety refusals are few lines.
+    let is_report = |line: &&String| line.contains("no valid PROXY header");
+    let reports: Vec<_> = node.log().into_iter().filter(|line| is_report(&line)).collect();
+    assert!((1..30).contains(&reports.len()), "{reports:?}");
+    assert!(reports[0].contains("WARN") && reports[0].contains("127.0.0.9 is not in trusted_proxies"), "{reports:?}");
+    let mut stream = connect(node.address("balanced")).await;
+    send(&mut stream, &[from_v4(1), request].concat()).await;
+    assert_eq!(read_reply(&mut stream).await.map(|reply| reply.status), Some(101), "the balancer");
+}
+
+#[tokio::test]
 async fn missing_proxy_header_closes() {
-    let node = Node::start(Setup { more: PROXY_LISTENER, limits: "handshake_secs = 3", ..Setup::default() }).await;
+    let top = "trusted_proxies = [\"127.0.0.1/32\"]";
+    let limits = "handshake_secs = 3";
+    let node = Node::start(Setup { top, more: PROXY_LISTENER, limits, ..Setup::default() }).await;
     let mut healthy = HealthySubscriber::of(&node).await;
     let request = upgrade("/v1/subscribe", "gateway", "");
     let good = from_v4(1);
@@ -137,7 +184,7 @@ async fn missing_proxy_header_closes() {
     let cases: [(&str, Vec<u8>); 12] = [
         ("nothing", Vec::new()),
         ("no header", request.clone()),
-        ("version 1", [b"PROXY TCP4 203.0.113.1 10.0.0.1 1 2\r\n", &request[..]].concat()),
+        ("a line that is cut", [b"PROXY TCP4 203.0.113.1 10.0.0.1\r\n", &request[..]].concat()),
         ("half a signature", good[..7].to_vec()),
         ("a header without its end", good[..20].to_vec()),
         ("a wrong signature", [wrong_signature, request.clone()].concat()),

@@ -261,3 +261,70 @@ async fn lagging_tls_subscriber_catches_up() {
     tokio::join!(reading, publishing);
     lagging.is_alive().await;
 }
+
+#[tokio::test]
+async fn certificate_names_own_origin() {
+    let certified = Certified::new();
+    let folder = TempDir::new();
+    let made =
+        rcgen::generate_simple_self_signed(["live.example.com".to_owned(), "*.in.example.com".to_owned()]).unwrap();
+    folder.write("gateway.crt", &made.cert.pem());
+    folder.write("gateway.key", &made.signing_key.serialize_pem());
+    let node = Node::start_in(folder, Setup { public: FILES, ..Setup::default() }).await;
+    let mut client = (*certified.client).clone();
+    client.dangerous().set_certificate_verifier(Arc::new(AnyCertificate));
+    let verdict = async |host: &str| {
+        let name = ServerName::try_from("localhost").unwrap();
+        let tcp = connect(node.public()).await;
+        let connecting = TlsConnector::from(Arc::new(client.clone())).connect(name, tcp);
+        let mut stream = with_timeout("a handshake", connecting).await.unwrap();
+        let headers = format!("origin: https://{host}\r\n");
+        send(&mut stream, &upgrade("/v1/subscribe", host, &headers)).await;
+        read_reply(&mut stream).await.expect("a reply").status
+    };
+    for own in ["live.example.com", "LIVE.example.com", "live.example.com:8443", "a.in.example.com", "localhost"] {
+        assert_eq!(verdict(own).await, 101, "{own}");
+    }
+    for other in ["rebind.evil", "example.com", "a.b.in.example.com", "in.example.com", "live.example.com.evil"] {
+        assert_eq!(verdict(other).await, 403, "{other}");
+    }
+}
+
+/// The test asks for names, not for trust.
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -9,4 +9,5 @@ mod hostile;
 mod id_tokens;
 mod oidc_provider;
 mod restart;
+mod subpath;
 mod test_env;

@@ -29,6 +29,19 @@ impl LoginEnv {
         Self { base: TestEnv::of(gateway, folder, publisher, issuer), url: format!("http://127.0.0.1:{port}") }
     }
 
+    /// Behind a proxy that serves the gateway at `public_url`; without `login.url`.
+    pub async fn mounted_at(port: u16, public_url: &str, issuers: &str) -> Self {
+        let (publisher, issuer, folder) =
+            (TestPublisher::new(), TestIssuer::new("https://sso.example.com"), TempDir::new());
+        folder.write("sso.json", &issuer.jwks());
+        folder.write("client.secret", "s3cret\n");
+        let toml = toml(port, &publisher.toml("market-data", &["*"]), issuers, "")
+            .replace(&format!("url = \"http://127.0.0.1:{port}\""), "")
+            .replace("origins =", &format!("public_url = \"{public_url}\"\norigins ="));
+        let gateway = TestGateway::start(&format!("trusted_proxies = [\"127.0.0.1\"]\n{toml}"), &folder).await;
+        Self { base: TestEnv::of(gateway, folder, publisher, issuer), url: format!("http://127.0.0.1:{port}") }
+    }
+
     /// Takes other issuers and another `[login]`.
     pub fn reload(&self, issuers: &str, login: &str) -> Result<(), String> {
         let port = self.url.rsplit(':').next().unwrap().parse().unwrap();

@@ -16,6 +16,8 @@ pub const LOGGED_OUT: &str = "/v1/auth/logged-out";
 pub struct LoginConfig {
     /// Origin of this gateway as browsers send it in `Origin`: scheme and authority.
     pub url: String,
+    /// The path under which a proxy serves this gateway: empty, or with a leading slash alone.
+    pub path: String,
     /// The first key seals. If empty, the process uses a key of its own.
     pub seal_keys: Vec<SealKey>,
     pub session: Duration,
@@ -52,6 +54,16 @@ impl Active {
         &self.config.url
     }
 
+    /// The path under which browsers reach this gateway; empty for the whole host.
+    pub fn path(&self) -> &str {
+        &self.config.path
+    }
+
+    /// Host, and port if it is not the default.
+    pub fn authority(&self) -> &str {
+        self.config.url.split_once("://").map_or("", |(_, authority)| authority)
+    }
+
     /// Whether cookies may be sent without TLS: on loopback only.
     pub fn is_plain(&self) -> bool {
         self.config.url.starts_with("http://")
@@ -77,7 +89,12 @@ impl Active {
         &self.sealer
     }
 
+    /// The URL of a path of this gateway.
+    pub(super) fn url_of(&self, path: &str) -> String {
+        format!("{}{}{path}", self.config.url, self.config.path)
+    }
+
     pub(super) fn redirect_uri(&self) -> String {
-        format!("{}{CALLBACK}", self.config.url)
+        self.url_of(CALLBACK)
     }
 }

@@ -68,6 +68,6 @@ pub fn logout_url(login: &Active, provider: &ProviderConfig, end_session: &str) 
     let mut url = Url::parse(end_session).ok()?;
     url.query_pairs_mut()
         .append_pair("client_id", &provider.client_id)
-        .append_pair("post_logout_redirect_uri", &format!("{}{LOGGED_OUT}", login.url()));
+        .append_pair("post_logout_redirect_uri", &login.url_of(LOGGED_OUT));
     Some(url.into())
 }

@@ -13,11 +13,17 @@ const MAX_DECODE_ROUNDS: usize = 4;
 pub struct ReturnTo(String);
 
 impl ReturnTo {
-    pub fn parse(text: &str) -> Option<Self> {
+    /// The page of a gateway under `path`, which may be empty.
+    pub fn home(path: &str) -> Self {
+        Self(format!("{path}/"))
+    }
+
+    /// `path` is the one under which browsers reach this gateway.
+    pub fn parse(text: &str, path: &str) -> Option<Self> {
         // Proxies may decode a path, so every stage of decoding must be a path of this gateway.
         let mut stage = text.to_owned();
         for _ in 0..MAX_DECODE_ROUNDS {
-            if !is_own_path(&stage) {
+            if !is_own_path(&stage, path) {
                 return None;
             }
             let decoded = percent_decode_str(&stage).decode_utf8().ok()?.into_owned();
@@ -35,17 +41,12 @@ impl ReturnTo {
     }
 }
 
-impl Default for ReturnTo {
-    fn default() -> Self {
-        Self("/".to_owned())
-    }
-}
-
 /// Browsers treat `\` as `/`, drop tabs and newlines, and read `//host` as another host (WHATWG URL).
-fn is_own_path(text: &str) -> bool {
+fn is_own_path(text: &str, mounted_at: &str) -> bool {
     let path = text.split(['?', '#']).next().unwrap_or_default();
     let has_dots = path.split('/').any(|segment| segment == "." || segment == "..");
-    let is_login = path.to_ascii_lowercase().starts_with("/v1/auth/");
+    let below = path.strip_prefix(mounted_at).unwrap_or(path);
+    let is_login = [path, below].iter().any(|path| path.to_ascii_lowercase().starts_with("/v1/auth/"));
     text.starts_with('/')
         && !path.contains("//")
         && !text.contains('\\')
@@ -63,7 +64,7 @@ mod tests {
         for good in
             ["/", "/app", "/app/a-b_c.html?x=1&y=%20z#part", "/%C3%A9", "/a?next=https://other.example/x", "/~a/@b"]
         {
-            assert_eq!(ReturnTo::parse(good).map(|it| it.0).as_deref(), Some(good));
+            assert_eq!(ReturnTo::parse(good, "").map(|it| it.0).as_deref(), Some(good));
         }
         for bad in [
             "",
@@ -105,8 +106,10 @@ mod tests {
             "/V1/auth/login?return_to=/v1/auth/login",
             "/v1/%61uth/logout",
         ] {
-            assert_eq!(ReturnTo::parse(bad), None, "{bad:?}");
+            assert_eq!(ReturnTo::parse(bad, ""), None, "{bad:?}");
         }
-        assert_eq!(ReturnTo::parse(&format!("/{}", "a".repeat(MAX_PATH_BYTES))), None);
+        assert_eq!(ReturnTo::parse(&format!("/{}", "a".repeat(MAX_PATH_BYTES)), ""), None);
+        assert_eq!(ReturnTo::parse("/live/v1/auth/login", "/live"), None);
+        assert!(ReturnTo::parse("/live/app", "/live").is_some() && ReturnTo::parse("/other", "/live").is_some());
     }
 }

@@ -65,6 +65,11 @@ fn normalized_authority(authority: &str) -> String {
     host.unwrap_or(&authority).to_owned()
 }
 
+/// Whether two authorities are the same in signatures.
+pub fn is_same_authority(one: &str, other: &str) -> bool {
+    normalized_authority(one) == normalized_authority(other)
+}
+
 /// RFC 9421 section 2.1: the trimmed lines of the header, joined by a comma and a space.
 fn header(headers: &HeaderMap, name: &str) -> Result<String, BaseError> {
     let unsupported = || BaseError::Unsupported(name.to_owned());

@@ -166,6 +166,15 @@ impl Whitelist {
         self.users.values().filter_map(|publisher| publisher.password()).max_by_key(|hash| hash.cost())
     }
 
+    /// Whether clients without a key may publish to the channel, of those that the operator listed for them. A channel that
+    /// a publisher may use is the publisher's own, unless a listed pattern is no wider than the publisher's.
+    pub fn leaves_to(&self, listed: &[Pattern], channel: &ChannelName) -> bool {
+        let listed: Vec<_> = listed.iter().filter(|pattern| pattern.matches(channel)).collect();
+        let held = self.publishers.values().chain(self.users.values()).flat_map(|publisher| &publisher.channels);
+        let mut held = held.filter(|held| held.matches(channel));
+        !listed.is_empty() && held.all(|held| listed.iter().any(|pattern| held.includes(pattern)))
+    }
+
     pub fn publishers(&self) -> impl Iterator<Item = &Arc<Publisher>> {
         self.publishers.values()
     }

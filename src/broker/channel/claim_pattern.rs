@@ -21,6 +21,8 @@ enum Part {
     /// Text, with `*` as the wildcard.
     Text(Box<str>),
     Claim(Box<str>),
+    /// The short name of the token's issuer.
+    Issuer,
 }
 
 /// The error in a pattern.
@@ -47,6 +49,7 @@ impl ClaimPattern {
             if name.contains('{') {
                 return Err(ClaimPatternError::Unbalanced);
             }
+            let is_issuer = name == "iss";
             let name = name.strip_prefix("claim.").unwrap_or(name);
             if name.is_empty() {
                 return Err(ClaimPatternError::Nameless);
@@ -56,7 +59,7 @@ impl ClaimPattern {
                 return Err(ClaimPatternError::NotASegment);
             }
             parts.extend((!before.is_empty()).then(|| Part::Text(before.into())));
-            parts.push(Part::Claim(name.into()));
+            parts.push(if is_issuer { Part::Issuer } else { Part::Claim(name.into()) });
             rest = after;
         }
         if parts.is_empty() {
@@ -70,25 +73,26 @@ impl ClaimPattern {
     pub fn shape(&self) -> Pattern {
         let parts = self.parts.iter().map(|part| match part {
             Part::Text(text) => text,
-            Part::Claim(_) => "*",
+            Part::Claim(_) | Part::Issuer => "*",
         });
         Pattern::new(&parts.collect::<String>())
     }
 
     /// Whether the channel matches with the principal's claims.
-    pub fn matches(&self, channel: &ChannelName, principal: &Principal) -> bool {
-        self.pattern_of(principal).is_some_and(|pattern| pattern.matches(channel))
+    pub fn matches(&self, channel: &ChannelName, principal: &Principal, issuer_name: Option<&str>) -> bool {
+        self.pattern_of(principal, issuer_name).is_some_and(|pattern| pattern.matches(channel))
     }
 
     /// The pattern with the principal's claims. `None` if a claim is missing, empty, or neither a string nor an
-    /// integer.
-    pub fn pattern_of(&self, principal: &Principal) -> Option<Pattern> {
+    /// integer, or if the issuer has no name.
+    pub fn pattern_of(&self, principal: &Principal, issuer_name: Option<&str>) -> Option<Pattern> {
         let mut pattern = String::with_capacity(64);
         let is_complete = self.parts.iter().all(|part| match part {
             Part::Text(text) => {
                 pattern.push_str(text);
                 true
             }
+            Part::Issuer => issuer_name.is_some_and(|name| push_segment(&mut pattern, name)),
             Part::Claim(name) if &**name == "sub" => push_segment(&mut pattern, &principal.subject),
             Part::Claim(name) => match principal.claims.get(&**name) {
                 Some(Value::String(text)) => push_segment(&mut pattern, text),
@@ -106,9 +110,14 @@ impl ClaimPattern {
     /// The names of the claims in the pattern.
     pub fn claims(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Text(_) => None,
+            Part::Text(_) | Part::Issuer => None,
             Part::Claim(name) => Some(&**name),
         })
+    }
+
+    /// Whether the pattern tells the tokens of two issuers apart.
+    pub fn names_issuer(&self) -> bool {
+        self.parts.contains(&Part::Issuer)
     }
 
     /// The configured text, in its shortest form.
@@ -117,7 +126,10 @@ impl ClaimPattern {
         for part in &self.parts {
             match part {
                 Part::Text(part) => text.push_str(part),
+                // `{iss}` is the issuer's name, so its claim keeps the long form.
+                Part::Claim(name) if &**name == "iss" => text.push_str("{claim.iss}"),
                 Part::Claim(name) => text.extend(["{", name, "}"]),
+                Part::Issuer => text.push_str("{iss}"),
             }
         }
         text
@@ -160,7 +172,7 @@ mod tests {
 
     fn matches(pattern: &str, principal: &Principal, channel: &str) -> bool {
         let pattern = ClaimPattern::parse(pattern).unwrap().expect("a pattern");
-        pattern.matches(&ChannelName::parse(channel).unwrap(), principal)
+        pattern.matches(&ChannelName::parse(channel).unwrap(), principal, Some("a.b"))
     }
 
     #[test]

@@ -45,6 +45,10 @@ impl Audience {
 }
 
 impl Requirements {
+    fn of_issuer(issuer: &str) -> Self {
+        Self { issuer: Some(issuer.to_owned()), ..Self::default() }
+    }
+
     fn met_by(&self, principal: &Principal) -> bool {
         let issuer = self.issuer.as_ref().is_none_or(|issuer| **issuer == *principal.issuer);
         let scope = self.scope.as_ref().is_none_or(|scope| principal.scopes.contains(scope));
@@ -125,13 +129,26 @@ pub struct ChannelRule {
 
 impl ChannelRule {
     /// Checks `deny`, then the claim pattern, then `subscribers`.
-    fn allows(&self, channel: &ChannelName, principal: Option<&Principal>) -> bool {
+    fn allows(&self, channel: &ChannelName, principal: Option<&Principal>, issuer: Option<&IssuerScope>) -> bool {
+        let issuer_name = issuer.and_then(|issuer| issuer.name.as_deref());
+        let is_own = |pattern: &ClaimPattern| {
+            principal.is_some_and(|principal| pattern.matches(channel, principal, issuer_name))
+        };
         !principal.is_some_and(|principal| self.denies(principal))
-            && self
-                .claim_pattern
-                .as_ref()
-                .is_none_or(|pattern| principal.is_some_and(|principal| pattern.matches(channel, principal)))
+            && self.claim_pattern.as_ref().is_none_or(is_own)
             && self.subscribers.allows(principal)
+    }
+
+    /// Whether a token of this issuer may open a channel of the rule.
+    fn is_open_to(&self, issuer: &str, scope: &IssuerScope) -> bool {
+        let of_issuer = |required: &Requirements| required.issuer.as_deref() == Some(issuer);
+        let is_denied = |denied: &Requirements| of_issuer(denied) && *denied == Requirements::of_issuer(issuer);
+        let is_allowed = match &self.subscribers {
+            Audience::Anyone | Audience::Authenticated => true,
+            Audience::Matching(any) => any.iter().any(|all| all.issuer.is_none() || of_issuer(all)),
+        };
+        let is_within = |patterns: &Vec<Pattern>| patterns.iter().any(|pattern| pattern.may_overlap(&self.pattern));
+        is_allowed && !self.deny.iter().any(is_denied) && scope.channels.as_ref().is_none_or(is_within)
     }
 
     fn denies(&self, principal: &Principal) -> bool {
@@ -161,8 +178,27 @@ pub struct ChannelRules {
     pub rules: Vec<ChannelRule>,
     /// For every channel that no rule matches.
     pub default: ChannelRule,
-    /// The channels that the tokens of an issuer may subscribe to; all for an issuer without an entry.
-    pub issuers: HashMap<Arc<str>, Vec<Pattern>>,
+    pub issuers: HashMap<Arc<str>, IssuerScope>,
+}
+
+/// The part of an issuer in channel rules.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct IssuerScope {
+    /// Stands for `{iss}` in patterns.
+    pub name: Option<Box<str>>,
+    /// The channels that its tokens may subscribe to; `None` for all.
+    pub channels: Option<Vec<Pattern>>,
+}
+
+/// A pattern that gives one channel to the subjects of two issuers, who are different persons.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{pattern:?} means the same channel for subjects of several issuers; limit the rule to one issuer, or put {{iss}} into the pattern"
+)]
+pub struct AmbiguousPattern {
+    /// The place of its rule.
+    pub index: usize,
+    pub pattern: String,
 }
 
 impl ChannelRules {
@@ -184,23 +220,39 @@ impl ChannelRules {
         self.rules.iter().find(|rule| rule.pattern.matches(channel)).unwrap_or(&self.default)
     }
 
+    /// Refuses patterns with claims that do not tell issuers apart. Identity is an issuer with a subject.
+    pub fn check_patterns(&self) -> Result<(), AmbiguousPattern> {
+        for (index, rule) in self.rules.iter().enumerate() {
+            let Some(pattern) = rule.claim_pattern.as_ref().filter(|pattern| !pattern.names_issuer()) else { continue };
+            if self.issuers.iter().filter(|(issuer, scope)| rule.is_open_to(issuer, scope)).nth(1).is_some() {
+                return Err(AmbiguousPattern { index, pattern: pattern.text() });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a client may subscribe to a channel; `None` is a client without a token. Allocates only for a rule with
     /// a claim pattern.
     pub fn may_subscribe(&self, channel: &ChannelName, principal: Option<&Principal>) -> bool {
-        self.is_within_issuer(channel, principal) && self.of(channel).allows(channel, principal)
+        let issuer = self.issuer_of(principal);
+        is_within(channel, issuer) && self.of(channel).allows(channel, principal, issuer)
     }
 
     /// The reason to refuse a channel, as text for the operator.
     pub fn verdict(&self, channel: &ChannelName, principal: &Principal) -> &'static str {
-        if !self.is_within_issuer(channel, Some(principal)) {
+        if !is_within(channel, self.issuer_of(Some(principal))) {
             return "issuer of the token may not grant the channel";
         }
         self.of(channel).refuses(principal).unwrap_or("claims of the token do not match the channel")
     }
 
-    /// Whether tokens of the principal's issuer may subscribe to this channel.
-    fn is_within_issuer(&self, channel: &ChannelName, principal: Option<&Principal>) -> bool {
-        let patterns = principal.and_then(|principal| self.issuers.get(&principal.issuer));
-        patterns.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(channel)))
+    fn issuer_of(&self, principal: Option<&Principal>) -> Option<&IssuerScope> {
+        self.issuers.get(&principal?.issuer)
     }
+}
+
+/// Whether tokens of the issuer may subscribe to this channel.
+fn is_within(channel: &ChannelName, issuer: Option<&IssuerScope>) -> bool {
+    let patterns = issuer.and_then(|issuer| issuer.channels.as_ref());
+    patterns.is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(channel)))
 }

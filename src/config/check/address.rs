@@ -6,7 +6,7 @@ use http::uri::Authority;
 
 use crate::config::path::Path;
 use crate::config::report::Report;
-use crate::transport::config::Address;
+use crate::transport::config::{Address, PublicUrl};
 
 /// Longest path of a Unix socket on Linux, without the NUL byte (`unix(7)`).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -67,6 +67,28 @@ pub fn check_hosts(hosts: &[String], path: &Path, report: &mut Report) {
             report.wrong(&path.index(index), host.as_str(), right);
         }
     }
+}
+
+/// Parses a URL with an optional path, under which a proxy serves the listener.
+pub fn check_public_url(text: &str, path: &Path, report: &mut Report) -> Option<PublicUrl> {
+    let bare = text.strip_suffix('/').unwrap_or(text);
+    let after_scheme = bare.find("://").map_or(0, |at| at + 3);
+    let (origin, below) = bare.split_at(bare[after_scheme..].find('/').map_or(bare.len(), |at| after_scheme + at));
+    let is_segment = |segment: &str| {
+        !segment.is_empty()
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~'))
+            && !segment.bytes().all(|b| b == b'.')
+    };
+    let is_path = below.is_empty() || below[1..].split('/').all(is_segment);
+    // The gateway's own paths begin with it, so it could not be told from a prefix.
+    let is_distinct = below != "/v1" && !below.starts_with("/v1/");
+    if is_origin(origin) && origin.starts_with("http") && is_path && is_distinct {
+        return Some(PublicUrl::new(origin.to_owned(), below.to_owned()));
+    }
+    let right = "must be scheme and host in lower case, with port and path if there are any, such as \
+                 \"https://example.com/live\"; the path does not begin with /v1";
+    report.wrong(path, text, right);
+    None
 }
 
 fn is_host(text: &str) -> bool {

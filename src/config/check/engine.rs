@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::numbers::Numbers;
 use crate::config::EngineConfig;
-use crate::config::files::{Files, read_text};
+use crate::config::files::{Files, READABLE_SECRET, is_world_readable, read_text};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::Engine;
@@ -130,7 +130,11 @@ fn check_redis(engine: Engine, table: &Path, report: &mut Report, files: &mut Fi
         report.wrong(&table.key("prefix"), prefix.as_str(), "must be 1 to 64 letters, digits, `-`, `_`, `.` and `:`");
     }
     let mut read = |key: &str, name: Option<String>| {
-        let text = read_text(&files.locate(&name?));
+        let file = files.locate(&name?);
+        if key == "password_file" && is_world_readable(&file) {
+            report.warn(&table.key(key), READABLE_SECRET);
+        }
+        let text = read_text(&file);
         text.map_err(|reason| report.misplaced(&table.key(key), reason)).ok()
     };
     let authorities = read("ca", ca).map(String::into_bytes);

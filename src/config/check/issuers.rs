@@ -8,10 +8,13 @@ use jsonwebtoken::{Algorithm, jwk::JwkSet};
 use serde_json::Value;
 
 use super::channels::check_pattern;
+use super::name;
 use super::numbers::Numbers;
 use crate::auth::IssuerConfig;
 use crate::auth::fetch::Endpoint;
 use crate::auth::token::{KeySource, Remote, discovery_endpoint, read_key_set};
+use crate::broker::channel::rules::IssuerScope;
+use crate::broker::{ChannelRule, ChannelRules, ClaimPattern};
 use crate::config::files::{Files, read_text};
 use crate::config::path::Path;
 use crate::config::report::Report;
@@ -41,24 +44,47 @@ const DEFAULT_FETCHED_MAX_AGE_SECS: u64 = 7 * 86_400;
 /// Keys are fetched again after half of the age, and at most once a minute.
 const MIN_MAX_AGE_SECS: u64 = 120;
 
-/// Returns the channels of each issuer that has `channels`.
-pub fn check_channels(issuers: &[Issuer], report: &mut Report) -> HashMap<Arc<str>, Vec<Pattern>> {
-    let mut by_issuer = HashMap::new();
+/// Returns the part of each issuer in channel rules.
+pub fn check_scopes(issuers: &[Issuer], report: &mut Report) -> HashMap<Arc<str>, IssuerScope> {
+    let mut by_issuer: HashMap<Arc<str>, IssuerScope> = HashMap::new();
     for (index, issuer) in issuers.iter().enumerate() {
-        let (Some(name), Some(channels)) = (&issuer.issuer, &issuer.channels) else { continue };
-        let path = Path::of("issuers").index(index).key("channels");
-        if channels.is_empty() && !report.has_mistake_in(&path) {
-            report.wrong(
-                &path,
-                Value::Array(Vec::new()),
-                "must list the channels for its tokens, such as [\"prices.*\"]",
-            );
+        let Some(url) = &issuer.issuer else { continue };
+        let path = Path::of("issuers").index(index);
+        let channels = issuer.channels.as_ref().map(|channels| check_channels(channels, &path.key("channels"), report));
+        if let Some(name) = &issuer.name {
+            name::check(name, &path.key("name"), report);
+            if by_issuer.values().any(|other| other.name.as_deref() == Some(name)) {
+                report.wrong(&path.key("name"), name.as_str(), "is used twice; each issuer needs its own name");
+            }
         }
-        let patterns = channels.iter().enumerate();
-        let patterns = patterns.map(|(index, pattern)| check_pattern(pattern, &path.index(index), report));
-        by_issuer.insert(name.as_str().into(), patterns.collect());
+        by_issuer.insert(url.as_str().into(), IssuerScope { name: issuer.name.as_deref().map(Into::into), channels });
     }
     by_issuer
+}
+
+fn check_channels(channels: &[String], path: &Path, report: &mut Report) -> Vec<Pattern> {
+    if channels.is_empty() && !report.has_mistake_in(path) {
+        let right = "must list the channels for its tokens, such as [\"prices.*\"]";
+        report.wrong(path, Value::Array(Vec::new()), right);
+    }
+    let patterns = channels.iter().enumerate();
+    patterns.map(|(index, pattern)| check_pattern(pattern, &path.index(index), report)).collect()
+}
+
+/// Reports patterns that do not tell the subjects of two issuers apart, and issuers without the name that patterns need.
+pub fn check_patterns(rules: &ChannelRules, issuers: &[Issuer], report: &mut Report) {
+    if let Err(error) = rules.check_patterns() {
+        let path = Path::of("channels").index(error.index).key("match");
+        report.misplaced(&path, error);
+    }
+    let names_issuer = |rule: &ChannelRule| rule.claim_pattern.as_ref().is_some_and(ClaimPattern::names_issuer);
+    if !rules.rules.iter().any(names_issuer) {
+        return;
+    }
+    for (index, _) in issuers.iter().enumerate().filter(|(_, issuer)| issuer.name.is_none()) {
+        let path = Path::of("issuers").index(index);
+        report.missing(&path, "name", "must be a short name: it stands for {iss} in patterns of channels");
+    }
 }
 
 pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Vec<IssuerConfig> {
@@ -78,6 +104,7 @@ pub fn check(issuers: Vec<Issuer>, report: &mut Report, files: &mut Files) -> Ve
 fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files) -> IssuerConfig {
     let Issuer {
         issuer,
+        name: _,
         audience,
         jwks_file,
         jwks_url,

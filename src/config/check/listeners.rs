@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::channels::check_pattern;
 use super::numbers::Numbers;
 use super::{address, name};
 use crate::broker::ChannelRules;
-use crate::config::files::{Files, is_world_readable, open};
+use crate::config::files::{Files, READABLE_SECRET, is_world_readable, open};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::{Listener, Tls};
 use crate::config::suggest::one_of;
-use crate::transport::config::{Address, ListenerConfig, Role, TlsFiles, TslmConfig};
+use crate::protocol::Pattern;
+use crate::transport::config::{Address, ListenerConfig, Role, SocketFileConfig, TlsFiles, TslmConfig};
 
 /// Settings for listeners with the role `tslm` only.
 const TSLM_KEYS: [&str; 4] =
@@ -18,11 +20,21 @@ const TSLM_KEYS: [&str; 4] =
 
 const PERMISSIONS: [&str; 3] = ["Subscribe", "CreateChannel", "NotifyChannel"];
 
-pub fn check(listeners: BTreeMap<String, Listener>, report: &mut Report, files: &mut Files) -> Vec<ListenerConfig> {
+/// `rooms_are_signed`: rooms are opened with a publisher's signature.
+pub fn check(
+    listeners: BTreeMap<String, Listener>,
+    rooms_are_signed: bool,
+    has_trusted_proxies: bool,
+    report: &mut Report,
+    files: &mut Files,
+) -> Vec<ListenerConfig> {
     let mut checked: Vec<ListenerConfig> = Vec::new();
     for (name, listener) in listeners {
         let path = Path::of("listeners").key(&name);
-        let Some(listener) = check_one(name, listener, &path, report, files) else { continue };
+        let Some(listener) = check_one(name, listener, (rooms_are_signed, has_trusted_proxies), &path, report, files)
+        else {
+            continue;
+        };
         let any_port = matches!(listener.address, Address::Tcp(address) if address.port() == 0);
         let other = checked.iter().find(|other| other.address == listener.address && !any_port);
         if let Some(other) = other {
@@ -52,17 +64,21 @@ pub fn check_message_sizes(listeners: &[ListenerConfig], rules: &ChannelRules, r
 fn check_one(
     name: String,
     listener: Listener,
+    (rooms_are_signed, has_trusted_proxies): (bool, bool),
     path: &Path,
     report: &mut Report,
     files: &mut Files,
 ) -> Option<ListenerConfig> {
     let Listener {
         address,
+        mode,
+        group,
         roles,
         tls,
         plaintext,
         origins,
         hosts,
+        public_url,
         max_connections,
         proxy_protocol,
         compression,
@@ -71,6 +87,7 @@ fn check_one(
         auth_tokens,
         max_message_size,
         rate_limit_per_second,
+        channels,
         scope,
         subscribers,
     } = listener;
@@ -79,6 +96,7 @@ fn check_one(
     let tls = tls.and_then(|tls| check_tls(tls, &path.key("tls"), report, files));
     address::check_origins(&origins, &path.key("origins"), report);
     address::check_hosts(&hosts, &path.key("hosts"), report);
+    let public_url = public_url.and_then(|url| address::check_public_url(&url, &path.key("public_url"), report));
     if !roles.contains(&Role::Tslm) {
         for key in TSLM_KEYS.map(|key| path.key(key)) {
             if report.origins.is_set(&key) {
@@ -110,7 +128,33 @@ fn check_one(
         rate_limit_per_second: numbers.u32("rate_limit_per_second", rate_limit_per_second, 0),
     };
     let max_connections = numbers.count("max_connections", max_connections, 0);
+    let channels = check_channels(channels, &roles, &tslm, path, report);
+    let socket_file = SocketFileConfig {
+        mode: mode.and_then(|mode| check_mode(&mode, &path.key("mode"), report)),
+        group: group.and_then(|group| check_group(&group, &path.key("group"), report)),
+    };
     let address = address::check(address, path, report)?;
+    if !matches!(address, Address::Unix(_)) {
+        for key in ["mode", "group"].map(|key| path.key(key)) {
+            if report.origins.is_set(&key) {
+                report.misplaced(&key, "only for a listener on a Unix socket");
+            }
+        }
+    } else if proxy_protocol {
+        report.misplaced(&path.key("proxy_protocol"), "not for a listener on a Unix socket");
+    }
+    if proxy_protocol && !has_trusted_proxies {
+        let right = "needs trusted_proxies: only its header is believed, and any other peer could choose its address";
+        report.misplaced(&path.key("proxy_protocol"), right);
+    }
+    let is_signed =
+        |role: &Role| *role == Role::Publish || (rooms_are_signed && matches!(role, Role::Pair | Role::Relay));
+    let verifies_signatures = roles.iter().any(is_signed);
+    if verifies_signatures && !address.is_local() && hosts.is_empty() && public_url.is_none() {
+        let right = "must list the names by which publishers reach the listener, such as [\"gateway.internal:8081\"]: \
+                     a signature is valid for them alone";
+        report.missing(path, "hosts", right);
+    }
     check_exposure(&address, tls.is_some() || report.origins.is_set(&path.key("tls")), plaintext, path, report);
     Some(ListenerConfig {
         name,
@@ -119,8 +163,12 @@ fn check_one(
         tls,
         origins,
         hosts,
+        public_url,
+        verifies_signatures,
         max_connections,
         proxy_protocol,
+        socket_file,
+        channels,
         compression,
         http2,
         tslm,
@@ -129,16 +177,51 @@ fn check_one(
     })
 }
 
+/// The channels that clients without a publisher's key may create and publish to. Without a list it would be every one.
+fn check_channels(
+    channels: Option<Vec<String>>,
+    roles: &BTreeSet<Role>,
+    tslm: &TslmConfig,
+    listener: &Path,
+    report: &mut Report,
+) -> Option<Vec<Pattern>> {
+    let path = listener.key("channels");
+    if channels.is_some() && !roles.contains(&Role::Tslm) && !roles.contains(&Role::FlockPublish) {
+        report.misplaced(&path, "only for a listener with the role \"tslm\" or \"flock-publish\"");
+    }
+    if channels.is_none() && (tslm.create_channel || tslm.notify_channel) {
+        let right = "must list the channels that its clients may create and publish to, such as [\"chat.*\"]";
+        report.missing(listener, "channels", right);
+    }
+    let patterns = channels?.into_iter().enumerate();
+    Some(patterns.map(|(index, pattern)| check_pattern(&pattern, &path.index(index), report)).collect())
+}
+
+/// Parses the mode of a socket file, in octal as `chmod` takes it.
+fn check_mode(text: &str, path: &Path, report: &mut Report) -> Option<u32> {
+    let digits = Some(text).filter(|text| (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()));
+    let mode = digits.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o777);
+    if mode.is_none() {
+        report.wrong(path, text, "must be an octal mode, such as \"0660\"");
+    }
+    mode
+}
+
+/// Finds the id of a group by its name.
+fn check_group(name: &str, path: &Path, report: &mut Report) -> Option<u32> {
+    let group = nix::unistd::Group::from_name(name).ok().flatten();
+    if group.is_none() {
+        report.wrong(path, name, "must be the name of a group of this machine");
+    }
+    group.map(|group| group.gid.as_raw())
+}
+
 /// Beyond loopback, a listener needs TLS or an explicit `plaintext` (RFC 9700 section 2.6 requires end-to-end TLS).
 fn check_exposure(address: &Address, has_tls: bool, plaintext: bool, path: &Path, report: &mut Report) {
-    let is_local = match address {
-        Address::Tcp(address) => address.ip().to_canonical().is_loopback(),
-        Address::Unix(_) => true,
-    };
     if has_tls && plaintext {
         report.wrong(&path.key("plaintext"), true, "must be false with tls");
     }
-    if !is_local && !has_tls && !plaintext {
+    if !address.is_local() && !has_tls && !plaintext {
         let right = "must be a loopback address, or have tls, or plaintext = true if a TLS proxy is in front of it";
         report.wrong(&path.key("address"), address.to_string(), right);
     }
@@ -229,12 +312,9 @@ fn check_tls(tls: Tls, path: &Path, report: &mut Report, files: &mut Files) -> O
         };
         let found = files.locate(&file);
         match open(&found) {
-            Ok(open) => {
-                if name == "key" && is_world_readable(&open) {
-                    report.warn(
-                        &path.key(name),
-                        format_args!("{file} is readable by every user of this machine; chmod 600"),
-                    );
+            Ok(_) => {
+                if name == "key" && is_world_readable(&found) {
+                    report.warn(&path.key(name), READABLE_SECRET);
                 }
                 Some(found)
             }

@@ -10,7 +10,7 @@ use crate::auth::login::{ClientSecret, LoginConfig, ProviderConfig};
 use crate::auth::seal::SealKey;
 use crate::auth::token::is_access_token_type;
 use crate::config::Egress;
-use crate::config::files::{Files, is_world_readable, open, read_text};
+use crate::config::files::{Files, READABLE_SECRET, is_world_readable, read_text};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::{Issuer, IssuerLogin, Login, OneOrMany};
@@ -50,11 +50,7 @@ pub fn check(
         }
         return None;
     }
-    let right = "must be the URL of this gateway in browsers, such as \"https://live.example.com\"";
-    let url = url.and_then(|url| check_url(&url, &path.key("url"), report)).unwrap_or_else(|| {
-        report.missing(&path, "url", right);
-        String::new()
-    });
+    let (url, below) = public_url(url, listeners, &path, report).unwrap_or_default();
     if seal_keys.is_empty() {
         let text = "no key: sessions end with this process; generate one with `lastmile keygen --seal -o FILE`";
         report.warn(&path.key("seal_keys"), text);
@@ -62,7 +58,37 @@ pub fn check(
     if !listeners.iter().any(|listener| listener.roles.contains(&Role::Login)) {
         report.warn(&path, "no listener has the role \"login\", so logins are not possible");
     }
-    Some(LoginConfig { url, seal_keys, session: session_secs, providers })
+    Some(LoginConfig { url, path: below, seal_keys, session: session_secs, providers })
+}
+
+/// The URL of the gateway in browsers, with its path apart: `login.url`, and the `public_url` of the login's listeners.
+fn public_url(
+    url: Option<String>,
+    listeners: &[ListenerConfig],
+    path: &Path,
+    report: &mut Report,
+) -> Option<(String, String)> {
+    let with_login = listeners.iter().filter(|listener| listener.roles.contains(&Role::Login));
+    let mut public = with_login.filter_map(|listener| Some((&listener.name, listener.public_url.as_ref()?)));
+    let Some((name, first)) = public.next() else {
+        let url = url.and_then(|url| check_url(&url, &path.key("url"), report));
+        if url.is_none() {
+            let right = "must be the URL of this gateway in browsers, such as \"https://live.example.com\"; or set \
+                         public_url of the listener with the role \"login\"";
+            report.missing(path, "url", right);
+        }
+        return url.map(|url| (url, String::new()));
+    };
+    if let Some((other, _)) = public.find(|(_, url)| *url != first) {
+        let why = format!("differs from that of listeners.{name}; a login has one URL");
+        report.misplaced(&Path::of("listeners").key(other).key("public_url"), why);
+    }
+    if url.is_some_and(|url| url.trim_end_matches('/') != first.origin()) {
+        report
+            .misplaced(&path.key("url"), format!("must be left out, or be the origin of listeners.{name}.public_url"));
+    }
+    let setting = Path::of("listeners").key(name).key("public_url");
+    check_url(first.origin(), &setting, report).map(|url| (url, first.path().to_owned()))
 }
 
 fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files: &mut Files) -> Vec<ProviderConfig> {
@@ -154,8 +180,8 @@ fn seal_key(file: String, path: &Path, report: &mut Report, files: &mut Files) -
 /// Reads a secret from a file; warns if every user of this machine can read it.
 fn secret_text(file: String, path: &Path, right: &str, report: &mut Report, files: &mut Files) -> Option<String> {
     let found = files.locate(&file);
-    if open(&found).is_ok_and(|file| is_world_readable(&file)) {
-        report.warn(path, format_args!("{file} is readable by every user of this machine; chmod 600"));
+    if is_world_readable(&found) {
+        report.warn(path, READABLE_SECRET);
     }
     let text = read_text(&found).and_then(|text| match text.trim() {
         "" => Err("the file is empty".to_owned()),

@@ -3,6 +3,7 @@
 
 mod address;
 mod channels;
+mod dangers;
 mod egress;
 mod engine;
 mod geoip;
@@ -29,6 +30,7 @@ use super::settings::Settings;
 use super::{Config, EngineConfig, PolicyConfig};
 use crate::auth::PublisherConfig;
 use crate::auth::login::LoginConfig;
+use crate::transport::config::OpenTo;
 
 pub use channels::check as check_channels;
 pub use issuers::ALGORITHMS;
@@ -58,11 +60,15 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         log,
     } = settings;
     let trusted_proxies = check_proxies(trusted_proxies, report);
-    let issuer_patterns = issuers::check_channels(&issuers, report);
-    let listeners = listeners::check(listeners, report, files);
+    let issuer_scopes = issuers::check_scopes(&issuers, report);
+    let rooms = rooms::check(rooms, report);
+    let listeners =
+        listeners::check(listeners, rooms.open == OpenTo::Publisher, !trusted_proxies.is_empty(), report, files);
+    dangers::check(&listeners, report);
     let login = login::check(login, &mut issuers, egress, &listeners, report, files);
     let mut channels = channels::check(channels, channel_defaults, report);
-    channels.rules.issuers = issuer_patterns;
+    channels.rules.issuers = issuer_scopes;
+    issuers::check_patterns(&channels.rules, &issuers, report);
     listeners::check_message_sizes(&listeners, &channels.rules, report);
     let engine = engine::check(engine, report, files);
     let publishers = publishers::check(publishers, report, files);
@@ -77,7 +83,7 @@ pub fn check(settings: Settings, report: &mut Report, files: &mut Files) -> Conf
         limits: limits::check(limits, trusted_proxies, report),
         geoip: geoip::check(geoip, rooms.geoip, report, files),
         statsd: statsd::check(statsd, report),
-        rooms: rooms::check(rooms, report),
+        rooms,
         drain: limits::check_drain(drain, report),
         log: log::check(log, report),
         policy: PolicyConfig {

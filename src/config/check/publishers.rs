@@ -9,7 +9,7 @@ use super::numbers::Numbers;
 use crate::auth::keys::{Fingerprint, parse_fingerprint, parse_public_key};
 use crate::auth::publisher::{BasicConfig, PasswordHash};
 use crate::auth::{PublisherConfig, PublisherKey};
-use crate::config::files::{Files, read_text};
+use crate::config::files::{Files, READABLE_SECRET, is_world_readable, read_text};
 use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings::{Basic, Publisher};
@@ -92,12 +92,19 @@ fn check_basic(basic: Basic, path: &Path, report: &mut Report, files: &mut Files
     };
     let is_text = text.starts_with('$');
     let parse = |text: &str| PasswordHash::parse(text.trim()).map_err(|reason| reason.to_string());
-    let parsed = if is_text { parse(&text) } else { read_text(&files.locate(&text)).and_then(|text| parse(&text)) };
+    let parsed = if is_text {
+        parse(&text)
+    } else {
+        let file = files.locate(&text);
+        if is_world_readable(&file) {
+            report.warn(&hash_path, READABLE_SECRET);
+        }
+        read_text(&file).and_then(|text| parse(&text))
+    };
     let hash = match parsed {
         Ok(hash) => hash,
         Err(reason) => {
-            let file = if is_text { String::new() } else { format!("{text}: ") };
-            report.wrong(&hash_path, text, format_args!("{HASH_HINT} ({file}{reason})"));
+            report.wrong(&hash_path, text, format_args!("{HASH_HINT} ({reason})"));
             return None;
         }
     };

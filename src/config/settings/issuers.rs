@@ -5,6 +5,7 @@ use super::one_or_many::OneOrMany;
 settings! {
     pub struct Issuer {
         pub issuer: Option<String>,
+        pub name: Option<String>,
         pub audience: Option<OneOrMany>,
         pub jwks_file: Option<String>,
         pub jwks_url: Option<String>,

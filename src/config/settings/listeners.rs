@@ -17,11 +17,14 @@ settings! {
     /// No `Debug`: it holds tokens.
     pub struct Listener {
         pub address: Option<String>,
+        pub mode: Option<String>,
+        pub group: Option<String>,
         pub roles: Vec<String>,
         pub tls: Option<Tls>,
         pub plaintext: bool = false,
         pub origins: Vec<String>,
         pub hosts: Vec<String>,
+        pub public_url: Option<String>,
         pub max_connections: u64 = 0,
         pub proxy_protocol: bool = false,
         pub compression: bool = false,
@@ -30,6 +33,7 @@ settings! {
         pub auth_tokens: Vec<String>,
         pub max_message_size: u64 = 65_536,
         pub rate_limit_per_second: u64 = 0,
+        pub channels: Option<Vec<String>>,
         pub scope: Option<String>,
         pub subscribers: Option<String>,
     }

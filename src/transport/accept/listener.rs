@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -21,7 +20,8 @@ use warp::reply::Response;
 use super::connection_limits::{ConnectionLimiter, LimitReached, ListenerShare, Permit};
 use super::head_check::HeadCheck;
 use super::http2;
-use super::proxy_protocol;
+use super::proxy_protocol::{self, ProxyError};
+use super::socket_file::SocketFile;
 use super::stream_limits::StreamLimits;
 use super::tls::{ALPN_HTTP2, Certificate, TlsError};
 use super::write_deadline::WriteDeadline;
@@ -61,7 +61,7 @@ pub fn load_tls(config: &ListenerConfig) -> Result<Option<Arc<Certificate>>, Lis
 
 pub(super) enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(SocketFile),
 }
 
 /// A listener that cannot start.
@@ -83,32 +83,31 @@ impl Listener {
     }
 
     fn bind(
-        config: ListenerConfig,
+        mut config: ListenerConfig,
         tls: Option<Arc<Certificate>>,
         user_timeout: Duration,
     ) -> Result<Self, ListenError> {
         let socket = match &config.address {
             Address::Tcp(address) => bind_tcp(*address, user_timeout).map(Socket::Tcp),
-            Address::Unix(path) => bind_unix(path).map(Socket::Unix),
+            Address::Unix(path) => SocketFile::bind(path, &config.socket_file, LISTEN_BACKLOG).map(Socket::Unix),
         };
         let socket = socket.map_err(|error| ListenError::Bind {
             listener: config.name.clone(),
             address: config.address.to_string(),
             error,
         })?;
+        // The listener's own names have the port that the kernel chose for port 0.
+        if let Socket::Tcp(tcp) = &socket
+            && let Ok(address) = tcp.local_addr()
+        {
+            config.address = Address::Tcp(address);
+        }
         Ok(Self { config: Arc::new(config), socket: Arc::new(socket), tls })
     }
 
+    /// With the bound address.
     pub fn config(&self) -> &ListenerConfig {
         &self.config
-    }
-
-    /// The bound address, with the port that the kernel chose for port 0.
-    pub fn local_address(&self) -> Address {
-        match &*self.socket {
-            Socket::Tcp(tcp) => tcp.local_addr().map_or_else(|_| self.config.address.clone(), Address::Tcp),
-            Socket::Unix(_) => self.config.address.clone(),
-        }
     }
 
     pub fn certificate(&self) -> Option<Arc<Certificate>> {
@@ -151,13 +150,15 @@ impl Listener {
             let acceptor = tls.as_ref().map(|certificate| certificate.acceptor());
             // An HTTP/2 connection counts its streams.
             let streams = acceptor.is_some().then(|| (limiter.clone(), share.clone()));
-            let (app, config, routes) = (app.clone(), config.clone(), routes.clone());
-            let incoming = Incoming { app, config, routes, address, streams };
+            let incoming = Incoming {
+                app: app.clone(),
+                config: config.clone(),
+                certificate: tls.clone(),
+                routes: routes.clone(),
+                address,
+                streams,
+            };
             tokio::spawn(incoming.serve(stream, acceptor, permit));
-        }
-        if let (Socket::Unix(_), Address::Unix(path)) = (&*socket, &config.address) {
-            // The file would outlive the socket.
-            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -194,6 +195,7 @@ fn assign_client(permit: &Permit, address: Option<IpAddr>, app: &AppState) -> Re
 struct Incoming {
     app: Arc<AppState>,
     config: Arc<ListenerConfig>,
+    certificate: Option<Arc<Certificate>>,
     routes: BoxedFilter<(Response,)>,
     address: Option<IpAddr>,
     /// On listeners with TLS, for the streams of HTTP/2.
@@ -208,15 +210,14 @@ impl Incoming {
             Stream::Unix(unix) => return Box::pin(self.serve_http(unix, permit)).await,
         };
         if self.config.proxy_protocol {
-            match timeout(deadline, proxy_protocol::read_header(&mut tcp)).await {
-                Ok(Ok(Some(client))) => self.address = Some(client.ip()),
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => {
+            match self.read_proxy_header(&mut tcp).await {
+                Ok(Some(client)) => self.address = Some(client),
+                Ok(None) => {}
+                Err(error) => {
                     let listener = &self.config.name;
-                    folded!(WARN, listener, "cannot read PROXY header", listener, %error);
+                    folded!(WARN, listener, "connection refused: no valid PROXY header", listener, %error);
                     return;
                 }
-                Err(_) => return,
             }
             if assign_client(&permit, self.address, &self.app).is_err() {
                 return refuse(Stream::Tcp(tcp), acceptor.is_some());
@@ -233,6 +234,17 @@ impl Incoming {
         }
     }
 
+    /// The client's address as the balancer reports it. Only listed peers are believed: any other could choose its address.
+    async fn read_proxy_header(&self, tcp: &mut TcpStream) -> Result<Option<IpAddr>, ProxyError> {
+        match self.address {
+            Some(peer) if is_trusted(peer, &self.app.limits.trusted_proxies) => {}
+            peer => return Err(ProxyError::PeerNotTrusted(peer)),
+        }
+        let header = timeout(self.app.limits.handshake, proxy_protocol::read_header(tcp)).await;
+        let client = header.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
+        Ok(client.map(|client| client.ip()))
+    }
+
     async fn serve_tls(self, tcp: TcpStream, acceptor: TlsAcceptor, permit: Permit) {
         let listener = self.config.name.clone();
         match timeout(self.app.limits.handshake, acceptor.accept(tcp)).await {
@@ -246,9 +258,9 @@ impl Incoming {
     }
 
     async fn serve_http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, permit: Permit) {
-        let Self { app, config, routes, address, streams: _ } = self;
+        let Self { app, config, certificate, routes, address, streams: _ } = self;
         let closes_at = closes_at(&config);
-        let peer = HttpPeer { listener: config, address, permit: Arc::new(permit), streams: None };
+        let peer = HttpPeer { listener: config, certificate, address, permit: Arc::new(permit), streams: None };
         let (checked, verdicts) = HeadCheck::new(WriteDeadline::new(stream, app.limits.handshake));
         let io = TokioIo::new(checked);
         let shared = app.clone();
@@ -274,10 +286,10 @@ impl Incoming {
     }
 
     async fn serve_http2(self, stream: TlsStream<TcpStream>, permit: Permit) {
-        let Self { app, config, routes, address, streams } = self;
+        let Self { app, config, certificate, routes, address, streams } = self;
         let closing = app.lifecycle.reached(closes_at(&config));
         let streams = streams.map(|(limiter, share)| Arc::new(StreamLimits::new(limiter, share)));
-        let peer = HttpPeer { listener: config, address, permit: Arc::new(permit), streams };
+        let peer = HttpPeer { listener: config, certificate, address, permit: Arc::new(permit), streams };
         let answer = |request| edge::handle(app.clone(), peer.clone(), routes.clone(), true, request);
         http2::serve(stream, &app.limits, &app.connection_limits, closing, answer).await;
     }
@@ -315,18 +327,4 @@ fn bind_tcp(address: SocketAddr, user_timeout: Duration) -> io::Result<TcpListen
     socket.set_tcp_user_timeout(Some(user_timeout))?;
     socket.listen(LISTEN_BACKLOG)?;
     TcpListener::from_std(socket.into())
-}
-
-/// Binds the path, and replaces a socket file that no process serves any more.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-                _ => return Err(error),
-            }
-            UnixListener::bind(path)
-        }
-        bound => bound,
-    }
 }

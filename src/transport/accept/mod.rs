@@ -5,6 +5,7 @@ pub mod head_check;
 pub mod http2;
 pub mod listener;
 pub mod proxy_protocol;
+pub mod socket_file;
 pub mod starting;
 pub mod stream_limits;
 pub mod tls;

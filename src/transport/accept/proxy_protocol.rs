@@ -1,11 +1,11 @@
-//! The PROXY protocol version 2 header, which a load balancer sends first on a connection.
+//! The PROXY protocol header (versions 1 and 2), which a load balancer sends first on a connection.
 //!
 //! Exactly the header's bytes are read, so that TLS or HTTP starts at its first byte.
-//! The text form (version 1) is refused: it has no length, so its end would have to be guessed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ppp::v1;
 use ppp::v2::{Addresses, Command, Header, PROTOCOL_PREFIX, ParseError, Protocol};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -14,15 +14,20 @@ const FIXED_BYTES: usize = 16;
 /// The variable part: addresses and extensions (TLVs).
 const MAX_VARIABLE_BYTES: usize = 512;
 
+/// The longest line of version 1, as its specification states it.
+const MAX_LINE_BYTES: usize = 107;
+
 /// A refused PROXY header.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// Other bytes, such as those of a client that bypassed the balancer.
     #[error("the connection does not begin with a PROXY header")]
     NotProxy,
+    #[error("the peer{} is not in trusted_proxies", .0.map(|peer| format!(" {peer}")).unwrap_or_default())]
+    PeerNotTrusted(Option<IpAddr>),
     /// The text form of the header.
-    #[error("PROXY protocol version 1 is not accepted, only version 2")]
-    Version1,
+    #[error("the PROXY header is malformed: {0}")]
+    MalformedLine(v1::BinaryParseError),
     /// The announced length.
     #[error("the PROXY header is too long ({0} bytes)")]
     TooLong(usize),
@@ -45,7 +50,7 @@ pub async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<
     stream.read_exact(signature).await?;
     if signature != PROTOCOL_PREFIX {
         let is_text = signature.starts_with(b"PROXY ");
-        return Err(if is_text { ProxyError::Version1 } else { ProxyError::NotProxy });
+        return if is_text { read_line(stream, signature).await } else { Err(ProxyError::NotProxy) };
     }
     stream.read_exact(&mut rest[..FIXED_BYTES - PROTOCOL_PREFIX.len()]).await?;
     let length = usize::from(u16::from_be_bytes([header[FIXED_BYTES - 2], header[FIXED_BYTES - 1]]));
@@ -54,6 +59,23 @@ pub async fn read_header<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<
     }
     stream.read_exact(&mut header[FIXED_BYTES..FIXED_BYTES + length]).await?;
     parse(&header[..FIXED_BYTES + length])
+}
+
+/// Reads the rest of a header of version 1. It has no length, so each byte may be the last one.
+async fn read_line<S: AsyncRead + Unpin>(stream: &mut S, start: &[u8]) -> Result<Option<SocketAddr>, ProxyError> {
+    let mut line = start.to_vec();
+    while !line.ends_with(b"\r\n") {
+        if line.len() == MAX_LINE_BYTES {
+            return Err(ProxyError::TooLong(MAX_LINE_BYTES));
+        }
+        line.push(stream.read_u8().await?);
+    }
+    let header = v1::Header::try_from(&line[..]).map_err(ProxyError::MalformedLine)?;
+    Ok(match header.addresses {
+        v1::Addresses::Tcp4(ip) => Some((ip.source_address, ip.source_port).into()),
+        v1::Addresses::Tcp6(ip) => Some((ip.source_address, ip.source_port).into()),
+        v1::Addresses::Unknown => None,
+    })
 }
 
 fn parse(header: &[u8]) -> Result<Option<SocketAddr>, ProxyError> {
@@ -104,6 +126,20 @@ mod tests {
     }
 
     #[test]
+    fn line_of_version_1_names_client() {
+        for (line, client) in [
+            ("PROXY TCP4 203.0.113.9 10.0.0.1 4660 80\r\n", Some("203.0.113.9:4660")),
+            ("PROXY TCP6 2001:db8::9 2001:db8::1 4660 80\r\n", Some("[2001:db8::9]:4660")),
+            ("PROXY UNKNOWN\r\n", None),
+            ("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", None),
+        ] {
+            let (result, rest) = read(format!("{line}GET / HTTP/1.1").as_bytes());
+            assert_eq!(result.unwrap(), client.map(|client| client.parse().unwrap()), "{line:?}");
+            assert_eq!(rest, b"GET / HTTP/1.1");
+        }
+    }
+
+    #[test]
     fn extensions_are_skipped() {
         let with_extensions = [ipv4(), vec![0x04, 0, 3, 1, 2, 3], vec![0x20, 0xff, 0xff]].concat();
         let (result, rest) = read(&[header(0x21, 0x11, &with_extensions), b"x".to_vec()].concat());
@@ -131,7 +167,20 @@ mod tests {
     #[test]
     fn other_bytes_are_refused() {
         let result = |bytes: &[u8]| read(bytes).0.unwrap_err();
-        assert!(matches!(result(b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n"), ProxyError::Version1));
+        for line in [
+            "PROXY TCP4 1.1.1.1 2.2.2.2 1\r\n",
+            "PROXY TCP4 1.1.1.1 2.2.2.2 1 70000\r\n",
+            "PROXY TCP4 ::1 ::1 1 2\r\n",
+            "PROXY TCP6 1.1.1.1 2.2.2.2 1 2\r\n",
+            "PROXY UDP4 1.1.1.1 2.2.2.2 1 2\r\n",
+            "PROXY  TCP4 1.1.1.1 2.2.2.2 1 2\r\n",
+            "PROXY \u{e9}\u{e9}\u{e9}\u{e9}\r\n",
+        ] {
+            assert!(matches!(result(line.as_bytes()), ProxyError::MalformedLine(_)), "{line:?}");
+        }
+        let endless = [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 200], b"\r\n".to_vec()].concat();
+        assert!(matches!(result(&endless), ProxyError::TooLong(_)));
+        assert!(matches!(result(b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\n"), ProxyError::Io(_)));
         assert!(matches!(result(b"GET / HTTP/1.1\r\n\r\n"), ProxyError::NotProxy));
         assert!(matches!(result(&header(0x21, 0x11, &[0; 513])), ProxyError::TooLong(513)));
         assert!(matches!(result(&header(0x21, 0x12, &ipv4())), ProxyError::NotAStream));

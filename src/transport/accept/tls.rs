@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::ParsedCertificate;
 use tokio_rustls::TlsAcceptor;
 
 use crate::transport::config::TlsFiles;
@@ -20,7 +22,13 @@ pub struct Certificate {
     files: TlsFiles,
     /// Offered ALPN protocols (RFC 7301), preferred first.
     protocols: &'static [&'static [u8]],
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Identity>,
+}
+
+/// A certificate with its key, ready for handshakes.
+pub struct Identity {
+    server: Arc<ServerConfig>,
+    leaf: CertificateDer<'static>,
 }
 
 /// An unusable certificate or key, with its file.
@@ -36,29 +44,36 @@ impl Certificate {
     }
 
     /// Reads the files again, without using them yet.
-    pub fn read_again(&self) -> Result<Arc<ServerConfig>, TlsError> {
+    pub fn read_again(&self) -> Result<Arc<Identity>, TlsError> {
         read(&self.files, self.protocols)
     }
 
-    /// Uses `config` for new handshakes. TLS sessions of the old certificate cannot be resumed.
-    pub fn replace(&self, config: Arc<ServerConfig>) {
-        self.current.store(config);
+    /// Uses `identity` for new handshakes. TLS sessions of the old certificate cannot be resumed.
+    pub fn replace(&self, identity: Arc<Identity>) {
+        self.current.store(identity);
+    }
+
+    /// Whether the certificate has this name.
+    pub fn is_valid_for(&self, host: &str) -> bool {
+        let identity = self.current.load();
+        let (certificate, name) = (ParsedCertificate::try_from(&identity.leaf), ServerName::try_from(host));
+        matches!((certificate, name), (Ok(certificate), Ok(name)) if verify_server_name(&certificate, &name).is_ok())
     }
 
     /// The acceptor of one handshake.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+        TlsAcceptor::from(self.current.load().server.clone())
     }
 }
 
-fn read(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
+fn read(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Arc<Identity>, TlsError> {
     let TlsFiles { certificate, key } = files;
     let certificates = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| TlsError(format!("{}: {error}", certificate.display())))?;
-    if certificates.is_empty() {
+    let Some(leaf) = certificates.first().cloned() else {
         return Err(TlsError(format!("{}: contains no certificate", certificate.display())));
-    }
+    };
     let unusable = |error: &dyn fmt::Display| TlsError(format!("{}: {error}", key.display()));
     let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(&error))?;
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -71,5 +86,5 @@ fn read(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsE
         other => unusable(&other),
     })?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(Arc::new(Identity { server: Arc::new(config), leaf }))
 }

@@ -1,7 +1,7 @@
 //! `/v1/ws/` and `/v1/ws/{id}`: unchanged clients of the channelserver.
 //!
-//! `Origin` is not checked: the clients are pages of other sites, and no credential that a browser adds by itself is
-//! used here. The id admits a client.
+//! The clients are pages of other sites, so any page may connect unless the listener lists origins. The id admits a
+//! client.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,6 +19,7 @@ use crate::protocol::frame::room_frames::RoomId;
 use crate::protocol::websocket::{Bounds, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::endpoints;
+use crate::transport::http::origin;
 use crate::transport::http::problem::method_not_allowed;
 use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::rooms::{JoinOutcome, Peer, authorize, caller_of, decoded, older_handshake, reserve};
@@ -38,6 +39,7 @@ pub async fn upgrade(app: Arc<AppState>, call: RequestContext, body: impl Reques
         return Ok(method_not_allowed(&endpoints::CHANNELSERVER));
     }
     let handshake = older_handshake(&call)?;
+    origin::check_unless_open(&app, &call)?;
     app.statsd.count(if requested.is_some() { RoomEvent::RequestExisting } else { RoomEvent::RequestNew });
     let principal = match requested {
         None => authorize(&app, &call, body, 0).await?.principal,

@@ -1,6 +1,6 @@
 //! `/v1/relay/{id}` and the role `relay`: unchanged clients of the relay.
 //!
-//! `Origin` is not checked, as in the older system: no credential that a browser adds by itself is used here.
+//! Pages of any site are clients, as in the older system, unless the listener lists origins.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +16,7 @@ use crate::protocol::compat::relay::{MAX_ID_BYTES, looks_like_control, not_recei
 use crate::protocol::websocket::{Bounds, binary_frame, text_frame};
 use crate::protocol::{CloseReason, ErrorCode, Refusal};
 use crate::transport::config::Role;
+use crate::transport::http::origin;
 use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::rooms::{JoinOutcome, Peer, authorize, caller_of, decoded, older_handshake, reserve};
 use crate::transport::state::AppState;
@@ -24,6 +25,7 @@ use crate::transport::websocket::Handler;
 pub async fn upgrade(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     let id = id_in(&call).filter(|_| call.method() == "GET").ok_or(ErrorCode::NotFound)?;
     let handshake = older_handshake(&call)?;
+    origin::check_unless_open(&app, &call)?;
     // The first peer opens a room.
     let principal = authorize(&app, &call, body, 0).await?.principal;
     let (shared, caller) = (app.clone(), caller_of(&app, &call));

@@ -23,7 +23,7 @@ use crate::transport::websocket::{Handler, RawSocket};
 
 pub fn upgrade(app: &Arc<AppState>, call: &RequestContext) -> Result<warp::reply::Response, Refusal> {
     let handshake = Handshake::read(call)?;
-    origin::check(call)?;
+    origin::check(app, call)?;
     let listener = call.peer().listener.clone();
     // A browser can send its token only as a subprotocol, and then requires this one in the response.
     let token = present_token(&listener.tslm.auth_tokens, call, handshake.offered())?;
@@ -68,6 +68,8 @@ struct CommandHandler {
     listener: Arc<ListenerConfig>,
     frame_rate: Option<RateLimit>,
     subscriptions: Subscriptions,
+    /// The channel that was allowed last, with the policy generation: most clients publish to one.
+    allowed: Option<(ChannelName, u64)>,
 }
 
 impl Tslm {
@@ -80,6 +82,7 @@ impl Tslm {
             listener: listener.clone(),
             frame_rate: (rate > 0).then(|| RateLimit::new(rate, rate)),
             subscriptions: Subscriptions::default(),
+            allowed: None,
         };
         Self {
             policy_watch: PolicyWatch::current(&app.policy),
@@ -120,6 +123,9 @@ impl CommandHandler {
 
     async fn create(&mut self, channel: &str) -> Result<(), ServerFrame> {
         let name = named(channel)?;
+        if !self.may_publish(&name) {
+            return Err(denied("CreateChannel"));
+        }
         if self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?.is_some() {
             return Err(ServerFrame::Error(format!("Channel '{channel}' is already registered")));
         }
@@ -150,6 +156,9 @@ impl CommandHandler {
     }
 
     async fn notify(&mut self, channel: &str, content: &Content) -> Result<(), ServerFrame> {
+        if named(channel).is_ok_and(|name| !self.may_publish(&name)) {
+            return Err(denied("NotifyChannel"));
+        }
         let name = self.existing_channel(channel).await?;
         let publisher = format!("tslm:{}", self.listener.name);
         let json;
@@ -173,6 +182,21 @@ impl CommandHandler {
             membership.catch_up();
         }
         Ok(())
+    }
+
+    /// Whether the listener's clients may create the channel and publish to it.
+    fn may_publish(&mut self, channel: &ChannelName) -> bool {
+        let policy = &self.app.policy;
+        let generation = policy.generation();
+        if self.allowed.as_ref().is_some_and(|(known, checked)| known == channel && *checked == generation) {
+            return true;
+        }
+        let listed = self.listener.channels.as_deref().unwrap_or_default();
+        let is_allowed = policy.whitelist().leaves_to(listed, channel);
+        if is_allowed {
+            self.allowed = Some((channel.clone(), generation));
+        }
+        is_allowed
     }
 
     /// The protocol knows only channels that were created.

@@ -31,7 +31,7 @@ pub async fn channels(app: Arc<AppState>, call: RequestContext, body: impl Reque
         "GET" => return Ok(json(StatusCode::OK, &app.policy_sync.describe())),
         "DELETE" => app.policy_sync.push(PushedPolicy::Rules(None)).await?,
         "PUT" => {
-            (app.policy_sync.readers.rules)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
+            app.policy_sync.read_rules(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
             app.policy_sync.push(PushedPolicy::Rules(Some(&body))).await?;
         }
         _ => return Err(ErrorCode::MethodNotAllowed.into()),

@@ -91,9 +91,14 @@ pub fn clear_if_dead(app: &AppState, call: &RequestContext, response: &mut Respo
 /// Characters of the state in the name of a pending login's cookie: enough to keep tabs apart.
 const COOKIE_STATE_CHARS: usize = 12;
 
-/// With the prefix `__Host-` a browser accepts the cookie only from this host, over TLS, for all paths.
+/// With the prefix `__Host-` a browser accepts the cookie only from this host, over TLS, for all paths. Under a path only
+/// `__Secure-` is possible.
 pub fn session_name(login: &Active) -> &'static str {
-    if login.is_plain() { "lastmile" } else { "__Host-lastmile" }
+    match (login.is_plain(), login.path()) {
+        (true, _) => "lastmile",
+        (false, "") => "__Host-lastmile",
+        (false, _) => "__Secure-lastmile",
+    }
 }
 
 /// The cookie of one pending login, so that tabs do not interfere. `None` if the state is not the gateway's.
@@ -104,7 +109,11 @@ pub fn pending_name(login: &Active, state: &str) -> Option<String> {
 }
 
 pub fn pending_prefix(login: &Active) -> &'static str {
-    if login.is_plain() { "lastmile-login-" } else { "__Host-lastmile-login-" }
+    match (login.is_plain(), login.path()) {
+        (true, _) => "lastmile-login-",
+        (false, "") => "__Host-lastmile-login-",
+        (false, _) => "__Secure-lastmile-login-",
+    }
 }
 
 /// Sets the session cookie. Its expiry is also sealed inside.
@@ -124,7 +133,8 @@ pub fn clear(login: &Active, name: &str) -> Option<HeaderValue> {
 /// `SameSite=Lax`, because the browser returns from another site.
 fn set(login: &Active, name: &str, value: &str, max_age: u64) -> Option<HeaderValue> {
     let secure = if login.is_plain() { "" } else { "; Secure" };
-    let text = format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Lax{secure}");
+    let path = login.path();
+    let text = format!("{name}={value}; Path={path}/; Max-Age={max_age}; HttpOnly; SameSite=Lax{secure}");
     let mut value = HeaderValue::try_from(text).ok()?;
     value.set_sensitive(true);
     Some(value)

@@ -28,7 +28,7 @@ struct TicketRequest {
 }
 
 pub async fn post(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
-    origin::check(&call)?;
+    origin::check(&app, &call)?;
     let principal = credential::principal(&app, &call).await?.ok_or(ErrorCode::Unauthenticated)?;
     let body = read_body(&app, body, MAX_BODY_BYTES).await?;
     let malformed =

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
 use hyper::body::{Body, Incoming};
 use tower_service::Service;
 use warp::filters::BoxedFilter;
@@ -13,11 +13,12 @@ use warp::reply::Response;
 
 use super::cors::Cors;
 use super::delayed_body::DelayedBody;
-use super::problem;
-use super::request::{HttpPeer, RequestContext};
-use crate::auth::client_addr::{ClientAddr, client_address};
+use super::request::{ContextData, HttpPeer, RequestContext};
+use super::{host, problem};
+use crate::auth::client_addr::{ClientAddr, client_address, is_trusted};
 use crate::protocol::{ErrorCode, Refusal};
 use crate::transport::accept::stream_limits::AnonymousStream;
+use crate::transport::config::PublicUrl;
 use crate::transport::credential;
 use crate::transport::endpoints;
 use crate::transport::state::AppState;
@@ -111,6 +112,7 @@ fn prepare(app: &AppState, peer: HttpPeer, request: Request<Incoming>) -> Result
             peer.permit.assign(client).map_err(|_| Refusal::from(ErrorCode::ConnectionLimit))?;
         }
     }
+    let had_prefix = remove_prefix(&mut head, peer.listener.public_url.as_ref());
     let endpoint = endpoints::find(head.uri.path());
     // The filters read only the URI.
     let (mut context_head, ()) = Request::new(()).into_parts();
@@ -118,14 +120,42 @@ fn prepare(app: &AppState, peer: HttpPeer, request: Request<Incoming>) -> Result
     context_head.uri = head.uri.clone();
     context_head.version = head.version;
     context_head.headers = std::mem::take(&mut head.headers);
-    let upgrade = head.extensions.remove();
-    let call = RequestContext::new(context_head, peer, client, endpoint, !body.is_end_stream(), upgrade);
-    check_host(&call)?;
+    let is_proxied = peer.listener.public_url.is_some()
+        && peer.address.is_none_or(|address| is_trusted(address, &app.limits.trusted_proxies));
+    let call = RequestContext::new(ContextData {
+        head: context_head,
+        peer,
+        client,
+        endpoint,
+        has_body: !body.is_end_stream(),
+        upgrade: head.extensions.remove(),
+        is_proxied,
+        had_prefix,
+    });
+    host::check(&call)?;
     if let Some(anonymous) = admit_anonymous(app, &call)? {
         head.extensions.insert(anonymous);
     }
     head.extensions.insert(call);
     Ok(Request::from_parts(head, body))
+}
+
+/// Removes the path of `public_url`, if the proxy has not. Returns whether it did.
+fn remove_prefix(head: &mut http::request::Parts, public_url: Option<&PublicUrl>) -> bool {
+    let Some(url) = public_url.filter(|url| !url.path().is_empty()) else { return false };
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let rest = match target.strip_prefix(url.path()) {
+        Some(rest) if rest.is_empty() || rest.starts_with('?') => format!("/{rest}"),
+        Some(rest) if rest.starts_with('/') => rest.to_owned(),
+        _ => return false,
+    };
+    let mut parts = head.uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(rest).ok();
+    match Uri::from_parts(parts) {
+        Ok(uri) => head.uri = uri,
+        Err(_) => return false,
+    }
+    true
 }
 
 /// Counts a stream of HTTP/2 whose client shows no credential. A wrong one is refused, and its stream ends.
@@ -192,15 +222,6 @@ fn is_host(text: &str) -> bool {
         port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
     let is_literal = |text: &str| text.strip_suffix(']').is_some_and(|text| text.parse::<Ipv6Addr>().is_ok());
     !host.is_empty() && is_port && host.strip_prefix('[').is_none_or(is_literal)
-}
-
-/// Refuses a host that is not on the listener's list, if it has one.
-fn check_host(call: &RequestContext) -> Result<(), Refusal> {
-    let hosts = &call.peer().listener.hosts;
-    if hosts.is_empty() || hosts.iter().any(|host| host.eq_ignore_ascii_case(call.authority())) {
-        return Ok(());
-    }
-    Err(Refusal::new(ErrorCode::HostUnknown, "host is not on the listener's list (hosts)"))
 }
 
 const SECURITY_HEADERS: [(HeaderName, &str); 5] = [

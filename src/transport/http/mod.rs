@@ -3,6 +3,7 @@
 pub mod cors;
 pub mod delayed_body;
 pub mod edge;
+pub mod host;
 pub mod origin;
 pub mod problem;
 pub mod request;

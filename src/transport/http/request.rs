@@ -1,5 +1,6 @@
 //! The request context: head, connection and client address, stored in the request's extensions.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,16 +11,20 @@ use http::{HeaderMap, header};
 use hyper::upgrade::OnUpgrade;
 
 use crate::auth::client_addr::ClientAddr;
+use crate::auth::publisher::is_same_authority;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::accept::connection_limits::Permit;
 use crate::transport::accept::stream_limits::StreamLimits;
-use crate::transport::config::{ListenerConfig, Role};
+use crate::transport::accept::tls::Certificate;
+use crate::transport::config::{ListenerConfig, PublicUrl, Role};
 use crate::transport::endpoints::Endpoint;
 
 /// The connection of a request.
 #[derive(Clone)]
 pub struct HttpPeer {
     pub listener: Arc<ListenerConfig>,
+    /// `None` without TLS.
+    pub certificate: Option<Arc<Certificate>>,
     /// The address of the socket's peer, or of the PROXY header; `None` on a Unix socket.
     pub address: Option<IpAddr>,
     /// The connection's count, kept through an upgrade.
@@ -32,13 +37,19 @@ pub struct HttpPeer {
 #[derive(Clone)]
 pub struct RequestContext(Arc<ContextData>);
 
-struct ContextData {
-    head: Parts,
-    peer: HttpPeer,
-    client: Option<ClientAddr>,
-    endpoint: Option<&'static Endpoint>,
-    has_body: bool,
-    upgrade: Option<OnUpgrade>,
+pub struct ContextData {
+    /// Its path is the one behind that of the listener's `public_url`.
+    pub head: Parts,
+    pub peer: HttpPeer,
+    pub client: Option<ClientAddr>,
+    pub endpoint: Option<&'static Endpoint>,
+    /// Whether a body follows.
+    pub has_body: bool,
+    pub upgrade: Option<OnUpgrade>,
+    /// Whether a proxy of the operator sent the request, which may have changed its host.
+    pub is_proxied: bool,
+    /// Whether the path of `public_url` was removed.
+    pub had_prefix: bool,
 }
 
 /// The body of a request, as warp gives it.
@@ -51,16 +62,8 @@ impl<C: Buf, B: Stream<Item = Result<C, warp::Error>> + Send> RequestBody for B 
 }
 
 impl RequestContext {
-    /// `has_body` is whether a body follows.
-    pub fn new(
-        head: Parts,
-        peer: HttpPeer,
-        client: Option<ClientAddr>,
-        endpoint: Option<&'static Endpoint>,
-        has_body: bool,
-        upgrade: Option<OnUpgrade>,
-    ) -> Self {
-        Self(Arc::new(ContextData { head, peer, client, endpoint, has_body, upgrade }))
+    pub fn new(data: ContextData) -> Self {
+        Self(Arc::new(data))
     }
 
     /// The endpoint of the path, whether or not the listener has its role.
@@ -76,7 +79,7 @@ impl RequestContext {
         &self.0.head.headers
     }
 
-    /// The path as it was sent, percent-encoded.
+    /// The path behind that of `public_url`, percent-encoded as it was sent.
     pub fn path(&self) -> &str {
         self.0.head.uri.path()
     }
@@ -85,10 +88,29 @@ impl RequestContext {
         self.0.head.uri.query()
     }
 
-    /// Host and port as the client sent them.
+    /// Host and port as the client sent them; behind a proxy, those of the listener's `public_url`.
     pub fn authority(&self) -> &str {
+        let listener = &self.0.peer.listener;
+        if let Some(url) = listener.public_url.as_ref().filter(|_| self.0.is_proxied) {
+            return url.authority();
+        }
         let from_uri = self.0.head.uri.authority().map(http::uri::Authority::as_str);
         from_uri.or_else(|| self.header(header::HOST)).unwrap_or("")
+    }
+
+    /// The path of the listener's `public_url`, which begins all links.
+    pub fn public_prefix(&self) -> &str {
+        self.0.peer.listener.public_url.as_ref().map_or("", PublicUrl::path)
+    }
+
+    /// The path as the client sent it to the authority: with the path of `public_url`, which a proxy may have removed.
+    pub fn public_path(&self) -> Cow<'_, str> {
+        let url = self.0.peer.listener.public_url.as_ref().filter(|url| !url.path().is_empty());
+        let is_public = |url: &&PublicUrl| self.0.had_prefix || is_same_authority(url.authority(), self.authority());
+        match url.filter(is_public) {
+            Some(url) => format!("{}{}", url.path(), self.path()).into(),
+            None => self.path().into(),
+        }
     }
 
     /// The text of a header that occurs once.

@@ -22,19 +22,19 @@ const MAX_PENDING_LOGINS: usize = 5;
 pub async fn begin(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let Ok(parameters) = Parameters::parse(call.query().unwrap_or_default().as_bytes()) else {
-        return Ok(page::failed(ErrorCode::Malformed, None));
+        return Ok(page::failed(&login, ErrorCode::Malformed, None));
     };
     let return_to = match parameters.get("return_to") {
-        None => ReturnTo::default(),
-        Some(path) => match ReturnTo::parse(path) {
+        None => ReturnTo::home(login.path()),
+        Some(path) => match ReturnTo::parse(path, login.path()) {
             Some(return_to) => return_to,
-            None => return Ok(page::failed(ErrorCode::Malformed, None)),
+            None => return Ok(page::failed(&login, ErrorCode::Malformed, None)),
         },
     };
     let redirect = redirect_to_provider(&app, &login, &call, parameters.get("provider"), &return_to).await;
     Ok(redirect.unwrap_or_else(|error| {
         folded!(WARN, error, "cannot begin login", %error);
-        page::failed(error.code(), Some(&return_to))
+        page::failed(&login, error.code(), Some(&return_to))
     }))
 }
 
@@ -48,16 +48,16 @@ async fn redirect_to_provider(
     let provider = match (provider, login.providers()) {
         (Some(name), _) => match login.provider_named(name) {
             Some(provider) => provider,
-            None => return Ok(page::failed(ErrorCode::Malformed, None)),
+            None => return Ok(page::failed(login, ErrorCode::Malformed, None)),
         },
         (None, [only]) => only,
-        (None, several) => return Ok(page::choice(several, return_to)),
+        (None, _) => return Ok(page::choice(login, return_to)),
     };
     let endpoints = Endpoints::of(&app.policy.issuers(), &provider.issuer).await?;
     let (url, pending) = login.begin(provider, &endpoints, return_to.clone())?;
     let sealed = pending.seal(login, Now::read().unix())?;
     let name = cookie::pending_name(login, pending.state()).ok_or(LoginError::NoRandomness)?;
-    let mut response = page::redirect(&url);
+    let mut response = page::redirect(login, &url);
     let others: Vec<_> = cookie::all(call)
         .map(|(name, _)| name)
         .filter(|name| name.starts_with(cookie::pending_prefix(login)))

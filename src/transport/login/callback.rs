@@ -18,19 +18,19 @@ use crate::transport::state::AppState;
 pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
     let login = active(&app)?;
     let Ok(parameters) = Parameters::parse(call.query().unwrap_or_default().as_bytes()) else {
-        return Ok(page::failed(ErrorCode::Malformed, None));
+        return Ok(page::failed(&login, ErrorCode::Malformed, None));
     };
     let state = parameters.get("state").unwrap_or_default();
     let name = cookie::pending_name(&login, state);
     let mut response = match open_pending(&app, &login, &call, state, name.as_deref()) {
-        Err(error) => refused(error, None),
+        Err(error) => refused(&login, error, None),
         Ok(pending) => match log_in(&app, &login, &pending, &parameters).await {
             Ok(sealed) => {
-                let mut response = page::redirect(pending.return_to.as_str());
+                let mut response = page::redirect(&login, pending.return_to.as_str());
                 response.headers_mut().extend(sealed.map(|value| (header::SET_COOKIE, value)));
                 response
             }
-            Err(error) => refused(error, Some(&pending)),
+            Err(error) => refused(&login, error, Some(&pending)),
         },
     };
     // The pending login is used up, with success or without.
@@ -40,9 +40,9 @@ pub async fn callback(app: Arc<AppState>, call: RequestContext) -> Result<Respon
     Ok(response)
 }
 
-fn refused(error: LoginError, pending: Option<&Pending>) -> Response {
+fn refused(login: &Active, error: LoginError, pending: Option<&Pending>) -> Response {
     folded!(WARN, error, "login refused", %error, issuer = pending.map(|pending| pending.issuer.as_str()));
-    page::failed(error.code(), pending.map(|pending| &pending.return_to))
+    page::failed(login, error.code(), pending.map(|pending| &pending.return_to))
 }
 
 /// The pending login: begun in this browser, not expired, and not completed before.

@@ -8,7 +8,7 @@ use warp::Reply;
 use warp::reply::Response;
 
 use super::{active, page};
-use crate::auth::login::{Active, Endpoints, LoginSession, logout_url};
+use crate::auth::login::{Active, Endpoints, LOGGED_OUT, LoginSession, logout_url};
 use crate::broker::Now;
 use crate::cluster::revocations;
 use crate::ops::log::folded;
@@ -26,7 +26,7 @@ pub async fn logout(app: Arc<AppState>, call: RequestContext) -> Result<Response
     match has_cookie {
         true if !cookie::is_from_our_page(&login, &call) => return Err(ErrorCode::OriginForbidden.into()),
         true => {}
-        false => origin::check(&call)?,
+        false => origin::check(&app, &call)?,
     }
     let session = cookie::open(&app, &login, &call).map(|(session, _)| session);
     let ended = match &session {
@@ -39,7 +39,10 @@ pub async fn logout(app: Arc<AppState>, call: RequestContext) -> Result<Response
     };
     let mut response = match (ended, wants_page(&call)) {
         (Err(refusal), _) => crate::transport::http::problem::response(&refusal),
-        (Ok(()), true) => page::redirect(provider_logout_url.as_deref().unwrap_or(crate::auth::login::LOGGED_OUT)),
+        (Ok(()), true) => {
+            let logged_out = || format!("{}{LOGGED_OUT}", login.path());
+            page::redirect(&login, &provider_logout_url.unwrap_or_else(logged_out))
+        }
         (Ok(()), false) => warp::reply::json(&json!({"logout_url": provider_logout_url})).into_response(),
     };
     response.headers_mut().extend(cookie::clear(&login, name).map(|value| (header::SET_COOKIE, value)));

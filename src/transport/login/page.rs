@@ -4,11 +4,11 @@ use http::{HeaderValue, Response as HttpResponse, StatusCode, header};
 use warp::Reply;
 use warp::reply::Response;
 
-use crate::auth::login::{ProviderConfig, ReturnTo};
+use crate::auth::login::{Active, ReturnTo};
 use crate::protocol::ErrorCode;
 
 /// The page of a failed login: the error and what to do, but not the cause.
-pub fn failed(code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
+pub fn failed(login: &Active, code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
     let advice = match code {
         ErrorCode::LoginExpired => {
             "It took too long, was finished before, or began in another browser. Please start again."
@@ -23,7 +23,7 @@ pub fn failed(code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
     };
     let again = match code {
         ErrorCode::Malformed | ErrorCode::NotFound => String::new(),
-        _ => format!("<p><a href=\"{}\">Log in</a></p>", escape(&login_link(None, return_to))),
+        _ => format!("<p><a href=\"{}\">Log in</a></p>", escape(&login_link(login, None, return_to))),
     };
     let (initial, rest) = code.title().split_at(1);
     let (initial, slug) = (initial.to_ascii_uppercase(), code.slug());
@@ -38,9 +38,9 @@ pub fn failed(code: ErrorCode, return_to: Option<&ReturnTo>) -> Response {
 }
 
 /// The page to choose a provider.
-pub fn choice(providers: &[ProviderConfig], return_to: &ReturnTo) -> Response {
-    let links = providers.iter().map(|provider| {
-        let link = login_link(Some(&provider.name), Some(return_to));
+pub fn choice(login: &Active, return_to: &ReturnTo) -> Response {
+    let links = login.providers().iter().map(|provider| {
+        let link = login_link(login, Some(&provider.name), Some(return_to));
         format!("<li><a href=\"{}\">{}</a></li>", escape(&link), escape(&provider.name))
     });
     html(StatusCode::OK, "Log in", &format!("<ul>{}</ul>", links.collect::<String>()))
@@ -51,16 +51,16 @@ pub fn logged_out() -> Response {
 }
 
 /// A redirect that a browser follows with GET (RFC 9110 section 15.4.4).
-pub fn redirect(to: &str) -> Response {
+pub fn redirect(login: &Active, to: &str) -> Response {
     let mut response = html(StatusCode::SEE_OTHER, "Go on", "");
     match HeaderValue::try_from(to) {
         Ok(location) => response.headers_mut().insert(header::LOCATION, location),
-        Err(_) => return failed(ErrorCode::Internal, None),
+        Err(_) => return failed(login, ErrorCode::Internal, None),
     };
     response
 }
 
-fn login_link(provider: Option<&str>, return_to: Option<&ReturnTo>) -> String {
+fn login_link(login: &Active, provider: Option<&str>, return_to: Option<&ReturnTo>) -> String {
     let mut query = oauth2::url::form_urlencoded::Serializer::new(String::new());
     if let Some(provider) = provider {
         query.append_pair("provider", provider);
@@ -68,9 +68,10 @@ fn login_link(provider: Option<&str>, return_to: Option<&ReturnTo>) -> String {
     if let Some(return_to) = return_to {
         query.append_pair("return_to", return_to.as_str());
     }
+    let path = login.path();
     match query.finish() {
-        query if query.is_empty() => "/v1/auth/login".to_owned(),
-        query => format!("/v1/auth/login?{query}"),
+        query if query.is_empty() => format!("{path}/v1/auth/login"),
+        query => format!("{path}/v1/auth/login?{query}"),
     }
 }
 

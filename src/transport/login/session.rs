@@ -15,7 +15,7 @@ use crate::transport::http::request::RequestContext;
 use crate::transport::state::AppState;
 
 pub async fn session(app: Arc<AppState>, call: RequestContext) -> Result<Response, Refusal> {
-    origin::check(&call)?;
+    origin::check(&app, &call)?;
     let principal = credential::principal(&app, &call).await?;
     let principal = principal.ok_or(Refusal::new(ErrorCode::Unauthenticated, "not logged in"))?;
     let provider =

@@ -47,10 +47,11 @@ pub async fn authenticate(
     body: impl RequestBody,
     max_bytes: usize,
 ) -> Result<Signed, Refusal> {
+    let path = call.public_path();
     let head = RequestHead {
         method: call.method(),
         authority: call.authority(),
-        path: call.path(),
+        path: &path,
         query: call.query(),
         headers: call.headers(),
     };

@@ -31,7 +31,7 @@ use crate::transport::websocket::{Handler, RawSocket};
 
 pub async fn upgrade(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     let mut handshake = Handshake::read(&call)?;
-    origin::check(&call)?;
+    origin::check(&app, &call)?;
     let publisher = authenticate(&app, &call, body, 0).await?.publisher;
     handshake.negotiate_compression(&call)?;
     let shared = app.clone();

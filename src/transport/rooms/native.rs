@@ -52,7 +52,7 @@ async fn join(
     body: impl RequestBody,
 ) -> Result<Response, Refusal> {
     let handshake = Handshake::read(call)?;
-    origin::check(call)?;
+    origin::check(app, call)?;
     // Joining needs no credential; one that is sent is checked, because it may allow opening.
     let (opener, principal) = match app.rooms_config.open {
         OpenTo::Anyone => (Opener::Anyone, None),
@@ -67,6 +67,7 @@ async fn join(
     };
     let is_supported = handshake.accepts_protocol(SUBPROTOCOL);
     let (shared, caller) = (app.clone(), caller_of(app, call));
+    let link_prefix = call.public_prefix().into();
     let protocol = is_supported.then_some(SUBPROTOCOL);
     Ok(handshake.accept_with(app, call, &app.room_connection_limits, protocol, move |connection| {
         if is_supported {
@@ -77,6 +78,7 @@ async fn join(
         let mut native = peer(shared, connection.clone(), caller, room);
         native.peer = native.peer.with_principal(principal);
         native.opener = opener;
+        native.link_prefix = link_prefix;
         native
     }))
 }
@@ -84,7 +86,8 @@ async fn join(
 /// A peer that joins with the credential in its first text. It may not open a room.
 fn peer(app: Arc<AppState>, connection: Arc<Connection>, caller: Caller, room: Option<RoomId>) -> Native {
     let sender = caller.sender.to_json().into();
-    Native { peer: Peer::unknown(app, connection, caller), room, sender, opener: Opener::Unknown, pending: None }
+    let peer = Peer::unknown(app, connection, caller);
+    Native { peer, room, sender, opener: Opener::Unknown, link_prefix: Box::default(), pending: None }
 }
 
 /// The same for a client of another node.
@@ -100,6 +103,8 @@ pub struct Native {
     /// The peer's metadata as JSON.
     sender: Box<str>,
     opener: Opener,
+    /// The path of the listener's `public_url`.
+    link_prefix: Box<str>,
     pending: Option<Box<PendingJoin>>,
 }
 
@@ -254,7 +259,7 @@ impl Native {
         })?;
         self.reply(&RoomServerFrame::Opened {
             room: &opened.room.to_string(),
-            link: &open::link(&opened),
+            link: &open::link(&opened, &self.link_prefix),
             join_secret: &opened.join_secret,
             expires: opened.expires.as_deref(),
             code: opened.code.as_deref(),

@@ -39,7 +39,7 @@ enum CodeRequest {
 }
 
 pub async fn post(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
-    origin::check(&call)?;
+    origin::check(&app, &call)?;
     let body = authorize(&app, &call, body, MAX_BODY_BYTES).await?.body;
     let request = match &body[..] {
         [] => OpenRequest::default(),
@@ -55,7 +55,7 @@ pub async fn post(app: Arc<AppState>, call: RequestContext, body: impl RequestBo
     let options = OpenOptions { max_seats: request.max_seats, code, codes_alive: 0 };
     let address = call.client().map(|client| client.limit_key());
     let opened = open(&app, options, address).await?;
-    let link = link(&opened);
+    let link = link(&opened, call.public_prefix());
     let mut body = json!({
         "room": opened.room.to_string(),
         "link": link,
@@ -110,7 +110,7 @@ fn read(body: &[u8]) -> serde_json::Result<OpenRequest> {
     serde_json::from_slice::<serde_json::Map<_, _>>(body).and_then(|object| serde_json::from_value(object.into()))
 }
 
-/// The path of a room.
-pub fn link(opened: &Opened) -> String {
-    format!("/v1/rooms/{}", opened.room)
+/// The path of a room, below that of the listener.
+pub fn link(opened: &Opened, prefix: &str) -> String {
+    format!("{prefix}/v1/rooms/{}", opened.room)
 }

@@ -65,7 +65,7 @@ impl EventFeed {
         query: &Query,
         fallback: Fallback,
     ) -> Result<Self, Refusal> {
-        origin::check(call)?;
+        origin::check(&app, call)?;
         let policy_watch = PolicyWatch::current(&app.policy);
         let principal = credential::principal(&app, call).await?;
         let owner = principal.as_ref().map_or(Owner::ANONYMOUS, |who| Owner::of(&who.issuer, &who.subject));

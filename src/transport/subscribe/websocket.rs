@@ -28,7 +28,7 @@ const MAX_HELLO_BYTES: usize = 10 * 1024;
 
 pub async fn upgrade(app: Arc<AppState>, call: RequestContext) -> Result<warp::reply::Response, Refusal> {
     let mut handshake = Handshake::read(&call)?;
-    origin::check(&call)?;
+    origin::check(&app, &call)?;
     // A credential in the request is checked before the upgrade, so that a bad one gets a plain 401.
     let principal = credential::principal(&app, &call).await?;
     if !handshake.accepts_protocol(SUBPROTOCOL) {

@@ -47,6 +47,10 @@ async fn publish(app: &AppState, call: &RequestContext, body: impl RequestBody) 
     let channel = ChannelName::from_topic(&topic)
         .map_err(|_| Refusal::new(ErrorCode::ChannelInvalid, "the topic is too long"))?;
     check_channel(&publisher, &channel)?;
+    let listed = call.peer().listener.channels.as_ref();
+    if listed.is_some_and(|listed| !listed.iter().any(|pattern| pattern.matches(&channel))) {
+        return Err(ErrorCode::ChannelForbidden.into());
+    }
     let max_bytes = match app.policy.rules().load().of(&channel).limits.max_message_bytes {
         0 => DEFAULT_MAX_BODY_BYTES,
         max => usize::try_from(max).unwrap_or(usize::MAX),

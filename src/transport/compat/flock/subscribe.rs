@@ -32,7 +32,7 @@ pub fn connection_limits(limits: &ConnectionLimits) -> ConnectionLimits {
 
 pub fn upgrade(app: &Arc<AppState>, call: &RequestContext) -> Result<warp::reply::Response, Refusal> {
     let handshake = Handshake::read(call)?;
-    origin::check(call)?;
+    origin::check(app, call)?;
     let (shared, listener) = (app.clone(), call.peer().listener.clone());
     Ok(handshake.accept_with(app, call, &app.flock_connection_limits, None, move |connection| {
         connection.set_authenticated(None);
