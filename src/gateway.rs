@@ -114,7 +114,7 @@ impl Gateway {
         let start = Now::read().unix();
         let mut whitelist = Whitelist::new(publishers, limits.max_replay_nonces)?;
         let fetcher = fetch.map(Fetcher::new).transpose()?.map(Arc::new);
-        let mut issuers = Issuers::new(issuers)?;
+        let mut issuers = Issuers::new(issuers)?.with_max_token_bytes(limits.transport.max_token_bytes);
         let lifecycle = Arc::new(Lifecycle::default());
         issuers.start(fetcher.as_ref(), &lifecycle);
         let revocations_in_force = Revocations::new(limits.max_revocations);

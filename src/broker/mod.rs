@@ -19,5 +19,5 @@ pub use counters::Counters;
 pub use engine::node_bus::NodeBus;
 pub use engine::shared_store::SharedStore;
 pub use engine::{Engine, Now};
-pub use principal::Principal;
+pub use principal::{Principal, claim, is_claim_name};
 pub use replies::{Replies, ReplyLimits};

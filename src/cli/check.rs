@@ -86,7 +86,8 @@ impl Check {
 }
 
 fn check_token(config: &Config, token: &str, channel: Option<&str>) -> Result<(), Failure> {
-    let mut issuers = Issuers::new(config.policy.issuers.clone()).map_err(|error| Failure::usage(error.to_string()))?;
+    let issuers = Issuers::new(config.policy.issuers.clone()).map_err(|error| Failure::usage(error.to_string()))?;
+    let mut issuers = issuers.with_max_token_bytes(config.limits.transport.max_token_bytes);
     let fetcher = config.fetch.clone().map(Fetcher::new).transpose();
     let fetcher = fetcher.map_err(|error| Failure::usage(error.to_string()))?.map(Arc::new);
     // Keys that are not in a file are fetched, as the gateway does.

@@ -185,6 +185,7 @@ fn sample(form: usize) -> Value {
         issuer: text(),
         name: text(),
         audience: Some(one_or_many()),
+        known_audiences: list(),
         jwks_file: text(),
         jwks_url: text(),
         jwks_max_age_secs: Some(1),

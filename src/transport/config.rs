@@ -195,6 +195,8 @@ pub struct TransportLimits {
     pub handshake: Duration,
     /// Size of an HTTP request head.
     pub max_header_bytes: usize,
+    /// Size of an access token, ID token or logout token.
+    pub max_token_bytes: usize,
     /// From the upgrade to the first message of a client without a credential.
     pub hello: Duration,
     /// One message of a subscriber to the gateway.

@@ -315,6 +315,12 @@ fn issuers_are_checked() {
     alone("issuer = \"http://sso.example\"\ndiscovery = true", &["issuers[0].discovery", "must be https"]);
     alone("issuer = \"i\"\njwks_url = \"http://sso.example/\"", &["issuers[0].jwks_url", "must be https"]);
     alone("issuer = \"i\"\njwks_url = \"https://u:p@sso.example/\"", &["issuers[0].jwks_url", "user or password"]);
+    issuer("groups_claim = \"/a~2\"", &["issuers[0].groups_claim = \"/a~2\"", "/realm_access/roles"]);
+    issuer(
+        "known_audiences = [\"x\"]\naudience = \"a\"",
+        &["issuers[0].known_audiences", "only for an issuer with login"],
+    );
+    issuer("audience = \"a\"\naudience_claim = \"\"", &["issuers[0].audience_claim = \"\"", "the name of a claim"]);
     issuer("jwks_max_age_secs = 119", &["issuers[0].jwks_max_age_secs = 119", "at least 120"]);
 }
 

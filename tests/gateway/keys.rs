@@ -57,6 +57,8 @@ fn config(provider: &TestProvider, keys: Remote) -> IssuerConfig {
     IssuerConfig {
         issuer: provider.url.clone(),
         audiences: vec!["lastmile".into()],
+        audience_claim: "aud".to_owned(),
+        groups_claim: "groups".to_owned(),
         keys: KeySource::Remote(keys),
         keys_max_age_secs: 0,
         algorithms: vec![Algorithm::EdDSA],
@@ -325,8 +327,8 @@ async fn foreign_discovery_is_refused() {
     provider.document("issuer", &provider.url);
     let metadata = eventually("metadata", async || issuers.metadata(&provider.url).await.ok()).await;
     assert_eq!(metadata.token_endpoint.as_ref().unwrap().to_string(), format!("{}/token", provider.url));
-    let (typ, claims) = issuers.signed(&provider.url, &issuer.token("alice"), unix_now()).await.unwrap();
-    assert_eq!((typ.as_deref(), &claims["sub"]), (Some("at+jwt"), &json!("alice")));
+    let (header, claims) = issuers.signed(&provider.url, &issuer.token("alice"), unix_now()).await.unwrap();
+    assert_eq!((header.typ.as_deref(), &claims["sub"]), (Some("at+jwt"), &json!("alice")));
     let foreign = issuers.signed(&provider.url, &provider.issuer().token("alice"), unix_now()).await;
     assert!(foreign.unwrap_err().is_about_keys());
 }

@@ -14,6 +14,7 @@ mod keys;
 mod limits;
 mod ops;
 mod poll;
+mod providers;
 mod publishing;
 mod python;
 mod recovery;

@@ -208,10 +208,10 @@ async fn foreign_page_cannot_log_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversized_session_is_refused() {
     let provider = Provider::start().await;
-    let env = LoginEnv::start(&provider.toml("company"), "").await;
+    let rule = "[[channels]]\nmatch = \"*\"\nsubscribers = { claim = { big = \"x\" } }\n";
+    let env = LoginEnv::start(&provider.toml("company"), rule).await;
     let mut browser = Browser::new(&env.url);
-    let groups: Vec<_> = (0..150).map(|number| format!("a-group-with-a-long-name-{number}")).collect();
-    let answer = provider.log_in(&mut browser, json!({"groups": groups})).await;
+    let answer = provider.log_in(&mut browser, json!({"big": "x".repeat(3000)})).await;
     assert_eq!(answer.status, 403, "{answer:?}");
     assert!(answer.text().contains("session-too-large"), "{}", answer.text());
     assert_eq!(browser.session(), None);
@@ -219,6 +219,31 @@ async fn oversized_session_is_refused() {
     let answer = provider.log_in(&mut browser, json!({"picture": "x".repeat(3000)})).await;
     assert_eq!(answer.status, 303);
     assert!(browser.session().unwrap().len() < 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_groups_alone_enter_session() {
+    let provider = Provider::start().await;
+    let rule = |deny: &str| format!("[[channels]]\nmatch = \"*\"\nsubscribers = {{ group = \"g-79\" }}\n{deny}");
+    let env = LoginEnv::start(&provider.toml("company"), &rule("")).await;
+    let mut browser = Browser::new(&env.url);
+    for count in [80, 150, 200] {
+        // As long as the ids of Entra.
+        let groups: Vec<_> = (0..count).map(|n| if n == 79 { "g-79".to_owned() } else { format!("{n:036}") }).collect();
+        assert_eq!(provider.log_in(&mut browser, json!({"groups": groups})).await.status, 303, "{count}");
+        assert_eq!(browser.get("/v1/auth/session").await.json()["groups"], json!(["g-79"]));
+        browser.live().await.subscribe("c").await;
+    }
+    // A rule that names another group cannot be answered from this session.
+    env.reload(&provider.toml("company"), &rule(&format!("deny = {{ group = \"{:036}\" }}\n", 7))).unwrap();
+    assert_eq!(browser.get("/v1/auth/session").await.status, 401);
+    let groups: Vec<_> = (0..80).map(|n| if n == 79 { "g-79".to_owned() } else { format!("{n:036}") }).collect();
+    provider.log_in(&mut browser, json!({"groups": groups})).await;
+    browser.live().await.subscribe_refused("c", "forbidden").await;
+    // A person with these groups alone keeps the session.
+    provider.log_in(&mut browser, json!({"groups": ["g-79"]})).await;
+    env.reload(&provider.toml("company"), &rule("")).unwrap();
+    browser.live().await.subscribe("c").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -35,6 +35,10 @@ pub struct ProviderConfig {
     /// `None` for a public client, which uses PKCE only.
     pub client_secret: Option<ClientSecret>,
     pub scopes: Vec<String>,
+    /// Claim of the ID token with the groups: a name, or a JSON Pointer.
+    pub groups_claim: String,
+    /// Further audiences that an ID token may have without `azp`.
+    pub known_audiences: Vec<String>,
 }
 
 /// The current configuration of the login.

@@ -11,7 +11,8 @@ use super::active::ProviderConfig;
 use super::error::LoginError;
 use super::pending::{self, Pending};
 use super::provider::Redeemed;
-use crate::auth::token::{Issuers, TokenError, unverified_issuer};
+use crate::auth::token::{Issuers, TokenError, strings, whole_seconds};
+use crate::broker::claim;
 use crate::ops::log::folded;
 
 /// Accepted difference between clocks, in seconds.
@@ -52,12 +53,12 @@ impl IdToken {
         now: u64,
     ) -> Result<Self, LoginError> {
         let text = |name: &'static str| optional_text(&claims, name);
-        check_client(&claims, &provider.client_id)?;
+        check_client(&claims, provider)?;
         let nonce = text("nonce")?.ok_or(LoginError::Claim("nonce"))?;
         if !bool::from(nonce.as_bytes().ct_eq(pending.nonce.as_bytes())) {
             return Err(LoginError::Claim("nonce"));
         }
-        let expires = claims.get("exp").and_then(Value::as_u64).ok_or(LoginError::Claim("exp"))?;
+        let expires = claims.get("exp").and_then(whole_seconds).ok_or(LoginError::Claim("exp"))?;
         if now >= expires.saturating_add(CLOCK_LEEWAY_SECS) {
             return Err(LoginError::Claim("exp"));
         }
@@ -70,15 +71,8 @@ impl IdToken {
         }
         let subject = text("sub")?.ok_or(LoginError::Claim("sub"))?.to_owned();
         let session = text("sid")?.map(str::to_owned);
-        let groups = match claims.get("groups") {
-            None => Vec::new(),
-            Some(Value::String(one)) => vec![one.clone()],
-            Some(Value::Array(many)) => {
-                let names = many.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>();
-                names.ok_or(LoginError::Claim("groups"))?
-            }
-            Some(_) => return Err(LoginError::Claim("groups")),
-        };
+        // No decision rests on what cannot be read there.
+        let groups = claim(&claims, &provider.groups_claim).map(strings).unwrap_or_default();
         Ok(Self { subject, session, issued, groups, claims })
     }
 }
@@ -99,24 +93,24 @@ pub async fn signed(
             LoginError::Untrusted("invalid token")
         }
     };
-    let (claimed, algorithm) = unverified_issuer(token).map_err(untrusted)?;
-    let (typ, claims) = issuers.signed(issuer, token, now).await.map_err(untrusted)?;
-    if claimed != issuer {
+    let (header, claims) = issuers.signed(issuer, token, now).await.map_err(untrusted)?;
+    if claims.get("iss").and_then(Value::as_str) != Some(issuer) {
         return Err(LoginError::Claim("iss"));
     }
-    let typ = typ.map(|typ| typ.to_ascii_lowercase());
+    let typ = header.typ.map(|typ| typ.to_ascii_lowercase());
     let typ = typ.as_deref().map(|typ| typ.strip_prefix("application/").unwrap_or(typ));
     if typ.is_some_and(|typ| !types.contains(&typ)) {
         return Err(LoginError::Untrusted("typ of the token"));
     }
-    Ok((claims, algorithm))
+    Ok((claims, header.algorithm))
 }
 
-/// Checks `aud`, and `azp` of tokens for several audiences.
-pub fn check_client(claims: &Map<String, Value>, client_id: &str) -> Result<(), LoginError> {
-    let is_ours = |value: &Value| value.as_str() == Some(client_id);
-    let (ours, several) = match claims.get("aud") {
-        Some(Value::Array(all)) => (all.iter().any(is_ours), all.len() > 1),
+/// Checks `aud`, and `azp` of tokens for several audiences, unless all of them are known.
+pub fn check_client(claims: &Map<String, Value>, provider: &ProviderConfig) -> Result<(), LoginError> {
+    let is_ours = |value: &Value| value.as_str() == Some(&*provider.client_id);
+    let is_known = |value: &Value| is_ours(value) || provider.known_audiences.iter().any(|known| value == known);
+    let (ours, has_strangers) = match claims.get("aud") {
+        Some(Value::Array(all)) => (all.iter().any(is_ours), all.len() > 1 && !all.iter().all(is_known)),
         Some(one) => (is_ours(one), false),
         None => (false, false),
     };
@@ -125,14 +119,14 @@ pub fn check_client(claims: &Map<String, Value>, client_id: &str) -> Result<(), 
     }
     match claims.get("azp") {
         Some(party) if !is_ours(party) => Err(LoginError::Claim("azp")),
-        None if several => Err(LoginError::Claim("azp")),
+        None if has_strangers => Err(LoginError::Claim("azp")),
         _ => Ok(()),
     }
 }
 
 /// Returns `iat`. It must be at most `max_age` seconds ago and not in the future.
 pub fn issued_within(claims: &Map<String, Value>, max_age: u64, now: u64) -> Result<u64, LoginError> {
-    let issued = claims.get("iat").and_then(Value::as_u64).ok_or(LoginError::Claim("iat"))?;
+    let issued = claims.get("iat").and_then(whole_seconds).ok_or(LoginError::Claim("iat"))?;
     let is_recent =
         issued <= now.saturating_add(CLOCK_LEEWAY_SECS) && now <= issued.saturating_add(max_age + CLOCK_LEEWAY_SECS);
     if is_recent { Ok(issued) } else { Err(LoginError::Claim("iat")) }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::active::{Active, LOGGED_OUT, ProviderConfig};
 use super::claims::{check_client, issued_within, optional_text, signed};
 use super::error::LoginError;
-use crate::auth::token::{Issuers, unverified_issuer};
+use crate::auth::token::{Issuers, whole_seconds};
 
 /// Longest delivery time of a logout token, in seconds.
 pub const MAX_LOGOUT_TOKEN_AGE_SECS: u64 = 300;
@@ -31,7 +31,7 @@ impl LogoutToken {
         token: &str,
         now: u64,
     ) -> Result<(&'a ProviderConfig, Self), LoginError> {
-        let (claimed, _) = unverified_issuer(token).map_err(|_| LoginError::Untrusted("malformed token"))?;
+        let claimed = issuers.unverified_issuer(token).map_err(|_| LoginError::Untrusted("malformed token"))?;
         let provider = login.provider_of(&claimed).ok_or(LoginError::Claim("iss"))?;
         let (claims, _) = signed(issuers, &provider.issuer, token, &["logout+jwt", "jwt"], now).await?;
         Ok((provider, Self::check(&claims, provider, now)?))
@@ -39,11 +39,11 @@ impl LogoutToken {
 
     /// Section 2.6, after the signature.
     fn check(claims: &Map<String, Value>, provider: &ProviderConfig, now: u64) -> Result<Self, LoginError> {
-        check_client(claims, &provider.client_id)?;
+        check_client(claims, provider)?;
         let issued = issued_within(claims, MAX_LOGOUT_TOKEN_AGE_SECS, now)?;
         // Older providers omit it.
         if let Some(expires) = claims.get("exp")
-            && expires.as_u64().is_none_or(|expires| now >= expires.saturating_add(60))
+            && whole_seconds(expires).is_none_or(|expires| now >= expires.saturating_add(60))
         {
             return Err(LoginError::Claim("exp"));
         }

@@ -1,23 +1,25 @@
 //! Requests to a provider: the authorization URL (RFC 6749 section 4.1, RFC 7636) and the exchange of the code.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
 use oauth2::{
-    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, Client, ClientId, CsrfToken, EndpointNotSet, EndpointSet,
-    ExtraTokenFields, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError,
-    Scope, StandardRevocableToken, StandardTokenResponse, TokenResponse, TokenUrl,
+    AccessToken, AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, Client, ClientId, CsrfToken, EndpointNotSet,
+    EndpointSet, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken,
+    RequestTokenError, Scope, StandardRevocableToken, TokenResponse, TokenUrl,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::active::{Active, ProviderConfig};
 use super::error::LoginError;
 use super::pending::Pending;
 use super::return_to::ReturnTo;
 use crate::auth::fetch::{Endpoint, FetchError, Fetcher};
-use crate::auth::token::{Issuers, ProviderMetadata};
+use crate::auth::token::{Issuers, ProviderMetadata, strings};
 use crate::ops::log::folded;
 
 /// The login part of a provider's discovery document.
@@ -42,23 +44,50 @@ pub struct Redeemed {
     pub scopes: Vec<String>,
 }
 
+/// The reply of a token endpoint (RFC 6749 section 5.1), without the members that are of no use here. No `Debug` of its
+/// own: it is secret.
 #[derive(Serialize, Deserialize)]
-struct WithIdToken {
+struct TokenReply {
+    access_token: AccessToken,
     #[serde(default)]
     id_token: Option<String>,
+    #[serde(default)]
+    scope: Option<Value>,
 }
 
-impl std::fmt::Debug for WithIdToken {
+impl std::fmt::Debug for TokenReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WithIdToken")
+        f.write_str("TokenReply")
     }
 }
 
-impl ExtraTokenFields for WithIdToken {}
+impl TokenResponse for TokenReply {
+    type TokenType = BasicTokenType;
+
+    fn access_token(&self) -> &AccessToken {
+        &self.access_token
+    }
+
+    fn token_type(&self) -> &BasicTokenType {
+        &BasicTokenType::Bearer
+    }
+
+    fn expires_in(&self) -> Option<Duration> {
+        None
+    }
+
+    fn refresh_token(&self) -> Option<&RefreshToken> {
+        None
+    }
+
+    fn scopes(&self) -> Option<&Vec<Scope>> {
+        None
+    }
+}
 
 type OidcClient = Client<
     BasicErrorResponse,
-    StandardTokenResponse<WithIdToken, BasicTokenType>,
+    TokenReply,
     BasicTokenIntrospectionResponse,
     StandardRevocableToken,
     BasicRevocationErrorResponse,
@@ -153,11 +182,14 @@ impl Active {
             }
             _ => LoginError::CodeRefused("unreadable response"),
         })?;
-        let id_token = tokens.extra_fields().id_token.clone();
-        let granted = tokens.scopes().map(|scopes| scopes.iter().flat_map(|scope| scopes_of(scope)).collect());
+        let granted = match &tokens.scope {
+            Some(Value::String(scopes)) => Some(scopes_of(scopes)),
+            Some(list @ Value::Array(_)) => Some(strings(list)),
+            _ => None,
+        };
         Ok(Redeemed {
-            id_token: id_token.ok_or(LoginError::CodeRefused("no ID token"))?,
-            access_token: tokens.access_token().secret().clone(),
+            access_token: tokens.access_token.secret().clone(),
+            id_token: tokens.id_token.ok_or(LoginError::CodeRefused("no ID token"))?,
             // RFC 6749 section 5.1: an absent scope equals the requested one.
             scopes: granted.unwrap_or_else(|| provider.scopes.clone()),
         })

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::active::{Active, ProviderConfig};
 use super::claims::IdToken;
 use super::error::LoginError;
 use super::provider::random;
 use crate::auth::seal::{Purpose, Unsealable};
-use crate::broker::Principal;
+use crate::broker::{ChannelRules, Principal, claim};
 
 /// Longest sealed value, in bytes: a cookie with name and attributes must stay under 4096 bytes.
 const MAX_SESSION_VALUE_BYTES: usize = 3900;
@@ -30,8 +33,12 @@ pub struct LoginSession {
     pub provider_session: Option<String>,
     #[serde(rename = "o", skip_serializing_if = "Vec::is_empty", default)]
     scopes: Vec<String>,
+    /// The groups of the subject that rules named at the time of login.
     #[serde(rename = "g", skip_serializing_if = "Vec::is_empty", default)]
     groups: Vec<String>,
+    /// Digest of the groups that rules named then, if the subject has others.
+    #[serde(rename = "m", skip_serializing_if = "Option::is_none", default)]
+    named_groups: Option<String>,
     /// The claims that rules used at the time of login; `null` for absent ones.
     #[serde(rename = "c", skip_serializing_if = "Map::is_empty", default)]
     claims: Map<String, Value>,
@@ -43,18 +50,22 @@ pub struct LoginSession {
 }
 
 impl LoginSession {
-    /// A new session for the subject of `token`. Keeps only claims that rules use (`used_claims`).
+    /// A new session for the subject of `token`. Keeps only claims and groups that rules use: a cookie is small, and
+    /// people may have hundreds of groups.
     pub fn begin(
         login: &Active,
         provider: &ProviderConfig,
         token: IdToken,
         scopes: Vec<String>,
-        used_claims: &BTreeSet<&str>,
+        rules: &ChannelRules,
         now: u64,
     ) -> Self {
-        let IdToken { subject, session, issued, groups, mut claims } = token;
+        let IdToken { subject, session, issued, groups, claims } = token;
+        let used_claims = rules.claims();
         let kept = used_claims.iter().filter(|name| !RESERVED_CLAIMS.contains(name));
-        let claims = kept.map(|name| ((*name).to_owned(), claims.remove(*name).unwrap_or_default())).collect();
+        let kept = kept.map(|name| ((*name).to_owned(), claim(&claims, name).cloned().unwrap_or_default())).collect();
+        let named = rules.groups();
+        let (groups, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| named.contains(&**group));
         Self {
             issuer: provider.issuer.clone(),
             subject,
@@ -62,15 +73,17 @@ impl LoginSession {
             provider_session: session,
             scopes,
             groups,
-            claims,
+            named_groups: (!others.is_empty()).then(|| digest(&named)),
+            claims: kept,
             issued,
             expires: now.saturating_add(login.session_secs()),
         }
     }
 
-    /// Whether it has every claim that rules use now. An older session without one could bypass a denial.
-    pub fn has_claims(&self, used_claims: &BTreeSet<&str>) -> bool {
-        used_claims.iter().all(|name| RESERVED_CLAIMS.contains(name) || self.claims.contains_key(*name))
+    /// Whether it has every claim and group that rules use now. An older session without one could bypass a denial.
+    pub fn is_complete(&self, rules: &ChannelRules) -> bool {
+        rules.claims().iter().all(|name| RESERVED_CLAIMS.contains(name) || self.claims.contains_key(*name))
+            && self.named_groups.as_ref().is_none_or(|before| *before == digest(&rules.groups()))
     }
 
     pub fn seal(&self, login: &Active) -> Result<String, LoginError> {
@@ -102,6 +115,16 @@ impl LoginSession {
             expires: self.expires,
         }
     }
+}
+
+/// Ninety-six bits suffice: the names are the operator's own.
+fn digest(groups: &BTreeSet<&str>) -> String {
+    let mut digest = Sha256::new();
+    for group in groups {
+        digest.update((group.len() as u64).to_be_bytes());
+        digest.update(group.as_bytes());
+    }
+    URL_SAFE_NO_PAD.encode(&digest.finalize()[..12])
 }
 
 /// Claims that are fields of the session.

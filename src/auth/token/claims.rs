@@ -6,12 +6,15 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::error::TokenError;
-use crate::broker::Principal;
+use crate::broker::{Principal, claim};
 
 /// Requirements for the claims of one issuer.
 pub struct ClaimRules {
     pub issuer: Arc<str>,
     pub audiences: Vec<String>,
+    /// Holds the audience of tokens without `aud`.
+    pub audience_claim: String,
+    pub groups_claim: String,
     pub leeway_secs: u64,
     pub max_lifetime_secs: u64,
 }
@@ -25,15 +28,15 @@ pub struct Accepted {
 
 impl ClaimRules {
     /// `now` in seconds since 1970. `iss` already selected the issuer's keys.
-    pub fn check(&self, claims: Map<String, Value>, now: u64) -> Result<Accepted, TokenError> {
+    ///
+    /// Strict for the claims that the decision rests on. Any other claim that cannot be read is as good as absent.
+    pub fn check(&self, mut claims: Map<String, Value>, now: u64) -> Result<Accepted, TokenError> {
         check_purpose(&claims)?;
         self.check_audience(&claims)?;
-        let subject = required_string(&claims, "sub")?;
-        // RFC 9068 section 2.2: channel rules may use them, so a wrong type is refused and not treated as absent.
-        optional_string(&claims, "client_id")?;
-        optional_string(&claims, "jti")?;
-        let expires = time(&claims, "exp")?.ok_or(TokenError::ClaimMissing("exp"))?;
-        let admitted = self.admission(expires, time(&claims, "iat")?, time(&claims, "nbf")?)?;
+        let subject = required_string(&claims, "sub")?.into();
+        let expires = time(&mut claims, "exp")?.ok_or(TokenError::ClaimMissing("exp"))?;
+        let (issued, not_before) = (time(&mut claims, "iat")?, time(&mut claims, "nbf")?);
+        let admitted = self.admission(expires, issued, not_before)?;
         if now >= admitted.end {
             return Err(TokenError::Expired);
         }
@@ -42,14 +45,18 @@ impl ClaimRules {
             let dated = claims.contains_key("iat") || claims.contains_key("nbf");
             return Err(if dated { TokenError::NotYetValid } else { TokenError::LifetimeTooLong });
         }
-        let principal = Principal {
-            issuer: self.issuer.clone(),
-            subject: subject.into(),
-            scopes: scopes(&claims)?,
-            groups: strings(claims.get("groups"), "groups")?,
-            expires,
-            claims,
-        };
+        // Revocations name them by their text.
+        for name in ["jti", "sid"] {
+            if let Some(Value::Number(number)) = claims.get(name) {
+                let text = number.to_string();
+                claims.insert(name.to_owned(), text.into());
+            }
+        }
+        // Rules read such names as pointers.
+        claims.retain(|name, _| !name.starts_with('/'));
+        let groups = claim(&claims, &self.groups_claim).map(strings).unwrap_or_default();
+        let scopes = scopes(&claims);
+        let principal = Principal { issuer: self.issuer.clone(), subject, scopes, groups, expires, claims };
         Ok(Accepted { principal, admitted })
     }
 
@@ -67,12 +74,20 @@ impl ClaimRules {
     }
 
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
-        let audience = claims.get("aud").ok_or(TokenError::ClaimMissing("aud"))?;
-        let audience = match audience {
-            Value::String(one) => vec![one.clone()],
-            other => list(other, "aud")?,
+        let audience = claims.get("aud").or_else(|| claim(claims, &self.audience_claim));
+        let is_ours = |audience: &String| self.audiences.contains(audience);
+        let ours = match audience.ok_or(TokenError::ClaimMissing("aud"))? {
+            Value::String(one) => is_ours(one),
+            Value::Array(all) => {
+                let all = all.iter().map(|one| match one {
+                    Value::String(one) => Ok(is_ours(one)),
+                    _ => Err(TokenError::ClaimInvalid("aud")),
+                });
+                // Each is read, so that the order has no effect.
+                all.collect::<Result<Vec<_>, _>>()?.contains(&true)
+            }
+            _ => return Err(TokenError::ClaimInvalid("aud")),
         };
-        let ours = audience.iter().any(|one| self.audiences.contains(one));
         if ours { Ok(()) } else { Err(TokenError::AudienceMismatch) }
     }
 }
@@ -108,38 +123,36 @@ pub fn required_string<'a>(claims: &'a Map<String, Value>, name: &'static str) -
     }
 }
 
-/// A string claim that is absent or non-empty.
-fn optional_string(claims: &Map<String, Value>, name: &'static str) -> Result<(), TokenError> {
-    if claims.contains_key(name) { required_string(claims, name).map(drop) } else { Ok(()) }
+/// A NumericDate, which may have a fraction (RFC 7519 section 2), in whole seconds; replaces the claim by them. Another
+/// type is refused and not treated as absent.
+fn time(claims: &mut Map<String, Value>, name: &'static str) -> Result<Option<u64>, TokenError> {
+    let Some(value) = claims.get_mut(name) else { return Ok(None) };
+    let secs = whole_seconds(value).ok_or(TokenError::ClaimInvalid(name))?;
+    *value = secs.into();
+    Ok(Some(secs))
 }
 
-/// A NumericDate in whole seconds. Another type is refused and not treated as absent.
-fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, TokenError> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
-    value.as_u64().map(Some).ok_or(TokenError::ClaimInvalid(name))
+/// A NumericDate that is not negative, cut to whole seconds.
+pub fn whole_seconds(value: &Value) -> Option<u64> {
+    let of_float = |secs: f64| (secs.is_sign_positive() && secs < u64::MAX as f64).then_some(secs as u64);
+    value.as_u64().or_else(|| value.as_f64().and_then(of_float))
 }
 
-/// `scope` is a space-separated string (RFC 8693 section 4.2). Without it, `scp` is such a string or a list.
-fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
-    match (claims.get("scope"), claims.get("scp")) {
-        (Some(Value::String(scopes)), _) | (None, Some(Value::String(scopes))) => {
-            Ok(scopes.split(' ').filter(|scope| !scope.is_empty()).map(String::from).collect())
-        }
-        (Some(_), _) => Err(TokenError::ClaimInvalid("scope")),
-        (None, scp) => strings(scp, "scp"),
-    }
+/// `scope` (RFC 8693 section 4.2), otherwise `scp`: a space-separated string or a list.
+fn scopes(claims: &Map<String, Value>) -> Vec<String> {
+    let read = |name: &str| match claims.get(name)? {
+        Value::String(scopes) => Some(scopes.split(' ').filter(|scope| !scope.is_empty()).map(String::from).collect()),
+        list @ Value::Array(_) => Some(strings(list)),
+        _ => None,
+    };
+    read("scope").or_else(|| read("scp")).unwrap_or_default()
 }
 
-/// A list of strings, or one string.
-fn strings(value: Option<&Value>, name: &'static str) -> Result<Vec<String>, TokenError> {
+/// The strings of a list, or one string.
+pub fn strings(value: &Value) -> Vec<String> {
     match value {
-        None => Ok(Vec::new()),
-        Some(Value::String(one)) => Ok(vec![one.clone()]),
-        Some(other) => list(other, name),
+        Value::String(one) => vec![one.clone()],
+        Value::Array(items) => items.iter().filter_map(|item| item.as_str().map(String::from)).collect(),
+        _ => Vec::new(),
     }
-}
-
-fn list(value: &Value, name: &'static str) -> Result<Vec<String>, TokenError> {
-    let Value::Array(items) = value else { return Err(TokenError::ClaimInvalid(name)) };
-    items.iter().map(|item| item.as_str().map(String::from).ok_or(TokenError::ClaimInvalid(name))).collect()
 }

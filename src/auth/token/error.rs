@@ -15,7 +15,7 @@ pub enum Part {
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("the token is longer than 8 KiB")]
+    #[error("the token is longer than limits.max_token_bytes")]
     TooLong,
     #[error("the token is not a compact JWS of three parts")]
     NotThreeParts,

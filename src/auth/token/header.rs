@@ -6,12 +6,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::claims::required_string;
 use super::error::{Part, TokenError};
 use super::json;
-
-/// Longest token, in bytes. Bounds all work on unverified tokens.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// Header parameters that change the signed content, its encoding, or the source of keys.
 ///
@@ -30,6 +26,7 @@ pub struct Unverified<'a> {
     pub signature: &'a str,
 }
 
+#[derive(Debug)]
 pub struct Header {
     pub algorithm: Algorithm,
     pub key_id: Option<String>,
@@ -37,8 +34,9 @@ pub struct Header {
 }
 
 impl<'a> Unverified<'a> {
-    pub fn parse(token: &'a str) -> Result<Self, TokenError> {
-        if token.len() > MAX_TOKEN_BYTES {
+    /// `max_bytes` bounds all work on unverified tokens.
+    pub fn parse(token: &'a str, max_bytes: usize) -> Result<Self, TokenError> {
+        if token.len() > max_bytes {
             return Err(TokenError::TooLong);
         }
         // The limit bounds the work on a text of many dots. A JWE has four dots.
@@ -56,12 +54,6 @@ impl<'a> Unverified<'a> {
             signature,
         })
     }
-}
-
-/// `iss` and `alg` of an unverified token. Use them only to select the keys that verify it.
-pub fn unverified_issuer(token: &str) -> Result<(String, Algorithm), TokenError> {
-    let token = Unverified::parse(token)?;
-    Ok((required_string(&token.claims, "iss")?.to_owned(), token.header.algorithm))
 }
 
 impl Header {

@@ -23,6 +23,7 @@ pub struct Key {
     pub decoding: DecodingKey,
     algorithms: Vec<Algorithm>,
     is_named: bool,
+    parameters: AlgorithmParameters,
 }
 
 /// An unusable key of the set.
@@ -107,9 +108,14 @@ impl KeySet {
     fn add(&mut self, key_id: Option<String>, key: Key) -> Result<(), DuplicateKeyId> {
         if let Some(key_id) = key_id {
             let named = self.by_id.entry(key_id.clone()).or_default();
-            // Keys of different kinds may share a kid (RFC 7517 section 4.5).
-            if named.iter().any(|index| key.algorithms.iter().any(|one| self.keys[*index].supports(*one))) {
-                return Err(DuplicateKeyId(key_id));
+            // Keys of different kinds may share a kid (RFC 7517 section 4.5), and some providers list a key twice.
+            let rival = named.iter().find(|index| key.algorithms.iter().any(|one| self.keys[**index].supports(*one)));
+            if let Some(known) = rival.map(|index| &mut self.keys[*index]) {
+                if known.parameters != key.parameters {
+                    return Err(DuplicateKeyId(key_id));
+                }
+                known.algorithms.extend(key.algorithms);
+                return Ok(());
             }
             named.push(self.keys.len());
         }
@@ -138,7 +144,7 @@ impl Key {
         if algorithms.is_empty() {
             return Err(Unusable::AlgorithmNotAllowed);
         }
-        Ok(Self { decoding, algorithms, is_named: jwk.common.key_id.is_some() })
+        Ok(Self { decoding, algorithms, is_named: jwk.common.key_id.is_some(), parameters: jwk.algorithm.clone() })
     }
 
     fn supports(&self, algorithm: Algorithm) -> bool {

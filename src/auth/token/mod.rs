@@ -19,8 +19,9 @@ mod tests;
 
 use jsonwebtoken::Algorithm;
 
+pub use claims::{strings, whole_seconds};
 pub use error::{Part, TokenError};
-pub use header::{is_access_token_type, unverified_issuer};
+pub use header::is_access_token_type;
 pub use issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 pub use jwks::discovery::{ProviderMetadata, discovery_endpoint};
 pub use jwks::document::read_key_set;
@@ -36,6 +37,10 @@ pub struct IssuerConfig {
     pub issuer: String,
     /// `aud` must contain one of these.
     pub audiences: Vec<String>,
+    /// Holds the audience of tokens without `aud`: a claim's name, or a JSON Pointer.
+    pub audience_claim: String,
+    /// Holds the groups: a claim's name, or a JSON Pointer.
+    pub groups_claim: String,
     /// Source of the issuer's public keys (RFC 7517).
     pub keys: KeySource,
     /// Age since the last confirmation from which keys are rejected; 0 = never.

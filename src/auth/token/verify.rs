@@ -15,7 +15,7 @@ use super::IssuerConfig;
 use super::cache::{TokenCache, TokenDigest};
 use super::claims::{Accepted, ClaimRules, required_string};
 use super::error::TokenError;
-use super::header::{MAX_TOKEN_BYTES, Unverified};
+use super::header::{Header, Unverified};
 use super::issuer_error::{IssuerError, IssuerProblem, MetadataError, ReplaceError};
 use super::jwks::discovery::ProviderMetadata;
 use super::jwks::metrics::JwksMetrics;
@@ -27,6 +27,9 @@ use crate::auth::fetch::Fetcher;
 use crate::broker::Principal;
 use crate::ops::Lifecycle;
 
+/// Longest token without [`Issuers::with_max_token_bytes`]: room for the groups of large organizations.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
 /// Most verified tokens in the cache.
 const MAX_CACHED_TOKENS: usize = 10_000;
 
@@ -34,6 +37,7 @@ const MAX_CACHED_TOKENS: usize = 10_000;
 pub struct Issuers {
     by_name: HashMap<Arc<str>, Issuer>,
     verified: TokenCache,
+    max_token_bytes: usize,
 }
 
 /// Each issuer has its own keys, so equal `kid`s of two issuers never mix.
@@ -56,12 +60,17 @@ struct BackgroundWork {
 impl Issuers {
     /// Parses all keys. An empty list accepts no token. [`Issuers::start`] starts the fetches.
     pub fn new(configs: Vec<IssuerConfig>) -> Result<Self, IssuerError> {
-        Self::build(configs, &HashMap::new())
+        Self::build(configs, &HashMap::new(), MAX_TOKEN_BYTES)
+    }
+
+    /// Sets the longest token, in bytes.
+    pub fn with_max_token_bytes(self, max_token_bytes: usize) -> Self {
+        Self { max_token_bytes, ..self }
     }
 
     /// The issuers of another configuration. Keeps fetched and pushed keys of issuers with the same key source.
     pub fn rebuild(&self, configs: Vec<IssuerConfig>) -> Result<Self, IssuerError> {
-        Self::build(configs, &self.by_name)
+        Self::build(configs, &self.by_name, self.max_token_bytes)
     }
 
     /// Starts fetches and metrics. Needs a tokio runtime. Without a fetcher, remote keys are never fetched.
@@ -84,7 +93,7 @@ impl Issuers {
     /// The issuer's leeway applies to this admission only: a session ends at [`Principal::expires`].
     pub fn verify(&self, token: &str, now: u64) -> Result<Arc<Principal>, TokenError> {
         // Before the digest, which reads the whole token.
-        if token.len() > MAX_TOKEN_BYTES {
+        if token.len() > self.max_token_bytes {
             return Err(TokenError::TooLong);
         }
         let digest = TokenDigest::of(token);
@@ -93,7 +102,7 @@ impl Issuers {
         {
             return Ok(principal);
         }
-        let token = Unverified::parse(token)?;
+        let token = self.parse(token)?;
         let issuer = self.issuer_of(&token)?;
         let keys = issuer.check(&token, now)?;
         let Accepted { principal, admitted } = issuer.rules.check(token.claims, now)?;
@@ -106,7 +115,7 @@ impl Issuers {
     pub async fn admit(&self, token: &str, now: u64) -> Result<Arc<Principal>, TokenError> {
         match self.verify(token, now) {
             Err(error) if error.is_about_keys() => {
-                let unverified = Unverified::parse(token)?;
+                let unverified = self.parse(token)?;
                 let fetch = self.issuer_of(&unverified)?.fetch_for(&unverified).await;
                 self.verify(token, now).map_err(|error| fetch.explain(error))
             }
@@ -114,15 +123,20 @@ impl Issuers {
         }
     }
 
-    /// `typ` and claims of an access, ID or logout token with a signature of `issuer`. Checks no claim, not even `iss`.
+    /// `iss` of an unverified token. Use it only to select the keys that verify it.
+    pub fn unverified_issuer(&self, token: &str) -> Result<String, TokenError> {
+        Ok(required_string(&self.parse(token)?.claims, "iss")?.to_owned())
+    }
+
+    /// Header and claims of an access, ID or logout token with a signature of `issuer`. Checks no claim, not even `iss`.
     /// Waits like [`Issuers::admit`].
     pub async fn signed(
         &self,
         issuer: &str,
         token: &str,
         now: u64,
-    ) -> Result<(Option<String>, Map<String, Value>), TokenError> {
-        let token = Unverified::parse(token)?;
+    ) -> Result<(Header, Map<String, Value>), TokenError> {
+        let token = self.parse(token)?;
         let issuer = self.by_name.get(issuer).ok_or(TokenError::IssuerUnknown)?;
         match issuer.check_signature(&token, now) {
             Err(error) if error.is_about_keys() => {
@@ -131,7 +145,7 @@ impl Issuers {
             }
             result => drop(result?),
         }
-        Ok((token.header.typ, token.claims))
+        Ok((token.header, token.claims))
     }
 
     /// The discovery document of an issuer with `discovery = true`. Waits for the first fetch.
@@ -212,7 +226,11 @@ impl Issuers {
         }
     }
 
-    fn build(configs: Vec<IssuerConfig>, before: &HashMap<Arc<str>, Issuer>) -> Result<Self, IssuerError> {
+    fn build(
+        configs: Vec<IssuerConfig>,
+        before: &HashMap<Arc<str>, Issuer>,
+        max_token_bytes: usize,
+    ) -> Result<Self, IssuerError> {
         let mut by_name = HashMap::with_capacity(configs.len());
         for config in configs {
             let name: Arc<str> = config.issuer.as_str().into();
@@ -222,7 +240,11 @@ impl Issuers {
                 return Err(failed(IssuerProblem::Duplicate));
             }
         }
-        Ok(Self { by_name, verified: TokenCache::new(MAX_CACHED_TOKENS) })
+        Ok(Self { by_name, verified: TokenCache::new(MAX_CACHED_TOKENS), max_token_bytes })
+    }
+
+    fn parse<'a>(&self, token: &'a str) -> Result<Unverified<'a>, TokenError> {
+        Unverified::parse(token, self.max_token_bytes)
     }
 
     /// `iss` is not verified yet, so it only selects a configured issuer.
@@ -243,6 +265,8 @@ impl Issuer {
         let IssuerConfig {
             issuer: _,
             audiences,
+            audience_claim,
+            groups_claim,
             keys,
             keys_max_age_secs,
             algorithms,
@@ -266,7 +290,8 @@ impl Issuer {
         let jwks = JwksCache::new(name.clone(), keys, algorithms.clone(), keys_max_age_secs, previous)?;
         let same = before.filter(|before| Arc::ptr_eq(&before.jwks, &jwks));
         let background = same.and_then(|before| before.background.clone());
-        let rules = ClaimRules { issuer: name, audiences, leeway_secs, max_lifetime_secs };
+        let rules =
+            ClaimRules { issuer: name, audiences, audience_claim, groups_claim, leeway_secs, max_lifetime_secs };
         Ok(Self { jwks, algorithms, typ, rules, background })
     }
 

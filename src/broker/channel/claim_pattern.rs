@@ -94,7 +94,7 @@ impl ClaimPattern {
             }
             Part::Issuer => issuer_name.is_some_and(|name| push_segment(&mut pattern, name)),
             Part::Claim(name) if &**name == "sub" => push_segment(&mut pattern, &principal.subject),
-            Part::Claim(name) => match principal.claims.get(&**name) {
+            Part::Claim(name) => match principal.claim(name) {
                 Some(Value::String(text)) => push_segment(&mut pattern, text),
                 Some(Value::Number(number)) if !number.is_f64() => {
                     // Writing to a string cannot fail.

@@ -53,7 +53,7 @@ impl Requirements {
         let issuer = self.issuer.as_ref().is_none_or(|issuer| **issuer == *principal.issuer);
         let scope = self.scope.as_ref().is_none_or(|scope| principal.scopes.contains(scope));
         let group = self.groups.is_empty() || self.groups.iter().any(|group| principal.groups.contains(group));
-        let claims = self.claims.iter().all(|(name, wanted)| match principal.claims.get(name) {
+        let claims = self.claims.iter().all(|(name, wanted)| match principal.claim(name) {
             Some(Value::Array(values)) => values.contains(wanted),
             Some(value) => value == wanted,
             None => false,
@@ -214,6 +214,19 @@ impl ChannelRules {
             required.chain(rule.claim_pattern.iter().flat_map(ClaimPattern::claims))
         })
         .collect()
+    }
+
+    /// The groups that rules name.
+    pub fn groups(&self) -> BTreeSet<&str> {
+        let all = self.rules.iter().chain([&self.default]);
+        let requirements = all.flat_map(|rule| {
+            let allowed = match &rule.subscribers {
+                Audience::Matching(any) => any.as_slice(),
+                Audience::Anyone | Audience::Authenticated => &[],
+            };
+            allowed.iter().chain(&rule.deny)
+        });
+        requirements.flat_map(|needed| needed.groups.iter().map(String::as_str)).collect()
     }
 
     pub fn of(&self, channel: &ChannelName) -> &ChannelRule {

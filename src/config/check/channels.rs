@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+use super::name;
 use super::numbers::Numbers;
 use crate::broker::channel::rules::Requirements as Matching;
 use crate::broker::{Audience, ChannelLimits, ChannelRule, ChannelRules, ClaimPattern, SlowConsumer};
@@ -176,6 +177,9 @@ fn check_requirements(table: Requirements, path: &Path, report: &mut Report) -> 
     }
     if let Some(scope) = scope.as_deref().filter(|scope| scope.is_empty() || scope.contains(' ')) {
         report.wrong(&path.key("scope"), scope, "must be one scope, without spaces");
+    }
+    for name in claim.keys() {
+        name::check_claim(name, &path.key("claim"), report);
     }
     Matching { issuer, scope, groups, claims: claim }
 }

@@ -106,6 +106,9 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
         issuer,
         name: _,
         audience,
+        audience_claim,
+        known_audiences: _,
+        groups_claim,
         jwks_file,
         jwks_url,
         discovery,
@@ -125,6 +128,8 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
     if audiences.is_empty() || audiences.iter().any(String::is_empty) {
         report.missing(path, "audience", "must be the claim `aud` of its tokens for this gateway, one or a list");
     }
+    name::check_claim(&audience_claim, &path.key("audience_claim"), report);
+    name::check_claim(&groups_claim, &path.key("groups_claim"), report);
     if typ.as_deref() == Some("") {
         report.wrong(&path.key("typ"), "", "must be the header `typ` of its tokens, or left out");
     }
@@ -143,6 +148,8 @@ fn check_one(issuer: Issuer, path: &Path, report: &mut Report, files: &mut Files
     IssuerConfig {
         issuer,
         audiences,
+        audience_claim,
+        groups_claim,
         keys,
         keys_max_age_secs: max_age,
         algorithms: check_algorithms(algorithms, &path.key("algorithms"), report),

@@ -18,12 +18,32 @@ const MAX_STORED_PUSHES: usize = 1024;
 /// The least that hyper accepts.
 const MIN_HEADER_BYTES: u64 = 8192;
 
+/// A token of a single person without groups.
+const MIN_TOKEN_BYTES: u64 = 1024;
+
+/// What a request head or a `hello` has beside a token.
+const BESIDE_TOKEN_BYTES: u64 = 8192;
+
+/// A limit that holds a token: the default grows with `max_token_bytes`, and an own value gets a warning.
+fn room_for_token(key: &str, limit: u64, max_token_bytes: u64, report: &mut Report) -> u64 {
+    let path = Path::of("limits").key(key);
+    let needed = max_token_bytes.saturating_add(BESIDE_TOKEN_BYTES);
+    if !report.origins.is_set(&path) {
+        return limit.max(needed);
+    }
+    if limit < needed {
+        report.warn(&path, format_args!("{limit} has no room for tokens of max_token_bytes ({max_token_bytes})"));
+    }
+    limit
+}
+
 pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut Report) -> Limits {
     let settings::Limits {
         max_connections,
         max_connections_per_address,
         handshake_secs,
         max_header_bytes,
+        max_token_bytes,
         hello_secs,
         max_command_bytes,
         max_commands_per_second,
@@ -50,6 +70,8 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         revocations,
         tickets,
     } = limits;
+    let max_header_bytes = room_for_token("max_header_bytes", max_header_bytes, max_token_bytes, report);
+    let max_command_bytes = room_for_token("max_command_bytes", max_command_bytes, max_token_bytes, report);
     let mut numbers = Numbers::new(Path::of("limits"), report);
     Limits {
         transport: TransportLimits {
@@ -57,6 +79,7 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
             max_connections_per_address: numbers.count("max_connections_per_address", max_connections_per_address, 0),
             handshake: numbers.secs("handshake_secs", handshake_secs, 1),
             max_header_bytes: numbers.byte_size("max_header_bytes", max_header_bytes, MIN_HEADER_BYTES),
+            max_token_bytes: numbers.byte_size("max_token_bytes", max_token_bytes, MIN_TOKEN_BYTES),
             hello: numbers.secs("hello_secs", hello_secs, 1),
             max_command_bytes: numbers.byte_size("max_command_bytes", max_command_bytes, 1),
             max_commands_per_second: numbers.u32("max_commands_per_second", max_commands_per_second, 1),

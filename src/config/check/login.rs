@@ -94,8 +94,13 @@ fn public_url(
 fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files: &mut Files) -> Vec<ProviderConfig> {
     let mut providers: Vec<ProviderConfig> = Vec::new();
     for (index, issuer) in issuers.iter_mut().enumerate() {
-        let Some(login) = issuer.login.take() else { continue };
         let path = Path::of("issuers").index(index);
+        let Some(login) = issuer.login.take() else {
+            if !issuer.known_audiences.is_empty() {
+                report.misplaced(&path.key("known_audiences"), "only for an issuer with login");
+            }
+            continue;
+        };
         if !issuer.discovery {
             report.missing(&path, "discovery", "must be true with login: discovery provides the URLs of the provider");
         }
@@ -107,7 +112,7 @@ fn providers(issuers: &mut [Issuer], egress: Egress, report: &mut Report, files:
                 "needs outgoing connections, and egress is \"none\"; let the page log in with the provider and send the token",
             );
         }
-        let provider = provider(login, issuer.issuer.clone().unwrap_or_default(), &path, report, files);
+        let provider = provider(login, issuer, &path, report, files);
         if providers.iter().any(|other| other.name == provider.name) {
             report.wrong(&path.key("name"), provider.name.as_str(), "is used twice; each provider needs its own name");
         }
@@ -133,7 +138,15 @@ fn check_audience(issuer: &Issuer, client_id: Option<&str>, path: &Path, report:
     }
 }
 
-fn provider(login: IssuerLogin, issuer: String, path: &Path, report: &mut Report, files: &mut Files) -> ProviderConfig {
+fn provider(
+    login: IssuerLogin,
+    issuer: &Issuer,
+    path: &Path,
+    report: &mut Report,
+    files: &mut Files,
+) -> ProviderConfig {
+    let (known_audiences, groups_claim) = (issuer.known_audiences.clone(), issuer.groups_claim.clone());
+    let issuer = issuer.issuer.clone().unwrap_or_default();
     let IssuerLogin { client_id, client_secret_file, mut scopes, name } = login;
     let client_id = client_id.filter(|id| !id.is_empty()).unwrap_or_else(|| {
         report.missing(path, "client_id", "must be the client id of this gateway at the provider");
@@ -158,7 +171,7 @@ fn provider(login: IssuerLogin, issuer: String, path: &Path, report: &mut Report
     }
     let name = name.unwrap_or_else(|| host_of(&issuer));
     name::check(&name, &path.key("name"), report);
-    ProviderConfig { name, issuer, client_id, client_secret, scopes }
+    ProviderConfig { name, issuer, client_id, client_secret, scopes, groups_claim, known_audiences }
 }
 
 fn host_of(issuer: &str) -> String {

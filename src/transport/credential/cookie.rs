@@ -34,7 +34,7 @@ pub fn open(app: &AppState, login: &Active, call: &RequestContext) -> Option<(Lo
     // Of several, one was planted, and it is unknown which.
     let (sealed, None) = (values.next()?, values.next()) else { return None };
     let session = LoginSession::open(login, sealed, Now::read().unix()).ok()?;
-    if !session.has_claims(&app.policy.rules().load().claims()) {
+    if !session.is_complete(&app.policy.rules().load()) {
         return None;
     }
     let principal = session.principal();

@@ -19,8 +19,8 @@ use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::publish::read_body;
 use crate::transport::state::AppState;
 
-/// A token has at most 8 KiB, which percent-encoding may lengthen.
-const MAX_BODY_BYTES: usize = 16 * 1024;
+/// What the form has beside the token.
+const BESIDE_TOKEN_BYTES: usize = 2048;
 
 pub async fn backchannel(
     app: Arc<AppState>,
@@ -32,7 +32,7 @@ pub async fn backchannel(
     if !is_form.is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
         return Err(Refusal::new(ErrorCode::UnsupportedMediaType, "must be application/x-www-form-urlencoded"));
     }
-    let body = read_body(&app, body, MAX_BODY_BYTES).await?;
+    let body = read_body(&app, body, app.limits.max_token_bytes + BESIDE_TOKEN_BYTES).await?;
     let malformed = || Refusal::new(ErrorCode::Malformed, "one valid logout_token is required");
     let parameters = Parameters::parse(&body).map_err(|_| malformed())?;
     let token = parameters.get("logout_token").ok_or_else(malformed)?;

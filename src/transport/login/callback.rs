@@ -87,7 +87,7 @@ async fn log_in(
     let now = Now::read().unix();
     let token = IdToken::verify(&issuers, provider, pending, &redeemed, now).await?;
     let rules = app.policy.rules().load();
-    let session = LoginSession::begin(login, provider, token, redeemed.scopes, &rules.claims(), now);
+    let session = LoginSession::begin(login, provider, token, redeemed.scopes, &rules, now);
     let sealed = session.seal(login)?;
     match app.login.complete(pending, app.engine.shared_store()).await {
         Ok(true) => {}

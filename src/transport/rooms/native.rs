@@ -25,6 +25,7 @@ use crate::transport::http::origin;
 use crate::transport::http::problem::method_not_allowed;
 use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::state::AppState;
+use crate::transport::subscribe::websocket::max_hello_bytes;
 use crate::transport::websocket::Handler;
 use crate::transport::websocket::upgrade::Handshake;
 
@@ -346,7 +347,10 @@ impl Native {
 
 impl Handler for Native {
     fn bounds(&self) -> Bounds {
-        self.peer.bounds()
+        let bounds = self.peer.bounds();
+        let has_token = self.peer.seat().is_none() && self.peer.app.rooms_config.open == OpenTo::Login;
+        let open_bytes = if has_token { max_hello_bytes(&self.peer.app.limits) } else { 0 };
+        Bounds { message_bytes: bounds.message_bytes.max(open_bytes), ..bounds }
     }
 
     fn on_frame(&mut self) -> Result<(), CloseReason> {

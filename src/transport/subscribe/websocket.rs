@@ -11,6 +11,7 @@ use crate::protocol::frame::command::{Command, Unreadable};
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{CloseReason, ErrorCode, Form, Refusal};
+use crate::transport::config::TransportLimits;
 use crate::transport::credential;
 use crate::transport::credential::policy_watch::PolicyWatch;
 use crate::transport::http::origin;
@@ -23,8 +24,8 @@ use crate::transport::websocket::{Handler, RawSocket};
 /// The subprotocol of subscribers and publishers.
 pub const SUBPROTOCOL: &str = "lastmile.v1";
 
-/// The first message: a token has at most 8 KiB.
-const MAX_HELLO_BYTES: usize = 10 * 1024;
+/// What the first message has beside a token.
+const BESIDE_TOKEN_BYTES: usize = 2048;
 
 pub async fn upgrade(app: Arc<AppState>, call: RequestContext) -> Result<warp::reply::Response, Refusal> {
     let mut handshake = Handshake::read(&call)?;
@@ -52,6 +53,11 @@ pub async fn upgrade(app: Arc<AppState>, call: RequestContext) -> Result<warp::r
         }
         Subscriber::new(handler)
     }))
+}
+
+/// Size of the first message. A token that is up to twice as long as allowed is a bad token, not a large message.
+pub fn max_hello_bytes(limits: &TransportLimits) -> usize {
+    2 * limits.max_token_bytes + BESIDE_TOKEN_BYTES
 }
 
 /// The connection's handler: limits the frame rate, queues commands, and checks the policy again when woken.
@@ -109,7 +115,7 @@ impl Handler for Subscriber {
         // Before the first message, there is room for a token and little else.
         let is_known = matches!(&self.commands, CommandSequencer::Idle(CommandHandler { session: Some(_), .. }));
         let max = self.app.limits.max_command_bytes;
-        let message_bytes = if is_known { max } else { MAX_HELLO_BYTES.min(max) };
+        let message_bytes = if is_known { max } else { max_hello_bytes(&self.app.limits).min(max) };
         Bounds { message_bytes, fragments: self.app.limits.max_fragments }
     }
 

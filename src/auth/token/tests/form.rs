@@ -170,10 +170,12 @@ fn few_keys_without_id_are_all_tried() {
 #[test]
 fn long_token_is_refused() {
     assert_eq!(verdict(&p256(), &".".repeat(1 << 20)), Err(TokenError::TooLong));
-    assert_eq!(verdict(&p256(), &".".repeat(8192)), Err(TokenError::NotThreeParts));
+    assert_eq!(verdict(&p256(), &".".repeat(16_384)), Err(TokenError::NotThreeParts));
     let filled = |length| token(header(), claims_with(json!({"pad": "x".repeat(length)})));
-    assert!(verdict(&p256(), &filled(5700)).is_ok());
-    assert_eq!(verdict(&p256(), &filled(6200)), Err(TokenError::TooLong));
+    assert!(verdict(&p256(), &filled(11_900)).is_ok());
+    assert_eq!(verdict(&p256(), &filled(12_300)), Err(TokenError::TooLong));
+    assert!(verdict(&p256().with_max_token_bytes(32_768), &filled(12_300)).is_ok());
+    assert_eq!(verdict(&p256().with_max_token_bytes(1024), &filled(1000)), Err(TokenError::TooLong));
     let deep = format!("{{\"iss\":{}1{}}}", "[".repeat(2000), "]".repeat(2000));
     let token = sign(&header().to_string(), &deep, &P256.private, Algorithm::ES256);
     assert_eq!(verdict(&p256(), &token), Err(TokenError::NotAnObject(Part::Claims)));

@@ -39,10 +39,14 @@ fn pushed_keys_outlive_reloads() {
 #[test]
 fn unusable_push_is_refused() {
     let issuers = p256();
+    let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+    let other = EncodingKey::from_ec_pem(other.as_bytes()).unwrap();
+    let mut other = Jwk::from_encoding_key(&other, Algorithm::ES256).unwrap();
+    other.common.key_id = p256_key().common.key_id;
     let cases = [
         (vec![], "no usable key"),
         (vec![P384.jwk(json!({"kid": "k1"}))], "no usable key"),
-        (vec![p256_key(), p256_key()], "two keys"),
+        (vec![p256_key(), other], "two keys"),
     ];
     for (keys, why) in cases {
         let error = issuers.replace_keys(ISSUER, JwkSet { keys }, NOW).unwrap_err();

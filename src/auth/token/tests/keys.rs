@@ -98,6 +98,21 @@ fn issuers_do_not_share_key_ids() {
 }
 
 #[test]
+fn key_that_is_listed_twice_counts_once() {
+    let twice = vec![P256.jwk(json!({"kid": "k1"})), P256.jwk(json!({"kid": "k1", "use": "sig", "alg": null}))];
+    assert!(verdict(&issuers(twice, &[Algorithm::ES256]), &token(header(), claims())).is_ok());
+    let unnamed = vec![P256.jwk(json!({"kid": null})), P256.jwk(json!({"kid": null}))];
+    assert!(verdict(&issuers(unnamed, &[Algorithm::ES256]), &token(json!({"alg": "ES256"}), claims())).is_ok());
+    // The second entry may name another algorithm of the same key.
+    let rsa = vec![RSA.jwk(json!({"kid": "r", "alg": "RS256"})), RSA.jwk(json!({"kid": "r", "alg": null}))];
+    let issuers = issuers(rsa, &[Algorithm::RS256, Algorithm::PS256]);
+    for (alg, algorithm) in [("RS256", Algorithm::RS256), ("PS256", Algorithm::PS256)] {
+        let header = json!({"alg": alg, "kid": "r"}).to_string();
+        assert!(verdict(&issuers, &sign(&header, &claims().to_string(), &RSA.private, algorithm)).is_ok(), "{alg}");
+    }
+}
+
+#[test]
 fn cached_token_until_reload() {
     let token = token(header(), claims());
     let issuers = p256();
@@ -157,11 +172,10 @@ fn bad_issuer_is_an_error() {
     assert_eq!(problem(IssuerConfig { issuer: String::new(), ..good() }), IssuerProblem::NoIssuer);
     assert_eq!(problem(IssuerConfig { algorithms: vec![], ..good() }), IssuerProblem::NoAlgorithm);
     assert_eq!(problem(config(vec![], &[Algorithm::ES256])), IssuerProblem::NoUsableKey(vec![]));
-    let same = P256.jwk(json!({"kid": "k1"}));
-    assert_eq!(
-        problem(config(vec![same.clone(), same], &[Algorithm::ES256])),
-        IssuerProblem::DuplicateKeyId("k1".to_owned())
-    );
+    let other =
+        TestKey::new(&rcgen::PKCS_ECDSA_P256_SHA256, Algorithm::ES256, |pem| EncodingKey::from_ec_pem(pem).unwrap());
+    let both = vec![P256.jwk(json!({"kid": "k1"})), other.jwk(json!({"kid": "k1"}))];
+    assert_eq!(problem(config(both, &[Algorithm::ES256])), IssuerProblem::DuplicateKeyId("k1".to_owned()));
     let none = Issuers::new(vec![]).unwrap();
     assert_eq!(verdict(&none, &token(header(), claims())), Err(TokenError::IssuerUnknown));
 }

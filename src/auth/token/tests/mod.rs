@@ -64,6 +64,8 @@ fn config(keys: Vec<Jwk>, algorithms: &[Algorithm]) -> IssuerConfig {
     IssuerConfig {
         issuer: ISSUER.to_owned(),
         audiences: vec!["lastmile".to_owned(), "lastmile-2".to_owned()],
+        audience_claim: "aud".to_owned(),
+        groups_claim: "groups".to_owned(),
         keys: KeySource::File { keys: JwkSet { keys }, changed: 0 },
         keys_max_age_secs: 0,
         algorithms: algorithms.to_vec(),
