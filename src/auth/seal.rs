@@ -135,6 +135,11 @@ impl SealKey {
         Zeroizing::new(format!("{FILE_PREFIX}{}", URL_SAFE_NO_PAD.encode(**self.0)))
     }
 
+    /// The secret itself, for keys of other purposes that are derived from it.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The key with its id: the first bytes of a hash, which reveal nothing about the key.
     fn prepare(&self) -> Option<([u8; KEY_ID_LEN], RandomizedNonceKey)> {
         let digest = Sha256::new().chain_update(b"lastmile seal key id").chain_update(**self.0).finalize();

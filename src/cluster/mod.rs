@@ -2,6 +2,7 @@
 
 pub mod membership;
 pub mod presence;
+mod push_record;
 pub mod pushed_policy;
 pub mod replies;
 pub mod revocations;

@@ -27,6 +27,10 @@ pub async fn share(engine: &dyn Engine, policy: &Policy, revocation: &Revocation
 /// Puts a log entry of another node or an earlier process in force, and returns its revocation. An error means that there
 /// is no room for it, and that it is to be applied again: a node must not skip a revocation that is in force.
 pub fn apply(policy: &Policy, entry: &[u8]) -> Result<Option<Revocation>, RevocationError> {
+    // No node wrote it.
+    if entry.is_empty() {
+        return Ok(None);
+    }
     let now = Now::read().unix();
     let written = serde_json::from_slice::<WrittenRevocation>(entry).ok();
     let Some(revocation) = written.and_then(|written| written.read(None).ok()) else {

@@ -220,6 +220,7 @@ fn sample(form: usize) -> Value {
             sentinel: text(),
             ca: text(),
             password_file: text(),
+            cluster_key: Some(one_or_many()),
             ..Engine::default()
         },
         geoip: Geoip { database: one_or_many(), ..Geoip::default() },

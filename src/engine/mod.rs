@@ -15,4 +15,4 @@ pub use channels::MemoryLimits;
 pub use disk::{Disk, DiskConfig, DiskError};
 pub use local_store::LocalStore;
 pub use memory::Memory;
-pub use redis::{Redis, RedisConfig, RedisError, RedisKind};
+pub use redis::{ClusterSecret, Redis, RedisConfig, RedisError, RedisKind, Unauthenticated};

@@ -22,6 +22,11 @@ pub const METRICS: &[(&str, bool, &str)] = &[
         false,
         "1 while the probes of this node through Redis succeed; with `engine.kind = \"redis\"`",
     ),
+    (
+        "lastmile_cluster_messages_refused_total",
+        true,
+        "Values and messages in Redis that the cluster key does not authenticate",
+    ),
     ("lastmile_publications_total", true, "Publications accepted"),
     ("lastmile_deliveries_total", true, "Publications written to sockets or outboxes of subscribers"),
     ("lastmile_replies_total", true, "Replies of subscribers to publishers, by outcome"),

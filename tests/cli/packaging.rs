@@ -49,6 +49,9 @@ fn cluster_nodes_match_nginx() {
     let text = read("docker/cluster/lastmile.toml");
     assert!(text.contains("/run/secrets/redis-password"));
     let text = text.replace("/run/secrets/redis-password", password.to_str().unwrap());
+    scratch.run(["keygen", "--seal", "-o", "cluster-key"]).ok();
+    assert!(text.contains("/run/secrets/cluster-key"));
+    let text = text.replace("/run/secrets/cluster-key", scratch.path("cluster-key").to_str().unwrap());
     scratch.write("lastmile.toml", &text);
     scratch.run(["check", "--config", "lastmile.toml"]).ok();
 

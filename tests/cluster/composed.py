@@ -43,6 +43,10 @@ def configure(folder, key, config):
     folder.mkdir()
     password, keys, gateway_config = folder / "redis-password", folder / "keys", folder / "lastmile.toml"
     password.write_text(secrets.token_hex(32))
+    cluster_key = folder / "cluster-key"
+    subprocess.run([BINARY, "keygen", "--seal", "-o", str(cluster_key)], check=True, stdout=subprocess.DEVNULL)
+    # As the operator does for the user of the containers; the folder is private.
+    cluster_key.chmod(0o644)
     shutil.copytree(ROOT / "keys", keys)
     (keys / "market-data.pub").write_text(signer.openssh_public_key(key))
     text = config.read_text()
@@ -50,7 +54,8 @@ def configure(folder, key, config):
         text, count = re.subn(rf"(?m)^# {name}\n(?:# .+\n)+", lambda found: found[0].replace("# ", "", 1).replace("\n# ", "\n"), text)
         assert count == 1, name
     gateway_config.write_text(text)
-    return {"/run/secrets/redis-password": password, "/etc/lastmile/keys": keys, "/etc/lastmile/lastmile.toml": gateway_config}
+    return {"/run/secrets/redis-password": password, "/run/secrets/cluster-key": cluster_key,
+            "/etc/lastmile/keys": keys, "/etc/lastmile/lastmile.toml": gateway_config}
 
 
 async def wait_until_healthy(service):

@@ -52,6 +52,7 @@ backlog_secs = 300
 [engine]
 kind = "redis"
 url = "redis://{redis}"
+cluster_key = "cluster-key"
 [rooms]
 resume_secs = 3
 [drain]
@@ -275,6 +276,7 @@ async def cluster_env(fsync, window=2):
         redis = Redis(store, sorted({"127.0.0.1", network.redis_host}), fsync)
         stack.callback(redis.kill)
         redis.start()
+        run(BINARY, "keygen", "--seal", "-o", str(folder / "cluster-key"))
         key = Ed25519PrivateKey.generate()
         public = signer.openssh_public_key(key)
         redis_address = f"127.0.0.1:{redis.port}"

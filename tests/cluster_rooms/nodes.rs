@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lastmile::engine::redis::{RedisConfig, RedisKind, nodes};
+use lastmile::engine::redis::{RedisConfig, RedisKind, Unauthenticated, nodes};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use test_support::{ChildGateway, Received, RedisServer, TempDir, TestEnv, TestPublisher, Ws, child, eventually, get};
@@ -411,6 +411,8 @@ async fn forwarded_peer_counts_once() {
         prefix: "lastmile".to_owned(),
         authorities: None,
         password: None,
+        cluster_key: Vec::new(),
+        unauthenticated: Unauthenticated::Refuse,
     };
     let engine = engine(&server);
     let env = TestEnv::start_nodes(2, &format!("{PAIR}{engine}"), server).await;

@@ -128,7 +128,10 @@ fn unknown_words_are_refused_with_list() {
     file("[engine]\nkind = \"disk\"\npath = \"/nowhere/store\"", &["engine.path", "a directory that exists"]);
     file("[engine]\nkind = \"disk\"\npath = \"/tmp\"", &["engine.path = \"/tmp\"", "must be a file"]);
     file("[engine]\nledger = \"/tmp\"", &["engine.ledger = \"/tmp\"", "must be a file"]);
-    file("[engine]\nkind = \"redis\"\nurl = \"redis://a\"\nledger = \"l\"", &["engine.ledger", "only with \"memory\""]);
+    file(
+        "[engine]\nkind = \"redis\"\nurl = \"redis://localhost\"\nledger = \"l\"",
+        &["engine.ledger", "only with \"memory\""],
+    );
     file("[engine]\npath = \"store\"", &["engine.path", "has no meaning with engine.kind = \"memory\""]);
     file("[engine]\nfsync = \"alway\"", &["engine.fsync = \"alway\"", "did you mean \"always\"?"]);
     file("[engine]\nmax_bytes = 1", &["engine.max_bytes = 1", "must be at least"]);
@@ -140,6 +143,29 @@ fn unknown_words_are_refused_with_list() {
 }
 
 #[test]
+fn remote_redis_needs_cluster_key() {
+    let load = |url: &str| {
+        let text = format!("[engine]\nkind = \"redis\"\nurl = {url}\n");
+        error_of(&text, &[], &[])
+    };
+    for remote in [
+        "\"redis://redis.internal\"",
+        "\"rediss://10.0.0.1:6379\"",
+        "\"redis://localhost.example.com\"",
+        "\"redis://[2001:db8::1]\"",
+        "[\"redis://127.0.0.1:7000\", \"redis://10.0.0.1:7000\"]\ncluster = true",
+    ] {
+        expect(&load(remote), &["engine.cluster_key is not set", "lastmile keygen --seal"]);
+    }
+    for local in
+        ["redis://127.0.0.1", "redis://127.9.9.9:1", "rediss://LOCALHOST", "redis://[::1]:6379", "unix:/run/redis.sock"]
+    {
+        let error = load(&format!("\"{local}\"\nunknown = 1"));
+        assert!(!error.contains("cluster_key"), "{local}: {error}");
+    }
+}
+
+#[test]
 fn redis_is_checked_without_showing_passwords() {
     let redis = |text: &str, parts: &[&str]| {
         let text = format!("[engine]\nkind = \"redis\"\n{text}");
@@ -148,14 +174,23 @@ fn redis_is_checked_without_showing_passwords() {
         assert!(!error.contains("secret"), "{error}");
     };
     redis("", &["engine.url is not set", "rediss://"]);
-    redis("url = \"http://user:secret@a\"", &["engine.url", "line 3"]);
-    redis("url = [\"redis://:secret@a\", \"redis://:secret@b\"]", &["engine.url", "must be one address", "cluster"]);
-    redis("url = \"redis://a\"\ncluster = true\nsentinel = \"m\"", &["engine.sentinel", "leave out one"]);
-    redis("url = \"redis://a\"\nprefix = \"{a}\"", &["engine.prefix = \"{a}\""]);
-    redis("url = \"redis://a\"\nca = \"nowhere\"", &["engine.ca", "cannot be read"]);
-    redis("url = \"redis://a\"\npassword_file = \"nowhere\"", &["engine.password_file", "cannot be read"]);
-    redis("url = \"redis://:secret@a\"\npath = \"p\"", &["engine.path", "has no meaning", "only with \"disk\""]);
+    redis("url = \"http://user:secret@localhost\"", &["engine.url", "line 3"]);
+    redis(
+        "url = [\"redis://:secret@localhost\", \"redis://:secret@localhost\"]",
+        &["engine.url", "must be one address", "cluster"],
+    );
+    redis("url = \"redis://localhost\"\ncluster = true\nsentinel = \"m\"", &["engine.sentinel", "leave out one"]);
+    redis("url = \"redis://localhost\"\nprefix = \"{a}\"", &["engine.prefix = \"{a}\""]);
+    redis("url = \"redis://localhost\"\nca = \"nowhere\"", &["engine.ca", "cannot be read"]);
+    redis("url = \"redis://localhost\"\npassword_file = \"nowhere\"", &["engine.password_file", "cannot be read"]);
+    redis(
+        "url = \"redis://:secret@localhost\"\npath = \"p\"",
+        &["engine.path", "has no meaning", "only with \"disk\""],
+    );
     redis("url = { secret = 1 }", &["engine.url"]);
+    redis("url = \"redis://:secret@127.0.0.1\"\ncluster_key = \"nowhere\"", &["engine.cluster_key", "keygen --seal"]);
+    redis("url = \"redis://127.0.0.1\"\nunauthenticated = \"acept\"", &["engine.unauthenticated", "\"accept\""]);
+    redis("url = \"redis://127.0.0.1\"\nunauthenticated = \"accept\"", &["no meaning without engine.cluster_key"]);
     file("[engine]\nurl = \"redis://x\"", &["engine.url", "has no meaning", "only with \"redis\""]);
 }
 

@@ -78,6 +78,7 @@ impl ExampleFolder {
             folder.write(secret, "a secret of an example\n");
         }
         folder.run(&["keygen", "--seal", "-o", "keys/session.key"]);
+        folder.run(&["keygen", "--seal", "-o", "keys/cluster-key"]);
         folder.run(&["keygen", "-o", "issuer.key"]);
         let jwks = folder.run(&["token", "--key", "issuer.key", "--issuer", "https://sso.example.com", "--jwks"]);
         folder.write("sso.jwks.json", &jwks);

@@ -15,6 +15,9 @@ use test_support::{RedisServer, TempDir, TestIssuer, TestPublisher, Ws, eventual
 
 use crate::crash::{Node as Process, listen, publish};
 
+/// The file `cluster.key` of each gateway, for tests that name it.
+pub const CLUSTER_KEY: &str = "lastmile-seal:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc\n";
+
 /// Two gateways with the same publisher and issuer.
 pub struct Pair {
     pub gateways: [TestGateway; 2],
@@ -41,6 +44,7 @@ impl Pair {
         let [toml, other] = engines.map(toml);
         for folder in &folders {
             folder.write("sso.json", &issuer.jwks());
+            folder.write("cluster.key", CLUSTER_KEY);
         }
         let gateways = [TestGateway::start(&toml, &folders[0]).await, TestGateway::start(&other, &folders[1]).await];
         let pair = Self { gateways, publisher, issuer, toml, folders };
@@ -57,6 +61,7 @@ impl Pair {
     /// A third one, with the same files as the first.
     pub async fn another(&self, folder: &TempDir) -> TestGateway {
         folder.write("sso.json", &self.issuer.jwks());
+        folder.write("cluster.key", CLUSTER_KEY);
         let gateway = TestGateway::start(&self.toml, folder).await;
         eventually("readiness", async || (readiness(&gateway).await.0 == 200).then_some(())).await;
         gateway
@@ -310,7 +315,7 @@ async fn killed_node_affects_no_other() {
     }
 }
 
-async fn ticket(pair: &Pair) -> String {
+pub async fn ticket(pair: &Pair) -> String {
     let gateway = &pair.gateways[0];
     let request = Request::builder().method(Method::POST).uri("/v1/tickets");
     let request = request.header("host", gateway.authority("public"));

@@ -13,31 +13,31 @@ async fn pair(server: &RedisServer) -> Pair {
     Pair::start(&format!("url = \"{}\"", server.url())).await
 }
 
-async fn control(pair: &Pair, gateway: &TestGateway, method: &str, path: &str, body: Option<Value>) -> Answer {
+pub async fn control(pair: &Pair, gateway: &TestGateway, method: &str, path: &str, body: Option<Value>) -> Answer {
     send(gateway.address("publish"), pair.signed(method, path, body.as_ref())).await
 }
 
 /// The `source` of the rules in force, and the first pattern.
-async fn in_force(pair: &Pair, gateway: &TestGateway) -> (String, String) {
+pub async fn in_force(pair: &Pair, gateway: &TestGateway) -> (String, String) {
     let answer = control(pair, gateway, "GET", CHANNELS, None).await.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     (text(&answer["source"]), text(&answer["rules"]["channels"][0]["match"]))
 }
 
-async fn holds(pair: &Pair, gateway: &TestGateway, source: &str, pattern: &str) {
+pub async fn holds(pair: &Pair, gateway: &TestGateway, source: &str, pattern: &str) {
     let wanted = (source.to_owned(), pattern.to_owned());
     eventually(&format!("{wanted:?}"), async || (in_force(pair, gateway).await == wanted).then_some(())).await;
 }
 
-fn rules(pattern: &str) -> Option<Value> {
+pub fn rules(pattern: &str) -> Option<Value> {
     Some(json!({"channels": [{"match": pattern, "subscribers": {"group": "staff"}}]}))
 }
 
-fn jwks_path() -> String {
+pub fn jwks_path() -> String {
     format!("/v1/control/jwks/{}", ISSUER.replace(':', "%3A").replace('/', "%2F"))
 }
 
-async fn is_welcome(gateway: &TestGateway, issuer: &TestIssuer) -> bool {
+pub async fn is_welcome(gateway: &TestGateway, issuer: &TestIssuer) -> bool {
     let headers = [("sec-websocket-protocol", "lastmile.v1")];
     let request = Ws::request(&gateway.authority("public"), "/v1/subscribe", &headers);
     let mut ws = Ws::open(gateway.address("public"), request).await.expect("an upgrade");

@@ -12,7 +12,9 @@ use serde_json::Value;
 use lastmile::broker::engine::{Appended, ChannelState, Joined, Start, Stored, SubscriberSlot, stored};
 use lastmile::broker::*;
 use lastmile::engine::disk::Fsync;
-use lastmile::engine::{Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind};
+use lastmile::engine::{
+    ClusterSecret, Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind, Unauthenticated,
+};
 use lastmile::protocol::{ChannelName, Form, Pattern, Payload, Position, Refusal};
 use test_support::{RedisServer, TempDir};
 
@@ -139,7 +141,15 @@ pub fn redis_node(url: &str, rule: &ChannelRule, limits: MemoryLimits) -> Redis 
 
 pub fn redis_config(urls: &[&str], kind: RedisKind) -> RedisConfig {
     let urls = urls.iter().map(|url| url.to_string()).collect();
-    RedisConfig { urls, kind, prefix: "test".to_owned(), authorities: None, password: None }
+    RedisConfig {
+        urls,
+        kind,
+        prefix: "test".to_owned(),
+        authorities: None,
+        password: None,
+        cluster_key: vec![ClusterSecret::new(&[7; 32])],
+        unauthenticated: Unauthenticated::Refuse,
+    }
 }
 
 pub fn start_redis(config: RedisConfig, rule: &ChannelRule, limits: MemoryLimits) -> Redis {

@@ -18,7 +18,7 @@ use ed25519_dalek::VerifyingKey;
 
 pub use basic::{BadHash, BasicConfig, PasswordHash};
 pub use basic_auth::PasswordVerifier;
-pub use signature::MAX_SKEW_SECS;
+pub use signature::{MAX_SKEW_SECS, RECORDED_HEADERS};
 pub use signature_base::{RequestHead, is_same_authority};
 pub use verify::Verified;
 pub use whitelist::{DuplicateKey, Publisher, Whitelist};

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, FieldType, InnerList, Key, ListEntry, Parser, StringRef, string_ref};
 
+use super::digest::CONTENT_DIGEST;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// Largest difference between `created` and the gateway's clock, in both directions.
@@ -14,6 +15,10 @@ const MIN_NONCE_CHARS: usize = 22;
 pub(super) const SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 pub(super) const PUBLIC_KEY: HeaderName = HeaderName::from_static("lastmile-public-key");
+
+/// The headers that a signature needs or may cover, for a record of the request.
+pub const RECORDED_HEADERS: [HeaderName; 5] =
+    [SIGNATURE_INPUT, SIGNATURE, PUBLIC_KEY, CONTENT_DIGEST, http::header::CONTENT_TYPE];
 
 pub(super) const ALGORITHM: &StringRef = string_ref("ed25519");
 pub(super) const TAG: &StringRef = string_ref("lastmile");

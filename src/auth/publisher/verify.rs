@@ -35,8 +35,31 @@ impl Whitelist {
     /// `now_unix_secs` is seconds since 1970.
     pub fn verify(&self, head: &RequestHead<'_>, has_body: bool, now_unix_secs: u64) -> Result<Verified, Refusal> {
         let signed = RequestSignature::of(head.headers)?;
+        let created = signed.parameters.check_fresh(now_unix_secs);
+        self.verify_signature(signed, head, has_body, created, now_unix_secs)
+    }
+
+    /// Verifies the record of a request that a gateway accepted earlier and checked for replay. Returns its publisher
+    /// and its `created`.
+    pub fn verify_recorded(&self, head: &RequestHead<'_>, body: &[u8]) -> Result<(Arc<Publisher>, u64), Refusal> {
+        let signed = RequestSignature::of(head.headers)?;
+        let created = u64::try_from(signed.parameters.created).map_err(|_| invalid("`created` is before 1970"))?;
+        let verified = self.verify_signature(signed, head, !body.is_empty(), Ok(created), created)?;
+        verified.check_body(body)?;
+        Ok((verified.publisher, created))
+    }
+
+    /// Checks all but body and nonce. `created` is an error if the signature is not fresh.
+    fn verify_signature(
+        &self,
+        signed: RequestSignature,
+        head: &RequestHead<'_>,
+        has_body: bool,
+        created: Result<u64, Refusal>,
+        now_unix_secs: u64,
+    ) -> Result<Verified, Refusal> {
         let publisher = self.admit(&fingerprint_in(&signed.parameters.keyid)?, now_unix_secs)?;
-        let created = signed.parameters.check_fresh(now_unix_secs)?;
+        let created = created?;
         check_body_headers(head.headers, has_body, signed.covers_body())?;
         signed.check_components()?;
 

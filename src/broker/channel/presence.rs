@@ -22,6 +22,9 @@ const WATCHER_BEHIND_BYTES: usize = 64 * 1024;
 /// How long a node is sent updates after its last request, and how long its count is valid after its last update.
 pub const PRESENCE_LEASE: Duration = Duration::from_secs(15);
 
+/// Nodes that are sent the updates of one channel. Redis may name others than there are.
+const MAX_REMOTE_WATCHERS: usize = 1024;
+
 /// Updates that wait for other nodes.
 const MAX_QUEUED_UPDATES: usize = 4096;
 
@@ -157,6 +160,9 @@ impl Presence {
         let mut by_channel = self.0.by_channel.lock();
         let watched = by_channel.entry(channel.clone()).or_default();
         watched.local = local;
+        if watched.remote_watchers.len() >= MAX_REMOTE_WATCHERS && !watched.remote_watchers.contains_key(node) {
+            return;
+        }
         let node = Arc::<str>::from(node);
         let watcher = watched.remote_watchers.entry(node.clone()).or_insert(RemoteWatcher { until, missed: 0 });
         watcher.until = until;
@@ -190,7 +196,7 @@ impl Presence {
             return;
         };
         watched.remote.insert(node.into(), (*connections, now));
-        watched.local_watchers.iter_mut().for_each(|watcher| watcher.missed += missed);
+        watched.local_watchers.iter_mut().for_each(|watcher| watcher.missed = watcher.missed.saturating_add(*missed));
         match what.as_ref().and_then(WireEvent::event) {
             Some(event) => watched.on_event(&channel, event, Some(node)),
             None => watched.send_count_if_changed(&channel),
@@ -230,7 +236,8 @@ impl Presence {
 
 impl WatchedChannel {
     fn sum(&self) -> u64 {
-        self.local + self.remote.values().map(|(count, _)| count).sum::<u64>()
+        // Counts come from other processes.
+        self.remote.values().fold(self.local, |sum, (count, _)| sum.saturating_add(*count))
     }
 
     fn is_watched(&self) -> bool {

@@ -36,6 +36,11 @@ impl Now {
     pub fn unix(&self) -> u64 {
         self.wall.as_second().try_into().unwrap_or(0)
     }
+
+    /// Milliseconds since 1970.
+    pub fn unix_millis(&self) -> u64 {
+        self.wall.as_millisecond().try_into().unwrap_or(0)
+    }
 }
 
 /// A publication with its offset.

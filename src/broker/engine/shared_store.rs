@@ -7,6 +7,17 @@ use bytes::Bytes;
 use super::future::EngineFuture;
 use crate::protocol::Refusal;
 
+/// Whether values prove that a node wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// No other process can write them, or the operator trusts all that can.
+    None,
+    /// Those of this node do; others are accepted too.
+    Written,
+    /// All do; others are refused.
+    Required,
+}
+
 /// Every name and log entry expires after its `ttl`. All methods refuse with `engine-unavailable` while the store cannot
 /// be reached. An engine for one node keeps the store in memory, and refuses with `limit-reached` when it is full.
 pub trait SharedStore: Send + Sync {
@@ -15,6 +26,10 @@ pub trait SharedStore: Send + Sync {
 
     /// Number of the current connection. After it changes, the store may have lost entries.
     fn connection_epoch(&self) -> Result<u64, Refusal>;
+
+    fn authentication(&self) -> Authentication {
+        Authentication::None
+    }
 
     /// Sets a value unless the name has one. Returns whether it did.
     fn set_if_absent<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, bool>;
@@ -27,9 +42,10 @@ pub trait SharedStore: Send + Sync {
     /// Sets a value, in place of an earlier one.
     fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()>;
 
+    /// Refuses a value that no node wrote, as while the store cannot be reached.
     fn get<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>>;
 
-    /// Returns a value to the first caller only.
+    /// Returns a value to the first caller only; `None` also for one that no node wrote.
     fn get_and_delete<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>>;
 
     /// Sets `value` if the name has none, this one, or `instead_of`. Returns the value that the name has afterwards.
@@ -77,7 +93,8 @@ pub trait SharedStore: Send + Sync {
     /// name if the store is of one node.
     fn append_log<'a>(&'a self, name: &'a str, entry: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()>;
 
-    /// The entries after a position, each with its position, oldest first; `""` is before the first one.
+    /// The entries after a position, each with its position, oldest first; `""` is before the first one. Those that no node
+    /// wrote are empty.
     fn read_log<'a>(&'a self, after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>>;
 
     /// Whether a node sent a heartbeat in the last ten seconds.

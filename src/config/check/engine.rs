@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use super::numbers::Numbers;
+use super::secret_file;
 use crate::config::EngineConfig;
 use crate::config::files::{Files, READABLE_SECRET, is_world_readable, read_text};
 use crate::config::path::Path;
 use crate::config::report::Report;
-use crate::config::settings::Engine;
+use crate::config::settings::{Engine, OneOrMany};
 use crate::config::suggest::one_of;
 use crate::engine::disk::Fsync;
-use crate::engine::{DiskConfig, RedisConfig, RedisKind};
+use crate::engine::{ClusterSecret, DiskConfig, RedisConfig, RedisKind, Unauthenticated};
 
 /// Space for the pages of many channels, and eight times the size of a modest backlog.
 const MIN_DISK_BYTES: u64 = 64 * 1024 * 1024;
@@ -71,6 +72,7 @@ fn check_unrelated(engine: &Engine, table: &Path, report: &mut Report) {
         ("sentinel", engine.sentinel.is_some()),
         ("ca", engine.ca.is_some()),
         ("password_file", engine.password_file.is_some()),
+        ("cluster_key", engine.cluster_key.is_some()),
     ];
     let unrelated = [("path", "disk", engine.path.is_some()), ("ledger", "memory", engine.ledger.is_some())]
         .into_iter()
@@ -97,6 +99,8 @@ fn check_redis(engine: Engine, table: &Path, report: &mut Report, files: &mut Fi
         prefix,
         ca,
         password_file,
+        cluster_key,
+        unauthenticated,
     } = engine;
     let urls = url.map(|url| url.into_vec()).unwrap_or_default();
     if urls.is_empty() {
@@ -139,11 +143,50 @@ fn check_redis(engine: Engine, table: &Path, report: &mut Report, files: &mut Fi
     };
     let authorities = read("ca", ca).map(String::into_bytes);
     let password = read("password_file", password_file).map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
-    let config = RedisConfig { urls, kind, prefix, authorities, password };
+    let cluster_key = check_cluster_key(cluster_key, table, report, files);
+    let unauthenticated = check_unauthenticated(&unauthenticated, !cluster_key.is_empty(), table, report);
+    let config = RedisConfig { urls, kind, prefix, authorities, password, cluster_key, unauthenticated };
     if !config.urls.is_empty()
         && let Err(error) = config.check()
     {
         report.misplaced(&table.key("url"), error);
+    } else if config.cluster_key.is_empty() && !config.is_local() {
+        let right = "must be a key that all nodes share, because Redis is not on this machine: everything that writes to it \
+                     could act as a node; generate one with `lastmile keygen --seal -o FILE`";
+        report.missing(table, "cluster_key", right);
     }
     config
+}
+
+fn check_cluster_key(
+    key: Option<OneOrMany>,
+    table: &Path,
+    report: &mut Report,
+    files: &mut Files,
+) -> Vec<ClusterSecret> {
+    let files_of_keys = key.map(OneOrMany::into_vec).unwrap_or_default();
+    let keys = files_of_keys.into_iter().filter_map(|file| {
+        let key = secret_file::seal_key(file, &table.key("cluster_key"), report, files)?;
+        Some(ClusterSecret::new(key.secret()))
+    });
+    keys.collect()
+}
+
+fn check_unauthenticated(value: &str, has_key: bool, table: &Path, report: &mut Report) -> Unauthenticated {
+    let path = table.key("unauthenticated");
+    let unauthenticated = match value {
+        "refuse" => return Unauthenticated::Refuse,
+        "accept" => Unauthenticated::Accept,
+        "write" => Unauthenticated::Write,
+        other => {
+            report.wrong(&path, other, one_of(other, &["refuse", "accept", "write"]));
+            return Unauthenticated::Refuse;
+        }
+    };
+    if has_key {
+        report.warn(&path, "every writer to Redis can act as a node until this is \"refuse\"");
+    } else {
+        report.misplaced(&path, "has no meaning without engine.cluster_key");
+    }
+    unauthenticated
 }

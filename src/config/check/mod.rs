@@ -17,6 +17,7 @@ mod numbers;
 mod publishers;
 mod revocations;
 mod rooms;
+mod secret_file;
 mod statsd;
 
 use std::net::IpAddr;

@@ -15,5 +15,7 @@ settings! {
         pub prefix: String = "lastmile".to_owned(),
         pub ca: Option<String>,
         pub password_file: Option<String>,
+        pub cluster_key: Option<OneOrMany>,
+        pub unauthenticated: String = "refuse".to_owned(),
     }
 }

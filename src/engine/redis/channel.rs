@@ -47,7 +47,7 @@ impl Core {
         Ok(Some(ChannelState {
             position: Position { epoch: epoch.as_str().into(), offset: number(offset)? },
             data_bytes: number(bytes)?,
-            subscribers: number(others)? + self.channels.hub.subscriber_count(channel),
+            subscribers: number(others)?.saturating_add(self.channels.hub.subscriber_count(channel)),
             created: created.ok_or_else(unavailable)?,
             limits: declared_limits(declared)
                 .map_or_else(|| configured.clone(), |declared| declared.narrowed_by(configured)),

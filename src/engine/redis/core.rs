@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, Semaphore};
 
 use super::connection::{Connection, ConnectionKeeper};
+use super::guard::Guard;
 use super::keys::Keys;
 use super::message_router::MessageRouter;
 use crate::engine::channels::Channels;
@@ -16,6 +17,7 @@ pub struct Core {
     pub channels: Channels,
     pub keys: Keys,
     pub connection_keeper: ConnectionKeeper,
+    pub guard: Guard,
     pub messages: MessageRouter,
     pub resync_permits: Semaphore,
     /// Write-locked while this node unsubscribes, so that a mirror that subscribes meanwhile keeps its subscription.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::guard::{Guard, OpenedMessage};
 use crate::broker::engine::node_bus::{NodeMessage, Topic};
 use crate::ops::log::folded;
 
@@ -76,13 +77,17 @@ impl MessageRouter {
         (PendingRequest { pending_requests: self.pending_requests.clone(), number }, response)
     }
 
-    /// Handles a message of this node's pub/sub.
-    pub fn on_message(&self, message: &[u8]) {
-        let Some(Envelope { topic, number, from, bytes }) = Envelope::read(message) else {
+    /// Handles a message of the pub/sub `own`, which is that of this node.
+    pub fn on_message(&self, guard: &Guard, own: &str, sealed: &[u8]) {
+        let Some(OpenedMessage { number: sent, message }) = guard.open_message(own, sealed) else { return };
+        let Some(Envelope { topic, number, from, bytes }) = Envelope::read(&message) else {
             folded!(WARN, "", "cannot decode message from node");
             return;
         };
-        let bytes = Bytes::copy_from_slice(bytes);
+        if sent.is_some_and(|sent| !guard.is_first(from, sent)) {
+            return;
+        }
+        let bytes = message.slice_ref(bytes);
         if topic == RESPONSE_TOPIC {
             if let Some(requester) = self.pending_requests.lock().remove(&number) {
                 // The requester may have given up.
@@ -140,6 +145,7 @@ impl<'a> Envelope<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::redis::cluster_key::Unauthenticated;
 
     fn message(number: u64, bytes: &[u8]) -> Vec<u8> {
         Envelope { topic: Topic::Replies as u8, number, from: "abcdefgh", bytes }.write()
@@ -147,14 +153,15 @@ mod tests {
 
     #[tokio::test]
     async fn delivers_messages_and_drops_malformed_ones() {
-        let router = MessageRouter::default();
-        router.on_message(&message(1, b"no subscriber"));
+        let (router, guard) = (MessageRouter::default(), Guard::new(&[], Unauthenticated::Refuse));
+        let on_message = |message: &[u8]| router.on_message(&guard, "own", message);
+        on_message(&message(1, b"no subscriber"));
         let mut subscriber = router.subscribe(Topic::Replies);
         let full = message(7, b"x");
         for length in 0..full.len() - 1 {
-            router.on_message(&full[..length]);
+            on_message(&full[..length]);
         }
-        router.on_message(&message(7, b"\0hello"));
+        on_message(&message(7, b"\0hello"));
         let received = subscriber.recv().await.unwrap();
         assert_eq!((received.from.as_str(), received.number, &received.bytes[..]), ("abcdefgh", 7, &b"\0hello"[..]));
         assert!(subscriber.try_recv().is_err());
@@ -162,13 +169,14 @@ mod tests {
 
     #[tokio::test]
     async fn unhandled_messages_are_bounded() {
-        let router = MessageRouter::default();
+        let (router, guard) = (MessageRouter::default(), Guard::new(&[], Unauthenticated::Refuse));
+        let on_message = |message: &[u8]| router.on_message(&guard, "own", message);
         let mut subscriber = router.subscribe(Topic::Replies);
         let large = message(0, &vec![0; MAX_QUEUED_BYTES / 4]);
-        (0..10).for_each(|_| router.on_message(&large));
+        (0..10).for_each(|_| on_message(&large));
         assert_eq!(subscriber.len(), 3);
         drop(subscriber.recv().await);
-        router.on_message(&large);
+        on_message(&large);
         assert_eq!(subscriber.len(), 3, "a handled message frees its bytes");
     }
 }

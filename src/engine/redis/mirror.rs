@@ -16,8 +16,9 @@ use tokio::time::{sleep, timeout};
 use super::connection::{Connection, unavailable};
 use super::core::Core;
 use super::keys::SCRIPTS;
+use super::signer::{FreePublications, is_authentic};
 use super::subscriber_quota::SubscriberQuota;
-use super::wire::{self, Message, Received};
+use super::wire::{self, MAX_OFFSET, Message, Received};
 use crate::broker::Now;
 use crate::broker::channel::delivery::Deliveries;
 use crate::broker::channel::presence::PRESENCE_LEASE;
@@ -54,6 +55,7 @@ pub struct Mirror {
     is_loaded: AtomicBool,
     /// Time of the newest publication, in milliseconds since 1970; 0 before the first one.
     newest: AtomicU64,
+    free: Mutex<FreePublications>,
     /// Notified after each commit.
     moved: Notify,
     /// Subscribers were sent `degraded`.
@@ -95,6 +97,7 @@ impl Mirror {
             is_ready: watch::Sender::new(false),
             is_loaded: AtomicBool::new(false),
             newest: AtomicU64::new(0),
+            free: Mutex::default(),
             moved: Notify::new(),
             is_degraded: AtomicBool::new(false),
             sweeps_behind: AtomicU32::new(0),
@@ -109,6 +112,11 @@ impl Mirror {
     /// Whether it ever was current.
     pub fn is_loaded(&self) -> bool {
         self.is_loaded.load(Ordering::Acquire)
+    }
+
+    /// The last position that it applied; `None` if it never was current.
+    pub fn known_position(&self) -> Option<Position> {
+        self.is_loaded().then(|| self.log.lock().position())
     }
 
     pub async fn ready(&self) {
@@ -224,9 +232,13 @@ impl Mirror {
         }
     }
 
-    /// Makes a publication visible, unless the mirror has its offset.
+    /// Makes an authentic publication visible, unless the mirror has its offset or had it before.
     fn commit(&self, core: &Core, log: &mut Log, received: &Received, at: Instant) -> Deliveries {
         if received.offset <= log.position().offset {
+            return Deliveries::default();
+        }
+        if received.proof.is_some() && !self.free.lock().admit(received) {
+            core.guard.refuse("repeated publication", self.channel.as_str());
             return Deliveries::default();
         }
         let Some((publication, publisher, bytes)) = received.publication(&self.channel) else {
@@ -319,14 +331,18 @@ impl Mirror {
             let _no_unsubscribe = core.subscribe_lock.read().await;
             connection.subscribe(&core.keys.pubsub(&self.channel)).await?;
         }
-        let known = self.is_loaded().then(|| self.log.lock().position());
+        let known = self.known_position();
         let backlog = core.channels.rules.load().of(&self.channel).backlog_messages;
         let known_to_redis = match &known {
             Some(known) if self.is_replaced(core, &connection, known).await? => Some((&*known.epoch, u64::MAX)),
             known => known.as_ref().map(|known| (&*known.epoch, known.offset)),
         };
         let state = self.state(core, &connection, known_to_redis).await?;
-        state.watchers.split_whitespace().for_each(|node| self.add_remote_watcher(core, node));
+        state
+            .watchers
+            .split_whitespace()
+            .filter(|node| wire::is_node_name(node))
+            .for_each(|node| self.add_remote_watcher(core, node));
         let is_same = known.as_ref().is_some_and(|known| known.epoch == state.epoch);
         {
             let mut log = self.log.lock();
@@ -404,6 +420,9 @@ impl Mirror {
             for row in &page.ids {
                 let bytes: Option<Vec<u8>> = row.get("p");
                 let Some(Message::Publication(received)) = bytes.as_deref().and_then(Message::read) else { continue };
+                if !is_authentic(&core.guard, &self.channel, &received) {
+                    continue;
+                }
                 let deliveries = {
                     let mut log = self.log.lock();
                     if *received.epoch != *state.epoch {
@@ -439,7 +458,7 @@ impl RemoteState {
         let [epoch, offset, _, age, ended, declared, time, watchers] = answer else { return None };
         Some(Self {
             epoch: epoch.as_str().into(),
-            offset: offset.parse().ok()?,
+            offset: offset.parse().ok().filter(|offset| *offset <= MAX_OFFSET)?,
             age: Duration::from_millis(age.parse().ok()?),
             ended: if ended.is_empty() { None } else { Some(wire::reason_of(ended)?) },
             declared: declared.clone(),

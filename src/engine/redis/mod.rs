@@ -4,16 +4,20 @@
 //! subscribers receive it from the pub/sub, on this node as on every other one, through the channel's mirror.
 
 mod channel;
+mod cluster_key;
 mod connection;
 mod core;
+mod guard;
 mod keys;
 mod message_router;
 mod mirror;
 mod node_bus;
 mod probe;
 mod queue;
+mod replay_windows;
 mod server;
 mod shared_store;
+mod signer;
 mod subscriber_quota;
 mod wire;
 
@@ -33,12 +37,14 @@ use tokio::task::JoinHandle;
 
 use self::connection::{Connection, ConnectionKeeper, PushStream, unavailable};
 use self::core::Core;
+use self::guard::Guard;
 use self::keys::{Keys, PROBES, SCRIPTS};
 use self::message_router::MessageRouter;
 use self::mirror::{Mirror, deliver};
 use self::probe::HealthProbe;
 use self::queue::Queue;
 use self::server::Server;
+use self::signer::{Unsigned, is_authentic_now};
 use self::wire::Message;
 use super::channels::{Channels, MemoryLimits, new_epoch};
 use super::log::LogState;
@@ -51,6 +57,7 @@ use crate::ops::Lifecycle;
 use crate::ops::log::folded;
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
+pub use self::cluster_key::{ClusterSecret, Unauthenticated};
 pub use self::server::{RedisConfig, RedisError, RedisKind};
 pub use self::shared_store::nodes;
 
@@ -106,6 +113,7 @@ impl Redis {
             channels: Channels::new(limits, rules, hub, counters.clone()),
             keys,
             connection_keeper: ConnectionKeeper::default(),
+            guard: Guard::new(&config.cluster_key, config.unauthenticated),
             messages: MessageRouter::default(),
             resync_permits: Semaphore::new(MAX_CONCURRENT_RESYNCS),
             subscribe_lock: RwLock::default(),
@@ -122,7 +130,9 @@ impl Redis {
             state_turn: Arc::default(),
             is_cut_off: AtomicBool::new(false),
         });
-        let (kept, queue) = (node.clone(), Queue::start(counters, &config.kind, lifecycle));
+        let (kept, mirrored) = (node.clone(), node.clone());
+        let known = move |channel: &_| mirrored.mirrors.lock().get(channel)?.known_position();
+        let queue = Queue::start(node.core.clone(), counters, &config.kind, lifecycle, known);
         let keeper = tokio::spawn(lifecycle.clone().supervise("redis connection", async move {
             let on_connected = |connection: &_, pushes| kept.on_connected(connection, pushes);
             kept.core.connection_keeper.keep(server, &config.kind, on_connected).await;
@@ -185,10 +195,14 @@ impl Node {
         let (Some(name), Some(Value::BulkString(bytes))) = (name_of(push), push.data.get(1)) else { return };
         match self.mirror_of(name) {
             Some(mirror) => match Message::read(bytes) {
+                Some(Message::Publication(received))
+                    if !is_authentic_now(&self.core.guard, &mirror.channel, &received) => {}
                 Some(message) => deliver(mirror.on_message(&self.core, message)).await,
                 None => folded!(WARN, "", "cannot decode message from redis", name),
             },
-            None if name == self.core.keys.node(&self.core.node) => self.core.messages.on_message(bytes),
+            None if name == self.core.keys.node(&self.core.node) => {
+                self.core.messages.on_message(&self.core.guard, name, bytes);
+            }
             None if self.probes.iter().any(|probe| probe == name) => self.health.seen(Instant::now()),
             None => {}
         }
@@ -408,15 +422,16 @@ impl Engine for Redis {
         let rule = rules.of(channel);
         let (limits, keys) = (&rule.limits, &core.keys);
         let stream_ttl = if rule.backlog_age.is_zero() { core.idle } else { rule.backlog_age.min(core.idle) };
-        let encoded = wire::encode(publisher, payload);
+        let (encoded, new_epoch) = (wire::encode(publisher, payload), new_epoch()?);
         let bytes = encoded.len();
+        let publication = Unsigned::new(channel.clone(), &encoded, new_epoch.clone());
         let mut script = SCRIPTS.append.prepare_invoke();
         script.key(keys.state(channel)).key(keys.stream(channel));
-        script.arg(&*new_epoch()?).arg(&connection.marker).arg(encoded).arg(payload.len());
+        script.arg(&*new_epoch).arg(&connection.marker).arg(encoded).arg(payload.len());
         script.arg(limits.max_messages).arg(limits.max_data_bytes).arg(limits.max_message_bytes);
         script.arg(millis(limits.lifespan)).arg(rule.backlog_messages);
         script.arg(millis(core.idle)).arg(millis(stream_ttl)).arg(keys.pubsub(channel)).arg(connection.publish());
-        self.queue.push(connection, script, bytes).map(Appended::Pending)
+        self.queue.push(connection, script, publication, bytes).map(Appended::Pending)
     }
 
     fn prepare_subscribe(&self, channel: &ChannelName) -> Option<EngineFuture<'static, SubscriberSlot>> {

@@ -1,6 +1,7 @@
 //! Connections to Redis: to one server, to the master that Sentinels name, or to a Cluster.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use redis::{
     PushInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 use tokio::sync::Mutex;
+
+use super::cluster_key::{ClusterSecret, Unauthenticated};
 
 /// A server that accepts no connection within this is unavailable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,12 +47,29 @@ pub struct RedisConfig {
     pub authorities: Option<Vec<u8>>,
     /// For addresses without a password.
     pub password: Option<String>,
+    /// The first one authenticates what this node writes, all of them verify.
+    pub cluster_key: Vec<ClusterSecret>,
+    pub unauthenticated: Unauthenticated,
 }
 
 impl RedisConfig {
     /// Checks the addresses without connecting.
     pub fn check(&self) -> Result<(), RedisError> {
         Server::new(self).map(|_| ()).map_err(|error| RedisError(error.to_string()))
+    }
+
+    /// Whether every address is on this machine: loopback or a Unix socket.
+    pub fn is_local(&self) -> bool {
+        let is_loopback = |host: &str| {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        let is_local = |url: &String| match info(url, None).map(|info| info.addr().clone()) {
+            Ok(ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }) => is_loopback(&host),
+            Ok(ConnectionAddr::Unix(_)) => true,
+            _ => false,
+        };
+        self.urls.iter().all(is_local)
     }
 
     /// Hosts and ports, without credentials.

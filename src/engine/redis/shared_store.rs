@@ -6,12 +6,15 @@ use bytes::Bytes;
 use redis::cmd;
 use redis::streams::{StreamId, StreamRangeReply};
 
-use super::connection::Connection;
+use super::cluster_key::Purpose;
+use super::connection::{Connection, unavailable};
 use super::core::Core;
+use super::guard::Guard;
 use super::keys::{Keys, SCRIPTS};
 use super::server::{RedisConfig, RedisError, Server};
 use crate::broker::SharedStore;
 use crate::broker::engine::EngineFuture;
+use crate::broker::engine::shared_store::Authentication;
 use crate::engine::millis::millis;
 use crate::protocol::Refusal;
 
@@ -30,9 +33,16 @@ const NODE_LEASE: Duration = Duration::from_secs(10);
 /// The list of nodes expires this long after the last heartbeat.
 const NODE_LIST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Log entries end with the stream. One that returns later ends nothing more than it did.
+const LOG_ENTRY_TTL: Duration = Duration::MAX;
+
 impl SharedStore for Core {
     fn has_other_nodes(&self) -> bool {
         true
+    }
+
+    fn authentication(&self) -> Authentication {
+        self.guard.authentication()
     }
 
     fn connection_epoch(&self) -> Result<u64, Refusal> {
@@ -41,31 +51,38 @@ impl SharedStore for Core {
 
     fn set_if_absent<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, bool> {
         Box::pin(async move {
-            let mut command = cmd("SET");
-            command.arg(self.keys.shared(name)).arg(value).arg("NX").arg("PX").arg(millis(ttl));
+            let (key, mut command) = (self.keys.shared(name), cmd("SET"));
+            command
+                .arg(&key)
+                .arg(self.guard.seal(Purpose::Value, &key, value, ttl)?)
+                .arg("NX")
+                .arg("PX")
+                .arg(millis(ttl));
             Ok(self.connection()?.query::<Option<String>>(&command).await?.is_some())
         })
     }
 
     fn set<'a>(&'a self, name: &'a str, value: &'a [u8], ttl: Duration) -> EngineFuture<'a, ()> {
         Box::pin(async move {
-            let mut command = cmd("SET");
-            command.arg(self.keys.shared(name)).arg(value).arg("PX").arg(millis(ttl));
+            let (key, mut command) = (self.keys.shared(name), cmd("SET"));
+            command.arg(&key).arg(self.guard.seal(Purpose::Value, &key, value, ttl)?).arg("PX").arg(millis(ttl));
             self.connection()?.query(&command).await
         })
     }
 
     fn get<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
         Box::pin(async move {
-            let value: Option<Vec<u8>> = self.connection()?.query(cmd("GET").arg(self.keys.shared(name))).await?;
-            Ok(value.map(Bytes::from))
+            let key = self.keys.shared(name);
+            let value = self.connection()?.query::<Option<Vec<u8>>>(cmd("GET").arg(&key)).await?;
+            value.map(|value| self.guard.open(Purpose::Value, &key, value)).transpose()
         })
     }
 
     fn get_and_delete<'a>(&'a self, name: &'a str) -> EngineFuture<'a, Option<Bytes>> {
         Box::pin(async move {
-            let value: Option<Vec<u8>> = self.connection()?.query(cmd("GETDEL").arg(self.keys.shared(name))).await?;
-            Ok(value.map(Bytes::from))
+            let key = self.keys.shared(name);
+            let value = self.connection()?.query::<Option<Vec<u8>>>(cmd("GETDEL").arg(&key)).await?;
+            Ok(value.and_then(|value| self.guard.open(Purpose::Value, &key, value).ok()))
         })
     }
 
@@ -77,9 +94,25 @@ impl SharedStore for Core {
         ttl: Duration,
     ) -> EngineFuture<'a, String> {
         Box::pin(async move {
-            let mut claim = SCRIPTS.claim.key(self.keys.shared(name));
-            claim.arg(value).arg(instead_of.unwrap_or(value)).arg(millis(ttl));
-            self.connection()?.invoke(&claim).await
+            let (key, connection) = (self.keys.shared(name), self.connection()?);
+            let own = self.guard.seal_comparable(&key, value.as_bytes())?;
+            let read = |stored| {
+                let value = self.guard.open(Purpose::Value, &key, stored)?;
+                String::from_utf8(value.into()).map_err(|_| unavailable())
+            };
+            let mut claim = SCRIPTS.claim.prepare_invoke();
+            claim.key(&key).arg(&own);
+            match instead_of {
+                None => claim.arg(&own),
+                Some(expected) => {
+                    // The bytes in Redis depend on the key of the node that wrote them.
+                    let stored = connection.query::<Option<Vec<u8>>>(cmd("GET").arg(&key)).await?.unwrap_or_default();
+                    let is_expected = !stored.is_empty() && read(stored.clone())? == expected;
+                    claim.arg(if is_expected { &stored } else { &own })
+                }
+            };
+            claim.arg(millis(ttl));
+            read(connection.invoke(&claim).await?)
         })
     }
 
@@ -122,8 +155,9 @@ impl SharedStore for Core {
 
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> EngineFuture<'a, ()> {
         Box::pin(async move {
-            let mut release = SCRIPTS.release.key(self.keys.shared(name));
-            release.arg(value);
+            let key = self.keys.shared(name);
+            let mut release = SCRIPTS.release.key(&key);
+            release.arg(self.guard.seal_comparable(&key, value.as_bytes())?);
             self.connection()?.invoke::<u64>(&release).await.map(drop)
         })
     }
@@ -148,7 +182,8 @@ impl SharedStore for Core {
         Box::pin(async move {
             let (connection, key) = (self.connection()?, self.keys.broadcast_log());
             let mut command = cmd("XADD");
-            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_LOG_ENTRIES).arg("*").arg("w").arg(entry);
+            let sealed = self.guard.seal(Purpose::LogEntry, &key, entry, LOG_ENTRY_TTL)?;
+            command.arg(&key).arg("MAXLEN").arg("~").arg(MAX_LOG_ENTRIES).arg("*").arg("w").arg(sealed);
             connection.query::<String>(&command).await?;
             connection.query(cmd("PEXPIRE").arg(&key).arg(millis(LOG_TTL))).await
         })
@@ -157,11 +192,15 @@ impl SharedStore for Core {
     fn read_log<'a>(&'a self, after: &'a str) -> EngineFuture<'a, Vec<(String, Bytes)>> {
         Box::pin(async move {
             let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
-            let mut command = cmd("XRANGE");
-            command.arg(self.keys.broadcast_log()).arg(from).arg("+").arg("COUNT").arg(LOG_PAGE);
+            let (key, mut command) = (self.keys.broadcast_log(), cmd("XRANGE"));
+            command.arg(&key).arg(from).arg("+").arg("COUNT").arg(LOG_PAGE);
             let page: StreamRangeReply = self.connection()?.query(&command).await?;
-            let entry = |row: StreamId| (row.get::<Vec<u8>>("w").unwrap_or_default().into(), row.id);
-            Ok(page.ids.into_iter().map(entry).map(|(entry, id)| (id, entry)).collect())
+            let entry = |row: StreamId| {
+                let sealed = row.get::<Vec<u8>>("w").unwrap_or_default();
+                // Empty entries keep the position of those that no node wrote.
+                (row.id, self.guard.open(Purpose::LogEntry, &key, sealed).unwrap_or_default())
+            };
+            Ok(page.ids.into_iter().map(entry).collect())
         })
     }
 
@@ -183,11 +222,12 @@ impl SharedStore for Core {
     fn heartbeat<'a>(&'a self, status: &'a [u8]) -> EngineFuture<'a, ()> {
         Box::pin(async move {
             let (connection, key) = (self.connection()?, self.keys.nodes());
-            let mut command = cmd("SET");
-            command.arg(self.keys.node(&self.node)).arg(status).arg("PX").arg(millis(NODE_LEASE));
+            let (own, mut command) = (self.keys.node(&self.node), cmd("SET"));
+            let sealed = self.guard.seal(Purpose::Status, &own, status, NODE_LEASE)?;
+            command.arg(&own).arg(sealed).arg("PX").arg(millis(NODE_LEASE));
             if let Err(refusal) = connection.query::<String>(&command).await {
                 // A full Redis accepts no new value, but still extends the lease of the one that it has.
-                connection.query::<u64>(cmd("PEXPIRE").arg(self.keys.node(&self.node)).arg(millis(NODE_LEASE))).await?;
+                connection.query::<u64>(cmd("PEXPIRE").arg(&own).arg(millis(NODE_LEASE))).await?;
                 return Err(refusal);
             }
             connection.query::<u64>(cmd("HSET").arg(&key).arg(&self.node).arg("")).await?;
@@ -199,8 +239,9 @@ impl SharedStore for Core {
 impl Core {
     /// Adds this node to the list of nodes, before its first heartbeat.
     pub(super) async fn announce_node(&self, connection: &Connection) {
-        let mut command = cmd("SET");
-        command.arg(self.keys.node(&self.node)).arg("{}").arg("NX").arg("PX").arg(millis(NODE_LEASE));
+        let (own, mut command) = (self.keys.node(&self.node), cmd("SET"));
+        let Ok(sealed) = self.guard.seal(Purpose::Status, &own, b"{}", NODE_LEASE) else { return };
+        command.arg(&own).arg(sealed).arg("NX").arg("PX").arg(millis(NODE_LEASE));
         // If this fails, the next heartbeat adds it.
         let _ = connection.query::<Option<String>>(&command).await;
     }
@@ -209,15 +250,21 @@ impl Core {
 /// The nodes that are alive, each with the status of its last heartbeat.
 pub async fn nodes(config: &RedisConfig) -> Result<Vec<(String, Vec<u8>)>, RedisError> {
     let failed = |error: redis::RedisError| RedisError(error.to_string());
-    let keys = Keys::new(&config.prefix);
+    let (keys, guard) = (Keys::new(&config.prefix), Guard::new(&config.cluster_key, config.unauthenticated));
     let mut connection = Server::new(config).map_err(failed)?.connect(|_| ()).await.map_err(failed)?;
     let key = keys.nodes();
     let known: Vec<String> = cmd("HKEYS").arg(&key).query_async(&mut connection).await.map_err(failed)?;
     let mut found = Vec::new();
     for node in known {
-        let status = cmd("GET").arg(keys.node(&node)).query_async::<Option<Vec<u8>>>(&mut connection).await;
+        let name = keys.node(&node);
+        let status = cmd("GET").arg(&name).query_async::<Option<Vec<u8>>>(&mut connection).await;
         match status.map_err(failed)? {
-            Some(status) => found.push((node, status)),
+            // A node that is not one of ours has no status.
+            Some(status) => {
+                if let Ok(status) = guard.open(Purpose::Status, &name, status) {
+                    found.push((node, status.into()));
+                }
+            }
             None => {
                 let _: u64 = cmd("HDEL").arg(&key).arg(&node).query_async(&mut connection).await.map_err(failed)?;
             }

@@ -2,12 +2,23 @@
 //!
 //! `p EPOCH OFFSET MS KIND PUBLISHER_BYTES PUBLISHER DATA` is a publication, accepted at MS since 1970. `e EPOCH REASON` is
 //! the end of the channel. `l EPOCH` makes mirrors resync. `w NODE` requests presence updates for a node. DATA is last and
-//! may be any bytes.
+//! may be any bytes. With a cluster key, `q EPOCH OFFSET MS NODE ID MAC KIND …` is a publication: NODE accepted it at ID,
+//! in microseconds since 1970. MAC begins with `b` if it covers the position, and with `f` if not.
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+
+use super::cluster_key::Mac;
 use crate::broker::ChannelLimits;
 use crate::protocol::{ChannelName, CloseReason, Payload, Position, Publication};
+
+/// JavaScript reads no larger number exactly, and no channel reaches it.
+pub const MAX_OFFSET: u64 = 1 << 53;
+
+/// Longer than every name that a node gives itself.
+const MAX_NODE_NAME_BYTES: usize = 32;
 
 /// A message of a channel's pub/sub, or an entry of its stream.
 pub enum Message {
@@ -23,7 +34,19 @@ pub struct Received {
     pub offset: u64,
     /// Milliseconds since 1970.
     pub time: u64,
-    rest: Vec<u8>,
+    /// With a cluster key.
+    pub proof: Option<Proof>,
+    content: Vec<u8>,
+}
+
+/// The proof that a node accepted a publication.
+pub struct Proof {
+    pub node: String,
+    /// Rises with the publications of the node; microseconds since 1970.
+    pub id: u64,
+    /// The MAC covers epoch and offset.
+    pub is_bound: bool,
+    pub mac: Mac,
 }
 
 /// Kind, publisher and data: the part of a publication that is known before its offset.
@@ -42,15 +65,18 @@ impl Message {
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let (tag, rest) = field(bytes)?;
         match tag {
-            "p" => {
+            "p" | "q" => {
                 let (epoch, rest) = field(rest)?;
                 let (offset, rest) = field(rest)?;
                 let (time, rest) = field(rest)?;
+                let (proof, content) = if tag == "q" { Proof::read(rest)? } else { (None, rest) };
                 let received = Received {
                     epoch: epoch.to_owned(),
-                    offset: offset.parse().ok().filter(|offset| *offset > 0)?,
-                    time: time.parse().ok()?,
-                    rest: rest.to_vec(),
+                    offset: offset.parse().ok().filter(|offset| (1..=MAX_OFFSET).contains(offset))?,
+                    // The time of the node is authentic, that of Redis is not.
+                    time: proof.as_ref().map_or_else(|| time.parse().ok(), |proof| Some(proof.id / 1000))?,
+                    proof,
+                    content: content.to_vec(),
                 };
                 received.parts()?;
                 Some(Self::Publication(received))
@@ -60,16 +86,45 @@ impl Message {
                 Some(Self::End { epoch: epoch.to_owned(), reason: reason_of(std::str::from_utf8(reason).ok()?)? })
             }
             "l" => Some(Self::Resync),
-            "w" => Some(Self::Watch { node: std::str::from_utf8(rest).ok()?.to_owned() }),
+            "w" => {
+                let node = std::str::from_utf8(rest).ok().filter(|node| is_node_name(node))?;
+                Some(Self::Watch { node: node.to_owned() })
+            }
             _ => None,
         }
     }
 }
 
+impl Proof {
+    fn read(bytes: &[u8]) -> Option<(Option<Self>, &[u8])> {
+        let (node, rest) = field(bytes)?;
+        let (id, rest) = field(rest)?;
+        let (mac, rest) = field(rest)?;
+        let (is_bound, mac) = match mac.split_at_checked(1)? {
+            ("b", mac) => (true, mac),
+            ("f", mac) => (false, mac),
+            _ => return None,
+        };
+        let mac = BASE64.decode(mac).ok()?.try_into().ok()?;
+        let node = Some(node).filter(|node| is_node_name(node))?.to_owned();
+        Some((Some(Self { node, id: id.parse().ok()?, is_bound, mac }), rest))
+    }
+}
+
+/// Whether a node can have this name.
+pub fn is_node_name(name: &str) -> bool {
+    (1..=MAX_NODE_NAME_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 impl Received {
+    /// As [`encode`] returned it.
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+
     /// The publisher and the payload.
     fn parts(&self) -> Option<(&str, Payload<'_>)> {
-        let (kind, rest) = field(&self.rest)?;
+        let (kind, rest) = field(&self.content)?;
         let (length, rest) = field(rest)?;
         let (publisher, rest) = rest.split_at_checked(length.parse().ok()?)?;
         let (b" ", data) = rest.split_at_checked(1)? else { return None };
@@ -150,6 +205,13 @@ mod tests {
             b"x y",
             b"p k -1 2 j 1 p {}",
             b"p k 1 2 j 99999999999999999999 p {}",
+            b"p k 9007199254740993 2 j 1 p {}",
+            b"q k 1 2 j 1 p {}",
+            b"q k 1 2 n 3 bAAAAAAAAAAAAAAAAAAAAA= j 1 p {}",
+            b"q k 1 2 n 3 xAAAAAAAAAAAAAAAAAAAAAA j 1 p {}",
+            b"q k 1 2 n\xc3\xa9 3 bAAAAAAAAAAAAAAAAAAAAAA j 1 p {}",
+            b"w ../a",
+            b"w ",
             b"\xff \xff",
         ] {
             assert!(Message::read(bytes).is_none(), "{bytes:?}");

@@ -27,12 +27,14 @@ const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// `PUT`, `GET` and `DELETE /v1/control/channels`: the channel rules in force.
 pub async fn channels(app: Arc<AppState>, call: RequestContext, body: impl RequestBody) -> Result<Response, Refusal> {
     let (publisher, body) = authorize(&app, &call, body).await?;
+    let path = call.public_path();
+    let head = call.signed_head(&path);
     match call.method() {
         "GET" => return Ok(json(StatusCode::OK, &app.policy_sync.describe())),
-        "DELETE" => app.policy_sync.push(PushedPolicy::Rules(None)).await?,
+        "DELETE" => app.policy_sync.push(PushedPolicy::Rules(None), &head).await?,
         "PUT" => {
             app.policy_sync.read_rules(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
-            app.policy_sync.push(PushedPolicy::Rules(Some(&body))).await?;
+            app.policy_sync.push(PushedPolicy::Rules(Some(&body)), &head).await?;
         }
         _ => return Err(ErrorCode::MethodNotAllowed.into()),
     }
@@ -50,7 +52,8 @@ pub async fn jwks(app: Arc<AppState>, call: RequestContext, body: impl RequestBo
         .decode_utf8()
         .map_err(|_| Refusal::new(ErrorCode::Malformed, "the issuer is not UTF-8"))?;
     let keys = (app.policy_sync.readers.keys)(&body).map_err(|error| Refusal::new(ErrorCode::Malformed, error))?;
-    app.policy_sync.push(PushedPolicy::Keys { issuer: &issuer, keys, body: &body }).await?;
+    let push = PushedPolicy::Keys { issuer: &issuer, keys, body: &body };
+    app.policy_sync.push(push, &call.signed_head(&call.public_path())).await?;
     changed(&app, &publisher, "jwks", &app.control_counters.jwks);
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use hyper::upgrade::OnUpgrade;
 
 use crate::auth::client_addr::ClientAddr;
-use crate::auth::publisher::is_same_authority;
+use crate::auth::publisher::{RequestHead, is_same_authority};
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::accept::connection_limits::Permit;
 use crate::transport::accept::stream_limits::StreamLimits;
@@ -110,6 +110,17 @@ impl RequestContext {
         match url.filter(is_public) {
             Some(url) => format!("{}{}", url.path(), self.path()).into(),
             None => self.path().into(),
+        }
+    }
+
+    /// The parts that a publisher's signature covers; `path` is [`RequestContext::public_path`].
+    pub fn signed_head<'a>(&'a self, path: &'a str) -> RequestHead<'a> {
+        RequestHead {
+            method: self.method(),
+            authority: self.authority(),
+            path,
+            query: self.query(),
+            headers: self.headers(),
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::http::request::{RequestBody, RequestContext};
 use super::state::AppState;
-use crate::auth::publisher::{MAX_SKEW_SECS, Publisher, RequestHead};
+use crate::auth::publisher::{MAX_SKEW_SECS, Publisher};
 use crate::broker::Now;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
@@ -48,13 +48,7 @@ pub async fn authenticate(
     max_bytes: usize,
 ) -> Result<Signed, Refusal> {
     let path = call.public_path();
-    let head = RequestHead {
-        method: call.method(),
-        authority: call.authority(),
-        path: &path,
-        query: call.query(),
-        headers: call.headers(),
-    };
+    let head = call.signed_head(&path);
     let verified = app.policy.whitelist().verify(&head, call.has_body(), Now::read().unix())?;
     let body = read_body(app, body, max_bytes).await?;
     let (created, key) = (verified.created(), verified.publisher().fingerprint());

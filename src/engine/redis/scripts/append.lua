@@ -3,7 +3,8 @@
 -- ARGV  1 epoch for a new channel  2 run marker  3 kind, publisher and data, as in wire.rs
 --       4 payload bytes  5 max_messages  6 max_data_bytes  7 max_message_bytes  8 lifespan in ms (0: no limit, all four)
 --       9 backlog length  10 TTL of an unused channel in ms  11 TTL of its log in ms  12 pub/sub name
---       13 command that publishes
+--       13 command that publishes; with a cluster key also: 14 node  15 identifier  16 epoch and 17 offset that the node
+--       foresaw  18 MAC for that position  19 MAC for any other
 -- Returns {"ok", epoch, offset} | {"ended", reason} | {"large", limit} | {"limit", reason}: the last ends the channel.
 local names = {'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'max_messages', 'max_data_bytes', 'max_message_bytes', 'lifespan'}
 local values = redis.call('HMGET', KEYS[1], unpack(names))
@@ -53,7 +54,14 @@ local max_data = tighter(ARGV[6], state.max_data_bytes)
 if max_data ~= 0 and bytes > max_data then return finish('data_limit') end
 
 redis.call('HSET', KEYS[1], 'offset', integer(offset), 'bytes', integer(bytes))
-local publication = 'p ' .. state.epoch .. ' ' .. integer(offset) .. ' ' .. integer(now) .. ' ' .. ARGV[3]
+local publication = state.epoch .. ' ' .. integer(offset) .. ' ' .. integer(now) .. ' '
+if ARGV[14] then
+  local is_foreseen = state.epoch == ARGV[16] and integer(offset) == ARGV[17]
+  local mac = is_foreseen and 'b' .. ARGV[18] or 'f' .. ARGV[19]
+  publication = 'q ' .. publication .. ARGV[14] .. ' ' .. ARGV[15] .. ' ' .. mac .. ' ' .. ARGV[3]
+else
+  publication = 'p ' .. publication .. ARGV[3]
+end
 local backlog = tonumber(ARGV[9])
 if backlog > 0 then
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', backlog, integer(offset) .. '-0', 'p', publication)
