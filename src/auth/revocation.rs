@@ -121,12 +121,14 @@ impl Revocations {
         Ok(())
     }
 
-    /// Refuses while only the operators' part is free: what users do must not stop an operator.
-    pub fn check_users_part(&self, now: u64) -> Result<(), RevocationError> {
+    /// Refuses a new entry while only the operators' part is free: what users do must not stop an operator.
+    pub fn check_users_part(&self, revocation: &Revocation, now: u64) -> Result<(), RevocationError> {
         let mut tables = self.tables.write();
         tables.forget(now, self.lifetime());
+        let of_issuer = tables.runtime.get(&revocation.issuer);
+        let is_known = of_issuer.is_some_and(|of_issuer| of_issuer.contains_key(&revocation.what));
         let users_part = self.capacity - self.capacity.div_ceil(OPERATORS_PART);
-        if tables.len() >= users_part { Err(RevocationError::Full(users_part)) } else { Ok(()) }
+        if is_known || tables.len() < users_part { Ok(()) } else { Err(RevocationError::Full(users_part)) }
     }
 
     /// Entries that one person may add by logging out.

@@ -72,7 +72,7 @@ impl AppState {
 
     /// [`AppState::revoke`] for what a user does. A part of the revocations is left to operators.
     pub fn revoke_for_user(&self, revocation: Revocation) -> Result<(), RevocationError> {
-        self.policy.revocations().check_users_part(Now::read().unix())?;
+        self.policy.revocations().check_users_part(&revocation, Now::read().unix())?;
         self.revoke(revocation)
     }
 

@@ -22,7 +22,7 @@ use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::revocation::{Revocation, Revocations, Revoked};
+use super::revocation::{Revocations, Revoked};
 use super::seal::{NoRandomness, SealKey};
 use crate::broker::SharedStore;
 use crate::protocol::Refusal;
@@ -119,16 +119,18 @@ impl Login {
         Ok(is_first && store.spend(&spent_name("logout", [issuer, token_id]), ttl).await?)
     }
 
-    /// The revocation that ends a session. A person who ended more sessions than its share ends all of them with one
-    /// entry.
-    pub fn ends_session(&self, session: &LoginSession, revocations: &Revocations, now: u64) -> Revocation {
-        let logouts = self.logout_share.count(&session.issuer, &session.subject, revocations.lifetime(), now);
-        let what = if logouts > revocations.share_of_person() {
-            Revoked::Subject(session.subject.as_str().into())
-        } else {
-            Revoked::TokenId(session.id.as_str().into())
-        };
-        Revocation { issuer: session.issuer.as_str().into(), what, before: session.issued.max(now) }
+    /// The selection that a logout revokes. A person whose logouts exceed its share ends all its sessions with one entry.
+    pub fn within_share(
+        &self,
+        issuer: &str,
+        subject: Option<&str>,
+        revoked: Revoked,
+        revocations: &Revocations,
+        now: u64,
+    ) -> Revoked {
+        let Some(subject) = subject else { return revoked };
+        let logouts = self.logout_share.count(issuer, subject, revocations.lifetime(), now);
+        if logouts > revocations.share_of_person() { Revoked::Subject(subject.into()) } else { revoked }
     }
 }
 

@@ -46,11 +46,13 @@ pub async fn backchannel(
     let verified = LogoutToken::verify(&login, &issuers, token, now).await;
     let (provider, LogoutToken { id, subject, session, issued }) = verified.map_err(|error| refused(&error))?;
     // Section 2.7: a session id ends one session; without it all sessions of the subject end.
-    let revoked = match (session, subject) {
+    let revoked = match (session, subject.as_deref()) {
         (Some(session), _) => Revoked::Session(session.into()),
         (None, Some(subject)) => Revoked::Subject(subject.into()),
         (None, None) => return Err(malformed()),
     };
+    let in_force = app.policy.revocations();
+    let revoked = app.login.within_share(&provider.issuer, subject.as_deref(), revoked, in_force, now);
     let revocation = Revocation { issuer: provider.issuer.as_str().into(), what: revoked, before: issued };
     app.revoke_for_user(revocation.clone()).map_err(|error| {
         folded!(ERROR, "", "cannot store revocation for the provider's logout", %error);

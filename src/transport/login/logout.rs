@@ -9,6 +9,7 @@ use warp::reply::Response;
 
 use super::{active, page};
 use crate::auth::login::{Active, Endpoints, LOGGED_OUT, LoginSession, logout_url};
+use crate::auth::{Revocation, Revoked};
 use crate::broker::Now;
 use crate::cluster::revocations;
 use crate::ops::log::folded;
@@ -55,7 +56,10 @@ pub async fn logged_out() -> Response {
 }
 
 async fn end(app: &AppState, session: &LoginSession) -> Result<(), Refusal> {
-    let revocation = app.login.ends_session(session, app.policy.revocations(), Now::read().unix());
+    let (LoginSession { issuer, subject, .. }, now) = (session, Now::read().unix());
+    let this_one = Revoked::TokenId(session.id.as_str().into());
+    let what = app.login.within_share(issuer, Some(subject), this_one, app.policy.revocations(), now);
+    let revocation = Revocation { issuer: issuer.as_str().into(), what, before: session.issued.max(now) };
     app.revoke_for_user(revocation.clone()).map_err(|error| {
         folded!(ERROR, "", "cannot revoke session; its cookie is cleared, its connections stay open", %error);
         Refusal::new(ErrorCode::LimitReached, "the cookie is cleared, but the session's connections stay open")
