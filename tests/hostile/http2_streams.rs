@@ -95,7 +95,7 @@ async fn streams_count_as_connections() {
             assert_eq!(events, 4, "{limits}: one for each connection, and one more");
         }
         node.await_metric("lastmile_connections", 4.0).await;
-        assert_eq!(node.metric("lastmile_refusals_total{type=\"connection-limit\"}").await, 380.0);
+        node.await_metric("lastmile_refusals_total{type=\"connection-limit\"}", 380.0).await;
         drop(peers);
         node.await_metric("lastmile_connections", 0.0).await;
         let mut again = open(&certified, node.public()).await;
