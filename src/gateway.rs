@@ -135,7 +135,7 @@ impl Gateway {
                 let open = |config| {
                     Disk::open(&config, limits.memory, rules.clone(), hub.clone(), counters.clone(), lifecycle.clone())
                 };
-                let ledger = ledger.map(open).transpose()?;
+                let ledger = ledger.map(open).transpose().map_err(StartError::Ledger)?;
                 Arc::new(Memory::new(limits.memory, rules, hub.clone(), counters.clone()).with_ledger(ledger))
             }
             EngineConfig::Disk(disk) => {
@@ -399,7 +399,7 @@ impl StartError {
     pub fn is_misconfigured(&self) -> bool {
         match self {
             Self::Listen(ListenError::Bind { .. }) | Self::Randomness(_) => false,
-            Self::Engine(error) => error.is_misconfigured(),
+            Self::Engine(error) | Self::Ledger(error) => error.is_misconfigured(),
             _ => true,
         }
     }
@@ -433,8 +433,10 @@ pub enum StartError {
     Egress(#[from] FetchError),
     #[error(transparent)]
     Geo(#[from] GeoError),
-    #[error(transparent)]
+    #[error("engine.path: {0}")]
     Engine(#[from] DiskError),
+    #[error("engine.ledger: {0}")]
+    Ledger(DiskError),
     #[error(transparent)]
     Redis(#[from] RedisError),
     #[error("pushed channel rules: {0}")]

@@ -7,17 +7,17 @@ use super::file::FileError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    #[error("engine.path: {0} is in use by another process")]
+    #[error("{0} is in use by another process")]
     InUse(PathBuf),
-    #[error("engine.path: {path}: {error}")]
+    #[error("{path}: {error}")]
     Io { path: PathBuf, error: std::io::Error },
     #[error(
-        "engine.path: {path} is damaged or not a store ({cause}); restore a copy, or move it away: the gateway then \
+        "{path} is damaged or not a store ({cause}); restore a copy, or move it away: the gateway then \
          starts with an empty store, and history is lost"
     )]
     Damaged { path: PathBuf, cause: String },
     /// Another version created the store.
-    #[error("engine.path: {path} has format {format}, which this version does not read")]
+    #[error("{path} has format {format}, which this version does not read")]
     Format { path: PathBuf, format: u64 },
 }
 

@@ -26,7 +26,7 @@ use self::committer::{CommitMetrics, Committer, StoreState};
 use self::facts::Facts;
 use self::queue::{Op, Queue};
 use self::state::{DiskState, written};
-use self::store::Store;
+use self::store::{Changes, Store};
 use super::channels::{Channels, MemoryLimits};
 use super::local_store::LocalStore;
 use super::log::LogState;
@@ -72,9 +72,9 @@ impl Disk {
             facts: Mutex::new(facts),
         });
         if let Some((name, fact)) = state.facts.lock().first_fact() {
-            let (answer, _) = oneshot::channel();
-            // A new queue accepts everything.
-            let _ = state.queue.push(Op::Fact { name, fact, answer });
+            // Before anything is bound to it.
+            let changes = Changes { facts: vec![(name, Some(fact))], ..Changes::default() };
+            store.commit(&changes).map_err(|error| DiskError::database(&config.path, error))?;
         }
         let next_id = state.load(&store)?;
         let metrics = CommitMetrics {
