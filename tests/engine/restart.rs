@@ -263,6 +263,7 @@ async fn used_signatures_stay_used(engine: &str, offsets: &[i64]) {
             assert!(["signature-stale", "signature-replayed"].contains(&&*refusal.1), "{restart} {uri} {refusal:?}");
             let is_temporary = !answer.header("retry-after").is_empty();
             assert_eq!(is_temporary, refusal.1 == "signature-stale", "{answer:?}");
+            assert_eq!(answer.json()["temporary"], is_temporary, "{answer:?}");
             assert!(!answer.header("date").is_empty(), "{answer:?}");
         }
     }
