@@ -12,9 +12,12 @@ const PATIENT: Setup<'_> =
 
 const GET: &str = "GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n\r\n";
 
-/// The connection answers `before` requests with 200, then one with 400, and closes.
+/// The connection answers `before` requests with 200, then one with 400, and closes. `gateway` is the listener's host.
 async fn expect_refusal(node: &Node, listener: &str, bytes: &[u8], before: usize) {
     let mut stream = connect(node.address(listener)).await;
+    let host = format!("host: {}", node.address(listener));
+    let bytes = std::str::from_utf8(bytes).unwrap().replace("host: gateway", &host);
+    let bytes = bytes.as_bytes();
     send(&mut stream, bytes).await;
     let all = read_to_end(&mut stream, TEST_TIMEOUT).await.expect("the connection is closed");
     let (all, sent) = (String::from_utf8_lossy(&all), String::from_utf8_lossy(bytes));
@@ -163,7 +166,7 @@ async fn refused_version_names_the_right_one() {
         ("flight", "/ws"),
     ] {
         for version in ["7", "8", "14", "13, 8", "x"] {
-            let handshake = String::from_utf8(upgrade(path, "gateway", "")).unwrap();
+            let handshake = String::from_utf8(upgrade(path, &node.address(listener).to_string(), "")).unwrap();
             let handshake =
                 handshake.replace("sec-websocket-version: 13", &format!("sec-websocket-version: {version}"));
             let reply = ask(node.address(listener), handshake.as_bytes()).await.unwrap();
