@@ -126,7 +126,8 @@ async fn slow_requests_are_cut_off() {
         let whole = String::from_utf8(whole).unwrap();
         whole.replace("content-length: 7\r\n", more).trim_end_matches("[12345]").to_owned()
     };
-    let unsigned = "POST /v1/channels/open.a/messages HTTP/1.1\r\nhost: gateway\r\ncontent-length: 7\r\n\r\n";
+    let unsigned =
+        &format!("POST /v1/channels/open.a/messages HTTP/1.1\r\nhost: {publish}\r\ncontent-length: 7\r\n\r\n");
     let get = "GET /problems/malformed HTTP/1.1\r\nhost: gateway\r\n";
     let cases = [
         ("says nothing", node.public(), String::new(), ""),
@@ -165,7 +166,7 @@ async fn unread_answer_is_cut_off() {
     let mut healthy = HealthySubscriber::of(&node).await;
     let before = node.rss();
     let mut stream = connect(node.address("ops")).await;
-    let flood = b"GET /metrics HTTP/1.1\r\nhost: gateway\r\n\r\n".repeat(10_000);
+    let flood = b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".repeat(10_000);
     // The write fails when the gateway has had enough.
     let written = tokio::time::timeout(TEST_TIMEOUT, async {
         use tokio::io::AsyncWriteExt;
@@ -218,7 +219,7 @@ async fn oversized_body_is_refused() {
         [("public", PATH), ("ops", "/metrics"), ("ops", "/healthz"), ("public", "/problems/malformed")]
     {
         let mut stream = connect(node.address(listener)).await;
-        let head = format!("GET {path} HTTP/1.1\r\nhost: gateway\r\ncontent-length: 50000000\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 50000000\r\n\r\n");
         send(&mut stream, head.as_bytes()).await;
         let reply = read_reply(&mut stream).await.unwrap();
         assert!([200, 400, 413, 426].contains(&reply.status), "{path}: {reply:?}");
@@ -313,7 +314,8 @@ async fn unknown_methods_are_refused() {
             ("ops", "/healthz"),
             ("public", "/problems/malformed"),
         ] {
-            let request = format!("{method} {path} HTTP/1.1\r\nhost: gateway\r\nx-canary: 4711\r\n\r\n");
+            let host = node.address(listener);
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nx-canary: 4711\r\n\r\n");
             let reply = ask(node.address(listener), request.as_bytes()).await.unwrap();
             assert_eq!((reply.status, reply.problem()), (405, "method-not-allowed".into()), "{method} {path}");
             assert!(!reply.text().contains("4711"), "TRACE is off");
@@ -375,8 +377,9 @@ async fn answers_have_browser_headers() {
         ("ops", "/healthz"),
     ] {
         for method in ["GET", "POST", "TRACE"] {
-            let request = format!("{method} {path} HTTP/1.1\r\nhost: gateway\r\n\r\n");
-            let reply = ask(node.address(listener), request.as_bytes()).await.unwrap();
+            let host = node.address(listener);
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+            let reply = ask(host, request.as_bytes()).await.unwrap();
             assert_guarded(&reply, &format!("{method} {path}"));
         }
     }
