@@ -211,7 +211,8 @@ impl Node {
 
     /// The sum of a metric over its labels, or of one series if `name` has its labels.
     pub async fn metric(&self, name: &str) -> f64 {
-        let reply = ask(self.address("ops"), b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.expect("metrics");
+        let reply =
+            ask(self.address("ops"), b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.expect("metrics");
         let series = reply.text();
         series
             .lines()
