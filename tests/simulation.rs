@@ -15,8 +15,7 @@ use proptest::prelude::*;
 use lastmile::broker::channel::fanout::Delivery;
 use lastmile::broker::engine::{Accepted, Appended, Created, Joined, Start};
 use lastmile::broker::*;
-use lastmile::engine::Memory;
-use lastmile::engine::MemoryLimits;
+use lastmile::engine::{Memory, MemoryLimits, WaitingLimits};
 use lastmile::protocol::{ChannelName, CloseReason, ErrorCode, Form, Pattern, Payload, Position, Refusal};
 
 /// Takes `room` bytes, then is full until a test makes room.
@@ -127,6 +126,7 @@ fn engine(slow_consumer: SlowConsumer, limits: ChannelLimits, backlog: u64) -> M
     Memory::new(
         MemoryLimits {
             max_channels: 10,
+            waiting: WaitingLimits { max_names: 10, max_names_per_holder: 10 },
             idle: Duration::from_secs(60),
             max_backlog_bytes: 1 << 20,
             max_store_entries: 1000,
@@ -149,8 +149,13 @@ fn channel() -> ChannelName {
     ChannelName::parse("c").unwrap()
 }
 
+fn request(connection: &Arc<Connection<Fake>>, form: Form) -> JoinRequest {
+    let holder = Holder::of_address(None);
+    JoinRequest { connection: connection.clone(), principal: None, holder, form, tag: 1 }
+}
+
 fn join(engine: &Memory, connection: &Arc<Connection<Fake>>, start: Start) -> (Membership, u64, bool) {
-    let newcomer = JoinRequest { connection: connection.clone(), principal: None, form: Form::Native, tag: 1 };
+    let newcomer = request(connection, Form::Native);
     let mut result = (0, false);
     let mut announce = |joined: Joined<'_>| {
         result = (joined.position.offset, joined.recovered);
@@ -371,6 +376,7 @@ fn lifespan_ends_channel_then_restarts() {
     let start = Now::read();
     let (membership, ..) = join(&engine, &connection, Start::Live);
     let at = |seconds: u64| Now { monotonic: start.monotonic + Duration::from_secs(seconds), ..start };
+    assert!(append(&engine, start).is_ok());
     engine.sweep(at(9));
     assert!(membership.is_active());
     engine.sweep(Now { monotonic: Instant::now() + Duration::from_secs(10), ..start });
@@ -429,7 +435,7 @@ proptest! {
             .map(|n| {
                 let connection = connection(n, 100);
                 let form = if n % 4 < 2 { Form::Deflated } else { Form::Native };
-                let newcomer = JoinRequest { connection: connection.clone(), principal: None, form, tag: 1 };
+                let newcomer = request(&connection, form);
                 let channel = &channels[n as usize % 2];
                 let membership = engine.subscribe(channel, newcomer, Start::Live, Now::read(), &mut |_| {}).unwrap();
                 (connection, membership)

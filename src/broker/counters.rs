@@ -8,6 +8,9 @@ pub struct Counters {
     pub deliveries: Counter,
     pub slow_consumers: Counter,
     pub channels: Gauge,
+    pub max_channels: Gauge,
+    pub waiting_names: Gauge,
+    pub max_waiting_names: Gauge,
     pub subscriptions: Gauge,
     pub backlog_bytes: Gauge,
 }
@@ -20,6 +23,9 @@ impl Default for Counters {
             deliveries: counter!("lastmile_deliveries_total"),
             slow_consumers: counter!("lastmile_slow_consumers_total"),
             channels: gauge!("lastmile_channels"),
+            max_channels: gauge!("lastmile_channels_max"),
+            waiting_names: gauge!("lastmile_waiting_names"),
+            max_waiting_names: gauge!("lastmile_waiting_names_max"),
             subscriptions: gauge!("lastmile_subscriptions"),
             backlog_bytes: gauge!("lastmile_backlog_bytes"),
         }

@@ -4,11 +4,12 @@
 //! the publication to disk. Subscribers receive committed publications only.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Entry};
 use super::budget::Budget;
 use super::publisher_index::PublisherIndex;
+use super::waiting::Holders;
 use crate::broker::engine::{Joined, Now, Start};
 use crate::broker::{ChannelLimits, ChannelRule};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Publication, Refusal};
@@ -23,6 +24,8 @@ pub struct Log {
     /// Limits that a publisher declared, beside the configured ones.
     pub declared: Option<ChannelLimits>,
     pub state: LogState,
+    /// Only subscribers want the name, so there is no channel.
+    pub waiting: Option<Box<Holders>>,
     /// The channel has ended and its subscriptions have not.
     pub is_ending: bool,
     pub last_used: Instant,
@@ -74,6 +77,7 @@ impl Log {
             created: now,
             declared: None,
             state: LogState::Live,
+            waiting: None,
             is_ending: false,
             last_used: now.monotonic,
             publishers: PublisherIndex::default(),
@@ -97,6 +101,11 @@ impl Log {
             Some(declared) => declared.narrowed_by(&rule.limits),
             None => rule.limits.clone(),
         }
+    }
+
+    /// Whether no publisher has made the channel.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// The newest committed position.
@@ -128,9 +137,14 @@ impl Log {
         self.appended = used;
     }
 
-    /// Whether the lifespan has passed at `now`.
+    /// Whether `lifespan` has passed at `now`; zero means no end.
+    pub fn is_past(&self, lifespan: Duration, now: Now) -> bool {
+        !lifespan.is_zero() && now.monotonic.saturating_duration_since(self.created.monotonic) >= lifespan
+    }
+
+    /// Whether the lifespan of a channel has passed at `now`.
     pub fn has_expired(&self, limits: &ChannelLimits, now: Now) -> bool {
-        !limits.lifespan.is_zero() && now.monotonic.saturating_duration_since(self.created.monotonic) >= limits.lifespan
+        !self.is_waiting() && self.is_past(limits.lifespan, now)
     }
 
     /// Refuses if the channel has ended, is being closed, or outlived its lifespan.

@@ -8,6 +8,7 @@ use futures_util::future::ready;
 use super::backlog::Entry;
 use super::channels::{Channels, MemoryLimits, check_narrower, new_epoch};
 use super::disk::Disk;
+use super::lives::Lives;
 use super::local_store::LocalStore;
 use super::log::{Log, LogState, Refused};
 use crate::broker::engine::{Accepted, Appended, ChannelState, Created, EngineFuture, Joined, Start};
@@ -15,7 +16,7 @@ use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequ
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Position, Refusal};
 
 pub struct Memory {
-    channels: Channels,
+    channels: Arc<Channels>,
     store: LocalStore,
     /// A store without channels, for what a restart must not forget.
     ledger: Option<Disk>,
@@ -25,7 +26,7 @@ impl Memory {
     pub fn new(limits: MemoryLimits, rules: Arc<ArcSwap<ChannelRules>>, hub: Hub, counters: Arc<Counters>) -> Self {
         Self {
             store: LocalStore::new(limits.max_store_entries),
-            channels: Channels::new(limits, rules, hub, counters),
+            channels: Channels::new(limits, Lives::new(), rules, hub, counters),
             ledger: None,
         }
     }
@@ -102,10 +103,8 @@ impl Engine for Memory {
         now: Now,
         on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refusal> {
-        self.channels.with_log(channel, now, |_, log| {
-            let joined = self.channels.join(channel, log, request, start, now, on_joined);
-            joined.map_err(|refused| self.refuse(channel, log, refused))
-        })
+        let refuse = |_: &_, log: &mut Log, refused| self.refuse(channel, log, refused);
+        self.channels.subscribe(channel, request, start, now, on_joined, refuse)
     }
 
     fn create<'a>(
@@ -135,13 +134,14 @@ impl Engine for Memory {
             ledger.sweep(now);
         }
         self.channels.for_each(|channel, _, log, rule| {
+            self.channels.end_long_wait(channel, log, rule, now);
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 log.end(CloseReason::LifespanExpired);
                 self.channels.end(channel, log, CloseReason::LifespanExpired);
             }
             log.backlog.trim(rule, now.monotonic);
             if self.channels.is_idle(channel, log, now) {
-                self.channels.mark_removed(log);
+                self.channels.mark_removed(channel, log);
             }
         });
     }

@@ -22,3 +22,5 @@ mod restart;
 mod subscriber_quota;
 mod suite;
 mod upgrade;
+mod waiting;
+mod waiting_gateways;

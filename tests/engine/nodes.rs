@@ -206,6 +206,7 @@ async fn lifespan_ends_channel_on_all_nodes() {
     let server = RedisServer::start(false);
     let limits = ChannelLimits { lifespan: Duration::from_secs(5), ..NO_LIMITS };
     let nodes = [(); 2].map(|()| Node::on(&server, &ChannelRule { limits: limits.clone(), ..rule() }));
+    nodes[0].publish("c", "x").await;
     let subscribers = [nodes[0].join("c", Start::Live), nodes[1].join("c", Start::Live)];
     for subscriber in &subscribers {
         eventually("the end", async || {
@@ -227,13 +228,13 @@ async fn unused_channels_leave_nothing() {
     let used = nodes[0].join("used", Start::Live);
     drop(nodes[1].join("c1", Start::Live));
     assert_ne!(server.command("DBSIZE").unwrap(), ":0\r\n");
-    // A channel with a subscriber stays, even without publications.
+    // A subscriber without publications has reservations, and no channel.
     eventually("all others to go", async || {
         let names = server.command("PUBSUB CHANNELS test:*:live").unwrap();
         let keys = server.command("KEYS *").unwrap();
         let is_clean = !keys.contains(":{/c") && !names.contains(":{/c");
-        assert!(keys.contains(":{/used}:state"), "{keys}");
-        is_clean.then_some(())
+        assert!(!keys.contains(":{/used}:state"), "{keys}");
+        (is_clean && keys.contains(":{/used}:wait")).then_some(())
     })
     .await;
     assert_eq!(nodes[1].publish("used", "x").await.offset, 1);

@@ -35,6 +35,9 @@ async fn drained_node_leaves_count_at_once() {
     let third = pair.another(&folder).await;
     let mut publisher = pair.publisher_ws(0).await;
     watch(&mut publisher, "c").await;
+    // A channel stays without subscribers.
+    publisher.send(json!({"type": "publish", "id": "1", "channel": "c", "data": 1})).await;
+    publisher.expect("published").await;
     let mut there = pair.subscriber_of(&third).await;
     there.subscribe("c").await;
     assert_eq!(event(&mut publisher).await, (json!("subscribed"), Some(1)));

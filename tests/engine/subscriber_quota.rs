@@ -8,7 +8,7 @@ use lastmile::protocol::{ErrorCode, Refusal};
 use test_support::{RedisServer, eventually};
 
 use crate::nodes::Node;
-use crate::support::{NO_LIMITS, Subscriber, name, rule};
+use crate::support::{NO_LIMITS, Subscriber, holder, name, rule};
 
 const RACES: usize = 10_000;
 /// Races at once, each for a channel of its own.
@@ -39,7 +39,7 @@ async fn two_nodes_race_for_last_slot() {
 async fn attached(node: &Node, channel: &str) -> Result<Subscriber, Refusal> {
     loop {
         let joining = async {
-            let _place = node.engine.prepare_subscribe(&name(channel)).unwrap().await?;
+            let _place = node.engine.prepare_subscribe(&name(channel), holder()).unwrap().await?;
             Subscriber::attached(&*node.engine, channel, Start::Live)
         };
         match joining.await {

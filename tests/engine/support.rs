@@ -14,6 +14,7 @@ use lastmile::broker::*;
 use lastmile::engine::disk::Fsync;
 use lastmile::engine::{
     ClusterSecret, Disk, DiskConfig, DiskError, Memory, MemoryLimits, Redis, RedisConfig, RedisKind, Unauthenticated,
+    WaitingLimits,
 };
 use lastmile::protocol::{ChannelName, Form, Pattern, Payload, Position, Refusal};
 use test_support::{RedisServer, TempDir};
@@ -62,6 +63,7 @@ pub fn rule() -> ChannelRule {
 
 pub const LIMITS: MemoryLimits = MemoryLimits {
     max_channels: 20_000,
+    waiting: WaitingLimits { max_names: 20_000, max_names_per_holder: 20_000 },
     idle: Duration::from_secs(60),
     max_backlog_bytes: 64 << 20,
     max_store_entries: 1000,
@@ -237,6 +239,11 @@ pub fn connection() -> Arc<Connection<Sink>> {
     Arc::new(Connection::new(1, Arc::new(limits), Sink::default()))
 }
 
+/// All subscribers have one address.
+pub fn holder() -> Holder {
+    Holder::of_address(None)
+}
+
 pub struct Subscriber {
     pub connection: Arc<Connection<Sink>>,
     pub membership: Membership,
@@ -248,7 +255,7 @@ pub struct Subscriber {
 impl Subscriber {
     /// Waits until it can be joined, and joins.
     pub fn join(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
-        let _place = match engine.prepare_subscribe(&name(channel)) {
+        let _place = match engine.prepare_subscribe(&name(channel), holder()) {
             Some(attached) => tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(attached))?,
             None => SubscriberSlot::default(),
         };
@@ -257,7 +264,8 @@ impl Subscriber {
 
     pub fn attached(engine: &dyn Engine, channel: &str, start: Start) -> Result<Self, Refusal> {
         let connection = connection();
-        let newcomer = JoinRequest { connection: connection.clone(), form: Form::Native, tag: 1, principal: None };
+        let (form, holder) = (Form::Native, holder());
+        let newcomer = JoinRequest { connection: connection.clone(), form, tag: 1, principal: None, holder };
         let mut result = None;
         let mut announce = |joined: Joined<'_>| {
             result = Some((joined.position.clone(), joined.recovered));

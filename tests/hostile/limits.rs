@@ -236,7 +236,10 @@ async fn channels_in_total() {
     let mut ws = node.connect().await;
     ws.hello().await;
     ws.send(&command(json!({"type": "subscribe", "channel": "open.5"}))).await;
-    assert_eq!(ws.json().await["code"], "limit_reached");
+    // A subscriber makes no channel.
+    assert_eq!(ws.json().await["type"], "subscribed");
+    let reply = node.post("open.5", "application/json", b"1").await;
+    assert_eq!((reply.status, reply.problem()), (429, "limit-reached".into()));
     assert_eq!(node.signed("DELETE", "/v1/channels/open.1", None).await.status, 204);
     node.publish("open.4", "1").await;
 }

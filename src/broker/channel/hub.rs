@@ -14,6 +14,7 @@ use crate::broker::Principal;
 use crate::broker::SlowConsumer;
 use crate::broker::connection::Connection;
 use crate::broker::counters::Counters;
+use crate::broker::holder::Holder;
 use crate::protocol::frame::server_frame::{Person, ServerFrame};
 use crate::protocol::websocket::text_frame;
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Publication, Refusal};
@@ -52,6 +53,8 @@ pub struct JoinRequest {
     pub connection: Arc<Connection>,
     /// `None` for a client without a token.
     pub principal: Option<Arc<Principal>>,
+    /// A name without a channel counts for it.
+    pub holder: Holder,
     pub form: Form,
     /// Different for each channel of the connection.
     pub tag: u64,
@@ -66,6 +69,8 @@ pub struct Membership {
     at: usize,
     connection: u64,
     principal: Option<Arc<Principal>>,
+    /// Dropped after the subscription has ended.
+    _guard: Option<Box<dyn Send + Sync>>,
 }
 
 impl Hub {
@@ -97,7 +102,7 @@ impl Hub {
             return Err(Refusal::new(ErrorCode::ConnectionLimit, "channel is full (max_connections)"));
         }
         state.count += 1;
-        let JoinRequest { connection, principal, form, tag } = request;
+        let JoinRequest { connection, principal, holder: _, form, tag } = request;
         let event = PresenceEvent::Subscribed { connection: connection.id, person: person(principal.as_deref()) };
         self.0.presence.on_local_event(channel, event, state.count);
         let shard = state.shard_with_room(self.0.max_shards, &self.0.counters);
@@ -115,6 +120,7 @@ impl Hub {
             at,
             connection: connection_id,
             principal,
+            _guard: None,
         })
     }
 
@@ -234,6 +240,12 @@ fn person(principal: Option<&Principal>) -> Option<Person<'_>> {
 impl Membership {
     pub fn channel(&self) -> &ChannelName {
         &self.channel
+    }
+
+    /// Keeps `guard` until the subscription has ended.
+    pub fn with_guard(mut self, guard: Option<impl Send + Sync + 'static>) -> Self {
+        self._guard = guard.map(|guard| Box::new(guard) as Box<dyn Send + Sync>);
+        self
     }
 
     pub(in crate::broker) fn subscriber(&self) -> Arc<Subscriber> {

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::subscriptions::Subscriptions;
 use crate::broker::engine::{Engine, Joined, Now, Start};
 use crate::broker::replies::{NewReply, Replies};
-use crate::broker::{ChannelRules, Connection, JoinRequest, Principal};
+use crate::broker::{ChannelRules, Connection, Holder, JoinRequest, Principal};
 use crate::protocol::frame::command::Command;
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::publication::Position;
@@ -27,18 +27,26 @@ pub struct Session {
     connection: Arc<Connection>,
     context: SessionContext,
     principal: Option<Arc<Principal>>,
+    /// The client's address.
+    address: Holder,
     form: Form,
     subscriptions: Subscriptions,
 }
 
 impl Session {
     /// `principal` is `None` for a client without a token, which may subscribe to channels for anyone.
-    pub fn new(connection: Arc<Connection>, context: SessionContext, principal: Option<Arc<Principal>>) -> Self {
+    pub fn new(
+        connection: Arc<Connection>,
+        context: SessionContext,
+        principal: Option<Arc<Principal>>,
+        address: Holder,
+    ) -> Self {
         connection.set_authenticated(principal.as_ref().map(|principal| principal.expires));
         if let Some(principal) = &principal {
             connection.set_subject(principal.subject.clone());
         }
-        Self { connection, context, principal, form: Form::Native, subscriptions: Subscriptions::default() }
+        let subscriptions = Subscriptions::default();
+        Self { connection, context, principal, address, form: Form::Native, subscriptions }
     }
 
     /// Sets another form of publications for this connection.
@@ -49,6 +57,11 @@ impl Session {
     /// `None` without a token.
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.principal.as_ref()
+    }
+
+    /// The person, or the address of a client without a token.
+    pub fn holder(&self) -> Holder {
+        self.principal.as_deref().map_or(self.address, Holder::of_person)
     }
 
     /// Handles a command and sends the response. Commands that wait have their own methods: [`Session::subscribe`],
@@ -158,6 +171,7 @@ impl Session {
         let request = JoinRequest {
             connection: self.connection.clone(),
             principal: self.principal.clone(),
+            holder: self.holder(),
             form: self.form,
             tag,
         };

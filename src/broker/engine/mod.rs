@@ -16,6 +16,7 @@ use super::ChannelLimits;
 use super::channel::delivery::Deliveries;
 use super::channel::fanout::Backpressure;
 use super::channel::hub::{JoinRequest, Membership};
+use super::holder::Holder;
 use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Publication, Refusal};
 
 /// The time of a call, on both clocks.
@@ -96,12 +97,14 @@ pub struct Joined<'a> {
     pub history: &'a [Arc<Publication>],
 }
 
-/// The state of a channel.
+/// The state of a channel, or of a name that subscribers wait for.
 #[derive(Clone, Debug)]
 pub struct ChannelState {
     pub position: Position,
     pub data_bytes: u64,
     pub subscribers: u64,
+    /// No publisher has made the channel.
+    pub is_waiting: bool,
     pub created: jiff::Timestamp,
     pub limits: ChannelLimits,
 }
@@ -130,11 +133,16 @@ pub trait Engine: Send + Sync + 'static {
 
     /// To be awaited before [`Engine::subscribe`]; `None` if that can be called at once. The slot is to be kept until it has
     /// returned.
-    fn prepare_subscribe(&self, _channel: &ChannelName) -> Option<EngineFuture<'static, SubscriberSlot>> {
+    fn prepare_subscribe(
+        &self,
+        _channel: &ChannelName,
+        _holder: Holder,
+    ) -> Option<EngineFuture<'static, SubscriberSlot>> {
         None
     }
 
-    /// Joins a subscriber. `on_joined` is called before its first delivery.
+    /// Joins a subscriber. `on_joined` is called before its first delivery. A subscriber makes no channel: it waits for
+    /// the name until a publisher does.
     fn subscribe(
         &self,
         channel: &ChannelName,
@@ -152,7 +160,7 @@ pub trait Engine: Send + Sync + 'static {
         now: Now,
     ) -> EngineFuture<'a, Created>;
 
-    /// `None` if there is no such channel.
+    /// `None` if there is no such channel and no subscriber waits for it.
     fn describe<'a>(&'a self, channel: &'a ChannelName) -> EngineFuture<'a, Option<ChannelState>>;
 
     /// The publisher of the message at a position of a channel with replies; `None` if it is not known any more.
@@ -184,8 +192,12 @@ pub async fn stored(answer: oneshot::Receiver<Result<Stored, Refusal>>) -> Resul
 }
 
 /// Waits until [`Engine::subscribe`] can be called. The slot is to be kept until it has returned.
-pub async fn subscriber_slot(engine: &dyn Engine, channel: &ChannelName) -> Result<SubscriberSlot, Refusal> {
-    match engine.prepare_subscribe(channel) {
+pub async fn subscriber_slot(
+    engine: &dyn Engine,
+    channel: &ChannelName,
+    holder: Holder,
+) -> Result<SubscriberSlot, Refusal> {
+    match engine.prepare_subscribe(channel, holder) {
         Some(slot) => slot.await,
         None => Ok(SubscriberSlot::default()),
     }

@@ -8,7 +8,7 @@ use crate::config::path::Path;
 use crate::config::report::Report;
 use crate::config::settings;
 use crate::config::{DrainConfig, Limits};
-use crate::engine::MemoryLimits;
+use crate::engine::{MemoryLimits, WaitingLimits};
 use crate::transport::config::TransportLimits;
 use crate::transport::publish::idempotency::IdempotencyLimits;
 
@@ -58,6 +58,8 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         ping_secs,
         pong_secs,
         max_channels,
+        max_waiting_names,
+        max_waiting_names_per_holder,
         channel_idle_secs,
         max_backlog_bytes,
         replay_nonces,
@@ -99,6 +101,10 @@ pub fn check(limits: settings::Limits, trusted_proxies: Vec<IpNet>, report: &mut
         },
         memory: MemoryLimits {
             max_channels: numbers.usize_min1("max_channels", max_channels),
+            waiting: WaitingLimits {
+                max_names: numbers.usize_min1("max_waiting_names", max_waiting_names),
+                max_names_per_holder: numbers.usize_min1("max_waiting_names_per_holder", max_waiting_names_per_holder),
+            },
             idle: numbers.secs("channel_idle_secs", channel_idle_secs, 1),
             max_backlog_bytes: numbers.byte_size("max_backlog_bytes", max_backlog_bytes, 1),
             max_store_entries: usize::try_from(tickets).unwrap_or(usize::MAX).saturating_add(MAX_STORED_PUSHES),

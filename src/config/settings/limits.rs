@@ -21,6 +21,8 @@ settings! {
         pub ping_secs: u64 = 25,
         pub pong_secs: u64 = 10,
         pub max_channels: u64 = 100_000,
+        pub max_waiting_names: u64 = 100_000,
+        pub max_waiting_names_per_holder: u64 = 10_000,
         pub channel_idle_secs: u64 = 3_600,
         pub max_backlog_bytes: u64 = 268_435_456,
         pub replay_nonces: u64 = 500_000,

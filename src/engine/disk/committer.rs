@@ -73,6 +73,7 @@ impl Committer {
     fn changes(&mut self, batch: &Batch) -> Changes {
         let StoreState::Works(store) = &self.store else { return Changes::default() };
         let mut changes = Changes { garbage: batch.garbage.clone(), ..Changes::default() };
+        let lives = &self.state.channels.lives;
         let mut touched: BTreeMap<&ChannelName, (&SharedLog, Option<Usage>)> = BTreeMap::new();
         for op in &batch.ops {
             match op {
@@ -91,6 +92,8 @@ impl Committer {
                 Op::Remove { channel, log, .. } => {
                     touched.remove(channel);
                     changes.removed.push((channel.clone(), log.lock().id));
+                    let (bucket, removed) = lives.removed(channel);
+                    *changes.lives.entry(bucket).or_insert(removed) += 1;
                 }
                 Op::Fact { name, fact, .. } => changes.facts.push((name.clone(), Some(fact.clone()))),
                 Op::Forget { names } => changes.facts.extend(names.iter().map(|name| (name.clone(), None))),

@@ -31,7 +31,9 @@ use super::channels::{Channels, MemoryLimits};
 use super::local_store::LocalStore;
 use super::log::LogState;
 use crate::broker::engine::{Appended, ChannelState, Created, EngineFuture, Joined, Start, SubscriberSlot};
-use crate::broker::{ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, Now, SharedStore};
+use crate::broker::{
+    ChannelLimits, ChannelRules, Counters, Engine, Holder, Hub, JoinRequest, Membership, Now, SharedStore,
+};
 use crate::ops::Lifecycle;
 use crate::protocol::{ChannelName, Payload, Position, Refusal};
 
@@ -62,7 +64,7 @@ impl Disk {
         let max_backlog_bytes = usize::try_from(config.max_bytes / FILE_PER_BACKLOG).unwrap_or(usize::MAX);
         let limits = MemoryLimits { max_backlog_bytes: limits.max_backlog_bytes.min(max_backlog_bytes), ..limits };
         let store = Store::open(config)?;
-        let channels = Channels::new(limits, rules, hub, counters);
+        let channels = Channels::new(limits, store.lives()?, rules, hub, counters);
         let facts = Facts::new(store.read_facts()?).map_err(|error| DiskError::io(&config.path, error))?;
         let state = Arc::new(DiskState {
             channels,
@@ -111,7 +113,11 @@ impl Engine for Disk {
     }
 
     /// Waits only while the channel is being removed.
-    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<EngineFuture<'static, SubscriberSlot>> {
+    fn prepare_subscribe(
+        &self,
+        channel: &ChannelName,
+        _holder: Holder,
+    ) -> Option<EngineFuture<'static, SubscriberSlot>> {
         let log = self.state.channels.find(channel)?;
         if log.lock().state != LogState::Closing {
             return None;
@@ -131,11 +137,8 @@ impl Engine for Disk {
         now: Now,
         on_joined: &mut dyn FnMut(Joined<'_>),
     ) -> Result<Membership, Refusal> {
-        let DiskState { channels, .. } = &*self.state;
-        channels.with_log(channel, now, |shared, log| {
-            let joined = channels.join(channel, log, request, start, now, on_joined);
-            joined.map_err(|refused| self.state.refuse(channel, shared, refused))
-        })
+        let refuse = |shared: &_, _: &mut _, refused| self.state.refuse(channel, shared, refused);
+        self.state.channels.subscribe(channel, request, start, now, on_joined, refuse)
     }
 
     fn create<'a>(

@@ -1,5 +1,7 @@
 //! The channels of the disk engine, and the operations that it queues for the committer.
 
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -15,7 +17,7 @@ use crate::engine::log::{Log, LogState, Refused};
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Payload, Refusal};
 
 pub struct DiskState {
-    pub channels: Channels,
+    pub channels: Arc<Channels>,
     pub queue: Queue,
     pub config: DiskConfig,
     pub clock: StoreClock,
@@ -132,6 +134,10 @@ impl DiskState {
         let Some(log) = self.channels.find(channel) else { return Ok(false) };
         let removed = {
             let mut locked = log.lock();
+            if locked.is_waiting() {
+                drop(locked);
+                return Ok(self.channels.remove(channel, &log, CloseReason::ChannelClosed));
+            }
             if matches!(locked.state, LogState::Closing | LogState::Removed) {
                 return Ok(false);
             }
@@ -151,6 +157,7 @@ impl DiskState {
 
     pub fn sweep(&self, now: Now) {
         self.channels.for_each(|channel, shared, log, rule| {
+            self.channels.end_long_wait(channel, log, rule, now);
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 let refused = log.end(CloseReason::LifespanExpired);
                 self.refuse(channel, shared, refused);

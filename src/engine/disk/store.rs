@@ -14,6 +14,7 @@ use super::facts::Fact;
 use super::file::{Fsync, StoreFile};
 use crate::broker::ChannelLimits;
 use crate::engine::backlog::Entry;
+use crate::engine::lives::{Lives, random_seed};
 use crate::engine::log::{Log, LogState, Usage};
 use crate::protocol::publication::StoredPublication;
 use crate::protocol::{ChannelName, CloseReason};
@@ -25,6 +26,8 @@ const BACKLOG: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("backlo
 /// Name of a fact to its expiry in seconds since 1970, followed by its value.
 const FACTS: TableDefinition<&str, &[u8]> = TableDefinition::new("facts");
 const METADATA: TableDefinition<&str, u64> = TableDefinition::new("about");
+/// [`Lives`]: the removed channels of each bucket.
+const LIVES: TableDefinition<u64, u32> = TableDefinition::new("lives");
 
 /// Version of the tables above.
 const FORMAT: u64 = 1;
@@ -47,6 +50,8 @@ pub struct Store {
     file: StoreFile,
     database: Database,
     pub clock: StoreClock,
+    /// The seed of [`Lives`].
+    seed: u64,
 }
 
 /// The changes of one transaction, applied in the order of the fields.
@@ -56,6 +61,8 @@ pub struct Changes {
     pub garbage: Vec<(u64, Range<u64>)>,
     pub publications: Vec<(u64, u64, Entry)>,
     pub removed: Vec<(ChannelName, u64)>,
+    /// Counts of removed channels, by bucket.
+    pub lives: BTreeMap<u64, u32>,
     pub channels: BTreeMap<ChannelName, Record>,
     /// Replaces all facts of the ledger.
     pub all_facts: Option<Vec<(String, Fact)>>,
@@ -92,7 +99,7 @@ impl Store {
 
     /// Opens the same file with a new handle, which discards what the failed one did not commit.
     pub fn reopen(self) -> Result<Self, (StoreFile, DiskError)> {
-        let Self { config, file, database, clock } = self;
+        let Self { config, file, database, clock, seed: _ } = self;
         // A failed handle writes nothing when it is dropped.
         drop(database);
         Self::open_file(&config, file.clone(), Some(clock)).map_err(|error| (file, error))
@@ -110,6 +117,7 @@ impl Store {
             transaction.open_table(CHANNELS)?;
             transaction.open_table(BACKLOG)?;
             transaction.open_table(FACTS)?;
+            transaction.open_table(LIVES)?;
             let mut get = |key: &str, default| -> Result<u64, redb::Error> {
                 let known = metadata.get(key)?.map(|value| value.value());
                 match known {
@@ -121,15 +129,16 @@ impl Store {
                 }
             };
             let format = get("format", FORMAT)?;
-            Ok((format, Stamp { store: get("store_ms", 0)?, wall: get("wall_ms", wall_ms())? }))
+            let stamp = Stamp { store: get("store_ms", 0)?, wall: get("wall_ms", wall_ms())? };
+            Ok((format, stamp, get("seed", random_seed())?))
         })();
-        let (format, stamp) = stamp.map_err(|error: redb::Error| DiskError::database(path, error))?;
+        let (format, stamp, seed) = stamp.map_err(|error: redb::Error| DiskError::database(path, error))?;
         if format != FORMAT {
             return Err(DiskError::Format { path: path.clone(), format });
         }
         transaction.commit().map_err(|error| DiskError::database(path, error))?;
         let clock = clock.unwrap_or_else(|| StoreClock::resume(stamp, Instant::now(), wall_ms()));
-        Ok(Self { config: config.clone(), file, database, clock })
+        Ok(Self { config: config.clone(), file, database, clock, seed })
     }
 
     /// Creates an empty store beside the configured path.
@@ -153,7 +162,7 @@ impl Store {
 
     /// Applies all changes or none. After an error the handle is unusable.
     pub fn commit(&self, changes: &Changes) -> Result<(), redb::Error> {
-        let Changes { garbage, publications, removed, channels, all_facts, facts } = changes;
+        let Changes { garbage, publications, removed, lives, channels, all_facts, facts } = changes;
         let transaction = self.database.begin_write()?;
         {
             let mut rows = transaction.open_table(BACKLOG)?;
@@ -170,6 +179,10 @@ impl Store {
             for (channel, id) in removed {
                 rows.retain_in((*id, 0)..=(*id, u64::MAX), |_, _| false)?;
                 records.remove(channel.as_str())?;
+            }
+            let mut counts = transaction.open_table(LIVES)?;
+            for (bucket, count) in lives {
+                counts.insert(bucket, count)?;
             }
             for (channel, record) in channels {
                 let json = serde_json::to_vec(record)
@@ -211,6 +224,17 @@ impl Store {
         Ok(facts)
     }
 
+    /// The epochs of channels that begin from now on.
+    pub fn lives(&self) -> Result<Lives, DiskError> {
+        let counts = || -> Result<Vec<(u64, u32)>, redb::Error> {
+            let counts = self.database.begin_read()?.open_table(LIVES)?;
+            let rows = counts.iter()?;
+            rows.map(|row| row.map(|(bucket, count)| (bucket.value(), count.value())).map_err(Into::into)).collect()
+        };
+        let counts = counts().map_err(|error| DiskError::database(&self.config.path, error))?;
+        Ok(Lives::restore(self.seed, counts))
+    }
+
     /// Calls `visit` for every channel with its backlog, in the order of offsets.
     pub fn read(&self, mut visit: impl FnMut(ChannelName, Record, Vec<(u64, Entry)>)) -> Result<(), DiskError> {
         let path = &self.config.path;
@@ -240,7 +264,7 @@ impl Store {
 
 impl Changes {
     pub fn is_empty(&self) -> bool {
-        let Self { garbage, publications, removed, channels, all_facts, facts } = self;
+        let Self { garbage, publications, removed, lives: _, channels, all_facts, facts } = self;
         let has_facts = all_facts.is_some() || !facts.is_empty();
         garbage.is_empty() && publications.is_empty() && removed.is_empty() && channels.is_empty() && !has_facts
     }

@@ -31,23 +31,33 @@ impl Core {
         }
     }
 
+    pub async fn exists(&self, channel: &ChannelName) -> Result<bool, Refusal> {
+        self.connection()?.query(redis::cmd("EXISTS").arg(self.keys.state(channel))).await
+    }
+
     pub async fn describe(&self, channel: &ChannelName) -> Result<Option<ChannelState>, Refusal> {
         let connection = self.connection()?;
         let mut script = SCRIPTS.describe.prepare_invoke();
-        script.key(self.keys.state(channel)).key(self.keys.subscriber_quota(channel)).arg(&self.node);
-        let Some(answer) = connection.invoke::<Option<Vec<String>>>(&script).await? else { return Ok(None) };
-        let [epoch, offset, bytes, created, ended, declared, others] = &answer[..] else { return Err(unavailable()) };
-        if !ended.is_empty() {
+        script.key(self.keys.state(channel)).key(self.keys.subscriber_quota(channel));
+        script.arg(&self.node).arg(millis(self.idle)).arg(&connection.marker);
+        let answer: Vec<String> = connection.invoke(&script).await?;
+        let [epoch, offset, bytes, created, ended, declared, others, exists] = &answer[..] else {
+            return Err(unavailable());
+        };
+        let number = |text: &String| text.parse::<u64>().map_err(|_| unavailable());
+        let subscribers = number(others)?.saturating_add(self.channels.hub.subscriber_count(channel));
+        let is_waiting = exists != "1";
+        if !ended.is_empty() || (is_waiting && subscribers == 0) {
             return Ok(None);
         }
-        let number = |text: &String| text.parse::<u64>().map_err(|_| unavailable());
         let created = number(created)?.try_into().ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
         let rules = self.channels.rules.load();
         let configured = &rules.of(channel).limits;
         Ok(Some(ChannelState {
             position: Position { epoch: epoch.as_str().into(), offset: number(offset)? },
             data_bytes: number(bytes)?,
-            subscribers: number(others)?.saturating_add(self.channels.hub.subscriber_count(channel)),
+            subscribers,
+            is_waiting,
             created: created.ok_or_else(unavailable)?,
             limits: declared_limits(declared)
                 .map_or_else(|| configured.clone(), |declared| declared.narrowed_by(configured)),
@@ -56,9 +66,12 @@ impl Core {
 
     pub async fn close(&self, channel: &ChannelName) -> Result<bool, Refusal> {
         let connection = self.connection()?;
+        // Of a waiting name, Redis may not know of this node's subscribers yet.
+        let is_waiting = self.channels.find(channel).is_some_and(|log| log.lock().is_waiting());
         let mut script = SCRIPTS.close.prepare_invoke();
         script.key(self.keys.state(channel)).key(self.keys.stream(channel)).key(self.keys.subscriber_quota(channel));
-        script.arg(self.keys.pubsub(channel)).arg(connection.publish());
-        Ok(connection.invoke::<u64>(&script).await? == 1)
+        script.key(self.keys.closed(channel));
+        script.arg(self.keys.pubsub(channel)).arg(connection.publish()).arg(millis(self.idle));
+        Ok(connection.invoke::<u64>(&script).await? == 1 || is_waiting)
     }
 }

@@ -299,6 +299,14 @@ async fn marker(connection: &mut ServerConnection, kind: &RedisKind) -> RedisRes
     Ok(field(&server, "run_id").unwrap_or("unknown").to_owned())
 }
 
+/// The pub/sub name of a push.
+pub fn name_of(push: &PushInfo) -> Option<&str> {
+    match push.data.first()? {
+        Value::BulkString(name) => std::str::from_utf8(name).ok(),
+        _ => None,
+    }
+}
+
 fn size_of_push(info: &PushInfo) -> usize {
     let of = |value: &Value| if let Value::BulkString(bytes) = value { bytes.len() } else { 0 };
     PUSH_OVERHEAD_BYTES + info.data.iter().map(of).sum::<usize>()

@@ -14,7 +14,7 @@ use crate::engine::channels::Channels;
 use crate::protocol::Refusal;
 
 pub struct Core {
-    pub channels: Channels,
+    pub channels: Arc<Channels>,
     pub keys: Keys,
     pub connection_keeper: ConnectionKeeper,
     pub guard: Guard,

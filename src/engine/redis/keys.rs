@@ -40,6 +40,16 @@ impl Keys {
         self.of(channel, "seats")
     }
 
+    /// The epoch with which subscribers wait for a channel.
+    pub fn wait(&self, channel: &ChannelName) -> String {
+        self.of(channel, "wait")
+    }
+
+    /// The time at which a channel was closed last.
+    pub fn closed(&self, channel: &ChannelName) -> String {
+        self.of(channel, "closed")
+    }
+
     /// Nodes that watch the presence of a channel.
     pub fn watch(&self, channel: &ChannelName) -> String {
         self.of(channel, "watch")
@@ -118,29 +128,36 @@ pub struct Scripts {
     pub release: Script,
     pub count: Script,
     pub watch: Script,
+    pub leave: Script,
 }
 
 impl Default for Scripts {
     fn default() -> Self {
         Self {
-            append: Script::new(include_str!("scripts/append.lua")),
-            attach: Script::new(include_str!("scripts/attach.lua")),
-            create: Script::new(include_str!("scripts/create.lua")),
+            append: with_first_epoch(include_str!("scripts/append.lua")),
+            attach: with_first_epoch(include_str!("scripts/attach.lua")),
+            create: with_first_epoch(include_str!("scripts/create.lua")),
             close: Script::new(include_str!("scripts/close.lua")),
-            describe: Script::new(include_str!("scripts/describe.lua")),
+            describe: with_first_epoch(include_str!("scripts/describe.lua")),
             reserve: Script::new(include_str!("scripts/reserve.lua")),
             claim: Script::new(include_str!("scripts/claim.lua")),
             release: Script::new(include_str!("scripts/release.lua")),
             count: Script::new(include_str!("scripts/count.lua")),
             watch: Script::new(include_str!("scripts/watch.lua")),
+            leave: Script::new(include_str!("scripts/leave.lua")),
         }
     }
 }
 
+/// A script that begins channels.
+fn with_first_epoch(script: &str) -> Script {
+    Script::new(&[include_str!("scripts/first_epoch.lua"), script].concat())
+}
+
 impl Scripts {
-    pub fn all(&self) -> [&Script; 10] {
-        let Self { append, attach, create, close, describe, reserve, claim, release, count, watch } = self;
-        [append, attach, create, close, describe, reserve, claim, release, count, watch]
+    pub fn all(&self) -> [&Script; 11] {
+        let Self { append, attach, create, close, describe, reserve, claim, release, count, watch, leave } = self;
+        [append, attach, create, close, describe, reserve, claim, release, count, watch, leave]
     }
 }
 

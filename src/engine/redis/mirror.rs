@@ -53,6 +53,8 @@ pub struct Mirror {
     is_ready: watch::Sender<bool>,
     /// The log has its epoch from Redis.
     is_loaded: AtomicBool,
+    /// Redis has the channel.
+    exists: AtomicBool,
     /// Time of the newest publication, in milliseconds since 1970; 0 before the first one.
     newest: AtomicU64,
     free: Mutex<FreePublications>,
@@ -85,17 +87,20 @@ struct RemoteState {
     time: u64,
     /// Nodes that watch the presence of the channel, separated by blanks.
     watchers: String,
+    /// `false` for a waiting name.
+    exists: bool,
 }
 
 impl Mirror {
     pub fn new(channel: ChannelName, log: SharedLog) -> Arc<Self> {
         Arc::new(Self {
-            quota: SubscriberQuota::new(channel.clone()),
+            quota: SubscriberQuota::new(channel.clone(), log.clone()),
             channel,
             log,
             progress: Mutex::default(),
             is_ready: watch::Sender::new(false),
             is_loaded: AtomicBool::new(false),
+            exists: AtomicBool::new(false),
             newest: AtomicU64::new(0),
             free: Mutex::default(),
             moved: Notify::new(),
@@ -119,6 +124,12 @@ impl Mirror {
         self.is_loaded().then(|| self.log.lock().position())
     }
 
+    /// Refuses if it is the mirror of a channel that is one too many.
+    pub fn check_room(&self, core: &Core) -> Result<(), Refusal> {
+        let is_refused = self.exists.load(Ordering::Acquire) && self.log.lock().is_waiting();
+        if is_refused { core.channels.check_room() } else { Ok(()) }
+    }
+
     pub async fn ready(&self) {
         // This cannot fail: the mirror owns the sender.
         let _ = self.is_ready.subscribe().wait_for(|is_ready| *is_ready).await;
@@ -133,7 +144,7 @@ impl Mirror {
             let moved = self.moved.notified();
             {
                 let log = self.log.lock();
-                let is_same = epoch.as_deref() == Some(&*log.epoch);
+                let is_same = epoch.as_deref().map_or(log.is_waiting(), |epoch| *epoch == *log.epoch);
                 if log.state == LogState::Removed || (is_same && log.position().offset >= offset.unwrap_or(0)) {
                     return Ok(());
                 }
@@ -207,7 +218,10 @@ impl Mirror {
                     LogState::Live if *position.epoch == *received.epoch => {}
                     _ => return Err(Gap),
                 }
-                if received.offset > position.offset + 1 {
+                // An older offset with a newer time: Redis lost the channel and began it again.
+                let newest = self.newest.load(Ordering::Relaxed);
+                let is_replaced = received.offset <= position.offset && newest != 0 && received.time > newest;
+                if is_replaced || received.offset > position.offset + 1 {
                     return Err(Gap);
                 }
                 Ok(self.commit(core, &mut log, &received, Instant::now()))
@@ -247,6 +261,7 @@ impl Mirror {
         let rules = core.channels.rules.load();
         let rule = rules.of(&self.channel);
         let kept = (rule.backlog_messages > 0).then(|| Entry { at, form: publication.stored() });
+        core.channels.make_channel(log, Now::read());
         log.apply_remote(publisher, bytes, kept, rule, Instant::now());
         self.newest.store(received.time, Ordering::Relaxed);
         self.moved.notify_waiters();
@@ -329,6 +344,10 @@ impl Mirror {
         {
             // No cleanup unsubscribes meanwhile.
             let _no_unsubscribe = core.subscribe_lock.read().await;
+            if self.log.lock().state == LogState::Removed {
+                // Nothing would unsubscribe again.
+                return Ok(());
+            }
             connection.subscribe(&core.keys.pubsub(&self.channel)).await?;
         }
         let known = self.known_position();
@@ -353,8 +372,12 @@ impl Mirror {
                 self.newest.store(0, Ordering::Relaxed);
                 log.reset_to(state.epoch.clone(), state.offset.saturating_sub(backlog), Now::read());
             }
+            if state.exists && core.channels.check_room().is_ok() {
+                core.channels.make_channel(&mut log, Now::read());
+            }
             log.declared = wire::limits(&state.declared);
-            log.created = created(state.age);
+            log.created = wire::created(state.age);
+            self.exists.store(state.exists, Ordering::Release);
         }
         let from = known.filter(|_| is_same).map_or(state.offset.saturating_sub(backlog), |known| known.offset);
         self.read_missing(core, &connection, from, &state).await?;
@@ -455,7 +478,7 @@ struct Gap;
 
 impl RemoteState {
     fn read(answer: &[String]) -> Option<Self> {
-        let [epoch, offset, _, age, ended, declared, time, watchers] = answer else { return None };
+        let [epoch, offset, _, age, ended, declared, time, watchers, exists] = answer else { return None };
         Some(Self {
             epoch: epoch.as_str().into(),
             offset: offset.parse().ok().filter(|offset| *offset <= MAX_OFFSET)?,
@@ -464,6 +487,7 @@ impl RemoteState {
             declared: declared.clone(),
             time: time.parse().ok()?,
             watchers: watchers.clone(),
+            exists: exists == "1",
         })
     }
 }
@@ -472,14 +496,5 @@ impl RemoteState {
 pub async fn deliver(deliveries: Deliveries) {
     if let Some(backpressure) = deliveries.run() {
         backpressure.wait().await;
-    }
-}
-
-/// The time `age` ago, on both clocks.
-fn created(age: Duration) -> Now {
-    let now = Now::read();
-    Now {
-        monotonic: now.monotonic.checked_sub(age).unwrap_or(now.monotonic),
-        wall: now.wall.checked_sub(age).unwrap_or(now.wall),
     }
 }

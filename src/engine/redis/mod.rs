@@ -4,6 +4,7 @@
 //! subscribers receive it from the pub/sub, on this node as on every other one, through the channel's mirror.
 
 mod channel;
+mod cleanup;
 mod cluster_key;
 mod connection;
 mod core;
@@ -27,7 +28,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
@@ -35,7 +35,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinHandle;
 
-use self::connection::{Connection, ConnectionKeeper, PushStream, unavailable};
+use self::connection::{Connection, ConnectionKeeper, PushStream, name_of, unavailable};
 use self::core::Core;
 use self::guard::Guard;
 use self::keys::{Keys, PROBES, SCRIPTS};
@@ -46,16 +46,17 @@ use self::queue::Queue;
 use self::server::Server;
 use self::signer::{Unsigned, is_authentic_now};
 use self::wire::Message;
-use super::channels::{Channels, MemoryLimits, new_epoch};
+use super::channels::{Channels, MemoryLimits, SharedLog, Wait, new_epoch};
+use super::lives::Lives;
 use super::log::LogState;
 use super::millis::millis;
 use crate::broker::engine::{Appended, ChannelState, Created, EngineFuture, Joined, Start, SubscriberSlot};
 use crate::broker::{
-    ChannelLimits, ChannelRules, Counters, Engine, Hub, JoinRequest, Membership, NodeBus, Now, SharedStore,
+    ChannelLimits, ChannelRules, Counters, Engine, Holder, Hub, JoinRequest, Membership, NodeBus, Now, SharedStore,
 };
 use crate::ops::Lifecycle;
 use crate::ops::log::folded;
-use crate::protocol::{ChannelName, Payload, Position, Refusal};
+use crate::protocol::{ChannelName, ErrorCode, Payload, Position, Refusal};
 
 pub use self::cluster_key::{ClusterSecret, Unauthenticated};
 pub use self::server::{RedisConfig, RedisError, RedisKind};
@@ -95,6 +96,9 @@ struct Node {
     is_cut_off: AtomicBool,
 }
 
+/// A mirror; of a waiting name with the subscription that keeps it.
+type HeldMirror = (Arc<Mirror>, Option<Wait>);
+
 impl Redis {
     /// Starts to connect and returns at once. Needs a tokio runtime. The error names what is wrong with an address.
     pub fn start(
@@ -110,7 +114,7 @@ impl Redis {
         let keys = Keys::new(&config.prefix);
         let probes = keys.probes(&name);
         let core = Arc::new(Core {
-            channels: Channels::new(limits, rules, hub, counters.clone()),
+            channels: Channels::new(limits, Lives::new(), rules, hub, counters.clone()),
             keys,
             connection_keeper: ConnectionKeeper::default(),
             guard: Guard::new(&config.cluster_key, config.unauthenticated),
@@ -212,49 +216,72 @@ impl Node {
         self.mirrors.lock().get(&self.core.keys.channel(pubsub)?).cloned()
     }
 
-    /// The mirror of a channel. A new one starts to resync.
-    fn mirror(&self, channel: &ChannelName) -> Result<Arc<Mirror>, Refusal> {
-        let mut mirrors = self.mirrors.lock();
-        if let Some(mirror) = mirrors.get(channel) {
-            let mut log = mirror.log.lock();
-            if log.state != LogState::Removed {
-                log.last_used = Instant::now();
-                drop(log);
-                return Ok(mirror.clone());
-            }
+    /// The mirror of a channel or waiting name. A new one starts to resync.
+    async fn mirror(&self, channel: &ChannelName, holder: Holder) -> Result<HeldMirror, Refusal> {
+        let channels = &self.core.channels;
+        match self.mirror_of_log(channel, || channels.hold(channel, holder, Now::read())) {
+            // A channel that another node made is no waiting name.
+            Err(refusal) if refusal.code == ErrorCode::LimitReached && self.core.exists(channel).await? => self
+                .mirror_of_log(channel, || channels.with_log(channel, Now::read(), |log, _| Ok((log.clone(), None)))),
+            held => held,
         }
-        let log = self.core.channels.with_log(channel, Now::read(), |shared, _| Ok(shared.clone()))?;
+    }
+
+    /// The mirror of the log that `hold` returns.
+    fn mirror_of_log(
+        &self,
+        channel: &ChannelName,
+        hold: impl FnOnce() -> Result<(SharedLog, Option<Wait>), Refusal>,
+    ) -> Result<HeldMirror, Refusal> {
+        // Locked first, so that the log is not replaced by another one meanwhile.
+        let mut mirrors = self.mirrors.lock();
+        let (log, wait) = hold()?;
+        if let Some(mirror) = mirrors.get(channel).filter(|mirror| Arc::ptr_eq(&mirror.log, &log)) {
+            mirror.log.lock().last_used = Instant::now();
+            return Ok((mirror.clone(), wait));
+        }
         let mirror = Mirror::new(channel.clone(), log);
         mirrors.insert(channel.clone(), mirror.clone());
         mirror.resync(&self.core);
-        Ok(mirror)
+        Ok((mirror, wait))
     }
 
     fn max_subscribers(&self, mirror: &Mirror) -> u64 {
         mirror.log.lock().limits(self.core.channels.rules.load().of(&mirror.channel)).max_connections
     }
 
-    async fn reserve_slot(self: Arc<Self>, channel: ChannelName) -> Result<SubscriberSlot, Refusal> {
+    async fn reserve_slot(self: Arc<Self>, channel: ChannelName, holder: Holder) -> Result<SubscriberSlot, Refusal> {
         let core = &self.core;
         let reserved = tokio::time::timeout(SUBSCRIBE_TIMEOUT, async {
-            let (mut mirror, mut is_resynced) = (self.mirror(&channel)?, false);
+            let (mut mirror, mut wait) = self.mirror(&channel, holder).await?;
+            let mut is_resynced = false;
             loop {
                 core.connection_keeper.wait(SUBSCRIBE_TIMEOUT).await?;
                 mirror.ready().await;
                 let state = mirror.log.lock().state;
                 match state {
-                    LogState::Removed => mirror = self.mirror(&channel)?,
+                    LogState::Removed => (mirror, wait) = self.mirror(&channel, holder).await?,
                     // The channel may have been created again.
                     LogState::Ended(_) if !std::mem::replace(&mut is_resynced, true) => mirror.resync(core),
-                    _ => break,
+                    _ => {
+                        mirror.wait_until_current(core).await?;
+                        if mirror.log.lock().state != LogState::Removed {
+                            break;
+                        }
+                    }
                 }
             }
-            mirror.wait_until_current(core).await?;
+            mirror.check_room(core)?;
             let limit = self.max_subscribers(&mirror);
-            if limit == 0 {
+            if limit == 0 && wait.is_none() {
                 return Ok(SubscriberSlot::default());
             }
-            mirror.quota.reserve(core, &*core.connection()?, limit).await.map(SubscriberSlot::kept_by)
+            let reservation = match mirror.quota.reserve(core, &*core.connection()?, limit).await {
+                // Without a limit it reserves only the epoch of a waiting name, which a full Redis can do without.
+                Err(_) if limit == 0 => None,
+                reservation => Some(reservation?),
+            };
+            Ok(SubscriberSlot::kept_by((wait, reservation)))
         });
         reserved.await.unwrap_or_else(|_| Err(unavailable()))
     }
@@ -263,18 +290,23 @@ impl Node {
         let core = &self.core;
         let mut expired = Vec::new();
         core.channels.for_each(|channel, _, log, rule| {
+            core.channels.end_long_wait(channel, log, rule, now);
             log.backlog.trim(rule, now.monotonic);
             if log.state == LogState::Live && log.has_expired(&log.limits(rule), now) {
                 expired.push(channel.clone());
             }
             if core.channels.is_idle(channel, log, now) {
-                core.channels.mark_removed(log);
+                core.channels.mark_removed(channel, log);
             }
         });
         core.channels.evict_over_budget(|_| {});
         self.health.unavailable_reason(now.monotonic);
         self.send_state(now.monotonic);
-        let Ok(connection) = core.connection() else { return };
+        let Ok(connection) = core.connection() else {
+            // The next connection subscribes to the others alone.
+            self.mirrors.lock().retain(|_, mirror| mirror.log.lock().state != LogState::Removed);
+            return;
+        };
         let silence = self.health.silent_for(now.monotonic).min(connection.age(now.monotonic));
         if connection.is_sharded() && silence >= CLUSTER_RECONNECT_AFTER {
             connection.mark_lost();
@@ -324,38 +356,6 @@ impl Node {
         });
     }
 
-    /// Renews this node's leases in Redis and unsubscribes from channels that it does not use any more.
-    async fn cleanup(&self, connection: &Arc<Connection>) {
-        let core = &self.core;
-        let mirrors: Vec<_> = self.mirrors.lock().values().cloned().collect();
-        let (removed, kept): (Vec<_>, Vec<_>) =
-            mirrors.into_iter().partition(|mirror| mirror.log.lock().state == LogState::Removed);
-        futures_util::stream::iter(kept.iter().filter(|mirror| mirror.is_ready()))
-            .for_each_concurrent(MAX_CONCURRENT_RESYNCS, |mirror| async move {
-                // The next sweep retries.
-                let _ = mirror.quota.renew(core, connection, self.max_subscribers(mirror)).await;
-            })
-            .await;
-        if removed.is_empty() {
-            return;
-        }
-        let _no_subscribe = core.subscribe_lock.write().await;
-        for mirror in removed {
-            let is_removed = {
-                let mut mirrors = self.mirrors.lock();
-                let is_same = mirrors.get(&mirror.channel).is_some_and(|known| Arc::ptr_eq(known, &mirror));
-                if is_same {
-                    mirrors.remove(&mirror.channel);
-                }
-                is_same
-            };
-            if is_removed {
-                // If this fails, messages without a mirror arrive and are dropped.
-                let _ = connection.unsubscribe(&core.keys.pubsub(&mirror.channel)).await;
-            }
-        }
-    }
-
     fn probes_on(&self, connection: &Connection) -> &[String] {
         if connection.is_cluster() { &self.probes } else { &self.probes[..1] }
     }
@@ -400,14 +400,6 @@ impl Drop for LostOnDrop {
     }
 }
 
-/// The pub/sub name of a push.
-fn name_of(push: &PushInfo) -> Option<&str> {
-    match push.data.first()? {
-        Value::BulkString(name) => std::str::from_utf8(name).ok(),
-        _ => None,
-    }
-}
-
 impl Engine for Redis {
     fn append(
         &self,
@@ -434,8 +426,12 @@ impl Engine for Redis {
         self.queue.push(connection, script, publication, bytes).map(Appended::Pending)
     }
 
-    fn prepare_subscribe(&self, channel: &ChannelName) -> Option<EngineFuture<'static, SubscriberSlot>> {
-        Some(Box::pin(self.node.clone().reserve_slot(channel.clone())))
+    fn prepare_subscribe(
+        &self,
+        channel: &ChannelName,
+        holder: Holder,
+    ) -> Option<EngineFuture<'static, SubscriberSlot>> {
+        Some(Box::pin(self.node.clone().reserve_slot(channel.clone(), holder)))
     }
 
     fn subscribe(
@@ -448,11 +444,14 @@ impl Engine for Redis {
     ) -> Result<Membership, Refusal> {
         let channels = &self.node.core.channels;
         let mirror = self.node.mirrors.lock().get(channel).cloned().ok_or_else(unavailable)?;
+        // Dropped after the lock is released.
+        let wait = channels.hold_log(channel, &mirror.log, request.holder)?;
         let mut log = mirror.log.lock();
         if log.state == LogState::Removed || !mirror.is_loaded() {
             return Err(unavailable());
         }
-        channels.join(channel, &mut log, request, start, now, on_joined).map_err(|refused| {
+        let joined = channels.join(channel, &mut log, request, start, now, on_joined);
+        joined.map(|membership| membership.with_guard(wait)).map_err(|refused| {
             if let Some(reason) = refused.ended {
                 channels.end(channel, &mut log, reason);
             }

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::connection::Connection;
 use super::core::Core;
 use super::keys::SCRIPTS;
+use crate::engine::channels::SharedLog;
 use crate::engine::millis::millis;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 
@@ -20,6 +21,7 @@ const MAX_BLOCK: u64 = 64;
 
 pub struct SubscriberQuota {
     channel: ChannelName,
+    log: SharedLog,
     block: Mutex<QuotaBlock>,
     /// Slots that were handed out and have no subscriber yet.
     reserved: AtomicU64,
@@ -52,8 +54,8 @@ impl Drop for Reservation {
 }
 
 impl SubscriberQuota {
-    pub fn new(channel: ChannelName) -> Arc<Self> {
-        Arc::new(Self { channel, block: Mutex::default(), reserved: AtomicU64::new(0) })
+    pub fn new(channel: ChannelName, log: SharedLog) -> Arc<Self> {
+        Arc::new(Self { channel, log, block: Mutex::default(), reserved: AtomicU64::new(0) })
     }
 
     /// Reserves a slot; `limit` is over all nodes.
@@ -88,6 +90,19 @@ impl SubscriberQuota {
         Ok(())
     }
 
+    /// Removes everything that this node has reserved.
+    pub async fn leave(&self, core: &Core, connection: &Connection) -> Result<(), Refusal> {
+        let mut script = SCRIPTS.leave.prepare_invoke();
+        script.key(core.keys.subscriber_quota(&self.channel)).key(core.keys.wait(&self.channel)).arg(&core.node);
+        connection.invoke(&script).await
+    }
+
+    /// The epoch with which subscribers wait; empty if Redis had the channel.
+    fn waiting_epoch(&self) -> String {
+        let log = self.log.lock();
+        if log.is_waiting() { log.epoch.to_string() } else { String::new() }
+    }
+
     /// Slots in use. To be called with `block` locked, so that no slot is reserved meanwhile.
     fn taken(&self, core: &Core) -> u64 {
         // In this order: a reservation is dropped after its subscriber has joined.
@@ -106,9 +121,9 @@ impl SubscriberQuota {
     ) -> Result<(), Refusal> {
         let (keys, channel, requested) = (&core.keys, &self.channel, Instant::now());
         let mut script = SCRIPTS.reserve.prepare_invoke();
-        script.key(keys.subscriber_quota(channel)).key(keys.state(channel));
+        script.key(keys.subscriber_quota(channel)).key(keys.state(channel)).key(keys.wait(channel));
         script.arg(&core.node).arg(wanted).arg(limit).arg(millis(QUOTA_LEASE)).arg(taken);
-        script.arg(millis(core.idle));
+        script.arg(millis(core.idle)).arg(self.waiting_epoch());
         // If the response is lost, Redis may count more slots for this node than the node does, never fewer.
         (block.count, block.requested) = (block.count.min(wanted), None);
         let (count, others, _): (u64, u64, Vec<String>) = connection.invoke(&script).await?;

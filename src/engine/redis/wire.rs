@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 
 use super::cluster_key::Mac;
-use crate::broker::ChannelLimits;
+use crate::broker::{ChannelLimits, Now};
 use crate::protocol::{ChannelName, CloseReason, Payload, Position, Publication};
 
 /// JavaScript reads no larger number exactly, and no channel reaches it.
@@ -143,6 +143,15 @@ impl Received {
         let time = jiff::Timestamp::from_millisecond(self.time.try_into().ok()?).ok()?;
         let position = Position { epoch: self.epoch.as_str().into(), offset: self.offset };
         Some((Publication::new(channel, &position, time, publisher, payload), publisher, payload.len() as u64))
+    }
+}
+
+/// The time `age` ago, on both clocks.
+pub fn created(age: Duration) -> Now {
+    let now = Now::read();
+    Now {
+        monotonic: now.monotonic.checked_sub(age).unwrap_or(now.monotonic),
+        wall: now.wall.checked_sub(age).unwrap_or(now.wall),
     }
 }
 

@@ -86,7 +86,7 @@ impl ErrorCode {
         self.row().2
     }
 
-    /// Whether the same request may succeed later: the cause is not the client's. The only place that decides it.
+    /// Whether the same request may succeed later: the cause is not the client's. See also [`Refusal::is_temporary`].
     pub fn is_temporary(self) -> bool {
         matches!(
             self,
@@ -125,6 +125,11 @@ impl Refusal {
         self.retry_after = Some(wait);
         self
     }
+
+    /// Whether the same request may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        self.code.is_temporary() || self.retry_after.is_some()
+    }
 }
 
 impl From<ErrorCode> for Refusal {
@@ -146,6 +151,6 @@ pub struct ErrorFrame<'a> {
 
 impl<'a> ErrorFrame<'a> {
     pub fn new(id: Option<&'a str>, refusal: &'a Refusal) -> Self {
-        Self { id, code: refusal.code.name(), message: &refusal.detail, temporary: refusal.code.is_temporary() }
+        Self { id, code: refusal.code.name(), message: &refusal.detail, temporary: refusal.is_temporary() }
     }
 }

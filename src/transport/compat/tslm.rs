@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 use crate::broker::channel::subscriptions::Subscriptions;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Appended, Start, stored, subscriber_slot};
-use crate::broker::{Connection, JoinRequest, Now};
+use crate::broker::{Connection, Holder, JoinRequest, Now};
 use crate::protocol::compat::tslm::{Command, Content, ServerFrame};
 use crate::protocol::websocket::Bounds;
 use crate::protocol::{ChannelName, CloseReason, ErrorCode, Form, Payload, Refusal};
@@ -27,10 +27,10 @@ pub fn upgrade(app: &Arc<AppState>, call: &RequestContext) -> Result<warp::reply
     let listener = call.peer().listener.clone();
     // A browser can send its token only as a subprotocol, and then requires this one in the response.
     let token = present_token(&listener.tslm.auth_tokens, call, handshake.offered())?;
-    let shared = app.clone();
+    let (shared, holder) = (app.clone(), call.holder());
     Ok(handshake.accept(app, call, token.as_deref(), move |connection| {
         connection.set_authenticated(None);
-        Tslm::new(shared, connection.clone(), listener)
+        Tslm::new(shared, connection.clone(), listener, holder)
     }))
 }
 
@@ -66,6 +66,7 @@ struct CommandHandler {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
+    holder: Holder,
     frame_rate: Option<RateLimit>,
     subscriptions: Subscriptions,
     /// The channel that was allowed last, with the policy generation: most clients publish to one.
@@ -73,13 +74,19 @@ struct CommandHandler {
 }
 
 impl Tslm {
-    fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
+    fn new(
+        app: Arc<AppState>,
+        connection: Arc<Connection<RawSocket>>,
+        listener: Arc<ListenerConfig>,
+        holder: Holder,
+    ) -> Self {
         let rate = listener.tslm.rate_limit_per_second;
         let frame_rate = (rate == 0 && !listener.tslm.notify_channel).then(|| app.limits.frame_rate());
         let handler = CommandHandler {
             app: app.clone(),
             connection: connection.clone(),
             listener: listener.clone(),
+            holder,
             frame_rate: (rate > 0).then(|| RateLimit::new(rate, rate)),
             subscriptions: Subscriptions::default(),
             allowed: None,
@@ -126,7 +133,8 @@ impl CommandHandler {
         if !self.may_publish(&name) {
             return Err(denied("CreateChannel"));
         }
-        if self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?.is_some() {
+        let state = self.app.engine.describe(&name).await.map_err(|refusal| error(&refusal))?;
+        if state.is_some_and(|state| !state.is_waiting) {
             return Err(ServerFrame::Error(format!("Channel '{channel}' is already registered")));
         }
         self.app.engine.create(&name, None, Now::read()).await.map(|_| ()).map_err(|refusal| error(&refusal))
@@ -144,8 +152,10 @@ impl CommandHandler {
             Err(refusal) if refusal.code == ErrorCode::AlreadySubscribed => return Ok(()),
             Err(_) => return Err(ServerFrame::Error("Too many subscriptions".into())),
         };
-        let _slot = subscriber_slot(&*self.app.engine, &name).await.map_err(|refusal| error(&refusal))?;
-        let request = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Tslm, tag };
+        let holder = self.holder;
+        let _slot = subscriber_slot(&*self.app.engine, &name, holder).await.map_err(|refusal| error(&refusal))?;
+        let request =
+            JoinRequest { connection: self.connection.clone(), principal: None, holder, form: Form::Tslm, tag };
         let membership = self
             .app
             .engine

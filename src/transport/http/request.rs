@@ -12,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::auth::client_addr::ClientAddr;
 use crate::auth::publisher::{RequestHead, is_same_authority};
+use crate::broker::Holder;
 use crate::protocol::{ChannelName, ErrorCode, Refusal};
 use crate::transport::accept::connection_limits::Permit;
 use crate::transport::accept::stream_limits::StreamLimits;
@@ -145,6 +146,11 @@ impl RequestContext {
     /// The socket, once the response is 101.
     pub fn upgrade(&self) -> Option<OnUpgrade> {
         self.0.upgrade.clone()
+    }
+
+    /// The client's address as a holder of waiting names.
+    pub fn holder(&self) -> Holder {
+        Holder::of_address(self.0.client.map(ClientAddr::limit_key))
     }
 
     pub fn has_role(&self, role: Role) -> bool {

@@ -78,7 +78,7 @@ impl EventFeed {
         let connection = Arc::new(Connection::new(app.registry.new_id(), limits, BufferedSocket));
         let registered = app.registry.register_fallback(connection.clone(), fallback);
         let mut feed = Self {
-            session: Session::new(connection.clone(), app.channels(), principal),
+            session: Session::new(connection.clone(), app.channels(), principal, call.holder()),
             connection,
             cursor: Cursor::new(owner),
             ready: VecDeque::new(),
@@ -99,7 +99,7 @@ impl EventFeed {
     }
 
     async fn listen(&mut self, channel: &ChannelName, start: Start, is_from_cursor: bool) -> Result<(), Refusal> {
-        let _slot = subscriber_slot(&*self.app.engine, channel).await?;
+        let _slot = subscriber_slot(&*self.app.engine, channel, self.session.holder()).await?;
         let since = if let Start::Since(since) = &start { Some(since.clone()) } else { None };
         let Self { session, cursor, ready, recovered, .. } = self;
         let mut is_future = false;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use crate::broker::channel::session::rfc3339;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::subscriber_slot;
-use crate::broker::{Connection, Now, Principal, Session};
+use crate::broker::{Connection, Holder, Now, Principal, Session};
 use crate::protocol::frame::command::{Command, Unreadable};
 use crate::protocol::frame::server_frame::ServerFrame;
 use crate::protocol::websocket::Bounds;
@@ -40,10 +40,16 @@ pub async fn upgrade(app: Arc<AppState>, call: RequestContext) -> Result<warp::r
         return Ok(response);
     }
     let form = handshake.negotiate_compression(&call)?;
-    let shared = app.clone();
+    let (shared, address) = (app.clone(), call.holder());
     Ok(handshake.accept(&app, &call, Some(SUBPROTOCOL), move |connection| {
-        let mut handler =
-            CommandHandler { app: shared, connection: connection.clone(), form, session: None, is_fresh: false };
+        let mut handler = CommandHandler {
+            app: shared,
+            connection: connection.clone(),
+            address,
+            form,
+            session: None,
+            is_fresh: false,
+        };
         match principal {
             Some(principal) => {
                 handler.welcome(Some(principal));
@@ -153,6 +159,7 @@ impl Handler for Subscriber {
 struct CommandHandler {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
+    address: Holder,
     form: Form,
     /// `None` until the first message.
     session: Option<Session>,
@@ -190,7 +197,7 @@ impl CommandHandler {
             expires: principal.as_ref().map(|principal| rfc3339(principal.expires)),
         };
         self.connection.send_text(&welcome.to_json());
-        let session = Session::new(self.connection.clone(), self.app.channels(), principal);
+        let session = Session::new(self.connection.clone(), self.app.channels(), principal, self.address);
         self.session = Some(session.with_form(self.form));
     }
 
@@ -235,7 +242,7 @@ async fn refresh(app: &AppState, session: &mut Session, command: &Command<'_>) -
 
 async fn subscribe(app: &AppState, session: &mut Session, command: &Command<'_>) -> Result<(), Refusal> {
     let channel = session.may_subscribe(command)?;
-    let _slot = subscriber_slot(&*app.engine, &channel).await?;
+    let _slot = subscriber_slot(&*app.engine, &channel, session.holder()).await?;
     session.subscribe(command, Now::read())
 }
 

@@ -1,6 +1,6 @@
 -- Appends a publication: assigns its offset, stores it and publishes it to all nodes.
 -- KEYS  1 state (hash)  2 log (stream)
--- ARGV  1 epoch for a new channel  2 run marker  3 kind, publisher and data, as in wire.rs
+-- ARGV  1 epoch for a channel that lost its data  2 run marker  3 kind, publisher and data, as in wire.rs
 --       4 payload bytes  5 max_messages  6 max_data_bytes  7 max_message_bytes  8 lifespan in ms (0: no limit, all four)
 --       9 backlog length  10 TTL of an unused channel in ms  11 TTL of its log in ms  12 pub/sub name
 --       13 command that publishes; with a cluster key also: 14 node  15 identifier  16 epoch and 17 offset that the node
@@ -26,10 +26,12 @@ end
 
 -- A server that restarted without its data has no epoch; one that may have lost its newest writes has another marker.
 if not state.epoch or state.run ~= run then
-  redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'run', run, 'offset', 0)
+  local epoch = state.epoch and ARGV[1] or first_epoch(now, ARGV[10], run)
+  redis.call('DEL', KEYS[2], key_of('wait'))
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', run, 'offset', 0)
   redis.call('HSETNX', KEYS[1], 'created', integer(now))
-  state.epoch, state.offset, state.created = ARGV[1], 0, state.created or now
+  redis.call('PEXPIRE', KEYS[1], ARGV[10])
+  state.epoch, state.offset, state.created = epoch, 0, state.created or now
 end
 
 if state.ended then return {'ended', state.ended} end

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::broker::channel::subscriptions::Subscriptions;
 use crate::broker::connection::rate::RateLimit;
 use crate::broker::engine::{Joined, Start, subscriber_slot};
-use crate::broker::{Connection, ConnectionLimits, JoinRequest, Now};
+use crate::broker::{Connection, ConnectionLimits, Holder, JoinRequest, Now};
 use crate::ops::log::folded;
 use crate::protocol::compat::flock::{Command, response_frame};
 use crate::protocol::websocket::{Bounds, pong_frame};
@@ -33,10 +33,10 @@ pub fn connection_limits(limits: &ConnectionLimits) -> ConnectionLimits {
 pub fn upgrade(app: &Arc<AppState>, call: &RequestContext) -> Result<warp::reply::Response, Refusal> {
     let handshake = Handshake::read(call)?;
     origin::check(app, call)?;
-    let (shared, listener) = (app.clone(), call.peer().listener.clone());
+    let (shared, listener, holder) = (app.clone(), call.peer().listener.clone(), call.holder());
     Ok(handshake.accept_with(app, call, &app.flock_connection_limits, None, move |connection| {
         connection.set_authenticated(None);
-        Flock::new(shared, connection.clone(), listener)
+        Flock::new(shared, connection.clone(), listener, holder)
     }))
 }
 
@@ -54,16 +54,23 @@ struct CommandHandler {
     app: Arc<AppState>,
     connection: Arc<Connection<RawSocket>>,
     listener: Arc<ListenerConfig>,
+    holder: Holder,
     subscriptions: Subscriptions,
 }
 
 impl Flock {
-    fn new(app: Arc<AppState>, connection: Arc<Connection<RawSocket>>, listener: Arc<ListenerConfig>) -> Self {
+    fn new(
+        app: Arc<AppState>,
+        connection: Arc<Connection<RawSocket>>,
+        listener: Arc<ListenerConfig>,
+        holder: Holder,
+    ) -> Self {
         let frame_rate = app.limits.frame_rate();
         let handler = CommandHandler {
             app: app.clone(),
             connection: connection.clone(),
             listener,
+            holder,
             subscriptions: Subscriptions::default(),
         };
         Self {
@@ -99,10 +106,11 @@ impl CommandHandler {
             }
             Err(refusal) => return Err(refusal),
         };
-        let _slot = subscriber_slot(&*self.app.engine, &channel).await?;
+        let _slot = subscriber_slot(&*self.app.engine, &channel, self.holder).await?;
         // The rules may have changed meanwhile.
         self.check_audience(&channel)?;
-        let request = JoinRequest { connection: self.connection.clone(), principal: None, form: Form::Flock, tag };
+        let (connection, holder) = (self.connection.clone(), self.holder);
+        let request = JoinRequest { connection, principal: None, holder, form: Form::Flock, tag };
         let mut on_joined = |_: Joined<'_>| self.respond(request_id, true, topic);
         let membership = self.app.engine.subscribe(&channel, request, Start::Live, Now::read(), &mut on_joined)?;
         self.subscriptions.insert(membership);
