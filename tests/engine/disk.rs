@@ -105,10 +105,12 @@ async fn unusable_file_is_explained_at_start() {
     damaged.push(b"not a store at all".to_vec());
     damaged.push(good[..good.len() / 2].to_vec());
     damaged.push(vec![0; 100_000]);
-    // Some byte of some page in use.
-    let at = good.windows(8).rposition(|bytes| bytes == b"\"message").unwrap();
+    // A byte of every publication: some of these pages are in use, and some are free.
     let mut flipped = good.clone();
-    flipped[at + 3] ^= 1;
+    for (at, _) in good.windows(8).enumerate().filter(|(_, bytes)| bytes == b"\"message") {
+        flipped[at + 3] ^= 1;
+    }
+    assert_ne!(flipped, good);
     damaged.push(flipped);
     for content in damaged {
         std::fs::write(&other, &content).unwrap();
