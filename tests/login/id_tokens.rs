@@ -20,7 +20,9 @@ async fn each(tokens: impl AsyncFn(&Provider, &Begun) -> Vec<(String, String)>) 
         let (what, token) = tokens(&provider, &begun).await.swap_remove(index);
         provider.will_answer(&token);
         let answer = browser.callback(&[("code", "c"), ("state", &begun.state), ("iss", &provider.issuer)]).await;
-        assert_eq!(answer.status, 502, "{what}: {answer:?}");
+        // 503 while the key that the token names may still be fetched.
+        let is_of_key = what.contains("\"kid\"") && answer.status == 503;
+        assert!(answer.status == 502 || is_of_key, "{what}: {answer:?}");
         assert!(browser.session().is_none(), "{what}");
         assert!(token.is_empty() || !answer.text().contains(&token), "{what}");
     }
