@@ -30,7 +30,7 @@ fn only_dead_socket_is_replaced() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     fs::remove_file(&path).unwrap();
 
-    fs::create_dir(&path).unwrap();
+    fs::create_dir_all(&path).unwrap();
     refused();
     fs::remove_dir(&path).unwrap();
 
