@@ -15,6 +15,9 @@ use test_support::{RedisServer, TempDir, TestIssuer, TestPublisher, Ws, eventual
 
 use crate::crash::{Node as Process, listen, publish};
 
+/// The name of all nodes.
+pub const HOST: &str = "nodes.example.com";
+
 /// The file `cluster.key` of each gateway, for tests that name it.
 pub const CLUSTER_KEY: &str = "lastmile-seal:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc\n";
 
@@ -39,7 +42,9 @@ impl Pair {
             (TestPublisher::new(), TestIssuer::new(ISSUER), [TempDir::new(), TempDir::new()]);
         let toml = |engine| {
             let more = format!("[channel_defaults]\nbacklog_messages = 100\n[engine]\nkind = \"redis\"\n{engine}\n");
-            TestEnv::toml(&(publisher.toml("market-data", &["*"]) + "\ncontrol = true"), &more)
+            let toml = TestEnv::toml(&(publisher.toml("market-data", &["*"]) + "\ncontrol = true"), &more);
+            // The nodes have one name, so that each request may be sent to any of them.
+            toml.replace("[listeners.publish]", &format!("[listeners.publish]\nhosts = [{HOST:?}]"))
         };
         let [toml, other] = engines.map(toml);
         for folder in &folders {
@@ -71,13 +76,13 @@ impl Pair {
     pub fn signed(&self, method: &str, path: &str, body: Option<&Value>) -> Request<Bytes> {
         let body = body.map(Value::to_string);
         let body = body.as_ref().map(|body| ("application/json", body.as_bytes()));
-        self.publisher.request("nodes.example.com", method, path, body)
+        self.publisher.request(HOST, method, path, body)
     }
 
     /// The publisher's connection to a node.
     pub async fn publisher_ws(&self, node: usize) -> Ws {
         let gateway = &self.gateways[node];
-        let request = self.publisher.request(&gateway.authority("publish"), "GET", "/v1/publish", None);
+        let request = self.publisher.request(HOST, "GET", "/v1/publish", None);
         let mut ws = Ws::open(gateway.address("publish"), request).await.expect("an upgrade");
         ws.expect("welcome").await;
         ws
@@ -86,7 +91,7 @@ impl Pair {
     /// A signed request that can be sent to either node.
     pub fn request(&self, body: &[u8]) -> Request<Bytes> {
         let body = Some(("application/json", body));
-        self.publisher.request("nodes.example.com", "POST", "/v1/channels/c/messages", body)
+        self.publisher.request(HOST, "POST", "/v1/channels/c/messages", body)
     }
 
     pub async fn subscriber(&self, node: usize) -> Ws {
@@ -191,7 +196,7 @@ async fn revocation_reaches_all_nodes() {
     let mut ws = pair.subscriber(1).await;
     let body = json!({"issuer": ISSUER, "subject": "alice"}).to_string();
     let body = Some(("application/json", body.as_bytes()));
-    let request = pair.publisher.request("nodes.example.com", "POST", "/v1/control/revocations", body);
+    let request = pair.publisher.request(HOST, "POST", "/v1/control/revocations", body);
     let answer = send(pair.publish_address(0), request).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     ws.expect_close(4503, "revoked").await;
@@ -199,7 +204,7 @@ async fn revocation_reaches_all_nodes() {
     folder.write("sso.json", &pair.issuer.jwks());
     let third = TestGateway::start(&pair.toml, &folder).await;
     let known = eventually("the revocation", async || {
-        let request = pair.publisher.request("nodes.example.com", "GET", "/v1/control/revocations", None);
+        let request = pair.publisher.request(HOST, "GET", "/v1/control/revocations", None);
         let answer = send(third.address("publish"), request).await;
         (answer.status == 200).then(|| answer.json()["revocations"][0].clone()).filter(|known| !known.is_null())
     });
