@@ -311,7 +311,7 @@ mod tests {
         statsd.count(RoomEvent::Create);
         statsd.time(Duration::from_secs(1));
         assert!(statsd.is_empty());
-        statsd.run(std::future::pending()).await;
+        statsd.run(std::future::ready(())).await;
     }
 
     #[tokio::test]
