@@ -32,6 +32,8 @@ fn shipped_configurations_are_strict() {
         mode(&scratch, "redis-password", 0o600);
         let text = std::fs::read_to_string(root().join(file)).unwrap();
         let text = text.replace("/run/secrets/redis-password", password.to_str().unwrap());
+        scratch.run(["keygen", "--seal", "-o", "cluster-key"]).ok();
+        let text = text.replace("/run/secrets/cluster-key", scratch.path("cluster-key").to_str().unwrap());
         scratch.write("lastmile.toml", &text);
         let ran = scratch.run(["check", "--strict", "--config", "lastmile.toml"]).ok();
         assert!(!ran.stderr.contains("warning"), "{file}: {ran:?}");
