@@ -6,7 +6,7 @@
 --       13 command that publishes; with a cluster key also: 14 node  15 identifier  16 epoch and 17 offset that the node
 --       foresaw  18 MAC for that position  19 MAC for any other
 -- Returns {"ok", epoch, offset} | {"ended", reason} | {"large", limit} | {"limit", reason}: the last ends the channel.
-local names = {'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'max_messages', 'max_data_bytes', 'max_message_bytes', 'lifespan'}
+local names = {'epoch', 'run', 'offset', 'bytes', 'created', 'ended', 'max_messages', 'max_data_bytes', 'max_message_bytes', 'lifespan', 'recent'}
 local values = redis.call('HMGET', KEYS[1], unpack(names))
 local state = {}
 for at, name in ipairs(names) do state[name] = values[at] or nil end
@@ -36,6 +36,11 @@ end
 
 if state.ended then return {'ended', state.ended} end
 
+-- The client of a Cluster repeats a command whose answer it lost. Nodes would refuse the publication at a second offset.
+local own = ARGV[14] and string.find(run, '^cluster') and state.epoch .. '/' .. ARGV[14] .. ':' .. ARGV[15]
+local first = own and string.match(state.recent or '', ' ' .. own .. '=(%d+) ')
+if first then return {'ok', state.epoch, first} end
+
 local function finish(reason)
   redis.call('HSET', KEYS[1], 'ended', reason)
   redis.call('DEL', KEYS[2])
@@ -56,6 +61,11 @@ local max_data = tighter(ARGV[6], state.max_data_bytes)
 if max_data ~= 0 and bytes > max_data then return finish('data_limit') end
 
 redis.call('HSET', KEYS[1], 'offset', integer(offset), 'bytes', integer(bytes))
+if own then
+  -- More than are in flight at once.
+  local recent = string.sub((state.recent or ' ') .. own .. '=' .. integer(offset) .. ' ', -4096)
+  redis.call('HSET', KEYS[1], 'recent', string.match(recent, ' .*'))
+end
 local publication = state.epoch .. ' ' .. integer(offset) .. ' ' .. integer(now) .. ' '
 if ARGV[14] then
   local is_foreseen = state.epoch == ARGV[16] and integer(offset) == ARGV[17]
