@@ -123,14 +123,16 @@ async fn starting_node_serves_no_secret() {
     let (next, replaced) = (TestIssuer::new(ISSUER), program.issuer.token("alice"));
     program.control("PUT", "/v1/control/channels", &top_secret()).await;
     program.control("PUT", JWKS, &serde_json::from_str(&next.jwks()).unwrap()).await;
+    let with_scope = |name: &str| next.token_with(name, 3600, |token| token.scopes.push("top".into()));
+    // Issued before the revocation, which ends earlier tokens only.
+    let revoked = with_scope("eve");
     program.control("POST", "/v1/control/revocations", &json!({"issuer": ISSUER, "subject": "eve"})).await;
     program.control("POST", "/v1/channels/deal.1/messages", &json!("SECRET OFFER")).await;
 
-    let with_scope = |name: &str| next.token_with(name, 3600, |token| token.scopes.push("top".into()));
     let allowed = send(&program.address("public"), program.poll(&with_scope("alice"))).await;
     assert!(allowed.text().contains("SECRET OFFER"), "{allowed:?}");
     // A subject without the scope, a revoked one, and one with a key that was replaced.
-    let clients = [(next.token("bob"), 403), (with_scope("eve"), 401), (replaced, 401)];
+    let clients = [(next.token("bob"), 403), (revoked, 401), (replaced, 401)];
     let (is_over, refused) = (Arc::new(AtomicBool::new(false)), Arc::new([0; 3].map(AtomicUsize::new)));
     let pollers = clients.into_iter().enumerate().map(|(client, (token, expected))| {
         let (address, is_over, refused) = (program.address("public"), is_over.clone(), refused.clone());
