@@ -188,7 +188,7 @@ async fn inflated_size_counts_at_any_ratio() {
     }
     // Before it is known who this is, there is room for a token.
     let mut stranger = connect(&node).await;
-    let padded = format!(r#"{{"type":"hello"}}{}"#, " ".repeat(10 * 1024));
+    let padded = format!(r#"{{"type":"hello"}}{}"#, " ".repeat(80 * 1024));
     stranger.send(&frame(DEFLATED, &deflate(padded.as_bytes()))).await;
     assert_eq!(stranger.end().await.code(), 1009);
 }
