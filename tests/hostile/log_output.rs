@@ -200,7 +200,7 @@ async fn strangers_lines_are_folded() {
         // The gateway closes it.
         let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1]).await;
     }
-    for event in ["token refused", "cannot read PROXY header", "connection closed"] {
+    for event in ["token refused", "connection refused: no valid PROXY header", "connection closed"] {
         let count = || {
             let lines: Vec<Value> = node.log().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
             let own: Vec<_> =

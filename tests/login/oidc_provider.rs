@@ -89,10 +89,13 @@ impl Real {
     }
 }
 
+/// A session holds the groups that rules name.
+const RULE_OF_STAFF: &str = "[[channels]]\nmatch = \"staff.*\"\nsubscribers = { group = [\"staff\"] }\n";
+
 async fn start() -> (Real, LoginEnv) {
     let port = free_port();
     let real = Real::start(&format!("http://127.0.0.1:{port}")).await;
-    let env = LoginEnv::at(port, &real.toml(), "").await;
+    let env = LoginEnv::at(port, &real.toml(), RULE_OF_STAFF).await;
     (real, env)
 }
 
