@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ CONFIG = """egress = "none"
 [listeners]
 public = {{ {tls}address = "127.0.0.1:{public}", roles = ["subscribe"], compression = true }}
 publish = {{ {tls}address = "127.0.0.1:{publish}", roles = ["publish"] }}
+proxied = {{ {tls}address = "127.0.0.1:{proxied}", roles = ["publish"], hosts = ["127.0.0.1:{proxy}"] }}
 [publishers.market-data]
 key = "{line}"
 channels = ["*"]
@@ -70,6 +72,10 @@ deadline_secs = 2
 """
 
 
+#: By URL of a publish listener: the socket of its proxy, and the port of the listener behind it.
+PUBLISH_PROXIES: dict[str, tuple[socket.socket, int]] = {}
+
+
 class Gateway:
     def __init__(self, more: str = "", tls: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="lastmile-python-"))
@@ -77,9 +83,12 @@ class Gateway:
         self.narrow_key, narrow = self.keygen("narrow.key")
         self.keygen("issuer.key")
         (self.folder / "jwks.json").write_text(self.command("token", "--key", self.folder / "issuer.key", "--jwks"))
-        self._ports = free_ports(2)
-        public, publish = self._ports
+        self._ports = free_ports(3)
+        public, publish, proxied = self._ports
         self.url, self.publish_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{publish}"
+        # Publishers sign for the address of their proxy, which is the name of another listener.
+        proxy = socket.create_server(("127.0.0.1", 0))
+        PUBLISH_PROXIES[self.publish_url] = (proxy, proxied)
         self.certificate = self.folder / "cert.pem"
         if tls:
             self.url, self.publish_url = f"https://localhost:{public}", f"https://localhost:{publish}"
@@ -91,6 +100,7 @@ class Gateway:
         else:
             tls_lines = ""
         config = {"tls": tls_lines, "folder": self.folder, "line": line, "narrow": narrow, "public": public, "publish": publish}
+        config |= {"proxied": proxied, "proxy": proxy.getsockname()[1]}
         (self.folder / "gateway.toml").write_text(CONFIG.format(more=more.format(folder=self.folder), **config))
         self.start()
 
@@ -108,6 +118,7 @@ class Gateway:
 
     def close(self) -> None:
         self.kill()
+        PUBLISH_PROXIES.pop(self.publish_url.replace("https://localhost", "http://127.0.0.1"))[0].close()
         shutil.rmtree(self.folder)
 
     def token(self, subject: str = "alice", expires: str = "1h") -> str:
@@ -135,7 +146,7 @@ class Proxy:
     """
 
     def __init__(self, url: str) -> None:
-        self._port = int(url.rsplit(":", 1)[1])
+        self._socket, self._port = PUBLISH_PROXIES.get(url, (None, int(url.rsplit(":", 1)[1])))
         self._writers: set[asyncio.StreamWriter] = set()
         self.is_refusing = False
         self.responses_to_drop = 0
@@ -144,7 +155,8 @@ class Proxy:
         self.connections = 0
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        listening = self._socket.dup() if self._socket else socket.create_server(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._serve, sock=listening)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 

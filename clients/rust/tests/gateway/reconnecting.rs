@@ -12,7 +12,7 @@ const MESSAGES: u32 = 2000;
 async fn reconnects_deliver_once_in_order() {
     let gateway = TestGateway::start();
     let (public, public_cuts) = start_cutting_proxy(&gateway.public, 20_000).await;
-    let (publish, publish_cuts) = start_cutting_proxy(&gateway.publish, 10_000).await;
+    let (publish, publish_cuts) = gateway.start_publish_proxy(10_000);
     let client = Client::connect(with_fast_retries(&public), TokenSource::anonymous()).unwrap();
     let mut events = client.subscribe("open.cuts", SubscribeOptions::default()).await.unwrap().events();
     assert!(matches!(with_timeout("subscribed", events.next()).await, Some(Ok(Event::Subscribed { .. }))));
@@ -46,7 +46,7 @@ async fn reconnects_deliver_once_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stream_resends_or_reports_unknown_outcome() {
     let gateway = TestGateway::start();
-    let (publish, cuts) = start_cutting_proxy(&gateway.publish, 20_000).await;
+    let (publish, cuts) = gateway.start_publish_proxy(20_000);
     let publisher = Publisher::connect(with_fast_retries(&publish), gateway.key()).unwrap();
     for resend in [true, false] {
         let stream = publisher.stream(StreamOptions { window: 20, resend }).await.unwrap();

@@ -58,6 +58,9 @@ pub struct TestGateway {
     folder: PathBuf,
     pub public: String,
     pub publish: String,
+    /// Another publish listener, whose name is the address of `publish_proxy`.
+    proxied: String,
+    publish_proxy: std::net::TcpListener,
 }
 
 impl TestGateway {
@@ -80,13 +83,18 @@ impl TestGateway {
         let publisher = format!(
             "[publishers.p]\n{key}\nchannels = [\"open.*\", \"short.*\", \"small.*\", \"members.*\", \"support\"]\n"
         );
-        std::fs::write(folder.join("gateway.toml"), format!("{CONFIG}{publisher}")).unwrap();
+        let publish_proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxied = format!(
+            "[listeners.proxied]\naddress = \"127.0.0.1:0\"\nroles = [\"publish\"]\nhosts = [\"{}\"]\n",
+            publish_proxy.local_addr().unwrap()
+        );
+        std::fs::write(folder.join("gateway.toml"), format!("{CONFIG}{publisher}{proxied}")).unwrap();
         let mut command = program();
         command.args(["serve", "--config", "gateway.toml"]).current_dir(&folder);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut urls = BTreeMap::new();
-        while urls.len() < 2 {
+        while urls.len() < 3 {
             let line = lines.next().expect("a line of the log").unwrap();
             let Ok(line) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
             if let (Some(name), Some(address)) = (line["listener"].as_str(), line["address"].as_str()) {
@@ -95,8 +103,15 @@ impl TestGateway {
         }
         // An unread log would fill the pipe and block the gateway.
         std::thread::spawn(move || lines.for_each(drop));
-        let [public, publish] = ["public", "publish"].map(|name| urls[name].clone());
-        Self { child, folder, public, publish }
+        let [public, publish, proxied] = ["public", "publish", "proxied"].map(|name| urls[name].clone());
+        Self { child, folder, public, publish, proxied, publish_proxy }
+    }
+
+    /// A cutting proxy for publishers. They sign for its address.
+    pub fn start_publish_proxy(&self, up_to: u64) -> (String, &'static AtomicUsize) {
+        let listener = self.publish_proxy.try_clone().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        cut(TcpListener::from_std(listener).unwrap(), &self.proxied, up_to)
     }
 
     pub fn key(&self) -> Key {
@@ -149,8 +164,11 @@ pub fn with_fast_retries(url: &str) -> Gateway {
 
 /// Forwards connections and breaks each after a random number of bytes. Returns its URL and the number of breaks.
 pub async fn start_cutting_proxy(upstream: &str, up_to: u64) -> (String, &'static AtomicUsize) {
+    cut(TcpListener::bind("127.0.0.1:0").await.unwrap(), upstream, up_to)
+}
+
+fn cut(listener: TcpListener, upstream: &str, up_to: u64) -> (String, &'static AtomicUsize) {
     let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let cuts: &AtomicUsize = Box::leak(Box::default());
     tokio::spawn(async move {
