@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Verdicts on the heads of one connection, in their order.
@@ -97,7 +98,7 @@ impl Scanner {
             }
             Step::RequestLine | Step::Fields => {}
         }
-        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = memchr(b'\n', bytes) else {
             self.line.extend_from_slice(bytes);
             return Ok((&[], false));
         };
@@ -113,7 +114,7 @@ impl Scanner {
         match self.step {
             // Section 2.2: empty lines before a request are ignored.
             Step::RequestLine if line.is_empty() => {}
-            Step::RequestLine if line.contains(&b'#') => return Err(Invalid),
+            Step::RequestLine if memchr(b'#', line).is_some() => return Err(Invalid),
             Step::RequestLine => self.step = Step::Fields,
             _ if line.is_empty() => {
                 let (length, is_chunked) = (self.length.take(), std::mem::take(&mut self.is_chunked));
@@ -132,7 +133,11 @@ impl Scanner {
 
     /// Section 6.3: one length, or `chunked` once.
     fn field(&mut self, line: &[u8]) -> Result<(), Invalid> {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
+        // Other fields do not frame a message.
+        if !matches!(line[0], b'C' | b'c' | b'T' | b't') {
+            return Ok(());
+        }
+        let Some(colon) = memchr(b':', line) else { return Ok(()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         let is_framed = self.is_chunked || self.length.is_some();
         if name.eq_ignore_ascii_case(b"content-length") {
