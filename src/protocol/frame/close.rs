@@ -63,11 +63,6 @@ impl CloseReason {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 
-    /// Whether clients do not reconnect.
-    pub fn is_final(self) -> bool {
-        (4500..5000).contains(&self.code())
-    }
-
     /// The reason text of the Close frame.
     pub fn name(self) -> &'static str {
         self.row().1
@@ -82,7 +77,8 @@ mod tests {
     fn close_is_final_if_refusal_is() {
         // A limit is reached for good, or until others leave: its close leaves the attempt to the client.
         for code in ErrorCode::ALL.into_iter().filter(|code| *code != ErrorCode::LimitReached) {
-            assert_eq!(CloseReason::from(code).is_final(), !code.is_temporary(), "{code:?}");
+            let is_final = CloseReason::from(code).code() >= 4500;
+            assert_eq!(is_final, !code.is_temporary(), "{code:?}");
         }
     }
 }

@@ -57,13 +57,13 @@ pub fn add_allow(headers: &mut HeaderMap, endpoint: &Endpoint) {
 
 /// The problem as a JSON object.
 pub fn body(refusal: &Refusal) -> serde_json::Value {
-    let Refusal { code, detail, retry_after } = refusal;
+    let Refusal { code, detail, .. } = refusal;
     serde_json::json!({
         "type": format!("{TYPE_BASE}{}", code.slug()),
         "title": code.title(),
         "status": code.status(),
         "detail": detail,
-        "temporary": code.is_temporary() || retry_after.is_some(),
+        "temporary": refusal.is_temporary(),
     })
 }
 
