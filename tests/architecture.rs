@@ -190,7 +190,7 @@ fn definition(path: &[String], modules: &BTreeMap<ModulePath, SourceFile>) -> Mo
     Vec::new()
 }
 
-/// Which file uses which. The root module counts as no file: it only declares the others.
+/// The files that each file uses. The root module counts as no file: it only declares the others.
 fn imports(modules: &BTreeMap<ModulePath, SourceFile>) -> BTreeMap<ModulePath, BTreeSet<ModulePath>> {
     let mut edges = BTreeMap::new();
     for source in modules.values() {

@@ -100,7 +100,7 @@ async fn serve(args: ConfigArgs, loaded: Loaded, mut ready_file: Option<ReadyFil
     let urls = listener_urls(&gateway);
     let (ready, mut published) = (gateway.ready(), Ok(()));
     let shutdown = async {
-        // Dropped when the drain begins, whatever its cause.
+        // Dropped when the drain begins, also without a signal.
         let _timer = timer;
         let mut signalled = pin!(signals.first());
         tokio::select! {

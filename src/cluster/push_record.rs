@@ -30,7 +30,7 @@ pub struct PushRecord<'a> {
     pub body: &'a [u8],
 }
 
-/// What a push replaces.
+/// The policy that a push replaces.
 #[derive(Clone, Copy)]
 pub enum PushTarget<'a> {
     Rules,

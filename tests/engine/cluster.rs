@@ -66,7 +66,7 @@ impl Cluster {
         !live.unwrap().contains("redis_version:6.")
     }
 
-    /// Which master has a channel.
+    /// The master of a channel.
     fn master_of(&self, channel: &str) -> usize {
         let answer = self.0[0].command(&format!("CLUSTER KEYSLOT test:{{/{channel}}}:state")).unwrap();
         let slot: usize = answer[1..].trim().parse().unwrap();

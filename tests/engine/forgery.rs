@@ -1,4 +1,4 @@
-//! What a plain client of Redis writes, beside gateways with a cluster key: at most it takes something away.
+//! Writes of a plain Redis client beside gateways with a cluster key: denial of service is all that they gain.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -358,7 +358,7 @@ async fn forged_or_repeated_node_messages_are_dropped() {
     assert_eq!(publisher.expect("event").await["connections"], 1);
     let nodes = scene.nodes();
     assert_eq!(nodes.len(), 2);
-    // What the nodes say to each other, as every client of Redis receives it.
+    // The messages between nodes, as every client of Redis receives them.
     let (sender, captured) = std::sync::mpsc::channel();
     let mut spy = redis::Client::open(scene.server.url()).unwrap().get_connection().unwrap();
     let names: Vec<_> = nodes.iter().map(|node| format!("lastmile:node:{node}")).collect();

@@ -19,7 +19,7 @@ use lastmile::engine::{
 use lastmile::protocol::{ChannelName, Form, Pattern, Payload, Position, Refusal};
 use test_support::{RedisServer, TempDir};
 
-/// Which engine a test runs against.
+/// The engine of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Memory,

@@ -33,7 +33,7 @@ const RETIRED_WINDOW_TTL: Duration = Duration::from_secs(2 * MAX_SKEW_SECS + 1);
 
 type SharedWindow = Arc<Mutex<ReplayWindow>>;
 
-/// What is known of the nonces that earlier processes accepted.
+/// Knowledge of the nonces that earlier processes accepted.
 #[derive(Clone)]
 struct NonceHistory {
     engine: Arc<dyn Engine>,

@@ -74,7 +74,7 @@ pub trait SharedStore: Send + Sync {
     /// Deletes a name if it has this value.
     fn release<'a>(&'a self, name: &'a str, value: &'a str) -> EngineFuture<'a, ()>;
 
-    /// What outlives every process of this store, such as its name; `None` if the store ends with the process.
+    /// An id that outlives every process of this store; `None` if the store ends with the process.
     fn identity(&self) -> Option<String>;
 
     /// Uses up a name for at least `ttl`, on all nodes and over restarts. Returns whether this is the first use. The

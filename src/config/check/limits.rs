@@ -21,7 +21,7 @@ const MIN_HEADER_BYTES: u64 = 8192;
 /// A token of a single person without groups.
 const MIN_TOKEN_BYTES: u64 = 1024;
 
-/// What a request head or a `hello` has beside a token.
+/// Bytes of a request head or a `hello` without its token.
 const BESIDE_TOKEN_BYTES: u64 = 8192;
 
 /// A limit that holds a token: the default grows with `max_token_bytes`, and an own value gets a warning.

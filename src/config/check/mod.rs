@@ -108,7 +108,7 @@ fn warn_of_restarts(
     if login.is_some_and(|login| !login.seal_keys.is_empty()) {
         report.warn(
             &kind,
-            "\"memory\" ends all sessions with this process, whatever seals them; engine.ledger keeps them",
+            "\"memory\" ends all sessions with this process, also with seal keys; engine.ledger keeps them",
         );
     }
     if has_issuers && publishers.iter().any(|publisher| publisher.control) {

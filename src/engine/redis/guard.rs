@@ -1,4 +1,4 @@
-//! What this node accepts from Redis, and how it writes there: authenticated by the cluster key, or as before there was one.
+//! Seals values and messages for Redis with the cluster key, and verifies those that this node reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -174,7 +174,7 @@ impl Node {
 
     /// Handles the pushes of one connection until it is closed.
     async fn read_pushes(self: Arc<Self>, connection: Weak<Connection>, mut pushes: PushStream) {
-        // A connection whose pushes are not read is of no use, whatever ended this task.
+        // A connection without a reader of its pushes is of no use. This task may end by a panic.
         let _lost = LostOnDrop(connection.clone());
         while let Some(push) = pushes.next().await {
             match push.kind {

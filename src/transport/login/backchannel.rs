@@ -19,7 +19,7 @@ use crate::transport::http::request::{RequestBody, RequestContext};
 use crate::transport::publish::read_body;
 use crate::transport::state::AppState;
 
-/// What the form has beside the token.
+/// Bytes of the form without its token.
 const BESIDE_TOKEN_BYTES: usize = 2048;
 
 pub async fn backchannel(

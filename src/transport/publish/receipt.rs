@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::protocol::{ChannelName, Position, Refusal};
 use crate::transport::http::problem;
 
-/// One part for each run of positions. So it is small, whatever the number of messages and the channel's name.
+/// One part for each run of positions. Its size depends on neither the number of messages nor the channel's name.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Receipt(Vec<Part>);
 

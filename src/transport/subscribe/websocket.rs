@@ -24,7 +24,7 @@ use crate::transport::websocket::{Handler, RawSocket};
 /// The subprotocol of subscribers and publishers.
 pub const SUBPROTOCOL: &str = "lastmile.v1";
 
-/// What the first message has beside a token.
+/// Bytes of the first message without its token.
 const BESIDE_TOKEN_BYTES: usize = 2048;
 
 pub async fn upgrade(app: Arc<AppState>, call: RequestContext) -> Result<warp::reply::Response, Refusal> {

@@ -35,7 +35,7 @@ struct GateState {
     hasher: std::hash::RandomState,
 }
 
-/// What the keys are after a wait.
+/// State of the keys after a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchOutcome {
     /// As new as the provider's, or from a file: no fetch brings another key.
