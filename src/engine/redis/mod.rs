@@ -416,7 +416,7 @@ impl Engine for Redis {
         let stream_ttl = if rule.backlog_age.is_zero() { core.idle } else { rule.backlog_age.min(core.idle) };
         let (encoded, new_epoch) = (wire::encode(publisher, payload), new_epoch()?);
         let bytes = encoded.len();
-        let publication = Unsigned::new(channel.clone(), &encoded, new_epoch.clone());
+        let publication = Unsigned::new(&core.guard, channel.clone(), &encoded, new_epoch.clone());
         let mut script = SCRIPTS.append.prepare_invoke();
         script.key(keys.state(channel)).key(keys.stream(channel));
         script.arg(&*new_epoch).arg(&connection.marker).arg(encoded).arg(payload.len());

@@ -24,7 +24,8 @@ const MAX_FORESEEN_CHANNELS: usize = 10_000;
 /// A publication's channel and content, hashed by its publisher's task.
 pub struct Unsigned {
     pub channel: ChannelName,
-    content: [u8; 32],
+    /// `None` if this node signs nothing.
+    content: Option<[u8; 32]>,
     /// The epoch that Redis gives the channel if this publication creates it.
     new_epoch: Arc<str>,
 }
@@ -44,8 +45,9 @@ struct Foreseen {
 
 impl Unsigned {
     /// `content` as [`super::wire::encode`] returns it.
-    pub fn new(channel: ChannelName, content: &[u8], new_epoch: Arc<str>) -> Self {
-        Self { content: hash(&channel, content), channel, new_epoch }
+    pub fn new(guard: &Guard, channel: ChannelName, content: &[u8], new_epoch: Arc<str>) -> Self {
+        let content = guard.writing_keys().map(|_| hash(&channel, content));
+        Self { channel, content, new_epoch }
     }
 }
 
@@ -62,8 +64,8 @@ impl Signer {
         script: &mut ScriptInvocation<'static>,
         known: impl FnOnce(&ChannelName) -> Option<Position>,
     ) -> Result<(), Refusal> {
-        let Some(keys) = guard.writing_keys() else { return Ok(()) };
         let Unsigned { channel, content, new_epoch } = publication;
+        let (Some(keys), Some(content)) = (guard.writing_keys(), content) else { return Ok(()) };
         // Microseconds since 1970, which other nodes compare with their clocks.
         self.newest_id = (self.newest_id + 1).max(unix_millis().saturating_mul(1000));
         if self.foreseen.len() >= MAX_FORESEEN_CHANNELS {
